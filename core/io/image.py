@@ -1,0 +1,75 @@
+"""The one form in which grey images of every file kind travel through the program."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Literal
+
+import numpy as np
+from numpy.typing import NDArray
+
+Kind = Literal["dicom", "png", "tiff", "npy", "npz", "nifti"]
+
+
+@dataclass(frozen=True, slots=True)
+class GreyImage:
+    """One file's grey image or stack of images, in physical units.
+
+    Parameters
+    ----------
+    path : Path
+        Where it was read.
+    kind : str
+        File kind; ``write_image`` writes the same kind back.
+    pixels : ndarray, shape (Z, H, W), float32 (float64 where the file needs it)
+        Intensities in ``unit``; Z = 1 for a single image.
+    unit : str
+        ``"HU"`` for CT with a rescale, else ``"stored"`` (values as in the file).
+    valid : ndarray of bool, shape (Z, H, W), or None
+        False where the file marks pixels as padding (outside the scanner's field of view). They take no part in any
+        statistic and come back unchanged. None means all valid.
+    spacing_mm : tuple of float or None
+        Row and column spacing in mm.
+    modality : str
+        ``"CT"``, ``"MR"``, … for DICOM; empty otherwise.
+    stored : ndarray, shape (Z, H, W), or None
+        The values as stored in the file, in the file's own dtype, where ``pixels`` is a conversion of them.
+    source : object
+        What the writer of this kind needs to write a file like the one read (a DICOM data set, a NIfTI header, …).
+    series : mapping
+        For DICOM: ``uid``, ``number``, ``position`` (mm along the slice normal, or None), ``localizer`` (bool).
+    warnings : tuple of str
+        What the reader noticed and the user should know.
+    """
+
+    path: Path
+    kind: Kind
+    pixels: NDArray[np.floating[Any]]
+    unit: str = "stored"
+    valid: NDArray[np.bool_] | None = None
+    spacing_mm: tuple[float, float] | None = None
+    modality: str = ""
+    stored: NDArray[Any] | None = None
+    source: Any = None
+    series: dict[str, Any] = field(default_factory=dict)
+    warnings: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class Derivation:
+    """How a written image came about: what a DICOM file must say about itself, and what other kinds may note.
+
+    Parameters
+    ----------
+    description : str
+        Method, version and parameters in words (DICOM DerivationDescription; cut to 1024 characters).
+    suffix : str
+        Appended to the series description, e.g. ``"denoised"``.
+    series_uid : str
+        SeriesInstanceUID of the new series: the same for all slices of one source series.
+    """
+
+    description: str
+    suffix: str
+    series_uid: str
