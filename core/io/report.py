@@ -1,0 +1,278 @@
+"""The report that every command returns, and the one writer that turns it into JSON, CSV, Markdown or HTML.
+
+Schema: DESIGN.md section 2. NaN and infinity become ``null`` (an empty cell in a table): JSON has no word for them.
+"""
+
+from __future__ import annotations
+
+import csv
+import dataclasses
+import enum
+import io
+import json
+import math
+import re
+import shlex
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field
+from os import PathLike
+from pathlib import Path
+from typing import Any, Literal
+
+from ..errors import UsageError
+
+Status = Literal["ok", "failed", "skipped"]
+SUFFIXES = (".json", ".csv", ".md", ".html")
+CSV_COLUMNS = ("input", "output", "status", "error", "seconds")
+
+
+@dataclass(frozen=True, slots=True)
+class Item:
+    """What became of one input.
+
+    Parameters
+    ----------
+    input, output : str
+        Paths as the user knows them; ``output`` is None where nothing was written.
+    status : {"ok", "failed", "skipped"}
+    seconds : float
+        Wall time spent on this input, in s.
+    error : str or None
+        Why it failed, without the file's name.
+    metrics : mapping of str to float
+        Plain numbers under stable lower-case names that carry their unit where they have one (``rmse_hu``).
+    files : mapping of str to str
+        Further files that were written, by what they are (``"sigma_maps"``). HTML reports show PNG, JPEG and SVG.
+    warnings : tuple of str
+    details : mapping
+        What only one method has to say, as JSON can hold it. HTML reports draw ``losses`` (one number a step) as a
+        curve, ``comparison`` (flat dicts, one a row) as a table, and everything else as settings.
+    """
+
+    input: str
+    output: str | None
+    status: Status
+    seconds: float
+    error: str | None = None
+    metrics: Mapping[str, float] = field(default_factory=dict)
+    files: Mapping[str, str] = field(default_factory=dict)
+    warnings: tuple[str, ...] = ()
+    details: Mapping[str, Any] = field(default_factory=dict)
+
+
+@dataclass(frozen=True, slots=True)
+class Report:
+    """What a command did: how it was called, what became of each input, and the sum of it.
+
+    Parameters
+    ----------
+    command, version : str
+        Subcommand (``"denoise"``) and version of attn.
+    arguments : mapping
+        Options by their long name without dashes. ``inputs`` and ``output`` are the paths.
+    device : str
+        Where it ran (``"cpu"``, ``"cuda:0"``).
+    seconds : float
+        Wall time of the whole command, in s.
+    items : tuple of Item
+    summary : mapping
+        Normally ``summarise(items)``. ``interrupted`` true makes the exit code 130.
+    notices : tuple of str
+        What every reader of the report must know; shown once, at the top.
+    """
+
+    command: str
+    version: str
+    arguments: Mapping[str, Any]
+    device: str
+    seconds: float
+    items: tuple[Item, ...]
+    summary: Mapping[str, Any]
+    notices: tuple[str, ...] = ()
+
+    @property
+    def exit_code(self) -> int:
+        """0 all inputs done, 1 at least one failed, 130 interrupted."""
+        if self.summary.get("interrupted"):
+            return 130
+        return int(any(item.status == "failed" for item in self.items))
+
+    def to_dict(self) -> dict[str, Any]:
+        """The schema as plain dicts, lists, strings, numbers, booleans and None; open-ended mappings sorted by name."""
+        report = {f.name: plain(getattr(self, f.name)) for f in dataclasses.fields(self) if f.name != "items"}
+        items = [{name: plain(getattr(item, name)) for name in _ITEM_FIELDS} for item in self.items]
+        return {name: items if name == "items" else report[name] for name in _REPORT_FIELDS}
+
+    @property
+    def command_line(self) -> str:
+        """A command that says the same as ``arguments``, quoted for a POSIX shell."""
+        words, options = ["attn", *self.command.split()], dict(self.arguments)
+        inputs = options.pop("inputs", ())
+        for name, value in options.items():
+            flag = "--" + name.replace("_", "-")
+            for one in value if isinstance(value, (list, tuple)) else [value]:
+                if one is None or one is False:
+                    continue
+                words += [flag] if one is True else [flag, str(plain(one))]
+        names = [str(name) for name in ([inputs] if isinstance(inputs, str) else inputs)]
+        end = ["--"] if any(name.startswith("-") and name != "-" for name in names) else []
+        return shlex.join([*words, *end, *names])
+
+
+_REPORT_FIELDS = ("command", "version", "arguments", "device", "seconds", "items", "summary", "notices")
+_ITEM_FIELDS = ("input", "output", "status", "error", "seconds", "metrics", "files", "warnings", "details")
+
+
+def plain(value: Any) -> Any:
+    """``value`` as JSON can hold it: NumPy and torch numbers and arrays, paths, dataclasses, non-finite numbers."""
+    match value:
+        case enum.Enum():
+            return plain(value.value)
+        case None | bool() | int() | str():
+            return value
+        case float():
+            return float(value) if math.isfinite(value) else None
+        case Mapping():
+            return {str(key): plain(value[key]) for key in sorted(value, key=str)}
+        case set() | frozenset():
+            return [plain(one) for one in sorted(value, key=str)]
+        case list() | tuple():
+            return [plain(one) for one in value]
+    if hasattr(value, "tolist"):  # NumPy scalars and arrays, torch tensors, without importing either
+        return plain(value.tolist())
+    if dataclasses.is_dataclass(value) and not isinstance(value, type):
+        return {f.name: plain(getattr(value, f.name)) for f in dataclasses.fields(value)}
+    return str(value)
+
+
+def summarise(items: Iterable[Item]) -> dict[str, Any]:
+    """Counts and means over the items of a report.
+
+    Returns
+    -------
+    dict
+        ``done``, ``failed``, ``skipped`` (numbers of items; done are those with status "ok"), and ``mean_NAME`` for
+        each metric: its mean over the done items that report a finite value, or None where none does.
+    """
+    items = list(items)
+    counts = {key: sum(i.status == status for i in items) for key, status in _COUNTS.items()}
+    done = [item for item in items if item.status == "ok"]
+    means: dict[str, float | None] = {}
+    for name in metric_names(done):
+        values = [v for item in done if (v := plain(item.metrics.get(name))) is not None]
+        means[f"mean_{name}"] = math.fsum(values) / len(values) if values else None
+    return {**counts, **means}
+
+
+_COUNTS = {"done": "ok", "failed": "failed", "skipped": "skipped"}
+
+
+def metric_names(items: Iterable[Item]) -> list[str]:
+    """Names of all metrics, in the order in which they first appear."""
+    return list(dict.fromkeys(name for item in items for name in item.metrics))
+
+
+def dumps(report: Report) -> str:
+    """The report as one JSON document. ASCII only, so that no terminal, pipe or odd file name can spoil it."""
+    return json.dumps(report.to_dict(), indent=2, allow_nan=False)
+
+
+def write_report(report: Report, path: str | PathLike[str]) -> None:
+    """Write a report in the form that the suffix of ``path`` names; the file appears whole or not at all.
+
+    Parameters
+    ----------
+    report : Report
+    path : path
+        ``.json``, ``.csv`` (one row per item, for pandas), ``.md`` or ``.html`` (self-contained, pictures inline).
+
+    Raises
+    ------
+    UsageError
+        If the suffix is none of the four.
+    """
+    from .atomic import atomic_path
+
+    path = Path(path)
+    text = render(report, path)
+    with atomic_path(path) as temporary:
+        # a file name that is not UTF-8 reaches us with lone surrogates; \udc.. in the report is better than no report
+        temporary.write_text(text, encoding="utf-8", errors="backslashreplace", newline="")
+
+
+def check_report_path(path: str | PathLike[str]) -> None:
+    """Raise ``UsageError`` where ``write_report`` would: for commands to call before the work, not after it."""
+    if Path(path).suffix.lower() not in SUFFIXES:
+        what = f"reports end in {', '.join(SUFFIXES[:-1])} or {SUFFIXES[-1]}"
+        raise UsageError(f"--report {path}: {what}, which says how they are written.")
+
+
+def render(report: Report, path: str | PathLike[str]) -> str:
+    """The text that ``write_report`` puts into ``path``."""
+    check_report_path(path)
+    match Path(path).suffix.lower():
+        case ".json":
+            return dumps(report) + "\n"
+        case ".csv":
+            return _csv(report)
+        case ".md":
+            return _markdown(report)
+        case _:
+            from .html import page
+
+            return page(report, Path(path))
+
+
+def _csv(report: Report) -> str:
+    """One row per item: five stable columns, then every metric that any item has."""
+    names = [name for name in metric_names(report.items) if name not in CSV_COLUMNS]
+    text = io.StringIO()
+    writer = csv.writer(text, lineterminator="\n")
+    writer.writerow([*CSV_COLUMNS, *names])
+    for item in report.items:
+        fixed = [plain(getattr(item, column)) for column in CSV_COLUMNS]
+        writer.writerow([*fixed, *(plain(item.metrics.get(name)) for name in names)])
+    return text.getvalue()
+
+
+def number(value: Any) -> str:
+    """A metric for people: six significant digits, an en dash where there is none."""
+    value = plain(value)
+    if value is None:
+        return "–"
+    return f"{value:.6g}" if isinstance(value, float) else str(value)
+
+
+def _markdown(report: Report) -> str:
+    names = metric_names(report.items)
+    header = ["input", "status", "output", "seconds", *names]
+    errors = any(item.error for item in report.items)
+    lines = [f"# attn {report.command}", "", *(f"> **{_md(notice)}**\n" for notice in report.notices)]
+    fence = "`" * (max((len(run) for run in re.findall("`+", report.command_line)), default=0) + 3)
+    lines += [fence + "sh", report.command_line, fence, ""]
+    lines += [f"attn {report.version}, {_md(report.device)}, {report.seconds:.1f} s", ""]
+    rows = [
+        [item.input, item.status, item.output or "", f"{item.seconds:.2f}"]
+        + [number(item.metrics[name]) if name in item.metrics else "" for name in names]
+        + ([item.error or ""] if errors else [])
+        for item in report.items
+    ]
+    lines += _md_table(header + (["error"] if errors else []), rows)
+    lines += _md_table(["summary", "value"], [[name, number(value)] for name, value in report.summary.items()])
+    for item in report.items:
+        lines += [f"- {_md(item.input)}: {_md(warning)}" for warning in item.warnings]
+    return "\n".join(lines).rstrip("\n") + "\n"
+
+
+def _md_table(header: list[str], rows: list[list[str]]) -> list[str]:
+    if not rows:
+        return []
+    cells = [[_md(cell) for cell in row] for row in [header, *rows]]
+    lines = ["| " + " | ".join(row) + " |" for row in cells]
+    return [lines[0], "|" + " --- |" * len(header), *lines[1:], ""]
+
+
+def _md(text: str) -> str:
+    """Text that Markdown shows as it is: file names may hold pipes, brackets and newlines."""
+    text = re.sub(r"([\\`*|<\[\]&]|(?<!\w)_|_(?!\w))", r"\\\1", text)
+    return re.sub(r"\s*[\r\n]+\s*", " ", text)
