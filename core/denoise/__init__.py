@@ -1,0 +1,65 @@
+"""Zero-shot denoising of CT and other grey images: the methods of ``attn denoise``."""
+
+from ..registry import Method, Registry
+
+METHODS = Registry(
+    "denoise",
+    [
+        Method(
+            "filter2noise",
+            home="attn.core.denoise.filter2noise:fit",
+            summary="attention-guided bilateral filter, fitted on the image itself",
+            paper="arXiv 2504.13519",
+            year=2025,
+        ),
+        Method(
+            "zs-n2n",
+            home="attn.core.denoise.zs_n2n:fit",
+            summary="small convolutional network, trained on two half-size views of the image",
+            paper="CVPR 2023, arXiv 2303.11253",
+            year=2023,
+        ),
+        Method(
+            "bm3d",
+            home="attn.core.denoise.bm3d:fit",
+            summary="block matching and collaborative filtering (package licence: non-commercial use only)",
+            paper="doi:10.1109/TIP.2007.901238, package bm3d",
+            year=2007,
+            needs=(("bm3d", "bm3d"),),
+            status="baseline",
+            note="The package bm3d is licensed for non-commercial use only and therefore never installed by default.",
+        ),
+        Method(
+            "nlm",
+            home="attn.core.denoise.nlm:fit",
+            summary="non-local means",
+            paper="CVPR 2005, scikit-image",
+            year=2005,
+            status="baseline",
+        ),
+        Method(
+            "bilateral",
+            home="attn.core.denoise.bilateral:fit",
+            summary="bilateral filter with one set of widths for the whole image",
+            paper="ICCV 1998, scikit-image",
+            year=1998,
+            status="baseline",
+        ),
+        Method(
+            "tv",
+            home="attn.core.denoise.tv:fit",
+            summary="total variation (Chambolle)",
+            paper="doi:10.1023/B:JMIV.0000011325.36760.1e, scikit-image",
+            year=2004,
+            status="baseline",
+        ),
+        Method(
+            "wavelet",
+            home="attn.core.denoise.wavelet:fit",
+            summary="wavelet shrinkage (BayesShrink)",
+            paper="doi:10.1109/83.862633, scikit-image",
+            year=2000,
+            status="baseline",
+        ),
+    ],
+)

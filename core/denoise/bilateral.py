@@ -1,0 +1,43 @@
+"""Bilateral filter with one set of widths for the whole image: scikit-image's, with widths chosen from the noise.
+
+Tomasi and Manduchi, ICCV 1998.
+Rule: methods/filter2noise.md, section 6, "Peers": sigma_color = 2 estimates, sigma_spatial = 2 pixels.
+"""
+
+from __future__ import annotations
+
+from functools import partial
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from ._classical import ClassicalFilter, noise_level
+from .base import FitOptions, Progress
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+COLOR_FACTOR = 2.0
+SIGMA_SPATIAL = 2.0
+
+
+def _run(image: NDArray[np.float32], *, sigma_color: float) -> NDArray[Any]:
+    from skimage.restoration import denoise_bilateral
+
+    low = min(float(image.min()), 0.0)  # scikit-image refuses negative values; a shift changes nothing
+    result: NDArray[Any] = denoise_bilateral(image - low, sigma_color=sigma_color, sigma_spatial=SIGMA_SPATIAL)
+    return result + low
+
+
+def fit(image: Tensor, options: FitOptions, progress: Progress | None = None) -> ClassicalFilter:
+    """Choose the widths from the noise in ``image`` [H, W] (or ``options.sigma``).
+
+    Raises
+    ------
+    ValueError
+        If the image is empty, not two-dimensional or not finite, or ``options.sigma`` is negative.
+    """
+    noise = noise_level(image, options)
+    settings = {"noise_std": noise, "sigma_color": COLOR_FACTOR * noise, "sigma_spatial": SIGMA_SPATIAL}
+    return ClassicalFilter(partial(_run, sigma_color=COLOR_FACTOR * noise) if noise > 0 else None, settings)
