@@ -69,12 +69,14 @@ def page(report: Report, path: Path) -> str:
         f"<h1>{escape(title)}</h1>",
         f'<p class="facts">attn {escape(report.version)} · {escape(report.device)} · {report.seconds:.1f} s</p>',
         *(f'<p class="notice" role="note">{escape(notice)}</p>' for notice in report.notices),
-        f"<pre>{escape(report.command_line)}</pre>",
+        f"<pre>{escape(report.command_line)}</pre>" if report.command_line else "",
         _pairs("Summary", report.summary),
     ]
     if len(report.items) > 1:
         body.append(_overview(report.items))
     body += [_section(index, item, pictures) for index, item in enumerate(report.items)]
+    if arguments := {name: value for name, value in report.arguments.items() if name != "argv"}:
+        body.append(f"<section>{_pairs('Arguments', arguments)}</section>")
     policy = "default-src 'none'; img-src data:; style-src 'unsafe-inline'"
     return (
         f'<!doctype html>\n<html lang="en">\n<head>\n<meta charset="utf-8">\n'

@@ -69,7 +69,7 @@ class Report:
     command, version : str
         Subcommand (``"denoise"``) and version of attn.
     arguments : mapping
-        Options by their long name without dashes. ``inputs`` and ``output`` are the paths.
+        What it was called with. ``argv``, where a command line was: its words after ``attn``.
     device : str
         Where it ran (``"cpu"``, ``"cuda:0"``).
     seconds : float
@@ -102,6 +102,15 @@ class Report:
         report = {f.name: plain(getattr(self, f.name)) for f in dataclasses.fields(self) if f.name != "items"}
         items = [{name: plain(getattr(item, name)) for name in _ITEM_FIELDS} for item in self.items]
         return {name: items if name == "items" else report[name] for name in _REPORT_FIELDS}
+
+    @property
+    def command_line(self) -> str:
+        """The command as it was typed, quoted for a POSIX shell; empty where Python code made the call."""
+        words = self.arguments.get("argv", ())
+        return shlex.join(["attn", *map(str, words)]) if words else ""
+
+
+_REPORT_FIELDS}
 
     @property
     def command_line(self) -> str:
@@ -248,8 +257,8 @@ def _markdown(report: Report) -> str:
     header = ["input", "status", "output", "seconds", *names]
     errors = any(item.error for item in report.items)
     lines = [f"# attn {report.command}", "", *(f"> **{_md(notice)}**\n" for notice in report.notices)]
-    fence = "`" * (max((len(run) for run in re.findall("`+", report.command_line)), default=0) + 3)
-    lines += [fence + "sh", report.command_line, fence, ""]
+    if report.command_line:
+        lines += ["    " + line for line in report.command_line.splitlines()] + [""]
     lines += [f"attn {report.version}, {_md(report.device)}, {report.seconds:.1f} s", ""]
     rows = [
         [item.input, item.status, item.output or "", f"{item.seconds:.2f}"]
