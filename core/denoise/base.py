@@ -1,7 +1,7 @@
 """What every denoiser shares: the options that reach it and the shape of what fitting returns.
 
-A method's ``home`` is ``fit(image, options, progress=None) -> Filter``. Fitting looks at the noisy image alone (it trains, or
-chooses parameters from the estimated noise); the filter can then be applied to that image and to others like it.
+A method's ``home`` is ``fit(image, options, progress=None) -> Filter``. Fitting looks at the noisy image alone (it
+trains, or chooses parameters from the estimated noise); the filter can then be applied to that image and to others.
 """
 
 from __future__ import annotations

@@ -1,0 +1,270 @@
+"""`attn denoise`: parse, call core, show."""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from attn.core.denoise.base import Region
+
+from .options import (
+    ClusterOption,
+    DeviceOption,
+    DtypeOption,
+    InputsArgument,
+    JsonOption,
+    ListOption,
+    OutputOption,
+    OverwriteOption,
+    QuietOption,
+    ReportOption,
+    SeedOption,
+    ThreadsOption,
+    TimeoutOption,
+    VerboseOption,
+    WorkersOption,
+    complete_methods,
+)
+
+if TYPE_CHECKING:
+    from attn.core.denoise.options import DenoiseOptions
+
+EXAMPLES = (
+    ("attn denoise example:ct", "A CT slice that ships with an installed package; writes ./CT_small.denoised.dcm."),
+    ("attn denoise scan.dcm -o clean.dcm", "One DICOM file; the result stays a valid DICOM file in HU."),
+    ("attn denoise study/ -o out/ --fit middle", "A series: fit on its middle slice, apply to all."),
+    ("attn denoise study/ -o out/ --workers 4 --report report.html", "Four processes, and a report with pictures."),
+    ("attn denoise scan.dcm --window lung --maps", "Filter what a lung window shows, and write the sigma maps."),
+    (
+        "attn denoise scan.dcm --strength 0.7 --region 100,120,220,240=2",
+        "Weaker everywhere, twice as strong in a rectangle.",
+    ),
+    ("attn denoise full_dose.dcm --simulate-dose 0.25 --compare", "All methods on a simulated quarter-dose scan."),
+    ("find . -name '*.dcm' | attn denoise - -o out/ --json", "Paths on stdin, one JSON document on stdout."),
+)
+
+
+def parse_region(text: str) -> Region:
+    """``X0,Y0,X1,Y1=S`` as a Region; ``typer.BadParameter`` for anything else."""
+    box, equals, strength = text.partition("=")
+    try:
+        x0, y0, x1, y1 = (int(number) for number in box.split(","))
+        region = Region(x0, y0, x1, y1, float(strength))
+    except ValueError:
+        region = None
+    if region is None or not equals or not (0 <= x0 < x1 and 0 <= y0 < y1 and 0 <= region.strength < float("inf")):
+        raise typer.BadParameter(f"{text!r} is no region (use X0,Y0,X1,Y1=S with X0 < X1, Y0 < Y1, S >= 0)")
+    return region
+
+
+def main(
+    inputs: InputsArgument = None,
+    output: OutputOption = None,
+    method: Annotated[
+        str,
+        typer.Option("--method", "-m", metavar="NAME", help="See --list.", autocompletion=complete_methods("denoise")),
+    ] = "filter2noise",
+    quality: Annotated[
+        str,
+        typer.Option(
+            "--quality",
+            metavar="fast|balanced|paper",
+            help="How long a trained method trains; paper is the published recipe.",
+        ),
+    ] = "balanced",
+    steps: Annotated[
+        int | None, typer.Option("--steps", metavar="N", min=1, help="Optimisation steps.", show_default="by --quality")
+    ] = None,
+    stages: Annotated[
+        int, typer.Option("--stages", metavar="N", min=1, max=4, help="filter2noise: filters in sequence.")
+    ] = 2,
+    patch_size: Annotated[
+        int,
+        typer.Option(
+            "--patch-size", metavar="N", min=2, max=16, help="filter2noise: pixels that share one set of sigmas."
+        ),
+    ] = 8,
+    edge_weight: Annotated[
+        float,
+        typer.Option(
+            "--lambda",
+            metavar="X",
+            min=0.0,
+            help="filter2noise: weight of the edge term; higher keeps more edges and more noise.",
+        ),
+    ] = 400.0,
+    sigma: Annotated[
+        float | None,
+        typer.Option(
+            "--sigma",
+            metavar="X",
+            min=0.0,
+            help="Noise level for the classical methods, in units of the window.",
+            show_default="estimated",
+        ),
+    ] = None,
+    window: Annotated[
+        str,
+        typer.Option(
+            "--window",
+            metavar="WINDOW",
+            help="What is mapped to [0,1]: auto, lung, bone, brain, abdomen or CENTER,WIDTH. "
+            "Values outside stay as they are.",
+        ),
+    ] = "auto",
+    fit: Annotated[
+        str,
+        typer.Option(
+            "--fit",
+            metavar="each|first|middle|INDEX",
+            help="Fit every slice, or one slice of a series and apply the filter to all.",
+        ),
+    ] = "each",
+    strength: Annotated[
+        float,
+        typer.Option("--strength", metavar="X", min=0.0, help="Scales the range sigma after the fit; 1 leaves it."),
+    ] = 1.0,
+    region: Annotated[
+        list[Region] | None,
+        typer.Option(
+            "--region",
+            metavar="X0,Y0,X1,Y1=S",
+            parser=parse_region,
+            help="Scales the range sigma inside a rectangle; repeatable.",
+        ),
+    ] = None,
+    save_filter: Annotated[
+        Path | None, typer.Option("--save-filter", metavar="FILE", help="Keep the fitted filter (.safetensors).")
+    ] = None,
+    filter_file: Annotated[
+        Path | None, typer.Option("--filter", metavar="FILE", help="Use a kept filter instead of fitting one.")
+    ] = None,
+    maps: Annotated[
+        bool, typer.Option("--maps", help="Write the sigma maps: NAME.sigma.npy and NAME.sigma.png.")
+    ] = False,
+    figure: Annotated[
+        bool,
+        typer.Option("--figure", help="Write a before/after picture: NAME.figure.png (implied by an HTML report)."),
+    ] = False,
+    compare: Annotated[
+        bool, typer.Option("--compare", help="Run all methods side by side: one table and NAME.compare.png.")
+    ] = False,
+    reference: Annotated[
+        Path | None,
+        typer.Option(
+            "--reference", metavar="PATH", help="Clean image, or a directory of them: adds psnr, ssim, rmse_hu."
+        ),
+    ] = None,
+    simulate_dose: Annotated[
+        float | None,
+        typer.Option(
+            "--simulate-dose",
+            metavar="FRACTION",
+            help="Simulate this fraction of the dose first (CT); writes NAME.lowdose too.",
+        ),
+    ] = None,
+    luma: Annotated[
+        bool, typer.Option("--luma", help="Turn colour images into grey instead of refusing them.")
+    ] = False,
+    fill: Annotated[
+        float | None,
+        typer.Option("--fill", metavar="VALUE", help="Replaces NaN and infinities instead of refusing them."),
+    ] = None,
+    list_: ListOption = False,
+    as_json: JsonOption = False,
+    report_file: ReportOption = None,
+    quiet: QuietOption = False,
+    verbose: VerboseOption = False,
+    overwrite: OverwriteOption = False,
+    device: DeviceOption = "auto",
+    dtype: DtypeOption = "float32",
+    seed: SeedOption = 77,
+    threads: ThreadsOption = None,
+    workers: WorkersOption = 1,
+    cluster: ClusterOption = None,
+    item_timeout: TimeoutOption = None,
+) -> None:
+    """Denoise CT and other grey images without training data.
+
+    Reads DICOM (files, series, enhanced multi-frame), PNG and TIFF (8 and 16 bit), NPY, NPZ and NIfTI, and writes
+    the same kind. The default method fits a small attention-guided bilateral filter to the noisy image itself;
+    nothing is downloaded.
+    """
+    if list_:
+        from .methods import list_methods
+
+        return list_methods("denoise", as_json=as_json)
+    from attn.core.errors import UsageError, did_you_mean
+
+    if not inputs:
+        raise UsageError("nothing to read. Name files, directories, - for a list on stdin, or example:ct.")
+    if quality not in ("fast", "balanced", "paper"):
+        hint = did_you_mean(quality, ("fast", "balanced", "paper")) or "Use fast, balanced or paper."
+        raise UsageError(f"--quality: {quality!r} is unknown. {hint}")
+    from attn.core.batch import Placement
+    from attn.core.denoise.base import FitOptions
+    from attn.core.denoise.options import DenoiseOptions
+
+    options = DenoiseOptions(
+        method=method,
+        fit=FitOptions(
+            quality=quality,
+            steps=steps,
+            stages=stages,
+            patch_size=patch_size,
+            edge_weight=edge_weight,
+            sigma=sigma,
+            seed=seed,
+        ),  # type: ignore[arg-type]
+        fit_on=fit,
+        window=window,
+        strength=strength,
+        regions=tuple(region or ()),
+        maps=maps,
+        figure=figure or (report_file is not None and report_file.suffix == ".html"),
+        compare=compare,
+        reference=reference,
+        simulate_dose=simulate_dose,
+        save_filter=save_filter,
+        filter=filter_file,
+        device=device,
+        dtype=dtype,
+        luma=luma,
+        fill=fill,
+    )
+    placement = Placement(
+        workers=workers, cluster=cluster, item_timeout=item_timeout, threads=threads, overwrite=overwrite
+    )
+    _run(inputs, output, options, placement, as_json, report_file, quiet, verbose)
+
+
+def _run(
+    inputs: list[str],
+    output: Path | None,
+    options: DenoiseOptions,
+    placement: Any,
+    as_json: bool,
+    report_file: Path | None,
+    quiet: bool,
+    verbose: bool,
+) -> None:
+    from dataclasses import asdict
+
+    from attn.core.denoise.run import run
+    from attn.core.io.report import check_report_path
+
+    from .show import Watch, show
+
+    if report_file is not None:
+        check_report_path(report_file)  # before hours of work, not after
+    watch = Watch(quiet=quiet)
+    try:
+        arguments = {"inputs": inputs, "output": output, **asdict(options), **asdict(placement)}
+        report = run(inputs, output, options, placement, watcher=watch, stdin=sys.stdin, arguments=arguments)
+    finally:
+        watch.close()
+    show(report, as_json=as_json, quiet=quiet, verbose=verbose, report_file=report_file)
+    raise typer.Exit(report.exit_code)

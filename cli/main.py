@@ -1,0 +1,87 @@
+"""The `attn` command: a table of subcommands, each in a module of its own that is imported when it is used."""
+
+from __future__ import annotations
+
+import os
+import signal
+import sys
+from typing import Annotated, Any
+
+import typer
+
+import attn
+
+from .lazy import EXIT_INTERRUPTED, SETTINGS, LazyGroup
+
+COMMANDS: dict[str, tuple[str, str]] = {
+    "denoise": ("attn.cli.denoise", "Denoise CT and other grey images without training data."),
+    "methods": ("attn.cli.methods", "List the methods that are implemented."),
+    "doctor": ("attn.cli.doctor", "Show versions, devices and optional parts, and how to get what is missing."),
+    "man": ("attn.cli.man_command", "Write the man pages into a directory."),
+}
+
+EXIT_STATUS = (
+    ("0", "All inputs are done, or were done before."),
+    ("1", "At least one input failed; the others are done, and each failure is reported with its reason."),
+    ("2", "Usage error: an unknown option, method or value, or nothing to read."),
+    ("130", "Interrupted. Finished outputs stay; the report says what was left."),
+)
+ENVIRONMENT = (
+    ("ATTN_DEVICE", "Default of --device."),
+    ("ATTN_THREADS", "Default of --threads."),
+    ("ATTN_WORKERS", "Default of --workers."),
+    ("NO_COLOR", "Set to anything: no colour on the terminal."),
+    ("NUMBA_CACHE_DIR", "Where compiled CPU kernels are kept between runs."),
+)
+EXAMPLES = (
+    ("attn denoise example:ct -o out/", "Denoise a CT slice that ships with an installed package."),
+    ("attn methods", "List what is implemented."),
+)
+
+
+class _Attn(LazyGroup):
+    table = COMMANDS
+    unlisted = frozenset({"man"})
+
+
+app = typer.Typer(
+    cls=_Attn,
+    help="Published attention-guided methods on your own files.",
+    no_args_is_help=True,
+    **{**SETTINGS, "add_completion": True},
+)
+
+
+def _version(wanted: bool) -> None:
+    if wanted:
+        typer.echo(f"attn {attn.__version__}")
+        raise typer.Exit
+
+
+@app.callback()
+def _root(
+    version: Annotated[
+        bool, typer.Option("--version", help="Show the version and leave.", callback=_version, is_eager=True)
+    ] = False,
+) -> None:
+    pass
+
+
+def _interrupt(signum: int, frame: Any) -> None:
+    """SIGTERM ends a batch like Ctrl-C, so that its report is still written."""
+    raise KeyboardInterrupt
+
+
+def main() -> None:
+    """Entry point of the command."""
+    signal.signal(signal.SIGTERM, _interrupt)
+    try:
+        app()
+    except KeyboardInterrupt:
+        sys.stderr.write("attn: interrupted\n")
+        sys.stderr.flush()
+        os._exit(EXIT_INTERRUPTED)  # before the first file: nothing to tidy up, and threads of torch may hang an exit
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,85 @@
+"""Options and value parsers that several commands share, each defined once."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+_UNITS = {"k": 1 << 10, "m": 1 << 20, "g": 1 << 30}
+
+
+def parse_size(text: str) -> int:
+    """``4096``, ``4k``, ``1.5k``, ``1m`` (k = 1024) as an integer; ``typer.BadParameter`` for anything else."""
+    number, factor = (text[:-1], _UNITS[text[-1].lower()]) if text[-1:].lower() in _UNITS else (text, 1)
+    try:
+        value = float(number) * factor
+    except ValueError:
+        value = -1.0
+    if not (0 < value < 1 << 62 and value == int(value)):
+        raise typer.BadParameter(f"{text!r} is not a size (use 4096, 4k, 128k, 1m)")
+    return int(value)
+
+
+def complete_methods(command: str) -> Callable[[str], list[tuple[str, str]]]:
+    """Shell completion of a command's method names, from the table alone (no torch)."""
+
+    def complete(incomplete: str) -> list[tuple[str, str]]:
+        from attn.core.catalogue import registry
+
+        return [(name, method.summary) for name, method in registry(command).items() if name.startswith(incomplete)]
+
+    return complete
+
+
+InputsArgument = Annotated[
+    list[str] | None,
+    typer.Argument(
+        metavar="INPUT",
+        help="Files, directories, - for a list of paths on stdin, or example:NAME.",
+        show_default=False,
+    ),
+]
+OutputOption = Annotated[
+    Path | None,
+    typer.Option(
+        "--output", "-o", metavar="PATH", help="Directory for the results, or a file when there is one input."
+    ),
+]
+ListOption = Annotated[bool, typer.Option("--list", help="List the methods and leave.")]
+JsonOption = Annotated[bool, typer.Option("--json", help="Print one JSON document on stdout and nothing else.")]
+ReportOption = Annotated[
+    Path | None, typer.Option("--report", metavar="FILE", help="Write the report too: .json, .csv, .md or .html.")
+]
+QuietOption = Annotated[bool, typer.Option("--quiet", "-q", help="Print errors only.")]
+VerboseOption = Annotated[bool, typer.Option("--verbose", "-v", help="Say more; show where a failure came from.")]
+OverwriteOption = Annotated[bool, typer.Option("--overwrite", help="Do outputs again that exist already.")]
+DeviceOption = Annotated[
+    str, typer.Option("--device", metavar="DEVICE", envvar="ATTN_DEVICE", help="auto, cpu, cuda, cuda:N or mps.")
+]
+DtypeOption = Annotated[str, typer.Option("--dtype", metavar="DTYPE", help="float32 or float64.")]
+SeedOption = Annotated[int, typer.Option("--seed", metavar="N", min=0, help="Seed of everything random.")]
+ThreadsOption = Annotated[
+    int | None,
+    typer.Option(
+        "--threads",
+        metavar="N",
+        min=1,
+        envvar="ATTN_THREADS",
+        help="CPU threads per process.",
+        show_default="all cores",
+    ),
+]
+WorkersOption = Annotated[
+    int, typer.Option("--workers", metavar="N", min=1, envvar="ATTN_WORKERS", help="Processes on this machine.")
+]
+ClusterOption = Annotated[
+    str | None,
+    typer.Option("--cluster", metavar="ADDRESS", help="Run on a dask.distributed scheduler, e.g. tcp://host:8786."),
+]
+TimeoutOption = Annotated[
+    float | None,
+    typer.Option("--item-timeout", min=1.0, metavar="SECONDS", help="Give a file up after so long."),
+]

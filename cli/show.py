@@ -1,0 +1,125 @@
+"""What a person sees: the summary table on stdout, progress and faults on stderr; with `--json` the document."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import typer
+
+from attn.core.io.report import Item, Report, dumps, write_report
+
+if TYPE_CHECKING:
+    from rich.progress import Progress
+
+ROWS_SHOWN = 200
+"""A terminal is no place for ten thousand rows; reports hold all of them."""
+
+
+class Watch:
+    """Progress on stderr, only where stderr is a terminal; failures as one line each, as they happen."""
+
+    def __init__(self, *, quiet: bool) -> None:
+        self._progress: Progress | None = None
+        if not quiet and sys.stderr.isatty():
+            from rich.console import Console
+            from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
+
+            columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn())
+            self._progress = Progress(*columns, console=Console(stderr=True), transient=True)
+            self._files = self._progress.add_task("files", total=None)
+            self._steps = self._progress.add_task("steps", total=None, visible=False)
+            self._progress.start()
+
+    def item(self, item: Item, done: int, total: int) -> None:
+        if self._progress:
+            self._progress.update(self._files, completed=done, total=total)
+            self._progress.update(self._steps, visible=False)
+        if item.error:
+            self._say(f"attn: {item.input}: {item.error}")
+
+    def step(self, name: str, done: int, total: int) -> None:
+        if self._progress:
+            shown = name if len(name) <= 40 else f"…{name[-39:]}"
+            self._progress.update(self._steps, description=shown, completed=done, total=total, visible=True)
+
+    def _say(self, text: str) -> None:
+        if self._progress:
+            self._progress.console.print(text, markup=False, highlight=False, soft_wrap=True)
+        else:
+            typer.echo(text, err=True)
+
+    def close(self) -> None:
+        if self._progress:
+            self._progress.stop()
+
+
+def show(report: Report, *, as_json: bool, quiet: bool, verbose: bool, report_file: Path | None) -> None:
+    """Print a report and write it to ``report_file`` where one is wanted."""
+    if report_file is not None:
+        write_report(report, report_file)
+    if verbose:
+        for item in report.items:
+            if trace := item.details.get("traceback"):
+                typer.echo(trace, err=True)
+    if not quiet:
+        for item in report.items:
+            for warning in item.warnings:
+                typer.echo(f"attn: {item.input}: warning: {warning}", err=True)
+    if report.summary.get("interrupted"):
+        left = report.summary.get("left", ())
+        typer.echo(f"attn: interrupted, {len(left)} inputs left; the same command again goes on from here", err=True)
+    if as_json:
+        typer.echo(dumps(report))
+    elif not quiet:
+        _print_items(report)
+        if rows := report.summary.get("comparison"):
+            print_rows(rows, title="mean over the files")
+        for notice in report.notices:
+            typer.echo(notice)
+
+
+def _print_items(report: Report) -> None:
+    names = list(dict.fromkeys(name for item in report.items for name in item.metrics))
+    rows = [
+        {"input": item.input, "status": item.status, **{n: item.metrics.get(n) for n in names}, "seconds": item.seconds}
+        for item in report.items[:ROWS_SHOWN]
+    ]
+    counts = ", ".join(
+        f"{sum(item.status == status for item in report.items)} {status}"
+        for status in ("ok", "skipped", "failed")
+        if any(item.status == status for item in report.items)
+    )
+    if len(report.items) > ROWS_SHOWN:
+        counts += f" (the first {ROWS_SHOWN} are shown; --report has all)"
+    print_rows(rows, title=f"attn {report.command}: {counts}, {report.seconds:.1f} s on {report.device}")
+    if len(report.items) == 1 and report.items[0].output:
+        typer.echo(f"written: {report.items[0].output}")
+
+
+def print_rows(rows: Sequence[Mapping[str, Any]], *, title: str | None = None) -> None:
+    """A Rich table of flat rows; columns in the order in which keys first appear, empty columns left out."""
+    from rich.console import Console
+    from rich.table import Table
+
+    keys = list(dict.fromkeys(key for row in rows for key in row if row.get(key) not in (None, "")))
+    table = Table(title=title, title_justify="left")
+    for key in keys:
+        numeric = any(isinstance(row.get(key), (int, float)) for row in rows)
+        table.add_column(key, justify="right" if numeric else "left", overflow="fold")
+    for row in rows:
+        table.add_row(*(cell(row.get(key)) for key in keys))
+    # a pipe has no width: 80 columns would fold every path, so give it room
+    width = None if sys.stdout.isatty() else 200
+    Console(width=width, highlight=False, markup=False).print(table)
+
+
+def cell(value: Any) -> str:
+    """A number as people read it, anything else as text; None is empty."""
+    if value is None:
+        return ""
+    if isinstance(value, float):
+        return f"{value:.4g}" if abs(value) < 10 else f"{value:.2f}"
+    return str(value)

@@ -1,0 +1,20 @@
+"""All methods of all commands, for `attn methods` and shell completion. Imports tables, never methods."""
+
+from __future__ import annotations
+
+import importlib
+
+from .registry import Registry
+
+REGISTRIES = {"denoise": "attn.core.denoise:METHODS"}
+
+
+def registry(command: str) -> Registry:
+    """The table of one command. Raises ``KeyError`` for a command without methods."""
+    module, _, attribute = REGISTRIES[command].partition(":")
+    table: Registry = getattr(importlib.import_module(module), attribute)
+    return table
+
+
+def registries() -> list[Registry]:
+    return [registry(command) for command in REGISTRIES]

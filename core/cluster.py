@@ -1,0 +1,177 @@
+"""A batch on several processes or machines: dask.distributed, the one engine (PACKAGING.md, section 5).
+
+A task is small (paths and options; arrays never travel), writes its own output atomically and returns its item, so
+running one twice is harmless. Workers must see the same paths.
+"""
+
+from __future__ import annotations
+
+import logging
+import os
+import socket
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
+from typing import Any
+
+import dask
+from distributed import Client, LocalCluster, wait
+from distributed.scheduler import KilledWorker
+
+import attn
+
+from .batch import Placement, Task, Work, do_task
+from .device import available_cores, set_threads
+from .errors import UsageError
+from .io.report import Item
+
+RETRIES = 2
+"""How often a file whose worker died is tried again."""
+
+
+@dataclass(frozen=True, slots=True)
+class _Running:
+    """A submitted task, its future, and when it was submitted."""
+
+    index: int
+    future: Any
+    since: float
+
+
+def run_distributed(
+    work: Work,
+    tasks: Sequence[Task],
+    todo: Sequence[int],
+    placement: Placement,
+    record: Callable[[int, Item], None],
+) -> None:
+    """Run the tasks numbered ``todo`` on the cluster that ``placement`` names and ``record`` each item as it arrives.
+
+    Raises
+    ------
+    UsageError
+        If no scheduler answers, a worker has another version of attn, or a worker does not see the first input.
+    """
+    # a killed worker or a closed connection is expected here and becomes an item, so it is not also a log line
+    for name in ("distributed", "distributed.worker", "distributed.nanny", "distributed.scheduler", "distributed.core"):
+        logging.getLogger(name).setLevel(logging.CRITICAL)
+    with dask.config.set({"distributed.scheduler.allowed-failures": RETRIES}):
+        cluster, client = _connect(placement, len(todo))
+        try:
+            if cluster is None:
+                _check(client, str(tasks[todo[0]].source.absolute()))
+            _pump(client, work, tasks, todo, placement, record, local=cluster is not None)
+        finally:
+            client.close()
+            if cluster is not None:
+                cluster.close()
+
+
+def _connect(placement: Placement, count: int) -> tuple[LocalCluster | None, Client]:
+    if placement.cluster is None:
+        cluster = LocalCluster(
+            n_workers=min(placement.workers, count),
+            threads_per_worker=1,
+            host="127.0.0.1",
+            dashboard_address=None,
+            memory_limit=0,  # the operating system's limit is the one that counts; dask's would pause workers
+        )
+        return cluster, Client(cluster)
+    try:
+        return None, Client(placement.cluster, timeout=20)
+    except (OSError, ValueError, TypeError) as error:
+        reason = " ".join(str(error).split())
+        raise UsageError(f"--cluster: no dask scheduler answers at {placement.cluster} ({reason})") from None
+
+
+def _describe(path: str) -> tuple[str, str, bool]:
+    """Runs on a worker: its host, its version of attn, and whether it sees ``path``."""
+    return socket.gethostname(), attn.__version__, os.path.exists(path)
+
+
+def _check(client: Client, first_input: str) -> None:
+    answers = client.run(_describe, first_input)
+    if not answers:
+        raise UsageError("--cluster: the scheduler has no workers. Start some: dask worker ADDRESS --nthreads 1")
+    for host, version, sees in answers.values():
+        if version != attn.__version__:
+            raise UsageError(
+                f"--cluster: worker on {host} has attn {version}, this is {attn.__version__}. Install the same"
+            )
+        if not sees:
+            raise UsageError(
+                f"--cluster: worker on {host} does not see {first_input}. Inputs must be on shared storage"
+            )
+
+
+def _on_worker(work: Work, task: Task, threads: int) -> Item:
+    set_threads(threads)
+    return do_task(work, task, lambda done, total: None)
+
+
+def _pump(
+    client: Client,
+    work: Work,
+    tasks: Sequence[Task],
+    todo: Sequence[int],
+    placement: Placement,
+    record: Callable[[int, Item], None],
+    *,
+    local: bool,
+) -> None:
+    """Keep every worker busy until all tasks have an item."""
+    slots = max(1, len(client.ncores()))
+    threads = placement.threads or (max(1, available_cores() // slots) if local else 1)
+    # one task per worker makes "submitted" mean "started", which a time limit needs; two hide the scheduler's latency
+    in_flight = slots if placement.item_timeout else 2 * slots
+    queue, running = list(todo), list[_Running]()
+    while queue or running:
+        while queue and len(running) < in_flight:
+            index = queue.pop(0)
+            future = client.submit(_on_worker, work, _absolute(tasks[index]), threads, pure=False, retries=RETRIES)
+            running.append(_Running(index, future, time.monotonic()))
+        try:
+            wait([entry.future for entry in running], timeout=0.5, return_when="FIRST_COMPLETED")
+        except TimeoutError:
+            pass
+        for entry in [entry for entry in running if entry.future.done()]:
+            running.remove(entry)
+            record(entry.index, _collect(entry, tasks[entry.index]))
+        limit = placement.item_timeout
+        for entry in [entry for entry in running if limit and time.monotonic() - entry.since > limit]:
+            running.remove(entry)
+            _abandon(client, entry.future)
+            text = f"gave up after {limit:g} s (--item-timeout)"
+            record(entry.index, _failed(tasks[entry.index], time.monotonic() - entry.since, text))
+
+
+def _absolute(task: Task) -> Task:
+    output = task.output.absolute() if task.output is not None else None
+    return replace(task, source=task.source.absolute(), output=output)
+
+
+def _collect(entry: _Running, task: Task) -> Item:
+    error = entry.future.exception() if entry.future.status != "cancelled" else TimeoutError("the task was cancelled")
+    if error is None:
+        item: Item = entry.future.result()
+        if task.output is not None and item.output is not None:
+            return replace(item, output=str(task.output))  # as the user named it, not as the worker saw it
+        return item
+    if isinstance(error, UsageError):
+        raise error
+    seconds = time.monotonic() - entry.since
+    if isinstance(error, KilledWorker):
+        return _failed(task, seconds, f"worker died {RETRIES + 1} times on this file (out of memory?)")
+    return _failed(task, seconds, f"lost by the cluster ({type(error).__name__}: {error})")
+
+
+def _failed(task: Task, seconds: float, text: str) -> Item:
+    return Item(input=task.name, output=None, status="failed", seconds=seconds, error=text)
+
+
+def _abandon(client: Client, future: Any) -> None:
+    """Cancel a task that hangs; its worker is restarted, since a running function cannot be stopped."""
+    workers = [address for address, keys in client.processing().items() if future.key in keys]
+    future.cancel(force=True)
+    if workers:
+        client.restart_workers(workers, timeout=30, raise_for_error=False)

@@ -1,0 +1,98 @@
+"""The library's door to denoising: arrays in, arrays out."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from .base import FitOptions, Quality, Region
+from .options import DenoiseOptions
+from .pipeline import Denoised, denoise_stack
+from .window import Window
+
+
+def denoise(
+    image: NDArray[Any],
+    method: str = "filter2noise",
+    *,
+    window: tuple[float, float] | None = None,
+    valid: NDArray[np.bool_] | None = None,
+    fit_on: str = "each",
+    quality: Quality = "balanced",
+    steps: int | None = None,
+    stages: int = 2,
+    patch_size: int = 8,
+    edge_weight: float = 400.0,
+    sigma: float | None = None,
+    strength: float = 1.0,
+    regions: tuple[Region, ...] = (),
+    seed: int = 77,
+    device: str = "auto",
+) -> Denoised:
+    """Denoise a grey image or a stack of slices without training data.
+
+    Parameters
+    ----------
+    image : ndarray, shape (H, W) or (Z, H, W), any real dtype
+        Intensities in any unit (HU for CT), finite.
+    method : str
+        A name in ``attn.core.denoise.METHODS``.
+    window : (low, high), optional
+        What is mapped to [0, 1] for the filter, in the image's unit; pixels outside come back unchanged. Default: the range
+        of the valid pixels.
+    valid : ndarray of bool, shape of ``image``, optional
+        False where pixels are padding; they come back unchanged.
+    fit_on : str
+        ``"each"``, ``"first"``, ``"middle"`` or a slice's index.
+    quality, steps, stages, patch_size, edge_weight, sigma, seed
+        See `attn.core.denoise.base.FitOptions`.
+    strength : float
+        Factor on the range sigma after the fit (filter2noise).
+    regions : tuple of Region
+        Further factors inside rectangles (filter2noise).
+    device : str
+        ``"auto"``, ``"cpu"``, ``"cuda"``, ``"cuda:N"`` or ``"mps"``.
+
+    Returns
+    -------
+    Denoised
+        ``.pixels`` is the result with the shape of ``image`` (float32, or float64 for float64 input), ``.filters`` what
+        was fitted.
+
+    Raises
+    ------
+    ValueError
+        If the image is not 2-D or 3-D or not finite, or an option does not fit (``UsageError`` is a ``ValueError``).
+
+    Examples
+    --------
+    >>> import numpy as np, attn
+    >>> noisy = np.random.default_rng(0).normal(100, 20, (64, 64)).astype(np.float32)
+    >>> attn.denoise(noisy, "tv").pixels.std() < noisy.std()
+    True
+    """
+    if image.ndim not in (2, 3) or not image.size:
+        raise ValueError(f"expected an image [H, W] or a stack [Z, H, W], got shape {image.shape}")
+    pixels = image.astype(np.float64 if image.dtype == np.float64 else np.float32).reshape(-1, *image.shape[-2:])
+    masks = None if valid is None else valid.reshape(pixels.shape)
+    seen = pixels if masks is None else pixels[masks]
+    if not np.isfinite(seen).all():
+        raise ValueError("the image holds NaN or infinity; replace them, or mark them in valid")
+    if window is None:
+        window = (float(seen.min()), float(seen.max())) if seen.size else (0.0, 0.0)
+    options = DenoiseOptions(
+        method=method,
+        fit=FitOptions(quality, steps, stages, patch_size, edge_weight, sigma=sigma, seed=seed),
+        fit_on=fit_on,
+        strength=strength,
+        regions=regions,
+        device=device,
+    )
+    result = denoise_stack(pixels, Window(*window), options, valid=masks)
+    if image.ndim == 3:
+        return result
+    return Denoised(
+        result.pixels[0], result.seen, result.normalised, result.filters, result.fit_seconds, result.apply_seconds
+    )

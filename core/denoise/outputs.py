@@ -1,0 +1,123 @@
+"""What `attn denoise` writes beside its report: the image, the simulated input, maps, pictures, the filter."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+import attn
+
+from ..batch import Task
+from ..io import Derivation, GreyImage, write_image
+from ..io.atomic import atomic_path
+from .options import DenoiseOptions
+from .pipeline import Denoised, Stack, edited
+from .window import Window
+
+
+def side_path(output: Path, word: str, suffix: str | None = None) -> Path:
+    """``out/scan.denoised.dcm`` and word ``sigma``, suffix ``.npy`` → ``out/scan.sigma.npy``; None keeps the suffix."""
+    tail = ".nii.gz" if output.name.endswith(".nii.gz") else output.suffix
+    stem = output.name.removesuffix(tail).removesuffix(".denoised")
+    return output.with_name(f"{stem}.{word}{tail if suffix is None else suffix}")
+
+
+def describe(options: DenoiseOptions, result: Denoised, window: Window, unit: str) -> str:
+    """One line that says how the image was made, for the file itself."""
+    parts = [f"attn {attn.__version__} denoise", f"method {options.method}", f"window {window} {unit}"]
+    if result.filters:
+        first = result.filters[0]
+        parts += [f"{key} {value:.4g}" for key, value in first.settings.items()]
+    if options.strength != 1.0:
+        parts.append(f"strength {options.strength:g}")
+    parts += [f"region {r.x0},{r.y0},{r.x1},{r.y1} strength {r.strength:g}" for r in options.regions]
+    return ", ".join(parts) + ". Not for diagnosis."
+
+
+def write_outputs(
+    task: Task,
+    image: GreyImage,
+    noisy: GreyImage,
+    result: Denoised,
+    window: Window,
+    options: DenoiseOptions,
+    reference: Stack | None,
+    pictures: dict[str, NDArray[Any]] | None,
+) -> dict[str, str]:
+    """Write what the options ask for; the main output comes last, so that its presence means "complete"."""
+    files: dict[str, str] = {}
+    output = task.output
+    if output is None:
+        return files
+    output.parent.mkdir(parents=True, exist_ok=True)
+    if options.simulate_dose is not None:
+        dose, seed = options.simulate_dose, options.fit.seed
+        text = f"attn {attn.__version__}: simulated at {dose:g} of the dose, seed {seed}. Not for diagnosis."
+        path = side_path(output, "lowdose")
+        write_image(image, noisy.pixels, path, Derivation(text, "simulated low dose", _series_uid(image, text)))
+        files["simulated"] = str(path)
+    if options.maps and result.filters:
+        files |= _write_maps(output, result, options)
+    if options.figure and window.width > 0:
+        files["figure"] = str(_write_figure(output, noisy, result, window, reference))
+    if pictures is not None and len(pictures) > 1:
+        from ..io.figure import comparison
+
+        path = side_path(output, "compare", ".png")
+        limits = (window.low, window.high)
+        clean = pictures.pop("reference", None)
+        comparison(pictures, path, window=limits, reference=clean)
+        files["compare"] = str(path)
+    if options.save_filter is not None and result.filters and task.payload is None:
+        result.filters[0].save(options.save_filter)  # type: ignore[attr-defined]
+        files["filter"] = str(options.save_filter)
+    text = describe(options, result, window, noisy.unit)
+    write_image(image, result.pixels, output, Derivation(text, "denoised", _series_uid(image, f"{options}")))
+    return files
+
+
+def _series_uid(image: GreyImage, entropy: str) -> str:
+    """The new SeriesInstanceUID: equal for all slices of one series and call, without anybody having to agree on it."""
+    if image.kind != "dicom":
+        return ""
+    from pydicom.uid import generate_uid
+
+    return str(generate_uid(entropy_srcs=[str(image.series.get("uid", "")), entropy]))
+
+
+def _write_maps(output: Path, result: Denoised, options: DenoiseOptions) -> dict[str, str]:
+    """Sigma maps of every slice as NPY [Z, stages, 3, H, W] (float32; σx, σy in pixels, σr in units of the window)."""
+    import torch
+
+    from ..io.figure import sigma_maps
+
+    stacks = []
+    for z, seen in enumerate(result.seen):
+        fitted: Any = edited(result.filters[z if len(result.filters) > 1 else 0], options)
+        maps = fitted.sigma_maps(torch.from_numpy(np.ascontiguousarray(seen)))
+        stacks.append(np.stack([m.cpu().numpy() for m in maps]))
+    stack = np.stack(stacks)  # [Z, stages, 3, H, W]
+    numbers, picture = side_path(output, "sigma", ".npy"), side_path(output, "sigma", ".png")
+    with atomic_path(numbers) as temporary, temporary.open("wb") as stream:
+        np.save(stream, stack.astype(np.float32))
+    sigma_maps(list(stack[len(stack) // 2]), picture)
+    return {"sigma": str(numbers), "sigma_figure": str(picture)}
+
+
+def _write_figure(output: Path, noisy: GreyImage, result: Denoised, window: Window, reference: Stack | None) -> Path:
+    from ..io.figure import before_after
+
+    middle, path = len(noisy.pixels) // 2, side_path(output, "figure", ".png")
+    before_after(
+        noisy.pixels[middle],
+        result.pixels[middle],
+        path,
+        reference=None if reference is None else reference[middle],
+        window=(window.low, window.high),
+        title=noisy.path.name,
+        unit=noisy.unit,
+    )
+    return path

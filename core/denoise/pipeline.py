@@ -1,0 +1,164 @@
+"""From a stack of slices in physical units to a denoised one: window, fit, apply, restore. No files here."""
+
+from __future__ import annotations
+
+import time
+from dataclasses import dataclass, replace
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+
+from ..device import pick_device
+from ..errors import UsageError
+from . import METHODS
+from .base import Filter, Progress
+from .options import DenoiseOptions
+from .window import Window
+
+Stack = NDArray[np.floating[Any]]
+
+
+@dataclass(frozen=True, slots=True)
+class Denoised:
+    """A denoised stack and how it came about.
+
+    Parameters
+    ----------
+    pixels : ndarray, shape (Z, H, W), dtype of the input
+        In the input's unit. Pixels outside the window or marked as padding are the input's, bit for bit.
+    seen, normalised : ndarray, shape (Z, H, W), float32
+        What the filters saw and what they returned, in [0, 1].
+    filters : tuple of Filter
+        One per fit: Z of them, or one for all.
+    fit_seconds, apply_seconds : float
+        Sums over the slices.
+    """
+
+    pixels: Stack
+    seen: NDArray[np.float32]
+    normalised: NDArray[np.float32]
+    filters: tuple[Filter, ...]
+    fit_seconds: float
+    apply_seconds: float
+
+
+def slice_to_fit(fit_on: str, count: int) -> int | None:
+    """Which of ``count`` slices to fit on: None for each. Raises ``UsageError`` for an index that does not exist."""
+    if fit_on == "each":
+        return None
+    if fit_on in ("first", "middle"):
+        return 0 if fit_on == "first" else count // 2
+    try:
+        index = int(fit_on)
+    except ValueError:
+        raise UsageError(f"--fit: {fit_on!r} is none of each, first, middle or a slice's index.") from None
+    if not -count <= index < count:
+        raise UsageError(f"--fit: slice {index} does not exist; there are {count} slices, counted from 0.")
+    return index % count
+
+
+def method_device(method: str, device: str) -> torch.device:
+    """Where a method runs: the classical ones are scikit-image's and always run on the CPU."""
+    return pick_device(device) if METHODS[method].status != "baseline" else torch.device("cpu")
+
+
+def fit_filter(image: NDArray[np.float32], options: DenoiseOptions, progress: Progress | None = None) -> Filter:
+    """Fit ``options.method`` on one normalised slice [H, W]; nothing but this noisy image is looked at."""
+    tensor = torch.from_numpy(np.ascontiguousarray(image)).to(method_device(options.method, options.device))
+    if options.dtype == "float64":
+        tensor = tensor.double()
+    fit = METHODS[options.method].resolve()
+    fitted: Filter = fit(tensor, options.fit, progress)
+    return fitted
+
+
+def apply_filter(fitted: Filter, image: NDArray[np.float32], options: DenoiseOptions) -> NDArray[np.float32]:
+    """Denoise one normalised slice [H, W] with a fitted filter; the result is cut to [0, 1]."""
+    tensor = torch.from_numpy(np.ascontiguousarray(image)).to(method_device(options.method, options.device))
+    if options.dtype == "float64":
+        tensor = tensor.double()
+    with torch.inference_mode():
+        return fitted(tensor).clamp(0, 1).to("cpu", torch.float32).numpy()
+
+
+def denoise_stack(
+    pixels: Stack,
+    window: Window,
+    options: DenoiseOptions,
+    *,
+    valid: NDArray[np.bool_] | None = None,
+    fitted: Filter | None = None,
+    progress: Progress | None = None,
+) -> Denoised:
+    """Denoise slices [Z, H, W] in physical units.
+
+    Parameters
+    ----------
+    pixels : ndarray, shape (Z, H, W), float32 or float64
+    window : Window
+        Mapped to [0, 1] for the filter. An empty window (constant image) returns the input.
+    options : DenoiseOptions
+    valid : ndarray of bool, shape (Z, H, W), optional
+        False where pixels are padding: the filter sees the window's lower end there, the result keeps the input.
+    fitted : Filter, optional
+        A filter to apply instead of fitting one.
+    progress : callable, optional
+        Called with (done, total) optimisation steps over all fits.
+
+    Raises
+    ------
+    UsageError
+        If the method cannot do what the options ask, or the slice to fit on does not exist.
+    """
+    if window.width <= 0:
+        flat = np.zeros(pixels.shape, np.float32)
+        return Denoised(pixels, flat, flat, (), 0.0, 0.0)
+    seen = window.normalise(pixels)
+    replaced = window.inside(pixels)
+    if valid is not None:
+        seen[~valid] = 0.0
+        replaced &= valid
+    index = slice_to_fit(options.fit_on, len(pixels))
+    fits = 0 if fitted else (len(pixels) if index is None else 1)
+    filters: list[Filter] = []
+    fit_seconds = apply_seconds = 0.0
+
+    def fit(image: NDArray[np.float32]) -> Filter:
+        nonlocal fit_seconds
+        start = time.perf_counter()
+        done = len(filters)
+        result = fit_filter(image, options, progress and (lambda k, n: progress(done * n + k, fits * n)))
+        fit_seconds += time.perf_counter() - start
+        filters.append(result)
+        return result
+
+    shared = fitted or (fit(seen[index]) if index is not None else None)
+    normalised = np.empty_like(seen)
+    for z, image in enumerate(seen):
+        current = edited(shared or fit(image), options)
+        start = time.perf_counter()
+        normalised[z] = apply_filter(current, image, options)
+        apply_seconds += time.perf_counter() - start
+    restored = np.where(replaced, window.restore(normalised), pixels).astype(pixels.dtype)
+    used = tuple(filters) or ((fitted,) if fitted else ())
+    return Denoised(restored, seen, normalised, used, fit_seconds, apply_seconds)
+
+
+def edited(fitted: Filter, options: DenoiseOptions) -> Filter:
+    """The filter with the user's strength and regions; only filters with sigma maps can be edited."""
+    if options.strength == 1.0 and not options.regions:
+        return fitted
+    edit = getattr(fitted, "with_strength", None)
+    if edit is None:
+        raise UsageError(f"--strength and --region need a filter with sigma maps (filter2noise), not {options.method}.")
+    changed: Filter = edit(options.strength, options.regions)
+    return changed
+
+
+def for_method(options: DenoiseOptions, method: str) -> DenoiseOptions:
+    """The same task for another method, as a comparison needs it: without what only filter2noise understands."""
+    if method == options.method:
+        return options
+    return replace(options, method=method, strength=1.0, regions=(), save_filter=None, filter=None, maps=False)

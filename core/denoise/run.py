@@ -1,0 +1,282 @@
+"""`attn denoise`: from the inputs a user names to a report; the same for a library, a shell and a cluster."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+import attn
+
+from ..batch import Placement, Silent, Task, Watcher, run_batch
+from ..device import pick_device, pick_dtype
+from ..errors import AttnError, InputError, UsageError
+from ..io import GreyImage, expand_inputs, output_path, read_image
+from ..io.report import Item, Report, summarise
+from . import METHODS
+from .base import Filter
+from .evaluate import compare_methods, mean_comparison, noise_metrics, scores
+from .options import DenoiseOptions
+from .outputs import write_outputs
+from .pipeline import Denoised, denoise_stack, fit_filter, slice_to_fit
+from .series import group_series
+from .window import choose_window, parse_window
+
+NOTICE = "Not for diagnosis. Keep the source images."
+
+
+def run(
+    inputs: Sequence[str],
+    output: Path | None,
+    options: DenoiseOptions,
+    placement: Placement = Placement(),  # noqa: B008 - frozen
+    *,
+    watcher: Watcher | None = None,
+    stdin: Any = None,
+    arguments: Mapping[str, Any] | None = None,
+) -> Report:
+    """Denoise files.
+
+    Parameters
+    ----------
+    inputs : sequence of str
+        Files, directories, glob patterns, ``-`` (paths on ``stdin``) or ``example:NAME``.
+    output : Path or None
+        A directory, a file when there is one input, or None for "beside the input".
+    options : DenoiseOptions
+    placement : Placement
+        Where the batch runs, and whether finished outputs are done again.
+    watcher : Watcher, optional
+        Told about progress.
+    stdin : text stream, optional
+    arguments : mapping, optional
+        What the report records as the call's arguments.
+
+    Returns
+    -------
+    Report
+        One item per input; ``exit_code`` is what the command returns.
+
+    Raises
+    ------
+    UsageError
+        If the options contradict each other or name something that does not exist, or there is nothing to read.
+    """
+    start = time.perf_counter()
+    check_options(options)
+    device = str(pick_device(options.device))
+    sources = expand_inputs(inputs, stdin=stdin)
+    single = len(sources) == 1
+    if options.save_filter and options.fit_on == "each" and not single:
+        raise UsageError("--save-filter keeps one filter: add --fit first, middle or INDEX, or name one input.")
+    tasks = [Task(s.path, output_path(s, output, word="denoised", single=single), s.name) for s in sources]
+    watcher = watcher or Silent()
+    if options.filter is not None:
+        shared = load_filter(options.filter)
+        tasks = [replace(task, payload=shared) for task in tasks]
+    elif options.fit_on != "each":
+        tasks = _fit_series(tasks, options, placement, watcher)
+    outcome = run_batch(partial(denoise_file, options=options), tasks, placement, watcher)
+    summary = dict(summarise(outcome.items))
+    if outcome.interrupted:
+        summary |= {"interrupted": True, "left": list(outcome.left)}
+    if options.compare:
+        summary["comparison"] = mean_comparison(outcome.items)
+    return Report(
+        command="denoise",
+        version=attn.__version__,
+        arguments=dict(
+            arguments or {"inputs": list(inputs), "output": output and str(output), "method": options.method}
+        ),
+        device=device,
+        seconds=time.perf_counter() - start,
+        items=outcome.items,
+        summary=summary,
+        notices=(NOTICE,),
+    )
+
+
+def check_options(options: DenoiseOptions) -> None:
+    """Refuse before any file is read what can never work. Raises ``UsageError``."""
+    METHODS[options.method].resolve()
+    parse_window(options.window)
+    dtype = str(pick_dtype(options.dtype)).removeprefix("torch.")
+    if dtype not in ("float32", "float64"):
+        raise UsageError(f"--dtype {dtype}: the range sigma gets too small for half precision. Use float32 or float64.")
+    if options.fit_on not in ("each", "first", "middle"):
+        slice_to_fit(options.fit_on, 1 << 30)  # an integer at least; whether the slice exists is known later
+    own = options.method == "filter2noise"
+    for name, used in {
+        "--strength": options.strength != 1.0,
+        "--region": bool(options.regions),
+        "--maps": options.maps,
+        "--save-filter": options.save_filter is not None,
+        "--filter": options.filter is not None,
+    }.items():
+        if used and not own:
+            raise UsageError(f"{name} works with --method filter2noise only, not with {options.method}.")
+    if options.simulate_dose is not None:
+        if not 0 < options.simulate_dose <= 1:
+            raise UsageError(
+                f"--simulate-dose: {options.simulate_dose:g} is no fraction of a dose (0 < fraction <= 1)."
+            )
+        if options.reference is not None:
+            raise UsageError("--simulate-dose: the input itself is the reference then; leave --reference out.")
+    if options.reference is not None and not options.reference.exists():
+        raise UsageError(f"--reference: {options.reference} does not exist.")
+
+
+def load_filter(path: Path) -> Filter:
+    """A filter that ``--save-filter`` wrote. Raises ``UsageError`` where it cannot be used."""
+    from .filter2noise import Filter2NoiseFilter
+
+    try:
+        fitted: Filter = Filter2NoiseFilter.load(path)
+    except AttnError as error:
+        raise UsageError(f"--filter: {error}") from None
+    return fitted
+
+
+def denoise_file(task: Task, step: Callable[[int, int], None], options: DenoiseOptions) -> Item:
+    """Read one file, denoise it, write what was asked for (the main output last), and report it."""
+    image = read_image(task.source, luma=options.luma, fill=options.fill)
+    reference = _reference(image, options)
+    noisy = image
+    if options.simulate_dose is not None:
+        noisy = simulated(image, options)
+    window = choose_window(options.window, noisy)
+    warnings = list(noisy.warnings)
+    if window.width <= 0:
+        warnings.append("constant image: written unchanged")
+    result = denoise_stack(noisy.pixels, window, options, valid=noisy.valid, fitted=task.payload, progress=step)
+    metrics: dict[str, float] = noise_metrics(noisy, result.pixels)
+    if reference is not None:
+        metrics |= scores(noisy, result.pixels, reference, window)
+    metrics |= _cost(result, task.payload is not None)
+    details: dict[str, Any] = {"window": str(window), "unit": noisy.unit, "shape": list(noisy.pixels.shape)}
+    details |= _settings(result)
+    if options.compare:
+        details["comparison"], pictures = compare_methods(noisy, result, window, reference, options, step)
+    else:
+        pictures = None
+    files = write_outputs(task, image, noisy, result, window, options, reference, pictures)
+    return Item(
+        input=task.name,
+        output=str(task.output) if task.output else None,
+        status="ok",
+        seconds=0.0,
+        metrics=metrics,
+        files=files,
+        warnings=tuple(warnings),
+        details=details,
+    )
+
+
+def simulated(image: GreyImage, options: DenoiseOptions) -> GreyImage:
+    """``image`` as it would look at a fraction of its dose. Raises ``InputError`` unless it is CT in HU."""
+    from .simulate import simulate_low_dose
+
+    assert options.simulate_dose is not None
+    if image.unit != "HU":
+        raise InputError(image.path, "a dose can be simulated for CT in HU only", "Leave --simulate-dose out")
+    pixel_mm = float(np.mean(image.spacing_mm)) if image.spacing_mm else 1.0
+    pixels = np.stack(
+        [
+            simulate_low_dose(
+                hu,
+                dose=options.simulate_dose,
+                pixel_mm=pixel_mm,
+                seed=options.fit.seed + z,
+                valid=None if image.valid is None else image.valid[z],
+            )
+            for z, hu in enumerate(image.pixels)
+        ]
+    ).astype(image.pixels.dtype)
+    warnings = image.warnings
+    if not image.spacing_mm:
+        warnings = (*warnings, "no pixel spacing in the file: the dose was simulated with 1 mm pixels")
+    return replace(image, pixels=pixels, warnings=warnings)
+
+
+def _reference(image: GreyImage, options: DenoiseOptions) -> np.ndarray[Any, Any] | None:
+    """The clean image [Z, H, W] to compare with, or None."""
+    if options.simulate_dose is not None:
+        return image.pixels
+    if options.reference is None:
+        return None
+    path = options.reference
+    if path.is_dir():
+        path = path / image.path.name
+        if not path.exists():
+            raise InputError(image.path, f"the reference directory {options.reference} has no {image.path.name}")
+    reference = read_image(path, luma=options.luma, fill=options.fill)
+    if reference.pixels.shape != image.pixels.shape:
+        raise InputError(
+            image.path, f"its reference {path} has shape {reference.pixels.shape}, the image {image.pixels.shape}"
+        )
+    return reference.pixels
+
+
+def _cost(result: Denoised, shared: bool) -> dict[str, float]:
+    if not result.filters:
+        return {}
+    return {
+        "parameters": result.filters[0].parameters,
+        "steps": 0 if shared else sum(f.steps for f in result.filters),
+        "fit_seconds": result.fit_seconds,
+        "apply_seconds": result.apply_seconds,
+    }
+
+
+def _settings(result: Denoised) -> dict[str, Any]:
+    """The parameters that were learned or chosen, one dict per fit, and the loss curve of the first."""
+    found: dict[str, Any] = {}
+    settings = [dict(f.settings) for f in result.filters]
+    if settings:
+        found["settings"] = settings[0] if len(settings) == 1 else settings
+    if losses := list(getattr(result.filters[0], "losses", ())) if result.filters else []:
+        found["losses"] = losses
+    return found
+
+
+def _fit_series(tasks: list[Task], options: DenoiseOptions, placement: Placement, watcher: Watcher) -> list[Task]:
+    """Fit one filter per series and hand it to the series' tasks; files that are a series by themselves fit their own.
+
+    A chosen slice that cannot be read gives way to its nearest readable neighbour; the file fails in its own turn.
+    """
+    by_path = {task.source: task for task in tasks}
+    ready: dict[Path, Task] = {}
+    for group in group_series([task.source for task in tasks]):
+        members = [by_path[path] for path in group]
+        wanted = [t for t in members if placement.overwrite or t.output is None or not t.output.exists()]
+        if len(members) > 1 and wanted:
+            chosen = slice_to_fit(options.fit_on, len(members))
+            assert chosen is not None
+            fitted = _fit_nearest(members, chosen, options, watcher)
+            members = [replace(task, payload=fitted) for task in members]
+        ready |= {task.source: task for task in members}
+    return [ready[task.source] for task in tasks]
+
+
+def _fit_nearest(members: list[Task], chosen: int, options: DenoiseOptions, watcher: Watcher) -> Filter | None:
+    for index in sorted(range(len(members)), key=lambda i: abs(i - chosen)):
+        task = members[index]
+        try:
+            image = read_image(task.source, luma=options.luma, fill=options.fill)
+            noisy = simulated(image, options) if options.simulate_dose is not None else image
+        except InputError:
+            continue
+        window = choose_window(options.window, noisy)
+        if window.width <= 0:
+            continue
+        middle = len(noisy.pixels) // 2
+        seen = window.normalise(noisy.pixels[middle])
+        if noisy.valid is not None:
+            seen[~noisy.valid[middle]] = 0.0
+        return fit_filter(seen, options, partial(watcher.step, f"fit on {task.name}"))
+    return None

@@ -1,0 +1,106 @@
+"""Which intensities are mapped to [0, 1] for a filter, and back.
+
+Specification: filter2noise.md, section 8 rule 4.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from ..errors import UsageError, did_you_mean
+from ..io.image import GreyImage
+
+# centre and width in HU, as viewers preset them
+PRESETS = {
+    "lung": (-600.0, 1500.0),
+    "bone": (300.0, 1500.0),
+    "brain": (40.0, 80.0),
+    "abdomen": (40.0, 400.0),
+}
+
+# What a 12-bit scanner with the usual intercept can store. Below lies only padding, above only metal.
+CT_RANGE = (-1024.0, 3071.0)
+
+
+@dataclass(frozen=True, slots=True)
+class Window:
+    """An interval of intensities, in the image's unit, that is mapped to [0, 1]."""
+
+    low: float
+    high: float
+
+    @property
+    def width(self) -> float:
+        return self.high - self.low
+
+    def normalise(self, pixels: NDArray[np.floating[Any]]) -> NDArray[np.float32]:
+        """``pixels`` mapped so that ``low`` is 0 and ``high`` is 1; values outside are clipped."""
+        return np.clip((pixels - self.low) / self.width, 0.0, 1.0).astype(np.float32)
+
+    def restore(self, normalised: NDArray[np.floating[Any]]) -> NDArray[np.float64]:
+        """The inverse of ``normalise`` for values inside the window."""
+        return self.low + np.clip(normalised, 0.0, 1.0).astype(np.float64) * self.width
+
+    def inside(self, pixels: NDArray[np.floating[Any]]) -> NDArray[np.bool_]:
+        """Where ``normalise`` did not clip: only there does a filter's result replace the pixel."""
+        return np.asarray((pixels >= self.low) & (pixels <= self.high))
+
+    def __str__(self) -> str:
+        return f"{self.low:g}..{self.high:g}"
+
+
+def parse_window(text: str) -> tuple[float, float] | None:
+    """(centre, width) of a preset's name or of ``"CENTER,WIDTH"``; None for ``auto``.
+
+    Raises
+    ------
+    UsageError
+        For another word, or a width that is not positive.
+    """
+    if text == "auto":
+        return None
+    if text in PRESETS:
+        return PRESETS[text]
+    centre, comma, width = text.partition(",")
+    try:
+        values = float(centre), float(width)
+    except ValueError:
+        hint = did_you_mean(text, ["auto", *PRESETS]) if not comma else ""
+        raise UsageError(
+            f"--window: {text!r} is not a window. {hint or 'Use auto, ' + ', '.join(PRESETS) + ' or CENTER,WIDTH.'}"
+        ) from None
+    if not (np.isfinite(values).all() and values[1] > 0):
+        raise UsageError(f"--window: the width must be a positive number, not {width}.")
+    return values
+
+
+def choose_window(text: str, image: GreyImage) -> Window:
+    """The window that ``--window TEXT`` means for this image.
+
+    ``auto`` is the range of the image's own valid pixels (the published choice), for CT cut to what a scanner can
+    measure (-1024 to 3071 HU), so that padding and metal do not squeeze the tissue into a narrow band.
+
+    Raises
+    ------
+    UsageError
+        For a preset in HU on an image that has no HU.
+    """
+    asked = parse_window(text)
+    if asked is not None:
+        if text in PRESETS and image.unit != "HU":
+            raise UsageError(
+                f"--window {text} is in HU, and {image.path} has no HU. Use auto, or CENTER,WIDTH in its own values."
+            )
+        centre, width = asked
+        return Window(centre - width / 2, centre + width / 2)
+    pixels = image.pixels if image.valid is None else image.pixels[image.valid]
+    if not pixels.size:
+        return Window(0.0, 0.0)
+    low, high = float(pixels.min()), float(pixels.max())
+    if image.unit == "HU":
+        low, high = max(low, CT_RANGE[0]), min(high, CT_RANGE[1])
+    return Window(low, high)
