@@ -101,34 +101,7 @@ class Report:
         """The schema as plain dicts, lists, strings, numbers, booleans and None; open-ended mappings sorted by name."""
         report = {f.name: plain(getattr(self, f.name)) for f in dataclasses.fields(self) if f.name != "items"}
         items = [{name: plain(getattr(item, name)) for name in _ITEM_FIELDS} for item in self.items]
-        return {name: items if name == "items" else report[name] for name in _REPORT_FIELDS}
-
-    @property
-    def command_line(self) -> str:
-        """The command as it was typed, quoted for a POSIX shell; empty where Python code made the call."""
-        words = self.arguments.get("argv", ())
-        return shlex.join(["attn", *map(str, words)]) if words else ""
-
-
-_REPORT_FIELDS}
-
-    @property
-    def command_line(self) -> str:
-        """A command that says the same as ``arguments``, quoted for a POSIX shell."""
-        words, options = ["attn", *self.command.split()], dict(self.arguments)
-        inputs = options.pop("inputs", ())
-        for name, value in options.items():
-            flag = "--" + name.replace("_", "-")
-            for one in value if isinstance(value, (list, tuple)) else [value]:
-                if one is None or one is False:
-                    continue
-                words += [flag] if one is True else [flag, str(plain(one))]
-        names = [str(name) for name in ([inputs] if isinstance(inputs, str) else inputs)]
-        end = ["--"] if any(name.startswith("-") and name != "-" for name in names) else []
-        return shlex.join([*words, *end, *names])
-
-
-_REPORT_FIELDS = ("command", "version", "arguments", "device", "seconds", "items", "summary", "notices")
+        return {name: items if name == "items" else report[name] for name in _REPORT_FIELDS = ("command", "version", "arguments", "device", "seconds", "items", "summary", "notices")
 _ITEM_FIELDS = ("input", "output", "status", "error", "seconds", "metrics", "files", "warnings", "details")
 
 
