@@ -99,9 +99,18 @@ class Report:
 
     def to_dict(self) -> dict[str, Any]:
         """The schema as plain dicts, lists, strings, numbers, booleans and None; open-ended mappings sorted by name."""
-        report = {f.name: plain(getattr(self, f.name)) for f in dataclasses.fields(self) if f.name != "items"}
+        document = {name: plain(getattr(self, name)) for name in _REPORT_FIELDS if name != "items"}
         items = [{name: plain(getattr(item, name)) for name in _ITEM_FIELDS} for item in self.items]
-        return {name: items if name == "items" else report[name] for name in _REPORT_FIELDS = ("command", "version", "arguments", "device", "seconds", "items", "summary", "notices")
+        return {name: items if name == "items" else document[name] for name in _REPORT_FIELDS}
+
+    @property
+    def command_line(self) -> str:
+        """The command as it was typed, quoted for a POSIX shell; empty where Python code made the call."""
+        words = self.arguments.get("argv", ())
+        return shlex.join(["attn", *map(str, words)]) if words else ""
+
+
+_REPORT_FIELDS = ("command", "version", "arguments", "device", "seconds", "items", "summary", "notices")
 _ITEM_FIELDS = ("input", "output", "status", "error", "seconds", "metrics", "files", "warnings", "details")
 
 
