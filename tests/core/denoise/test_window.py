@@ -1,0 +1,59 @@
+"""Windows: what they map, what they leave alone, what they refuse."""
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from attn.core.denoise.window import PRESETS, Window, choose_window, parse_window
+from attn.core.errors import UsageError
+from attn.core.io.image import GreyImage
+
+
+def image(pixels, **kwargs):
+    return GreyImage(Path("x"), "npy", np.asarray(pixels, np.float32).reshape(1, 1, -1), **kwargs)
+
+
+@pytest.mark.parametrize("text", ["lunge", "1", "1,2,3", "a,b", "40,0", "40,-5", "nan,3", "", "40,inf"])
+def test_what_is_no_window(text):
+    with pytest.raises(UsageError, match="--window"):
+        parse_window(text)
+
+
+def test_near_miss_is_named():
+    with pytest.raises(UsageError, match="Did you mean lung"):
+        parse_window("lungs")
+
+
+def test_presets_and_pairs():
+    assert parse_window("auto") is None
+    assert parse_window("brain") == PRESETS["brain"]
+    assert parse_window("-600,1500") == (-600.0, 1500.0)
+
+
+def test_auto_is_the_range_of_valid_pixels():
+    valid = np.array([[[False, True, True, True]]])
+    assert choose_window("auto", image([-2000, 1, 5, 9], valid=valid)) == Window(1, 9)
+
+
+def test_auto_cuts_ct_to_what_a_scanner_measures_and_nothing_else():
+    assert choose_window("auto", image([-2048, 0, 4600], unit="HU")) == Window(-1024, 3071)
+    assert choose_window("auto", image([-2048, 0, 4600])) == Window(-2048, 4600)
+
+
+def test_preset_needs_hounsfield_units():
+    with pytest.raises(UsageError, match="has no HU"):
+        choose_window("lung", image([0, 1]))
+    assert choose_window("lung", image([0, 1], unit="HU")) == Window(-1350, 150)
+
+
+@given(st.floats(-3000, 3000), st.floats(1, 5000), st.lists(st.floats(-5000, 5000, width=32), min_size=1, max_size=20))
+def test_inside_values_survive_the_round_trip(low, width, values):
+    window = Window(low, low + width)
+    pixels = np.array(values, np.float32)
+    seen = window.normalise(pixels)
+    assert ((seen >= 0) & (seen <= 1)).all()
+    inside = window.inside(pixels)
+    np.testing.assert_allclose(window.restore(seen)[inside], pixels[inside], atol=2e-3)

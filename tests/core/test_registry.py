@@ -1,0 +1,58 @@
+"""Method tables: lazy, unambiguous, helpful when a name is wrong; every entry of every command keeps the contract."""
+
+import subprocess
+import sys
+
+import pytest
+
+from attn.core.catalogue import REGISTRIES, registries
+from attn.core.errors import UsageError
+from attn.core.registry import Method, Registry
+
+ENTRY = Method("a", home="math:sqrt", summary="s", paper="p", year=2000)
+ALL = [(table.command, method) for table in registries() for method in table.values()]
+
+
+def test_registering_a_name_twice_raises():
+    with pytest.raises(ValueError, match="registered twice"):
+        Registry("x", [ENTRY, ENTRY])
+
+
+def test_unknown_name_suggests_the_nearest():
+    table = Registry("denoise", [Method("filter2noise", home="math:sqrt", summary="s", paper="p", year=2025)])
+    with pytest.raises(UsageError, match=r"no denoise method named 'filter2nosie'\. Did you mean filter2noise\?"):
+        table["filter2nosie"]
+
+
+def test_missing_package_is_named_with_the_way_to_get_it():
+    method = Method("m", home="math:sqrt", summary="s", paper="p", year=2000, needs=(("no_such_module", "no-such"),))
+    assert method.missing() == ["no-such"]
+    with pytest.raises(UsageError, match="pip install no-such"):
+        method.resolve()
+
+
+def test_resolve_imports_the_home():
+    assert ENTRY.resolve()(9.0) == 3.0
+
+
+@pytest.mark.parametrize(("command", "method"), ALL, ids=lambda value: getattr(value, "name", value))
+def test_every_method_resolves_and_says_what_it_is(command, method):
+    assert method.summary
+    assert method.paper
+    assert 1980 < method.year <= 2026
+    if not method.missing():
+        assert callable(method.resolve())
+
+
+def test_listing_all_methods_imports_no_torch():
+    code = (
+        "import sys; from attn.core.catalogue import registries; [list(t) for t in registries()];"
+        "sys.exit('torch' in sys.modules)"
+    )
+    assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0
+
+
+def test_catalogue_names_are_commands():
+    from attn.cli.main import COMMANDS
+
+    assert set(REGISTRIES) <= set(COMMANDS)

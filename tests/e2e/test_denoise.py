@@ -1,0 +1,285 @@
+"""`attn denoise` on files, as a user runs it."""
+
+import csv
+import hashlib
+import json
+import os
+import shutil
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+FAST = ("--steps", "2")  # enough to go through every part; quality has tests of its own
+
+
+@pytest.fixture
+def noisy(tmp_path):
+    """An NPY image and its clean version, 48 x 40."""
+    rng = np.random.default_rng(0)
+    rows, columns = np.mgrid[:48, :40]
+    clean = (np.sin(rows / 9) + np.cos(columns / 7)).astype(np.float32)
+    np.save(tmp_path / "clean.npy", clean)
+    np.save(tmp_path / "scan.npy", clean + rng.normal(0, 0.2, clean.shape).astype(np.float32))
+    return tmp_path / "scan.npy"
+
+
+def digest(path: Path) -> str:
+    return hashlib.sha256(path.read_bytes()).hexdigest()
+
+
+def test_example_ct_gives_a_valid_dicom_file(attn, tmp_path):
+    import pydicom
+    from pydicom.data import get_testdata_file
+
+    source = Path(get_testdata_file("CT_small.dcm", download=False))
+    before = digest(source)
+    ran = attn("denoise", "example:ct", "--json")
+    assert ran.code == 0, ran.stderr
+    item = ran.report["items"][0]
+    assert item["status"] == "ok"
+    assert item["metrics"]["noise_std_after"] < item["metrics"]["noise_std_before"]
+    written = pydicom.dcmread(tmp_path / item["output"])
+    original = pydicom.dcmread(source)
+    assert written.ImageType[0] == "DERIVED"
+    assert written.SOPInstanceUID != original.SOPInstanceUID
+    assert written.SourceImageSequence[0].ReferencedSOPInstanceUID == original.SOPInstanceUID
+    assert written.pixel_array.shape == original.pixel_array.shape
+    assert digest(source) == before
+
+
+def test_report_schema(attn, noisy):
+    report = attn("denoise", noisy, *FAST, "--json").report
+    assert {"command", "version", "arguments", "device", "seconds", "items", "summary"} <= set(report)
+    item = report["items"][0]
+    assert {"input", "output", "status", "error", "seconds", "metrics", "files"} <= set(item)
+    wanted = {"noise_std_before", "noise_std_after", "parameters", "steps", "fit_seconds", "apply_seconds"}
+    assert wanted <= set(item["metrics"])
+    assert item["metrics"]["steps"] == 2
+    assert item["metrics"]["parameters"] == 3638
+
+
+def test_json_is_the_only_thing_on_stdout_and_quiet_says_nothing(attn, noisy):
+    json.loads(attn("denoise", noisy, *FAST, "--json").stdout)
+    ran = attn("denoise", noisy, *FAST, "--overwrite", "--quiet")
+    assert (ran.code, ran.stdout, ran.stderr) == (0, "", "")
+
+
+def test_same_seed_same_bytes(attn, noisy, tmp_path):
+    for name in ("a.npy", "b.npy"):
+        assert attn("denoise", noisy, "-o", tmp_path / name, *FAST).code == 0
+    assert digest(tmp_path / "a.npy") == digest(tmp_path / "b.npy")
+    attn("denoise", noisy, "-o", tmp_path / "c.npy", *FAST, "--seed", "1")
+    assert digest(tmp_path / "c.npy") != digest(tmp_path / "a.npy")
+
+
+def test_where_results_land(attn, noisy, tmp_path):
+    before = digest(noisy)
+    assert attn("denoise", "scan.npy", "-m", "tv").code == 0
+    assert (tmp_path / "scan.denoised.npy").exists()
+    assert attn("denoise", "scan.npy", "-m", "tv", "-o", "one.npy").code == 0
+    assert attn("denoise", "scan.npy", "-m", "tv", "-o", "new folder/").code == 0
+    assert (tmp_path / "new folder" / "scan.npy").exists()
+    assert attn("denoise", "scan.npy", "clean.npy", "-m", "tv", "-o", "two").code == 0
+    assert {path.name for path in (tmp_path / "two").iterdir()} == {"scan.npy", "clean.npy"}
+    assert digest(tmp_path / "one.npy") == digest(tmp_path / "scan.denoised.npy")
+    assert digest(noisy) == before
+
+
+def test_the_input_is_never_overwritten(attn, noisy, tmp_path):
+    before = digest(noisy)
+    ran = attn("denoise", "scan.npy", "-o", "scan.npy", "-m", "tv", "--overwrite")
+    assert ran.code == 2
+    assert digest(noisy) == before
+    assert attn("denoise", "scan.npy", "-o", tmp_path, "-m", "tv", "--overwrite").code == 2
+    assert digest(noisy) == before
+
+
+def test_names_with_spaces_and_umlauts_from_another_directory(attn, noisy, tmp_path):
+    folder = tmp_path / "Ärzte & Co"
+    folder.mkdir()
+    source = folder / "Schädel 1 (a).npy"
+    shutil.copy(noisy, source)
+    other = tmp_path / "elsewhere"
+    other.mkdir()
+    ran = attn("denoise", source, "-m", "tv", "--json", "--report", "r <1>.html", cwd=other)
+    assert ran.code == 0, ran.stderr
+    assert (folder / "Schädel 1 (a).denoised.npy").exists()
+    assert "Schädel 1 (a)" in (other / "r <1>.html").read_text(encoding="utf-8")
+
+
+def test_paths_on_stdin_and_quoted_globs(attn, noisy, tmp_path):
+    assert attn("denoise", "-", "-m", "tv", "-o", "out", "--json", stdin="scan.npy\nclean.npy\n").code == 0
+    assert len(list((tmp_path / "out").iterdir())) == 2
+    assert attn("denoise", "*.npy", "-m", "tv", "-o", "out2").code == 0
+    assert len(list((tmp_path / "out2").iterdir())) == 2
+    assert attn("denoise", "-", "-m", "tv", stdin="").code == 2
+
+
+def test_a_batch_resumes_and_overwrites_on_demand(attn, noisy, tmp_path):
+    first = attn("denoise", tmp_path, "-m", "tv", "-o", "out", "--json").report
+    assert [item["status"] for item in first["items"]] == ["ok", "ok"]
+    (tmp_path / "out" / "scan.npy").unlink()
+    second = attn("denoise", noisy, "clean.npy", "-m", "tv", "-o", "out", "--json").report
+    assert sorted(item["status"] for item in second["items"]) == ["ok", "skipped"]
+
+
+def test_broken_files_fail_alone(attn, noisy, tmp_path):
+    (tmp_path / "bad.npy").write_bytes(noisy.read_bytes()[:300])
+    (tmp_path / "text.dcm").write_text("hello")
+    ran = attn("denoise", "bad.npy", "scan.npy", "gone.npy", "text.dcm", "-m", "tv", "-o", "out", "--json")
+    assert ran.code == 1
+    assert [item["status"] for item in ran.report["items"]] == ["failed", "ok", "failed", "failed"]
+    lines = ran.stderr.strip().splitlines()
+    assert len(lines) == 3
+    for line, name in zip(lines, ["bad.npy", "gone.npy", "text.dcm"], strict=True):
+        assert line.startswith(f"attn: {name}: ")
+    assert [path.name for path in (tmp_path / "out").iterdir()] == ["scan.npy"]
+
+
+@pytest.mark.parametrize("suffix", [".json", ".csv", ".md", ".html"])
+def test_reports(attn, noisy, tmp_path, suffix):
+    report = tmp_path / f"report{suffix}"
+    assert attn("denoise", noisy, *FAST, "--report", report, "--reference", "clean.npy").code == 0
+    text = report.read_text(encoding="utf-8")
+    if suffix == ".json":
+        assert json.loads(text)["items"][0]["metrics"]["psnr"] > 0
+    elif suffix == ".csv":
+        row = next(csv.DictReader(text.splitlines()))
+        assert row["status"] == "ok"
+        assert float(row["psnr"]) > float(row["psnr_noisy"])
+    elif suffix == ".md":
+        assert "| scan.npy" in text.replace(str(tmp_path) + "/", "")
+    else:
+        assert "data:image/png;base64," in text  # self-contained: pictures inline
+        assert 'src="http' not in text
+        assert "Not for diagnosis" in text
+
+
+def test_reference_figures_maps_and_filter(attn, noisy, tmp_path):
+    extras = ("--reference", "clean.npy", "--maps", "--figure", "--save-filter", "f.safetensors")
+    ran = attn("denoise", "scan.npy", *FAST, *extras, "--json")
+    assert ran.code == 0, ran.stderr
+    item = ran.report["items"][0]
+    metrics = item["metrics"]
+    assert metrics["psnr"] > metrics["psnr_noisy"]
+    assert metrics["ssim"] > metrics["ssim_noisy"]
+    assert np.load(item["files"]["sigma"]).shape == (1, 2, 3, 48, 40)
+    for name in ("sigma_figure", "figure"):
+        assert Path(tmp_path, item["files"][name]).read_bytes().startswith(b"\x89PNG")
+    again = attn("denoise", "scan.npy", "--filter", "f.safetensors", "-o", "again.npy", "--json")
+    assert again.code == 0, again.stderr
+    assert again.report["items"][0]["metrics"]["steps"] == 0
+    np.testing.assert_array_equal(np.load(tmp_path / "again.npy"), np.load(tmp_path / "scan.denoised.npy"))
+
+
+def test_strength_and_region_change_what_they_should(attn, noisy, tmp_path):
+    attn("denoise", "scan.npy", *FAST, "--save-filter", "f.safetensors", "-o", "plain.npy")
+    assert attn("denoise", "scan.npy", "--filter", "f.safetensors", "--strength", "0", "-o", "none.npy").code == 0
+    common = ("denoise", "scan.npy", "--filter", "f.safetensors")
+    assert attn(*common, "--region", "0,0,10,12=0.01", "-o", "region.npy").code == 0
+    plain, none, region, source = (np.load(tmp_path / f"{n}.npy") for n in ("plain", "none", "region", "scan"))
+    np.testing.assert_allclose(none, source, atol=1e-6)  # no range sigma: every pixel keeps to itself
+    np.testing.assert_array_equal(region[24:, 20:], plain[24:, 20:])
+    assert np.abs(region[:10, :8] - source[:10, :8]).max() < np.abs(plain[:10, :8] - source[:10, :8]).max()
+
+
+def test_compare_shows_every_method(attn, noisy, tmp_path):
+    from attn.core.denoise import METHODS
+
+    ran = attn("denoise", "scan.npy", *FAST, "--compare", "--reference", "clean.npy", "--json", timeout=280)
+    assert ran.code == 0, ran.stderr
+    rows = ran.report["items"][0]["details"]["comparison"]
+    assert [row["method"] for row in rows] == list(METHODS)
+    assert all("psnr" in row or "note" in row for row in rows)
+    assert Path(tmp_path, ran.report["items"][0]["files"]["compare"]).exists()
+    assert {row["method"] for row in ran.report["summary"]["comparison"]} == set(METHODS)
+
+
+def test_stack_and_shared_fit(attn, tmp_path):
+    rng = np.random.default_rng(3)
+    np.save(tmp_path / "stack.npy", rng.normal(0.5, 0.1, (3, 32, 32)).astype(np.float32))
+    each = attn("denoise", "stack.npy", *FAST, "--json").report["items"][0]
+    assert each["metrics"]["steps"] == 6
+    one = attn("denoise", "stack.npy", *FAST, "--fit", "middle", "-o", "one.npy", "--json").report["items"][0]
+    assert one["metrics"]["steps"] == 2
+    assert attn("denoise", "stack.npy", *FAST, "--fit", "3", "-o", "bad.npy").code == 2
+
+
+def test_workers_give_the_same_bytes_as_one_process(attn, noisy, tmp_path):
+    for number in range(3):
+        shutil.copy(noisy, tmp_path / f"s{number}.npy")
+    names = [f"s{number}.npy" for number in range(3)]
+    assert attn("denoise", *names, *FAST, "-o", "one", "--threads", "1").code == 0
+    ran = attn("denoise", *names, *FAST, "-o", "two", "--workers", "2", "--threads", "1", "--json")
+    assert ran.code == 0, ran.stderr
+    assert [item["input"] for item in ran.report["items"]] == names
+    for name in names:
+        assert digest(tmp_path / "one" / name) == digest(tmp_path / "two" / name)
+
+
+def start(tmp_path, *args):
+    return subprocess.Popen(
+        [sys.executable, "-m", "attn", *map(str, args)],
+        cwd=tmp_path, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, env={**os.environ, "NO_COLOR": "1"},
+    )  # fmt: skip
+
+
+def wait_for(path: Path, process: subprocess.Popen, count: int, seconds: float = 120) -> None:
+    deadline = time.monotonic() + seconds
+    while time.monotonic() < deadline:
+        assert process.poll() is None, process.communicate()
+        if path.exists() and len([p for p in path.iterdir() if not p.name.startswith(".")]) >= count:
+            return
+        time.sleep(0.02)
+    raise AssertionError(f"{count} outputs did not appear in {seconds} s")
+
+
+@pytest.fixture
+def many(tmp_path):
+    """Twelve images that take a moment each."""
+    folder = tmp_path / "in"
+    folder.mkdir()
+    rng = np.random.default_rng(1)
+    for number in range(12):
+        np.save(folder / f"{number:02d}.npy", rng.random((64, 64), np.float32))
+    return folder
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("how", [signal.SIGINT, signal.SIGTERM])
+def test_interrupted_batch_keeps_whole_files_and_says_what_is_left(many, tmp_path, how):
+    process = start(tmp_path, "denoise", many, "-o", "out", "--steps", "60", "--json")
+    wait_for(tmp_path / "out", process, 2)
+    process.send_signal(how)
+    stdout, stderr = process.communicate(timeout=60)
+    assert process.returncode == 130
+    assert "Traceback" not in stderr
+    report = json.loads(stdout)
+    assert report["summary"]["interrupted"] is True
+    done = [item for item in report["items"] if item["status"] == "ok"]
+    assert len(done) + len(report["summary"]["left"]) == 12
+    for path in (tmp_path / "out").iterdir():
+        assert np.load(path).shape == (64, 64)
+
+
+@pytest.mark.slow
+def test_killed_batch_resumes_with_nothing_lost_or_half_written(attn, many, tmp_path):
+    process = start(tmp_path, "denoise", many, "-o", "out", "--steps", "60")
+    wait_for(tmp_path / "out", process, 3)
+    process.kill()
+    process.communicate()
+    done = {path.name: digest(path) for path in (tmp_path / "out").iterdir() if not path.name.startswith(".")}
+    assert 3 <= len(done) < 12
+    ran = attn("denoise", many, "-o", "out", "--steps", "60", "--json")
+    assert ran.code == 0, ran.stderr
+    statuses = [item["status"] for item in ran.report["items"]]
+    assert statuses.count("skipped") == len(done)
+    assert statuses.count("ok") == 12 - len(done)
+    assert sorted(p.name for p in (tmp_path / "out").iterdir()) == [f"{n:02d}.npy" for n in range(12)]  # no leftovers
+    for name, before in done.items():
+        assert digest(tmp_path / "out" / name) == before

@@ -1,0 +1,140 @@
+"""What all commands share: start-up, help, versions, usage errors."""
+
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+SNAPSHOTS = Path(__file__).parent / "snapshots"
+HEAVY = {"torch", "numpy", "pydantic", "rich", "pydicom", "skimage", "matplotlib", "numba", "triton"}
+
+
+@pytest.mark.parametrize(
+    "args", [["--help"], ["denoise", "--help"], ["methods", "-h"], ["doctor", "-h"], ["--version"]], ids=str
+)
+def test_help_loads_nothing_heavy(args):
+    """Start-up is tested by what is loaded, not by seconds: an import that creeps in shows on any machine."""
+    code = f"""
+import sys
+sys.argv = ['attn', *{args!r}]
+try:
+    from attn.cli.main import main
+    main()
+except SystemExit:
+    pass
+print('\\nloaded:', *sorted({HEAVY!r} & set(sys.modules)))
+"""
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert done.stdout.strip().splitlines()[-1] == "loaded:"
+
+
+def test_importing_the_command_does_not_import_torch():
+    code = "import sys, attn.cli.main, attn; sys.exit('torch' in sys.modules)"
+    assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0
+
+
+@pytest.mark.parametrize(
+    "args", [[], ["denoise"], ["methods"], ["doctor"]], ids=lambda args: args[0] if args else "attn"
+)
+def test_help_snapshot(attn, args, request):
+    """A changed snapshot is a reviewed change: run ``pytest --update-snapshots``."""
+    shown = attn(*args, "--help")
+    assert shown.code == 0
+    assert max(map(len, shown.stdout.splitlines())) <= 100
+    path = SNAPSHOTS / f"{'-'.join(['attn', *args])}.txt"
+    if request.config.getoption("--update-snapshots"):
+        path.parent.mkdir(exist_ok=True)
+        path.write_text(shown.stdout)
+    assert shown.stdout == path.read_text()
+
+
+def test_version(attn):
+    import attn as package
+
+    assert attn("--version").stdout == f"attn {package.__version__}\n"
+
+
+@pytest.mark.parametrize(
+    ("args", "message"),
+    [
+        (["denois"], "no command named 'denois'. Did you mean denoise?"),
+        (["denoise"], "nothing to read"),
+        (["denoise", "x.npy", "--method", "filter2nosie"], "Did you mean filter2noise?"),
+        (["denoise", "x.npy", "--quality", "best"], "Use fast, balanced or paper"),
+        (["denoise", "x.npy", "--quallity", "fast"], "--quality"),
+        (["denoise", "x.npy", "--steps", "0"], "--steps"),
+        (["denoise", "x.npy", "--steps", "many"], "--steps"),
+        (["denoise", "x.npy", "--window", "lunge"], "Did you mean lung?"),
+        (["denoise", "x.npy", "--window", "40,0"], "the width must be a positive number"),
+        (["denoise", "x.npy", "--fit", "last"], "--fit"),
+        (["denoise", "x.npy", "--region", "1,2,3=1"], "X0,Y0,X1,Y1=S"),
+        (["denoise", "x.npy", "--region", "9,9,3,3=1"], "X0 < X1"),
+        (["denoise", "x.npy", "--strength", "-1"], "--strength"),
+        (["denoise", "x.npy", "--method", "tv", "--strength", "2"], "--strength works with --method filter2noise only"),
+        (["denoise", "x.npy", "--method", "tv", "--maps"], "--maps works with --method filter2noise only"),
+        (["denoise", "x.npy", "--simulate-dose", "1.5"], "no fraction of a dose"),
+        (["denoise", "x.npy", "--reference", "missing.npy"], "missing.npy does not exist"),
+        (["denoise", "x.npy", "--filter", "missing.safetensors"], "missing.safetensors"),
+        (["denoise", "x.npy", "--device", "gpu"], "no device named 'gpu'"),
+        (["denoise", "x.npy", "--device", "cuda:7"], "cuda:7 is not here"),
+        (["denoise", "x.npy", "--dtype", "bf16"], "too small for half precision"),
+        (["denoise", "x.npy", "--report", "out.pdf"], ".json, .csv, .md"),
+        (["denoise", "x.npy", "--cluster", "127.0.0.1:9", "--method", "tv"], "no dask scheduler answers"),
+        (["denoise", "example:nothing"], "example:"),
+        (["denoise", "--workers", "0", "x.npy"], "--workers"),
+    ],
+    ids=lambda value: " ".join(value) if isinstance(value, list) else "",
+)
+def test_usage_errors_are_one_line_and_exit_2(attn, tmp_path, args, message):
+    import numpy as np
+
+    np.save(tmp_path / "x.npy", np.random.default_rng(0).random((16, 16), np.float32))
+    ran = attn(*args)
+    assert ran.code == 2, ran
+    assert message in ran.stderr
+    assert ran.stdout == ""
+    lines = [line for line in ran.stderr.splitlines() if not re.match(r"Usage:|Try |\s*$", line)]
+    assert len(lines) == 1
+    assert list(tmp_path.glob("*denoised*")) == []
+
+
+def test_methods_as_table_and_json(attn):
+    import json
+
+    assert "filter2noise" in attn("methods").stdout
+    rows = json.loads(attn("methods", "--json").stdout)
+    assert {"method", "command", "paper", "year", "status", "needs", "note"} <= set(rows[0])
+    assert json.loads(attn("denoise", "--list", "--json").stdout) == [
+        row for row in rows if row["command"] == "denoise"
+    ]
+
+
+def test_doctor(attn):
+    import json
+
+    import torch
+
+    ran = attn("doctor", "--json")
+    assert ran.code == 0
+    found = json.loads(ran.stdout)
+    assert found["versions"]["torch"] == torch.__version__
+    assert found["devices"][0]["device"] == "cpu"
+    assert {part["status"] for part in found["optional"]} <= {"found", "missing"}
+    assert "optional parts" in attn("doctor").stdout
+
+
+def test_completion_knows_commands_and_methods(attn):
+    commands = attn(env={"_ATTN_COMPLETE": "complete_bash", "COMP_WORDS": "attn den", "COMP_CWORD": "1"}, prog="attn")
+    assert "denoise" in commands.stdout
+    words = {"_ATTN_COMPLETE": "complete_bash", "COMP_WORDS": "attn denoise --method wa", "COMP_CWORD": "3"}
+    assert "wavelet" in attn(env=words, prog="attn").stdout
+
+
+def test_a_closed_pipe_is_no_fault():
+    done = subprocess.run(
+        f"{sys.executable} -m attn denoise --help | head -1", shell=True, capture_output=True, text=True, check=False
+    )
+    assert done.stdout.startswith("Usage: ")
+    assert "Traceback" not in done.stderr
