@@ -1,0 +1,129 @@
+"""Which kind of file something is, told by its first bytes and never by its name."""
+
+from __future__ import annotations
+
+import os
+import stat
+from pathlib import Path
+from typing import BinaryIO
+
+from ..errors import InputError
+from .image import Kind
+
+SUFFIXES: dict[str, Kind] = {
+    ".dcm": "dicom",
+    ".dicom": "dicom",
+    ".ima": "dicom",
+    ".png": "png",
+    ".tif": "tiff",
+    ".tiff": "tiff",
+    ".npy": "npy",
+    ".npz": "npz",
+    ".nii": "nifti",
+    ".nii.gz": "nifti",
+}
+"""Suffixes under which a directory is searched, and the kind people mean by them."""
+
+_MAGIC: tuple[tuple[bytes, Kind], ...] = (
+    (b"\x89PNG\r\n\x1a\n", "png"),
+    (b"II*\0", "tiff"),
+    (b"MM\0*", "tiff"),
+    (b"II+\0", "tiff"),  # BigTIFF
+    (b"MM\0+", "tiff"),
+    (b"\x93NUMPY", "npy"),
+    (b"PK\x03\x04", "npz"),
+    (b"PK\x05\x06", "npz"),  # an empty archive
+    (b"\x1f\x8b", "nifti"),
+)
+_FOREIGN: tuple[tuple[bytes, str, str], ...] = (
+    (b"\xff\xd8\xff", "a JPEG photo", "Convert it to PNG: 8-bit lossy grey values are a poor start for denoising"),
+    (b"GIF8", "a GIF picture", "Convert it to PNG"),
+    (b"BM", "a BMP picture", "Convert it to PNG"),
+    (b"\x89HDF", "an HDF5 file", "Export the array as NPY"),
+    (b"NRRD", "an NRRD volume", "Convert it to NIfTI or DICOM"),
+    (b"%PDF", "a PDF document", ""),
+    (b"MATLAB 5.0", "a MATLAB file", "Export the array as NPY"),
+)
+READABLE = "Readable are DICOM, PNG, TIFF, NPY, NPZ and NIfTI"
+
+
+def suffix_of(path: Path) -> str:
+    """The suffix in lower case, ``.nii.gz`` as one; empty where the name ends in digits only (``IM.0001``)."""
+    if path.name.lower().endswith(".nii.gz"):
+        return path.name[-7:].lower()
+    suffix = path.suffix.lower()
+    return "" if suffix[1:].isdigit() else suffix
+
+
+def split_key(path: Path) -> tuple[Path, str | None]:
+    """``FILE.npz#KEY`` to file and key; the key is None where a file of the whole name exists or no # follows .npz."""
+    head, mark, key = path.name.partition(".npz#")
+    return (path.with_name(head + ".npz"), key) if mark and key and head and not path.exists() else (path, None)
+
+
+def has_dicom_mark(path: Path) -> bool:
+    """Whether ``DICM`` stands after a preamble of 128 bytes. False for anything that cannot be read."""
+    try:
+        if not stat.S_ISREG(os.stat(path).st_mode):
+            return False  # opening a pipe would wait for its writer
+        with open(path, "rb") as file:
+            return file.read(132)[128:] == b"DICM"
+    except (OSError, ValueError):
+        return False
+
+
+def open_regular(path: Path) -> BinaryIO:
+    """Open for reading; ``InputError`` for what is missing, forbidden, a directory or no regular file."""
+    try:
+        mode = os.stat(path).st_mode
+        if stat.S_ISDIR(mode):
+            raise InputError(path, "is a directory", "Name the files in it")
+        if not stat.S_ISREG(mode):
+            raise InputError(path, "is not a regular file", "Save it to disk first")
+        return open(path, "rb")
+    except FileNotFoundError:
+        raise InputError(path, "does not exist", "Check the name") from None
+    except PermissionError:
+        raise InputError(path, "may not be read", "Check its permissions") from None
+    except (OSError, ValueError) as error:  # ValueError: a NUL byte in the name
+        raise InputError(path, f"cannot be opened ({error})") from error
+
+
+def sniff(path: Path) -> Kind:
+    """The kind of a file by its content.
+
+    Parameters
+    ----------
+    path : Path
+
+    Returns
+    -------
+    {"dicom", "png", "tiff", "npy", "npz", "nifti"}. A file without ``DICM`` is called DICOM when it begins like a
+    DICOM data set (group 0002 or 0008); whether that holds is for the reader to find out.
+
+    Raises
+    ------
+    InputError
+        If the file cannot be opened, is empty, or is of no readable kind.
+    """
+    with open_regular(path) as file:
+        head = file.read(352)
+    if not head:
+        raise InputError(path, "is empty (0 bytes)", "Copy or export it again")
+    if head[128:132] == b"DICM":
+        return "dicom"
+    for magic, kind in _MAGIC:
+        if head.startswith(magic):
+            return kind
+    if head[344:348] in (b"n+1\0", b"n+2\0", b"ni1\0") or head[4:8] in (b"n+2\0", b"ni2\0"):
+        return "nifti"
+    if (head[:2] in (b"\x02\x00", b"\x08\x00") and head[3:4] == b"\0") or head[:3] == b"\0\x08\0":
+        return "dicom"  # no preamble: the data set begins at once, little or big endian
+    for magic, name, fix in _FOREIGN:
+        if head.startswith(magic):
+            raise InputError(path, f"is {name}", fix)
+    text = all(byte >= 32 or byte in b"\t\n\r\f" for byte in head)
+    claimed = SUFFIXES.get(suffix_of(path))
+    name = {"dicom": "DICOM", "nifti": "NIfTI"}.get(claimed or "", (claimed or "").upper())
+    begins = "it is text" if text else "its first bytes are of no known kind"
+    raise InputError(path, f"is not {name}: {begins}" if name else f"is no image file: {begins}", READABLE)

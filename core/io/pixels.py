@@ -1,0 +1,213 @@
+"""What all readers and writers of pixels share: limits, quiet decoders, channels to grey, values back to storage."""
+
+from __future__ import annotations
+
+import logging
+import math
+import warnings
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from os import PathLike
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from ..errors import InputError
+from .image import GreyImage
+
+MAX_PIXELS = 2**28
+"""Pixels in one file, all slices together: 1 GB as float32. Headers that promise more are refused before allocating."""
+
+_LOGGERS = ("pydicom", "tifffile", "PIL", "nibabel", "pylibjpeg")
+LUMA = (0.299, 0.587, 0.114)
+"""Weights of red, green and blue in a grey value, ITU-R BT.601."""
+
+
+def check_size(path: str | PathLike[str], shape: Sequence[int]) -> int:
+    """Number of values in ``shape`` [Z, H, W, ...]; ``InputError`` if a side is < 1 or there are too many values."""
+    count = math.prod(shape)
+    sides = " x ".join(str(side) for side in shape)
+    if not shape or min(shape) < 1:
+        raise InputError(path, f"has no pixels: its size is {sides}", "The header may be damaged")
+    if count > MAX_PIXELS:
+        fix = "The header may be damaged; if it is not, split the file"
+        raise InputError(path, f"claims {sides} pixels, more than the limit of {MAX_PIXELS}", fix)
+    return count
+
+
+def check_bytes(path: str | PathLike[str], expected: int, found: int, ratio: float = 1.0) -> None:
+    """``InputError`` if ``found`` bytes cannot hold ``expected`` bytes of pixels at a compression of ``ratio``."""
+    if found * ratio < expected:
+        # a compressed stream that cannot possibly hold the image is refused before the image is allocated
+        least = math.ceil(expected / ratio)
+        words = "" if ratio == 1 else "at least "
+        raise InputError(
+            path,
+            f"pixel data is cut off: expected {words}{least} bytes, found {found}",
+            "Copy or export the file again",
+        )
+
+
+def first_line(message: object) -> str:
+    """The first line of a library's message, shortened, without a full stop."""
+    lines = str(message).strip().splitlines() or [""]
+    text = lines[0].partition(" Please see <")[0].strip().rstrip(".")
+    return text if len(text) <= 160 else text[:157] + "..."
+
+
+class _Collect(logging.Handler):
+    def __init__(self, found: list[str]) -> None:
+        super().__init__(logging.WARNING)
+        self.found = found
+
+    def emit(self, record: logging.LogRecord) -> None:
+        self.found.append(first_line(record.getMessage()))
+
+
+@contextmanager
+def captured(found: list[str]) -> Iterator[None]:
+    """Warnings and log lines of decoders go to ``found`` instead of stderr, each once, at most five."""
+    noise: list[str] = []
+    handler = _Collect(noise)
+    loggers = [logging.getLogger(name) for name in _LOGGERS]
+    before = [(logger.handlers[:], logger.propagate) for logger in loggers]
+    with warnings.catch_warnings(record=True) as caught:
+        warnings.simplefilter("always")
+        for logger in loggers:
+            logger.handlers, logger.propagate = [handler], False
+        try:
+            yield
+        finally:
+            for logger, (handlers, propagate) in zip(loggers, before, strict=True):
+                logger.handlers, logger.propagate = handlers, propagate
+            noise += [
+                first_line(item.message)
+                for item in caught
+                if not issubclass(item.category, (DeprecationWarning, ResourceWarning, ImportWarning))
+            ]
+            found += [text for text in dict.fromkeys(noise) if text and text not in found][:5]
+
+
+@contextmanager
+def reading(path: str | PathLike[str], kind: str, found: list[str]) -> Iterator[None]:
+    """Turn whatever a decoder raises into one ``InputError``, and keep its chatter off stderr."""
+    try:
+        with captured(found):
+            yield
+    except InputError:
+        raise
+    except MemoryError as error:
+        raise InputError(path, "needs more memory than there is", "Split the file") from error
+    except Exception as error:  # decoders raise anything on damaged bytes; each is the file's fault
+        detail = first_line(error) or type(error).__name__
+        fix = "The file may be damaged: copy or export it again"
+        raise InputError(path, f"cannot be read as {kind} ({detail})", fix) from error
+
+
+def to_float(stored: NDArray[Any]) -> NDArray[np.floating[Any]]:
+    """float32, or float64 where float32 cannot hold the stored integers exactly or would overflow."""
+    if stored.dtype.kind in "iu" and stored.dtype.itemsize > 2 and stored.size:
+        if max(abs(int(stored.min())), abs(int(stored.max()))) > 2**24:
+            return stored.astype(np.float64)
+    elif stored.dtype.kind == "f" and stored.dtype.itemsize > 4 and stored.size:
+        if max(abs(float(stored.min())), abs(float(stored.max()))) > float(np.finfo(np.float32).max):
+            return stored.astype(np.float64)
+    return stored.astype(np.float32)
+
+
+def filled(
+    path: str | PathLike[str], stored: NDArray[Any], fill: float | None, notes: list[str]
+) -> NDArray[np.floating[Any]]:
+    """``to_float`` of [Z, H, W] whose NaN and infinities are replaced by ``fill``, or refused when it is None."""
+    if stored.dtype.kind != "f" or (finite := np.isfinite(stored)).all():
+        return to_float(stored)
+    count = int(stored.size - finite.sum())
+    if fill is None:
+        z, y, x = (int(i) for i in np.unravel_index(int(np.argmin(finite)), finite.shape))
+        raise InputError(
+            path,
+            f"holds NaN or infinite values: {count}, the first at slice {z}, row {y}, column {x}",
+            "Add --fill VALUE to replace them",
+        )
+    notes.append(f"{count} NaN or infinite values were replaced by {fill:g}")
+    return to_float(np.where(finite, stored, np.asarray(fill, stored.dtype)))
+
+
+def grey(path: str | PathLike[str], colour: NDArray[Any], *, luma: bool, notes: list[str]) -> NDArray[Any]:
+    """One channel from [..., 3]: the common one where all three are equal, else BT.601 luma when it is wished."""
+    if np.array_equal(colour[..., 0], colour[..., 1]) and np.array_equal(colour[..., 0], colour[..., 2]):
+        notes.append("red, green and blue are equal: read as grey, written as grey")
+        return np.ascontiguousarray(colour[..., 0])
+    if not luma:
+        raise InputError(path, "is a colour image", "Add --luma to convert it to grey")
+    notes.append("colour converted to grey (BT.601 luma)")
+    mixed: NDArray[Any] = colour.astype(np.float64) @ np.array(LUMA)
+    return mixed.astype(colour.dtype) if colour.dtype.kind == "f" else np.rint(mixed).astype(colour.dtype)
+
+
+def to_stored(
+    image: GreyImage,
+    pixels: NDArray[Any],
+    *,
+    slope: NDArray[np.float64] | None = None,
+    intercept: NDArray[np.float64] | None = None,
+    limits: tuple[int, int] | None = None,
+) -> NDArray[Any]:
+    """Values as the file stores them.
+
+    Parameters
+    ----------
+    image : GreyImage
+        As read. Where ``pixels`` equals ``image.pixels`` or is not valid, the stored value comes back exactly.
+    pixels : ndarray, shape (Z, H, W)
+        New values in ``image.unit``.
+    slope, intercept : ndarray, shape (Z,), or None
+        value = stored · slope + intercept, per slice.
+    limits : (int, int) or None
+        Least and greatest storable integer; those of the stored dtype when None.
+
+    Returns
+    -------
+    ndarray, shape (Z, H, W), dtype of ``image.stored``. Integers are rounded half to even and clipped.
+
+    Raises
+    ------
+    ValueError
+        If the shapes differ or a pixel that would be written is NaN or infinite.
+    """
+    stored = image.stored
+    if stored is None:
+        raise ValueError("image has no stored values: it was not read from a file")
+    if pixels.shape != image.pixels.shape:
+        raise ValueError(f"pixels have shape {pixels.shape}, the image has {image.pixels.shape}")
+    out = np.array(stored)
+    for z in range(len(out)):  # slice by slice: a stack needs no second float64 copy of itself
+        changed = pixels[z] != image.pixels[z]
+        if image.valid is not None:
+            changed &= image.valid[z]
+        if not changed.any():
+            continue
+        values = pixels[z][changed].astype(np.float64)
+        if not np.isfinite(values).all():
+            raise ValueError(f"slice {z} holds NaN or infinite values: they cannot be written")
+        if intercept is not None:
+            values -= intercept[z]
+        if slope is not None:
+            values /= slope[z]
+        out[z][changed] = _cast(values, stored.dtype, limits)
+    return out
+
+
+def _cast(values: NDArray[np.float64], dtype: np.dtype[Any], limits: tuple[int, int] | None) -> NDArray[Any]:
+    """float64 [N] to a storage dtype."""
+    if dtype.kind == "b":
+        return np.asarray(values >= 0.5, dtype)
+    if dtype.kind == "f":
+        info = np.finfo(dtype)
+        return np.clip(values, float(info.min), float(info.max)).astype(dtype)
+    low, high = limits or (int(np.iinfo(dtype).min), int(np.iinfo(dtype).max))
+    top = float(high)
+    if int(top) > high:  # 2**63 - 1 is no float64; its neighbour above would wrap around
+        top = float(np.nextafter(top, 0))
+    return np.clip(np.rint(values), low, top).astype(dtype)
