@@ -243,7 +243,7 @@ def main(
 
 def _run(
     inputs: list[str],
-    output: Path | None,
+    output: str | None,
     options: DenoiseOptions,
     placement: Any,
     as_json: bool,

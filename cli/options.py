@@ -43,7 +43,7 @@ InputsArgument = Annotated[
     ),
 ]
 OutputOption = Annotated[
-    Path | None,
+    str | None,
     typer.Option(
         "--output", "-o", metavar="PATH", help="Directory for the results, or a file when there is one input."
     ),

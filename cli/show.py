@@ -96,7 +96,8 @@ def _print_items(report: Report) -> None:
         counts += f" (the first {ROWS_SHOWN} are shown; --report has all)"
     print_rows(rows, title=f"attn {report.command}: {counts}, {report.seconds:.1f} s on {report.device}")
     if len(report.items) == 1 and report.items[0].output:
-        typer.echo(f"written: {report.items[0].output}")
+        verb = "written" if report.items[0].status == "ok" else "exists already"
+        typer.echo(f"{verb}: {report.items[0].output}")
 
 
 def print_rows(rows: Sequence[Mapping[str, Any]], *, title: str | None = None) -> None:
@@ -105,7 +106,7 @@ def print_rows(rows: Sequence[Mapping[str, Any]], *, title: str | None = None) -
     from rich.table import Table
 
     keys = list(dict.fromkeys(key for row in rows for key in row if row.get(key) not in (None, "")))
-    table = Table(title=title, title_justify="left")
+    table = Table()
     for key in keys:
         numeric = any(isinstance(row.get(key), (int, float)) for row in rows)
         table.add_column(key, justify="right" if numeric else "left", overflow="fold")
@@ -113,6 +114,8 @@ def print_rows(rows: Sequence[Mapping[str, Any]], *, title: str | None = None) -
         table.add_row(*(cell(row.get(key)) for key in keys))
     # a pipe has no width: 80 columns would fold every path, so give it room
     width = None if sys.stdout.isatty() else 200
+    if title:
+        typer.echo(title)
     Console(width=width, highlight=False, markup=False).print(table)
 
 

@@ -21,12 +21,16 @@ from .io.report import Item
 
 @dataclass(frozen=True, slots=True)
 class Task:
-    """One input, where its main output goes (None: nothing is written), and what belongs to this file alone."""
+    """One input, where its main output goes (None: nothing is written), and what belongs to this file alone.
+
+    ``error`` is why it cannot be read at all, where that is known beforehand.
+    """
 
     source: Path
     output: Path | None
     name: str
     payload: Any = None
+    error: InputError | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -139,6 +143,8 @@ def do_task(work: Work, task: Task, step: Callable[[int, int], None]) -> Item:
     start = time.perf_counter()
     trace = None
     try:
+        if task.error is not None:
+            raise task.error
         item = work(task, step)
         return replace(item, seconds=time.perf_counter() - start)
     except InputError as error:

@@ -78,7 +78,7 @@ def _connect(placement: Placement, count: int) -> tuple[LocalCluster | None, Cli
         )
         return cluster, Client(cluster)
     try:
-        return None, Client(placement.cluster, timeout=20)
+        return None, Client(placement.cluster, timeout=10)
     except (OSError, ValueError, TypeError) as error:
         reason = " ".join(str(error).split())
         raise UsageError(f"--cluster: no dask scheduler answers at {placement.cluster} ({reason})") from None

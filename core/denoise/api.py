@@ -40,8 +40,8 @@ def denoise(
     method : str
         A name in ``attn.core.denoise.METHODS``.
     window : (low, high), optional
-        What is mapped to [0, 1] for the filter, in the image's unit; pixels outside come back unchanged. Default: the range
-        of the valid pixels.
+        What is mapped to [0, 1] for the filter, in the image's unit; pixels outside come back unchanged. Default: the
+        range of the valid pixels.
     valid : ndarray of bool, shape of ``image``, optional
         False where pixels are padding; they come back unchanged.
     fit_on : str

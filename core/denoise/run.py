@@ -16,8 +16,10 @@ import attn
 from ..batch import Placement, Silent, Task, Watcher, run_batch
 from ..device import pick_device, pick_dtype
 from ..errors import AttnError, InputError, UsageError
-from ..io import GreyImage, expand_inputs, output_path, read_image
+from ..io import GreyImage, read_image
+from ..io.atomic import remove_stale
 from ..io.report import Item, Report, summarise
+from ..io.walk import expand_inputs, output_paths
 from . import METHODS
 from .base import Filter
 from .evaluate import compare_methods, mean_comparison, noise_metrics, scores
@@ -32,7 +34,7 @@ NOTICE = "Not for diagnosis. Keep the source images."
 
 def run(
     inputs: Sequence[str],
-    output: Path | None,
+    output: str | Path | None,
     options: DenoiseOptions,
     placement: Placement = Placement(),  # noqa: B008 - frozen
     *,
@@ -46,8 +48,8 @@ def run(
     ----------
     inputs : sequence of str
         Files, directories, glob patterns, ``-`` (paths on ``stdin``) or ``example:NAME``.
-    output : Path or None
-        A directory, a file when there is one input, or None for "beside the input".
+    output : str, Path or None
+        A directory (as text, a ``/`` at its end says so), a file when there is one input, or None: beside the input.
     options : DenoiseOptions
     placement : Placement
         Where the batch runs, and whether finished outputs are done again.
@@ -74,15 +76,21 @@ def run(
     single = len(sources) == 1
     if options.save_filter and options.fit_on == "each" and not single:
         raise UsageError("--save-filter keeps one filter: add --fit first, middle or INDEX, or name one input.")
-    tasks = [Task(s.path, output_path(s, output, word="denoised", single=single), s.name) for s in sources]
+    targets = output_paths(sources, output, word="denoised")
+    for folder in {target.parent for target in targets}:
+        remove_stale(folder)  # what a killed run left half-written
+    tasks = [Task(s.path, target, s.name, error=s.error) for s, target in zip(sources, targets, strict=True)]
     watcher = watcher or Silent()
     if options.filter is not None:
         shared = load_filter(options.filter)
         tasks = [replace(task, payload=shared) for task in tasks]
-    elif options.fit_on != "each":
-        tasks = _fit_series(tasks, options, placement, watcher)
+    series: list[dict[str, Any]] = []
+    if options.filter is None and options.fit_on != "each":
+        tasks, series = _fit_series(tasks, options, placement, watcher)
     outcome = run_batch(partial(denoise_file, options=options), tasks, placement, watcher)
     summary = dict(summarise(outcome.items))
+    if series:
+        summary["series"] = series
     if outcome.interrupted:
         summary |= {"interrupted": True, "left": list(outcome.left)}
     if options.compare:
@@ -244,26 +252,32 @@ def _settings(result: Denoised) -> dict[str, Any]:
     return found
 
 
-def _fit_series(tasks: list[Task], options: DenoiseOptions, placement: Placement, watcher: Watcher) -> list[Task]:
-    """Fit one filter per series and hand it to the series' tasks; files that are a series by themselves fit their own.
+def _fit_series(
+    tasks: list[Task], options: DenoiseOptions, placement: Placement, watcher: Watcher
+) -> tuple[list[Task], list[dict[str, Any]]]:
+    """Fit one filter per series and hand it to the series' tasks; a file that is a series by itself fits its own.
 
     A chosen slice that cannot be read gives way to its nearest readable neighbour; the file fails in its own turn.
     """
     by_path = {task.source: task for task in tasks}
     ready: dict[Path, Task] = {}
+    found: list[dict[str, Any]] = []
     for group in group_series([task.source for task in tasks]):
-        members = [by_path[path] for path in group]
+        members = [by_path[path] for path in group.paths]
         wanted = [t for t in members if placement.overwrite or t.output is None or not t.output.exists()]
         if len(members) > 1 and wanted:
             chosen = slice_to_fit(options.fit_on, len(members))
             assert chosen is not None
-            fitted = _fit_nearest(members, chosen, options, watcher)
+            fitted, name = _fit_nearest(members, chosen, options, watcher)
             members = [replace(task, payload=fitted) for task in members]
+            found.append({"series": group.name, "files": len(members), "fitted_on": name, "warnings": group.warnings})
         ready |= {task.source: task for task in members}
-    return [ready[task.source] for task in tasks]
+    return [ready[task.source] for task in tasks], found
 
 
-def _fit_nearest(members: list[Task], chosen: int, options: DenoiseOptions, watcher: Watcher) -> Filter | None:
+def _fit_nearest(
+    members: list[Task], chosen: int, options: DenoiseOptions, watcher: Watcher
+) -> tuple[Filter | None, str | None]:
     for index in sorted(range(len(members)), key=lambda i: abs(i - chosen)):
         task = members[index]
         try:
@@ -278,5 +292,5 @@ def _fit_nearest(members: list[Task], chosen: int, options: DenoiseOptions, watc
         seen = window.normalise(noisy.pixels[middle])
         if noisy.valid is not None:
             seen[~noisy.valid[middle]] = 0.0
-        return fit_filter(seen, options, partial(watcher.step, f"fit on {task.name}"))
-    return None
+        return fit_filter(seen, options, partial(watcher.step, f"fit on {task.name}")), task.name
+    return None, None

@@ -3,20 +3,44 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
 
-from ..io import sort_series
+from ..io import sniff
+from ..io.dicom_series import sort_series
+from ..io.kinds import suffix_of
 
 
-def group_series(paths: Sequence[Path]) -> list[list[Path]]:
-    """Files that share a filter, in slice order.
+@dataclass(frozen=True, slots=True)
+class Group:
+    """Files that share a filter, in slice order, and what is odd about them as a series."""
 
-    DICOM files are grouped by SeriesInstanceUID and sorted by position (localizers stand alone); files of other kinds
-    are one series per directory and suffix, sorted by name. Every path is in exactly one group.
+    name: str
+    paths: tuple[Path, ...]
+    warnings: tuple[str, ...] = ()
+
+
+def group_series(paths: Sequence[Path]) -> list[Group]:
+    """Every path in exactly one group.
+
+    DICOM files are grouped by SeriesInstanceUID and sorted by position; localizers and multi-frame files stand alone.
+    Files of other kinds are one series per directory and suffix, in the order given.
     """
-    groups = [list(group) for group in sort_series(paths)]
-    grouped = {path for group in groups for path in group}
+    groups: list[Group] = []
     others: dict[tuple[Path, str], list[Path]] = {}
-    for path in sorted(set(paths) - grouped):
-        others.setdefault((path.parent, path.suffix.lower()), []).append(path)
-    return groups + list(others.values())
+    for series in sort_series(paths):
+        path = series.items[0]
+        if len(series.items) > 1 or suffix_of(path) in ("", ".dcm", ".ima", ".dicom") or _is_dicom(path):
+            groups.append(Group(series.key, series.items, series.warnings))
+        else:
+            others.setdefault((path.parent, suffix_of(path)), []).append(path)
+    return groups + [Group(str(folder), tuple(found)) for (folder, _), found in others.items()]
+
+
+def _is_dicom(path: Path) -> bool:
+    from ..errors import InputError
+
+    try:
+        return sniff(path) == "dicom"
+    except InputError:
+        return False
