@@ -75,8 +75,9 @@ def before_after(
         for column, (name, image) in enumerate(panels.items()):
             drawn = grid.image(0, column, image, name, limits=window)
         grid.bar(drawn, 0, len(panels) - 1, unit)
-        reach = float(np.nanpercentile(np.abs(removed), 99.5)) or 1.0
-        text = f"Removed: before − after (SD {float(np.nanstd(removed)):.3g} {unit})"
+        finite = removed[np.isfinite(removed)] if np.isfinite(removed).any() else np.zeros(1)
+        reach = float(np.percentile(np.abs(finite), 99.5)) or 1.0
+        text = f"Removed: before − after (SD {float(finite.std()):.3g} {unit})"
         drawn = grid.image(0, len(panels), removed, text, limits=(-reach, reach))
         grid.bar(drawn, 0, len(panels), unit)
 

@@ -7,7 +7,6 @@ policy forbids it to load or run anything even so.
 from __future__ import annotations
 
 import base64
-import json
 import math
 import os
 from collections.abc import Iterable, Mapping, Sequence
@@ -17,7 +16,7 @@ from pathlib import Path
 from typing import Any
 from urllib.parse import quote
 
-from .report import Item, Report, metric_names, number, plain
+from .report import Item, Report, metric_names, number, plain, split_tables
 
 MAX_SIDE = 1600  # px, longer side of an inlined picture: wide enough for any screen, small enough for a hundred
 MAX_INLINE_BYTES = 48 * 2**20  # of all pictures together, before base64
@@ -70,13 +69,13 @@ def page(report: Report, path: Path) -> str:
         f'<p class="facts">attn {escape(report.version)} · {escape(report.device)} · {report.seconds:.1f} s</p>',
         *(f'<p class="notice" role="note">{escape(notice)}</p>' for notice in report.notices),
         f"<pre>{escape(report.command_line)}</pre>" if report.command_line else "",
-        _pairs("Summary", report.summary),
+        _values("Summary", report.summary),
     ]
     if len(report.items) > 1:
         body.append(_overview(report.items))
     body += [_section(index, item, pictures) for index, item in enumerate(report.items)]
     if arguments := {name: value for name, value in report.arguments.items() if name != "argv"}:
-        body.append(f"<section>{_pairs('Arguments', arguments)}</section>")
+        body.append(f"<section>{_values('Arguments', arguments)}</section>")
     policy = "default-src 'none'; img-src data:; style-src 'unsafe-inline'"
     return (
         f'<!doctype html>\n<html lang="en">\n<head>\n<meta charset="utf-8">\n'
@@ -88,7 +87,7 @@ def page(report: Report, path: Path) -> str:
 
 def _section(index: int, item: Item, pictures: _Pictures) -> str:
     details = dict(item.details)
-    losses, comparison = details.pop("losses", None), details.pop("comparison", None)
+    losses = details.pop("losses", None)
     settings = details.pop("settings", {})
     settings = {**settings, **details} if isinstance(settings, Mapping) else {"settings": settings, **details}
     facts = [f'<span class="status {item.status}">{item.status}</span>', f"{item.seconds:.2f} s"]
@@ -100,8 +99,7 @@ def _section(index: int, item: Item, pictures: _Pictures) -> str:
         f'<p class="facts">{" · ".join(facts)}</p>',
         f'<p class="error">{escape(item.error)}</p>' if item.error else "",
         _list("Warnings", item.warnings),
-        f'<div class="columns">{_pairs("Metrics", item.metrics)}{_pairs("Settings", settings)}</div>',
-        _rows("Comparison", comparison) if comparison else "",
+        f'<div class="columns">{_pairs("Metrics", item.metrics)}{_values("Settings", settings)}</div>',
         pictures.show(item.files),
         _curve(losses) if losses is not None else "",
         "</section>",
@@ -131,15 +129,23 @@ def _rows(title: str, rows: Sequence[Mapping[str, Any]]) -> str:
     return _table(title, f"<thead><tr>{heads}</tr></thead><tbody>{body}</tbody>")
 
 
+def _values(title: str, values: Mapping[str, Any]) -> str:
+    """Names and values, then each list of flat dicts among them as a table of its own."""
+    single, tables = split_tables(values)
+    return _pairs(title, single) + "".join(
+        _rows(name.replace("_", " ").capitalize(), rows) for name, rows in tables.items()
+    )
+
+
 def _pairs(title: str, values: Mapping[str, Any]) -> str:
     if not values:
         return ""
     rows = "".join(f"<tr><th>{escape(str(name))}</th>{_cell(value)}</tr>" for name, value in values.items())
-    return f"<div>{_table(title, rows)}</div>"
+    return _table(title, rows)
 
 
 def _table(title: str, content: str) -> str:
-    return f'<h3>{title}</h3><div class="scroll"><table>{content}</table></div>'
+    return f'<div><h3>{escape(title)}</h3><div class="scroll"><table>{content}</table></div></div>'
 
 
 def _head(name: str, numeric: bool) -> str:
@@ -150,7 +156,8 @@ def _cell(value: Any) -> str:
     value = plain(value)
     if value is None or isinstance(value, (int, float)):
         return f'<td class="n">{number(value)}</td>'
-    return f'<td class="name">{escape(value if isinstance(value, str) else json.dumps(value))}</td>'
+    text = escape(number(value))
+    return f'<td class="name">{f"<pre>{text}</pre>" if chr(10) in text else text}</td>'
 
 
 def _list(title: str, lines: Iterable[str]) -> str:
@@ -167,7 +174,8 @@ class _Pictures:
     def link(self, name: str) -> str:
         """A link that works while report and file keep their places relative to each other."""
         target = os.path.relpath(self._find(name), self.folder)
-        return f'<a href="{escape(quote(target))}">{escape(name)}</a>'  # quote() leaves no scheme: "javascript%3A…"
+        address = quote(os.fsencode(target))  # a colon becomes %3A, so that no name can pass for a scheme
+        return f'<a href="{escape(address)}">{escape(name)}</a>'
 
     def show(self, files: Mapping[str, str]) -> str:
         figures, links = [], []

@@ -163,6 +163,16 @@ def metric_names(items: Iterable[Item]) -> list[str]:
     return list(dict.fromkeys(name for item in items for name in item.metrics))
 
 
+def split_tables(values: Mapping[str, Any]) -> tuple[dict[str, Any], dict[str, list[Mapping[str, Any]]]]:
+    """``values`` in two: what fits a cell, and lists of flat dicts, which are tables of their own."""
+    tables = {
+        name: list(value)
+        for name, value in values.items()
+        if isinstance(value, (list, tuple)) and value and all(isinstance(row, Mapping) for row in value)
+    }
+    return {name: value for name, value in values.items() if name not in tables}, tables
+
+
 def dumps(report: Report) -> str:
     """The report as one JSON document. ASCII only, so that no terminal, pipe or odd file name can spoil it."""
     return json.dumps(report.to_dict(), indent=2, allow_nan=False)
@@ -218,7 +228,7 @@ def _csv(report: Report) -> str:
     """One row per item: five stable columns, then every metric that any item has."""
     names = [name for name in metric_names(report.items) if name not in CSV_COLUMNS]
     text = io.StringIO()
-    writer = csv.writer(text, lineterminator="\n")
+    writer = csv.writer(text, lineterminator="\r\n")  # with "\n" alone, Python < 3.13 leaves a lone "\r" unquoted
     writer.writerow([*CSV_COLUMNS, *names])
     for item in report.items:
         fixed = [plain(getattr(item, column)) for column in CSV_COLUMNS]
@@ -227,11 +237,16 @@ def _csv(report: Report) -> str:
 
 
 def number(value: Any) -> str:
-    """A metric for people: six significant digits, an en dash where there is none."""
+    """A value for people: six significant digits, an en dash where there is none."""
     value = plain(value)
-    if value is None:
-        return "–"
-    return f"{value:.6g}" if isinstance(value, float) else str(value)
+    match value:
+        case None:
+            return "–"
+        case float():
+            return f"{value:.6g}"
+        case list() | dict():
+            return json.dumps(value, ensure_ascii=False)
+    return str(value)
 
 
 def _markdown(report: Report) -> str:
@@ -249,7 +264,12 @@ def _markdown(report: Report) -> str:
         for item in report.items
     ]
     lines += _md_table(header + (["error"] if errors else []), rows)
-    lines += _md_table(["summary", "value"], [[name, number(value)] for name, value in report.summary.items()])
+    single, tables = split_tables(report.summary)
+    lines += _md_table(["summary", "value"], [[name, number(value)] for name, value in single.items()])
+    for name, table in tables.items():
+        keys = list(dict.fromkeys(key for row in table for key in row))
+        lines += [f"## {_md(name)}", ""]
+        lines += _md_table(keys, [[number(row[key]) if key in row else "" for key in keys] for row in table])
     for item in report.items:
         lines += [f"- {_md(item.input)}: {_md(warning)}" for warning in item.warnings]
     return "\n".join(lines).rstrip("\n") + "\n"

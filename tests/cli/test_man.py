@@ -72,7 +72,9 @@ def test_one_page_per_visible_command_and_verb() -> None:
 
 
 def test_page_says_what_help_says(tmp_path: Path) -> None:
-    text = shown(small_pages()["attn-clean.1"], tmp_path)
+    page = small_pages()["attn-clean.1"]
+    assert r"\-\-steps N" in page  # a bare hyphen is typeset as U+2010, which no shell takes when it is pasted
+    text = shown(page, tmp_path)
     assert "attn-clean - Clean it\n" in text
     assert ".dots and 'quotes' and C:\\new stay as they are." in text
     assert "       .kept as\n         it is\n" in text
