@@ -53,7 +53,7 @@ def noise_std(image: NDArray[Any], valid: NDArray[np.bool_] | None = None) -> fl
         raise ValueError(f"the image is {image.shape}, its mask of valid pixels {valid.shape}: both must be the same")
     if not image.size:
         return 0.0
-    values = image.astype(image.dtype if image.dtype in (np.float32, np.float64) else np.float64)
+    values = image.astype(np.float64)  # a copy, and in it the rounding errors of flat regions are far below any noise
     if valid is not None:
         values[~valid] = np.nan  # reaches every coefficient that the pixel has a part in
     high = pywt.dwt(values, "db2", axis=0)[1]
