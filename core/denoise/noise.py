@@ -53,11 +53,11 @@ def noise_std(image: NDArray[Any], valid: NDArray[np.bool_] | None = None) -> fl
         raise ValueError(f"the image is {image.shape}, its mask of valid pixels {valid.shape}: both must be the same")
     if not image.size:
         return 0.0
-    values = image.astype(np.float64)  # a copy, and in it the rounding errors of flat regions are far below any noise
+    values = image.astype(np.float32 if image.dtype == np.float32 else np.float64)  # always a copy
     if valid is not None:
         values[~valid] = np.nan  # reaches every coefficient that the pixel has a part in
     high = pywt.dwt(values, "db2", axis=0)[1]
     detail = np.abs(pywt.dwt(high, "db2", axis=1)[1])  # [H/2+1, W/2+1]
     peak = np.max(np.abs(values), initial=0, where=np.isfinite(values))
-    detail = detail[detail > 8 * np.finfo(values.dtype).eps * peak]  # neither flat regions nor NaN
+    detail = detail[detail > np.finfo(values.dtype).eps * peak]  # neither flat regions nor NaN
     return float(np.median(detail) / NORMAL_QUARTILE) if detail.size else 0.0
