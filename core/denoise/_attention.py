@@ -1,0 +1,115 @@
+"""Filter2Noise's attention: one head of width 8 over some thousand patches, without the N×N matrix.
+
+Specification: methods/filter2noise.md, section 3.3, steps 7 and 8. On the CPU in float32 a fused kernel runs over the
+keys with everything else in registers; elsewhere PyTorch's fused attention is used.
+
+A softmax does not change when all keys move by one vector, so keys are centred first: the logits shrink by orders of
+magnitude for the nearly equal patches of a CT image, and |q| max|k - mean| bounds them tightly enough to skip the
+search for each row's maximum.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+WIDTH = 8
+_BOUND = 30.0  # e^(-2 * 30) is still a normal float32, so the bound may replace the exact row maximum
+
+
+def attention(q: Tensor, k: Tensor, v: Tensor, *, backend: str = "auto") -> Tensor:
+    """softmax(q k^T / sqrt(D)) v in memory that grows with N, not N^2.
+
+    Parameters
+    ----------
+    q, k, v : Tensor, shape (B, N, 8), float32 or float64
+        Any width is accepted; 8 is fast.
+    backend : {"auto", "reference", "numba", "sdpa"}
+        ``reference`` forms the matrix, in any dtype.
+
+    Returns
+    -------
+    Tensor, shape and dtype of ``v``.
+
+    Raises
+    ------
+    ValueError
+        If the backend is not known, or cannot take these tensors.
+
+    References
+    ----------
+    methods/filter2noise.md, section 3.3, steps 7 and 8.
+    """
+    if backend == "auto":
+        fits = q.device.type == "cpu" and q.dtype == torch.float32 and q.shape[-1] == WIDTH and q.shape == k.shape
+        backend = "numba" if fits and _numba_found() else "sdpa"
+    if backend == "reference":
+        scores: Tensor = q @ k.mT * q.shape[-1] ** -0.5  # [B, N, N]
+        return scores.softmax(-1) @ v
+    if backend == "sdpa":
+        pad = -q.shape[-1] % 16  # a head of 16 reaches the tensor cores and the CPU's vector path
+        scale = q.shape[-1] ** -0.5
+        q, k, v = (F.pad(t, (0, pad))[:, None] for t in (q, k, v))  # [B, 1, N, 16]
+        out: Tensor = F.scaled_dot_product_attention(q, k, v, scale=scale)
+        return out[:, 0, :, : v.shape[-1] - pad]
+    if backend == "numba":
+        if (
+            q.device.type != "cpu"
+            or q.dtype != torch.float32
+            or q.shape[-1] != WIDTH
+            or not q.shape == k.shape == v.shape
+        ):
+            raise ValueError(
+                f"the numba backend takes float32 CPU tensors [B, N, 8] of one shape, got q {list(q.shape)}"
+            )
+        out = _FusedAttention.apply(q, k, v)  # type: ignore[no-untyped-call]
+        return out
+    raise ValueError(f"no attention backend {backend!r}; known: auto, reference, numba, sdpa")
+
+
+def _numba_found() -> bool:
+    try:
+        from . import _attention_cpu  # noqa: F401
+    except ImportError:
+        return False
+    return True
+
+
+class _FusedAttention(torch.autograd.Function):
+    """Forward keeps the log of each row's sum; backward recomputes the probabilities from it."""
+
+    @staticmethod
+    def forward(ctx: Any, q: Tensor, k: Tensor, v: Tensor) -> Tensor:
+        from . import _attention_cpu as cpu
+
+        scale = WIDTH**-0.5
+        keys = k - k.mean(1, keepdim=True)
+        rows = q * scale
+        bound = rows.norm(dim=-1) * keys.norm(dim=-1).amax(-1, keepdim=True)  # [B, N]
+        if bound.numel() and float(bound.max()) > _BOUND:
+            bound = _row_maximum(rows, keys)
+        q_t, k_t, v_t = (t.mT.contiguous() for t in (rows, keys, v))  # [B, 8, N]
+        out_t, lse = torch.empty_like(v_t), torch.empty_like(bound)
+        cpu.forward(q_t.numpy(), k_t.numpy(), v_t.numpy(), bound.contiguous().numpy(), out_t.numpy(), lse.numpy())
+        ctx.save_for_backward(q_t, k_t, v_t, out_t, lse)
+        return out_t.mT
+
+    @staticmethod
+    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor, Tensor, Tensor]:  # type: ignore[override]
+        from . import _attention_cpu as cpu
+
+        q_t, k_t, v_t, out_t, lse = ctx.saved_tensors
+        grad_t = grad.mT.contiguous()
+        delta = (grad_t * out_t).sum(1)  # [B, N]
+        grads = [torch.empty_like(q_t) for _ in range(3)]
+        arrays = [t.detach().numpy() for t in (q_t, k_t, v_t, grad_t, lse, delta, *grads)]
+        cpu.backward(*arrays)
+        return grads[0].mT * WIDTH**-0.5, grads[1].mT, grads[2].mT
+
+
+def _row_maximum(q: Tensor, k: Tensor) -> Tensor:
+    """Exact largest logit of each row [B, N], 256 rows at a time; only needed when logits are large."""
+    return torch.cat([(rows @ k.mT).amax(-1) for rows in torch.split(q, 256, 1)], 1)

@@ -1,0 +1,247 @@
+"""A fitted Filter2Noise: apply it, look at its maps, edit them, keep it in a file.
+
+Specification: methods/filter2noise.md, section 8 (sigma editing, image sizes).
+"""
+
+from __future__ import annotations
+
+import math
+import os
+import tempfile
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+
+import torch
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import save
+from torch import Tensor
+
+import attn
+
+from ..errors import InputError
+from ._bilateral import bilateral_filter, to_pixels
+from ._model import SIGMA_FLOOR, Filter2Noise
+from .base import FitOptions, Region
+
+_SMALLEST = 16  # pixels; half of it, the side at half resolution, must exceed the largest filter radius, 7
+
+
+def check_image(image: Tensor) -> None:
+    """Raise ``ValueError`` unless ``image`` is a non-empty [H, W] of finite floats."""
+    if image.ndim != 2 or not image.is_floating_point():
+        raise ValueError(f"the image must be a floating-point tensor [H, W], got {image.dtype} {list(image.shape)}.")
+    if image.numel() == 0:
+        raise ValueError(f"the image is empty: {list(image.shape)}.")
+    if not bool(torch.isfinite(image).all()):
+        row, column = torch.nonzero(~torch.isfinite(image))[0].tolist()
+        count = int((~torch.isfinite(image)).sum())
+        raise ValueError(
+            f"the image has {count} values that are NaN or infinite, the first at row {row}, column {column}."
+        )
+
+
+def pad_to_patches(image: Tensor, patch_size: int) -> Tensor:
+    """[H, W] -> [1, 1, H', W'], mirrored at the bottom and on the right to multiples of 2 * patch_size, 16 at least.
+
+    Mirrors again and again where the image is smaller than what must be added; one pixel is repeated.
+    """
+    for axis in (0, 1):
+        size, unit = image.shape[axis], 2 * patch_size
+        wanted = math.ceil(max(size, _SMALLEST) / unit) * unit
+        if wanted > size:
+            period = max(1, 2 * (size - 1))
+            index = torch.arange(wanted, device=image.device) % period
+            image = image.index_select(axis, torch.minimum(index, (period - index) % period if size > 1 else index))
+    return image[None, None]
+
+
+class Filter2NoiseFilter:
+    """A fitted filter (``base.Filter``).
+
+    Parameters
+    ----------
+    model : Filter2Noise
+        The fitted network.
+    options : FitOptions
+        How it was fitted, ``steps`` and ``learning_rate`` filled in.
+    losses : sequence of float
+        The loss before each step; empty for a filter read from a file.
+    strength : float
+        Factor on the range sigma, all stages.
+    regions : sequence of Region
+        Rectangles with a factor of their own instead of ``strength``; a later one wins.
+
+    Attributes
+    ----------
+    parameters, steps : int
+        Learned numbers and optimisation steps.
+    settings : mapping of str to float
+        For the report.
+    """
+
+    def __init__(
+        self,
+        model: Filter2Noise,
+        options: FitOptions,
+        *,
+        losses: Sequence[float] = (),
+        strength: float = 1.0,
+        regions: Sequence[Region] = (),
+    ) -> None:
+        self.model = model.eval().requires_grad_(False)
+        self.options, self.losses = options, list(losses)
+        self.strength, self.regions = strength, tuple(regions)
+        self.parameters = sum(p.numel() for p in model.parameters())
+        self.steps = options.steps or 0
+
+    @property
+    def settings(self) -> Mapping[str, float]:
+        """Stages, patch size, lambda, learning rate, seed, and the first and last loss where known."""
+        settings = {
+            "stages": float(self.options.stages),
+            "patch_size": float(self.options.patch_size),
+            "edge_weight": self.options.edge_weight,
+            "learning_rate": self.options.learning_rate or 0.0,
+            "seed": float(self.options.seed),
+        }
+        if self.losses:
+            settings |= {"loss_first": self.losses[0], "loss_last": self.losses[-1]}
+        return settings
+
+    @torch.no_grad()
+    def __call__(self, image: Tensor) -> Tensor:
+        """Denoise ``image`` [H, W] of floats; same shape, dtype and device. A constant image comes back unchanged."""
+        check_image(image)
+        if image.min() == image.max():
+            return image.clone()
+        out, maps = self._predict(image)
+        if self.strength != 1 or self.regions:
+            # every stage keeps the widths predicted before the edit: the user edits what the maps showed
+            out = pad_to_patches(image.float(), self.model.patch_size)
+            for sigma in maps:
+                edited, size = self._edit(sigma)
+                out = bilateral_filter(out, edited, patch_size=size)
+        return out[0, 0, : image.shape[0], : image.shape[1]].to(image.dtype).contiguous()
+
+    @torch.no_grad()
+    def patch_maps(self, image: Tensor) -> list[Tensor]:
+        """Each stage's widths [3, h, w] (σx, σy in pixels, σr in units of the image), one per patch, as predicted."""
+        check_image(image)
+        return [sigma[0] for sigma in self._predict(image)[1]]
+
+    @torch.no_grad()
+    def sigma_maps(self, image: Tensor) -> list[Tensor]:
+        """Each stage's widths [3, H, W] for every pixel of ``image`` [H, W], with strength and regions applied."""
+        check_image(image)
+        edited = (self._edit(sigma) for sigma in self._predict(image)[1])
+        return [to_pixels(*pair)[0, :, : image.shape[0], : image.shape[1]] for pair in edited]
+
+    def with_strength(self, strength: float = 1.0, regions: Sequence[Region] = ()) -> Filter2NoiseFilter:
+        """The same filter with the range sigma scaled, nothing refitted.
+
+        Parameters
+        ----------
+        strength : float
+            Factor on σr of all stages; below 1 keeps more detail and noise, above 1 smooths more.
+        regions : sequence of Region
+            Rectangles with a factor of their own instead; parts outside an image are ignored.
+
+        Returns
+        -------
+        Filter2NoiseFilter
+            Shares the fitted network with this one.
+
+        Raises
+        ------
+        ValueError
+            If a factor is negative or not finite, or a rectangle is empty.
+        """
+        for factor in (strength, *(region.strength for region in regions)):
+            if not 0 <= factor < math.inf:
+                raise ValueError(f"a strength must be a finite number of at least 0, got {factor}.")
+        for region in regions:
+            if not (0 <= region.x0 < region.x1 and 0 <= region.y0 < region.y1):
+                raise ValueError(f"a region needs 0 <= x0 < x1 and 0 <= y0 < y1, got {region}.")
+        return Filter2NoiseFilter(self.model, self.options, losses=self.losses, strength=strength, regions=regions)
+
+    def _predict(self, image: Tensor) -> tuple[Tensor, list[Tensor]]:
+        """Filtered image [1, 1, H', W'] and patch widths [1, 3, h, w] of each stage, before any edit."""
+        self.model.to(image.device)
+        out, maps = self.model.with_maps(pad_to_patches(image.float(), self.model.patch_size))
+        return out, maps
+
+    def _edit(self, sigma: Tensor) -> tuple[Tensor, int]:
+        """Edited widths [1, 3, ., .] and the side of the squares that share them: pixels once there are regions."""
+        size = self.model.patch_size
+        factor = torch.full_like(sigma[:, 2], self.strength)  # [1, h, w]
+        if self.regions:
+            sigma, factor = to_pixels(sigma, size), to_pixels(factor, size)
+            size = 1
+        for r in self.regions:
+            factor[:, r.y0 : r.y1, r.x0 : r.x1] = r.strength
+        edited = sigma.clone()
+        edited[:, 2] = (sigma[:, 2] * factor).clamp_min(SIGMA_FLOOR)
+        return edited, size
+
+    def save(self, path: str | os.PathLike[str]) -> None:
+        """Write the fitted network to a safetensors file; strength and regions are not part of it.
+
+        The file appears whole or not at all: it is written under a temporary name beside it and then renamed.
+        """
+        o = self.options
+        metadata = {
+            "method": "filter2noise",
+            "version": attn.__version__,
+            "stages": o.stages,
+            "patch_size": o.patch_size,
+        }
+        metadata |= {"lambda": o.edge_weight, "steps": self.steps, "learning_rate": o.learning_rate, "seed": o.seed}
+        metadata |= {"quality": o.quality, "adaptive": o.adaptive}
+        state = {name: tensor.detach().cpu().contiguous() for name, tensor in self.model.state_dict().items()}
+        data = save(state, {key: str(value) for key, value in metadata.items()})
+        path = Path(path)
+        handle, temporary = tempfile.mkstemp(prefix=f".{path.name}.", dir=path.parent)
+        try:
+            with os.fdopen(handle, "wb") as file:
+                file.write(data)
+            umask = os.umask(0)
+            os.umask(umask)
+            os.chmod(temporary, 0o666 & ~umask)  # mkstemp makes private files
+            os.replace(temporary, path)
+        except BaseException:
+            Path(temporary).unlink(missing_ok=True)
+            raise
+
+    @classmethod
+    def load(cls, path: str | os.PathLike[str]) -> Filter2NoiseFilter:
+        """Read a filter that ``save`` wrote. Raises ``InputError`` for any other file."""
+        fix = "Give a file that `attn denoise --save-filter` wrote."
+        try:
+            with safe_open(path, framework="pt") as file:
+                metadata = file.metadata() or {}
+                state = {name: file.get_tensor(name) for name in file.keys()}
+        except FileNotFoundError as error:
+            raise InputError(path, "there is no such file", fix) from error
+        except (OSError, SafetensorError) as error:
+            raise InputError(path, "not a safetensors file, or a damaged one", fix) from error
+        if metadata.get("method") != "filter2noise":
+            raise InputError(path, "a safetensors file, but not a Filter2Noise filter", fix)
+        try:
+            quality = metadata["quality"]
+            options = FitOptions(
+                quality=quality,  # type: ignore[arg-type]
+                steps=int(metadata["steps"]),
+                stages=int(metadata["stages"]),
+                patch_size=int(metadata["patch_size"]),
+                edge_weight=float(metadata["lambda"]),
+                learning_rate=float(metadata["learning_rate"]),
+                adaptive=metadata["adaptive"] == "True",
+                seed=int(metadata["seed"]),
+            )
+            if not 1 <= options.stages <= len(state) or not 1 <= options.patch_size <= 256:
+                raise ValueError("sizes out of range")
+            model = Filter2Noise(options.stages, options.patch_size)
+            model.load_state_dict(state)
+        except (KeyError, ValueError, RuntimeError) as error:
+            raise InputError(path, "a Filter2Noise filter whose description and contents do not match", fix) from error
+        return cls(model, options)

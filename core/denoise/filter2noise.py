@@ -1,0 +1,154 @@
+"""Filter2Noise: single-image CT denoising by an attention-guided bilateral filter, fitted on the image itself.
+
+Paper: arXiv 2504.13519 (2025). Specification: methods/filter2noise.md; step numbers are its numbers. Steps 6-11 and 16
+are in ``_model.py``, 12-15 in ``_bilateral.py``, 23-25 in ``_schedule.py``.
+Differs from the official code in step 2 (channels are downsampled one by one; the official kernels mix them, grey
+images are not affected) and in taking any image size (reflected at the bottom and on the right, cropped afterwards).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import replace
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from ._bilateral import bilateral_filter
+from ._fitted import Filter2NoiseFilter, check_image, pad_to_patches
+from ._model import Filter2Noise, SigmaPredictor
+from ._schedule import RECIPES, optimise
+from .base import FitOptions, Progress
+
+__all__ = [
+    "Filter2Noise",
+    "Filter2NoiseFilter",
+    "SigmaPredictor",
+    "bilateral_filter",
+    "downsample_pair",
+    "edge_kernel",
+    "edge_strength",
+    "fit",
+    "local_shuffle",
+    "loss_terms",
+    "objective",
+]
+
+
+def downsample_pair(x: Tensor) -> tuple[Tensor, Tensor]:
+    """Step 1. Two half-size views of ``x`` [B, C, H, W] that share the signal but not the noise."""
+    x = x[..., : x.shape[-2] // 2 * 2, : x.shape[-1] // 2 * 2]
+    a, b = x[..., 0::2, 0::2], x[..., 0::2, 1::2]  # [B, C, H/2, W/2]
+    c, d = x[..., 1::2, 0::2], x[..., 1::2, 1::2]
+    return (b + c) / 2, (a + d) / 2
+
+
+def local_shuffle(x: Tensor) -> Tensor:
+    """Steps 3-5. In every 2x2 block of ``x`` [B, C, H, W] swap the two most similar pixels; H and W even."""
+    batch, channels, height, width = x.shape
+    if height % 2 or width % 2:
+        raise ValueError(f"local_shuffle needs even sides, got {height} x {width}.")
+    blocks = x.reshape(batch, channels, height // 2, 2, width // 2, 2).permute(0, 2, 4, 3, 5, 1)
+    vectors = blocks.reshape(batch, height // 2, width // 2, 4, channels)
+    distance = (vectors[..., :, None, :] - vectors[..., None, :, :]).square().sum(-1)  # [B, H/2, W/2, 4, 4]
+    distance = distance.masked_fill(torch.eye(4, dtype=torch.bool, device=x.device), torch.inf)
+    nearest = distance.flatten(-2).argmin(-1, keepdim=True)  # the first of equal pairs
+    p, q = nearest // 4, nearest % 4
+    order = torch.arange(4, device=x.device).expand(*nearest.shape[:-1], 4)
+    order = order.scatter(-1, p, q).scatter(-1, q, p)
+    swapped = vectors.gather(-2, order[..., None].expand_as(vectors))
+    swapped = swapped.reshape(batch, height // 2, width // 2, 2, 2, channels)
+    return swapped.permute(0, 5, 1, 3, 2, 4).reshape(x.shape)
+
+
+def edge_kernel(dtype: torch.dtype = torch.float32, device: torch.device | None = None) -> Tensor:
+    """Step 20. Difference of two wide Gaussians on 7x7 pixels, [1, 1, 7, 7]; sums to 0."""
+    line = torch.arange(-3, 4, dtype=dtype, device=device)
+    square = line[:, None] ** 2 + line**2  # [7, 7]
+    narrow, wide = (torch.exp(-square / (2 * sigma**2)) for sigma in (9.0, 10.0))
+    return (narrow / narrow.sum() - wide / wide.sum())[None, None]
+
+
+def edge_strength(x: Tensor) -> Tensor:
+    """Step 21's |K * x| for ``x`` [B, C, H, W], zero outside the image, every channel by itself."""
+    kernel = edge_kernel(x.dtype, x.device).expand(x.shape[1], 1, 7, 7)
+    return F.conv2d(x, kernel, padding=3, groups=x.shape[1]).abs()
+
+
+def loss_terms(model: Callable[[Tensor], Tensor], x: Tensor) -> Callable[[], dict[str, Tensor]]:
+    """Steps 17-21, prepared for one noisy image: all that does not depend on the parameters is computed once.
+
+    Parameters
+    ----------
+    model : callable
+        M, the whole pipeline.
+    x : Tensor, shape (B, C, H, W)
+        The noisy image; H / 2 and W / 2 are multiples of the patch size.
+
+    Returns
+    -------
+    callable
+        Gives ``resolution``, ``cross``, ``denoise`` and ``edge`` (not yet weighted) for the parameters as they are.
+    """
+    shuffled1, shuffled2 = (local_shuffle(n) for n in downsample_pair(x))
+    edges = edge_strength(x)
+
+    def terms() -> dict[str, Tensor]:
+        d1, d2 = model(shuffled1), model(shuffled2)  # step 17
+        full = model(x)  # step 18
+        u1, u2 = downsample_pair(full)
+        return {
+            "resolution": (d1 - d2).abs().mean() / 3,  # step 19
+            "cross": ((d1 - u1).abs().mean() + (d2 - u2).abs().mean()) / 3,
+            "denoise": (u1 - u2).abs().mean() / 3,
+            "edge": (edges - edge_strength(full)).abs().mean(),  # step 21
+        }
+
+    return terms
+
+
+def objective(terms: dict[str, Tensor], edge_weight: float) -> Tensor:
+    """Step 22. The weighted sum of ``loss_terms``."""
+    return terms["resolution"] + terms["cross"] + terms["denoise"] + edge_weight * terms["edge"]
+
+
+def fit(image: Tensor, options: FitOptions, progress: Progress | None = None) -> Filter2NoiseFilter:
+    """Fit the filter to one noisy image, from that image alone.
+
+    Parameters
+    ----------
+    image : Tensor, shape (H, W), float32
+        Intensities within [0, 1]; any size from 1 x 1. The fit runs on its device.
+    options : FitOptions
+        ``quality`` chooses the recipe (``paper`` is the published one); ``steps`` and ``learning_rate`` override it.
+    progress : callable or None
+        Called with (steps done, steps in all) after every step.
+
+    Returns
+    -------
+    Filter2NoiseFilter
+
+    Raises
+    ------
+    ValueError
+        If the image is empty, not two-dimensional, or contains NaN or infinity.
+
+    References
+    ----------
+    methods/filter2noise.md, sections 3 and 5; arXiv 2504.13519.
+    """
+    check_image(image)
+    recipe = RECIPES[options.quality]
+    if options.steps is not None:
+        recipe = replace(recipe, steps=options.steps)
+    if options.learning_rate is not None:
+        recipe = replace(recipe, learning_rate=options.learning_rate)
+    if image.min() == image.max():
+        recipe = replace(recipe, steps=0)  # nothing to learn from, and the filter returns such an image unchanged
+    model = Filter2Noise(options.stages, options.patch_size, seed=options.seed).to(image.device)
+    padded = pad_to_patches(image, options.patch_size)
+    terms = loss_terms(model, padded)
+    losses = optimise(model, lambda: objective(terms(), options.edge_weight), recipe, progress)
+    options = replace(options, steps=recipe.steps, learning_rate=recipe.learning_rate)
+    return Filter2NoiseFilter(model, options, losses=losses)
