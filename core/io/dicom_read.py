@@ -15,17 +15,16 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ..errors import InputError
+from .dicom_codecs import decode, is_colour, make_grey, shape_of
+from .dicom_padding import valid_pixels
 from .dicom_series import slice_info
 from .image import GreyImage
 from .kinds import open_regular
-from .pixels import LUMA, MAX_PIXELS, check_bytes, check_size, filled, reading, to_float
+from .pixels import MAX_PIXELS, filled, reading, to_float
 
 PIXEL_KEYWORDS = ("PixelData", "FloatPixelData", "DoubleFloatPixelData")
 _LOSSY = ("1.2.840.10008.1.2.4.50", "1.2.840.10008.1.2.4.51", "1.2.840.10008.1.2.4.81", "1.2.840.10008.1.2.4.91")
 _DEFLATED = "1.2.840.10008.1.2.1.99"
-_NO_AIR = -1100.0
-"""HU below which a flat region cannot be measured air (-1000, noise and undershoot included)."""
-_PALETTE = ("PaletteColorLookupTableDescriptor", "PaletteColorLookupTableData", "SegmentedPaletteColorLookupTableData")
 
 
 @dataclass(frozen=True, slots=True)
@@ -81,29 +80,51 @@ def read_dicom(path: Path, *, luma: bool = False, fill: float | None = None) -> 
     with reading(path, "DICOM", notes):
         dataset = _parse(path)
         keyword = _pixel_keyword(path, dataset)
-        shape = _shape(path, dataset)
+        shape = shape_of(path, dataset)
         lossy = str(dataset.file_meta.TransferSyntaxUID) in _LOSSY or str(dataset.get("LossyImageCompression")) == "01"
-        colour = _is_colour(dataset)
+        colour = is_colour(dataset)
         if colour and not luma:
             interpretation = dataset.get("PhotometricInterpretation", "no photometric interpretation")
             raise InputError(path, f"is a colour image ({interpretation})", "Add --luma to convert it to grey")
-        stored = _decode(path, dataset, keyword, shape, colour)  # [Z, H, W]
+        stored = decode(path, dataset, keyword, shape, colour)  # [Z, H, W]
         if colour:
             notes.append("colour converted to grey (BT.601 luma)")
-            _make_grey(dataset, stored)
+            make_grey(dataset, stored)
         slope, intercept, unit = _rescale(path, dataset, len(stored), notes)
         pixels = _physical(stored, slope, intercept) if slope is not None else filled(path, stored, fill, notes)
-        valid = _valid(dataset, stored, pixels if unit == "HU" else None, lossy, notes)
+        valid = valid_pixels(dataset, stored, pixels if unit == "HU" else None, lossy, notes)
         info = slice_info(dataset)
         spacing = _spacing(dataset)
         for word in PIXEL_KEYWORDS:  # the pixels are in `stored`; a second copy would travel to every worker
             if word in dataset:
                 del dataset[word]
+        _drop_damaged(dataset, notes)
         modality = str(dataset.get("Modality") or "")
     source = DicomSource(dataset, keyword, slope, intercept, lossy, colour)
     return GreyImage(
         path, "dicom", pixels, unit, valid, spacing, modality, stored, source, info, tuple(dict.fromkeys(notes))
     )
+
+
+def _drop_damaged(dataset: Any, notes: list[str]) -> None:
+    """Leave out top-level elements that cannot be understood: nothing could write them or look at them later."""
+    for tag in list(dataset.keys()):
+        if _is_damaged(dataset, tag):
+            del dataset[tag]
+            notes.append(f"element {tag} is damaged and left out")
+
+
+def _is_damaged(dataset: Any, tag: Any) -> bool:
+    """Whether an element, or one inside it, cannot be parsed. Looks at a copy: untouched elements are written as is."""
+    from pydicom.dataelem import RawDataElement, convert_raw_data_element
+
+    element = dataset.get_item(tag)
+    try:
+        if isinstance(element, RawDataElement):
+            element = convert_raw_data_element(element, ds=dataset)
+        return element.VR == "SQ" and any(_is_damaged(item, inner) for item in element.value for inner in item.keys())
+    except Exception:  # pydicom raises whatever the damage causes
+        return True
 
 
 def _parse(path: Path) -> Any:
@@ -150,107 +171,11 @@ def _pixel_keyword(path: Path, dataset: Any) -> str:
     if uid := dataset.get("SOPClassUID") or dataset.file_meta.get("MediaStorageSOPClassUID"):
         if dataset.get("SOPClassUID") or "DirectoryRecordSequence" in dataset:
             modality = dataset.get("Modality")
-            what = f"holds no image, only {uid.name}" + (f" ({modality})" if modality else "")
+            what = f"holds no image: no pixel data in this {uid.name}" + (f" ({modality})" if modality else "")
             raise InputError(path, what, "Leave it out")
     if "TransferSyntaxUID" in dataset.file_meta and dataset.file_meta.get("MediaStorageSOPClassUID"):
         raise InputError(path, "is cut off or damaged: no image follows the file header", "Copy or export it again")
     raise InputError(path, "is not DICOM or holds no image: no pixel data found", "Leave it out or export it again")
-
-
-def _integer(path: Path, dataset: Any, keyword: str, default: int | None = None) -> int:
-    """An element as one integer; ``default`` where it is missing or empty, else an ``InputError``."""
-    try:
-        value = dataset.get(keyword)
-        if value is None or value == "":
-            if default is None:
-                raise InputError(path, f"lacks {keyword}, so its pixels cannot be laid out", "Export it again")
-            return default
-        return int(value)
-    except (TypeError, ValueError, OverflowError):
-        shown = dataset.get_item(keyword).value
-        text = shown.decode("ascii", "replace") if isinstance(shown, bytes) else str(shown)
-        raise InputError(path, f"has {keyword} {text.strip()[:40]!r}, which is no number", "Export it again") from None
-
-
-def _shape(path: Path, dataset: Any) -> tuple[int, int, int, int]:
-    """Frames, rows, columns, samples per pixel: checked against the limits before anything is allocated."""
-    frames = max(1, _integer(path, dataset, "NumberOfFrames", 1))
-    rows, columns = _integer(path, dataset, "Rows"), _integer(path, dataset, "Columns")
-    samples = _integer(path, dataset, "SamplesPerPixel", 1)
-    shape = (frames, rows, columns, samples)
-    check_size(path, shape if samples != 1 else shape[:3])
-    if samples not in (1, 3):
-        raise InputError(path, f"has {samples} samples per pixel", "Only grey (1) and colour (3) are known")
-    return shape
-
-
-def _is_colour(dataset: Any) -> bool:
-    """Whether the pixels are colours. A single sample without interpretation is taken for MONOCHROME2."""
-    if dataset.get("SamplesPerPixel") in (None, 1) and not dataset.get("PhotometricInterpretation"):
-        dataset.SamplesPerPixel, dataset.PhotometricInterpretation = 1, "MONOCHROME2"
-    return not str(dataset.PhotometricInterpretation).startswith("MONOCHROME")
-
-
-def _decode(path: Path, dataset: Any, keyword: str, shape: tuple[int, int, int, int], colour: bool) -> NDArray[Any]:
-    """Stored values [Z, H, W], sign-extended, in native byte order; colour as luma."""
-    from pydicom.pixels.processing import apply_color_lut
-    from pydicom.pixels.utils import pixel_array
-
-    from .dicom_codecs import check_encapsulated
-
-    allocated = {"FloatPixelData": 32, "DoubleFloatPixelData": 64}.get(keyword)
-    bits = allocated or _integer(path, dataset, "BitsAllocated")
-    if keyword == "PixelData":
-        _integer(path, dataset, "PixelRepresentation", 0)
-        used = _integer(path, dataset, "BitsStored", bits)
-        if not 1 <= used <= bits:
-            raise InputError(path, f"has BitsStored {used} with BitsAllocated {bits}", "Export it again")
-    expected = math.prod(shape) * bits // 8
-    if dataset.file_meta.TransferSyntaxUID.is_encapsulated:
-        check_encapsulated(path, dataset, shape, expected)
-    elif not colour:
-        check_bytes(path, expected, len(dataset[keyword].value))
-    if "PixelRepresentation" not in dataset:
-        dataset.PixelRepresentation = 0
-    high = _integer(path, dataset, "HighBit", -1)
-    if keyword == "PixelData" and not colour and not dataset.file_meta.TransferSyntaxUID.is_encapsulated:
-        if high not in (-1, used - 1):
-            return _shifted(dataset, shape, bits, used, high)
-    array = pixel_array(dataset)
-    if colour and str(dataset.PhotometricInterpretation) == "PALETTE COLOR":
-        array = apply_color_lut(array, dataset)
-        array = (array >> 8).astype(np.uint8) if array.dtype.itemsize == 2 else array
-    if colour:
-        array = np.rint(array[..., :3].astype(np.float64) @ np.array(LUMA)).astype(array.dtype)
-    array = array.reshape(shape[:3])  # [Z, H, W]
-    return np.ascontiguousarray(array.astype(array.dtype.newbyteorder("="), copy=False))
-
-
-def _shifted(dataset: Any, shape: tuple[int, int, int, int], bits: int, used: int, high: int) -> NDArray[Any]:
-    """Uncompressed values whose sample does not begin at bit 0: BitsStored bits up to and including HighBit."""
-    order = "<" if dataset.file_meta.TransferSyntaxUID.is_little_endian else ">"
-    raw = np.frombuffer(dataset.PixelData, f"{order}u{bits // 8}", math.prod(shape)).astype(np.int64)
-    values = (raw >> max(0, high + 1 - used)) & ((1 << used) - 1)
-    if dataset.PixelRepresentation == 1:
-        values -= (values >> (used - 1)) << used  # two's complement in `used` bits
-    kind = "i" if dataset.PixelRepresentation == 1 else "u"
-    return values.astype(f"{kind}{bits // 8}").reshape(shape[:3])
-
-
-def _make_grey(dataset: Any, stored: NDArray[Any]) -> None:
-    """Describe a colour data set as the grey one that its luma is."""
-    dataset.SamplesPerPixel, dataset.PhotometricInterpretation = 1, "MONOCHROME2"
-    dataset.PixelRepresentation = 0
-    dataset.BitsAllocated = dataset.BitsStored = 8 * stored.dtype.itemsize
-    dataset.HighBit = dataset.BitsStored - 1
-    words = ["PlanarConfiguration", "PixelPaddingValue", "PixelPaddingRangeLimit", "PaletteColorLookupTableUID"]
-    words += ["ICCProfile", "ColorSpace"]
-    words += [word.replace("Palette", f"{colour}Palette") for word in _PALETTE for colour in ("Red", "Green", "Blue")]
-    for word in words:
-        if word in dataset:
-            del dataset[word]
-    if "UltrasoundColorDataPresent" in dataset:
-        dataset.UltrasoundColorDataPresent = 0
 
 
 def _groups(dataset: Any, frames: int, name: str) -> list[Any]:
@@ -307,57 +232,3 @@ def _spacing(dataset: Any) -> tuple[float, float] | None:
         if 0 < row < math.inf and 0 < column < math.inf:
             return row, column
     return None
-
-
-def _valid(
-    dataset: Any, stored: NDArray[Any], hu: NDArray[np.floating[Any]] | None, lossy: bool, notes: list[str]
-) -> NDArray[np.bool_] | None:
-    """False where pixels are padding [Z, H, W]; None where all are valid."""
-    valid = np.ones(stored.shape, bool)
-    first, last = (_padding(dataset, stored, word) for word in ("PixelPaddingValue", "PixelPaddingRangeLimit"))
-    if first is not None:
-        low, high = sorted((first, first if last is None else last))
-        valid &= (stored < low) | (stored > high)
-    if hu is not None:
-        for z in range(len(hu)):
-            if (outside := _outside(hu[z], lossy)) is not None and (valid[z] & outside).any():
-                valid[z] &= ~outside
-                notes.append("pixels outside the scanner's field of view are not marked, but recognised and kept")
-    if valid.all():
-        return None
-    if not valid.any():
-        notes.append("every pixel equals the padding value, which is therefore ignored")
-        return None
-    return valid
-
-
-def _padding(dataset: Any, stored: NDArray[Any], keyword: str) -> int | None:
-    """A padding value as a stored value; written with the wrong signedness it is turned into the right one."""
-    try:
-        value = int(dataset[keyword].value)
-    except (KeyError, TypeError, ValueError):
-        return None
-    if stored.dtype.kind not in "iu":
-        return None
-    info, span = np.iinfo(stored.dtype), 1 << 8 * stored.dtype.itemsize
-    return value - span if value > info.max else value + span if value < info.min else value
-
-
-def _outside(hu: NDArray[np.floating[Any]], lossy: bool) -> NDArray[np.bool_] | None:
-    """The flat region [H, W] below -1100 HU that reaches a corner, or None.
-
-    Flat means: at the image's least value. After a lossy coding nothing is flat; there it means: nearer to the corner's
-    value than to -1024.
-    """
-    corners = ([0, 0, -1, -1], [0, -1, 0, -1])
-    level = float(hu[corners].min())
-    if level >= _NO_AIR:
-        return None
-    flat = hu < (level - 1024.0) / 2 if lossy else hu == hu.min()
-    if not flat[corners].any():
-        return None
-    from scipy import ndimage
-
-    labels, _ = ndimage.label(flat)
-    region = flat & np.isin(labels, np.unique(labels[corners][flat[corners]]))
-    return region if region.sum() >= 16 else None  # a few dark pixels are no field of view

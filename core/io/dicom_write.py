@@ -68,6 +68,8 @@ def write_dicom(image: GreyImage, pixels: NDArray[Any], path: Path, derivation: 
     ValueError
         If the shape differs or a pixel to be written is NaN or infinite.
     """
+    from pydicom.datadict import keyword_for_tag
+
     source = image.source
     if not isinstance(source, DicomSource) or image.stored is None:
         raise ValueError("a DICOM file can only be written like one that was read")
@@ -76,9 +78,8 @@ def write_dicom(image: GreyImage, pixels: NDArray[Any], path: Path, derivation: 
         limits = _limits(dataset, image.stored)
         stored = to_stored(image, pixels, slope=source.slope, intercept=source.intercept, limits=limits)
         _swap_words(dataset)
-        for keyword in _STALE:
-            if keyword in dataset:
-                del dataset[keyword]
+        for tag in [tag for tag in dataset.keys() if tag.group in (0x0000, 0x0002) or keyword_for_tag(tag) in _STALE]:
+            del dataset[tag]  # command and file header elements do not belong into a data set
         _set_pixels(dataset, source, stored, limits)
         changed = derivation is not None or source.luma or not np.array_equal(stored, image.stored)
         if changed:

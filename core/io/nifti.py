@@ -51,6 +51,10 @@ def read_nifti(path: Path, *, fill: float | None = None) -> GreyImage:
     InputError
         If nibabel is missing, or the file is damaged, a header without voxels, 4-D, or not numeric.
     """
+    if importlib.util.find_spec("nibabel") is None:
+        raise InputError(path, "is NIfTI and nibabel is not installed", "Install it: pip install nibabel")
+    import nibabel  # before its warnings are captured, for it sets up its own logging when imported
+
     notes: list[str] = []
     with reading(path, "NIfTI", notes):
         data = _bytes(path)
@@ -58,10 +62,6 @@ def read_nifti(path: Path, *, fill: float | None = None) -> GreyImage:
             raise InputError(path, "is a NIfTI header whose voxels are in another file", "Convert it to one .nii file")
         if data[344:347] != b"n+1" and data[4:7] != b"n+2":
             raise InputError(path, "is compressed, but not NIfTI", "Unpack it and name the file in it")
-        if importlib.util.find_spec("nibabel") is None:
-            raise InputError(path, "is NIfTI and nibabel is not installed", "Install it: pip install nibabel")
-        import nibabel
-
         reader = nibabel.Nifti1Header if data[344:347] == b"n+1" else nibabel.Nifti2Header
         header: Any = reader.from_fileobj(io.BytesIO(data))  # type: ignore[no-untyped-call]
         shape, dtype = tuple(int(side) for side in header.get_data_shape()), header.get_data_dtype()

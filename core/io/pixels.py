@@ -19,7 +19,7 @@ from .image import GreyImage
 MAX_PIXELS = 2**28
 """Pixels in one file, all slices together: 1 GB as float32. Headers that promise more are refused before allocating."""
 
-_LOGGERS = ("pydicom", "tifffile", "PIL", "nibabel", "pylibjpeg")
+_LOGGERS = ("pydicom", "tifffile", "PIL", "nibabel", "nibabel.global", "pylibjpeg")
 LUMA = (0.299, 0.587, 0.114)
 """Weights of red, green and blue in a grey value, ITU-R BT.601."""
 
@@ -50,9 +50,10 @@ def check_bytes(path: str | PathLike[str], expected: int, found: int, ratio: flo
 
 
 def first_line(message: object) -> str:
-    """The first line of a library's message, shortened, without a full stop."""
+    """The first line of a library's message (and the second after a colon), shortened, without a full stop."""
     lines = str(message).strip().splitlines() or [""]
-    text = lines[0].partition(" Please see <")[0].strip().rstrip(".")
+    text = f"{lines[0]} {lines[1].strip()}" if len(lines) > 1 and lines[0].endswith(":") else lines[0]
+    text = text.partition(" Please see <")[0].strip().rstrip(".")
     return text if len(text) <= 160 else text[:157] + "..."
 
 

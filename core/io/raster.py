@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import os
 import struct
+import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -194,7 +196,7 @@ def _tiff_pixels(path: Path, series: Any, page: Any) -> NDArray[Any]:
     from PIL import Image
 
     frames = []
-    with open_regular(path) as file, _unlimited(), Image.open(file, formats=["TIFF"]) as picture:
+    with _silenced(), open_regular(path) as file, _unlimited(), Image.open(file, formats=["TIFF"]) as picture:
         for number in range(len(series.pages)):
             picture.seek(number)
             frame = np.asarray(picture)
@@ -204,6 +206,20 @@ def _tiff_pixels(path: Path, series: Any, page: Any) -> NDArray[Any]:
             frames.append(frame.astype(page.dtype))
     array = np.stack(frames)
     return array.reshape(series.shape) if array.size == np.prod(series.shape) else array[0]
+
+
+@contextmanager
+def _silenced() -> Iterator[None]:
+    """Keep libtiff, which writes its complaints to the process's stderr itself, quiet; Pillow raises them anyway."""
+    sys.stderr.flush()
+    kept, sink = os.dup(2), os.open(os.devnull, os.O_WRONLY)
+    try:
+        os.dup2(sink, 2)
+        yield
+    finally:
+        os.dup2(kept, 2)
+        os.close(kept)
+        os.close(sink)
 
 
 def _tiff_source(tiff: Any, page: Any) -> dict[str, Any]:
