@@ -1,8 +1,8 @@
 """Compile registered kernels for chips that this machine does not have, and say whether they could run there.
 
-Compiling succeeds even when the result spills its registers or wants more shared memory than a block may have; so both are
-read back from the compiler and compared with the chip's limit. Needs no GPU, 0.4 to 2 s a variant. The interpreter must be
-off in the process (PACKAGING.md, section 4).
+Compiling succeeds even when the result spills its registers or wants more shared memory than a block may have; so
+both are read back from the compiler and compared with the chip's limit. Needs no GPU, about half a second a variant.
+The interpreter must be off in the process (PACKAGING.md, section 4).
 """
 
 # mypy: disable-error-code="no-untyped-call"
@@ -36,7 +36,7 @@ SHARED_LIMIT = {  # bytes of shared memory that one block may use
 }
 TARGETS = tuple(SHARED_LIMIT)
 
-# One count per word of what matters for speed; static occurrences, not executions. First column PTX, second AMD assembly.
+# One count per word of what matters for speed; static occurrences, not executions. PTX, then AMD assembly.
 INSTRUCTIONS = {
     "mma": (r"\bmma\.sync", r"\bv_s?mfmac?_"),
     "wgmma": (r"\bwgmma\.mma_async", None),
@@ -88,9 +88,18 @@ class Compiled:
 
     def row(self) -> dict[str, str | int | float | bool]:
         """The result as one flat row of a table, instructions included, under stable lower-case names."""
-        own = {"kernel": self.kernel, "variant": self.variant, "target": self.target, "registers": self.registers}
-        cost = {"spilled": self.spilled, "shared_bytes": self.shared, "shared_limit_bytes": self.limit}
-        return {**own, **cost, **self.instructions, "fits": self.fits, "seconds": round(self.seconds, 2)}
+        return {
+            "kernel": self.kernel,
+            "variant": self.variant,
+            "target": self.target,
+            "registers": self.registers,
+            "spilled": self.spilled,
+            "shared_bytes": self.shared,
+            "shared_limit_bytes": self.limit,
+            **self.instructions,
+            "fits": self.fits,
+            "seconds": round(self.seconds, 2),
+        }
 
 
 def compile_kernel(kernel: Kernel, variant: Variant | str, target: str) -> Compiled:
@@ -153,7 +162,7 @@ def rows(kernels: Iterable[Kernel], targets: Iterable[str]) -> list[dict[str, st
 
 
 def instruction_mix(assembly: str, target: str) -> dict[str, int]:
-    """How often each kind of ``INSTRUCTIONS`` stands in PTX (``target`` "sm_…") or AMD assembly; code in loops counts once."""
+    """How often each kind of ``INSTRUCTIONS`` stands in PTX (``target`` "sm_…") or AMD assembly; a loop counts once."""
     column = 0 if target.startswith("sm_") else 1
     patterns = {name: pair[column] for name, pair in INSTRUCTIONS.items()}
     return {name: len(re.findall(pattern, assembly)) if pattern else 0 for name, pattern in patterns.items()}

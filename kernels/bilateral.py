@@ -1,17 +1,19 @@
 """Bilateral filter whose widths are given per patch: forward and backward in Triton.
 
-Paper: arXiv 2504.13519 (Filter2Noise). Specification: methods/filter2noise.md, section 3.4 (steps 12-15) for the filter,
-section 7 for its gradient.
+Paper: arXiv 2504.13519 (Filter2Noise). Specification: methods/filter2noise.md, section 3.4 (steps 12-15) for the
+filter, section 7 for its gradient.
 
-A program filters one row of cells; a cell is a square of pixels within one patch, so the spatial log-weights are computed
-once per cell and offset, and only the range term is per pixel. Tensors in a program are [channel, cell, pixel of the cell].
-Spatial and range exponents are added, in units of log 2, before the one exp2.
+A program filters one row of cells; a cell is a square of pixels within one patch, so the spatial log-weights are
+computed once per cell and offset, and only the range term is per pixel. Tensors in a program are [channel, cell,
+pixel of the cell]. Spatial and range exponents are added, in units of log 2, before the one exp2.
 
-The backward pass scatters nothing. A pixel's gradient is gathered from the pixels that looked at it, whose weights are
-computed again; pixels near the border are also gathered from through their mirror images. So repeating gives equal bits.
+The backward pass scatters nothing. A pixel's gradient is gathered from the pixels that looked at it, whose weights
+are computed again; pixels near the border are also gathered from through their mirror images. So repeating gives
+equal bits.
 """
 
-# mypy: allow-untyped-defs, allow-untyped-calls, allow-untyped-decorators, disable-error-code="no-untyped-call, misc"
+# The arguments of Triton functions have no Python types.
+# mypy: disable-error-code="no-untyped-def, no-untyped-call, untyped-decorator"
 from __future__ import annotations
 
 import math
@@ -21,6 +23,8 @@ import torch
 import triton
 import triton.language as tl
 from torch import Tensor
+from torch.autograd.function import once_differentiable
+from triton.runtime.jit import JITFunction
 
 from .registry import Kernel, Variant
 
@@ -34,6 +38,19 @@ def _reflect(index, size):
     """Mirror without repeating the edge, for -size < index < 2 * size - 1."""
     index = tl.abs(index)
     return tl.minimum(index, 2 * (size - 1) - index)
+
+
+@triton.jit
+def _mirror(which, index, first, extent: tl.constexpr, size, radius):
+    """Where the tile ``index`` (``extent`` pixels from ``first``) stands in the padded axis: as itself (``which`` 0),
+    mirrored at the start (1) or at the end (2). Returns its places there, which of them exist, and the first and last
+    offset of pixels within the image that can see them: none (last < first) for a tile far from that border.
+    """
+    place = tl.where(which == 0, index, tl.where(which == 1, -index, 2 * (size - 1) - index))
+    exists = (which == 0) | (place != index)  # the border pixel itself has no mirror image
+    low = tl.where(which == 1, tl.maximum(first, 1), -radius)
+    high = tl.where(which == 2, tl.minimum(first + extent - size, -1), radius)
+    return place, exists, low, high
 
 
 @triton.jit
@@ -156,28 +173,15 @@ def bilateral_backward_kernel(
     tl.store(grad_rate_ptr + cell_plane, ln2 * tl.sum(grad_y, axis=2, keep_dims=True), mask=real_cell)
     tl.store(grad_rate_ptr + 2 * cell_plane, ln2 * tl.sum(grad_r, axis=2, keep_dims=True), mask=real_cell)
 
-    # Who sees the pixel. It stands in the padded image at its own row and, within the radius of a border, at the row's
-    # mirror image: -y above the image, 2 (H - 1) - y below it; likewise for columns. Pixels at q = place + (dy, dx) see it.
+    # Who sees the pixel: those at q = place + (dy, dx), for each of its places in the padded image.
     if image_grad:
         grad *= 2 * ln2 * rate_r
         first_x = tl.min(cell_x) * cell
-        for mirror_y in range(3):
-            # from above, only pixels further down can see it, and only if the tile is near; an empty range does nothing
-            first_dy = tl.where(mirror_y == 1, 1, -radius)
-            last_dy = tl.where(mirror_y == 2, -1, radius)
-            near_y = (mirror_y == 0) | ((mirror_y == 1) & (cell_y * cell <= radius))
-            near_y |= (mirror_y == 2) & (cell_y * cell + cell - 1 >= height - 1 - radius)
-            last_dy = tl.where(near_y, last_dy, first_dy - 1)
-            place_y = tl.where(mirror_y == 0, y, tl.where(mirror_y == 1, -y, 2 * (height - 1) - y))  # [1, 1, P]
-            seen_y = (mirror_y == 0) | (place_y != y)  # the border row itself has no mirror image
-            for mirror_x in range(3):
-                first_dx = tl.where(mirror_x == 1, 1, -radius)
-                last_dx = tl.where(mirror_x == 2, -1, radius)
-                near_x = (mirror_x == 0) | ((mirror_x == 1) & (first_x <= radius))
-                near_x |= (mirror_x == 2) & (first_x + cells * cell - 1 >= width - 1 - radius)
-                last_dx = tl.where(near_x, last_dx, first_dx - 1)
-                place_x = tl.where(mirror_x == 0, x, tl.where(mirror_x == 1, -x, 2 * (width - 1) - x))  # [1, N, P]
-                seen = inside & seen_y & ((mirror_x == 0) | (place_x != x))
+        for which_y in range(3):
+            place_y, real_y, first_dy, last_dy = _mirror(which_y, y, cell_y * cell, cell, height, radius)  # [1, 1, P]
+            for which_x in range(3):
+                place_x, real_x, first_dx, last_dx = _mirror(which_x, x, first_x, cells * cell, width, radius)
+                seen = inside & real_y & real_x  # [1, N, P]
                 for dy in range(first_dy, last_dy + 1):
                     q_y = place_y + dy
                     real_row = seen & (q_y >= 0) & (q_y < height)
@@ -207,39 +211,39 @@ def _constants(channels: int, cell: int) -> dict[str, int]:
     return {"channels": channels, "cell": cell, "cells": BLOCK_PIXELS // cell**2, "lanes": lanes}
 
 
+def _launch(
+    kernel: Any, cell: int, radius: int, image: Tensor, rate: Tensor, *others: Tensor, **constants: bool
+) -> None:
+    """Start one program for every ``BLOCK_PIXELS`` pixels of ``image``."""
+    batch, channels, height, width = image.shape
+    constexprs = {**_constants(channels, cell), **constants}
+    grid = (batch * rate.shape[2] * triton.cdiv(rate.shape[3], constexprs["cells"]),)
+    with torch.cuda.device_of(image):  # Triton launches on the current device, which need not be the image's
+        kernel[grid](image, rate, *others, height, width, radius, **constexprs, num_warps=NUM_WARPS, num_stages=1)
+
+
 class _Bilateral(torch.autograd.Function):
     """(image [B, C, H, W], rate [B, 3, h, w], cell, radius) -> [B, C, H, W], with gradients for image and rate."""
 
     @staticmethod
     def forward(ctx: Any, image: Tensor, rate: Tensor, cell: int, radius: int) -> Tensor:
-        batch, channels, height, width = image.shape
         image, rate = image.contiguous(), rate.contiguous()
-        out, total = torch.empty_like(image), image.new_empty(batch, height, width)
-        constants = _constants(channels, cell)
-        grid = (batch * rate.shape[2] * triton.cdiv(rate.shape[3], constants["cells"]),)
-        bilateral_forward_kernel[grid](
-            image, rate, out, total, height, width, radius, **constants, num_warps=NUM_WARPS, num_stages=1
-        )
+        out, total = torch.empty_like(image), torch.empty_like(image[:, 0])
+        _launch(bilateral_forward_kernel, cell, radius, image, rate, out, total)
         ctx.save_for_backward(image, rate, out, total)
         ctx.cell, ctx.radius = cell, radius
         return out
 
     @staticmethod
-    def backward(ctx: Any, grad_out: Tensor) -> tuple[Tensor | None, Tensor | None, None, None]:
+    @once_differentiable
+    def backward(ctx: Any, grad_out: Tensor) -> tuple[Tensor | None, Tensor, None, None]:
         image, rate, out, total = ctx.saved_tensors
-        batch, channels, height, width = image.shape
-        pull = grad_out / total[:, None]  # [B, C, H, W]
+        pull = (grad_out / total[:, None]).contiguous()  # [B, C, H, W]
         image_grad = ctx.needs_input_grad[0]
         grad_image = torch.empty_like(image) if image_grad else image  # unused otherwise, but a pointer must be passed
         grad_rate = torch.empty_like(rate)
-        constants = {**_constants(channels, ctx.cell), "image_grad": image_grad}
-        grid = (batch * rate.shape[2] * triton.cdiv(rate.shape[3], constants["cells"]),)
-        bilateral_backward_kernel[grid](
-            *(image, rate, out, pull.contiguous(), grad_image, grad_rate, height, width, ctx.radius),
-            **constants,
-            num_warps=NUM_WARPS,
-            num_stages=1,
-        )
+        tensors = (image, rate, out, pull, grad_image, grad_rate)
+        _launch(bilateral_backward_kernel, ctx.cell, ctx.radius, *tensors, image_grad=image_grad)
         return grad_image if image_grad else None, grad_rate, None, None
 
 
@@ -263,9 +267,9 @@ def _check(image: Tensor, patch_sigma: Tensor, patch_size: int, radius: int) -> 
     if image.numel() and radius >= min(height, width):
         raise ValueError(f"radius {radius} must be smaller than both sides of the image, {height} x {width}.")
     if math.prod(image.shape[1:]) >= 2**31:  # offsets within one image are 32-bit
-        raise ValueError(
-            f"one image of {list(image.shape[1:])} has too many elements for the kernel. Filter it in tiles."
-        )
+        raise ValueError(f"one image of {list(image.shape[1:])} is too large for the kernel. Filter it in tiles.")
+    if image.device.type == "cpu" and isinstance(bilateral_forward_kernel, JITFunction):
+        raise ValueError("the kernel needs tensors on a GPU; on the CPU it runs only where TRITON_INTERPRET=1 is set.")
 
 
 def bilateral_filter(image: Tensor, patch_sigma: Tensor, patch_size: int, radius: int) -> Tensor:
@@ -276,8 +280,8 @@ def bilateral_filter(image: Tensor, patch_sigma: Tensor, patch_size: int, radius
     image : Tensor, shape (B, C, H, W), float32
         Intensities, normally in [0, 1]. The channels of a pixel share one weight. Up to 4 channels are quick.
     patch_sigma : Tensor, shape (B, 3, h, w), float32
-        σx and σy in pixels, σr in units of ``image``; positive, 1e-6 or more. Larger smooths more. Pixel (y, x) takes the
-        values at (y // patch_size, x // patch_size), so h = ceil(H / patch_size) and w = ceil(W / patch_size).
+        σx and σy in pixels, σr in units of ``image``; positive, 1e-6 or more. Larger smooths more. Pixel (y, x) takes
+        the values at (y // patch_size, x // patch_size), so h = ceil(H / patch_size) and w = ceil(W / patch_size).
     patch_size : int
         Side of a patch in pixels. Multiples of 8 are quickest.
     radius : int
@@ -286,12 +290,13 @@ def bilateral_filter(image: Tensor, patch_sigma: Tensor, patch_size: int, radius
     Returns
     -------
     Tensor, shape (B, C, H, W), float32
-        A weighted mean: never outside the range of its neighbourhood. Repeating gives the same bits, gradients included.
+        A weighted mean of each pixel's neighbourhood. Repeating gives the same bits, gradients included.
 
     Raises
     ------
     ValueError
-        If a dtype is not float32, the shapes or devices do not fit, or ``radius`` is not smaller than both sides.
+        If a dtype is not float32, the shapes or devices do not fit, ``radius`` is not smaller than both sides, or the
+        tensors are on the CPU outside Triton's interpreter.
 
     References
     ----------

@@ -23,8 +23,8 @@ class Variant:
     label : str
         Distinguishes the variants of one kernel, as ``"c1-cell8"``.
     types : mapping of str to str
-        Triton type of each run-time argument: ``"*fp32"``, ``"i32"``, ``"fp32"``. A suffix ``":16"`` promises an address
-        or value divisible by 16, which the launcher finds out by itself (torch allocations always are).
+        Triton type of each run-time argument: ``"*fp32"``, ``"i32"``, ``"fp32"``. A suffix ``":16"`` promises an
+        address or value divisible by 16, which the launcher finds out by itself (torch allocations always are).
     constants : mapping of str to object
         Value of each ``tl.constexpr`` argument.
     num_warps, num_stages : int

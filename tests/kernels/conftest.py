@@ -1,0 +1,63 @@
+"""What tests of Triton kernels share: where they run, a cache of their own, and memory that shows misuse."""
+
+from __future__ import annotations
+
+import os
+import tempfile
+from collections.abc import Callable, Iterator
+
+import pytest
+
+_CACHE = tempfile.TemporaryDirectory(prefix="attn-triton-")  # removed when the process ends
+os.environ["TRITON_CACHE_DIR"] = _CACHE.name
+os.environ.setdefault("TRITON_DEFAULT_FP_FUSION", "1")  # the default changes in Triton 3.10, and results with it
+
+import torch  # noqa: E402
+import triton  # noqa: E402
+
+GUARD = 64  # elements in front of and behind every tensor
+
+
+@pytest.fixture(scope="session")
+def interpreted() -> bool:
+    """Whether Triton's interpreter stands in for the compiler in this process."""
+    return bool(triton.knobs.runtime.interpret)
+
+
+@pytest.fixture
+def device(interpreted: bool) -> torch.device:
+    """Where kernels run: the CPU under the interpreter, else a GPU, else the test is skipped."""
+    if interpreted:
+        return torch.device("cpu")
+    if torch.cuda.is_available():
+        return torch.device("cuda")
+    pytest.skip("run with TRITON_INTERPRET=1 (no GPU here)")
+
+
+@pytest.fixture
+def guarded() -> Callable[[torch.Tensor], torch.Tensor]:
+    """Copies a tensor between two stretches of NaN, so that a read past either end poisons the result."""
+    return lambda tensor: _between_nans(tensor).copy_(tensor)
+
+
+def _between_nans(like: torch.Tensor) -> torch.Tensor:
+    """A contiguous tensor of NaN, of the shape of ``like``, with ``GUARD`` more NaNs before and after it."""
+    whole = like.new_full((like.numel() + 2 * GUARD,), torch.nan)
+    return whole[GUARD : GUARD + like.numel()].view(like.shape)
+
+
+@pytest.fixture(autouse=True)
+def poisoned_memory(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+    """``torch.empty_like`` holds NaN, and what a kernel writes before or behind its tensor fails the test."""
+    given: list[torch.Tensor] = []
+
+    def empty_like(tensor: torch.Tensor) -> torch.Tensor:
+        given.append(_between_nans(tensor))
+        return given[-1]
+
+    monkeypatch.setattr(torch, "empty_like", empty_like)
+    yield
+    for tensor in given:
+        whole = tensor.new_empty(0).set_(tensor.untyped_storage())
+        assert whole[:GUARD].isnan().all(), "a kernel wrote in front of its tensor"
+        assert whole[whole.numel() - GUARD :].isnan().all(), "a kernel wrote past the end of its tensor"
