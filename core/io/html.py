@@ -251,8 +251,8 @@ def _curve(losses: Sequence[float]) -> str:
         f'aria-label="Loss over {len(losses)} steps" style="max-width:100%">'
         f'<rect x="{left}" y="{top}" width="{width}" height="{height}" fill="none" stroke="var(--line)"/>'
         f'<polyline points="{points}" fill="none" stroke="var(--accent)" stroke-width="1.5"/>'
-        f'<text x="{left - 6}" y="{top + 9}" text-anchor="end">{number(high)}</text>'
-        f'<text x="{left - 6}" y="{top + height}" text-anchor="end">{number(low)}</text>'
+        f'<text x="{left - 6}" y="{top + 9}" text-anchor="end">{high:.4g}</text>'
+        f'<text x="{left - 6}" y="{top + height}" text-anchor="end">{low:.4g}</text>'
         f'<text x="{left}" y="{top + height + 16}">step 1</text>'
         f'<text x="{left + width}" y="{top + height + 16}" text-anchor="end">{len(losses)}</text></svg>'
     )
