@@ -25,11 +25,10 @@ Run = Callable[[NDArray[np.float32]], NDArray[Any]]
 
 def as_image(image: Tensor) -> NDArray[np.float32]:
     """[H, W] tensor on any device -> array, once it is something that can be denoised."""
-    if image.ndim != 2 or not image.numel():
-        raise ValueError(f"expected a non-empty image [H, W], got shape {list(image.shape)}")
+    from ._fitted import check_image
+
+    check_image(image)
     values: NDArray[np.float32] = image.detach().cpu().float().numpy()
-    if not np.isfinite(values).all():
-        raise ValueError(f"the image has {np.count_nonzero(~np.isfinite(values))} values that are not finite")
     return values
 
 

@@ -26,7 +26,8 @@ def _run(image: NDArray[np.float32], *, sigma_color: float) -> NDArray[Any]:
     from skimage.restoration import denoise_bilateral
 
     low = min(float(image.min()), 0.0)  # scikit-image refuses negative values; a shift changes nothing
-    result: NDArray[Any] = denoise_bilateral(image - low, sigma_color=sigma_color, sigma_spatial=SIGMA_SPATIAL)
+    widths = {"sigma_color": sigma_color, "sigma_spatial": SIGMA_SPATIAL}
+    result: NDArray[Any] = denoise_bilateral(image - low, **widths, mode="symmetric")  # its default border is black
     return result + low
 
 
