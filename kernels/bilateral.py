@@ -101,10 +101,12 @@ def bilateral_forward_kernel(
     out = tl.zeros_like(centre)
     for dy in range(-radius, radius + 1):
         row = lane * plane + _reflect(y + dy, height) * width
+        log_row = rate_y * (dy * dy)
         for dx in range(-radius, radius + 1):
             value = tl.load(image_ptr + row + _reflect(x + dx, width), mask=stored, other=0.0)
-            distance = tl.sum((centre - value) * (centre - value), axis=0, keep_dims=True)
-            weight = tl.exp2((rate_x * (dx * dx) + rate_y * (dy * dy)) + rate_r * distance)
+            difference = centre - value
+            distance = tl.sum(difference * difference, axis=0, keep_dims=True)
+            weight = tl.exp2((rate_x * (dx * dx) + log_row) + rate_r * distance)
             total += weight
             out += weight * value
     total += 1e-8  # step 15
@@ -157,11 +159,12 @@ def bilateral_backward_kernel(
     # What the pixel sees. u = dL / d log w; log w = ln2 * (rate_x dx^2 + rate_y dy^2 + rate_r |x - n|^2).
     for dy in range(-radius, radius + 1):
         row = lane * plane + _reflect(y + dy, height) * width
+        log_row = rate_y * (dy * dy)
         for dx in range(-radius, radius + 1):
             value = tl.load(image_ptr + row + _reflect(x + dx, width), mask=stored, other=0.0)
             difference = centre - value
             distance = tl.sum(difference * difference, axis=0, keep_dims=True)
-            weight = tl.exp2((rate_x * (dx * dx) + rate_y * (dy * dy)) + rate_r * distance)
+            weight = tl.exp2((rate_x * (dx * dx) + log_row) + rate_r * distance)
             u = weight * tl.sum(pull * (value - out), axis=0, keep_dims=True)
             grad_x += u * (dx * dx)
             grad_y += u * (dy * dy)
@@ -186,17 +189,19 @@ def bilateral_backward_kernel(
                     q_y = place_y + dy
                     real_row = seen & (q_y >= 0) & (q_y < height)
                     row = lane * plane + q_y * width
-                    rates = rate_ptr + q_y // cell * cells_across
+                    row_rates = rate_ptr + q_y // cell * cells_across
                     for dx in range(first_dx, last_dx + 1):
                         q_x = place_x + dx
                         real = real_row & (q_x >= 0) & (q_x < width)  # [1, N, P]
-                        q_rate_x = tl.load(rates + q_x // cell, mask=real, other=0.0)
-                        q_rate_y = tl.load(rates + q_x // cell + cell_plane, mask=real, other=0.0)
-                        q_rate_r = tl.load(rates + q_x // cell + 2 * cell_plane, mask=real, other=0.0)
+                        rates = row_rates + q_x // cell
+                        q_rate_x = tl.load(rates, mask=real, other=0.0)
+                        q_rate_y = tl.load(rates + cell_plane, mask=real, other=0.0)
+                        q_rate_r = tl.load(rates + 2 * cell_plane, mask=real, other=0.0)
                         real &= lane < channels
-                        q_centre = tl.load(image_ptr + row + q_x, mask=real, other=0.0)  # [C', N, P]
-                        q_out = tl.load(out_ptr + row + q_x, mask=real, other=0.0)
-                        q_pull = tl.load(pull_ptr + row + q_x, mask=real, other=0.0)  # 0 where nobody looks: adds 0
+                        q = row + q_x
+                        q_centre = tl.load(image_ptr + q, mask=real, other=0.0)  # [C', N, P]
+                        q_out = tl.load(out_ptr + q, mask=real, other=0.0)
+                        q_pull = tl.load(pull_ptr + q, mask=real, other=0.0)  # 0 where nobody looks: adds 0
                         difference = q_centre - centre
                         distance = tl.sum(difference * difference, axis=0, keep_dims=True)
                         weight = tl.exp2((q_rate_x * (dx * dx) + q_rate_y * (dy * dy)) + q_rate_r * distance)
