@@ -197,13 +197,12 @@ def main(
         from .methods import list_methods
 
         return list_methods("denoise", as_json=as_json)
-    from attn.core.errors import UsageError, did_you_mean
+    from attn.core.errors import UsageError
 
     if not inputs:
         raise UsageError("nothing to read. Name files, directories, - for a list on stdin, or example:ct.")
     if quality not in ("fast", "balanced", "paper"):
-        hint = did_you_mean(quality, ("fast", "balanced", "paper")) or "Use fast, balanced or paper."
-        raise UsageError(f"--quality: {quality!r} is unknown. {hint}")
+        raise UsageError(f"--quality: {quality!r} is unknown. Use fast, balanced or paper.")
     from attn.core.batch import Placement
     from attn.core.denoise.base import FitOptions
     from attn.core.denoise.options import DenoiseOptions
@@ -262,7 +261,7 @@ def _run(
         check_report_path(report_file)  # before hours of work, not after
     watch = Watch(quiet=quiet)
     try:
-        arguments = {"inputs": inputs, "output": output, **asdict(options), **asdict(placement)}
+        arguments = {"inputs": inputs, "output": output, **asdict(options), **asdict(placement), "argv": sys.argv[1:]}
         report = run(inputs, output, options, placement, watcher=watch, stdin=sys.stdin, arguments=arguments)
     finally:
         watch.close()

@@ -16,7 +16,7 @@ import attn
 from ..batch import Placement, Silent, Task, Watcher, run_batch
 from ..device import pick_device, pick_dtype
 from ..errors import AttnError, InputError, UsageError
-from ..io import GreyImage, read_image
+from ..io import GreyImage, read_image, split_key
 from ..io.atomic import remove_stale
 from ..io.report import Item, Report, summarise
 from ..io.walk import expand_inputs, output_paths
@@ -135,7 +135,7 @@ def check_options(options: DenoiseOptions) -> None:
             )
         if options.reference is not None:
             raise UsageError("--simulate-dose: the input itself is the reference then; leave --reference out.")
-    if options.reference is not None and not options.reference.exists():
+    if options.reference is not None and not split_key(options.reference)[0].exists():
         raise UsageError(f"--reference: {options.reference} does not exist.")
 
 

@@ -6,7 +6,6 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from ..io import sniff
 from ..io.dicom_series import sort_series
 from ..io.kinds import suffix_of
 
@@ -26,21 +25,10 @@ def group_series(paths: Sequence[Path]) -> list[Group]:
     DICOM files are grouped by SeriesInstanceUID and sorted by position; localizers and multi-frame files stand alone.
     Files of other kinds are one series per directory and suffix, in the order given.
     """
-    groups: list[Group] = []
+    groups = [Group(series.key, series.items, series.warnings) for series in sort_series(paths)]
+    dicom = {path for group in groups for path in group.paths}
     others: dict[tuple[Path, str], list[Path]] = {}
-    for series in sort_series(paths):
-        path = series.items[0]
-        if len(series.items) > 1 or suffix_of(path) in ("", ".dcm", ".ima", ".dicom") or _is_dicom(path):
-            groups.append(Group(series.key, series.items, series.warnings))
-        else:
+    for path in paths:
+        if path not in dicom:
             others.setdefault((path.parent, suffix_of(path)), []).append(path)
     return groups + [Group(str(folder), tuple(found)) for (folder, _), found in others.items()]
-
-
-def _is_dicom(path: Path) -> bool:
-    from ..errors import InputError
-
-    try:
-        return sniff(path) == "dicom"
-    except InputError:
-        return False

@@ -30,7 +30,7 @@ EXAMPLES: dict[str, tuple[str, str, str]] = {
 }
 """Files that installed packages ship (nothing is downloaded): name -> (what it is, package, path inside it)."""
 
-WORDS = ("denoised",)
+WORDS = ("denoised", "lowdose", "sigma", "figure", "compare")
 """Words that mark results of earlier runs (``scan.denoised.dcm``); a walk passes such files by."""
 
 
@@ -94,7 +94,7 @@ def expand_inputs(
     found += [Input(Path(d), d, error=InputError(d, "holds no image files", "Name another directory")) for d in empty]
     once: dict[str, Input] = {}
     for item in found:
-        once.setdefault(os.path.realpath(item.path), item)
+        once.setdefault(item.name if item.error else os.path.realpath(item.path), item)
     return list(once.values())
 
 

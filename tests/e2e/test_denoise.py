@@ -168,7 +168,7 @@ def test_reference_figures_maps_and_filter(attn, noisy, tmp_path):
     metrics = item["metrics"]
     assert metrics["psnr"] > metrics["psnr_noisy"]
     assert metrics["ssim"] > metrics["ssim_noisy"]
-    assert np.load(item["files"]["sigma"]).shape == (1, 2, 3, 48, 40)
+    assert np.load(tmp_path / item["files"]["sigma"]).shape == (1, 2, 3, 48, 40)
     for name in ("sigma_figure", "figure"):
         assert Path(tmp_path, item["files"][name]).read_bytes().startswith(b"\x89PNG")
     again = attn("denoise", "scan.npy", "--filter", "f.safetensors", "-o", "again.npy", "--json")
