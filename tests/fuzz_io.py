@@ -30,7 +30,6 @@ NUMBERS = (b"NaN", b"inf", b"-1e99", b"0", b"1A", b"", b"99999999", b"1\\2\\3")
 
 def corpus(data_dir: Path | None) -> dict[str, bytes]:
     """Small whole files of every kind, made here; with ``data_dir`` also real DICOM files of many transfer syntaxes."""
-    from PIL import Image
     from tifffile import imwrite
 
     rng = np.random.default_rng(0)

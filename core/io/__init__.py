@@ -13,6 +13,7 @@ from ..errors import InputError
 from .dicom_series import Series, series_key, sort_series
 from .image import Derivation, GreyImage, Kind
 from .kinds import SUFFIXES, sniff, split_key, suffix_of
+from .pixels import to_float
 from .walk import EXAMPLES, Input, expand_inputs, output_path, output_paths
 
 __all__ = [
@@ -147,7 +148,7 @@ def write(path: str | PathLike[str], array: NDArray[Any], like: GreyImage | None
     InputError
         If the place cannot be written or the suffix names no kind that can be made from an array alone.
     ValueError
-        If the array does not fit the kind.
+        If the array does not fit the kind, or holds NaN or infinite values.
     """
     path, array = Path(path), np.asarray(array)
     if like is not None:
@@ -161,5 +162,5 @@ def write(path: str | PathLike[str], array: NDArray[Any], like: GreyImage | None
     if array.dtype.kind not in "biuf":
         raise ValueError(f"array must hold bool, integer or float values, its dtype is {array.dtype}")
     stack = array if array.ndim == 3 else array[None]  # [Z, H, W]
-    values = stack.astype(np.float32)
+    values = to_float(stack)
     write_image(GreyImage(path, kind, values, stored=stack, source={"ndim": array.ndim}), values, path)

@@ -20,7 +20,7 @@ from .dicom_padding import valid_pixels
 from .dicom_series import slice_info
 from .image import GreyImage
 from .kinds import open_regular
-from .pixels import MAX_PIXELS, filled, reading, to_float
+from .pixels import MAX_PIXELS, filled, printable, reading, to_float
 
 PIXEL_KEYWORDS = ("PixelData", "FloatPixelData", "DoubleFloatPixelData")
 _LOSSY = ("1.2.840.10008.1.2.4.50", "1.2.840.10008.1.2.4.51", "1.2.840.10008.1.2.4.81", "1.2.840.10008.1.2.4.91")
@@ -92,6 +92,8 @@ def read_dicom(path: Path, *, luma: bool = False, fill: float | None = None) -> 
             make_grey(dataset, stored)
         slope, intercept, unit = _rescale(path, dataset, len(stored), notes)
         pixels = _physical(stored, slope, intercept) if slope is not None else filled(path, stored, fill, notes)
+        if not np.isfinite(pixels).all():
+            raise InputError(path, "has a rescale that gives values out of range", "Correct the header")
         valid = valid_pixels(dataset, stored, pixels if unit == "HU" else None, lossy, notes)
         info = slice_info(dataset)
         spacing = _spacing(dataset)
@@ -101,9 +103,8 @@ def read_dicom(path: Path, *, luma: bool = False, fill: float | None = None) -> 
         _drop_damaged(dataset, notes)
         modality = str(dataset.get("Modality") or "")
     source = DicomSource(dataset, keyword, slope, intercept, lossy, colour)
-    return GreyImage(
-        path, "dicom", pixels, unit, valid, spacing, modality, stored, source, info, tuple(dict.fromkeys(notes))
-    )
+    warnings = tuple(printable(text) for text in dict.fromkeys(notes))
+    return GreyImage(path, "dicom", pixels, unit, valid, spacing, modality, stored, source, info, warnings)
 
 
 def _drop_damaged(dataset: Any, notes: list[str]) -> None:

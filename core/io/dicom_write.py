@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import copy
 import hashlib
+import io
 import uuid
 from pathlib import Path
 from typing import Any
@@ -18,10 +19,10 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ..errors import InputError
-from .atomic import atomic_path
+from .atomic import write_bytes
 from .dicom_read import PIXEL_KEYWORDS, DicomSource
 from .image import Derivation, GreyImage
-from .pixels import captured, to_stored
+from .pixels import captured, first_line, to_stored
 
 IMPLEMENTATION_UID = "2.25.301467295518427431229671372021594164739"
 _NAMESPACE = uuid.UUID("6ba7b812-9dad-11d1-80b4-00c04fd430c8")  # RFC 4122: names that are OIDs
@@ -87,8 +88,7 @@ def write_dicom(image: GreyImage, pixels: NDArray[Any], path: Path, derivation: 
         if derivation is not None:
             _set_derivation(dataset, derivation)
         _set_meta(dataset)
-        with atomic_path(path) as temporary:
-            _save(path, temporary, dataset)
+        write_bytes(path, _encoded(path, dataset))
 
 
 def _limits(dataset: Any, stored: NDArray[Any]) -> tuple[int, int] | None:
@@ -163,7 +163,7 @@ def _set_derivation(dataset: Any, derivation: Derivation) -> None:
     dataset.DerivationCodeSequence = [_code("113087", "Smoothing")]
     suffix = _plain(derivation.suffix)[:64]
     old = str(dataset.get("SeriesDescription") or "").strip()
-    dataset.SeriesDescription = f"{old[: 63 - len(suffix)]} {suffix}".strip() if old else suffix
+    dataset.SeriesDescription = f"{old[: max(0, 63 - len(suffix))]} {suffix}".strip()
     item = Dataset()
     item.Manufacturer, item.ManufacturerModelName, item.SoftwareVersions = "attn", "attn", __version__
     item.PurposeOfReferenceCodeSequence = [_code("109103", "Modifying Equipment")]
@@ -218,23 +218,26 @@ def _swap_words(dataset: Any) -> None:
             element.value = np.frombuffer(element.value, f"u{size}").byteswap().tobytes()
 
 
-def _save(path: Path, temporary: Path, dataset: Any) -> None:
-    """Save; if an element of the source cannot be encoded, leave out every such element and save again."""
-    from pydicom import dcmwrite
-
+def _encoded(path: Path, dataset: Any) -> bytes:
+    """The file's bytes; if an element of the source cannot be encoded, without every such element."""
     try:
-        dcmwrite(temporary, dataset, enforce_file_format=True)
-    except OSError:
-        raise
+        return _file_bytes(dataset)
     except Exception:  # pydicom raises whatever a damaged value causes
         for tag in [tag for tag in dataset.keys() if not _encodable(dataset, tag)]:
             del dataset[tag]
-        try:
-            dcmwrite(temporary, dataset, enforce_file_format=True)
-        except OSError:
-            raise
-        except Exception as error:
-            raise InputError(path, f"cannot be written as DICOM ({error})", "The source's header is damaged") from error
+    try:
+        return _file_bytes(dataset)
+    except Exception as error:
+        detail = first_line(error)
+        raise InputError(path, f"cannot be written as DICOM ({detail})", "The source is damaged") from error
+
+
+def _file_bytes(dataset: Any) -> bytes:
+    from pydicom import dcmwrite
+
+    buffer = io.BytesIO()
+    dcmwrite(buffer, dataset, enforce_file_format=True)
+    return buffer.getvalue()
 
 
 def _encodable(dataset: Any, tag: Any) -> bool:

@@ -229,12 +229,18 @@ def _tiff_source(tiff: Any, page: Any) -> dict[str, Any]:
         "compression": "zlib" if int(page.compression) != 1 else None,
         "photometric": "miniswhite" if int(page.photometric) == 0 else "minisblack",
     }
-    if "XResolution" in page.tags and "YResolution" in page.tags:
-        source["resolution"] = (page.tags["XResolution"].value, page.tags["YResolution"].value)
-        source["resolutionunit"] = int(page.tags["ResolutionUnit"].value) if "ResolutionUnit" in page.tags else 2
+    across, down, unit = (page.tags.valueof(name) for name in ("XResolution", "YResolution", "ResolutionUnit"))
+    if _is_ratio(across) and _is_ratio(down):
+        source["resolution"] = (across, down)
+        source["resolutionunit"] = int(unit) if unit in (1, 2, 3) else 2
     if page.description and page.description.isascii() and not page.is_shaped and not page.is_ome:
         source["description"] = page.description
     return source
+
+
+def _is_ratio(value: Any) -> bool:
+    """Whether a tag's value is a positive fraction; damaged files hold anything."""
+    return isinstance(value, tuple) and len(value) == 2 and all(isinstance(n, int) and n > 0 for n in value)
 
 
 def write_tiff(image: GreyImage, pixels: NDArray[Any], path: Path, derivation: Derivation | None = None) -> None:

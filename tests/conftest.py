@@ -1,0 +1,80 @@
+"""What every test gets: a home of its own, seeded generators, uninitialised memory that shows, and the shared data."""
+
+from __future__ import annotations
+
+import os
+import random
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+REPOSITORY = Path(__file__).resolve().parent.parent
+SEED = 20250419
+
+
+@pytest.fixture(scope="session", autouse=True)
+def _home(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
+    """HOME and caches in a temporary directory: no test may read or leave anything in the developer's own.
+
+    Of the session, not of the test: libraries build font and kernel caches there that are costly to repeat.
+    """
+    home = tmp_path_factory.mktemp("home")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("HOME", str(home))
+        patch.setenv("USERPROFILE", str(home))
+        for name, place in (
+            ("XDG_CACHE_HOME", ".cache"),
+            ("XDG_CONFIG_HOME", ".config"),
+            ("XDG_DATA_HOME", ".local/share"),
+            ("XDG_STATE_HOME", ".local/state"),
+            ("MPLCONFIGDIR", ".matplotlib"),
+            ("HF_HOME", ".huggingface"),
+        ):
+            (home / place).mkdir(parents=True, exist_ok=True)
+            patch.setenv(name, str(home / place))
+        patch.setenv("HF_HUB_OFFLINE", "1")
+        yield
+
+
+@pytest.fixture(autouse=True)
+def _seeded_and_poisoned(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Seed all generators; fill ``torch.empty`` with NaN, so that memory nobody wrote fails the test.
+
+    torch is touched only where it is imported already: a test that must run without it still does.
+    """
+    random.seed(SEED)
+    np.random.seed(SEED)  # noqa: NPY002 - libraries under test may use the legacy generator
+    if (torch := sys.modules.get("torch")) is None:
+        return
+    torch.manual_seed(SEED)
+    for name in ("empty", "empty_like", "empty_strided"):
+        make = getattr(torch, name)
+
+        def poisoned(*args, _make=make, **kwargs):
+            out = _make(*args, **kwargs)
+            return out.fill_(float("nan")) if out.is_floating_point() and not out.is_meta else out
+
+        monkeypatch.setattr(torch, name, poisoned)
+
+
+@pytest.fixture(scope="session")
+def data_dir() -> Path:
+    """The shared data: ``ATTN_TEST_DATA``, else ``../shared/data`` beside the repository.
+
+    Where it is absent the test is skipped, and says so; in CI (environment variable ``CI``) it fails.
+    """
+    place = Path(os.environ.get("ATTN_TEST_DATA") or REPOSITORY.parent / "shared" / "data")
+    if not place.is_dir():
+        reason = f"no test data at {place}: set ATTN_TEST_DATA"
+        if os.environ.get("CI"):
+            pytest.fail(reason)
+        pytest.skip(reason)
+    return place
+
+
+@pytest.fixture(scope="session")
+def dicom_dir(data_dir: Path) -> Path:
+    return data_dir / "dicom"

@@ -1,0 +1,81 @@
+import os
+import signal
+import subprocess
+import sys
+
+import pytest
+
+from attn.core.errors import InputError
+from attn.core.io import atomic
+
+
+def test_file_appears_whole_and_only_at_the_end(tmp_path):
+    target = tmp_path / "new" / "a.txt"
+    with atomic.atomic_path(target) as temporary:
+        temporary.write_text("half")
+        assert temporary.parent == target.parent
+        assert temporary.name.startswith(".")
+        assert "attn-tmp" in temporary.name
+        assert str(os.getpid()) in temporary.name
+        assert temporary.suffix == ".txt"
+        assert not target.exists()
+    assert target.read_text() == "half"
+    assert [path.name for path in target.parent.iterdir()] == ["a.txt"]
+
+
+def test_failure_leaves_the_old_file_and_no_rest(tmp_path):
+    target = tmp_path / "a.txt"
+    target.write_text("old")
+
+    def fail():
+        with atomic.atomic_path(target) as temporary:
+            temporary.write_text("half")
+            raise RuntimeError
+
+    with pytest.raises(RuntimeError):
+        fail()
+    assert target.read_text() == "old"
+    assert len(list(tmp_path.iterdir())) == 1
+
+
+def test_mode_of_a_replaced_file_is_kept(tmp_path):
+    target = tmp_path / "a.txt"
+    target.write_text("old")
+    target.chmod(0o640)
+    atomic.write_text(target, "neu ü\n")
+    assert target.read_bytes() == "neu ü\n".encode()
+    assert target.stat().st_mode & 0o777 == 0o640
+
+
+@pytest.mark.parametrize("name", ["file/b.txt", "x" * 300, "directory"])
+def test_what_the_system_refuses_is_an_input_error(name, tmp_path):
+    (tmp_path / "file").write_text("")
+    (tmp_path / "directory" / "full").mkdir(parents=True)
+    with pytest.raises(InputError, match="cannot be written"):
+        atomic.write_bytes(tmp_path / name, b"x")
+    assert not [path for path in tmp_path.rglob("*") if "attn-tmp" in path.name]
+
+
+def test_long_names_fit(tmp_path):
+    name = "ä" * 120 + ".dcm"
+    atomic.write_bytes(tmp_path / name, b"x")
+    assert (tmp_path / name).read_bytes() == b"x"
+
+
+def test_leftovers_of_killed_runs_are_removed_and_nothing_else(tmp_path):
+    code = (
+        "import sys, time\nfrom attn.core.io.atomic import atomic_path\n"
+        "with atomic_path(sys.argv[1]) as t:\n t.write_text('half'); print('written', flush=True); time.sleep(60)"
+    )
+    command = [sys.executable, "-c", code, str(tmp_path / "a.txt")]
+    process = subprocess.Popen(command, stdout=subprocess.PIPE, text=True)
+    assert process.stdout.readline() == "written\n"
+    assert atomic.remove_stale(tmp_path) == []  # it still runs
+    process.send_signal(signal.SIGKILL)
+    process.wait()
+    process.stdout.close()
+    foreign = tmp_path / f".attn-tmp-00000000-{process.pid}-0-b.txt"  # of another machine
+    foreign.write_text("")
+    removed = atomic.remove_stale(tmp_path)
+    assert [path.name.endswith("-a.txt") for path in removed] == [True]
+    assert [path.name for path in tmp_path.iterdir()] == [foreign.name]

@@ -1,0 +1,71 @@
+"""Damaged bytes of every kind: an image or an ``InputError``, quickly, in little memory, without a word on stderr."""
+
+import subprocess
+import sys
+import time
+
+import numpy as np
+import pytest
+
+from attn.core.errors import InputError
+from attn.core.io import Derivation, read_image, write_image
+
+SEED = 2504
+
+
+def run(mutations, folder):
+    """Read each file and write what could be read; (files read, files refused, longest seconds)."""
+    read, refused, longest, lines = 0, 0, 0.0, []
+    for name, data in mutations:
+        path = folder / name
+        path.write_bytes(data)
+        start = time.perf_counter()
+        try:
+            image = read_image(path, luma=True)
+            read += 1
+            assert np.isfinite(image.pixels).all(), name
+            write_image(image, image.pixels + 1, folder / "out", Derivation("fuzz", "fuzzed", "2.25.1"))
+        except InputError as error:
+            refused += 1
+            lines.append(str(error))
+        longest = max(longest, time.perf_counter() - start)
+        path.unlink()
+    assert [line for line in lines if not line.isprintable()] == []
+    assert not [path for path in folder.iterdir() if path.name.startswith(".")]
+    return read, refused, longest
+
+
+@pytest.mark.parametrize("part", range(3))
+def test_damaged_files(part, fuzz_io, data_dir, tmp_path, capfd):
+    files = fuzz_io.corpus(data_dir)
+    read, refused, longest = run(fuzz_io.mutations(files, 50, SEED + part), tmp_path)
+    assert read > 5  # neither is the damage total
+    assert refused > 5  # nor harmless
+    assert longest < 10  # a hang, not a benchmark
+    assert capfd.readouterr().err == ""
+
+
+def test_the_same_seed_gives_the_same_files(fuzz_io):
+    files = fuzz_io.corpus(None)
+    assert list(fuzz_io.mutations(files, 40, 1)) == list(fuzz_io.mutations(fuzz_io.corpus(None), 40, 1))
+
+
+@pytest.mark.slow
+def test_a_thousand_damaged_files_within_two_gigabytes(fuzz_io, data_dir, tmp_path):
+    code = (
+        "import resource, sys, pathlib, importlib.util as u\n"
+        "def load(name, path):\n"
+        "    spec = u.spec_from_file_location(name, path); m = u.module_from_spec(spec); spec.loader.exec_module(m)\n"
+        "    return m\n"
+        "fuzz, test = load('fuzz_io', sys.argv[1]), load('test', sys.argv[2])\n"
+        "files = fuzz.corpus(pathlib.Path(sys.argv[3]))\n"
+        "print(*test.run(fuzz.mutations(files, 1000, 7), pathlib.Path(sys.argv[4])))\n"
+        "print(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss)\n"
+    )
+    command = [sys.executable, "-c", code, fuzz_io.__file__, __file__, str(data_dir), str(tmp_path)]
+    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr[-2000:]
+    assert done.stderr == ""
+    counts, peak = done.stdout.splitlines()
+    assert float(counts.split()[2]) < 10
+    assert int(peak) * 1024 < 2**31
