@@ -4,8 +4,8 @@ Specification: methods/filter2noise.md, section 3.3, steps 7 and 8. On the CPU i
 keys with everything else in registers; elsewhere PyTorch's fused attention is used.
 
 A softmax does not change when all keys move by one vector, so keys are centred first: the logits shrink by orders of
-magnitude for the nearly equal patches of a CT image, and |q| max|k - mean| bounds them tightly enough to skip the
-search for each row's maximum.
+magnitude for the nearly equal patches of a CT image. |q| max|k - mean| then bounds them tightly enough to skip the
+search for each row's maximum, and where the bound is tiny a power series replaces the N^2 exponentials.
 """
 
 from __future__ import annotations
@@ -15,6 +15,8 @@ from typing import Any
 import torch
 import torch.nn.functional as F
 from torch import Tensor
+
+from ._attention_series import LARGEST, attention_series
 
 WIDTH = 8
 _BOUND = 30.0  # e^(-2 * 30) is still a normal float32, so the bound may replace the exact row maximum
@@ -56,17 +58,12 @@ def attention(q: Tensor, k: Tensor, v: Tensor, *, backend: str = "auto") -> Tens
         out: Tensor = F.scaled_dot_product_attention(q, k, v, scale=scale)
         return out[:, 0, :, : v.shape[-1] - pad]
     if backend == "numba":
-        if (
-            q.device.type != "cpu"
-            or q.dtype != torch.float32
-            or q.shape[-1] != WIDTH
-            or not q.shape == k.shape == v.shape
-        ):
+        fits = q.device.type == "cpu" and q.dtype == torch.float32 and q.shape[-1] == WIDTH
+        if not fits or not q.shape == k.shape == v.shape:
             raise ValueError(
-                f"the numba backend takes float32 CPU tensors [B, N, 8] of one shape, got q {list(q.shape)}"
+                f"the numba backend takes float32 CPU tensors [B, N, 8] of one shape, got {list(q.shape)}."
             )
-        out = _FusedAttention.apply(q, k, v)  # type: ignore[no-untyped-call]
-        return out
+        return _centred(q, k, v)
     raise ValueError(f"no attention backend {backend!r}; known: auto, reference, numba, sdpa")
 
 
@@ -78,36 +75,48 @@ def _numba_found() -> bool:
     return True
 
 
+def _centred(q: Tensor, k: Tensor, v: Tensor) -> Tensor:
+    """Move keys and values to mean 0, which changes nothing but the rounding, and take the cheaper way to the rest."""
+    q = q * WIDTH**-0.5
+    k = k - k.detach().mean(1, keepdim=True)
+    middle = v.detach().mean(1, keepdim=True)
+    v = v - middle
+    with torch.no_grad():
+        longest = k.norm(dim=-1).amax(-1, keepdim=True)  # [B, 1]
+        spread = (q - q.mean(1, keepdim=True)).norm(dim=-1).amax(-1, keepdim=True) * longest
+        small = bool((spread <= LARGEST).all())
+        bound = q.norm(dim=-1) * longest  # [B, N], no logit is larger (Cauchy-Schwarz)
+        if not small and bool((bound > _BOUND).any()):
+            bound = _row_maximum(q, k)
+    if small:
+        return attention_series(q, k, v) + middle
+    out: Tensor = _FusedAttention.apply(q, k, v, bound)  # type: ignore[no-untyped-call]
+    return out + middle
+
+
 class _FusedAttention(torch.autograd.Function):
-    """Forward keeps the log of each row's sum; backward recomputes the probabilities from it."""
+    """softmax(q k^T) v, logits at most ``bound`` [B, N]. Backward recomputes the probabilities from the rows' sums."""
 
     @staticmethod
-    def forward(ctx: Any, q: Tensor, k: Tensor, v: Tensor) -> Tensor:
+    def forward(ctx: Any, q: Tensor, k: Tensor, v: Tensor, bound: Tensor) -> Tensor:
         from . import _attention_cpu as cpu
 
-        scale = WIDTH**-0.5
-        keys = k - k.mean(1, keepdim=True)
-        rows = q * scale
-        bound = rows.norm(dim=-1) * keys.norm(dim=-1).amax(-1, keepdim=True)  # [B, N]
-        if bound.numel() and float(bound.max()) > _BOUND:
-            bound = _row_maximum(rows, keys)
-        q_t, k_t, v_t = (t.mT.contiguous() for t in (rows, keys, v))  # [B, 8, N]
+        q_t, k_t, v_t = (t.mT.contiguous() for t in (q, k, v))  # [B, 8, N]
         out_t, lse = torch.empty_like(v_t), torch.empty_like(bound)
-        cpu.forward(q_t.numpy(), k_t.numpy(), v_t.numpy(), bound.contiguous().numpy(), out_t.numpy(), lse.numpy())
+        cpu.forward(*(t.numpy() for t in (q_t, k_t, v_t, bound.contiguous(), out_t, lse)))
         ctx.save_for_backward(q_t, k_t, v_t, out_t, lse)
         return out_t.mT
 
     @staticmethod
-    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor, Tensor, Tensor]:  # type: ignore[override]
+    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor, Tensor, Tensor, None]:  # type: ignore[override]
         from . import _attention_cpu as cpu
 
         q_t, k_t, v_t, out_t, lse = ctx.saved_tensors
         grad_t = grad.mT.contiguous()
         delta = (grad_t * out_t).sum(1)  # [B, N]
         grads = [torch.empty_like(q_t) for _ in range(3)]
-        arrays = [t.detach().numpy() for t in (q_t, k_t, v_t, grad_t, lse, delta, *grads)]
-        cpu.backward(*arrays)
-        return grads[0].mT * WIDTH**-0.5, grads[1].mT, grads[2].mT
+        cpu.backward(*(t.detach().numpy() for t in (q_t, k_t, v_t, grad_t, lse, delta, *grads)))
+        return grads[0].mT, grads[1].mT, grads[2].mT, None
 
 
 def _row_maximum(q: Tensor, k: Tensor) -> Tensor:

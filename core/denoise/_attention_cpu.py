@@ -11,7 +11,8 @@ from typing import Any
 import numpy as np
 import torch
 
-from ._jit import bands, exp_negative, kernel, run
+from ._jit import exp_negative, kernel
+from ._threads import bands, run
 
 Array = np.ndarray[Any, np.dtype[np.float32]]
 _TILE = 256  # keys and values of a tile: 2 x 8 x 256 x 4 bytes = 16 KB, half of a first-level cache

@@ -21,6 +21,7 @@ import attn
 from ..errors import InputError
 from ._bilateral import bilateral_filter, to_pixels
 from ._model import SIGMA_FLOOR, Filter2Noise
+from ._threads import kernels_own_the_threads
 from .base import FitOptions, Region
 
 _SMALLEST = 16  # pixels; half of it, the side at half resolution, must exceed the largest filter radius, 7
@@ -114,13 +115,14 @@ class Filter2NoiseFilter:
         check_image(image)
         if image.min() == image.max():
             return image.clone()
-        out, maps = self._predict(image)
-        if self.strength != 1 or self.regions:
-            # every stage keeps the widths predicted before the edit: the user edits what the maps showed
-            out = pad_to_patches(image.float(), self.model.patch_size)
-            for sigma in maps:
-                edited, size = self._edit(sigma)
-                out = bilateral_filter(out, edited, patch_size=size)
+        with kernels_own_the_threads():
+            out, maps = self._predict(image)
+            if self.strength != 1 or self.regions:
+                # every stage keeps the widths predicted before the edit: the user edits what the maps showed
+                out = pad_to_patches(image.float(), self.model.patch_size)
+                for sigma in maps:
+                    edited, size = self._edit(sigma)
+                    out = bilateral_filter(out, edited, patch_size=size)
         return out[0, 0, : image.shape[0], : image.shape[1]].to(image.dtype).contiguous()
 
     @torch.no_grad()

@@ -7,14 +7,10 @@ numba's ``parallel=True`` takes, and each band writes its own memory, so results
 from __future__ import annotations
 
 import functools
-import itertools
-import os
-from collections.abc import Callable, Iterable
-from concurrent.futures import ThreadPoolExecutor
+from collections.abc import Callable
 from typing import Any
 
 import numpy as np
-import torch
 from numba import njit
 
 # Everything LLVM needs to vectorise sums, but NaN and infinity keep their meaning.
@@ -57,31 +53,3 @@ def exp_negative(x: Any) -> Any:
     f = x - np.float32(n) * _LN2  # one fused multiply-add: the product is not rounded
     p = ((((_C6 * f + _C5) * f + _C4) * f + _C3) * f + _C2) * f * f + f + _ONE
     return p * np.int32((n + _BIAS) << _MANTISSA).view(np.float32)
-
-
-@functools.lru_cache(maxsize=2)
-def _pool(threads: int, pid: int) -> ThreadPoolExecutor:
-    """Threads of this process; ``pid`` is in the key because a forked child inherits none of them."""
-    return ThreadPoolExecutor(threads, thread_name_prefix="attn")
-
-
-def run(function: Callable[..., None], bands: Iterable[tuple[Any, ...]]) -> None:
-    """Call ``function(*band)`` for each band, on as many threads as torch would use."""
-    calls = list(bands)
-    threads = min(torch.get_num_threads(), len(calls))
-    if threads <= 1:
-        for band in calls:
-            function(*band)
-        return
-    pool = _pool(torch.get_num_threads(), os.getpid())
-    futures = [pool.submit(function, *band) for band in calls[1:]]
-    function(*calls[0])  # the calling thread works too
-    for future in futures:
-        future.result()
-
-
-def bands(count: int, at_least: int = 1) -> list[tuple[int, int]]:
-    """Split ``range(count)`` into one piece per thread, none shorter than ``at_least`` (but one piece at any rate)."""
-    pieces = max(1, min(torch.get_num_threads(), count // max(1, at_least)))
-    edges = [count * i // pieces for i in range(pieces + 1)]
-    return list(itertools.pairwise(edges))

@@ -1,7 +1,7 @@
 """Filter2Noise: single-image CT denoising by an attention-guided bilateral filter, fitted on the image itself.
 
 Paper: arXiv 2504.13519 (2025). Specification: methods/filter2noise.md; step numbers are its numbers. Steps 6-11 and 16
-are in ``_model.py``, 12-15 in ``_bilateral.py``, 23-25 in ``_schedule.py``.
+are in ``_model.py``, 12-15 in ``_bilateral.py``, 20-21 in ``_edges.py``, 23-24 in ``_schedule.py``.
 Differs from the official code in step 2 (channels are downsampled one by one; the official kernels mix them, grey
 images are not affected) and in taking any image size (reflected at the bottom and on the right, cropped afterwards).
 """
@@ -12,13 +12,14 @@ from collections.abc import Callable
 from dataclasses import replace
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor
 
 from ._bilateral import bilateral_filter
+from ._edges import edge_kernel, edge_strength
 from ._fitted import Filter2NoiseFilter, check_image, pad_to_patches
 from ._model import Filter2Noise, SigmaPredictor
 from ._schedule import RECIPES, optimise
+from ._threads import kernels_own_the_threads
 from .base import FitOptions, Progress
 
 __all__ = [
@@ -60,20 +61,6 @@ def local_shuffle(x: Tensor) -> Tensor:
     swapped = vectors.gather(-2, order[..., None].expand_as(vectors))
     swapped = swapped.reshape(batch, height // 2, width // 2, 2, 2, channels)
     return swapped.permute(0, 5, 1, 3, 2, 4).reshape(x.shape)
-
-
-def edge_kernel(dtype: torch.dtype = torch.float32, device: torch.device | None = None) -> Tensor:
-    """Step 20. Difference of two wide Gaussians on 7x7 pixels, [1, 1, 7, 7]; sums to 0."""
-    line = torch.arange(-3, 4, dtype=dtype, device=device)
-    square = line[:, None] ** 2 + line**2  # [7, 7]
-    narrow, wide = (torch.exp(-square / (2 * sigma**2)) for sigma in (9.0, 10.0))
-    return (narrow / narrow.sum() - wide / wide.sum())[None, None]
-
-
-def edge_strength(x: Tensor) -> Tensor:
-    """Step 21's |K * x| for ``x`` [B, C, H, W], zero outside the image, every channel by itself."""
-    kernel = edge_kernel(x.dtype, x.device).expand(x.shape[1], 1, 7, 7)
-    return F.conv2d(x, kernel, padding=3, groups=x.shape[1]).abs()
 
 
 def loss_terms(model: Callable[[Tensor], Tensor], x: Tensor) -> Callable[[], dict[str, Tensor]]:
@@ -148,7 +135,8 @@ def fit(image: Tensor, options: FitOptions, progress: Progress | None = None) ->
         recipe = replace(recipe, steps=0)  # nothing to learn from, and the filter returns such an image unchanged
     model = Filter2Noise(options.stages, options.patch_size, seed=options.seed).to(image.device)
     padded = pad_to_patches(image, options.patch_size)
-    terms = loss_terms(model, padded)
-    losses = optimise(model, lambda: objective(terms(), options.edge_weight), recipe, progress)
+    with kernels_own_the_threads():
+        terms = loss_terms(model, padded)
+        losses = optimise(model, lambda: objective(terms(), options.edge_weight), recipe, progress)
     options = replace(options, steps=recipe.steps, learning_rate=recipe.learning_rate)
     return Filter2NoiseFilter(model, options, losses=losses)
