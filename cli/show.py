@@ -65,9 +65,7 @@ def show(report: Report, *, as_json: bool, quiet: bool, verbose: bool, report_fi
             if trace := item.details.get("traceback"):
                 typer.echo(trace, err=True)
     if not quiet:
-        for item in report.items:
-            for warning in item.warnings:
-                typer.echo(f"attn: {item.input}: warning: {warning}", err=True)
+        _print_warnings(report)
     if report.summary.get("interrupted"):
         left = report.summary.get("left", ())
         typer.echo(f"attn: interrupted, {len(left)} inputs left; the same command again goes on from here", err=True)
@@ -81,8 +79,26 @@ def show(report: Report, *, as_json: bool, quiet: bool, verbose: bool, report_fi
             typer.echo(notice)
 
 
+def _print_warnings(report: Report) -> None:
+    """One line a warning; one that many files share is said once."""
+    found: dict[str, list[str]] = {}
+    for item in report.items:
+        for warning in item.warnings:
+            found.setdefault(warning, []).append(item.input)
+    for warning, names in found.items():
+        more = f" and {len(names) - 1} more" if len(names) > 1 else ""
+        typer.echo(f"attn: warning: {names[0]}{more}: {warning}", err=True)
+    for series in report.summary.get("series", ()):
+        for warning in series["warnings"]:
+            typer.echo(f"attn: warning: series fitted on {series['fitted_on']}: {warning}", err=True)
+
+
 def _print_items(report: Report) -> None:
-    names = list(dict.fromkeys(name for item in report.items for name in item.metrics))
+    names = [
+        name
+        for name in dict.fromkeys(name for item in report.items for name in item.metrics)
+        if any(item.metrics.get(name) for item in report.items)  # classical methods learn 0 numbers in 0 steps
+    ]
     rows = [
         {"input": item.input, "status": item.status, **{n: item.metrics.get(n) for n in names}, "seconds": item.seconds}
         for item in report.items[:ROWS_SHOWN]
@@ -111,12 +127,16 @@ def print_rows(rows: Sequence[Mapping[str, Any]], *, title: str | None = None) -
         numeric = any(isinstance(row.get(key), (int, float)) for row in rows)
         table.add_column(key, justify="right" if numeric else "left", overflow="fold")
     for row in rows:
-        table.add_row(*(cell(row.get(key)) for key in keys))
+        table.add_row(*(_seconds(row.get(key)) if key.endswith("seconds") else cell(row.get(key)) for key in keys))
     # a pipe has no width: 80 columns would fold every path, so give it room
     width = None if sys.stdout.isatty() else 200
     if title:
         typer.echo(title)
     Console(width=width, highlight=False, markup=False).print(table)
+
+
+def _seconds(value: Any) -> str:
+    return "" if value is None else f"{value:.2f}"
 
 
 def cell(value: Any) -> str:
