@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from attn.core.denoise.base import Region
+from attn.core.denoise.base import Quality, Region
 
 from .options import (
     ClusterOption,
@@ -68,7 +68,7 @@ def main(
         typer.Option("--method", "-m", metavar="NAME", help="See --list.", autocompletion=complete_methods("denoise")),
     ] = "filter2noise",
     quality: Annotated[
-        str,
+        Quality,
         typer.Option(
             "--quality",
             metavar="fast|balanced|paper",
@@ -201,8 +201,6 @@ def main(
 
     if not inputs:
         raise UsageError("nothing to read. Name files, directories, - for a list on stdin, or example:ct.")
-    if quality not in ("fast", "balanced", "paper"):
-        raise UsageError(f"--quality: {quality!r} is unknown. Use fast, balanced or paper.")
     from attn.core.batch import Placement
     from attn.core.denoise.base import FitOptions
     from attn.core.denoise.options import DenoiseOptions

@@ -52,13 +52,13 @@ class LazyGroup(TyperGroup):
             raise UsageError(f"no command named {args[0]!r}. {hint}")
         return super().resolve_command(ctx, args)
 
-    def main(self, args: Sequence[str] | None = None, prog_name: str | None = None, **extra: Any) -> Any:
+    def main(self, args: Sequence[str] | None = None, prog_name: str | None = None, *rest: Any, **extra: Any) -> Any:
         argv = list(sys.argv[1:] if args is None else args)
         verbose = bool({"-v", "--verbose"} & set(argv))
         try:
             if argv and argv[0] in self.table and {"-h", "--help"} & set(argv[1:]):  # help needs no value conversion
                 return self.get_command(None, argv[0]).main(argv[1:], prog_name=f"attn {argv[0]}", **extra)
-            return super().main(argv, prog_name=prog_name, **extra)
+            return super().main(argv, prog_name, *rest, **extra)
         except AttnError as error:
             if verbose:
                 raise

@@ -75,7 +75,8 @@ def denoise(
     """
     if image.ndim not in (2, 3) or not image.size:
         raise ValueError(f"expected an image [H, W] or a stack [Z, H, W], got shape {image.shape}")
-    pixels = image.astype(np.float64 if image.dtype == np.float64 else np.float32).reshape(-1, *image.shape[-2:])
+    dtype: type[np.floating[Any]] = np.float64 if image.dtype == np.float64 else np.float32
+    pixels = image.reshape(-1, *image.shape[-2:]).astype(dtype)
     masks = None if valid is None else valid.reshape(pixels.shape)
     seen = pixels if masks is None else pixels[masks]
     if not np.isfinite(seen).all():

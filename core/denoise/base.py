@@ -80,7 +80,9 @@ class Filter(Protocol):
 
     parameters: int
     steps: int
-    settings: Mapping[str, float]
+
+    @property
+    def settings(self) -> Mapping[str, float]: ...
 
     def __call__(self, image: Tensor) -> Tensor:
         """Denoise ``image`` [H, W], float32, normally within [0, 1]; same shape, dtype and device."""

@@ -16,10 +16,10 @@ import attn
 from ..batch import Placement, Silent, Task, Watcher, run_batch
 from ..device import pick_device, pick_dtype
 from ..errors import AttnError, InputError, UsageError
-from ..io import GreyImage, read_image, split_key
+from ..io import GreyImage, expand_inputs, output_paths, read_image
 from ..io.atomic import remove_stale
+from ..io.kinds import split_key
 from ..io.report import Item, Report, summarise
-from ..io.walk import expand_inputs, output_paths
 from . import METHODS
 from .base import Filter
 from .evaluate import compare_methods, mean_comparison, noise_metrics, scores

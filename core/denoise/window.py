@@ -39,11 +39,13 @@ class Window:
 
     def normalise(self, pixels: NDArray[np.floating[Any]]) -> NDArray[np.float32]:
         """``pixels`` mapped so that ``low`` is 0 and ``high`` is 1; values outside are clipped."""
-        return np.clip((pixels - self.low) / self.width, 0.0, 1.0).astype(np.float32)
+        seen: NDArray[np.float32] = np.clip((pixels - self.low) / self.width, 0.0, 1.0).astype(np.float32)
+        return seen
 
     def restore(self, normalised: NDArray[np.floating[Any]]) -> NDArray[np.float64]:
         """The inverse of ``normalise`` for values inside the window."""
-        return self.low + np.clip(normalised, 0.0, 1.0).astype(np.float64) * self.width
+        restored: NDArray[np.float64] = self.low + np.clip(normalised, 0.0, 1.0).astype(np.float64) * self.width
+        return restored
 
     def inside(self, pixels: NDArray[np.floating[Any]]) -> NDArray[np.bool_]:
         """Where ``normalise`` did not clip: only there does a filter's result replace the pixel."""

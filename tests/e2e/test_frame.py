@@ -63,7 +63,7 @@ def test_version(attn):
         (["denois"], "no command named 'denois'. Did you mean denoise?"),
         (["denoise"], "nothing to read"),
         (["denoise", "x.npy", "--method", "filter2nosie"], "Did you mean filter2noise?"),
-        (["denoise", "x.npy", "--quality", "best"], "Use fast, balanced or paper"),
+        (["denoise", "x.npy", "--quality", "best"], "'best' is not one of 'fast', 'balanced', 'paper'"),
         (["denoise", "x.npy", "--quallity", "fast"], "--quality"),
         (["denoise", "x.npy", "--steps", "0"], "--steps"),
         (["denoise", "x.npy", "--steps", "many"], "--steps"),
