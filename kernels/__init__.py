@@ -18,5 +18,6 @@ How a kernel is added
 
 The interpreter replaces ``triton.jit`` when a kernel's module is imported, the compiler needs it as it is: the two
 suites are two processes, ``TRITON_INTERPRET=1 pytest tests/kernels -m interpret`` and
-``pytest tests/kernels -m aot``.
+``pytest tests/kernels -m aot``. Where Python 3.12 is at hand, ``python -m ttsem.sanitize pytest tests/kernels -m
+interpret`` runs the first suite on the compiler's own code and also finds races and overruns.
 """

@@ -31,6 +31,7 @@ from .registry import Kernel, Variant
 BLOCK_PIXELS = 256  # two per thread: one block of the 32x8 pixels of four 8x8 patches keeps its halo in L1
 MAX_CELL = 16  # a 16x16 cell fills the block; larger patches are split into cells
 NUM_WARPS = 4
+SIZES = ["height", "width", "radius"]  # one binary for all: what is registered below is what is launched
 
 
 @triton.jit
@@ -71,7 +72,7 @@ def _place(channels: tl.constexpr, height, width, cell: tl.constexpr, cells: tl.
     return batch, cell_y, cell_x, y, x, lane, inside, inside & (lane < channels)
 
 
-@triton.jit
+@triton.jit(do_not_specialize=SIZES)
 def bilateral_forward_kernel(
     image_ptr,  # [B, C, H, W]
     rate_ptr,  # [B, 3, ceil(H / cell), ceil(W / cell)]: -log2(e) / (2 sigma^2) for x, y, range
@@ -114,7 +115,7 @@ def bilateral_forward_kernel(
     tl.store(total_ptr + batch * plane + y * width + x, total, mask=inside)
 
 
-@triton.jit
+@triton.jit(do_not_specialize=SIZES)
 def bilateral_backward_kernel(
     image_ptr,  # [B, C, H, W]
     rate_ptr,  # [B, 3, ceil(H / cell), ceil(W / cell)]
@@ -324,7 +325,7 @@ def bilateral_filter(image: Tensor, patch_sigma: Tensor, patch_size: int, radius
 
 def _variants(tensors: str, **constants: Any) -> tuple[Variant, ...]:
     """Grey and colour images at the default patch size, and the largest, an odd and the finest cell."""
-    types = {f"{name}_ptr": "*fp32:16" for name in tensors.split()} | {"height": "i32", "width": "i32", "radius": "i32"}
+    types = {f"{name}_ptr": "*fp32:16" for name in tensors.split()} | dict.fromkeys(SIZES, "i32")
     suffix = "".join(f"-{name}" for name, value in constants.items() if value)
     return tuple(
         Variant(f"c{channels}-cell{cell}{suffix}", types, {**_constants(channels, cell), **constants}, NUM_WARPS)
