@@ -33,10 +33,10 @@ def as_image(image: Tensor) -> NDArray[np.float32]:
 
 
 def noise_level(image: Tensor, options: FitOptions) -> float:
-    """The noise that a parameter rule starts from: what the user says, else the estimate."""
+    """The noise that a parameter rule starts from: what the user says, else the estimate for correlated noise."""
     values = as_image(image)
     if options.sigma is None:
-        return noise_std(values)
+        return noise_std(values, level=2)
     if not (options.sigma >= 0 and math.isfinite(options.sigma)):
         raise ValueError(f"sigma must be finite and not negative, got {options.sigma}")
     return options.sigma

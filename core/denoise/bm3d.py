@@ -1,7 +1,7 @@
 """BM3D: block matching and collaborative filtering, from the optional package ``bm3d`` (non-commercial licence).
 
 Dabov et al. 2007, doi:10.1109/TIP.2007.901238; Mäkinen et al. 2020, doi:10.1109/TIP.2020.3014721 (the package).
-Rule: methods/filter2noise.md, section 6: sigma_psd = 1.5 estimates (CT noise is correlated: the estimate is too low).
+Rule: methods/filter2noise.md, section 6: sigma_psd = 1.5 estimates; the estimate is [ours], for correlated noise.
 """
 
 from __future__ import annotations

@@ -84,6 +84,9 @@ def test_noise_streaks_along_the_long_axis() -> None:
 def test_starvation_stays_finite() -> None:
     noise = added(0.01, ellipse(240, 240, hu=3000), photons=100.0)
     assert np.isfinite(noise).all()
+    integrals = np.full((100, 100), 5.0)  # 1.3 photons arrive: the log of what is counted is floored
+    logs = simulate.log_noise(integrals, 0.5, 200.0, 5.0, np.random.default_rng(0))
+    assert logs.max() <= np.log(200 * np.exp(-5.0)) + 1e-9
 
 
 def test_same_seed_same_bits() -> None:
