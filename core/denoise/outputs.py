@@ -37,6 +37,12 @@ def describe(options: DenoiseOptions, result: Denoised, window: Window, unit: st
     return ", ".join(parts) + ". Not for diagnosis."
 
 
+def save_filter(fitted: Any, path: Path) -> None:
+    """Keep a fitted filter (filter2noise only; the options were checked)."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    fitted.save(path)
+
+
 def write_outputs(
     task: Task,
     image: GreyImage,
@@ -72,7 +78,7 @@ def write_outputs(
         comparison(pictures, path, window=limits, reference=clean)
         files["compare"] = str(path)
     if options.save_filter is not None and result.filters and task.payload is None:
-        result.filters[0].save(options.save_filter)  # type: ignore[attr-defined]
+        save_filter(result.filters[0], options.save_filter)
         files["filter"] = str(options.save_filter)
     text = describe(options, result, window, noisy.unit)
     write_image(image, result.pixels, output, Derivation(text, "denoised", _series_uid(image, f"{options}")))

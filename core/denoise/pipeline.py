@@ -21,6 +21,14 @@ Stack = NDArray[np.floating[Any]]
 
 
 @dataclass(frozen=True, slots=True)
+class Shared:
+    """A filter that serves several images, and the window that its range sigma is a share of."""
+
+    fitted: Filter
+    window: Window | None = None
+
+
+@dataclass(frozen=True, slots=True)
 class Denoised:
     """A denoised stack and how it came about.
 

@@ -24,8 +24,8 @@ from . import METHODS
 from .base import Filter
 from .evaluate import compare_methods, mean_comparison, noise_metrics, scores
 from .options import DenoiseOptions
-from .outputs import write_outputs
-from .pipeline import Denoised, denoise_stack, fit_filter, slice_to_fit
+from .outputs import save_filter, write_outputs
+from .pipeline import Denoised, Shared, denoise_stack, fit_filter, slice_to_fit
 from .series import group_series
 from .window import choose_window, parse_window
 
@@ -82,7 +82,7 @@ def run(
     tasks = [Task(s.path, target, s.name, error=s.error) for s, target in zip(sources, targets, strict=True)]
     watcher = watcher or Silent()
     if options.filter is not None:
-        shared = load_filter(options.filter)
+        shared = Shared(load_filter(options.filter))
         tasks = [replace(task, payload=shared) for task in tasks]
     series: list[dict[str, Any]] = []
     if options.filter is None and options.fit_on != "each":
@@ -157,15 +157,18 @@ def denoise_file(task: Task, step: Callable[[int, int], None], options: DenoiseO
     noisy = image
     if options.simulate_dose is not None:
         noisy = simulated(image, options)
-    window = choose_window(options.window, noisy)
+    shared: Shared | None = task.payload
+    window = (shared and shared.window) or choose_window(options.window, noisy)
     warnings = list(noisy.warnings)
     if window.width <= 0:
         warnings.append("constant image: written unchanged")
-    result = denoise_stack(noisy.pixels, window, options, valid=noisy.valid, fitted=task.payload, progress=step)
+    result = denoise_stack(
+        noisy.pixels, window, options, valid=noisy.valid, fitted=shared and shared.fitted, progress=step
+    )
     metrics: dict[str, float] = noise_metrics(noisy, result.pixels)
     if reference is not None:
         metrics |= scores(noisy, result.pixels, reference, window)
-    metrics |= _cost(result, task.payload is not None)
+    metrics |= _cost(result, shared is not None)
     details: dict[str, Any] = {"window": str(window), "unit": noisy.unit, "shape": list(noisy.pixels.shape)}
     details |= _settings(result)
     if options.compare:
@@ -268,8 +271,8 @@ def _fit_series(
         if len(members) > 1 and wanted:
             chosen = slice_to_fit(options.fit_on, len(members))
             assert chosen is not None
-            fitted, name = _fit_nearest(members, chosen, options, watcher)
-            members = [replace(task, payload=fitted) for task in members]
+            shared, name = _fit_nearest(members, chosen, options, watcher)
+            members = [replace(task, payload=shared) for task in members]
             found.append({"series": group.name, "files": len(members), "fitted_on": name, "warnings": group.warnings})
         ready |= {task.source: task for task in members}
     return [ready[task.source] for task in tasks], found
@@ -277,7 +280,7 @@ def _fit_series(
 
 def _fit_nearest(
     members: list[Task], chosen: int, options: DenoiseOptions, watcher: Watcher
-) -> tuple[Filter | None, str | None]:
+) -> tuple[Shared | None, str | None]:
     for index in sorted(range(len(members)), key=lambda i: abs(i - chosen)):
         task = members[index]
         try:
@@ -292,5 +295,8 @@ def _fit_nearest(
         seen = window.normalise(noisy.pixels[middle])
         if noisy.valid is not None:
             seen[~noisy.valid[middle]] = 0.0
-        return fit_filter(seen, options, partial(watcher.step, f"fit on {task.name}")), task.name
+        fitted = fit_filter(seen, options, partial(watcher.step, f"fit on {task.name}"))
+        if options.save_filter is not None:
+            save_filter(fitted, options.save_filter)
+        return Shared(fitted, window), task.name
     return None, None

@@ -283,3 +283,38 @@ def test_killed_batch_resumes_with_nothing_lost_or_half_written(attn, many, tmp_
     assert sorted(p.name for p in (tmp_path / "out").iterdir()) == [f"{n:02d}.npy" for n in range(12)]  # no leftovers
     for name, before in done.items():
         assert digest(tmp_path / "out" / name) == before
+
+
+def test_a_series_shares_one_fit_and_one_window(attn, dicom_dir, tmp_path):
+    series = dicom_dir / "series_ge_head_tilt"
+    ran = attn("denoise", series, "-o", "out", *FAST, "--fit", "middle", "--save-filter", "head.safetensors", "--json")
+    assert ran.code == 0, ran.stderr
+    report = ran.report
+    assert len(report["items"]) == 8
+    assert {item["metrics"]["steps"] for item in report["items"]} == {0}  # fitted once, before
+    assert len({item["details"]["window"] for item in report["items"]}) == 1
+    (fitted,) = report["summary"]["series"]
+    assert fitted["files"] == 8
+    assert any("spacing" in text for text in fitted["warnings"])
+    assert (tmp_path / "head.safetensors").exists()
+
+
+def test_everything_in_the_dicom_folder_in_one_go(attn, dicom_dir, tmp_path):
+    """17 broken files and three colour pictures fail with one line each; every other file is written and opens."""
+    import pydicom
+
+    ran = attn("denoise", dicom_dir, "-o", "out", "--steps", "1", "--fit", "middle", "--json", timeout=290)
+    assert ran.code == 1
+    items = ran.report["items"]
+    failed = [item for item in items if item["status"] == "failed"]
+    assert len([item for item in failed if "/broken/" in item["input"]]) == 17
+    assert len(failed) == 20
+    assert len(items) == len([path for path in dicom_dir.rglob("*") if path.is_file() and path.name != "README.md"])
+    complaints = [line for line in ran.stderr.splitlines() if "warning:" not in line]
+    assert len(complaints) == 20
+    assert not [item["error"] for item in failed if "internal" in item["error"]]
+    for item in items:
+        if item["status"] == "ok":
+            assert pydicom.dcmread(tmp_path / item["output"]).pixel_array.size
+    written = {path for path in (tmp_path / "out").rglob("*") if path.is_file()}
+    assert len(written) == len(items) - 20
