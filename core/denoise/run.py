@@ -162,9 +162,8 @@ def denoise_file(task: Task, step: Callable[[int, int], None], options: DenoiseO
     warnings = list(noisy.warnings)
     if window.width <= 0:
         warnings.append("constant image: written unchanged")
-    result = denoise_stack(
-        noisy.pixels, window, options, valid=noisy.valid, fitted=shared and shared.fitted, progress=step
-    )
+    fitted = shared.fitted if shared else None
+    result = denoise_stack(noisy.pixels, window, options, valid=noisy.valid, fitted=fitted, progress=step)
     metrics: dict[str, float] = noise_metrics(noisy, result.pixels)
     if reference is not None:
         metrics |= scores(noisy, result.pixels, reference, window)
