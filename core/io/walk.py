@@ -30,8 +30,11 @@ EXAMPLES: dict[str, tuple[str, str, str]] = {
 }
 """Files that installed packages ship (nothing is downloaded): name -> (what it is, package, path inside it)."""
 
-WORDS = ("denoised", "lowdose", "sigma", "figure", "compare")
-"""Words that mark results of earlier runs (``scan.denoised.dcm``); a walk passes such files by."""
+WORD = "denoised"
+"""Marks results of earlier runs (``scan.denoised.dcm``); a walk passes such files by."""
+
+SIDE_WORDS = ("lowdose", "compare", "sigma", "figure")
+"""Mark what comes with a result (``scan.sigma.npy``); passed by where ``scan.*`` is there, too."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -154,7 +157,7 @@ def _walk(root: Path, suffixes: Collection[str]) -> Iterator[Input]:
         names[:] = sorted(name for name in names if not name.startswith("."))
         for name in sorted(files):
             path = Path(directory, name)
-            if not name.startswith(".") and not _is_result(path) and _is_image(path, suffixes):
+            if not name.startswith(".") and not _is_result(path, files) and _is_image(path, suffixes):
                 yield Input(path, str(path), root)
     for problem in problems:
         place = str(problem.filename)
@@ -169,10 +172,13 @@ def _is_image(path: Path, suffixes: Collection[str]) -> bool:
     return ".dcm" in suffixes and path.name.upper() != "DICOMDIR" and has_dicom_mark(path)
 
 
-def _is_result(path: Path) -> bool:
-    """Whether the name says that an earlier run wrote it: ``NAME.WORD`` or ``NAME.WORD.SUFFIX``."""
-    stem = path.name[: len(path.name) - len(suffix_of(path))]
-    return any(stem.endswith(f".{word}") or path.name.endswith(f".{word}") for word in WORDS)
+def _is_result(path: Path, names: Collection[str]) -> bool:
+    """Whether an earlier run wrote it: ``NAME.WORD`` or ``NAME.WORD.SUFFIX``; ``names`` are all in its directory."""
+    whole = path.name if path.name.endswith(f".{WORD}") else path.name[: len(path.name) - len(suffix_of(path))]
+    base, _, word = whole.rpartition(".")
+    if word == WORD:
+        return True
+    return word in SIDE_WORDS and any(name[: len(name) - len(suffix_of(Path(name)))] == base for name in names)
 
 
 def output_path(

@@ -101,6 +101,8 @@ def test_derived_instance_says_so(dicom_dir, tmp_path):
     assert list(new.ImageType) == ["DERIVED", "SECONDARY", *list(old.ImageType)[2:]]
     assert len(new.DerivationDescription) == 1024
     assert len(new.SeriesDescription) <= 64
+    assert "InstanceCreationDate" in old
+    assert "InstanceCreationDate" not in new  # no clock in our files, and the old date is another instance's
     assert new.SourceImageSequence[0].ReferencedSOPInstanceUID == old.SOPInstanceUID
     assert new.SourceImageSequence[0].ReferencedSOPClassUID == old.SOPClassUID
     assert (new.RescaleSlope, new.RescaleIntercept, new.BitsStored) == (
@@ -162,8 +164,10 @@ def test_marked_padding_is_not_valid(dicom_dir):
 
 def test_padding_range_and_wrong_signedness(tmp_path, make_dicom):
     stored = np.array([[-2000, -1990, -1980, 0], [5, 6, 7, 8]], np.int16)
-    dataset = make_dicom(tmp_path / "a.dcm", stored)
+    dataset = make_dicom(tmp_path / "a.dcm", stored, Modality="MR")  # no recognition of unmarked padding
     dataset.add_new("PixelPaddingValue", "US", 65536 - 2000)  # as many scanners write it
+    pydicom.dcmwrite(tmp_path / "a.dcm", dataset, enforce_file_format=True)
+    np.testing.assert_array_equal(~read_image(tmp_path / "a.dcm").valid[0], [[True] + [False] * 3, [False] * 4])
     dataset.add_new("PixelPaddingRangeLimit", "SS", -1990)
     pydicom.dcmwrite(tmp_path / "a.dcm", dataset, enforce_file_format=True)
     image = read_image(tmp_path / "a.dcm")
@@ -240,6 +244,16 @@ def test_monochrome1_concerns_the_display_only(tmp_path, make_dicom):
 def test_absurd_headers_are_refused(elements, message, tmp_path, make_dicom):
     make_dicom(tmp_path / "a.dcm", np.zeros((6, 8), np.int16), **elements)
     with pytest.raises(InputError, match=message):
+        read_image(tmp_path / "a.dcm")
+
+
+@pytest.mark.parametrize("coding", ["jpegls", "j2k", "jpegll"])
+def test_stream_of_another_size_than_the_header_is_refused(coding, dicom_dir, tmp_path):
+    data = bytearray((dicom_dir / f"compressed/toshiba_xpressgx_{coding}.dcm").read_bytes())
+    start = data.index(b"\x28\x00\x10\x00US\x02\x00") + 8
+    data[start : start + 2] = (400).to_bytes(2, "little")
+    (tmp_path / "a.dcm").write_bytes(data)
+    with pytest.raises(InputError, match="frame 1 is 512 x 512, the header says 400 x 512"):
         read_image(tmp_path / "a.dcm")
 
 

@@ -37,6 +37,12 @@ def test_directory(tree):
     assert expand_inputs([str(tree)]) == found  # the order is the same each time
 
 
+def test_what_comes_with_a_result_is_passed_by(tmp_path):
+    for name in ("scan.png", "scan.sigma.png", "scan.figure.png", "phase.sigma.png"):
+        png(tmp_path / name)
+    assert [item.path.name for item in expand_inputs([str(tmp_path)])] == ["phase.sigma.png", "scan.png"]
+
+
 def test_files_globs_and_lists(tree, monkeypatch):
     lines = io.StringIO(f"{tree}/b.png\r\n\n{tree}/a/c.PNG\n")
     assert [item.path.name for item in expand_inputs(["-"], stdin=lines)] == ["b.png", "c.PNG"]
