@@ -16,8 +16,6 @@ from attn.core.denoise.base import FitOptions, Region
 from attn.core.denoise.filter2noise import Filter2Noise, Filter2NoiseFilter, fit, local_shuffle, loss_terms
 from attn.core.errors import InputError
 
-DATA = Path(os.environ.get("ATTN_TEST_DATA", Path(__file__).parents[4] / "shared" / "data"))
-
 
 def noisy_disc(height: int = 48, width: int = 64, seed: int = 0) -> tuple[Tensor, Tensor]:
     """A bright disc with a darker one inside, clean and with noise of 0.03."""
@@ -222,12 +220,9 @@ def test_shuffle_keeps_every_block_and_needs_even_sides() -> None:
         local_shuffle(x[..., :7])
 
 
-def test_start_is_the_official_one() -> None:
+def test_start_is_the_official_one(data_dir: Path) -> None:
     """Seed 77 on the Mayo slice: loss 0.009350 before the first step (methods/filter2noise.md, section 6)."""
-    path = DATA / "ct" / "mayo_slice_pair.npz"
-    if not path.exists():
-        pytest.skip(f"no test data at {path}")
-    with np.load(path) as pair:
+    with np.load(data_dir / "ct" / "mayo_slice_pair.npz") as pair:
         noisy = torch.from_numpy(pair["noisy"])[None, None]
     model = Filter2Noise(seed=77)
     with torch.no_grad():
