@@ -265,6 +265,16 @@ def test_without_preamble(tmp_path, make_dicom, dicom_dir):
     )
 
 
+def test_an_element_that_cannot_be_understood_is_left_out_with_a_note(tmp_path, make_dicom):
+    make_dicom(tmp_path / "a.dcm", np.zeros((4, 4), np.int16))
+    data = (tmp_path / "a.dcm").read_bytes()
+    (tmp_path / "a.dcm").write_bytes(data.replace(b"\x20\x00\x0d\x00UI", b"\x20\x00\x0d\x00UK"))  # StudyInstanceUID
+    image = read_image(tmp_path / "a.dcm")
+    assert any("(0020,000D) is damaged" in text for text in image.warnings)
+    write_image(image, image.pixels, tmp_path / "b.dcm", DERIVATION)
+    assert pydicom.dcmread(tmp_path / "b.dcm").StudyInstanceUID  # required, so a new one stands in
+
+
 def test_a_value_that_cannot_be_encoded_is_left_out(tmp_path, make_dicom):
     make_dicom(tmp_path / "a.dcm", np.zeros((4, 4), np.int16))
     image = read_image(tmp_path / "a.dcm")
