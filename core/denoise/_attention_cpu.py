@@ -10,13 +10,31 @@ from typing import Any
 
 import numpy as np
 import torch
+from numba import njit
 
-from ._jit import exp_negative, kernel
+from ._jit import FASTMATH, exp_negative, kernel
 from ._threads import bands, run
 
 Array = np.ndarray[Any, np.dtype[np.float32]]
 _TILE = 256  # keys and values of a tile: 2 x 8 x 256 x 4 bytes = 16 KB, half of a first-level cache
 _ZERO, _ONE = np.float32(0), np.float32(1)
+
+
+@njit(fastmath=FASTMATH, error_model="numpy")
+def _fill(tile: Array, a: Array, b: Array, first: int, last: int) -> None:
+    """Columns first..last-1 of ``a`` and ``b`` [8, N] into rows 0-7 and 8-15; a loop compiles faster than slices."""
+    for d in range(8):
+        for i in range(last - first):
+            tile[d, i] = a[d, first + i]
+            tile[8 + d, i] = b[d, first + i]
+
+
+@njit(fastmath=FASTMATH, error_model="numpy")
+def _clear(a: Array, start: int, stop: int) -> None:
+    """Zero columns start..stop-1 of ``a`` [8, N]."""
+    for d in range(8):
+        for i in range(start, stop):
+            a[d, i] = _ZERO
 
 
 @kernel(
@@ -33,8 +51,7 @@ def _forward(
             out[d, i] = _ZERO
     for first in range(0, n, _TILE):
         last = min(first + _TILE, n)
-        tile[:8, : last - first] = k[:, first:last]
-        tile[8:16, : last - first] = v[:, first:last]
+        _fill(tile, k, v, first, last)
         kt0, kt1, kt2, kt3, kt4, kt5, kt6, kt7 = tile[0], tile[1], tile[2], tile[3], tile[4], tile[5], tile[6], tile[7]
         vt0, vt1, vt2, vt3, vt4, vt5, vt6, vt7 = (
             tile[8],
@@ -98,11 +115,10 @@ def _backward_queries(
 ) -> None:
     """grad_q_i = sum_j P_ij (grad_i . v_j - delta_i) k_j with P_ij = exp(q_i . k_j - lse_i)."""
     n = k.shape[1]
-    grad_q[:, start:stop] = _ZERO
+    _clear(grad_q, start, stop)
     for first in range(0, n, _TILE):
         last = min(first + _TILE, n)
-        tile[:8, : last - first] = k[:, first:last]
-        tile[8:16, : last - first] = v[:, first:last]
+        _fill(tile, k, v, first, last)
         kt0, kt1, kt2, kt3, kt4, kt5, kt6, kt7 = tile[0], tile[1], tile[2], tile[3], tile[4], tile[5], tile[6], tile[7]
         vt0, vt1, vt2, vt3, vt4, vt5, vt6, vt7 = (
             tile[8],
@@ -164,12 +180,11 @@ def _backward_keys(
 ) -> None:
     """grad_k_j = sum_i P_ij (grad_i . v_j - delta_i) q_i and grad_v_j = sum_i P_ij grad_i."""
     n = q.shape[1]
-    grad_k[:, start:stop] = _ZERO
-    grad_v[:, start:stop] = _ZERO
+    _clear(grad_k, start, stop)
+    _clear(grad_v, start, stop)
     for first in range(0, n, _TILE):
         last = min(first + _TILE, n)
-        tile[:8, : last - first] = q[:, first:last]
-        tile[8:16, : last - first] = grad[:, first:last]
+        _fill(tile, q, grad, first, last)
         qt0, qt1, qt2, qt3, qt4, qt5, qt6, qt7 = tile[0], tile[1], tile[2], tile[3], tile[4], tile[5], tile[6], tile[7]
         gt0, gt1, gt2, gt3, gt4, gt5, gt6, gt7 = (
             tile[8],
@@ -181,8 +196,8 @@ def _backward_keys(
             tile[14],
             tile[15],
         )
-        tile[16, : last - first] = lse[first:last]
-        tile[17, : last - first] = delta[first:last]
+        for i in range(last - first):
+            tile[16, i], tile[17, i] = lse[first + i], delta[first + i]
         lt, dt = tile[16], tile[17]
         for j in range(start, stop):
             k0, k1, k2, k3 = k[0, j], k[1, j], k[2, j], k[3, j]

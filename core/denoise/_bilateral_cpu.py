@@ -29,11 +29,13 @@ def _log_weights(sigma: Array, row: int, patch_size: int, radius: int, spatial: 
         a = -_HALF / (sigma[0, row, patch] * sigma[0, row, patch])
         b = -_HALF / (sigma[1, row, patch] * sigma[1, row, patch])
         c = _HALF / (sigma[2, row, patch] * sigma[2, row, patch])
-        inverse[patch * patch_size : (patch + 1) * patch_size] = c
+        for x in range(patch * patch_size, (patch + 1) * patch_size):
+            inverse[x] = c
         for dy in range(side):
             for dx in range(side):
                 value = a * np.float32(dx * dx) + b * np.float32(dy * dy)
-                spatial[dy * side + dx, patch * patch_size : (patch + 1) * patch_size] = value
+                for x in range(patch * patch_size, (patch + 1) * patch_size):
+                    spatial[dy * side + dx, x] = value
 
 
 @njit(fastmath=FASTMATH, error_model="numpy")
@@ -125,9 +127,13 @@ def _backward(
     sums, scaled, to_centre = np.empty((3, width), np.float32), np.empty(width, np.float32), np.empty(width, np.float32)
     for row in range(start, stop):
         _log_weights(sigma, row, patch_size, radius, spatial, inverse)
-        sums[:] = _ZERO
+        for s in range(3):
+            for x in range(width):
+                sums[s, x] = _ZERO
         if with_image:
-            slabs[row] = _ZERO
+            for y in range(patch_size + 2 * radius):
+                for x in range(width + 2 * radius):
+                    slabs[row, y, x] = _ZERO
         for line in range(patch_size):
             y = row * patch_size + line
             centre = padded[y + radius, radius : radius + width]
@@ -167,16 +173,19 @@ def _gather(slabs: Array, patch_size: int, radius: int, grad_image: Array) -> No
     lines = np.zeros((height + 2 * radius, width + 2 * radius), np.float32)
     for row in range(slabs.shape[0]):
         for line in range(slabs.shape[1]):
-            lines[row * patch_size + line] += slabs[row, line]
+            for x in range(width + 2 * radius):
+                lines[row * patch_size + line, x] += slabs[row, line, x]
     for y in range(1, radius + 1):
-        lines[radius + y] += lines[radius - y]
-        lines[radius + height - 1 - y] += lines[radius + height - 1 + y]
+        for x in range(width + 2 * radius):
+            lines[radius + y, x] += lines[radius - y, x]
+            lines[radius + height - 1 - y, x] += lines[radius + height - 1 + y, x]
     for y in range(height):
         line = lines[radius + y]
         for x in range(1, radius + 1):
             line[radius + x] += line[radius - x]
             line[radius + width - 1 - x] += line[radius + width - 1 + x]
-        grad_image[y] = line[radius : radius + width]
+        for x in range(width):
+            grad_image[y, x] = line[radius + x]
 
 
 def forward(padded: Tensor, sigma: Tensor, patch_size: int, radius: int, out: Tensor, total: Tensor) -> None:
