@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib.util
 import os
 import random
 import sys
@@ -78,3 +79,12 @@ def data_dir() -> Path:
 @pytest.fixture(scope="session")
 def dicom_dir(data_dir: Path) -> Path:
     return data_dir / "dicom"
+
+
+@pytest.fixture(scope="session")
+def fuzz_io(request):
+    """The module ``tests/fuzz_io.py``."""
+    spec = importlib.util.spec_from_file_location("fuzz_io", request.config.rootpath / "tests" / "fuzz_io.py")
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module

@@ -89,9 +89,9 @@ def _series_uid(image: GreyImage, entropy: str) -> str:
     """The new SeriesInstanceUID: equal for all slices of one series and call, without anybody having to agree on it."""
     if image.kind != "dicom":
         return ""
-    from pydicom.uid import generate_uid
+    from ..io.dicom import derived_uid
 
-    return str(generate_uid(entropy_srcs=[str(image.series.get("uid", "")), entropy]))
+    return derived_uid(str(image.series.get("uid", "")), entropy)
 
 
 def _write_maps(output: Path, result: Denoised, options: DenoiseOptions) -> dict[str, str]:

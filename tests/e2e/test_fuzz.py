@@ -2,14 +2,12 @@
 
 import json
 import os
-import random
 import resource
 import subprocess
 import sys
 import time
 from pathlib import Path
 
-import numpy as np
 import pytest
 
 COUNT = 520
@@ -17,59 +15,12 @@ SEED = 20261123
 MEMORY_LIMIT = 2 << 30  # bytes that the command may need, libraries included
 
 
-def seeds(folder: Path) -> dict[str, bytes]:
-    """Small sound files of every kind that is fuzzed; each is mutated."""
-    from PIL import Image
-    from pydicom.data import get_testdata_file
-
-    rng = np.random.default_rng(0)
-    grey = (rng.random((24, 24)) * 255).astype(np.uint8)
-    Image.fromarray(grey).save(folder / "a.png")
-    Image.fromarray(grey.astype(np.uint16) << 8).save(folder / "b.png")
-    np.save(folder / "c.npy", grey.astype(np.float32))
-    np.savez(folder / "d.npz", image=grey)
-    found = {path.name: path.read_bytes() for path in sorted(folder.iterdir())}
-    for number, name in enumerate(
-        ("CT_small.dcm", "MR_small_RLE.dcm", "MR_small.dcm", "JPEG2000.dcm", "MR_small_jpeg_ls_lossless.dcm")
-    ):
-        found[f"{number}.dcm"] = Path(get_testdata_file(name, download=False)).read_bytes()
-    return found
-
-
-def mutate(data: bytes, rng: random.Random) -> bytes:
-    """One of: a few flipped bits, a cut tail, a hole, a repeated piece, bytes of extreme value, noise in the header."""
-    raw = bytearray(data)
-    kind = rng.randrange(6)
-    if kind == 0:
-        for _ in range(rng.choice((1, 3, 20))):
-            raw[rng.randrange(len(raw))] ^= 1 << rng.randrange(8)
-    elif kind == 1:
-        del raw[rng.randrange(len(raw)) :]
-    elif kind == 2:
-        start = rng.randrange(len(raw))
-        del raw[start : start + rng.choice((1, 2, 7, 64, 1000))]
-    elif kind == 3:
-        start = rng.randrange(len(raw))
-        raw[start:start] = raw[start : start + rng.choice((1, 4, 100))]
-    elif kind == 4:  # absurd sizes, NaN: runs of 0xFF and 0x7F where lengths, shapes and floats live
-        start = rng.randrange(len(raw))
-        raw[start : start + rng.choice((2, 4, 8))] = rng.choice((b"\xff", b"\x7f", b"\x00")) * rng.choice((2, 4, 8))
-    else:
-        for _ in range(4):
-            raw[rng.randrange(min(len(raw), 600))] = rng.randrange(256)
-    return bytes(raw)
-
-
 @pytest.mark.slow
-def test_five_hundred_damaged_files(tmp_path):
-    folder, sound = tmp_path / "in", tmp_path / "sound"
+def test_five_hundred_damaged_files(tmp_path, fuzz_io, data_dir):
+    folder = tmp_path / "in"
     folder.mkdir()
-    sound.mkdir()
-    originals = seeds(sound)
-    rng = random.Random(SEED)
-    for number in range(COUNT):
-        name = rng.choice(sorted(originals))
-        (folder / f"{number:03d}{Path(name).suffix}").write_bytes(mutate(originals[name], rng))
+    for number, (name, damaged) in enumerate(fuzz_io.mutations(fuzz_io.corpus(data_dir), COUNT, SEED)):
+        (folder / f"{number:03d}{Path(name).suffix}").write_bytes(damaged)
     start = time.monotonic()
     process = subprocess.Popen(
         [sys.executable, "-m", "attn", "denoise", str(folder), "-o", str(tmp_path / "out"), "-m", "tv", "--json"],

@@ -4,8 +4,6 @@ A test with the argument ``good_dicom`` or ``colour_dicom`` runs once per file, 
 (name, what its message must say).
 """
 
-import importlib.util
-
 import numpy as np
 import pytest
 
@@ -63,15 +61,6 @@ def pytest_generate_tests(metafunc):
     for name, values in (("good_dicom", GOOD), ("colour_dicom", COLOUR), ("broken_dicom", list(BROKEN.items()))):
         if name in metafunc.fixturenames:
             metafunc.parametrize(name, values, ids=[value if isinstance(value, str) else value[0] for value in values])
-
-
-@pytest.fixture(scope="session")
-def fuzz_io(request):
-    """The module ``tests/fuzz_io.py``."""
-    spec = importlib.util.spec_from_file_location("fuzz_io", request.config.rootpath / "tests" / "fuzz_io.py")
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module
 
 
 @pytest.fixture(scope="session")
