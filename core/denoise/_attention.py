@@ -84,12 +84,13 @@ def _centred(q: Tensor, k: Tensor, v: Tensor) -> Tensor:
     with torch.no_grad():
         longest = k.norm(dim=-1).amax(-1, keepdim=True)  # [B, 1]
         spread = (q - q.mean(1, keepdim=True)).norm(dim=-1).amax(-1, keepdim=True) * longest
-        small = bool((spread <= LARGEST).all())
+        largest = spread.max().item() if spread.numel() else 0.0
         bound = q.norm(dim=-1) * longest  # [B, N], no logit is larger (Cauchy-Schwarz)
-        if not small and bool((bound > _BOUND).any()):
-            bound = _row_maximum(q, k)
-    if small:
-        return attention_series(q, k, v) + middle
+    for degree, limit in LARGEST.items():
+        if largest <= limit:
+            return attention_series(q, k, v, degree) + middle
+    if bound.max().item() > _BOUND:
+        bound = _row_maximum(q, k)
     out: Tensor = _FusedAttention.apply(q, k, v, bound)  # type: ignore[no-untyped-call]
     return out + middle
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+
 import pytest
 import torch
 from torch import Tensor
@@ -39,6 +41,7 @@ def outputs(backend: str, dtype: torch.dtype, *shape: float) -> list[Tensor]:
         (1, 257, 3.0, 3.0),  # logits beyond the bound: exact row maximum
         (1, 100, 0.01, 1.0),  # the series
         (2, 300, 0.003, 2.0),
+        (1, 100, 0.03, 1.0),
         (1, 1, 1.0, 1.0),
         (3, 4, 0.7, 0.1),
     ],
@@ -65,26 +68,30 @@ def test_chooses_the_series_only_below_its_bound(monkeypatch: pytest.MonkeyPatch
         assert len(used) == expected
 
 
-def test_series_error_at_its_bound() -> None:
-    """All logits at ±LARGEST, the worst the bound allows, in float64: what the missing powers cost."""
+@pytest.mark.parametrize("degree", [2, 3])
+def test_series_error_at_its_bound(degree: int) -> None:
+    """All logits at plus or minus the limit, the worst the bound allows, in float64: what the missing powers cost."""
     q = torch.zeros(1, 64, 8, dtype=torch.float64)
     q[:, ::2, 3], q[:, 1::2, 3] = 1, -1
-    k, v = q * LARGEST, q.roll(1, 1) + q.roll(2, 2)
+    k, v = q * LARGEST[degree], q.roll(1, 1) + q.roll(2, 2)
     truth = (q @ k.mT).softmax(-1) @ v
-    error = (_attention.attention_series(q, k, v) - truth).abs().max().item()
-    assert error <= 1.1 * LARGEST**4 / 24
-    assert LARGEST**4 / 24 < 2**-24
+    error = (_attention.attention_series(q, k, v, degree) - truth).abs().max().item()
+    remainder = LARGEST[degree] ** (degree + 1) / math.factorial(degree + 1)
+    # v is ±1, so a weight's error enters numerator and denominator
+    assert error <= 2.2 * remainder
+    assert remainder < 2**-24
 
 
-def test_monomials() -> None:
+@pytest.mark.parametrize(("degree", "count"), [(2, 45), (3, 165)])
+def test_monomials(degree: int, count: int) -> None:
     x = torch.randn(2, 8, 2, dtype=torch.float64, generator=torch.Generator().manual_seed(0)).requires_grad_()
     y = torch.randn(2, 8, 2, dtype=torch.float64, generator=torch.Generator().manual_seed(1))
-    weights = torch.tensor(coefficients(8), dtype=torch.float64)
-    of_x, of_y = Monomials.apply(x), Monomials.apply(y)
-    assert of_x.shape == (2, 165, 2)
+    weights = torch.tensor(coefficients(8, degree), dtype=torch.float64)
+    of_x, of_y = Monomials.apply(x, degree), Monomials.apply(y, degree)
+    assert of_x.shape == (2, count, 2)
     s = (x * y).sum(1)
-    torch.testing.assert_close((of_x * of_y * weights[:, None]).sum(1), 1 + s + s**2 / 2 + s**3 / 6)
-    assert torch.autograd.gradcheck(Monomials.apply, (x,))
+    torch.testing.assert_close((of_x * of_y * weights[:, None]).sum(1), 1 + s + s**2 / 2 + (degree == 3) * s**3 / 6)
+    assert torch.autograd.gradcheck(Monomials.apply, (x, degree))
 
 
 def test_same_bits_with_any_number_of_threads() -> None:
