@@ -1,7 +1,7 @@
 """Attention whose logits are tiny: the exponential's power series instead of N^2 exponentials.
 
 Filter2Noise's second attention sees tokens that are averages of thousands of others and hence nearly equal
-(methods/filter2noise.md, pitfall 1). With |s| <= b, e^s = 1 + s + s²/2 (+ s³/6) up to b³/6 (b⁴/24) times e^b, and each power of
+(methods/filter2noise.md, pitfall 1). With |s| <= b, e^s = 1 + s + s²/2 + s³/6 up to b⁴/24 times e^b, and each power of
 s = q.k is a sum over monomials of q times monomials of k: one small matrix of moments of the keys serves every query.
 """
 

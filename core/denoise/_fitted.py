@@ -101,7 +101,7 @@ class Filter2NoiseFilter:
         settings = {
             "stages": float(self.options.stages),
             "patch_size": float(self.options.patch_size),
-            "edge_weight": self.options.edge_weight,
+            "edge_weight": self.options.edge_weight or 0.0,
             "learning_rate": self.options.learning_rate or 0.0,
             "seed": float(self.options.seed),
         }

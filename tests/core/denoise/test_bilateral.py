@@ -8,6 +8,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor
 
+from attn.core.denoise import _jit
 from attn.core.denoise._bilateral import bilateral_filter, radius_of, to_pixels
 from attn.core.denoise._threads import kernels_own_the_threads
 
@@ -168,3 +169,20 @@ def test_empty_batch() -> None:
 def test_refuses(shape: tuple[int, ...], sigma_shape: tuple[int, ...], radius: int, backend: str, message: str) -> None:
     with pytest.raises(ValueError, match=message):
         bilateral_filter(torch.zeros(shape), torch.ones(sigma_shape), patch_size=8, radius=radius, backend=backend)
+
+
+def test_compiles_without_a_cache(monkeypatch: pytest.MonkeyPatch) -> None:
+    compile_ = _jit.njit
+
+    def read_only(*args: object, cache: bool = False, **kwargs: object) -> object:
+        if cache:
+            raise RuntimeError("cannot cache function: no locator available for file")  # what numba raises
+        return compile_(*args, **kwargs)
+
+    def double(a: object) -> None:
+        a[0] *= 2  # type: ignore[index]
+
+    monkeypatch.setattr(_jit, "njit", read_only)
+    values = torch.ones(1)
+    _jit.kernel("void(float32[::1])")(double)()(values.numpy())
+    assert values.item() == 2
