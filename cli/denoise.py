@@ -60,6 +60,21 @@ def parse_region(text: str) -> Region:
     return region
 
 
+def parse_edge_weight(text: str) -> float | None:
+    """``--lambda`` as a number, None for ``auto``. Raises ``UsageError`` for anything else."""
+    from attn.core.errors import UsageError
+
+    if text == "auto":
+        return None
+    try:
+        value = float(text)
+    except ValueError:
+        value = -1.0
+    if not 0 <= value < float("inf"):
+        raise UsageError(f"--lambda: {text!r} is neither auto nor a number of at least 0.")
+    return value
+
+
 def main(
     inputs: InputsArgument = None,
     output: OutputOption = None,
@@ -88,14 +103,14 @@ def main(
         ),
     ] = 8,
     edge_weight: Annotated[
-        float,
+        str,
         typer.Option(
             "--lambda",
-            metavar="X",
-            min=0.0,
-            help="filter2noise: weight of the edge term; higher keeps more edges and more noise.",
+            metavar="X|auto",
+            help="filter2noise: weight of the edge term; higher keeps more edges and more noise. 400 is the published "
+            "value; auto (ours) lowers it until the estimated noise goes.",
         ),
-    ] = 400.0,
+    ] = "400",
     sigma: Annotated[
         float | None,
         typer.Option(
@@ -212,7 +227,7 @@ def main(
             steps=steps,
             stages=stages,
             patch_size=patch_size,
-            edge_weight=edge_weight,
+            edge_weight=parse_edge_weight(edge_weight),
             sigma=sigma,
             seed=seed,
         ),  # type: ignore[arg-type]

@@ -21,11 +21,15 @@ from .window import Window
 
 
 def noise_metrics(image: GreyImage, denoised: Stack) -> dict[str, float]:
-    """``noise_std_before`` and ``noise_std_after`` in the image's unit, averaged over the slices.
+    """``noise_std_before``, ``noise_std_after`` and ``removed_std`` (of what was taken away), in the image's unit.
 
     From the second wavelet band: the finest one holds little of the correlated noise of a reconstructed CT slice.
     """
-    return {"noise_std_before": _noise(image.pixels, image), "noise_std_after": _noise(denoised, image)}
+    return {
+        "noise_std_before": _noise(image.pixels, image),
+        "noise_std_after": _noise(denoised, image),
+        "removed_std": rmse(denoised, image.pixels, valid=image.valid),
+    }
 
 
 def _noise(pixels: Stack, image: GreyImage) -> float:

@@ -29,6 +29,9 @@ from .pipeline import Denoised, Shared, denoise_stack, fit_filter, slice_to_fit
 from .series import group_series
 from .window import choose_window, parse_window
 
+LITTLE = 0.3
+"""Share of the estimated noise below which a user should know that a fit did next to nothing."""
+
 NOTICE = "Not for diagnosis. Keep the source images."
 
 
@@ -164,7 +167,9 @@ def denoise_file(task: Task, step: Callable[[int, int], None], options: DenoiseO
         warnings.append("constant image: written unchanged")
     fitted = shared.fitted if shared else None
     result = denoise_stack(noisy.pixels, window, options, valid=noisy.valid, fitted=fitted, progress=step)
-    metrics: dict[str, float] = noise_metrics(noisy, result.pixels)
+    metrics = noise_metrics(noisy, result.pixels)
+    if shared is None and options.method == "filter2noise" and window.width > 0:
+        warnings += _little_removed(metrics)
     if reference is not None:
         metrics |= scores(noisy, result.pixels, reference, window)
     metrics |= _cost(result, shared is not None)
@@ -230,6 +235,14 @@ def _reference(image: GreyImage, options: DenoiseOptions) -> np.ndarray[Any, Any
             image.path, f"its reference {path} has shape {reference.pixels.shape}, the image {image.pixels.shape}"
         )
     return reference.pixels
+
+
+def _little_removed(metrics: Mapping[str, float]) -> list[str]:
+    """Filter2Noise's published lambda suits strong noise; on a cleaner scan it can settle on doing nothing."""
+    if metrics["removed_std"] >= LITTLE * metrics["noise_std_before"]:
+        return []
+    share = metrics["removed_std"] / metrics["noise_std_before"]
+    return [f"the fitted filter removed only {share:.0%} of the estimated noise; try --lambda auto, or --method nlm"]
 
 
 def _cost(result: Denoised, shared: bool) -> dict[str, float]:

@@ -70,6 +70,8 @@ def test_version(attn):
         (["denoise", "x.npy", "--window", "lunge"], "Did you mean lung?"),
         (["denoise", "x.npy", "--window", "40,0"], "the width must be a positive number"),
         (["denoise", "x.npy", "--fit", "last"], "--fit"),
+        (["denoise", "x.npy", "--lambda", "much"], "neither auto nor a number"),
+        (["denoise", "x.npy", "--lambda", "-1"], "neither auto nor a number"),
         (["denoise", "x.npy", "--region", "1,2,3=1"], "X0,Y0,X1,Y1=S"),
         (["denoise", "x.npy", "--region", "9,9,3,3=1"], "X0 < X1"),
         (["denoise", "x.npy", "--strength", "-1"], "--strength"),
