@@ -46,6 +46,24 @@ EXAMPLES = (
     ("find . -name '*.dcm' | attn denoise - -o out/ --json", "Paths on stdin, one JSON document on stdout."),
 )
 
+NOTES = (
+    "Results are for research, not for diagnosis. Keep the source images.",
+    "--cluster: a dask scheduler executes what it is sent. Bind it to a private interface or use tls://. Inputs and "
+    "outputs must be on storage that every worker sees under the same path, and every worker needs the same version of "
+    "attn. To try it: dask scheduler --host 127.0.0.1; dask worker tcp://127.0.0.1:8786 --nthreads 1 --nworkers 2.",
+    "The package behind the method bm3d is licensed for non-commercial use only and is never installed by default.",
+)
+FILES = (
+    ("NAME.denoised.SUFFIX", "The result beside its input; with -o, NAME.SUFFIX in that directory."),
+    (
+        "NAME.sigma.npy",
+        "--maps: float32 [slices, stages, 3, height, width]; sigma x and y in pixels, sigma r as a share "
+        "of the window.",
+    ),
+    ("NAME.sigma.png, NAME.figure.png, NAME.compare.png", "Pictures of --maps, --figure and --compare."),
+    ("NAME.lowdose.SUFFIX", "--simulate-dose: the noisy image that was made."),
+)
+
 
 def parse_region(text: str) -> Region:
     """``X0,Y0,X1,Y1=S`` as a Region; ``typer.BadParameter`` for anything else."""
