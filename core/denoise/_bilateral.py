@@ -110,7 +110,7 @@ def bilateral_filter(
 
 def _choose(image: Tensor) -> str:
     """The fastest backend that can take ``image``."""
-    if image.device.type == "cuda":
+    if image.device.type == "cuda" and image.dtype == torch.float32:
         try:
             from attn.kernels import bilateral  # noqa: F401
         except ImportError:
