@@ -153,13 +153,15 @@ def fit(image: Tensor, options: FitOptions, progress: Progress | None = None) ->
     Raises
     ------
     ValueError
-        If the image is empty, not two-dimensional, or contains NaN or infinity.
+        If the image is empty, not two-dimensional, or contains NaN or infinity, or ``options.adaptive`` is set.
 
     References
     ----------
     methods/filter2noise.md, sections 3 and 5; arXiv 2504.13519.
     """
     check_image(image)
+    if options.adaptive:
+        raise ValueError("filter2noise has no adaptive variant: it was not built.")
     weight = choose_edge_weight(image, options) if options.edge_weight is None else options.edge_weight
     recipe = RECIPES[options.quality]
     if options.steps is not None:
