@@ -10,6 +10,7 @@ search for each row's maximum, and where the bound is tiny a power series replac
 
 from __future__ import annotations
 
+import math
 from typing import Any
 
 import torch
@@ -19,6 +20,7 @@ from torch import Tensor
 from ._attention_series import LARGEST, attention_series
 
 WIDTH = 8
+_LOG2_E = math.log2(math.e)
 _BOUND = 30.0  # e^(-2 * 30) is still a normal float32, so the bound may replace the exact row maximum
 
 
@@ -102,9 +104,9 @@ class _FusedAttention(torch.autograd.Function):
     def forward(ctx: Any, q: Tensor, k: Tensor, v: Tensor, bound: Tensor) -> Tensor:
         from . import _attention_cpu as cpu
 
-        q_t, k_t, v_t = (t.mT.contiguous() for t in (q, k, v))  # [B, 8, N]
+        q_t, k_t, v_t = (t.mT.contiguous() for t in (q * _LOG2_E, k, v))  # [B, 8, N]
         out_t, lse = torch.empty_like(v_t), torch.empty_like(bound)
-        cpu.forward(*(t.numpy() for t in (q_t, k_t, v_t, bound.contiguous(), out_t, lse)))
+        cpu.forward(*(t.numpy() for t in (q_t, k_t, v_t, bound * _LOG2_E, out_t, lse)))
         ctx.save_for_backward(q_t, k_t, v_t, out_t, lse)
         return out_t.mT
 
@@ -117,7 +119,7 @@ class _FusedAttention(torch.autograd.Function):
         delta = (grad_t * out_t).sum(1)  # [B, N]
         grads = [torch.empty_like(q_t) for _ in range(3)]
         cpu.backward(*(t.detach().numpy() for t in (q_t, k_t, v_t, grad_t, lse, delta, *grads)))
-        return grads[0].mT, grads[1].mT, grads[2].mT, None
+        return grads[0].mT, grads[1].mT / _LOG2_E, grads[2].mT, None  # the keys met queries with log2 e in them
 
 
 def _row_maximum(q: Tensor, k: Tensor) -> Tensor:

@@ -41,6 +41,25 @@ def kernel(signature: str) -> Callable[[Callable[..., None]], Callable[[], Calla
     return decorate
 
 
+_D1, _D2, _D3 = np.float32(6.931472056e-01), np.float32(2.402264846e-01), np.float32(5.550329035e-02)
+_D4, _D5, _D6 = np.float32(9.618373251e-03), np.float32(1.339984829e-03), np.float32(1.537070482e-04)
+_LOWEST2 = np.float32(-125.0)
+
+
+@njit(fastmath=FASTMATH, inline="always")
+def exp2_negative(x: Any) -> Any:
+    """2 to the x for float32 x <= 0, to float32 rounding; below -125 that power instead of less.
+
+    As ``exp_negative``, without the products by log2 e and ln 2, and with 2^n added to the exponent bits: a third fewer
+    operations on the multiply-add units, which the attention kernels wait for.
+    """
+    x = max(x, _LOWEST2)
+    n = np.int32(x - _HALF)  # truncation rounds to nearest because x <= 0
+    f = x - np.float32(n)
+    p = (((((_D6 * f + _D5) * f + _D4) * f + _D3) * f + _D2) * f + _D1) * f + _ONE
+    return np.int32(np.float32(p).view(np.int32) + (n << _MANTISSA)).view(np.float32)
+
+
 @njit(fastmath=FASTMATH, inline="always")
 def exp_negative(x: Any) -> Any:
     """e to the x for float32 x <= 0, to float32 rounding; below -87 the smallest normal number instead of less.

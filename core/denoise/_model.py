@@ -46,16 +46,11 @@ class SigmaPredictor(nn.Module):
         self.patch_size = patch_size
         width = channels * patch_size**2
 
-        def linear(
-            inputs: int, outputs: int
-        ) -> nn.Linear:  # values come from ``initialise``, global randomness untouched
-            layer: nn.Linear = nn.utils.skip_init(nn.Linear, inputs, outputs)  # type: ignore[no-untyped-call]
-            return layer
-
-        self.query, self.key, self.value = (linear(width, WIDTH) for _ in range(3))
-        self.sigma_query, self.sigma_key, self.sigma_value = (linear(WIDTH, WIDTH) for _ in range(3))
-        self.norm = nn.LayerNorm(WIDTH)
-        self.sigma_proj = linear(WIDTH, 3)
+        with torch.random.fork_rng(devices=[]):  # values come from ``initialise``; global randomness stays untouched
+            self.query, self.key, self.value = (nn.Linear(width, WIDTH) for _ in range(3))
+            self.sigma_query, self.sigma_key, self.sigma_value = (nn.Linear(WIDTH, WIDTH) for _ in range(3))
+            self.norm = nn.LayerNorm(WIDTH)
+            self.sigma_proj = nn.Linear(WIDTH, 3)
 
     def forward(self, image: Tensor) -> Tensor:
         """``image`` [B, C, H, W], sides multiples of the patch size -> widths [B, 3, H / ps, W / ps]."""

@@ -26,7 +26,7 @@ def measure(which: str, size: int, steps: int) -> dict[str, float | str]:
     import torch
 
     from attn.core.denoise import _attention_cpu, _bilateral_cpu, _edges_cpu
-    from attn.core.denoise._schedule import Recipe, one_cycle, take_step
+    from attn.core.denoise._schedule import OneCycleAdamW, Recipe
     from attn.core.denoise.base import FitOptions
     from attn.core.denoise.filter2noise import fit
 
@@ -40,9 +40,9 @@ def measure(which: str, size: int, steps: int) -> dict[str, float | str]:
         fit(image, FitOptions(steps=steps))(image)
     else:
         model = unfold.UnfoldFilter2Noise()
-        optimiser, schedule = one_cycle(model, Recipe(max(2, steps), 1e-3))
+        optimiser = OneCycleAdamW(model.parameters(), Recipe(max(2, steps), 1e-3))
         for _step in range(steps):
-            take_step(optimiser, schedule, lambda: unfold.loss(model, image[None, None]))
+            optimiser.take_step(lambda: unfold.loss(model, image[None, None]))
     peak = status_mb("VmHWM")
     return {"which": which, "size": size, "steps": steps, "imported_mb": imported, "peak_above_mb": peak - imported}
 

@@ -12,7 +12,7 @@ from torch import Tensor
 from attn.core.denoise._attention import attention
 from attn.core.denoise._bilateral import bilateral_filter, radius_of, to_pixels
 from attn.core.denoise._model import tokens
-from attn.core.denoise._schedule import RECIPES, one_cycle, take_step
+from attn.core.denoise._schedule import RECIPES, OneCycleAdamW
 from attn.core.denoise.base import FitOptions, Region
 from attn.core.denoise.filter2noise import (
     Filter2Noise,
@@ -168,12 +168,12 @@ def test_loss_terms_and_gradients() -> None:
 def test_thirty_steps_of_training() -> None:
     v = load("train30")
     model = model_of(v)
-    optimiser, schedule = one_cycle(model, RECIPES["paper"])
+    optimiser = OneCycleAdamW(model.parameters(), RECIPES["paper"])
     terms = loss_terms(model, v["x"])
     losses, rates = [], []
     for _ in range(30):
-        rates.append(optimiser.param_groups[0]["lr"])
-        losses.append(take_step(optimiser, schedule, lambda: objective(terms(), v["lam"].item())))
+        rates.append(optimiser.learning_rate(optimiser.taken))
+        losses.append(optimiser.take_step(lambda: objective(terms(), v["lam"].item())))
     assert_within(torch.tensor(rates, dtype=torch.float64), v["lr"], 1e-12)
     relative = (torch.tensor(losses) / v["losses"] - 1).abs().max().item()
     assert relative <= 1e-3, f"losses differ by {relative:.1e}"
@@ -189,10 +189,6 @@ def test_thirty_steps_of_training() -> None:
 
 def test_learning_rates_of_all_steps() -> None:
     v = load("train30")
-    optimiser, schedule = one_cycle(torch.nn.Linear(1, 1), RECIPES["paper"])
-    rates = []
-    for _ in range(500):
-        rates.append(optimiser.param_groups[0]["lr"])
-        optimiser.step()
-        schedule.step()
+    optimiser = OneCycleAdamW([], RECIPES["paper"])
+    rates = [optimiser.learning_rate(step) for step in range(500)]
     assert_within(torch.tensor(rates, dtype=torch.float64), v["lr_500"], 1e-12)
