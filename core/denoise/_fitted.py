@@ -168,7 +168,8 @@ class Filter2NoiseFilter:
 
     def _predict(self, image: Tensor) -> tuple[Tensor, list[Tensor]]:
         """Filtered image [1, 1, H', W'] and patch widths [1, 3, h, w] of each stage, before any edit."""
-        self.model.to(image.device)
+        if next(self.model.parameters()).device != image.device:  # walking the modules costs a millisecond
+            self.model.to(image.device)
         out, maps = self.model.with_maps(pad_to_patches(image.float(), self.model.patch_size))
         return out, maps
 

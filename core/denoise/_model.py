@@ -30,6 +30,12 @@ def bounded_softplus(z: Tensor) -> Tensor:
     return F.softplus(z).clamp(max=SIGMA_CAP) + SIGMA_FLOOR
 
 
+def together(x: Tensor, *layers: nn.Linear) -> tuple[Tensor, ...]:
+    """Several linear layers of the same input as one product, which reads ``x`` [B, N, C] once."""
+    weight, bias = torch.cat([layer.weight for layer in layers]), torch.cat([layer.bias for layer in layers])
+    return F.linear(x, weight, bias).chunk(len(layers), dim=-1)
+
+
 class SigmaPredictor(nn.Module):
     """Steps 6-9: σx, σy, σr for every patch from two attentions over all patches.
 
@@ -56,8 +62,8 @@ class SigmaPredictor(nn.Module):
         """``image`` [B, C, H, W], sides multiples of the patch size -> widths [B, 3, H / ps, W / ps]."""
         grid = image.shape[-2] // self.patch_size, image.shape[-1] // self.patch_size
         t = tokens(image, self.patch_size)
-        features = attention(self.query(t), self.key(t), self.value(t))  # step 7, [B, N, 8]
-        mixed = attention(self.sigma_query(features), self.sigma_key(features), self.sigma_value(features))  # step 8
+        features = attention(*together(t, self.query, self.key, self.value))  # step 7, [B, N, 8]
+        mixed = attention(*together(features, self.sigma_query, self.sigma_key, self.sigma_value))  # step 8
         sigma = bounded_softplus(self.sigma_proj(self.norm(mixed)))  # step 9, [B, N, 3]
         return sigma.mT.reshape(-1, 3, *grid)
 
