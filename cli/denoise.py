@@ -78,11 +78,15 @@ def parse_region(text: str) -> Region:
     return region
 
 
-def parse_edge_weight(text: str) -> float | None:
-    """``--lambda`` as a number, None for ``auto``. Raises ``UsageError`` for anything else."""
+def parse_edge_weight(text: str | None, quality: Quality) -> float | None:
+    """``--lambda`` as a number, None for "let the method choose". Raises ``UsageError`` for anything else."""
     from attn.core.errors import UsageError
 
+    if text is None:
+        return None
     if text == "auto":
+        if quality == "paper":
+            raise UsageError("--lambda auto is not part of the published recipe. Leave out --quality paper, or auto.")
         return None
     try:
         value = float(text)
@@ -121,14 +125,15 @@ def main(
         ),
     ] = 8,
     edge_weight: Annotated[
-        str,
+        str | None,
         typer.Option(
             "--lambda",
             metavar="X|auto",
-            help="filter2noise: weight of the edge term; higher keeps more edges and more noise. 400 is the published "
-            "value; auto (ours) lowers it until the estimated noise goes.",
+            help="filter2noise: weight of the edge term; higher keeps more edges and more noise. The published value "
+            "is 400; auto (ours) lowers it where that leaves the noise in place.",
+            show_default="400 with --quality paper, else auto",
         ),
-    ] = "400",
+    ] = None,
     sigma: Annotated[
         float | None,
         typer.Option(
@@ -245,7 +250,7 @@ def main(
             steps=steps,
             stages=stages,
             patch_size=patch_size,
-            edge_weight=parse_edge_weight(edge_weight),
+            edge_weight=parse_edge_weight(edge_weight, quality),
             sigma=sigma,
             seed=seed,
         ),  # type: ignore[arg-type]

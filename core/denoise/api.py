@@ -24,7 +24,7 @@ def denoise(
     steps: int | None = None,
     stages: int = 2,
     patch_size: int = 8,
-    edge_weight: float | None = 400.0,
+    edge_weight: float | None = None,
     sigma: float | None = None,
     strength: float = 1.0,
     regions: tuple[Region, ...] = (),

@@ -44,8 +44,8 @@ class FitOptions:
     patch_size : int
         Side in pixels of the patches that share one set of sigmas (filter2noise).
     edge_weight : float or None
-        Lambda, the weight of the edge term; higher keeps more edges and more noise (filter2noise). None lets the method
-        choose it from the noisy image, which is our addition; 400 is the published value.
+        Lambda, the weight of the edge term; higher keeps more edges and more noise (filter2noise). None: the published
+        400 for ``quality="paper"``, otherwise chosen from the noisy image, which is our addition.
     learning_rate : float or None
     adaptive : bool
         Our own variant of filter2noise; off is the published method.
@@ -59,7 +59,7 @@ class FitOptions:
     steps: int | None = None
     stages: int = 2
     patch_size: int = 8
-    edge_weight: float | None = 400.0
+    edge_weight: float | None = None
     learning_rate: float | None = None
     adaptive: bool = False
     sigma: float | None = None

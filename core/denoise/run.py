@@ -238,11 +238,11 @@ def _reference(image: GreyImage, options: DenoiseOptions) -> np.ndarray[Any, Any
 
 
 def _little_removed(metrics: Mapping[str, float]) -> list[str]:
-    """Filter2Noise's published lambda suits strong noise; on a cleaner scan it can settle on doing nothing."""
+    """Filter2Noise's objective suits strong noise; on a cleaner scan it can settle on doing nearly nothing."""
     if metrics["removed_std"] >= LITTLE * metrics["noise_std_before"]:
         return []
     share = metrics["removed_std"] / metrics["noise_std_before"]
-    return [f"the fitted filter removed only {share:.0%} of the estimated noise; try --lambda auto, or --method nlm"]
+    return [f"the fitted filter removed only {share:.0%} of the estimated noise; try a lower --lambda, or --method nlm"]
 
 
 def _cost(result: Denoised, shared: bool) -> dict[str, float]:

@@ -37,7 +37,7 @@ def measure(which: str, size: int, steps: int) -> dict[str, float | str]:
     image = torch.rand(size, size, generator=torch.Generator().manual_seed(0)) * 0.3
     imported = status_mb("VmRSS")
     if which == "attn":
-        fit(image, FitOptions(steps=steps))(image)
+        fit(image, FitOptions(steps=steps, edge_weight=400.0))(image)
     else:
         model = unfold.UnfoldFilter2Noise()
         optimiser = OneCycleAdamW(model.parameters(), Recipe(max(2, steps), 1e-3))

@@ -38,7 +38,7 @@ def slice_like() -> Tensor:
 
 @functools.cache
 def fitted_state() -> dict[str, Tensor]:
-    fitted = fit(slice_like()[0, 0], FitOptions(quality="fast"))
+    fitted = fit(slice_like()[0, 0], FitOptions(quality="fast", edge_weight=EDGE_WEIGHT))
     radii = [int(m[:2].max().ceil()) for m in fitted.patch_maps(slice_like()[0, 0])]
     assert radii == [2, 1], radii
     return fitted.model.state_dict()

@@ -14,7 +14,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-FAST = ("--steps", "2")  # enough to go through every part; quality has tests of its own
+FAST = ("--steps", "2", "--lambda", "400")  # enough to go through every part; quality has tests of its own
 
 
 @pytest.fixture
@@ -253,7 +253,7 @@ def many(tmp_path):
 @pytest.mark.slow
 @pytest.mark.parametrize("how", [signal.SIGINT, signal.SIGTERM])
 def test_interrupted_batch_keeps_whole_files_and_says_what_is_left(many, tmp_path, how):
-    process = start(tmp_path, "denoise", many, "-o", "out", "--steps", "60", "--json")
+    process = start(tmp_path, "denoise", many, "-o", "out", "--steps", "60", "--lambda", "400", "--json")
     wait_for(tmp_path / "out", process, 2)
     process.send_signal(how)
     stdout, stderr = process.communicate(timeout=60)
@@ -269,13 +269,13 @@ def test_interrupted_batch_keeps_whole_files_and_says_what_is_left(many, tmp_pat
 
 @pytest.mark.slow
 def test_killed_batch_resumes_with_nothing_lost_or_half_written(attn, many, tmp_path):
-    process = start(tmp_path, "denoise", many, "-o", "out", "--steps", "60")
+    process = start(tmp_path, "denoise", many, "-o", "out", "--steps", "60", "--lambda", "400")
     wait_for(tmp_path / "out", process, 3)
     process.kill()
     process.communicate()
     done = {path.name: digest(path) for path in (tmp_path / "out").iterdir() if not path.name.startswith(".")}
     assert 3 <= len(done) < 12
-    ran = attn("denoise", many, "-o", "out", "--steps", "60", "--json")
+    ran = attn("denoise", many, "-o", "out", "--steps", "60", "--lambda", "400", "--json")
     assert ran.code == 0, ran.stderr
     statuses = [item["status"] for item in ran.report["items"]]
     assert statuses.count("skipped") == len(done)
@@ -303,7 +303,9 @@ def test_everything_in_the_dicom_folder_in_one_go(attn, dicom_dir, tmp_path):
     """17 broken files and three colour pictures fail with one line each; every other file is written and opens."""
     import pydicom
 
-    ran = attn("denoise", dicom_dir, "-o", "out", "--steps", "1", "--fit", "middle", "--json", timeout=290)
+    ran = attn(
+        "denoise", dicom_dir, "-o", "out", "--steps", "1", "--lambda", "400", "--fit", "middle", "--json", timeout=290
+    )
     assert ran.code == 1
     items = ran.report["items"]
     failed = [item for item in items if item["status"] == "failed"]

@@ -72,6 +72,7 @@ def test_version(attn):
         (["denoise", "x.npy", "--fit", "last"], "--fit"),
         (["denoise", "x.npy", "--lambda", "much"], "neither auto nor a number"),
         (["denoise", "x.npy", "--lambda", "-1"], "neither auto nor a number"),
+        (["denoise", "x.npy", "--lambda", "auto", "--quality", "paper"], "not part of the published recipe"),
         (["denoise", "x.npy", "--region", "1,2,3=1"], "X0,Y0,X1,Y1=S"),
         (["denoise", "x.npy", "--region", "9,9,3,3=1"], "X0 < X1"),
         (["denoise", "x.npy", "--strength", "-1"], "--strength"),

@@ -24,7 +24,8 @@ def test_where_the_published_value_removes_nothing_a_lower_one_is_closer_to_the_
     shared = sum(np.roll(white, shift, axis) for axis in (0, 1) for shift in (0, 1)) / 2  # correlated, as in CT
     noisy = clean + shared.astype(np.float32)
     image = torch.from_numpy(noisy)
-    published = fit(image, FitOptions(quality="fast"))
-    chosen = fit(image, FitOptions(quality="fast", edge_weight=None))
+    published = fit(image, FitOptions(quality="fast", edge_weight=400.0))
+    chosen = fit(image, FitOptions(quality="fast"))
     assert chosen.options.edge_weight < EDGE_WEIGHTS[0]
+    assert fit(image, FitOptions(quality="paper", steps=1)).options.edge_weight == EDGE_WEIGHTS[0]  # as published
     assert psnr(chosen(image).numpy(), clean) > psnr(published(image).numpy(), clean) + 0.5
