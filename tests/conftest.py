@@ -12,6 +12,9 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+# before anything imports torch: threads that spin while they wait starve the tests that run beside them
+os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
+
 REPOSITORY = Path(__file__).resolve().parent.parent
 SEED = 20250419
 
