@@ -178,7 +178,12 @@ def main(
         Path | None, typer.Option("--save-filter", metavar="FILE", help="Keep the fitted filter (.safetensors).")
     ] = None,
     filter_file: Annotated[
-        Path | None, typer.Option("--filter", metavar="FILE", help="Use a kept filter instead of fitting one.")
+        Path | None,
+        typer.Option(
+            "--filter",
+            metavar="FILE",
+            help="Use a kept filter instead of fitting one; give the --window it was fitted in.",
+        ),
     ] = None,
     maps: Annotated[
         bool, typer.Option("--maps", help="Write the sigma maps: NAME.sigma.npy and NAME.sigma.png.")

@@ -199,7 +199,7 @@ class Filter2NoiseFilter:
             "patch_size": o.patch_size,
         }
         metadata |= {"lambda": o.edge_weight, "steps": self.steps, "learning_rate": o.learning_rate, "seed": o.seed}
-        metadata |= {"quality": o.quality, "adaptive": o.adaptive}
+        metadata |= {"quality": o.quality}
         state = {name: tensor.detach().cpu().contiguous() for name, tensor in self.model.state_dict().items()}
         data = save(state, {key: str(value) for key, value in metadata.items()})
         path = Path(path)
@@ -238,7 +238,6 @@ class Filter2NoiseFilter:
                 patch_size=int(metadata["patch_size"]),
                 edge_weight=float(metadata["lambda"]),
                 learning_rate=float(metadata["learning_rate"]),
-                adaptive=metadata["adaptive"] == "True",
                 seed=int(metadata["seed"]),
             )
             if not 1 <= options.stages <= len(state) or not 1 <= options.patch_size <= 256:

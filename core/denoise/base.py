@@ -47,8 +47,6 @@ class FitOptions:
         Lambda, the weight of the edge term; higher keeps more edges and more noise (filter2noise). None: the published
         400 for ``quality="paper"``, otherwise chosen from the noisy image, which is our addition.
     learning_rate : float or None
-    adaptive : bool
-        Our own variant of filter2noise; off is the published method.
     sigma : float or None
         Noise standard deviation in units of the image ([0, 1]); estimated from the image when None.
     seed : int
@@ -61,7 +59,6 @@ class FitOptions:
     patch_size: int = 8
     edge_weight: float | None = None
     learning_rate: float | None = None
-    adaptive: bool = False
     sigma: float | None = None
     seed: int = 77
 

@@ -154,15 +154,13 @@ def fit(image: Tensor, options: FitOptions, progress: Progress | None = None) ->
     Raises
     ------
     ValueError
-        If the image is empty, not two-dimensional, or contains NaN or infinity, or ``options.adaptive`` is set.
+        If the image is empty, not two-dimensional, or contains NaN or infinity.
 
     References
     ----------
     methods/filter2noise.md, sections 3 and 5; arXiv 2504.13519.
     """
     check_image(image)
-    if options.adaptive:
-        raise ValueError("filter2noise has no adaptive variant: it was not built.")
     weight = options.edge_weight
     if weight is None:
         weight = EDGE_WEIGHTS[0] if options.quality == "paper" else choose_edge_weight(image, options)
