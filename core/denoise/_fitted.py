@@ -7,9 +7,7 @@ from __future__ import annotations
 
 import math
 import os
-import tempfile
 from collections.abc import Mapping, Sequence
-from pathlib import Path
 
 import torch
 from safetensors import SafetensorError, safe_open
@@ -19,6 +17,7 @@ from torch import Tensor
 import attn
 
 from ..errors import InputError
+from ..io.atomic import write_bytes
 from ._bilateral import bilateral_filter, to_pixels
 from ._model import SIGMA_FLOOR, Filter2Noise
 from ._threads import kernels_own_the_threads
@@ -189,7 +188,7 @@ class Filter2NoiseFilter:
     def save(self, path: str | os.PathLike[str]) -> None:
         """Write the fitted network to a safetensors file; strength and regions are not part of it.
 
-        The file appears whole or not at all: it is written under a temporary name beside it and then renamed.
+        The file appears whole or not at all. Raises ``InputError`` if the place cannot be written.
         """
         o = self.options
         metadata = {
@@ -201,19 +200,7 @@ class Filter2NoiseFilter:
         metadata |= {"lambda": o.edge_weight, "steps": self.steps, "learning_rate": o.learning_rate, "seed": o.seed}
         metadata |= {"quality": o.quality}
         state = {name: tensor.detach().cpu().contiguous() for name, tensor in self.model.state_dict().items()}
-        data = save(state, {key: str(value) for key, value in metadata.items()})
-        path = Path(path)
-        handle, temporary = tempfile.mkstemp(prefix=f".{path.name}.", dir=path.parent)
-        try:
-            with os.fdopen(handle, "wb") as file:
-                file.write(data)
-            umask = os.umask(0)
-            os.umask(umask)
-            os.chmod(temporary, 0o666 & ~umask)  # mkstemp makes private files
-            os.replace(temporary, path)
-        except BaseException:
-            Path(temporary).unlink(missing_ok=True)
-            raise
+        write_bytes(path, save(state, {key: str(value) for key, value in metadata.items()}))
 
     @classmethod
     def load(cls, path: str | os.PathLike[str]) -> Filter2NoiseFilter:
