@@ -182,7 +182,7 @@ def test_save_failure_leaves_nothing(
         raise OSError("disk full")
 
     monkeypatch.setattr(os, "replace", fail)
-    with pytest.raises(OSError, match="disk full"):
+    with pytest.raises(InputError, match=r"cannot be written \(disk full\)"):
         fitted.save(tmp_path / "f.safetensors")
     assert list(tmp_path.iterdir()) == []
 
