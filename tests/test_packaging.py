@@ -40,7 +40,8 @@ def test_wheel_imports_and_runs_without_the_checkout(wheel, tmp_path):
     """Unpacked into an empty folder: the package must not lean on the checkout or on top-level cli, core, kernels."""
     zipfile.ZipFile(wheel).extractall(tmp_path)
     code = (
-        f"import sys; sys.path[:] = [{str(tmp_path)!r}, *(p for p in sys.path if {str(ROOT)!r} not in p)];"
+        f"import sys; checkout = ({str(ROOT)!r}, {str(ROOT / '.src')!r});"
+        f"sys.path[:] = [{str(tmp_path)!r}, *(p for p in sys.path if p not in checkout)];"
         "import attn, importlib.util as u; assert attn.__file__.startswith(sys.path[0]), attn.__file__;"
         "assert not any(u.find_spec(n) for n in ('cli', 'core', 'kernels'));"
         "sys.argv = ['attn', '--version']; from attn.cli.main import main; main()"
