@@ -118,7 +118,7 @@ class Filter2NoiseFilter:
             out, maps = self._predict(image)
             if self.strength != 1 or self.regions:
                 # every stage keeps the widths predicted before the edit: the user edits what the maps showed
-                out = pad_to_patches(image.float(), self.model.patch_size)
+                out = self._padded(image)
                 for sigma in maps:
                     edited, size = self._edit(sigma)
                     out = bilateral_filter(out, edited, patch_size=size)
@@ -165,11 +165,15 @@ class Filter2NoiseFilter:
                 raise ValueError(f"a region needs 0 <= x0 < x1 and 0 <= y0 < y1, got {region}.")
         return Filter2NoiseFilter(self.model, self.options, losses=self.losses, strength=strength, regions=regions)
 
+    def _padded(self, image: Tensor) -> Tensor:
+        """``image`` as the network takes it: padded, and in the dtype it was fitted in."""
+        return pad_to_patches(image.to(next(self.model.parameters()).dtype), self.model.patch_size)
+
     def _predict(self, image: Tensor) -> tuple[Tensor, list[Tensor]]:
         """Filtered image [1, 1, H', W'] and patch widths [1, 3, h, w] of each stage, before any edit."""
         if next(self.model.parameters()).device != image.device:  # walking the modules costs a millisecond
             self.model.to(image.device)
-        out, maps = self.model.with_maps(pad_to_patches(image.float(), self.model.patch_size))
+        out, maps = self.model.with_maps(self._padded(image))
         return out, maps
 
     def _edit(self, sigma: Tensor) -> tuple[Tensor, int]:

@@ -139,8 +139,8 @@ def fit(image: Tensor, options: FitOptions, progress: Progress | None = None) ->
 
     Parameters
     ----------
-    image : Tensor, shape (H, W), float32
-        Intensities within [0, 1]; any size from 1 x 1. The fit runs on its device.
+    image : Tensor, shape (H, W), float32 or float64
+        Intensities within [0, 1]; any size from 1 x 1. The fit runs on its device and in its dtype (float64 is slow).
     options : FitOptions
         ``quality`` chooses the recipe (``paper`` is the published one); ``steps``, ``learning_rate`` and
         ``edge_weight`` override it.
@@ -171,7 +171,7 @@ def fit(image: Tensor, options: FitOptions, progress: Progress | None = None) ->
         recipe = replace(recipe, learning_rate=options.learning_rate)
     if image.min() == image.max():
         recipe = replace(recipe, steps=0)  # nothing to learn from, and the filter returns such an image unchanged
-    model = Filter2Noise(options.stages, options.patch_size, seed=options.seed).to(image.device)
+    model = Filter2Noise(options.stages, options.patch_size, seed=options.seed).to(image.device, image.dtype)
     padded = pad_to_patches(image, options.patch_size)
     with kernels_own_the_threads():
         terms = loss_terms(model, padded)

@@ -10,7 +10,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from ..device import pick_device
+from ..device import pick_device, pick_dtype
 from ..errors import UsageError
 from . import METHODS
 from .base import Filter, Progress
@@ -72,23 +72,31 @@ def method_device(method: str, device: str) -> torch.device:
     return pick_device(device) if METHODS[method].status != "baseline" else torch.device("cpu")
 
 
+def see(pixels: Stack, window: Window, valid: NDArray[np.bool_] | None) -> NDArray[np.float32]:
+    """What a filter is shown of ``pixels`` [..., H, W]: the window mapped to [0, 1], its lower end where padding is."""
+    seen = window.normalise(pixels)
+    if valid is not None:
+        seen[~valid] = 0.0
+    return seen
+
+
+def _tensor(image: NDArray[np.float32], options: DenoiseOptions) -> torch.Tensor:
+    """A slice [H, W] on the device and in the dtype that the options ask for."""
+    tensor = torch.from_numpy(np.ascontiguousarray(image)).to(method_device(options.method, options.device))
+    return tensor.to(pick_dtype(options.dtype))
+
+
 def fit_filter(image: NDArray[np.float32], options: DenoiseOptions, progress: Progress | None = None) -> Filter:
     """Fit ``options.method`` on one normalised slice [H, W]; nothing but this noisy image is looked at."""
-    tensor = torch.from_numpy(np.ascontiguousarray(image)).to(method_device(options.method, options.device))
-    if options.dtype == "float64":
-        tensor = tensor.double()
     fit = METHODS[options.method].resolve()
-    fitted: Filter = fit(tensor, options.fit, progress)
+    fitted: Filter = fit(_tensor(image, options), options.fit, progress)
     return fitted
 
 
 def apply_filter(fitted: Filter, image: NDArray[np.float32], options: DenoiseOptions) -> NDArray[np.float32]:
     """Denoise one normalised slice [H, W] with a fitted filter; the result is cut to [0, 1]."""
-    tensor = torch.from_numpy(np.ascontiguousarray(image)).to(method_device(options.method, options.device))
-    if options.dtype == "float64":
-        tensor = tensor.double()
     with torch.inference_mode():
-        return fitted(tensor).clamp(0, 1).to("cpu", torch.float32).numpy()
+        return fitted(_tensor(image, options)).clamp(0, 1).to("cpu", torch.float32).numpy()
 
 
 def denoise_stack(
@@ -123,10 +131,9 @@ def denoise_stack(
     if window.width <= 0:
         flat = np.zeros(pixels.shape, np.float32)
         return Denoised(pixels, flat, flat, (), 0.0, 0.0)
-    seen = window.normalise(pixels)
+    seen = see(pixels, window, valid)
     replaced = window.inside(pixels)
     if valid is not None:
-        seen[~valid] = 0.0
         replaced &= valid
     index = slice_to_fit(options.fit_on, len(pixels))
     fits = 0 if fitted else (len(pixels) if index is None else 1)

@@ -25,7 +25,7 @@ from .base import Filter
 from .evaluate import compare_methods, mean_comparison, noise_metrics, scores
 from .options import DenoiseOptions
 from .outputs import save_filter, write_outputs
-from .pipeline import Denoised, Shared, denoise_stack, fit_filter, slice_to_fit
+from .pipeline import Denoised, Shared, denoise_stack, fit_filter, see, slice_to_fit
 from .series import group_series
 from .window import choose_window, parse_window
 
@@ -76,19 +76,18 @@ def run(
     check_options(options)
     device = str(pick_device(options.device))
     sources = expand_inputs(inputs, stdin=stdin)
-    single = len(sources) == 1
-    if options.save_filter and options.fit_on == "each" and not single:
+    if options.save_filter and options.fit_on == "each" and len(sources) > 1:
         raise UsageError("--save-filter keeps one filter: add --fit first, middle or INDEX, or name one input.")
     targets = output_paths(sources, output, word="denoised")
     for folder in {target.parent for target in targets}:
         remove_stale(folder)  # what a killed run left half-written
     tasks = [Task(s.path, target, s.name, error=s.error) for s, target in zip(sources, targets, strict=True)]
     watcher = watcher or Silent()
+    series: list[dict[str, Any]] = []
     if options.filter is not None:
         shared = Shared(load_filter(options.filter))
         tasks = [replace(task, payload=shared) for task in tasks]
-    series: list[dict[str, Any]] = []
-    if options.filter is None and options.fit_on != "each":
+    elif options.fit_on != "each":
         tasks, series = _fit_series(tasks, options, placement, watcher)
     outcome = run_batch(partial(denoise_file, options=options), tasks, placement, watcher)
     summary = dict(summarise(outcome.items))
@@ -157,9 +156,7 @@ def denoise_file(task: Task, step: Callable[[int, int], None], options: DenoiseO
     """Read one file, denoise it, write what was asked for (the main output last), and report it."""
     image = read_image(task.source, luma=options.luma, fill=options.fill)
     reference = _reference(image, options)
-    noisy = image
-    if options.simulate_dose is not None:
-        noisy = simulated(image, options)
+    noisy = simulated(image, options) if options.simulate_dose is not None else image
     shared: Shared | None = task.payload
     window = (shared and shared.window) or choose_window(options.window, noisy)
     warnings = list(noisy.warnings)
@@ -304,9 +301,7 @@ def _fit_nearest(
         if window.width <= 0:
             continue
         middle = len(noisy.pixels) // 2
-        seen = window.normalise(noisy.pixels[middle])
-        if noisy.valid is not None:
-            seen[~noisy.valid[middle]] = 0.0
+        seen = see(noisy.pixels[middle], window, None if noisy.valid is None else noisy.valid[middle])
         fitted = fit_filter(seen, options, partial(watcher.step, f"fit on {task.name}"))
         if options.save_filter is not None:
             save_filter(fitted, options.save_filter)

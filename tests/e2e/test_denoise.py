@@ -320,3 +320,14 @@ def test_everything_in_the_dicom_folder_in_one_go(attn, dicom_dir, tmp_path):
             assert pydicom.dcmread(tmp_path / item["output"]).pixel_array.size
     written = {path for path in (tmp_path / "out").rglob("*") if path.is_file()}
     assert len(written) == len(items) - 20
+
+
+@pytest.mark.parametrize("dtype", ["float64", "fp64"])
+def test_float64_agrees_with_float32(attn, noisy, tmp_path, dtype):
+    assert attn("denoise", noisy, *FAST, "-o", "single.npy").code == 0
+    ran = attn("denoise", noisy, *FAST, "--dtype", dtype, "--strength", "1.5", "--maps", "-o", "edited.npy")
+    assert ran.code == 0, ran.stderr
+    assert attn("denoise", noisy, *FAST, "--dtype", dtype, "-o", "double.npy").code == 0
+    single, double = np.load(tmp_path / "single.npy"), np.load(tmp_path / "double.npy")
+    np.testing.assert_allclose(double, single, atol=2e-5)
+    assert not np.array_equal(np.load(tmp_path / "edited.npy"), double)
