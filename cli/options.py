@@ -8,20 +8,6 @@ from typing import Annotated
 
 import typer
 
-_UNITS = {"k": 1 << 10, "m": 1 << 20, "g": 1 << 30}
-
-
-def parse_size(text: str) -> int:
-    """``4096``, ``4k``, ``1.5k``, ``1m`` (k = 1024) as an integer; ``typer.BadParameter`` for anything else."""
-    number, factor = (text[:-1], _UNITS[text[-1].lower()]) if text[-1:].lower() in _UNITS else (text, 1)
-    try:
-        value = float(number) * factor
-    except ValueError:
-        value = -1.0
-    if not (0 < value < 1 << 62 and value == int(value)):
-        raise typer.BadParameter(f"{text!r} is not a size (use 4096, 4k, 128k, 1m)")
-    return int(value)
-
 
 def complete_methods(command: str) -> Callable[[str], list[tuple[str, str]]]:
     """Shell completion of a command's method names, from the table alone (no torch)."""

@@ -96,7 +96,7 @@ def compare_methods(
         row: dict[str, Any] = {"method": name}
         if reference is not None:
             row |= scores(image, done.pixels, reference, window)
-        row["noise_std_after"] = noise_metrics(image, done.pixels)["noise_std_after"]
+        row["noise_std_after"] = _noise(done.pixels, image)
         row |= {"fit_seconds": done.fit_seconds, "apply_seconds": done.apply_seconds}
         row["seconds"] = row["fit_seconds"] + row["apply_seconds"] if done is result else time.perf_counter() - start
         rows.append(row)
@@ -109,7 +109,7 @@ def compare_methods(
 def mean_comparison(items: Iterable[Item]) -> list[dict[str, Any]]:
     """The rows of all items' comparisons averaged per method, best first where there was a reference.
 
-    Only files that every listed method finished count, so that the means are over the same files.
+    Each method's means are over the files that it finished; ``files`` says how many those are.
     """
     tables = [item.details["comparison"] for item in items if item.status == "ok" and "comparison" in item.details]
     by_file = [{row["method"]: row for row in table} for table in tables]

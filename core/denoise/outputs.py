@@ -39,7 +39,6 @@ def describe(options: DenoiseOptions, result: Denoised, window: Window, unit: st
 
 def save_filter(fitted: Any, path: Path) -> None:
     """Keep a fitted filter (filter2noise only; the options were checked)."""
-    path.parent.mkdir(parents=True, exist_ok=True)
     fitted.save(path)
 
 
@@ -58,7 +57,6 @@ def write_outputs(
     output = task.output
     if output is None:
         return files
-    output.parent.mkdir(parents=True, exist_ok=True)
     if options.simulate_dose is not None:
         dose, seed = options.simulate_dose, options.fit.seed
         text = f"attn {attn.__version__}: simulated at {dose:g} of the dose, seed {seed}. Not for diagnosis."

@@ -120,7 +120,7 @@ def _expand(text: str, suffixes: Collection[str], empty: list[str]) -> list[Inpu
         path = Path(text)
         if path.is_dir():
             files = list(_walk(path, suffixes))
-            if not any(item.error is None for item in files) and not files:
+            if not files:
                 empty.append(text)
             return files
         if path.exists() or split_key(path)[0].exists():
