@@ -6,7 +6,7 @@ import importlib
 
 from .registry import Registry
 
-REGISTRIES = {"denoise": "attn.core.denoise:METHODS"}
+REGISTRIES = {"denoise": "attn.core.denoise:METHODS", "bench": "attn.core.attention:OPERATORS"}
 
 
 def registry(command: str) -> Registry:

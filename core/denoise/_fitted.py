@@ -18,9 +18,9 @@ import attn
 
 from ..errors import InputError
 from ..io.atomic import write_bytes
+from ..threads import kernels_own_the_threads
 from ._bilateral import bilateral_filter, to_pixels
 from ._model import SIGMA_FLOOR, Filter2Noise
-from ._threads import kernels_own_the_threads
 from .base import FitOptions, Region
 
 _SMALLEST = 16  # pixels; half of it, the side at half resolution, must exceed the largest filter radius, 7

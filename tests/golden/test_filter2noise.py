@@ -25,7 +25,7 @@ from attn.core.denoise.filter2noise import (
     objective,
 )
 
-VECTORS = Path(__file__).parent / "filter2noise"
+VECTORS = Path(__file__).parent / "vectors" / "filter2noise"
 BACKENDS = ["reference", "numba"]
 
 

@@ -14,7 +14,7 @@ from attn.core.denoise.zs_n2n import RECIPES, Network, apply, objective, train
 
 @pytest.fixture
 def vectors() -> dict[str, Tensor]:
-    with np.load(Path(__file__).parent / "filter2noise" / "zsn2n.npz") as file:
+    with np.load(Path(__file__).parent / "vectors" / "filter2noise" / "zsn2n.npz") as file:
         return {name: torch.from_numpy(np.asarray(file[name])) for name in file.files}
 
 

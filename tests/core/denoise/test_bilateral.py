@@ -8,9 +8,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor
 
-from attn.core.denoise import _jit
+from attn.core import jit as _jit
 from attn.core.denoise._bilateral import bilateral_filter, radius_of, to_pixels
-from attn.core.denoise._threads import kernels_own_the_threads
+from attn.core.threads import kernels_own_the_threads
 
 pytest.importorskip("numba")
 

@@ -1,0 +1,1 @@
+"""`attn bench`: attention operators measured side by side (methods/attention-bench.md)."""

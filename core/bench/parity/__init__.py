@@ -1,0 +1,82 @@
+"""Golden vectors of the attention operators: what `attn bench --selftest` and the parity tests both run.
+
+One file per method: ``FILES`` names its vectors, ``check(name, data)`` compares ours with them and yields a ``Check``
+per quantity, at the tolerance of the method's specification.
+"""
+
+from __future__ import annotations
+
+import importlib
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+import attn
+
+METHODS = {
+    "hip": "hip",
+    "hisa": "hisa",
+    "superlinear": "superlinear",
+    "lightning": "lightning",
+    "flux-attention": "flux",
+    "rectified-spaattn": "rectified",
+    "biformer": "biformer",
+    "halonet": "halonet",
+    "sparsifiner": "sparsifiner",
+}
+"""Folder of golden vectors -> module of this package."""
+
+Arrays = Mapping[str, "np.ndarray[Any, Any]"]
+
+
+@dataclass(frozen=True, slots=True)
+class Check:
+    """One comparison: ``error`` (largest difference, or the number of rows that differ) against its ``tolerance``."""
+
+    quantity: str
+    error: float
+    tolerance: float
+
+    @property
+    def ok(self) -> bool:
+        return self.error <= self.tolerance  # NaN fails
+
+
+def golden_dir() -> Path:
+    """Where the vectors are: inside the installed package, or tests/golden of a checkout."""
+    return Path(attn.__file__).parent / "golden"
+
+
+def files() -> list[tuple[str, str]]:
+    """All (folder, file stem), in order."""
+    return [(folder, stem) for folder in METHODS for stem in _module(folder).FILES]
+
+
+def check(folder: str, stem: str) -> Iterator[Check]:
+    """Compare ours with one golden file. Raises ``FileNotFoundError`` where the vectors were not installed."""
+    with np.load(golden_dir() / folder / f"{stem}.npz") as stored:
+        data = {name: stored[name] for name in stored.files}
+    yield from _module(folder).check(stem, data)
+
+
+def _module(folder: str) -> Any:
+    return importlib.import_module(f"{__package__}.{METHODS[folder]}")
+
+
+def max_error(ours: Any, golden: Any) -> float:
+    """Largest absolute difference; infinite where shapes differ, NaN where either holds one."""
+    a, b = np.asarray(ours, dtype=np.float64), np.asarray(golden, dtype=np.float64)
+    if a.shape != b.shape:
+        return float("inf")
+    return float(np.abs(a - b).max()) if a.size else 0.0
+
+
+def rows_that_differ(ours: Any, golden: Any) -> float:
+    """Number of last-axis rows whose entries are not the same set."""
+    a, b = np.asarray(ours), np.asarray(golden)
+    if a.shape != b.shape:
+        return float("inf")
+    return float((np.sort(a, -1) != np.sort(b, -1)).any(-1).sum())

@@ -1,0 +1,48 @@
+"""Inputs and bounds that the tests of all operators share."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import torch
+from torch import Tensor
+
+# B, Hq, Hkv, Lq, Lk, D: odd lengths, grouped heads, decode, a single key, an empty batch
+SHAPES = [
+    (1, 1, 1, 64, 64, 32),
+    (2, 4, 2, 97, 97, 64),
+    (1, 6, 1, 200, 333, 80),
+    (1, 2, 2, 1, 257, 64),
+    (1, 1, 1, 1, 1, 32),
+    (0, 2, 1, 50, 50, 32),
+]
+
+
+def random_qkv(
+    shape: tuple[int, ...], dtype: torch.dtype = torch.float32, device: torch.device | str = "cpu", *, seed: int = 0
+) -> tuple[Tensor, Tensor, Tensor]:
+    """Gaussian q, k, v of shape (B, Hq, Hkv, Lq, Lk, D), drawn in float64 so that every dtype sees the same numbers."""
+    batch, heads, kv_heads, len_q, len_k, dim = shape
+    generator = torch.Generator().manual_seed(seed)
+    sizes = ((batch, heads, len_q, dim), (batch, kv_heads, len_k, dim), (batch, kv_heads, len_k, dim))
+    q, k, v = (
+        torch.randn(size, generator=generator, dtype=torch.float64).to(device=device, dtype=dtype) for size in sizes
+    )
+    return q, k, v
+
+
+def assert_as_accurate_as_eager(out: Tensor, reference: Callable[..., Tensor], *qkv: Tensor, **params: Any) -> None:
+    """STYLE.md 3.8: the error is at most twice what the reference has in the same dtype, and under the ceiling."""
+    truth = reference(*(t.double() for t in qkv), **params)
+    assert out.shape == truth.shape
+    assert out.dtype == qkv[0].dtype
+    if not truth.numel():
+        return
+    error = (out.double() - truth).abs().max().item()
+    eager = (reference(*qkv, **params).double() - truth).abs().max().item()
+    assert error <= 2 * eager + 1e-5, f"max error {error:.2e}, eager {eager:.2e}, ratio {error / max(eager, 1e-12):.1f}"
+    ceiling = {torch.float32: 1e-5, torch.float16: 2e-3, torch.bfloat16: 2e-2}.get(qkv[0].dtype)
+    share = error / max(truth.abs().max().item(), 1e-30)
+    if ceiling is not None and eager <= ceiling * truth.abs().max().item():
+        assert share <= ceiling, f"max error {share:.2e} of the largest value, ceiling {ceiling:.0e}"
