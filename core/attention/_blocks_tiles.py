@@ -1,0 +1,106 @@
+"""Patterns and tiles of the block engine: what it walks over, and which keys of a tile each query sees."""
+
+from __future__ import annotations
+
+from typing import Any, NamedTuple, Protocol
+
+import numpy as np
+import torch
+from torch import Tensor
+
+Rows = np.ndarray[Any, np.dtype[np.int64]]
+Spans = Rows
+
+
+class Pattern(Protocol):
+    """What the engine needs to know about a selection.
+
+    ``window``, ``num_sinks``: where ``window`` is not None, a query at position p sees of its spans only the keys above
+    p - window and those below ``num_sinks``.
+    """
+
+    @property
+    def block_m(self) -> int: ...
+    @property
+    def len_q(self) -> int: ...
+    @property
+    def len_k(self) -> int: ...
+    @property
+    def causal(self) -> bool: ...
+    @property
+    def window(self) -> int | None: ...
+    @property
+    def num_sinks(self) -> int: ...
+
+    def spans(self, head: int, block: int) -> Spans:
+        """Key ranges [start, stop) of a query block, ascending and disjoint: int64 [n, 2]."""
+        ...
+
+
+class Tile(NamedTuple):
+    """Some keys of a query block.
+
+    Query i sees the columns below ``last[i]``, except those from ``sinks`` on that are below ``first[i]``. Both are
+    int64 [rows], or None where every query sees every key of the tile.
+    """
+
+    spans: Spans
+    width: int
+    first: Rows | None
+    last: Rows | None
+    sinks: int
+
+    def hidden(self, device: torch.device) -> Tensor | None:
+        """bool [rows, width]: what each query does not see; None where it sees all."""
+        if self.first is None or self.last is None:
+            return None
+        column = torch.arange(self.width, device=device)
+        first = torch.from_numpy(self.first).to(device)[:, None]
+        last = torch.from_numpy(self.last).to(device)[:, None]
+        return (column >= last) | ((column >= self.sinks) & (column < first))
+
+
+def split(spans: Spans, size: int) -> list[Spans]:
+    """Cut spans into lists of at most ``size`` keys each, filling every list but the last."""
+    parts: list[list[tuple[int, int]]] = []
+    room = 0
+    for start, stop in spans.tolist():
+        while start < stop:
+            if not room:
+                parts.append([])
+                room = size
+            end = min(stop, start + room)
+            parts[-1].append((start, end))
+            room -= end - start
+            start = end
+    return [np.array(part, dtype=np.int64) for part in parts]
+
+
+def tiles(pattern: Pattern, head: int, block: int, size: int) -> list[Tile]:
+    """The keys of a query block in tiles of at most ``size``, with what each query sees of them."""
+    start = block * pattern.block_m
+    at = np.arange(start, min(start + pattern.block_m, pattern.len_q)) + (pattern.len_k - pattern.len_q)
+    spans = pattern.spans(head, block)
+    if pattern.causal:
+        spans = np.minimum(spans, at[-1] + 1)
+    return [_tile(pattern, part, at) for part in split(spans, size)]
+
+
+def _tile(pattern: Pattern, spans: Spans, at: Rows) -> Tile:
+    width = int((spans[:, 1] - spans[:, 0]).sum())
+    window = pattern.window
+    beyond = pattern.causal and int(spans[-1, 1]) > int(at[0]) + 1
+    before = window is not None and int(spans[0, 0]) <= int(at[-1]) - window
+    if not beyond and not before:
+        return Tile(spans, width, None, None, width)
+    keys = np.concatenate([np.arange(a, b) for a, b in spans.tolist()])  # ascending: what a row sees is a range
+    last = np.searchsorted(keys, at, side="right") if beyond else np.full(at.size, width)
+    first = np.zeros_like(last) if window is None else np.searchsorted(keys, at - window, side="right")
+    return Tile(spans, width, first, last, int(np.searchsorted(keys, pattern.num_sinks)))
+
+
+def gather(x: Tensor, spans: Spans) -> Tensor:
+    """The rows ``spans`` of ``x`` [L, D] one behind the other; a view where they are one run."""
+    if len(spans) == 1:
+        return x[int(spans[0, 0]) : int(spans[0, 1])]
+    return torch.cat([x[a:b] for a, b in spans.tolist()])
