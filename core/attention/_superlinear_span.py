@@ -1,0 +1,182 @@
+"""Superlinear attention, steps 5 and 6, fast: spans that lie together become one matrix product.
+
+A span is a vector times a matrix, which the memory bounds. But about num_spans L spans lie on L keys, so that spans
+sorted by where they end come in groups whose union is hardly longer than one of them: a group's queries are gathered,
+and scores and outputs are two matrix products. The window of a query is a span as well, computed once and merged into
+the softmax of each of its spans at the end.
+"""
+
+from __future__ import annotations
+
+import math
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from ..jit import exp2_negative, kernel
+from ..threads import bands, kernels_own_the_threads, run, thread_count
+
+if TYPE_CHECKING:
+    from .superlinear import Spans
+
+Array = np.ndarray[Any, Any]
+_BUCKET = 64  # keys: spans that end in the same bucket may form a group
+_ROWS = 64  # spans of a group
+_ZERO, _LOWEST = np.float32(0), np.float32(-np.inf)
+
+
+class Plan(NamedTuple):
+    """The spans of one head in the order of their groups.
+
+    ``row`` int64 [N]: query of a span; ``place`` int32 [Lq, k + 1]: where a query's spans, the window last, are in that
+    order, -1 for none; ``start``, ``stop`` int32 [N]; ``edges`` int64 [G, 4]: first and last span, first and last key
+    of a group, last exclusive.
+    """
+
+    row: Array
+    place: Array
+    start: Array
+    stop: Array
+    edges: Array
+
+
+def groups(start: Array, stop: Array, window_start: Array, len_k: int) -> Plan:
+    """start, stop int32 [Lq, k] (stop exclusive), window_start int32 [Lq] -> the plan."""
+    len_q, count = start.shape
+    here = np.arange(len_k - len_q, len_k, dtype=np.int32)
+    flat = np.flatnonzero(stop.ravel() > start.ravel())  # by query, so that lengths are in order too
+    bucket = (stop.ravel()[flat] - 1) // _BUCKET
+    if len_k <= _BUCKET * 65536:
+        bucket = bucket.astype(np.uint16)  # which numpy sorts by radix
+    order = flat[np.argsort(bucket, kind="stable")]
+    near = np.flatnonzero(here >= window_start)
+    row = np.concatenate([order // count, near])
+    first = np.concatenate([start.ravel()[order], window_start[near]])
+    last = np.concatenate([stop.ravel()[order], here[near] + 1])
+    place = np.full((len_q, count + 1), -1, dtype=np.int32)
+    place.ravel()[order // count * (count + 1) + order % count] = np.arange(len(order), dtype=np.int32)
+    place[near, count] = np.arange(len(order), len(row), dtype=np.int32)
+    home = (last - 1) // _BUCKET
+    begins = np.flatnonzero(np.diff(home, prepend=-1))  # where a bucket begins
+    begins = np.union1d(begins, [len(order)]) if len(near) else begins
+    sizes = np.diff(begins, append=len(row))
+    pieces = -(-sizes // _ROWS)
+    nth = np.arange(pieces.sum()) - np.repeat(np.cumsum(pieces) - pieces, pieces)
+    lo = np.repeat(begins, pieces) + nth * _ROWS
+    hi = np.minimum(lo + _ROWS, np.repeat(begins + sizes, pieces))
+    if len(lo):
+        edges = np.stack([lo, hi, np.minimum.reduceat(first, lo), np.maximum.reduceat(last, lo)], 1)
+    else:
+        edges = np.zeros((0, 4), dtype=np.int64)
+    return Plan(row, place, first, last, edges.astype(np.int64))
+
+
+@kernel("void(float32[:,::1],int32[::1],int32[::1],int64,float32[::1],float32[::1])")
+def _weights(scores: Array, start: Array, stop: Array, first: int, top: Array, total: Array) -> None:
+    """Scores [R, N] of keys first.., times log2 e, to weights 2^(s - max) inside each row's span, 0 outside."""
+    for row in range(scores.shape[0]):
+        s, lo, hi = scores[row], start[row] - first, stop[row] - first
+        highest = _LOWEST
+        for i in range(lo, hi):
+            highest = max(highest, s[i])
+        mass = _ZERO
+        for i in range(lo, hi):
+            weight = exp2_negative(s[i] - highest)
+            s[i] = weight
+            mass += weight
+        for i in range(lo):
+            s[i] = _ZERO
+        for i in range(hi, s.shape[0]):
+            s[i] = _ZERO
+        top[row], total[row] = highest, mass
+
+
+@kernel("void(float32[:,::1],int32[:,::1],float32[::1],float32[::1],float32[:,::1],float32[:,::1],int64,int64)")
+def _combine(
+    partial: Array, place: Array, top: Array, total: Array, gate: Array, out: Array, start: int, stop: int
+) -> None:
+    """Rows start..stop-1 of ``out``: each span joined with the window by their softmax masses, then the gates."""
+    count = gate.shape[1]
+    for row in range(start, stop):
+        o = out[row]
+        for d in range(o.shape[0]):
+            o[d] = _ZERO
+        near = place[row, count]
+        share = _ZERO
+        for j in range(count):
+            far = place[row, j]
+            g = gate[row, j]
+            if far < 0:
+                if near >= 0:
+                    share += g / total[near]
+                continue
+            other = g / total[far]
+            if near >= 0:
+                highest = max(top[near], top[far])
+                a, b = exp2_negative(top[near] - highest), exp2_negative(top[far] - highest)
+                both = a * total[near] + b * total[far]
+                share += g * a / both
+                other = g * b / both
+            p = partial[far]
+            for d in range(o.shape[0]):
+                o[d] += other * p[d]
+        if near >= 0:
+            p = partial[near]
+            for d in range(o.shape[0]):
+                o[d] += share * p[d]
+
+
+def _some_groups(
+    q: Tensor, keys: Tensor, v: Tensor, plan: Plan, row: Tensor, top: Array, total: Array, partial: Tensor, mine: Array
+) -> None:
+    """The groups ``mine`` (rows of ``plan.edges``) into ``top``, ``total`` [N] and ``partial`` [N, Dv]."""
+    if not len(mine):
+        return
+    weights = _weights()
+    widest = int((mine[:, 3] - mine[:, 2]).max())
+    gathered, buffer = torch.empty(_ROWS, q.shape[1]), torch.empty(_ROWS * widest)
+    for lo, hi, first, last in mine.tolist():
+        size = hi - lo
+        rows = torch.index_select(q, 0, row[lo:hi], out=gathered[:size])
+        scores = buffer[: size * (last - first)].view(size, last - first)
+        torch.mm(rows, keys[:, first:last], out=scores)
+        weights(scores.numpy(), plan.start[lo:hi], plan.stop[lo:hi], first, top[lo:hi], total[lo:hi])
+        torch.mm(scores, v[first:last], out=partial[lo:hi])
+
+
+def span_attention(q: Tensor, k: Tensor, v: Tensor, spans: Spans, scale: float, gate_scale: float) -> Tensor:
+    """q [B, Hq, Lq, D], k [B, Hkv, Lk, D], v [B, Hkv, Lk, Dv], any dtype but float64 -> out [B, Hq, Lq, Dv]."""
+    batch, heads, len_q, _ = q.shape
+    len_k, value_dim, group = k.shape[2], v.shape[3], heads // k.shape[1]
+    out = torch.empty(batch, heads, len_q, value_dim, dtype=q.dtype)
+    gate = (gate_scale * spans.scores).masked_fill(spans.anchors < 0, -1e9).softmax(-1)
+    combine, window = _combine(), spans.window_start.to(torch.int32).numpy()
+    _weights()
+    partial = torch.empty(0, value_dim)
+    result = torch.empty(len_q, value_dim)
+    with kernels_own_the_threads(), torch.no_grad():
+        for b in range(batch):
+            for h in range(heads):
+                if h % group == 0:
+                    keys, values = k[b, h // group].float().T, v[b, h // group].float().contiguous()
+                    if 4 * len_q >= len_k:  # the product is half as fast again on keys laid out [D, Lk]
+                        keys = keys.contiguous()
+                plan = groups(spans.start[b, h].numpy(), spans.stop[b, h].numpy(), window, len_k)
+                count = len(plan.row)
+                if partial.shape[0] < count:
+                    partial = torch.empty(count, value_dim)
+                top, total = np.empty(count, np.float32), np.empty(count, np.float32)
+                queries = q[b, h].float() * (scale * math.log2(math.e))
+                row = torch.from_numpy(plan.row)
+                # Small portions: the groups of the first keys hold the shortest spans, and threads take them in turn.
+                portions = np.array_split(plan.edges, min(len(plan.edges), 16 * thread_count()) or 1)
+                run(
+                    _some_groups,
+                    [(queries, keys, values, plan, row, top, total, partial, portion) for portion in portions],
+                )
+                arrays = (partial.numpy(), plan.place, top, total, gate[b, h].numpy(), result.numpy())
+                run(combine, [(*arrays, *band) for band in bands(len_q, 64)])
+                out[b, h] = result
+    return out

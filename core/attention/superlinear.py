@@ -1,0 +1,447 @@
+"""Superlinear attention: a query scores a power-law comb of about sqrt(L) anchors, then attends to spans at the best.
+
+Paper: "Superlinear Multi-Step Attention", arXiv 2601.18401 (2026). Specification: methods/superlinear.md, sections
+3.1-3.7; step numbers are its numbers.
+
+The paper's search has N steps, each of which narrows what the one before left, at a cost of L^(1 + 1/N). Published, and
+defined by the specification, is N = 2: span search, then span attention. What can be varied is the comb:
+``inv_search_power_int`` n puts L^(1/n) anchors on it. The gaps of that comb grow as n L^(1 - 1/n), so that without the
+further steps every key stays reachable only with ``span_power >= 1 - 1/n`` and ``backward_factor >= n`` (section 3.5).
+
+Differs from the official code: the window is measured from the position of the query for every power (pitfall 5), and
+span lengths are computed in float64, exact where t is a perfect square (pitfall 1).
+"""
+
+from __future__ import annotations
+
+import functools
+import math
+from dataclasses import dataclass
+from typing import Literal
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from ._superlinear_search import search
+from ._superlinear_span import groups, span_attention
+from ._superlinear_torch import SpanAttention, chunked_attention, chunked_search
+from .base import Cost, Operator, Shape, accumulator, masked_attention, positions, repeat_kv
+
+UPSCALED_POWER = 0.54
+"""The search power of ``preset="upscaled"``, section 3.7: about L^0.54 anchors."""
+
+
+@dataclass(frozen=True)
+class Comb:
+    """Sections 3.1 and 3.2, steps 3-4, as tables.
+
+    Parameters
+    ----------
+    steps : int64 [S]
+        F(w + 1), F(w + 2), .. up to the number of keys: the anchors of the query at c are c + 1 - steps, nearest first.
+    window : int
+        Number of keys before the first anchor, the query's own included.
+    backward, forward : int64 [Lk + 1]
+        Length of a span before and after its anchor, by t = c + 1.
+    """
+
+    steps: Tensor
+    window: int
+    backward: Tensor
+    forward: Tensor
+
+
+@functools.lru_cache(maxsize=16)
+def comb(
+    len_k: int, sw_index: int, inv_search_power_int: int, search_power: float | None,
+    span_power: float, backward_factor: float, forward_factor: float,
+) -> Comb:  # fmt: skip
+    """The tables for ``len_k`` keys. F(i) = floor(i^(1/p)), once, on the host, in float64 (pitfall 2)."""
+    inverse = inv_search_power_int if search_power is None else 1.0 / search_power
+    if float(inverse).is_integer():
+        inverse = int(inverse)
+    count = 1
+    while int((sw_index + count) ** inverse) <= len_k:
+        count += 1
+    steps = torch.tensor([int((sw_index + i) ** inverse) for i in range(1, count)], dtype=torch.int64)
+    t = np.arange(len_k + 1, dtype=np.float64)
+    root = np.sqrt(t) if span_power == 0.5 else t**span_power  # a square root is exact at perfect squares
+    backward, forward = (
+        torch.from_numpy(np.ceil(f * root).astype(np.int64)) for f in (backward_factor, forward_factor)
+    )
+    return Comb(steps, int((sw_index + 1) ** inverse) - 1, backward, forward)
+
+
+@dataclass(frozen=True)
+class Spans:
+    """What ``select`` found. ``useful``, ``executed``, ``searched`` and ``mask`` as in ``base.Selection``.
+
+    Parameters
+    ----------
+    anchors, start, stop : int32 [B, Hq, Lq, num_spans]
+        Best first. A span is the keys start .. stop - 1; a missing one has anchor -1 and start = stop = 0.
+    scores : Tensor [B, Hq, Lq, num_spans], float32 or float64
+        q_search . k of the anchors; -inf for a missing one.
+    window : int
+        Every query also attends to the last ``window`` keys up to its own.
+    len_k : int
+    searched : int
+        Anchors scored in all.
+    """
+
+    anchors: Tensor
+    scores: Tensor
+    start: Tensor
+    stop: Tensor
+    window: int
+    len_k: int
+    searched: int
+
+    @property
+    def window_start(self) -> Tensor:
+        """int64 [Lq]; the window of a query ends with its own position."""
+        return (positions(self.start.shape[2], self.len_k) - self.window + 1).clamp_min(0)
+
+    @property
+    def useful(self) -> int:
+        """Distinct pairs: the union of the spans of a query, and its window, which no span enters."""
+        start, order = self.start.sort(-1)
+        stop = self.stop.gather(-1, order)
+        before = torch.cat([torch.zeros_like(stop[..., :1]), stop.cummax(-1).values[..., :-1]], -1)
+        spans = (stop - torch.maximum(start, before)).clamp_min(0).sum()
+        own = (positions(self.start.shape[2], self.len_k) + 1 - self.window_start).sum() if self.window else 0
+        return int(spans) + int(own) * self.start.shape[0] * self.start.shape[1]
+
+    @property
+    def executed(self) -> int:
+        """Pairs in the tiles of ``attend``: rows times the union of their spans."""
+        total = 0
+        window = self.window_start.to(torch.int32).numpy()
+        for start, stop in zip(self.start.flatten(0, 1), self.stop.flatten(0, 1), strict=True):
+            plan = groups(start.numpy(), stop.numpy(), window, self.len_k)
+            total += int(((plan.edges[:, 1] - plan.edges[:, 0]) * (plan.edges[:, 3] - plan.edges[:, 2])).sum())
+        return total
+
+    def mask(self, rows: Tensor) -> Tensor:
+        """bool [B, Hq, R, Lk]: what the queries ``rows`` (int64 [R]) attend to."""
+        key = torch.arange(self.len_k)
+        here = positions(self.start.shape[2], self.len_k)[rows, None]
+        near = (key <= here) & (key > here - self.window)  # [R, Lk]
+        start, stop = self.start[:, :, rows, :, None], self.stop[:, :, rows, :, None]
+        return near | ((key >= start) & (key < stop)).any(-2)
+
+
+def check_parameters(
+    q: Tensor, num_spans: int, sw_index: int, inv_search_power_int: int, search_power: float | None, span_power: float,
+    backward_factor: float, forward_factor: float, preset: str, q_search: Tensor | None,
+) -> None:  # fmt: skip
+    """Raise ``ValueError`` for what is out of range."""
+    if num_spans < 1:
+        raise ValueError(f"num_spans is {num_spans}: at least one span per query is needed; 2 to 8 are usual.")
+    if sw_index < 0:
+        raise ValueError(f"sw_index is {sw_index}: use 0 for no window, 8 for 80 keys.")
+    if not 2 <= inv_search_power_int <= 6:
+        raise ValueError(f"inv_search_power_int is {inv_search_power_int}: use 2 to 6.")
+    if search_power is not None and inv_search_power_int != 2:
+        raise ValueError("search_power and inv_search_power_int exclude each other: give one of them.")
+    if search_power is not None and not 0 < search_power < 1:
+        raise ValueError(f"search_power is {search_power}: use a number between 0 and 1; 0.5 is the square root.")
+    if not 0 < span_power < 1:
+        raise ValueError(f"span_power is {span_power}: use a number between 0 and 1; 0.5 is the square root.")
+    if not 0 < backward_factor < math.inf:
+        raise ValueError(f"backward_factor is {backward_factor}: it must be positive; 2 leaves no gap.")
+    if not 0 <= forward_factor < math.inf:
+        raise ValueError(f"forward_factor is {forward_factor}: it must not be negative.")
+    if preset not in ("default", "upscaled"):
+        raise ValueError(f"preset is default or upscaled, not {preset!r}.")
+    if preset == "upscaled" and (search_power is not None or inv_search_power_int != 2):
+        raise ValueError(f"preset='upscaled' sets search_power to {UPSCALED_POWER}: give one of them.")
+    if q_search is not None and (q_search.shape != q.shape or q_search.dtype != q.dtype):
+        raise ValueError(
+            f"q_search must look like q: {list(q.shape)} {q.dtype}, got {list(q_search.shape)} {q_search.dtype}."
+        )
+
+
+def accumulated(k: Tensor, accumulate: str | None) -> Tensor:
+    """Section 3.4, [our decision]: keys that summarise their past, y_t = beta y_(t-1) + (1 - beta) k_t, y_(-1) = 0.
+
+    ``accumulate`` "ema:beta" or None (``k`` as it is). k [B, Hkv, Lk, D] -> the same shape, softmax dtype.
+    """
+    if accumulate is None:
+        return k.to(accumulator(k.dtype))
+    kind, _, number = accumulate.partition(":")
+    try:
+        beta = float(number)
+    except ValueError:
+        beta = math.nan
+    if kind != "ema" or not 0 <= beta < 1:
+        raise ValueError(f"accumulate is 'ema:beta' with 0 <= beta < 1, such as 'ema:0.9'; got {accumulate!r}.")
+    k = k.to(accumulator(k.dtype))
+    block = 64  # inside a block one small triangular product, between blocks only the last row
+    lag = torch.arange(block)[:, None] - torch.arange(block)
+    decay = ((1 - beta) * beta ** lag.clamp_min(0).to(k.dtype)).tril()
+    carry, parts = k.new_zeros(k.shape[0], k.shape[1], 1, k.shape[3]), []
+    for part in k.split(block, 2):
+        n = part.shape[2]
+        power = beta ** torch.arange(1, n + 1, dtype=k.dtype)[:, None]
+        parts.append(decay[:n, :n] @ part + power * carry)
+        carry = parts[-1][:, :, -1:]
+    return torch.cat(parts, 2) if parts else k
+
+
+def _spans(anchors: Tensor, tables: Comb, len_k: int) -> tuple[Tensor, Tensor]:
+    """Steps 3 and 4. anchors int [.., Lq, k] -> start, stop, int32, same shape; stop is exclusive."""
+    here = positions(anchors.shape[-2], len_k)[:, None]
+    start = (anchors - tables.backward[here + 1]).clamp_min(0)
+    last = torch.minimum(anchors + tables.forward[here + 1], here)
+    if tables.window:
+        last = torch.minimum(last, (here - tables.window + 1).clamp_min(0) - 1)
+    missing = anchors < 0
+    return start.masked_fill(missing, 0).to(torch.int32), (last + 1).masked_fill(missing, 0).to(torch.int32)
+
+
+def reference(
+    q: Tensor,
+    k: Tensor,
+    v: Tensor,
+    *,
+    causal: bool = True,
+    scale: float | None = None,
+    num_spans: int = 3,
+    sw_index: int = 8,
+    inv_search_power_int: int = 2,
+    search_power: float | None = None,
+    span_power: float = 0.5,
+    backward_factor: float = 2.0,
+    forward_factor: float = 0.0,
+    gate_scale: float = 1.0,
+    accumulate: str | None = None,
+    preset: Literal["default", "upscaled"] = "default",
+    q_search: Tensor | None = None,
+) -> Tensor:
+    """Steps 1-6, dense: all scores, masks of Lq x Lk. Parameters as in ``blocked``."""
+    check_parameters(
+        q, num_spans, sw_index, inv_search_power_int, search_power, span_power, backward_factor, forward_factor, preset,
+        q_search,
+    )  # fmt: skip
+    power = UPSCALED_POWER if preset == "upscaled" else search_power
+    len_q, len_k = q.shape[2], k.shape[2]
+    tables = comb(len_k, sw_index, inv_search_power_int, power, span_power, backward_factor, forward_factor)
+    keys = repeat_kv(accumulated(k, accumulate), q.shape[1])
+    dense = (q if q_search is None else q_search).to(keys.dtype) @ keys.mT  # [B, Hq, Lq, Lk]
+    here = positions(len_q, len_k)[:, None]
+    anchors = (here + 1 - tables.steps.flip(0)).expand(*dense.shape[:2], -1, -1)  # [B, Hq, Lq, S], far to near
+    scores = dense.gather(-1, anchors.clamp_min(0)).masked_fill(anchors < 0, -torch.inf)
+    missing = num_spans - anchors.shape[-1]
+    if missing > 0:
+        scores = torch.nn.functional.pad(scores, (0, missing), value=-torch.inf)
+        anchors = torch.nn.functional.pad(anchors, (0, missing), value=-1)
+    # Stable: of equal scores the farther anchor wins, as in the official kernels (pitfall 10).
+    scores, order = scores.sort(dim=-1, descending=True, stable=True)
+    scores, anchors = scores[..., :num_spans], anchors.gather(-1, order)[..., :num_spans]
+    anchors = anchors.masked_fill(scores == -torch.inf, -1)
+    start, stop = _spans(anchors, tables, len_k)
+    gate = (gate_scale * scores).masked_fill(anchors < 0, -1e9).softmax(-1)
+    key = torch.arange(len_k)
+    near = (key <= here) & (key > here - tables.window)  # [Lq, Lk]
+    out = torch.zeros((), dtype=keys.dtype)
+    for j in range(num_spans):
+        span = (key >= start[..., j, None]) & (key < stop[..., j, None])  # [B, Hq, Lq, Lk]
+        out = out + gate[..., j, None] * masked_attention(q, k, v, span | near, scale=scale)
+    return out.to(q.dtype)
+
+
+def select(
+    q: Tensor,
+    k: Tensor,
+    *,
+    causal: bool = True,
+    scale: float | None = None,
+    num_spans: int = 3,
+    sw_index: int = 8,
+    inv_search_power_int: int = 2,
+    search_power: float | None = None,
+    span_power: float = 0.5,
+    backward_factor: float = 2.0,
+    forward_factor: float = 0.0,
+    gate_scale: float = 1.0,
+    accumulate: str | None = None,
+    preset: Literal["default", "upscaled"] = "default",
+    q_search: Tensor | None = None,
+) -> Spans:
+    """Section 3.2, steps 1-4: the best anchors of every query and their spans. Parameters as in ``blocked``."""
+    check_parameters(
+        q, num_spans, sw_index, inv_search_power_int, search_power, span_power, backward_factor, forward_factor, preset,
+        q_search,
+    )  # fmt: skip
+    power = UPSCALED_POWER if preset == "upscaled" else search_power
+    len_q, len_k = q.shape[2], k.shape[2]
+    tables = comb(len_k, sw_index, inv_search_power_int, power, span_power, backward_factor, forward_factor)
+    with torch.no_grad():
+        keys = accumulated(k, accumulate)
+        queries = (q if q_search is None else q_search).to(keys.dtype)
+        find = chunked_search if keys.dtype == torch.float64 else search
+        scores, anchors = find(queries, keys, tables.steps, num_spans)
+        start, stop = _spans(anchors, tables, len_k)
+    per_head = int(torch.searchsorted(tables.steps, positions(len_q, len_k) + 1, right=True).sum())
+    return Spans(anchors, scores, start, stop, tables.window, len_k, per_head * q.shape[0] * q.shape[1])
+
+
+def attend(
+    q: Tensor,
+    k: Tensor,
+    v: Tensor,
+    selection: Spans,
+    *,
+    causal: bool = True,
+    scale: float | None = None,
+    num_spans: int = 3,
+    sw_index: int = 8,
+    inv_search_power_int: int = 2,
+    search_power: float | None = None,
+    span_power: float = 0.5,
+    backward_factor: float = 2.0,
+    forward_factor: float = 0.0,
+    gate_scale: float = 1.0,
+    accumulate: str | None = None,
+    preset: Literal["default", "upscaled"] = "default",
+    q_search: Tensor | None = None,
+) -> Tensor:
+    """Section 3.3, steps 5 and 6: attention in the spans found, mixed by the gates. Parameters as in ``blocked``."""
+    scale = q.shape[-1] ** -0.5 if scale is None else scale
+    inputs = [t for t in (q, k, v, q_search) if t is not None]
+    if torch.is_grad_enabled() and any(t.requires_grad for t in inputs):
+        queries = q if q_search is None else q_search
+        out: Tensor = SpanAttention.apply(
+            queries.to(accumulator(q.dtype)), accumulated(k, accumulate), q, k, v, selection, scale, gate_scale
+        )  # type: ignore[no-untyped-call]
+        return out
+    if q.dtype == torch.float64:
+        return chunked_attention(q, k, v, selection, scale, gate_scale)
+    return span_attention(q, k, v, selection, scale, gate_scale)
+
+
+def blocked(
+    q: Tensor,
+    k: Tensor,
+    v: Tensor,
+    *,
+    causal: bool = True,
+    scale: float | None = None,
+    num_spans: int = 3,
+    sw_index: int = 8,
+    inv_search_power_int: int = 2,
+    search_power: float | None = None,
+    span_power: float = 0.5,
+    backward_factor: float = 2.0,
+    forward_factor: float = 0.0,
+    gate_scale: float = 1.0,
+    accumulate: str | None = None,
+    preset: Literal["default", "upscaled"] = "default",
+    q_search: Tensor | None = None,
+) -> Tensor:
+    """Superlinear attention, causal, in linear memory and about L^1.5 time.
+
+    Parameters
+    ----------
+    q : Tensor [B, Hq, Lq, D]
+        float32, bfloat16, float16 or float64; the last Lq of Lk positions (Lq = 1: decoding).
+    k : Tensor [B, Hkv, Lk, D]
+    v : Tensor [B, Hkv, Lk, Dv]
+    causal : bool
+        Only True.
+    scale : float, optional
+        Factor on q·kᵀ inside the spans; default ``D ** -0.5``. Anchors are scored without a factor.
+    num_spans : int
+        Spans per query (k of the specification), 2 to 8. Time grows in proportion.
+    sw_index : int
+        Window index w: with the default comb (w + 1)^2 - 1 keys up to the query's own; 8 gives 80, 0 none.
+    inv_search_power_int : int
+        n of L^(1/n) anchors, 2 to 6. Larger: fewer anchors, wider gaps.
+    search_power : float, optional
+        Any power in (0, 1) instead of 1/n; excludes ``inv_search_power_int``.
+    span_power, backward_factor, forward_factor : float
+        A span reaches ``backward_factor * t ** span_power`` keys before its anchor and ``forward_factor * ..`` after
+        it, t the number of keys the query sees.
+    gate_scale : float
+        Factor on the anchors' scores in the gate's softmax; 1 as published. Below 1 mixes the spans more evenly.
+    accumulate : str, optional
+        "ema:beta": search among exponential means of the keys, so that an anchor stands for the keys before it.
+    preset : {"default", "upscaled"}
+        "upscaled": search power 0.54, a denser comb.
+    q_search : Tensor [B, Hq, Lq, D], optional
+        Search queries of their own; default ``q``.
+
+    Returns
+    -------
+    Tensor [B, Hq, Lq, Dv], dtype of ``q``.
+
+    Raises
+    ------
+    ValueError
+        If a parameter is out of range, or two exclude each other.
+
+    Notes
+    -----
+    Differentiable: the choice of anchors is constant, the gates carry gradients to ``q_search`` and ``k``, the spans to
+    ``q``, ``k`` and ``v``. Gradients are recomputed in chunks, in linear memory.
+
+    References
+    ----------
+    methods/superlinear.md, section 3; arXiv 2601.18401.
+    """
+    selection = select(
+        q, k, causal=causal, scale=scale, num_spans=num_spans, sw_index=sw_index,
+        inv_search_power_int=inv_search_power_int, search_power=search_power, span_power=span_power,
+        backward_factor=backward_factor, forward_factor=forward_factor, gate_scale=gate_scale, accumulate=accumulate,
+        preset=preset, q_search=q_search,
+    )  # fmt: skip
+    return attend(
+        q, k, v, selection, causal=causal, scale=scale, gate_scale=gate_scale, accumulate=accumulate, q_search=q_search
+    )
+
+
+def cost(
+    shape: Shape, *, num_spans: int = 3, sw_index: int = 8, inv_search_power_int: int = 2,
+    search_power: float | None = None, span_power: float = 0.5, backward_factor: float = 2.0,
+    forward_factor: float = 0.0, gate_scale: float = 1.0, accumulate: str | None = None, preset: str = "default",
+    q_search: Tensor | None = None,
+) -> Cost:  # fmt: skip
+    """Section 7: anchors of every query, and spans of full length (those near the first key are shorter)."""
+    power = UPSCALED_POWER if preset == "upscaled" else search_power
+    len_k, head_dim, value_dim = shape.len_k, shape.head_dim, shape.value_dim
+    tables = comb(len_k, sw_index, inv_search_power_int, power, span_power, backward_factor, forward_factor)
+    seen = positions(shape.len_q, len_k) + 1  # keys that a query sees
+    anchors = torch.searchsorted(tables.steps, seen, right=True)
+    outside = (seen - tables.window).clamp_min(0)
+    length = torch.minimum(tables.backward[seen] + tables.forward[seen] + 1, outside)
+    attended = float((anchors.clamp_max(num_spans) * length + seen.clamp_max(tables.window)).double().mean())
+    searched = float(anchors.double().mean())
+    rows = shape.batch * shape.num_heads * shape.len_q
+    flops = rows * (2.0 * head_dim * searched + 2.0 * (head_dim + value_dim) * attended)
+    cache = shape.batch * shape.num_kv_heads * len_k * (head_dim + value_dim)
+    unique = (cache + rows * (head_dim + value_dim)) * shape.itemsize
+    partial = 4 * rows * (num_spans + 1) * (head_dim + 2 * value_dim)  # queries gathered, span outputs written and read
+    return Cost(flops, float(unique + partial), searched, attended)
+
+
+def at_budget(keys: int, shape: Shape) -> dict[str, float]:
+    """Parameters for about ``keys`` keys per query, search included: the spans get what comb and window leave."""
+    base = cost(shape)
+    seen = (positions(shape.len_q, shape.len_k) + 1).double()
+    window = float(seen.clamp_max(80).mean())
+    left = keys - base.searched - window
+    return {"backward_factor": max(0.25, left / (3 * float(seen.sqrt().mean())))}
+
+
+OPERATOR = Operator(
+    reference=reference,
+    blocked=blocked,
+    cost=cost,
+    select=select,
+    attend=attend,
+    at_budget=at_budget,
+    causal=(True,),
+    differentiable=True,
+)
