@@ -1,0 +1,283 @@
+"""Lightning attention: causal linear attention with an exponential decay per head, no softmax and no denominator.
+
+Paper: arXiv 2405.17381 (ICML 2024). Specification: methods/lightning.md, sections 3.1-3.4 and 8.
+o_t = sum over j <= t of lam^(t-j) (q_t . k_j) v_j, lam = exp(-slope); or, by a state S_t = lam S_(t-1) + k_t v_t^T,
+o_t = q_t^T S_t. There is no 1/sqrt(D) either: ``scale`` is 1 unless given.
+The state is the true one after every block, a short last one too (the published kernel's is not), so that a prefill
+can be continued token by token.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import Literal, cast
+
+import torch
+from torch import Tensor
+
+from ._lightning_block import BLOCK, final_state, linear_attention
+from .base import Cost, Operator, Shape, accumulator, check_qkv, positions, repeat_kv
+
+Decay = Literal["code", "paper", "none", "custom"]
+_ROWS_CHUNK = 4096  # keys at a time in ``rows``: 256 rows x 4096 keys x 8 bytes = 8 MB a head
+
+
+def slopes(num_heads: int, *, layer: int = 0, num_layers: int = 1, decay: Decay = "code") -> Tensor:
+    """Section 3.4. Decay exponents of the heads of one layer: lam = exp(-slope).
+
+    Parameters
+    ----------
+    num_heads : int
+        Any number; where it is no power of two the ALiBi rule fills up with slopes of the next power.
+    layer, num_layers : int
+        The first layer forgets fastest, the last hardly at all. One layer alone has factor 1.
+    decay : {"code", "paper", "none"}
+        ``code``: 2^(-8h/H) times (1 - l/(L-1) + 1e-5); ``paper``: (8h/H)(1 - l/L); ``none``: zeros.
+
+    Returns
+    -------
+    Tensor [H], float32 (in bfloat16 lam^1000 would be wrong by percents).
+
+    Raises
+    ------
+    ValueError
+        If there is no such layer, head or decay.
+    """
+    if num_heads < 1 or not 0 <= layer < num_layers:
+        raise ValueError(f"layer {layer} of {num_layers} with {num_heads} heads: need 0 <= layer < num_layers, heads.")
+    if decay == "none":
+        return torch.zeros(num_heads)
+    if decay == "paper":
+        return torch.arange(1, num_heads + 1) * (8.0 / num_heads) * (1 - layer / num_layers)
+    if decay != "code":
+        raise ValueError(f"decay is code, paper or none here, not {decay!r}; custom slopes are passed as slope=.")
+    power = 1 << (num_heads.bit_length() - 1)
+    exponents = [-8 * h / power for h in range(1, power + 1)]
+    exponents += [-4 * h / power for h in range(1, 2 * power + 1, 2)][: num_heads - power]
+    factor = 1.0 if num_layers == 1 else 1 - layer / (num_layers - 1) + 1e-5
+    return torch.tensor([2.0**e * factor for e in exponents])
+
+
+def _slope(
+    num_heads: int, device: torch.device, decay: Decay, layer: int, num_layers: int, slope: Tensor | None
+) -> Tensor:
+    """The slopes an operator call asks for, checked: float32 or float64 [H]."""
+    if (slope is not None) != (decay == "custom"):
+        raise ValueError("decay='custom' and slope= go together: pass both or neither.")
+    if slope is None:
+        return slopes(num_heads, layer=layer, num_layers=num_layers, decay=decay).to(device)
+    return _checked(slope, num_heads, device)
+
+
+def _checked(slope: Tensor, num_heads: int, device: torch.device) -> Tensor:
+    """Slopes of any shape with one entry a head -> [H], at least float32."""
+    if slope.numel() != num_heads:
+        raise ValueError(f"slope {list(slope.shape)} for {num_heads} heads: one slope per query head is needed.")
+    slope = slope.detach().to(device=device, dtype=accumulator(slope.dtype)).reshape(-1)
+    if not bool(((slope >= 0) & slope.isfinite()).all()):
+        raise ValueError("slope must be finite and not negative: exp(-slope) is a decay.")
+    return slope
+
+
+def reference(
+    q: Tensor, k: Tensor, v: Tensor, *, causal: bool = True, scale: float | None = None, decay: Decay = "code",
+    layer: int = 0, num_layers: int = 1, slope: Tensor | None = None, block_size: int = BLOCK,
+) -> Tensor:  # fmt: skip
+    """Section 3.1 as printed: (q k^T * lam^(t-j), lower triangle) v. ``block_size`` changes nothing here."""
+    rate = _slope(q.shape[1], q.device, decay, layer, num_layers, slope)
+    k, v = repeat_kv(k, q.shape[1]), repeat_kv(v, q.shape[1])
+    accum = accumulator(q.dtype)
+    rows, cols = positions(q.shape[2], k.shape[2], q.device), torch.arange(k.shape[2], device=q.device)
+    distance = rows[:, None] - cols  # [Lq, Lk]
+    weight = torch.exp(-rate.to(accum)[:, None, None] * distance.clamp(min=0)) * (distance >= 0)  # [Hq, Lq, Lk]
+    scores = (q @ k.mT) * (1.0 if scale is None else scale)
+    return (scores.to(accum) * weight).to(v.dtype) @ v
+
+
+def recurrent(q: Tensor, k: Tensor, v: Tensor, slope: Tensor, state: Tensor | None = None) -> tuple[Tensor, Tensor]:
+    """The recurrence, one ``decode_step`` per token: out [B, Hq, L, Dv] and the last state. For tests and decoding."""
+    check_qkv(q, k, v)
+    if state is None:
+        state = q.new_zeros(*q.shape[:2], q.shape[3], v.shape[3], dtype=accumulator(q.dtype))
+    out = []
+    for t in range(q.shape[2]):
+        token = slice(t, t + 1)
+        step, state = decode_step(q[:, :, token], k[:, :, token], v[:, :, token], slope, state)
+        out.append(step)
+    return torch.cat(out, dim=2) if out else v.new_empty(*q.shape[:3], v.shape[3]), state
+
+
+def decode_step(q: Tensor, k: Tensor, v: Tensor, slope: Tensor, state: Tensor) -> tuple[Tensor, Tensor]:
+    """One token: a rank-1 update of the state and a product of the query with it.
+
+    Parameters
+    ----------
+    q, k, v : Tensor [B, Hq, 1, D], [B, Hkv, 1, D], [B, Hkv, 1, Dv]
+        The new token.
+    slope : Tensor, one entry per query head
+    state : Tensor [B, Hq, D, Dv], float32 or float64
+        From ``lightning_attention(..., return_state=True)``; not changed.
+
+    Returns
+    -------
+    out [B, Hq, 1, Dv] in q's dtype, and the state after the token.
+    """
+    heads = q.shape[1]
+    lam = torch.exp(-slope.to(state.dtype).reshape(heads, 1, 1))
+    k, v = (repeat_kv(x, heads).to(state.dtype) for x in (k, v))
+    state = torch.addcmul(k.mT * v, state, lam)  # [B, Hq, D, Dv]
+    return (q.to(state.dtype) @ state).to(q.dtype), state
+
+
+def lightning_attention(
+    q: Tensor, k: Tensor, v: Tensor, slope: Tensor | None = None, *, scale: float = 1.0, state: Tensor | None = None,
+    return_state: bool = False, mask: Tensor | None = None, lengths: Sequence[int] | None = None,
+    block_size: int = BLOCK,
+) -> Tensor | tuple[Tensor, Tensor]:  # fmt: skip
+    """Causal linear attention with decay, block by block, with gradients for q, k, v and the state.
+
+    Parameters
+    ----------
+    q : Tensor [B, Hq, Lq, D]
+        Queries, the last Lq of the Lk positions.
+    k, v : Tensor [B, Hkv, Lk, D], [B, Hkv, Lk, Dv]
+        Hkv divides Hq. Any D and Dv.
+    slope : Tensor, one entry per query head, optional
+        lam = exp(-slope), not negative; larger forgets faster. None: no decay. Has no gradient.
+    scale : float
+        Factor on q.k.
+    state : Tensor [B, Hq, D, Dv], optional
+        Sum of lam^distance k v^T over everything before the first key. None: zeros.
+    return_state : bool
+        Also return the state after the last key, float32 (float64 for float64 inputs).
+    mask : Tensor, bool [B, Lk], optional
+        False: a padded position, whose key and value count as zero (left padding). True: keep.
+    lengths : sequence of int, optional
+        Several sequences packed behind each other along L; the state is reset at the start of each.
+    block_size : int
+        Tokens per block; changes speed and rounding only.
+
+    Returns
+    -------
+    Tensor [B, Hq, Lq, Dv], dtype of ``q``, and with ``return_state`` the state [B, Hq, D, Dv].
+
+    Raises
+    ------
+    ValueError
+        If shapes do not fit together, a slope is negative, ``lengths`` does not sum to L or comes with a state.
+
+    References
+    ----------
+    methods/lightning.md, sections 3.2, 3.3 and 8; arXiv 2405.17381.
+
+    Examples
+    --------
+    >>> import torch
+    >>> q = k = v = torch.randn(1, 4, 300, 64)
+    >>> out, state = lightning_attention(q, k, v, slopes(4), return_state=True)
+    >>> out.shape, state.shape
+    (torch.Size([1, 4, 300, 64]), torch.Size([1, 4, 64, 64]))
+    """
+    check_qkv(q, k, v)
+    len_q, len_k = q.shape[2], k.shape[2]
+    if len_q > len_k:
+        raise ValueError(f"{len_q} queries but {len_k} keys; the queries are the last of the key positions.")
+    if block_size < 1:
+        raise ValueError(f"block_size is {block_size}; it must be at least 1 (128 is a good one).")
+    if mask is not None:
+        if mask.shape != (q.shape[0], len_k) or mask.dtype != torch.bool:
+            raise ValueError(f"mask is {mask.dtype} {list(mask.shape)}; bool [{q.shape[0]}, {len_k}] is needed.")
+        k, v = k * mask[:, None, :, None], v * mask[:, None, :, None]
+    if scale != 1.0:
+        q = q * scale
+    if lengths is None:
+        out, state = _attend(q, k, v, slope, state, block_size)
+        return (out, state) if return_state else out
+    sizes = list(lengths)
+    if state is not None or return_state or len_q != len_k or sum(sizes) != len_k or min(sizes, default=1) < 0:
+        raise ValueError(
+            f"lengths {sizes} must sum to {len_k}, with as many queries ({len_q}) and no state: "
+            "call once per sequence to pass states."
+        )
+    parts = zip(q.split_with_sizes(sizes, 2), k.split_with_sizes(sizes, 2), v.split_with_sizes(sizes, 2), strict=True)
+    outs = [_attend(*part, slope, None, block_size)[0] for part in parts]
+    return torch.cat(outs, dim=2) if outs else q.new_empty(*q.shape[:3], v.shape[3])
+
+
+def _attend(
+    q: Tensor, k: Tensor, v: Tensor, slope: Tensor | None, state: Tensor | None, block_size: int
+) -> tuple[Tensor, Tensor]:
+    """One sequence per sample: the state of the keys before the first query, then the block form."""
+    batch, heads, len_q, dim = q.shape
+    shape, accum = (batch, heads, dim, v.shape[3]), accumulator(q.dtype)
+    if state is not None and state.shape != shape:
+        raise ValueError(f"state {list(state.shape)} does not fit: {list(shape)} is needed.")
+    rate = q.new_zeros(heads, dtype=accum) if slope is None else _checked(slope, heads, q.device).to(accum)
+    state = q.new_zeros(shape, dtype=accum) if state is None else state.to(accum)
+    past = k.shape[2] - len_q
+    if past:
+        state = final_state(k[:, :, :past], v[:, :, :past], rate, state)
+        k, v = k[:, :, past:], v[:, :, past:]
+    return linear_attention(q, k, v, rate, state, block_size)
+
+
+def blocked(
+    q: Tensor, k: Tensor, v: Tensor, *, causal: bool = True, scale: float | None = None, decay: Decay = "code",
+    layer: int = 0, num_layers: int = 1, slope: Tensor | None = None, block_size: int = BLOCK,
+) -> Tensor:  # fmt: skip
+    """``lightning_attention`` with the slopes of ``decay`` (section 3.4), or ``slope`` where it is ``custom``."""
+    rate = _slope(q.shape[1], q.device, decay, layer, num_layers, slope)
+    out = lightning_attention(q, k, v, rate, scale=1.0 if scale is None else scale, block_size=block_size)
+    return cast(Tensor, out)
+
+
+def rows(
+    q: Tensor, k: Tensor, v: Tensor, rows: Tensor, *, causal: bool = True, scale: float | None = None,
+    decay: Decay = "code", layer: int = 0, num_layers: int = 1, slope: Tensor | None = None, block_size: int = BLOCK,
+) -> Tensor:  # fmt: skip
+    """The quadratic formula for the queries ``rows`` (int64 [R]), in chunks of keys -> [B, Hq, R, Dv].
+
+    In float32 or float64, whatever q's dtype: what the bench measures the error of ``blocked`` against.
+    """
+    heads, accum = q.shape[1], accumulator(q.dtype)
+    rate = _slope(heads, q.device, decay, layer, num_layers, slope).to(accum)[:, None, None]
+    at = positions(q.shape[2], k.shape[2], q.device)[rows]  # [R]
+    chosen = q[:, :, rows].to(accum) * (1.0 if scale is None else scale)
+    out = chosen.new_zeros(*chosen.shape[:3], v.shape[3])
+    for start in range(0, k.shape[2], _ROWS_CHUNK):
+        keys, values = (repeat_kv(x[:, :, start : start + _ROWS_CHUNK], heads).to(accum) for x in (k, v))
+        distance = at[:, None] - torch.arange(start, start + keys.shape[2], device=q.device)
+        weight = torch.exp(-rate * distance.clamp(min=0)) * (distance >= 0)  # [Hq, R, chunk]
+        out += (chosen @ keys.mT * weight) @ values
+    return out
+
+
+def decoder(
+    q: Tensor, k: Tensor, v: Tensor, *, scale: float | None = None, decay: Decay = "code", layer: int = 0,
+    num_layers: int = 1, slope: Tensor | None = None, block_size: int = BLOCK,
+) -> Callable[[], Tensor]:  # fmt: skip
+    """The state of all keys but the last is computed here; ``step()`` is one ``decode_step``."""
+    accum = accumulator(q.dtype)
+    rate = _slope(q.shape[1], q.device, decay, layer, num_layers, slope).to(accum)
+    state = q.new_zeros(*q.shape[:2], q.shape[3], v.shape[3], dtype=accum)
+    state = final_state(k[:, :, :-1], v[:, :, :-1], rate, state)
+    token = (q[:, :, -1:] * (1.0 if scale is None else scale), k[:, :, -1:], v[:, :, -1:])
+    return lambda: decode_step(*token, rate, state)[0]
+
+
+def cost(
+    shape: Shape, *, decay: Decay = "code", layer: int = 0, num_layers: int = 1, slope: Tensor | None = None,
+    block_size: int = BLOCK,
+) -> Cost:  # fmt: skip
+    """Section 7: per token 2b(D + Dv) inside its block, half of it above the diagonal, and 4 D Dv for the state."""
+    heads, block = shape.batch * shape.num_heads, min(block_size, shape.len_q)
+    state = 2.0 * shape.head_dim * shape.value_dim
+    flops = heads * (shape.len_q * (2 * block * (shape.head_dim + shape.value_dim) + state) + shape.len_k * state)
+    elements = heads * shape.len_q * (shape.head_dim + shape.value_dim)
+    elements += shape.batch * shape.num_kv_heads * shape.len_k * (shape.head_dim + shape.value_dim)
+    return Cost(flops, elements * shape.itemsize, 0.0, float(block))
+
+
+OPERATOR = Operator(
+    reference=reference, blocked=blocked, cost=cost, rows=rows, decoder=decoder, causal=(True,), differentiable=True
+)
