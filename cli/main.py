@@ -15,6 +15,7 @@ from .lazy import EXIT_INTERRUPTED, SETTINGS, LazyGroup
 
 COMMANDS: dict[str, tuple[str, str]] = {
     "denoise": ("attn.cli.denoise", "Denoise CT and other grey images without training data."),
+    "bench": ("attn.cli.bench", "Measure attention operators side by side: time, memory, exactness, scaling."),
     "methods": ("attn.cli.methods", "List the methods that are implemented."),
     "doctor": ("attn.cli.doctor", "Show versions, devices and optional parts, and how to get what is missing."),
     "man": ("attn.cli.man_command", "Write the man pages into a directory."),
@@ -24,6 +25,7 @@ EXIT_STATUS = (
     ("0", "All inputs are done, or were done before."),
     ("1", "At least one input failed; the others are done, and each failure is reported with its reason."),
     ("2", "Usage error: an unknown option, method or value, or nothing to read."),
+    ("3", "attn bench: an operator that claims to be exact was not, or --selftest found a difference."),
     ("130", "Interrupted. Finished outputs stay; the report says what was left."),
 )
 ENVIRONMENT = (
@@ -35,6 +37,7 @@ ENVIRONMENT = (
 )
 EXAMPLES = (
     ("attn denoise example:ct -o out/", "Denoise a CT slice that ships with an installed package."),
+    ("attn bench --seq 128k", "Measure attention operators at 131072 tokens."),
     ("attn methods", "List what is implemented."),
 )
 

@@ -56,8 +56,19 @@ class Watch:
             self._progress.stop()
 
 
-def show(report: Report, *, as_json: bool, quiet: bool, verbose: bool, report_file: Path | None) -> None:
-    """Print a report and write it to ``report_file`` where one is wanted."""
+def show(
+    report: Report,
+    *,
+    as_json: bool,
+    quiet: bool,
+    verbose: bool,
+    report_file: Path | None,
+    rows: Sequence[Mapping[str, Any]] | None = None,
+) -> None:
+    """Print a report and write it to ``report_file`` where one is wanted.
+
+    ``rows`` replaces the table of items where a command has too many metrics for one.
+    """
     if report_file is not None:
         write_report(report, report_file)
     if verbose:
@@ -72,9 +83,9 @@ def show(report: Report, *, as_json: bool, quiet: bool, verbose: bool, report_fi
     if as_json:
         typer.echo(dumps(report))
     elif not quiet:
-        _print_items(report)
-        if rows := report.summary.get("comparison"):
-            print_rows(rows, title="mean over the files")
+        _print_items(report, rows)
+        if comparison := report.summary.get("comparison"):
+            print_rows(comparison, title="mean over the files")
         for notice in report.notices:
             typer.echo(notice)
 
@@ -93,13 +104,13 @@ def _print_warnings(report: Report) -> None:
             typer.echo(f"attn: warning: series fitted on {series['fitted_on']}: {warning}", err=True)
 
 
-def _print_items(report: Report) -> None:
+def _print_items(report: Report, shown: Sequence[Mapping[str, Any]] | None = None) -> None:
     names = [
         name
         for name in dict.fromkeys(name for item in report.items for name in item.metrics)
         if any(item.metrics.get(name) for item in report.items)  # classical methods learn 0 numbers in 0 steps
     ]
-    rows = [
+    rows = shown or [
         {"input": item.input, "status": item.status, **{n: item.metrics.get(n) for n in names}, "seconds": item.seconds}
         for item in report.items[:ROWS_SHOWN]
     ]

@@ -10,6 +10,7 @@ import math
 import warnings
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from dataclasses import dataclass, field
 from os import PathLike
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -209,6 +210,63 @@ def curve(
         ax.spines[["top", "right"]].set_visible(False)
         if len(series) > 1:
             ax.legend(frameon=False)
+
+
+@dataclass(frozen=True, slots=True)
+class Panel:
+    """One set of axes of ``panels``.
+
+    Parameters
+    ----------
+    points : mapping of str to (xs, ys)
+        Drawn as markers joined by lines.
+    lines : mapping of str to (xs, ys)
+        Drawn thin and dashed, in the colour of the points of the same name: fits, limits.
+    """
+
+    points: Mapping[str, tuple[Sequence[float], Sequence[float]]]
+    lines: Mapping[str, tuple[Sequence[float], Sequence[float]]] = field(default_factory=dict)
+    xlabel: str = ""
+    ylabel: str = ""
+    title: str = ""
+    logx: bool = False
+    logy: bool = False
+
+
+def panels(sheets: Sequence[Panel], path: str | PathLike[str], *, title: str = "") -> None:
+    """Draw several charts side by side; one legend, a name has one colour in all of them.
+
+    Parameters
+    ----------
+    sheets : sequence of Panel, at least one
+    path : path
+        ``.png`` or ``.svg``; appears whole or not at all.
+
+    Raises
+    ------
+    UsageError
+        If the suffix is neither of the two.
+    """
+    names = list(dict.fromkeys(name for sheet in sheets for name in sheet.points))
+    colours = {name: f"C{index % 10}" for index, name in enumerate(names)}
+    with _canvas(path, (640 * len(sheets), 560), layout="constrained") as figure:
+        figure.suptitle(_text(title))
+        for index, sheet in enumerate(sheets):
+            ax = figure.add_subplot(1, len(sheets), index + 1)
+            for name, (xs, ys) in sheet.points.items():
+                style = "-" if names.index(name) < 10 else ":"
+                ax.plot(xs, ys, style, label=_text(name), color=colours[name], linewidth=1.6, marker="o", markersize=4)
+            for name, (xs, ys) in sheet.lines.items():
+                ax.plot(xs, ys, "--", color=colours.get(name, "0.5"), linewidth=0.9)
+            ax.set(xlabel=sheet.xlabel, ylabel=sheet.ylabel, title=sheet.title)
+            ax.set(xscale="log" if sheet.logx else "linear", yscale="log" if sheet.logy else "linear")
+            ax.grid(visible=True, color="0.9")
+            ax.spines[["top", "right"]].set_visible(False)
+        handles = {
+            label: handle for ax in figure.axes for handle, label in zip(*ax.get_legend_handles_labels(), strict=True)
+        }
+        if len(handles) > 1:
+            figure.legend(handles.values(), handles.keys(), frameon=False, loc="outside lower center", ncols=6)
 
 
 @contextmanager

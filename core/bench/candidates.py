@@ -1,0 +1,147 @@
+"""What is measured: an operator with its parameters, or the baseline, as one callable of q, k, v."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from torch import Tensor
+
+from ..attention import OPERATORS
+from ..attention.base import Cost, Operator, Shape
+from ..errors import UsageError
+from .options import BenchOptions
+
+BASELINE = "sdpa"
+COMPILED = ("flex", "fla")
+"""Peers that compile for minutes, or need a package or a GPU: measured when named, or with --peers."""
+
+
+@dataclass(frozen=True)
+class Candidate:
+    """One row of the table before its numbers: ``label`` is unique within a run."""
+
+    label: str
+    name: str
+    params: Mapping[str, Any]
+    causal: bool
+
+    @property
+    def operator(self) -> Operator:
+        """The operator; the baseline's is ``dense``, whose contract it shares."""
+        operator = OPERATORS["dense" if self.name == BASELINE else self.name].resolve()
+        assert isinstance(operator, Operator)
+        return operator
+
+    def arguments(self, scale: float, grid: tuple[int, int] | None) -> dict[str, Any]:
+        """Keyword arguments of the call, plain values only."""
+        found: dict[str, Any] = {"causal": self.causal, "scale": scale, **self.params}
+        if self.operator.rows is not None:
+            found["scale"] = None  # not softmax attention: the operator's own scale
+        if self.operator.grid:
+            found["grid"] = grid
+        return found
+
+    def cost(self, shape: Shape) -> Cost:
+        """Predicted cost at ``shape``."""
+        operator = self.operator
+        params = {} if self.name == BASELINE else dict(self.params)
+        return operator.cost(shape, **params)
+
+
+def call(name: str) -> Callable[..., Tensor]:
+    """The function of a candidate's name: ``(q, k, v, *, causal, scale, ...) -> out``."""
+    if name == BASELINE:
+        from ..attention.dense import sdpa
+
+        baseline: Callable[..., Tensor] = sdpa
+        return baseline
+    operator = OPERATORS[name].resolve()
+    assert isinstance(operator, Operator)
+    return operator.blocked
+
+
+def from_plain(arguments: Mapping[str, Any]) -> dict[str, Any]:
+    """Arguments that came as JSON: a grid is a tuple again."""
+    return {name: tuple(value) if name == "grid" and value else value for name, value in arguments.items()}
+
+
+def warm(
+    call_: Callable[..., Any], q: Tensor, k: Tensor, v: Tensor, arguments: Mapping[str, Any], length: int = 1024
+) -> None:
+    """A call on few tokens, so that everything is compiled and loaded before the clock starts."""
+    arguments = dict(arguments)
+    if grid := arguments.get("grid"):
+        side = min(32, *grid)
+        arguments["grid"], length = (side, side), side * side
+    if length < k.shape[2]:
+        queries = min(length, q.shape[2])
+        q, k, v = q[:, :, -queries:].contiguous(), k[:, :, :length].contiguous(), v[:, :, :length].contiguous()
+    call_(q, k, v, **arguments)
+
+
+def plan(options: BenchOptions, shape: Shape) -> tuple[list[Candidate], dict[str, str]]:
+    """The candidates of a run, baselines first, and what is left out with the reason.
+
+    Raises
+    ------
+    UsageError
+        For an unknown operator, or one that cannot do what is asked for.
+    """
+    names = options.operators or tuple(
+        name for name in OPERATORS if _by_default(name, options) and (options.peers or name not in COMPILED)
+    )
+    if options.sweep and options.sweep[0] not in names:
+        names = (*names, options.sweep[0])
+    found: list[Candidate] = []
+    left_out: dict[str, str] = {}
+    for name in dict.fromkeys(names):
+        if missing := OPERATORS[name].missing():
+            left_out[name] = f"not installed: pip install {' '.join(missing)}"
+            continue
+        operator = Candidate(name, name, {}, causal=False).operator
+        if reason := _cannot(name, operator, options):
+            if options.operators:
+                raise UsageError(reason)
+            left_out[name] = reason
+            continue
+        causal = options.causal if options.causal is not None else operator.causal[0]
+        params = dict(options.settings.get(name, {}))
+        if options.keys is not None and operator.at_budget is not None:
+            params = {**operator.at_budget(options.keys, shape), **params}
+        if options.sweep and options.sweep[0] == name:
+            _, parameter, values = options.sweep
+            found += [Candidate(f"{name} {parameter}={v}", name, {**params, parameter: v}, causal) for v in values]
+        else:
+            found.append(Candidate(name, name, params, causal))
+    baselines = []
+    if options.baseline:
+        for causal in sorted({candidate.causal for candidate in found}, reverse=True):
+            label = BASELINE if causal or len({c.causal for c in found}) == 1 else f"{BASELINE} (not causal)"
+            baselines.append(Candidate(label, BASELINE, {}, causal))
+    return baselines + found, left_out
+
+
+def _by_default(name: str, options: BenchOptions) -> bool:
+    """Language operators; with --grid, the vision operators."""
+    operator = None if OPERATORS[name].missing() else OPERATORS[name].resolve()
+    if operator is None:
+        return options.grid is None
+    if options.grid is not None:
+        return bool(operator.grid)
+    wanted = True if options.causal is None else options.causal
+    return not operator.grid and wanted in operator.causal and (operator.decodes or options.mode == "prefill")
+
+
+def _cannot(name: str, operator: Operator, options: BenchOptions) -> str:
+    """Why an operator cannot run with these options; empty where it can."""
+    if options.causal is not None and options.causal not in operator.causal:
+        return (
+            f"{name} is {'not ' if options.causal else 'only '}causal: use --{'no-' if options.causal else ''}causal."
+        )
+    if options.mode == "decode" and not operator.decodes and operator.decoder is None:
+        return f"{name} cannot decode: it needs as many queries as keys."
+    if options.backward and not operator.differentiable:
+        return f"{name} has no backward pass."
+    return ""

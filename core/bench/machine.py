@@ -1,0 +1,124 @@
+"""The machine that a benchmark ran on, as far as its figures depend on it: ceilings, load, memory, versions.
+
+Specification: methods/attention-bench.md, sections 5 and 6.
+"""
+
+from __future__ import annotations
+
+import os
+import platform
+import statistics
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import torch
+
+MATMUL_SIDE = 2048
+COPY_BYTES = 256 * 2**20
+
+
+def ceilings(device: torch.device, dtypes: tuple[torch.dtype, ...]) -> dict[str, float]:
+    """Measured peaks: ``gflops_DTYPE`` of a 2048^2 matrix product, ``copy_gb_s`` of a 256 MiB copy (read + write).
+
+    The best of several runs: a ceiling is what the machine can do, not what it does on average.
+    """
+    found = {}
+    for dtype in dtypes:
+        a = torch.randn(MATMUL_SIDE, MATMUL_SIDE, device=device).to(dtype)
+        b = torch.randn(MATMUL_SIDE, MATMUL_SIDE, device=device).to(dtype)
+        out = torch.empty_like(a)
+        seconds = _best(lambda a=a, b=b, out=out: torch.mm(a, b, out=out), device, 10)  # type: ignore[misc]
+        found[f"gflops_{_short(dtype)}"] = 2 * MATMUL_SIDE**3 / seconds / 1e9
+    source = torch.ones(COPY_BYTES // 4, device=device)
+    target = torch.ones_like(source)  # written before: page faults are not bandwidth
+    seconds = _best(lambda: target.copy_(source), device, 5)
+    found["copy_gb_s"] = 2 * COPY_BYTES / seconds / 1e9
+    return found
+
+
+def _short(dtype: torch.dtype) -> str:
+    return str(dtype).removeprefix("torch.")
+
+
+def _best(call: Callable[[], Any], device: torch.device, runs: int) -> float:
+    call()
+    seconds = []
+    for _ in range(runs):
+        synchronise(device)
+        start = time.perf_counter()
+        call()
+        synchronise(device)
+        seconds.append(time.perf_counter() - start)
+    return min(seconds)
+
+
+def synchronise(device: torch.device) -> None:
+    """Wait until everything that was launched on ``device`` is done."""
+    if device.type == "cuda":
+        torch.cuda.synchronize(device)
+    elif device.type == "mps":
+        torch.mps.synchronize()
+
+
+def load() -> float | None:
+    """Mean number of runnable processes over the last minute, None where the system does not tell."""
+    return os.getloadavg()[0] if hasattr(os, "getloadavg") else None
+
+
+def busy_seconds() -> float | None:
+    """CPU seconds that all processes of this machine have used since it started, None where /proc does not tell."""
+    try:
+        fields = Path("/proc/stat").read_text().split("\n", 1)[0].split()[1:]
+    except OSError:
+        return None
+    user, nice, system, _idle, _iowait, irq, softirq, steal = (int(field) for field in fields[:8])
+    return (user + nice + system + irq + softirq + steal) / os.sysconf("SC_CLK_TCK")
+
+
+def available_bytes() -> int | None:
+    """Memory that can be had without swapping, None where the system does not tell."""
+    try:
+        for line in Path("/proc/meminfo").read_text().splitlines():
+            if line.startswith("MemAvailable:"):
+                return int(line.split()[1]) * 1024
+    except OSError:
+        pass
+    return None
+
+
+def describe(device: torch.device) -> dict[str, Any]:
+    """Processor, device, versions and threads, for the report."""
+    from importlib.metadata import PackageNotFoundError, version
+
+    found: dict[str, Any] = {
+        "cpu": _cpu_name(),
+        "cores": len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count(),
+        "threads": torch.get_num_threads(),
+        "torch": torch.__version__,
+        "python": platform.python_version(),
+    }
+    for name in ("triton", "numba"):
+        try:
+            found[name] = version(name)
+        except PackageNotFoundError:
+            found[name] = None
+    if device.type == "cuda":
+        found["gpu"] = torch.cuda.get_device_name(device)
+    return found
+
+
+def _cpu_name() -> str:
+    try:
+        for line in Path("/proc/cpuinfo").read_text().splitlines():
+            if line.startswith("model name"):
+                return line.split(":", 1)[1].strip()
+    except OSError:
+        pass
+    return platform.processor() or platform.machine()
+
+
+def median(values: list[float]) -> float:
+    """The median; NaN of nothing."""
+    return statistics.median(values) if values else float("nan")

@@ -1,0 +1,147 @@
+"""From what was measured to what is reported: one item a row, speed-ups over the baseline, fitted exponents.
+
+Specification: methods/attention-bench.md, sections 6 and 8.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import replace
+from typing import Any
+
+from ..attention.base import Cost, Shape, shape_of
+from ..io.report import Item
+from ..sizes import show_size
+from . import machine, scaling
+from .candidates import BASELINE
+from .inputs import Inputs
+from .measure import BACKWARD, Row, Setup
+
+
+def item(row: Row, inputs: Inputs, setup: Setup) -> Item:
+    """One line of the report."""
+    shape = shape_of(inputs.q, inputs.k, inputs.v, causal=row.candidate.causal, grid=setup.options.grid)
+    name = f"{row.label} @ {show_size(row.length)} {inputs.name}" + (
+        f" seed {inputs.seed}" if setup.options.seeds > 1 else ""
+    )
+    details = {
+        "operator": row.candidate.name,
+        "label": row.label,
+        "params": dict(row.candidate.params),
+        "causal": row.candidate.causal,
+        "inputs": inputs.name,
+        "seed": inputs.seed,
+        "wall_seconds": row.timing.wall,
+        "cpu_seconds": row.timing.cpu,
+    }
+    base = {"seq_len": float(row.length), "predicted_seconds": row.predicted or float("nan")}
+    if row.skipped:
+        return Item(name, None, "skipped", 0.0, error=f"skipped ({row.skipped})", metrics=base, details=details)
+    if row.timing.error is not None:
+        text = " ".join(str(row.timing.error).split())
+        return Item(name, None, "failed", 0.0, error=text, metrics=base, details=details)
+    if noise := row.timing.noise:
+        row.warnings.append(f"noisy: {noise}")
+    cost = row.candidate.cost(shape)
+    return Item(
+        name, None, "failed" if row.gate else "ok", sum(row.timing.wall), error=row.gate or None,
+        metrics={**base, **_figures(row, shape, cost, setup), **row.metrics}, warnings=tuple(row.warnings),
+        details={**details, "noisy": bool(row.timing.noise), "gate_failed": bool(row.gate)},
+    )  # fmt: skip
+
+
+def _figures(row: Row, shape: Shape, cost: Cost, setup: Setup) -> dict[str, float]:
+    """Times, rates and counts of one row. Measured counts where the operator chose keys, else its predicted ones."""
+    seconds, queries = row.timing.median, max(1, shape.batch * shape.num_heads * shape.len_q)
+    pair = 2 * (shape.head_dim + shape.value_dim)
+    useful = executed = cost.flops
+    searched, attended = cost.searched, cost.attended
+    if row.selection is not None:
+        search = 2 * shape.head_dim * row.selection.searched
+        useful, executed = pair * row.selection.useful + search, pair * row.selection.executed + search
+        searched, attended = row.selection.searched / queries, row.selection.useful / queries
+    factor = BACKWARD if setup.options.backward else 1.0
+    peak = setup.ceilings[f"gflops_{str(setup.dtype).removeprefix('torch.')}"] * 1e9
+    traffic = setup.ceilings["copy_gb_s"] * 1e9 * useful / max(cost.bytes, 1.0)
+    found = {
+        "median_ms": 1e3 * seconds,
+        "min_ms": 1e3 * min(row.timing.wall),
+        "max_ms": 1e3 * max(row.timing.wall),
+        "cpu_ms": 1e3 * machine.median(row.timing.cpu),
+        "runs": float(len(row.timing.wall)),
+        "cold_ms": 1e3 * row.cold,
+        "gflops_useful": factor * useful / seconds / 1e9,
+        "gflops_executed": factor * executed / seconds / 1e9,
+        "ceiling_share": factor * useful / seconds / min(peak, traffic),
+        "memory_bound": float(traffic < peak),
+        "bytes": cost.bytes,
+        "keys_searched": searched,
+        "keys_attended": attended,
+        "density": attended * queries / max(shape.pairs, 1),
+        **{f"{phase}_ms": 1e3 * time_ for phase, time_ in row.phases.items()},
+    }
+    if row.backward:
+        found["backward_ms"] = 1e3 * machine.median(row.backward[-len(row.timing.wall) :])
+    return found
+
+
+def add_speedups(items: Sequence[Item]) -> list[Item]:
+    """Each item's ``speedup`` over the baseline of its own length, inputs, seed and causality, where that ran.
+
+    ``efficiency``: executed FLOP/s as a share of the baseline's.
+    """
+    base = {_group(i): i.metrics for i in items if i.status == "ok" and i.details["operator"] == BASELINE}
+    out = []
+    for item in items:
+        against = base.get(_group(item)) if "median_ms" in item.metrics else None
+        if against is not None:
+            more = {
+                "speedup": against["median_ms"] / item.metrics["median_ms"],
+                "efficiency": item.metrics["gflops_executed"] / against["gflops_executed"],
+            }
+            item = replace(item, metrics={**item.metrics, **more})
+        out.append(item)
+    return out
+
+
+def _group(item: Item) -> tuple[Any, ...]:
+    return item.metrics.get("seq_len"), *(item.details.get(key) for key in ("inputs", "seed", "causal"))
+
+
+def fit_table(items: Sequence[Item]) -> list[dict[str, Any]]:
+    """Exponent, its interval and the crossover against the baseline, per operator and inputs; of two lengths or more.
+
+    Several seeds of one length count with their median.
+    """
+    found: dict[tuple[str, str, bool], dict[int, list[float]]] = {}
+    names: dict[tuple[str, str, bool], str] = {}
+    for item in items:
+        if item.status == "ok":
+            key = (str(item.details["label"]), str(item.details["inputs"]), bool(item.details["causal"]))
+            names[key] = str(item.details["operator"])
+            found.setdefault(key, {}).setdefault(int(item.metrics["seq_len"]), []).append(item.metrics["median_ms"])
+    series = {
+        key: {n: machine.median(runs) / 1e3 for n, runs in sorted(points.items())} for key, points in found.items()
+    }
+    base = {key[1:]: points for key, points in series.items() if names[key] == BASELINE}
+    table = []
+    for key, points in series.items():
+        fit = scaling.fit(list(points), list(points.values()))
+        if fit is None:
+            continue
+        lengths = list(points)
+        row: dict[str, Any] = {
+            "operator": key[0], "inputs": key[1], "lengths": f"{show_size(lengths[0])}..{show_size(lengths[-1])}",
+            "exponent": fit.exponent, "low": fit.low, "high": fit.high,
+            "local": " ".join(f"{slope:.2f}" for slope in fit.local),
+        }  # fmt: skip
+        if names[key] != BASELINE and (dense := base.get(key[1:])):
+            common = [n for n in lengths if n in dense]
+            theirs = scaling.fit(common, [dense[n] for n in common])
+            where, measured = scaling.crossover(
+                common, [points[n] for n in common], [dense[n] for n in common], fit, theirs
+            )
+            row["crossover"] = None if where is None else round(where)
+            row["crossover_from"] = "" if where is None else "measured" if measured else "fit"
+        table.append(row)
+    return table

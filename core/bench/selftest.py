@@ -1,0 +1,65 @@
+"""`attn bench --selftest`: every golden file, and the generators against their published table."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Mapping
+from typing import Any
+
+import attn
+
+from ..batch import Silent, Watcher
+from ..errors import InputError
+from ..io.report import Item, Report, summarise
+from . import parity
+
+EXIT_GATE = 3
+
+
+def run(*, watcher: Watcher | None = None, arguments: Mapping[str, Any] | None = None) -> Report:
+    """Compare ours with every golden file; one item a file, its metrics are errors as shares of their tolerance.
+
+    Raises
+    ------
+    InputError
+        If the golden vectors were not installed.
+    """
+    started = time.monotonic()
+    watcher = watcher or Silent()
+    if not parity.golden_dir().is_dir():
+        raise InputError(str(parity.golden_dir()), "the golden vectors are not here", "Install attn from its wheel.")
+    items: list[Item] = []
+    jobs = parity.files()
+    for done, (folder, stem) in enumerate(jobs):
+        watcher.step(f"{folder}/{stem}", done, len(jobs))
+        start = time.perf_counter()
+        checks = list(parity.check(folder, stem))
+        wrong = [c for c in checks if not c.ok]
+        error = "; ".join(f"{c.quantity}: error {c.error:.2e}, tolerance {c.tolerance:.0e}" for c in wrong) or None
+        item = Item(
+            f"{folder}/{stem}", None, "failed" if wrong else "ok", time.perf_counter() - start, error=error,
+            metrics={"quantities": float(len(checks)), "failed": float(len(wrong))},
+            details={"checks": [{"quantity": c.quantity, "error": c.error, "tolerance": c.tolerance} for c in checks]},
+        )  # fmt: skip
+        items.append(item)
+        watcher.item(item, done + 1, len(jobs))
+    items.append(_generators(watcher, len(jobs)))
+    return Report(
+        "bench", attn.__version__, dict(arguments or {}), "cpu", time.monotonic() - started, tuple(items),
+        summarise(items),
+    )  # fmt: skip
+
+
+def _generators(watcher: Watcher, done: int) -> Item:
+    """The generators against the table of methods/attention-bench.md, section 3: ten seeds, means inside its ranges."""
+    from ._budget import check_table
+
+    watcher.step("generators, ten seeds", done, done + 1)
+    start = time.perf_counter()
+    rows = check_table()
+    wrong = [row for row in rows if not row["ok"]]
+    error = "; ".join(f"{r['inputs']} {r['column']}: {r['mean']:.3f}, range {r['low']}-{r['high']}" for r in wrong)
+    return Item(
+        "generators/budgets", None, "failed" if wrong else "ok", time.perf_counter() - start, error=error or None,
+        metrics={"quantities": float(len(rows)), "failed": float(len(wrong))}, details={"comparison": rows},
+    )  # fmt: skip
