@@ -1,0 +1,236 @@
+"""HiP attention: a tree search finds about ``mask_k`` keys for each block of queries; attention runs on those alone.
+
+Paper: arXiv 2406.09827 (ICLR 2025). Specification: methods/hip.md, sections 3.1-3.4; causal only. To the keys that the
+search chose come the first ``sink`` keys and a window that ends with the query block.
+Differs from the specification's text where that leaves a gap: the window of a last, short block ends at the last key,
+as its search region does; a window shorter than the block leaves each query its own key; keys after the last whole
+group (``block_size_k_group`` > 1) are not searched; keys after the block's own end never steer its search.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from ._hip_attend import attend as attend_torch
+from ._hip_layout import Layout, Representative, Settings, pick, search_table
+from ._hip_search import search
+from ._hip_selection import HipSelection
+from .base import Cost, Operator, Shape, accumulator, masked_attention, repeat_kv
+
+
+def search_block(queries: Tensor, table: Tensor, layout: Layout, block: int) -> Tensor:
+    """Section 3.1, steps 3-5, for one query block as printed: int64 [N, K] first units of the surviving nodes.
+
+    ``queries`` [N, R, D] are the rows that steer the search, ``table`` [N, T, D] is from ``search_table``.
+    """
+    settings, k = layout.settings, layout.settings.num_nodes
+    units, end = int(layout.units[block]), int(layout.end[block])
+    entries, per = len(queries), settings.per_unit
+    last = end // settings.block_size_k_group * (per // settings.block_size_k) - 1
+    edges = torch.tensor([units * i // k for i in range(k + 1)], device=queries.device)
+    start, size = edges[:-1].expand(entries, k), edges.diff().expand(entries, k)  # [N, K]
+    remaining, step = units / k, 0
+    while remaining > 1:
+        half = size // 2
+        start, size = torch.cat([start, start + half], 1), torch.cat([half, size - half], 1)  # [N, 2K]
+        unit = pick(settings, start, size, step, torch.tensor(block, device=queries.device))
+        vector = (unit[..., None] * per + torch.arange(per, device=queries.device)).clamp(max=last)  # [N, 2K, per]
+        keys = table[torch.arange(entries, device=queries.device)[:, None, None], vector]  # [N, 2K, per, D]
+        scores = torch.einsum("nrd,nkjd->nkjr", queries, keys).amax((2, 3))
+        best = scores.masked_fill(size == 0, -torch.inf).topk(k, 1).indices
+        start, size = start.gather(1, best), size.gather(1, best)
+        remaining, step = remaining / 2, step + 1
+    return start.sort(1).values
+
+
+def _steering(q: Tensor, num_kv_heads: int, layout: Layout, first: int) -> Tensor:
+    """The rows that steer the search of blocks ``first`` and up: [B, H, nB, R, D]; decode: H = Hkv, R = Hq/Hkv."""
+    if layout.len_q == 1:
+        return q.reshape(q.shape[0], num_kv_heads, 1, -1, q.shape[3])[:, :, first:]
+    return q[:, :, layout.search_rows()[first:]]
+
+
+def _without_search(q: Tensor, heads: int, layout: Layout) -> Tensor:
+    """Starts [B, H, nB, width] in units with the blocks filled in that choose everything."""
+    every = torch.arange(layout.width, dtype=torch.int32, device=q.device)
+    return every.repeat(q.shape[0], heads, layout.num_blocks, 1)
+
+
+def _choose(q: Tensor, k: Tensor, settings: Settings, searcher: Callable[..., tuple[Tensor, int]]) -> HipSelection:
+    layout = Layout(settings, q.shape[2], k.shape[2])
+    heads = k.shape[1] if layout.len_q == 1 else q.shape[1]
+    starts, searched, first = _without_search(q, heads, layout), 0, layout.num_simple
+    if first < layout.num_blocks and starts.numel():
+        with torch.no_grad():
+            queries = _steering(q, k.shape[1], layout, first)
+            starts[:, :, first:], searched = searcher(queries, search_table(k, settings), layout)
+    return HipSelection(layout, starts * settings.span, q.shape[1] // heads, searched)
+
+
+def _search_each(queries: Tensor, table: Tensor, layout: Layout) -> tuple[Tensor, int]:
+    """``search``, block by block as the specification prints it."""
+    dtype, settings, first = accumulator(queries.dtype), layout.settings, layout.num_simple
+    wide = repeat_kv(table, queries.shape[1]).flatten(0, 1).to(dtype)
+    flat = queries.flatten(0, 1).to(dtype)
+    chosen = [search_block(flat[:, i], wide, layout, first + i) for i in range(flat.shape[1])]
+    steps = sum(layout.rounds(int(units)) for units in layout.units[first:])
+    searched = flat.shape[0] * flat.shape[2] * steps * 2 * settings.num_nodes * settings.per_unit
+    return torch.stack(chosen, 1).view(*queries.shape[:3], -1), searched
+
+
+def _scale(q: Tensor, scale: float | None) -> float:
+    if scale is not None and not scale > 0:
+        raise ValueError(f"hip: scale is {scale}; the search ranks keys by their score, so it must be positive.")
+    return q.shape[3] ** -0.5 if scale is None else scale
+
+
+def reference(q: Tensor, k: Tensor, v: Tensor, *, causal: bool, scale: float | None = None, **params: Any) -> Tensor:
+    """The search as printed, then dense attention under its mask; parameters as of ``blocked``."""
+    selection = _choose(q, k, Settings(**params), _search_each)
+    rows = torch.arange(q.shape[2], device=q.device)
+    return masked_attention(q, k, v, selection.mask(rows), scale=_scale(q, scale))
+
+
+def select(q: Tensor, k: Tensor, *, causal: bool, scale: float | None = None, **params: Any) -> HipSelection:
+    """Sections 3.1 and 3.2: the keys of every query block, found by halving nodes of the key axis."""
+    _scale(q, scale)
+    return _choose(q, k, Settings(**params), search)
+
+
+def attend(
+    q: Tensor, k: Tensor, v: Tensor, selection: HipSelection, *, causal: bool, scale: float | None = None, **params: Any
+) -> Tensor:
+    """Section 3.3: softmax attention over sink, chosen keys and window; the parameters are the selection's own."""
+    return attend_torch(q, k, v, selection, scale=_scale(q, scale))
+
+
+def blocked(
+    q: Tensor,
+    k: Tensor,
+    v: Tensor,
+    *,
+    causal: bool,
+    scale: float | None = None,
+    mask_k: int = 512,
+    block_size_q: int = 32,
+    block_size_k: int = 2,
+    block_size_k_group: int = 1,
+    sliding_window: int = 128,
+    sink: int = 32,
+    representative: Representative = "first",
+    query_stride: int = 2,
+    query_offset: int = 1,
+    dense_queries: int = 0,
+    mask_refresh: int = 8,
+    seed: int = 0,
+) -> Tensor:
+    """Causal attention over the keys that a tree search finds, O(L log L) in time and linear in memory.
+
+    Parameters
+    ----------
+    q, k, v : Tensor
+        As in ``Operator``. One query (decode): the query heads of a group share one search, by their largest score.
+    causal : bool
+        True; there is no other form.
+    scale : float, optional
+        Positive; default ``D ** -0.5``.
+    mask_k : int, keys
+        Budget of chosen keys. Larger finds more of the attention's mass, in proportionally more time. Rounded up, with
+        a warning, to a multiple of ``block_size_k * block_size_k_group``.
+    block_size_q : int, queries: power of two up to 128
+        Queries that share one search. Smaller finds better keys and searches more often.
+    block_size_k : int, keys: 1, 2, 4, 8 or 16
+        Neighbouring keys chosen together. Smaller chooses more finely, with more rounds of search.
+    block_size_k_group : int, keys: 1, 2, 4 or 8
+        Above 1 the search sees the minimum and maximum of so many keys instead of the keys.
+    sliding_window, sink : int, keys
+        Last keys, counted from the end of the query block, and first keys, that every query sees.
+    representative : {"first", "center", "random"}
+        Which of a node's units is scored in its place.
+    query_stride, query_offset : int, queries
+        The search uses rows offset, offset + stride, ... of a block.
+    dense_queries : int
+        Query blocks that begin before this position see all their keys.
+    mask_refresh : int, decode steps: 1 to 64
+        How long a decoder keeps its choice; a single call has nothing to keep.
+    seed : int
+        Of ``representative="random"``.
+
+    Returns
+    -------
+    Tensor [B, Hq, Lq, Dv], dtype of ``q``. Gradients flow through the chosen keys; the choice has none.
+
+    Raises
+    ------
+    ValueError
+        If a parameter is out of range; the message names the range.
+
+    References
+    ----------
+    methods/hip.md, sections 3.1-3.4 and 4; arXiv 2406.09827.
+    """
+    params = {
+        "mask_k": mask_k, "block_size_q": block_size_q, "block_size_k": block_size_k,
+        "block_size_k_group": block_size_k_group, "sliding_window": sliding_window, "sink": sink,
+        "representative": representative, "query_stride": query_stride, "query_offset": query_offset,
+        "dense_queries": dense_queries, "mask_refresh": mask_refresh, "seed": seed,
+    }  # fmt: skip
+    selection = select(q, k, causal=causal, scale=scale, **params)
+    return attend(q, k, v, selection, causal=causal, scale=scale)
+
+
+def cost(shape: Shape, **params: Any) -> Cost:
+    """Section 7: the search scores 2K representatives per round."""
+    settings = Settings(**params)
+    layout = Layout(settings, shape.len_q, shape.len_k)
+    decode = shape.len_q == 1
+    heads = shape.batch * (shape.num_kv_heads if decode else shape.num_heads)
+    rows = shape.num_heads // shape.num_kv_heads if decode else layout.search_rows().shape[1]
+    k, span = settings.num_nodes, settings.span
+    steps = sum(2 * layout.rounds(int(units)) for units in layout.units[layout.num_simple :])
+    scores = heads * steps * k * settings.per_unit * rows
+    starts = layout.count() * span
+    keys = (starts + settings.sink + settings.sliding_window).minimum(layout.end)
+    keys[: layout.num_dense] = layout.end[: layout.num_dense]
+    pairs = shape.batch * shape.num_heads * int((keys * (layout.end - layout.first)).sum())
+    queries = max(1, shape.batch * shape.num_heads * shape.len_q)
+    dims = shape.head_dim + shape.value_dim
+    inputs = shape.batch * (shape.num_heads * shape.len_q * dims + shape.num_kv_heads * shape.len_k * dims)
+    gathered = scores // max(1, rows) * shape.head_dim + heads * int(keys.sum()) * dims
+    return Cost(
+        flops=2.0 * scores * shape.head_dim + 2.0 * pairs * dims,
+        bytes=float((inputs + gathered) * shape.itemsize),
+        searched=scores / queries,
+        attended=pairs / queries,
+    )
+
+
+def at_budget(keys: int, shape: Shape) -> dict[str, Any]:
+    """A ``mask_k`` with which a query visits about ``keys`` keys, those scored by the search included."""
+    fixed = Settings()
+    best = fixed.span
+    low, high = 1, max(1, shape.len_k // fixed.span)
+    while low <= high:
+        middle = (low + high) // 2
+        price = cost(shape, mask_k=middle * fixed.span)
+        if price.searched + price.attended <= keys:
+            best, low = middle * fixed.span, middle + 1
+        else:
+            high = middle - 1
+    return {"mask_k": best}
+
+
+OPERATOR = Operator(
+    reference=reference,
+    blocked=blocked,
+    cost=cost,
+    select=select,
+    attend=attend,
+    at_budget=at_budget,
+    causal=(True,),
+    differentiable=True,
+)
