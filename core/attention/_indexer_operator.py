@@ -1,0 +1,114 @@
+"""An indexer and token attention as one operator: what ``dsa`` and ``hisa`` share.
+
+Without an index branch (methods/hisa.md, 3.4) the query heads of one key/value head are the index heads, with weights
+1/group, and that head's keys are the index keys; the heads of the group share the selection.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import torch
+from torch import Tensor
+
+from ._indexer import Quant, fake_quantise, index_scores
+from ._indexer_search import TokenIndex
+from ._sparse_tokens import TokenSelection, attend_rows, sparse_topk_attention
+from .base import Cost, Shape, accumulator
+
+MakeIndex = Callable[[Tensor], TokenIndex]
+_ROWS = 1024  # queries that are searched for and attended to together
+
+
+def windows(len_q: int, len_k: int, causal: bool) -> tuple[Tensor, Tensor]:
+    """The tokens [ks, ke) that each query sees, int64 [Lq] each."""
+    ke = torch.arange(len_k - len_q + 1, len_k + 1) if causal else torch.full((len_q,), len_k)
+    return torch.zeros_like(ke), ke
+
+
+def dense_scores(q: Tensor, k: Tensor, quant: Quant) -> Tensor:
+    """Index scores [B, Hkv, Lq, Lk] of all pairs: for references only."""
+    group = q.shape[1] // k.shape[1]
+    queries = (
+        _quantised(q, quant).reshape(q.shape[0], k.shape[1], group, *q.shape[2:]).transpose(2, 3)
+    )  # [B, Hkv, Lq, g, D]
+    return index_scores(queries, _quantised(k, quant), queries.new_full(queries.shape[:-1], 1 / group))
+
+
+def search(q: Tensor, k: Tensor, make_index: MakeIndex, *, causal: bool, quant: Quant, top_k: int) -> Tensor:
+    """Chosen tokens of every key/value head and query: int32 [B, Hkv, Lq, min(top_k, Lk)]."""
+    batch, kv_heads, len_k = k.shape[:3]
+    found = torch.empty(batch, kv_heads, q.shape[2], min(top_k, len_k), dtype=torch.int32)
+    ks, ke = windows(q.shape[2], len_k, causal)
+    for b in range(batch):
+        for h in range(kv_heads):
+            index = make_index(_quantised(k[b, h], quant))
+            queries, weights = _index_queries(q[b], h, kv_heads, quant)
+            found[b, h] = index.search(queries, weights, ks, ke)
+    return found
+
+
+def run(
+    q: Tensor, k: Tensor, v: Tensor, make_index: MakeIndex, *, causal: bool, scale: float | None, quant: Quant,
+    top_k: int,
+) -> Tensor:  # fmt: skip
+    """Search and attend, a block of queries at a time, so that no list outlives its block; [B, Hq, Lq, Dv]."""
+    if torch.is_grad_enabled() and any(t.requires_grad for t in (q, k, v)):
+        with torch.no_grad():
+            found = search(q, k, make_index, causal=causal, quant=quant, top_k=top_k)
+        return sparse_topk_attention(q, k, v, found, scale)
+    scale = q.shape[-1] ** -0.5 if scale is None else scale
+    group, len_q, len_k = q.shape[1] // k.shape[1], q.shape[2], k.shape[2]
+    ks, ke = windows(len_q, len_k, causal)
+    out = q.new_empty(*q.shape[:3], v.shape[-1])
+    for b in range(k.shape[0]):
+        for h in range(k.shape[1]):
+            heads = slice(h * group, (h + 1) * group)
+            index = make_index(_quantised(k[b, h], quant))
+            keys, values = k[None, b, None, h], v[None, b, None, h]  # [1, 1, Lk, D]
+            for start in range(0, len_q, _ROWS):
+                rows = slice(start, min(start + _ROWS, len_q))
+                queries, weights = _index_queries(q[b, :, rows], h, k.shape[1], quant)
+                found = index.search(queries, weights, ks[rows], ke[rows])
+                out[b, heads, rows] = attend_rows(q[None, b, heads, rows], keys, values, found[None, None], scale)[0]
+    return out
+
+
+def attend(q: Tensor, k: Tensor, v: Tensor, selection: TokenSelection, *, scale: float | None) -> Tensor:
+    """Token attention to what ``select`` found."""
+    return sparse_topk_attention(q, k, v, selection.indices, scale)
+
+
+def visible(shape: Shape) -> tuple[float, Callable[[int], float]]:
+    """Mean number of keys that a query sees, and a function: the mean of min(cap, that number)."""
+    first = shape.len_k - shape.len_q + 1 if shape.causal else shape.len_k  # seen by the first query
+
+    def capped(cap: int) -> float:
+        if not shape.causal or first >= cap:
+            return float(min(cap, first))
+        below = min(shape.len_k, cap) - first + 1  # queries that see at most cap keys: first, first + 1, ...
+        return (below * (2 * first + below - 1) / 2 + (shape.len_q - below) * cap) / max(1, shape.len_q)
+
+    return capped(shape.len_k), capped
+
+
+def _quantised(x: Tensor, quant: Quant) -> Tensor:
+    """Index operands in the dtype of their scores."""
+    return fake_quantise(x.to(accumulator(x.dtype)), quant)
+
+
+def _index_queries(q: Tensor, h: int, kv_heads: int, quant: Quant) -> tuple[Tensor, Tensor]:
+    """From q [Hq, m, D]: index queries [m, g, D] of one key/value head, and their weights [m, g]."""
+    group = q.shape[0] // kv_heads
+    queries = _quantised(q[h * group : (h + 1) * group], quant).transpose(0, 1)  # [m, g, D]
+    return queries, queries.new_full(queries.shape[:2], 1 / group)
+
+
+def predict(shape: Shape, *, searched: float, attended: float) -> Cost:
+    """Cost of scoring ``searched`` and attending to ``attended`` keys per query."""
+    rows = shape.batch * shape.num_heads * shape.len_q
+    flops = rows * (2 * shape.head_dim * searched + 2 * (shape.head_dim + shape.value_dim) * attended)
+    width = shape.head_dim + shape.value_dim
+    once = shape.batch * (shape.num_heads * shape.len_q + shape.num_kv_heads * shape.len_k) * width
+    gathered = shape.batch * shape.num_kv_heads * shape.len_q * attended * width
+    return Cost(flops, shape.itemsize * (once + gathered), searched, attended)

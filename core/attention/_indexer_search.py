@@ -1,0 +1,205 @@
+"""Flat and hierarchical search for the tokens with the best index scores.
+
+Specification: methods/hisa.md, sections 3.2 (flat) and 3.3 (hierarchical). Queries and keys may be packed from several
+sequences: query t sees the tokens ks[t] <= s < ke[t], and the indices found are relative to ks[t].
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import Protocol
+
+import torch
+from torch import Tensor
+
+from ._indexer import Quant, index_scores
+from ._indexer_pool import COARSE_DTYPES, CoarseDtype, block_scores, candidate_blocks, pool_blocks
+from ._topk import top_k_positions
+
+_CHUNK = 1 << 22  # scores, or gathered key entries, held at a time
+
+
+class TokenIndex(Protocol):
+    """Keys prepared for searching."""
+
+    def search(self, q: Tensor, weights: Tensor, ks: Tensor, ke: Tensor) -> Tensor:
+        """q [M, H, d], weights [M, H], windows int [M] -> int32 [M, K], ascending, -1 at the end."""
+        ...
+
+
+class FlatIndex:
+    """Section 3.2: the score of every visible token, then the top k. ``k`` [T, d]."""
+
+    def __init__(self, k: Tensor, *, top_k: int) -> None:
+        self.k, self.top_k = k, top_k
+
+    def search(self, q: Tensor, weights: Tensor, ks: Tensor, ke: Tensor) -> Tensor:
+        """As in ``TokenIndex``."""
+        position = torch.arange(self.k.shape[0], device=q.device)
+        found = []
+        for rows in _chunks(q.shape[0], q.shape[1] * self.k.shape[0]):
+            scores = index_scores(q[rows], self.k, weights[rows])  # [m, T]
+            hidden = (position < ks[rows, None]) | (position >= ke[rows, None])
+            found.append(_relative(top_k_positions(scores.masked_fill_(hidden, -torch.inf), self.top_k), ks[rows]))
+        return _stack(found, q, min(self.top_k, self.k.shape[0]))
+
+
+class HisaIndex:
+    """Section 3.3: candidate blocks by their pooled key, then the top k tokens inside them. ``k`` [T, d]."""
+
+    def __init__(
+        self, k: Tensor, *, top_k: int, block_size: int, top_blocks: int, coarse_dtype: CoarseDtype, quant: Quant
+    ) -> None:
+        self.k, self.top_k, self.block_size, self.top_blocks = k, top_k, block_size, top_blocks
+        self.coarse_dtype = coarse_dtype
+        self.pooled = pool_blocks(k, block_size, quant=quant).keys  # [nb, d]
+
+    def search(self, q: Tensor, weights: Tensor, ks: Tensor, ke: Tensor) -> Tensor:
+        """As in ``TokenIndex``."""
+        num_tokens, size = self.k.shape[0], self.block_size
+        slots = min(self.top_blocks, self.pooled.shape[0]) * size
+        found = []
+        for rows in _chunks(q.shape[0], slots * self.k.shape[1]):
+            lo, hi = ks[rows, None], ke[rows, None]
+            coarse = block_scores(
+                q[rows], self.pooled, weights[rows], ks[rows], ke[rows], block_size=size, coarse_dtype=self.coarse_dtype
+            )
+            blocks = candidate_blocks(coarse, self.top_blocks).long()  # [m, slots / size]
+            token = (blocks[..., None] * size + torch.arange(size, device=q.device)).flatten(1)  # [m, slots]
+            outside = (token < lo) | (token >= hi) | (blocks < 0).repeat_interleave(size, 1)
+            keys = self.k[token.clamp(0, num_tokens - 1)]  # [m, slots, d]
+            scores = index_scores(q[rows, None], keys, weights[rows, None]).squeeze(-2)  # [m, slots]
+            slot = top_k_positions(scores.masked_fill_(outside, -torch.inf), min(self.top_k, num_tokens)).long()
+            chosen = token.gather(1, slot.clamp_min(0)).masked_fill(slot < 0, -1)  # slots ascend, so tokens do
+            found.append(_relative(chosen.to(torch.int32), ks[rows]))
+        return _stack(found, q, min(self.top_k, num_tokens))
+
+
+def lightning_index(
+    q: Tensor, k: Tensor, weights: Tensor, *, top_k: int = 2048, ks: Tensor | None = None, ke: Tensor | None = None
+) -> Tensor:
+    """Select tokens with the flat lightning indexer: exact top k of every visible token's score.
+
+    Parameters
+    ----------
+    q : Tensor [M, H, d]
+        Index queries.
+    k : Tensor [T, d]
+        Index keys, scales applied.
+    weights : Tensor [M, H]
+        Head weights, scales of ``q`` and d^-0.5 folded in. May be negative.
+    top_k : int
+        Tokens per query.
+    ks, ke : Tensor int [M], optional
+        The window [ks, ke) of tokens each query sees. Default: causal, the queries being the last M of T positions.
+
+    Returns
+    -------
+    Tensor int32 [M, min(top_k, T)]
+        Relative to ``ks``, ascending; -1, at the end, where fewer tokens are visible. Equal scores: the smaller index.
+
+    Raises
+    ------
+    ValueError
+        If the tensors do not fit together.
+
+    References
+    ----------
+    methods/hisa.md, section 3.2; DeepSeek-V3.2-Exp.
+    """
+    ks, ke = _windows(q, k, weights, ks, ke, top_k)
+    return FlatIndex(k, top_k=top_k).search(q, weights, ks, ke)
+
+
+def hisa_index(
+    q: Tensor, k: Tensor, weights: Tensor, *, top_k: int = 2048, block_size: int = 128, top_blocks: int = 64,
+    ks: Tensor | None = None, ke: Tensor | None = None, coarse_dtype: CoarseDtype = "fp32", quant: Quant = "none",
+) -> Tensor:  # fmt: skip
+    """Select tokens hierarchically: score pooled key blocks, then the tokens inside the best ones.
+
+    Parameters
+    ----------
+    q, k, weights, top_k, ks, ke
+        As for ``lightning_index``; take them from ``LightningIndexer`` for quantised operands.
+    block_size : int
+        Tokens per pooled key. Larger: a cheaper, blunter first pass.
+    top_blocks : int
+        Candidate blocks per query, at least 2: the first and the last one it sees are always among them.
+    coarse_dtype : {"fp32", "bf16"}
+        What block scores are compared in; the official kernels compare in bf16.
+    quant : {"none", "fp8", "fp8-ue8m0"}
+        Whether the pooled keys are rounded to e4m3.
+
+    Returns
+    -------
+    Tensor int32 [M, min(top_k, T)], as ``lightning_index``. The same set where at most ``top_blocks`` are visible.
+
+    Raises
+    ------
+    ValueError
+        If the tensors do not fit together, or ``top_k`` exceeds ``top_blocks * block_size``.
+
+    References
+    ----------
+    methods/hisa.md, section 3.3; arXiv 2603.28458.
+    """
+    ks, ke = _windows(q, k, weights, ks, ke, top_k)
+    check_hisa(top_k, block_size, top_blocks, coarse_dtype)
+    index = HisaIndex(
+        k, top_k=top_k, block_size=block_size, top_blocks=top_blocks, coarse_dtype=coarse_dtype, quant=quant
+    )
+    return index.search(q, weights, ks, ke)
+
+
+def check_hisa(top_k: int, block_size: int, top_blocks: int, coarse_dtype: str) -> None:
+    """Raise ``ValueError`` for parameters out of range."""
+    if block_size < 1:
+        raise ValueError(f"block_size is {block_size}; a block needs at least one token.")
+    if top_blocks < 2:
+        raise ValueError(f"top_blocks is {top_blocks}; the first and the last block need one each: pass 2 or more.")
+    if not 1 <= top_k <= top_blocks * block_size:
+        raise ValueError(
+            f"top_k is {top_k}, outside 1..{top_blocks * block_size}, which is top_blocks {top_blocks} x block_size "
+            f"{block_size}. Lower top_k or raise top_blocks."
+        )
+    if coarse_dtype not in COARSE_DTYPES:
+        raise ValueError(f"coarse_dtype is fp32 or bf16, not {coarse_dtype!r}.")
+
+
+def _windows(
+    q: Tensor, k: Tensor, weights: Tensor, ks: Tensor | None, ke: Tensor | None, top_k: int
+) -> tuple[Tensor, Tensor]:
+    """Check packed operands; the windows, causal by default. int64 [M] each."""
+    shapes = f"Shapes q {list(q.shape)}, k {list(k.shape)}, weights {list(weights.shape)}."
+    if q.ndim != 3 or k.ndim != 2 or weights.shape != q.shape[:2] or q.shape[2] != k.shape[1]:
+        raise ValueError(f"The index needs q [M, H, d], k [T, d] and weights [M, H]. {shapes}")
+    if top_k < 1:
+        raise ValueError(f"top_k is {top_k}; choose at least one token.")
+    num_queries, num_tokens = q.shape[0], k.shape[0]
+    if ke is None and num_queries > num_tokens:
+        raise ValueError(f"{num_queries} queries but {num_tokens} keys: pass the windows ks and ke. {shapes}")
+    if ke is None:
+        ke = torch.arange(num_tokens - num_queries, num_tokens, device=q.device) + 1
+    if ks is None:
+        ks = torch.zeros(num_queries, dtype=torch.int64, device=q.device)
+    if ks.shape != (num_queries,) or ke.shape != (num_queries,):
+        raise ValueError(f"ks {list(ks.shape)} and ke {list(ke.shape)} need one entry per query. {shapes}")
+    if num_queries and (int(ks.min()) < 0 or int(ke.max()) > num_tokens):
+        raise ValueError(f"The windows [ks, ke) leave the {num_tokens} tokens there are. {shapes}")
+    return ks.long(), ke.long()
+
+
+def _chunks(rows: int, entries: int) -> Iterator[slice]:
+    """Slices of ``range(rows)``, each with few enough rows of ``entries`` numbers."""
+    step = max(1, _CHUNK // max(1, entries))
+    return (slice(start, min(start + step, rows)) for start in range(0, rows, step))
+
+
+def _relative(index: Tensor, ks: Tensor) -> Tensor:
+    """Token indices [m, K] from the start of each query's own window; -1 stays."""
+    return torch.where(index >= 0, index - ks[:, None].to(index.dtype), -1)
+
+
+def _stack(found: list[Tensor], q: Tensor, width: int) -> Tensor:
+    """The chunks' rows, or none."""
+    return torch.cat(found) if found else torch.empty(0, width, dtype=torch.int32, device=q.device)

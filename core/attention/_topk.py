@@ -1,0 +1,31 @@
+"""The k largest scores of every row, exactly: what both indexers end in. Equal scores: the smaller position wins.
+
+Specification: methods/hisa.md, sections 3.2, 3.3 (step 7) and 9 (4b, 5).
+"""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+
+def top_k_positions(scores: Tensor, top_k: int) -> Tensor:
+    """Positions of each row's largest entries, ascending; -1, at the end, for want of visible ones.
+
+    Parameters
+    ----------
+    scores : Tensor [..., n]
+        -inf marks what a row may not choose; any other value, zero and negative ones too, may be chosen.
+    top_k : int
+
+    Returns
+    -------
+    Tensor int32 [..., min(top_k, n)]. Among equal scores at the cut the smaller positions are chosen, so that the same
+    scores always give the same set (``torch.topk`` promises no order).
+    """
+    n = scores.shape[-1]
+    values, order = scores.sort(dim=-1, descending=True, stable=True)
+    top_k = min(top_k, n)
+    order = order[..., :top_k].masked_fill(values[..., :top_k] == -torch.inf, n)  # n sorts behind every position
+    order = order.sort(dim=-1).values
+    return order.masked_fill(order == n, -1).to(torch.int32)

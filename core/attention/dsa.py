@@ -1,0 +1,95 @@
+"""DeepSeek Sparse Attention: the flat lightning indexer picks each query's tokens, softmax runs over them.
+
+DeepSeek-V3.2-Exp (2025). Specification: methods/hisa.md, sections 3.2 and 3.4. Without an index branch the query heads
+of one key/value head serve as index heads (weights 1/group), that head's keys as index keys, and the group shares the
+selection. The scores pass through a ReLU: keys with negative dot products tie at zero, and the earliest of them win.
+"""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+from . import _indexer_operator as shared
+from ._indexer_search import FlatIndex, TokenIndex
+from ._sparse_tokens import TokenSelection
+from ._topk import top_k_positions
+from .base import Cost, Operator, Shape, causal_mask, masked_attention, shape_of
+
+
+def reference(
+    q: Tensor, k: Tensor, v: Tensor, *, causal: bool, scale: float | None = None, top_k: int = 2048
+) -> Tensor:
+    """Section 3.2, dense: all index scores, the best ``top_k`` visible ones, attention to those."""
+    _check(top_k)
+    scores = shared.dense_scores(q, k, "none")  # [B, Hkv, Lq, Lk]
+    if causal:
+        scores = scores.masked_fill(~causal_mask(q.shape[2], k.shape[2], q.device), -torch.inf)
+    selection = TokenSelection(top_k_positions(scores, top_k), q.shape[1], k.shape[2], 0)
+    return masked_attention(q, k, v, selection.mask(torch.arange(q.shape[2])), scale=scale)
+
+
+def blocked(q: Tensor, k: Tensor, v: Tensor, *, causal: bool, scale: float | None = None, top_k: int = 2048) -> Tensor:
+    """Attention to the tokens with the best flat index scores.
+
+    Parameters
+    ----------
+    q, k, v : Tensor [B, Hq, Lq, D], [B, Hkv, Lk, D], [B, Hkv, Lk, Dv]
+    causal : bool
+    scale : float, optional
+        Default ``D ** -0.5``.
+    top_k : int
+        Tokens per query. The search looks at every visible key whatever it is.
+
+    Returns
+    -------
+    Tensor [B, Hq, Lq, Dv], dtype of ``q``. Differentiable in q, k, v through the chosen tokens, the choice constant.
+
+    Raises
+    ------
+    ValueError
+        If ``top_k`` is not positive.
+
+    References
+    ----------
+    methods/hisa.md, sections 3.2 and 3.4.
+    """
+    _check(top_k)
+    return shared.run(q, k, v, _index(top_k), causal=causal, scale=scale, quant="none", top_k=top_k)
+
+
+def select(q: Tensor, k: Tensor, *, causal: bool, scale: float | None = None, top_k: int = 2048) -> TokenSelection:
+    """The lists of all queries at once: 4 bytes x ``top_k`` for each key/value head and query."""
+    _check(top_k)
+    found = shared.search(q.detach(), k.detach(), _index(top_k), causal=causal, quant="none", top_k=top_k)
+    shape = shape_of(q, k, k, causal=causal)
+    return TokenSelection(found, q.shape[1], k.shape[2], shape.pairs)
+
+
+def attend(
+    q: Tensor, k: Tensor, v: Tensor, selection: TokenSelection, *, causal: bool, scale: float | None = None,
+    top_k: int = 2048,
+) -> Tensor:  # fmt: skip
+    """Second phase of ``blocked``."""
+    return shared.attend(q, k, v, selection, scale=scale)
+
+
+def cost(shape: Shape, *, top_k: int = 2048) -> Cost:
+    """Every visible key is searched, the best ``top_k`` are gathered."""
+    seen, capped = shared.visible(shape)
+    return shared.predict(shape, searched=seen, attended=capped(top_k))
+
+
+def _check(top_k: int) -> None:
+    if top_k < 1:
+        raise ValueError(f"top_k is {top_k}; choose at least one token.")
+
+
+def _index(top_k: int) -> shared.MakeIndex:
+    def make(k: Tensor) -> TokenIndex:
+        return FlatIndex(k, top_k=top_k)
+
+    return make
+
+
+OPERATOR = Operator(reference=reference, blocked=blocked, cost=cost, select=select, attend=attend, differentiable=True)
