@@ -24,7 +24,8 @@ if TYPE_CHECKING:
 Array = np.ndarray[Any, Any]
 _BUCKET = 64  # keys: spans that end in the same bucket may form a group
 _ROWS = 64  # spans of a group
-_ZERO, _LOWEST = np.float32(0), np.float32(-np.inf)
+_ZERO = np.float32(0)
+_SMALLEST, _REST, _SIGN = np.int32(-(2**31)), np.int32(2**31 - 1), np.int32(31)
 
 
 class Plan(NamedTuple):
@@ -77,19 +78,20 @@ def groups(start: Array, stop: Array, window_start: Array, len_k: int) -> Plan:
 def _weights(scores: Array, start: Array, stop: Array, first: int, top: Array, total: Array) -> None:
     """Scores [R, N] of keys first.., times log2 e, to weights 2^(s - max) inside each row's span, 0 outside."""
     for row in range(scores.shape[0]):
-        s, lo, hi = scores[row], start[row] - first, stop[row] - first
-        highest = _LOWEST
-        for i in range(lo, hi):
-            highest = max(highest, s[i])
+        line, lo, hi = scores[row], start[row] - first, stop[row] - first
+        line[:lo] = _ZERO
+        line[hi:] = _ZERO
+        s = line[lo:hi]
+        order = _SMALLEST  # bits of a float, made to compare as an integer: only integer maxima become vector code
+        for i in range(s.shape[0]):
+            bits = np.float32(s[i]).view(np.int32)
+            order = max(order, bits ^ ((bits >> _SIGN) & _REST))
+        highest = np.int32(order ^ ((order >> _SIGN) & _REST)).view(np.float32)
         mass = _ZERO
-        for i in range(lo, hi):
+        for i in range(s.shape[0]):
             weight = exp2_negative(s[i] - highest)
             s[i] = weight
             mass += weight
-        for i in range(lo):
-            s[i] = _ZERO
-        for i in range(hi, s.shape[0]):
-            s[i] = _ZERO
         top[row], total[row] = highest, mass
 
 
@@ -161,8 +163,6 @@ def span_attention(q: Tensor, k: Tensor, v: Tensor, spans: Spans, scale: float, 
             for h in range(heads):
                 if h % group == 0:
                     keys, values = k[b, h // group].float().T, v[b, h // group].float().contiguous()
-                    if 4 * len_q >= len_k:  # the product is half as fast again on keys laid out [D, Lk]
-                        keys = keys.contiguous()
                 plan = groups(spans.start[b, h].numpy(), spans.stop[b, h].numpy(), window, len_k)
                 count = len(plan.row)
                 if partial.shape[0] < count:

@@ -76,8 +76,8 @@ def chunks(spans: Spans, dim: int) -> Iterator[Chunk]:
 
 
 def attend_chunk(
-    chunk: Chunk, q_search: Tensor, q: Tensor, k_anchor: Tensor, k_span: Tensor, v_span: Tensor, k_near: Tensor,
-    v_near: Tensor, scale: float, gate_scale: float,
+    chunk: Chunk, scale: float, gate_scale: float, q_search: Tensor, q: Tensor, k_anchor: Tensor, k_span: Tensor,
+    v_span: Tensor, k_near: Tensor, v_near: Tensor,
 ) -> Tensor:  # fmt: skip
     """Steps 5 and 6 for C queries: q_search, q [C, D], keys and values gathered by ``chunk`` -> out [C, Dv]."""
     gate = gate_scale * torch.einsum("cd,ckd->ck", q_search, k_anchor)
@@ -102,8 +102,8 @@ def chunked_attention(q: Tensor, k: Tensor, v: Tensor, spans: Spans, scale: floa
         key, value = k[c.b, c.h // group], v[c.b, c.h // group]
         scores = spans.scores[c.b, c.h, c.rows].masked_fill(~c.has_anchor, 0.0)[..., None]
         out[c.b, c.h, c.rows] = attend_chunk(
-            c, unit.expand(len(scores), 1), q[c.b, c.h, c.rows], scores, key[c.keys], value[c.keys], key[c.near],
-            value[c.near], scale, gate_scale,
+            c, scale, gate_scale, unit.expand(len(scores), 1), q[c.b, c.h, c.rows], scores, key[c.keys], value[c.keys],
+            key[c.near], value[c.near],
         )  # fmt: skip
     return out
 
@@ -139,7 +139,7 @@ class SpanAttention(torch.autograd.Function):
                 for x in (saved[0][head], saved[2][head], ks[c.anchors], k[c.keys], v[c.keys], k[c.near], v[c.near])
             ]
             with torch.enable_grad():
-                out = attend_chunk(c, *parts, scale, gate_scale)
+                out = attend_chunk(c, scale, gate_scale, *parts)
             g = torch.autograd.grad(out, parts, grad[head].to(dtype))
             d_search[head], d_q[head] = g[0], g[1]
             for total, index, part in (

@@ -182,7 +182,8 @@ def accumulated(k: Tensor, accumulate: str | None) -> Tensor:
     lag = torch.arange(block)[:, None] - torch.arange(block)
     decay = ((1 - beta) * beta ** lag.clamp_min(0).to(k.dtype)).tril()
     carry, parts = k.new_zeros(k.shape[0], k.shape[1], 1, k.shape[3]), []
-    for part in k.split(block, 2):
+    for first in range(0, k.shape[2], block):
+        part = k[:, :, first : first + block]
         n = part.shape[2]
         power = beta ** torch.arange(1, n + 1, dtype=k.dtype)[:, None]
         parts.append(decay[:n, :n] @ part + power * carry)
