@@ -1,0 +1,250 @@
+"""Bi-level routing attention: regions of a token map choose regions, their tokens attend to the tokens of those.
+
+Paper: BiFormer, CVPR 2023 (arXiv 2303.08810). Specification: methods/biformer.md, sections 3.2-3.10; step numbers are
+its numbers. The projections around it and the backbones are in ``biformer``.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from ._bra_regions import Regions, Routing, cut, from_regions, inside, pad_map, route, to_regions
+from .base import Cost, Operator, Shape, accumulator, repeat_kv
+
+CHUNK_BYTES = 8 << 20
+"""Most that one chunk's gathered keys and values take (one region's at least): they stay in the third-level cache."""
+
+
+def default_scale(q: Tensor) -> float:
+    """(Hq * D) ** -0.5: the full width, not the head's; one factor for routing and for token attention."""
+    return float((q.shape[1] * q.shape[3]) ** -0.5)
+
+
+def add_lepe(out: Tensor, v: Tensor, grid: tuple[int, int], lepe: Tensor | None, bias: Tensor | None) -> Tensor:
+    """Step 3.10. ``out`` [B, Hq, L, Dv] plus the depthwise convolution ``lepe`` of v as a map of Hq * Dv channels."""
+    if lepe is None:
+        if bias is not None:
+            raise ValueError("lepe_bias without lepe: pass the kernel too.")
+        return out
+    batch, heads, tokens, dim = out.shape
+    if (
+        lepe.ndim != 4
+        or lepe.shape[:2] != (heads * dim, 1)
+        or not lepe.shape[2] == lepe.shape[3]
+        or not lepe.shape[2] % 2
+    ):
+        raise ValueError(f"lepe has shape {list(lepe.shape)}: use [{heads * dim}, 1, n, n], n odd.")
+    image = repeat_kv(v, heads).transpose(2, 3).reshape(batch, heads * dim, *grid)
+    bias = None if bias is None else bias.to(v.dtype)
+    position = F.conv2d(image, lepe.to(v.dtype), bias, padding=side // 2, groups=heads * dim)
+    return out + position.reshape(batch, heads, dim, tokens).transpose(2, 3)
+
+
+def reference(
+    q: Tensor, k: Tensor, v: Tensor, *, causal: bool = False, scale: float | None = None, grid: tuple[int, int],
+    n_win: int = 16, topk: int = 4, soft_routing: bool = False, pad: bool = False, mask_padding: bool = False,
+    lepe: Tensor | None = None, lepe_bias: Tensor | None = None,
+) -> Tensor:  # fmt: skip
+    """The equations with a dense mask of the chosen regions' tokens. Parameters as in ``blocked``."""
+    scale = default_scale(q) if scale is None else scale
+    regions = cut(grid, n_win, pad=pad)
+    routing = route(q, k, regions, topk=topk, scale=scale, masked=mask_padding)
+    region = routing.region_of_tokens(padding=True)
+    visible = routing.chosen()[:, region][:, :, region]  # [B, L, L], L of the padded map
+    if routing.masked:
+        on_map = pad_map(torch.ones_like(q[:1, :1, :, :1], dtype=torch.bool), regions).flatten()
+        visible = visible & on_map
+    strength = torch.ones_like(routing.logits)
+    if soft_routing:
+        strength = strength.scatter(2, routing.index, routing.weight)  # [B, P, P]
+    factor = strength[:, region][:, :, region][:, None].to(q.dtype)  # [B, 1, L, L]
+
+    qp, kp, vp = (pad_map(repeat_kv(x, q.shape[1]), regions).flatten(2, 3) for x in (q, k, v))
+    scores = ((qp @ kp.mT) * scale * factor).to(accumulator(q.dtype))  # [B, Hq, L, L]
+    prob = scores.masked_fill(~visible[:, None], -torch.inf).softmax(-1).to(q.dtype)
+    out = (prob * factor) @ vp  # [B, Hq, L, Dv]
+    out = out.reshape(*out.shape[:2], *regions.padded, v.shape[3])[:, :, : grid[0], : grid[1]].flatten(2, 3)
+    return add_lepe(out, v, grid, lepe, lepe_bias)
+
+
+def select(
+    q: Tensor, k: Tensor, *, causal: bool = False, scale: float | None = None, grid: tuple[int, int],
+    n_win: int = 16, topk: int = 4, pad: bool = False, mask_padding: bool = False, **attend_only: Any,
+) -> Routing:  # fmt: skip
+    """The coarse half: which regions each region attends to. ``attend_only``: parameters of ``attend``, ignored."""
+    regions = cut(grid, n_win, pad=pad)
+    return route(q, k, regions, topk=topk, scale=default_scale(q) if scale is None else scale, masked=mask_padding)
+
+
+def attend(
+    q: Tensor, k: Tensor, v: Tensor, selection: Routing, *, causal: bool = False, scale: float | None = None,
+    grid: tuple[int, int], soft_routing: bool = False, lepe: Tensor | None = None, lepe_bias: Tensor | None = None,
+    **select_only: Any,
+) -> Tensor:  # fmt: skip
+    """The fine half: token attention inside the chosen regions. ``select_only``: parameters of ``select``, ignored."""
+    scale = default_scale(q) if scale is None else scale
+    out = attend_regions(q, k, v, selection, scale=scale, soft_routing=soft_routing)
+    return add_lepe(out, v, grid, lepe, lepe_bias)
+
+
+def attend_regions(
+    q: Tensor, k: Tensor, v: Tensor, selection: Routing, *, scale: float, soft_routing: bool = False
+) -> Tensor:
+    """Steps 3.7-3.9. Chunk by chunk of query regions: gather the chosen regions, one batched attention; [B, Hq, L, Dv].
+
+    Never more than ``CHUNK_BYTES`` of gathered keys and values at a time, unless a gradient has to keep them.
+    """
+    regions, (batch, heads, _, dim), value_dim = selection.regions, q.shape, v.shape[3]
+    group, width = heads // k.shape[1], max(dim, value_dim)
+    q, k, v = (F.pad(x, (0, width - x.shape[3])) if x.shape[3] < width else x for x in (q, k, v))
+    queries = to_regions(q, regions, group)  # [Hkv, B * P, group * T, D]
+    keys, values = to_regions(k, regions), to_regions(v, regions)  # [Hkv, B * P, T, D]
+    first = torch.arange(batch, device=q.device)[:, None, None] * regions.total
+    index = (selection.index + first).flatten(0, 1)  # [B * P, topk], into the B * P regions
+    weight = selection.weight.flatten(0, 1).to(q.dtype) if soft_routing else None
+    on_map = inside(regions, q.device)[selection.index.flatten(0, 1)].flatten(1) if selection.masked else None
+
+    per_region = 2 * index.shape[1] * regions.size * k.shape[1] * width * k.element_size()
+    step = max(1, CHUNK_BYTES // per_region)
+    chunks = []
+    for start in range(0, index.shape[0], step):
+        part = slice(start, start + step)
+        kc, vc = (gather(x, index[part], None if weight is None else weight[part]) for x in (keys, values))
+        mask = None if on_map is None else on_map[None, part, None, :]  # [1, c, 1, topk * T]
+        chunks.append(F.scaled_dot_product_attention(queries[:, part], kc, vc, attn_mask=mask, scale=scale))
+    out = torch.cat(chunks, 1) if chunks else torch.empty_like(queries)
+    return from_regions(out[..., :value_dim], regions, batch, group)
+
+
+def gather(x: Tensor, index: Tensor, weight: Tensor | None = None) -> Tensor:
+    """Step 3.7. Regions [H, N, T, D] by index [c, topk], slot j times weight [c, j]: [H, c, topk * T, D]."""
+    heads, _, tokens, dim = x.shape
+    found = x.index_select(1, index.flatten()).view(heads, *index.shape, tokens, dim)
+    if weight is not None:
+        found = found * weight[:, :, None, None]
+    return found.flatten(2, 3)
+
+
+def attention_maps(q: Tensor, k: Tensor, selection: Routing, *, scale: float) -> Tensor:
+    """Step 3.8, to look at: probabilities [B, P, Hq, T, topk * T] of each region's tokens over its chosen keys."""
+    regions, batch, heads = selection.regions, q.shape[0], q.shape[1]
+    first = torch.arange(batch, device=q.device)[:, None, None] * regions.total
+    index = (selection.index + first).flatten(0, 1)
+    keys = gather(to_regions(repeat_kv(k, heads), regions), index)  # [Hq, B * P, topk * T, D]
+    scores = ((to_regions(q, regions) * scale) @ keys.mT).to(accumulator(q.dtype))
+    if selection.masked:
+        on_map = inside(regions, q.device)[selection.index.flatten(0, 1)].flatten(1)
+        scores = scores.masked_fill(~on_map[:, None], -torch.inf)
+    prob = scores.softmax(-1)  # [Hq, B * P, T, topk * T]
+    return prob.transpose(0, 1).reshape(batch, regions.total, *prob.shape[:1], *prob.shape[2:])
+
+
+def blocked(
+    q: Tensor, k: Tensor, v: Tensor, *, causal: bool = False, scale: float | None = None, grid: tuple[int, int],
+    n_win: int = 16, topk: int = 4, soft_routing: bool = False, pad: bool = False, mask_padding: bool = False,
+    lepe: Tensor | None = None, lepe_bias: Tensor | None = None,
+) -> Tensor:  # fmt: skip
+    """Bi-level routing attention on a token map. Differentiable in q, k, v and lepe; routing has no gradient.
+
+    Parameters
+    ----------
+    q, k, v : Tensor
+        As in ``base.Operator``; L = height * width tokens, row by row.
+    causal : bool
+        False; there is no causal form.
+    scale : float, optional
+        Factor on q·kᵀ, of region means and of tokens alike. Default ``(Hq * D) ** -0.5``, the full width: weights were
+        trained with it.
+    grid : (int, int)
+        Height and width of the map.
+    n_win : int
+        Regions per side. More: smaller regions, a dearer search and cheaper attention.
+    topk : int
+        Regions that each region attends to, the same for all heads; ``n_win ** 2`` is full attention.
+    soft_routing : bool
+        Multiply keys and values of a chosen region by its routing probability.
+    pad : bool
+        Zeros to the right and below where ``n_win`` does not divide the map. They are keys like any other.
+    mask_padding : bool
+        Hide that padding from means and attention. Ours, not the paper's.
+    lepe : Tensor [Hq * Dv, 1, n, n], optional
+        Depthwise kernel, n odd: its convolution of v as a map is added to the result.
+    lepe_bias : Tensor [Hq * Dv], optional
+
+    Returns
+    -------
+    Tensor [B, Hq, L, Dv], dtype of ``q``.
+
+    Raises
+    ------
+    ValueError
+        If n_win does not divide the map and ``pad`` is off, topk is not in 1..n_win², or lepe does not fit v.
+
+    References
+    ----------
+    methods/biformer.md, sections 3 and 7; arXiv 2303.08810.
+    """
+    selection = select(
+        q, k, scale=scale, grid=grid, n_win=n_win, topk=topk, pad=pad, mask_padding=mask_padding
+    )  # fmt: skip
+    return attend(
+        q, k, v, selection, scale=scale, grid=grid, soft_routing=soft_routing, lepe=lepe, lepe_bias=lepe_bias
+    )  # fmt: skip
+
+
+def _regions(shape: Shape, n_win: int, pad: bool) -> Regions:
+    """The regions of a call; without a grid, of a square map of as many tokens."""
+    side = round(shape.len_k**0.5)
+    return cut(shape.grid or (side, side), n_win, pad=pad or shape.grid is None)
+
+
+def cost(
+    shape: Shape, *, n_win: int = 16, topk: int = 4, soft_routing: bool = False, pad: bool = False,
+    mask_padding: bool = False, lepe: Tensor | None = None, lepe_bias: Tensor | None = None,
+) -> Cost:  # fmt: skip
+    """Section 7, without the projections."""
+    regions = _regions(shape, n_win, pad)
+    attended = topk * regions.size
+    searched = regions.total**2 / max(1, shape.len_q)
+    heads, tokens, dims = shape.batch * shape.num_heads, regions.total * regions.size, shape.head_dim + shape.value_dim
+    flops = 2.0 * heads * (tokens * attended * dims + regions.total**2 * shape.head_dim)
+    if lepe is not None:
+        flops += 2.0 * heads * tokens * shape.value_dim * lepe.shape[-1] ** 2
+    kv_bytes = shape.batch * shape.num_kv_heads * tokens * dims * shape.itemsize
+    return Cost(flops, heads * tokens * dims * shape.itemsize + kv_bytes * (1.0 + topk), searched, attended)
+
+
+def at_budget(keys: int, shape: Shape) -> dict[str, Any]:
+    """n_win and topk for about ``keys`` keys per query: within 5 % if possible, then topk nearest to 4."""
+    height, width = _regions(shape, 1, False).grid
+    best: tuple[tuple[float, float], dict[str, Any]] | None = None
+    for n_win in range(1, min(height, width) + 1):
+        if height % n_win or width % n_win:
+            continue
+        size = height * width // n_win**2
+        searched = n_win**2 / size
+        topk = min(max(1, round((keys - searched) / size)), n_win**2)
+        off = abs(topk * size + searched - keys) / keys
+        rank = (max(0.05, off), abs(topk - 4))
+        if best is None or rank < best[0]:
+            best = rank, {"n_win": n_win, "topk": topk}
+    assert best is not None  # n_win = 1 always divides
+    return best[1]
+
+
+OPERATOR = Operator(
+    reference=reference,
+    blocked=blocked,
+    cost=cost,
+    select=select,
+    attend=attend,
+    at_budget=at_budget,
+    causal=(False,),
+    grid=True,
+    decodes=False,
+    differentiable=True,
+)
