@@ -31,12 +31,8 @@ def add_lepe(out: Tensor, v: Tensor, grid: tuple[int, int], lepe: Tensor | None,
             raise ValueError("lepe_bias without lepe: pass the kernel too.")
         return out
     batch, heads, tokens, dim = out.shape
-    if (
-        lepe.ndim != 4
-        or lepe.shape[:2] != (heads * dim, 1)
-        or not lepe.shape[2] == lepe.shape[3]
-        or not lepe.shape[2] % 2
-    ):
+    side = lepe.shape[-1]
+    if lepe.shape != (heads * dim, 1, side, side) or side % 2 == 0:
         raise ValueError(f"lepe has shape {list(lepe.shape)}: use [{heads * dim}, 1, n, n], n odd.")
     image = repeat_kv(v, heads).transpose(2, 3).reshape(batch, heads * dim, *grid)
     bias = None if bias is None else bias.to(v.dtype)
@@ -56,7 +52,7 @@ def reference(
     region = routing.region_of_tokens(padding=True)
     visible = routing.chosen()[:, region][:, :, region]  # [B, L, L], L of the padded map
     if routing.masked:
-        on_map = pad_map(torch.ones_like(q[:1, :1, :, :1], dtype=torch.bool), regions).flatten()
+        on_map = pad_map(torch.ones(1, 1, q.shape[2], 1, dtype=torch.bool, device=q.device), regions).flatten()
         visible = visible & on_map
     strength = torch.ones_like(routing.logits)
     if soft_routing:
