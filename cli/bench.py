@@ -55,6 +55,8 @@ EXIT_GATE = 3
 
 def complete_inputs(incomplete: str) -> list[str]:
     """Shell completion of generator names (no torch)."""
+    from attn.core.bench import GENERATOR_NAMES
+
     return [name for name in GENERATOR_NAMES if name.startswith(incomplete)]
 
 
@@ -67,14 +69,11 @@ def parse_heads(text: str | None) -> tuple[int, ...] | None:
     return tuple(int(part) for part in text.split(","))
 
 
-GENERATOR_NAMES = ("gaussian", "lowrank", "topic", "needle", "needle-smooth", "video", "worst", "structured")
-
-
 def main(
     operators: Annotated[
         list[str] | None,
         typer.Argument(
-            metavar="[OPERATOR]...",
+            metavar="OPERATOR",
             help="What to measure; nothing: every language operator (with --grid every vision operator).",
             autocompletion=complete_methods("bench"),
             show_default=False,
@@ -194,8 +193,6 @@ def main(
         from .methods import list_methods
 
         return list_methods("bench", as_json=as_json)
-    if selftest:
-        return _run(None, as_json, report_file, quiet, verbose)
     from attn.core.attention import OPERATORS
     from attn.core.bench.options import BenchOptions, convert, parse_setting
     from attn.core.errors import UsageError
@@ -203,6 +200,8 @@ def main(
 
     for name in operators or ():
         OPERATORS[name]  # the nearest name before torch is imported
+    if selftest:
+        return _run(tuple(operators or ()), as_json, report_file, quiet, verbose)
     shape = parse_grid(grid) if grid else None
     if seq is None:
         lengths: tuple[int, ...] = (shape[0] * shape[1],) if shape else (4096,)
@@ -264,21 +263,22 @@ def _run(options: BenchOptions | None, as_json: bool, report_file: Path | None, 
         check_report_path(report_file)  # before minutes of work, not after
     watch = Watch(quiet=quiet)
     try:
-        if options is None:
+        if isinstance(options, tuple):
             from attn.core.bench import selftest
 
-            report = selftest.run(watcher=watch, arguments={"selftest": True, "argv": sys.argv[1:]})
+            report = selftest.run(options, watcher=watch, arguments={"operators": options, "argv": sys.argv[1:]})
         else:
             from attn.core.bench.run import run
 
             report = run(options, watcher=watch, arguments={**asdict(options), "argv": sys.argv[1:]})
     finally:
         watch.close()
-    table = None if options is None else [_row(item) for item in report.items if item.status != "failed"]
+    tested = isinstance(options, tuple)
+    table = None if tested else [_row(item) for item in report.items if item.status != "failed"]
     show(report, as_json=as_json, quiet=quiet, verbose=verbose, report_file=report_file, rows=table)
-    if not as_json and not quiet and options is not None:
+    if not as_json and not quiet and not tested:
         _print_rest(report)
-    gate = options is None or any(item.details.get("gate_failed") for item in report.items)
+    gate = tested or any(item.details.get("gate_failed") for item in report.items)
     raise typer.Exit(EXIT_GATE if gate and report.exit_code == 1 else report.exit_code)
 
 
@@ -335,7 +335,7 @@ def _print_rest(report: Report) -> None:
                 "inputs": fit["inputs"],
                 "lengths": fit["lengths"],
                 "exponent": f"{fit['exponent']:.2f}",
-                "95 %": f"{fit['low']:.2f} - {fit['high']:.2f}",
+                "95 %": f"{fit['low']:.2f} - {fit['high']:.2f}" if fit["low"] == fit["low"] else None,
                 "between neighbours": fit["local"],
                 "faster than dense from": f"{fit['crossover']} ({fit['crossover_from']})"
                 if fit.get("crossover")

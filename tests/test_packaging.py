@@ -32,6 +32,9 @@ def test_every_module_marker_and_man_page_is_inside(wheel):
         for path in (ROOT / folder).rglob("*.py"):
             assert f"attn/{path.relative_to(ROOT)}" in names
     assert {"attn/__init__.py", "attn/__main__.py", "attn/py.typed"} <= names
+    vectors = {path.relative_to(ROOT / "tests/golden/vectors") for path in (ROOT / "tests/golden").rglob("*.npz")}
+    assert {f"attn/golden/{path}" for path in vectors} <= names  # attn bench --selftest
+    assert not any(name.startswith("attn/golden/") and not name.endswith(".npz") for name in names)
     pages = {Path(name).name for name in names if "/share/man/man1/" in name}
     assert pages == {path.name for path in (ROOT / "man").glob("*.1")} != set()
 
@@ -44,6 +47,7 @@ def test_wheel_imports_and_runs_without_the_checkout(wheel, tmp_path):
         f"sys.path[:] = [{str(tmp_path)!r}, *(p for p in sys.path if p not in checkout)];"
         "import attn, importlib.util as u; assert attn.__file__.startswith(sys.path[0]), attn.__file__;"
         "assert not any(u.find_spec(n) for n in ('cli', 'core', 'kernels'));"
+        "from attn.core.bench.parity import golden_dir; assert (golden_dir() / 'hip').is_dir(), golden_dir();"
         "sys.argv = ['attn', '--version']; from attn.cli.main import main; main()"
     )
     done = subprocess.run([sys.executable, "-c", code], cwd=tmp_path, capture_output=True, text=True, check=False)

@@ -136,6 +136,8 @@ def _by_default(name: str, options: BenchOptions) -> bool:
 
 def _cannot(name: str, operator: Operator, options: BenchOptions) -> str:
     """Why an operator cannot run with these options; empty where it can."""
+    if operator.grid and options.grid is None:
+        return f"{name} works on a token map: add --grid HxW, as --grid 64x64."
     if options.causal is not None and options.causal not in operator.causal:
         return (
             f"{name} is {'not ' if options.causal else 'only '}causal: use --{'no-' if options.causal else ''}causal."

@@ -13,7 +13,9 @@ HEAVY = {"torch", "numpy", "pydantic", "rich", "pydicom", "skimage", "matplotlib
 
 
 @pytest.mark.parametrize(
-    "args", [["--help"], ["denoise", "--help"], ["methods", "-h"], ["doctor", "-h"], ["--version"]], ids=str
+    "args",
+    [["--help"], ["denoise", "--help"], ["bench", "-h"], ["methods", "-h"], ["doctor", "-h"], ["--version"]],
+    ids=str,
 )
 def test_help_loads_nothing_heavy(args):
     """Start-up is tested by what is loaded, not by seconds: an import that creeps in shows on any machine."""
@@ -37,7 +39,7 @@ def test_importing_the_command_does_not_import_torch():
 
 
 @pytest.mark.parametrize(
-    "args", [[], ["denoise"], ["methods"], ["doctor"]], ids=lambda args: args[0] if args else "attn"
+    "args", [[], ["denoise"], ["bench"], ["methods"], ["doctor"]], ids=lambda args: args[0] if args else "attn"
 )
 def test_help_snapshot(attn, args):
     """A changed snapshot is a reviewed change: run with ATTN_UPDATE_SNAPSHOTS=1 and read the diff."""
