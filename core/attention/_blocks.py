@@ -48,6 +48,7 @@ class BlockSelection:
     searched: int = 0
     window: ClassVar[int | None] = None  # inside a kept block a query sees as far back as it goes
     num_sinks: ClassVar[int] = 0
+    tile_keys: ClassVar[int | None] = None
 
     @classmethod
     def from_mask(

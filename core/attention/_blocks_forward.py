@@ -1,10 +1,11 @@
-"""Forward pass of the block engine: online softmax over key tiles."""
+"""Forward pass of the block engine: online softmax over key tiles, in plain torch for what has no fast path."""
 
 from __future__ import annotations
 
 import torch
 from torch import Tensor
 
+from ._blocks_cpu import forward_cpu
 from ._blocks_tiles import Pattern, gather, tiles
 from .base import accumulator
 
@@ -12,7 +13,9 @@ _TILE_KEYS = 2048
 
 
 def forward(q: Tensor, k: Tensor, v: Tensor, pattern: Pattern, scale: float) -> tuple[Tensor, Tensor]:
-    """``out`` [B, Hq, Lq, Dv] and ``lse`` [B, Hq, Lq] of softmax attention over the pattern's keys, in plain torch."""
+    """``out`` [B, Hq, Lq, Dv] and ``lse`` [B, Hq, Lq] of softmax attention over the pattern's keys."""
+    if q.device.type == "cpu" and q.dtype != torch.float64 and scale:
+        return forward_cpu(q, k, v, pattern, scale)
     batch, heads, len_q, _ = q.shape
     group = heads // k.shape[1]
     accum = accumulator(q.dtype)

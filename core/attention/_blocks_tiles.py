@@ -15,12 +15,14 @@ Spans = Rows
 class Pattern(Protocol):
     """What the engine needs to know about a selection.
 
-    ``window``, ``num_sinks``: where ``window`` is not None, a query at position p sees of its spans only the keys above
-    p - window and those below ``num_sinks``.
+    ``tile_keys``: keys of a tile, None for the engine's choice. ``window``, ``num_sinks``: where ``window`` is not
+    None, a query at position p sees of its spans only the keys above p - window and those below ``num_sinks``.
     """
 
     @property
     def block_m(self) -> int: ...
+    @property
+    def tile_keys(self) -> int | None: ...
     @property
     def len_q(self) -> int: ...
     @property
@@ -104,3 +106,13 @@ def gather(x: Tensor, spans: Spans) -> Tensor:
     if len(spans) == 1:
         return x[int(spans[0, 0]) : int(spans[0, 1])]
     return torch.cat([x[a:b] for a, b in spans.tolist()])
+
+
+def gather_into(buffer: Tensor, x: Tensor, spans: Spans) -> Tensor:
+    """As ``gather``, in the buffer's dtype and inside ``buffer`` where a copy is needed."""
+    if len(spans) == 1:
+        run = x[int(spans[0, 0]) : int(spans[0, 1])]
+        return run if run.dtype == buffer.dtype else buffer[: run.shape[0]].copy_(run)
+    parts = [x[a:b] for a, b in spans.tolist()]
+    width = sum(part.shape[0] for part in parts)
+    return torch.cat(parts, out=buffer[:width])

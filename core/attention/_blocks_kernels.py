@@ -1,0 +1,165 @@
+"""Numba kernels of the block engine: softmax of one tile of scores, in place, between the two matrix products."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+from numba import njit, types
+from numba.extending import overload
+
+from ..jit import FASTMATH, exp2_negative, kernel
+
+Array = np.ndarray[Any, Any]
+_ZERO, _LOWEST = np.float32(0), np.float32(-np.inf)
+_SIXTEEN, _HALF, _ONE = np.uint32(16), np.uint32(0x7FFF), np.uint32(1)
+
+
+@njit(fastmath=FASTMATH, error_model="numpy", inline="always")
+def _widen(bits: Any) -> Any:
+    """bfloat16 bits -> float32."""
+    return np.uint32(np.uint32(bits) << _SIXTEEN).view(np.float32)
+
+
+@njit(fastmath=FASTMATH, error_model="numpy", inline="always")
+def _round(x: Any) -> Any:
+    """float32 -> bits of the nearest bfloat16, ties to even."""
+    bits = np.float32(x).view(np.uint32)
+    return np.uint16(np.uint32(bits + _HALF + np.uint32(np.uint32(bits >> _SIXTEEN) & _ONE)) >> _SIXTEEN)
+
+
+def _load(x: Any) -> Any:
+    """The float32 value of an element of the scores: float32, or bfloat16 as uint16."""
+
+
+@overload(_load, strict=False, jit_options={"fastmath": FASTMATH})
+def _load_for(x: Any) -> Any:
+    return (lambda x: x) if isinstance(x, types.Float) else (lambda x: _widen(x))
+
+
+def _store(x: Any, like: Any) -> Any:
+    """float32 ``x`` as an element of the scores."""
+
+
+@overload(_store, strict=False, jit_options={"fastmath": FASTMATH})
+def _store_for(x: Any, like: Any) -> Any:
+    return (lambda x, like: x) if isinstance(like, types.Float) else (lambda x, like: _round(x))
+
+
+def _ordered(bits: Any) -> Any:
+    """The bits of a float as an integer of the same order: integers have vector maxima, floats with NaN have none."""
+
+
+@overload(_ordered, strict=False)
+def _ordered_for(bits: Any) -> Any:
+    if bits == types.int32:
+        return lambda bits: np.int32(bits ^ (np.int32(bits >> np.int32(31)) & np.int32(0x7FFFFFFF)))
+    return lambda bits: np.int16(bits ^ (np.int16(bits >> np.int16(15)) & np.int16(0x7FFF)))
+
+
+def _from_bits(bits: Any) -> Any:
+    """The float32 value of ``bits``: those of a float32 as int32, or of a bfloat16 as int16."""
+
+
+@overload(_from_bits, strict=False)
+def _from_bits_for(bits: Any) -> Any:
+    if bits == types.int32:
+        return lambda bits: np.int32(bits).view(np.float32)
+    return lambda bits: _widen(np.uint16(bits))
+
+
+@njit(error_model="numpy")
+def _highest(row: Array) -> Any:
+    """Maximum as float32; NaN if there is one; minus infinity for an empty row. ``row``: bits of floats as integers."""
+    if not row.size:
+        return _LOWEST
+    high = low = _ordered(row[0])
+    for j in range(row.size):
+        value = _ordered(row[j])
+        high, low = max(high, value), min(low, value)
+    top, bottom = _from_bits(_ordered(high)), _from_bits(_ordered(low))
+    return top if bottom == bottom else bottom  # NaN is the greatest or, with its sign bit set, the smallest
+
+
+@njit(fastmath=FASTMATH, error_model="numpy")
+def _weigh(row: Array, factor: Any, high: Any) -> Any:
+    """Scores to weights 2^(factor * score - high) in place; their sum, of the rounded weights, so that it fits them."""
+    total = _ZERO
+    for j in range(row.size):
+        weight = _store(exp2_negative(_load(row[j]) * factor - high), row[j])
+        row[j] = weight
+        total += _load(weight)
+    return total
+
+
+@njit(error_model="numpy")
+def _higher(a: Any, b: Any) -> Any:
+    """The greater of two, NaN if one is."""
+    return a if b <= a or a != a else b
+
+
+@njit(fastmath=FASTMATH, error_model="numpy")
+def _clear(row: Array) -> None:
+    for j in range(row.size):
+        row[j] = 0
+
+
+def _softmax(
+    scores: Array,
+    bits: Array,
+    first: Array,
+    last: Array,
+    sinks: int,
+    factor: Any,
+    high: Array,
+    total: Array,
+    fade: Array,
+) -> None:
+    """One step of the online softmax in base 2: ``scores`` [rows, keys] to weights in place.
+
+    ``bits`` is the same memory as signed integers. Row i sees the columns below ``last[i]``, except those from
+    ``sinks`` on that are below ``first[i]``. ``high`` and ``total`` [rows] are brought up to date; ``fade`` is what
+    earlier sums are to be multiplied with.
+    """
+    for i in range(scores.shape[0]):
+        c = last[i]
+        b = min(first[i], c)
+        a = min(sinks, b)  # seen: columns [0, a) and [b, c)
+        new = _higher(high[i], _higher(_highest(bits[i, :a]), _highest(bits[i, b:c])) * factor)
+        if new == _LOWEST:  # no key seen so far
+            _clear(scores[i])
+            fade[i] = _ZERO
+            continue
+        if new != new:  # a NaN among the scores: the row's result is NaN, as in eager
+            _clear(scores[i])
+            high[i] = total[i] = fade[i] = new
+            continue
+        _clear(scores[i, a:b])
+        _clear(scores[i, c:])
+        fade[i] = exp2_negative(high[i] - new) if high[i] > _LOWEST else _ZERO
+        total[i] = total[i] * fade[i] + _weigh(scores[i, :a], factor, new) + _weigh(scores[i, b:c], factor, new)
+        high[i] = new
+
+
+_REST = "int64[::1],int64[::1],int64,float32,float32[::1],float32[::1],float32[::1])"
+softmax_float32 = kernel("void(float32[:,::1],int32[:,::1]," + _REST)(_softmax)
+softmax_bfloat16 = kernel("void(uint16[:,::1],int16[:,::1]," + _REST)(_softmax)
+
+
+@kernel("void(float32[:,::1],float32[::1])")
+def scale_rows(mean: Array, fade: Array) -> None:
+    """mean *= fade, row by row."""
+    for i in range(mean.shape[0]):
+        if fade[i] != np.float32(1):
+            row, factor = mean[i], fade[i]
+            for j in range(row.size):
+                row[j] *= factor
+
+
+@kernel("void(float32[:,::1],float32[::1],uint16[:,::1])")
+def scale_and_add_bfloat16(mean: Array, fade: Array, part: Array) -> None:
+    """mean = mean * fade + part, row by row."""
+    for i in range(mean.shape[0]):
+        row, factor, add = mean[i], fade[i], part[i]
+        for j in range(row.size):
+            row[j] = row[j] * factor + _widen(add[j])

@@ -1,0 +1,112 @@
+"""Dense softmax attention, exact: the block engine over all key blocks, and PyTorch's own as the baseline.
+
+Papers: arXiv 1706.03762 (the equation), arXiv 2205.14135 (block by block with an online softmax).
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import ClassVar
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from ._blocks import attend
+from ._blocks_tiles import Spans
+from .base import Cost, Operator, Shape, causal_mask, masked_attention, positions, repeat_kv
+
+_MASK_ENTRIES = 1 << 22  # of a chunk of rows, where SDPA needs an explicit mask: 4 MiB of bool
+
+
+def reference(
+    q: Tensor, k: Tensor, v: Tensor, *, causal: bool, scale: float | None = None, block_m: int = 512, block_n: int = 512
+) -> Tensor:
+    """softmax(scale q kᵀ) v over all visible keys. The block sizes have no influence."""
+    mask = causal_mask(q.shape[2], k.shape[2], q.device) if causal else None
+    return masked_attention(q, k, v, mask, scale=scale)
+
+
+@dataclass(frozen=True)
+class Everything:
+    """The pattern that keeps every key, without lists."""
+
+    block_m: int
+    tile_keys: int
+    len_q: int
+    len_k: int
+    causal: bool
+    window: ClassVar[int | None] = None
+    num_sinks: ClassVar[int] = 0
+
+    def spans(self, head: int, block: int) -> Spans:
+        """One run of all keys."""
+        return np.array([[0, self.len_k]], dtype=np.int64)
+
+
+def blocked(
+    q: Tensor, k: Tensor, v: Tensor, *, causal: bool, scale: float | None = None, block_m: int = 512, block_n: int = 512
+) -> Tensor:
+    """The same in linear memory; differentiable.
+
+    Parameters
+    ----------
+    q, k, v : Tensor [B, Hq, Lq, D], [B, Hkv, Lk, D], [B, Hkv, Lk, Dv]
+    block_m, block_n : int
+        Queries and keys of a tile. A tile of scores should fit half of a core's second-level cache.
+
+    Raises
+    ------
+    ValueError
+        If a block size is not positive.
+    """
+    if block_m < 1 or block_n < 1:
+        raise ValueError(f"block_m {block_m} and block_n {block_n} must be at least 1.")
+    batch, heads, len_q, dim = q.shape
+    if len_q == 1:  # decode: the query heads of a group share their keys, and the last query sees all of them
+        q, causal = q.reshape(batch, k.shape[1], heads // k.shape[1], dim), False
+    pattern = Everything(block_m, block_n, q.shape[2], k.shape[2], causal)
+    out, _ = attend(q, k, v, pattern, scale)
+    return out.reshape(batch, heads, len_q, v.shape[3])
+
+
+def cost(shape: Shape, *, block_m: int = 512, block_n: int = 512) -> Cost:
+    """2 (D + Dv) operations per visible pair; every tensor moved once: tiles are read again from the cache."""
+    queries = shape.batch * shape.num_heads * shape.len_q
+    flops = 2.0 * (shape.head_dim + shape.value_dim) * shape.pairs
+    return Cost(flops, compulsory_bytes(shape), 0.0, shape.pairs / max(1, queries))
+
+
+def compulsory_bytes(shape: Shape) -> float:
+    """q, k and v read once, out written once."""
+    width = shape.head_dim + shape.value_dim
+    queries, keys = shape.num_heads * shape.len_q, shape.num_kv_heads * shape.len_k
+    return float(shape.batch * width * (queries + keys) * shape.itemsize)
+
+
+def sdpa(q: Tensor, k: Tensor, v: Tensor, *, causal: bool, scale: float | None = None) -> Tensor:
+    """PyTorch's scaled_dot_product_attention on the same terms: grouped heads, the queries the last of the keys.
+
+    Where Lq < Lk it has no causal form for that, and gets a mask for some rows at a time.
+    """
+    attend = torch.nn.functional.scaled_dot_product_attention
+    len_q, len_k, dim, value_dim = q.shape[2], k.shape[2], q.shape[3], v.shape[3]
+    scale = dim**-0.5 if scale is None else scale
+    k, v = repeat_kv(k, q.shape[1]), repeat_kv(v, q.shape[1])
+    # its flash kernel wants one head_dim; without that kernel it would make the Lq x Lk scores
+    width = max(dim, value_dim)
+    q, k, v = (torch.nn.functional.pad(x, (0, width - x.shape[3])) if x.shape[3] < width else x for x in (q, k, v))
+    if not causal or len_q in (1, len_k):
+        out = attend(q, k, v, is_causal=causal and len_q == len_k, scale=scale)
+    else:
+        at, keys = positions(len_q, len_k, q.device), torch.arange(len_k, device=q.device)
+        rows = max(1, _MASK_ENTRIES // max(1, len_k))
+        chunks = [
+            attend(part, k, v, attn_mask=keys <= where[:, None], scale=scale)
+            for part, where in zip(torch.split(q, rows, dim=2), torch.split(at, rows), strict=True)
+        ]
+        out = torch.cat(chunks, dim=2)
+    return out[..., :value_dim]
+
+
+OPERATOR = Operator(reference=reference, blocked=blocked, cost=cost, differentiable=True)
