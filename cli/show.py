@@ -132,7 +132,11 @@ def print_rows(rows: Sequence[Mapping[str, Any]], *, title: str | None = None) -
     from rich.console import Console
     from rich.table import Table
 
-    keys = list(dict.fromkeys(key for row in rows for key in row if row.get(key) not in (None, "")))
+    keys = [
+        key
+        for key in dict.fromkeys(key for row in rows for key in row)
+        if any(row.get(key) not in (None, "") for row in rows)
+    ]
     table = Table()
     for key in keys:
         numeric = any(isinstance(row.get(key), (int, float)) for row in rows)
