@@ -15,7 +15,7 @@ from typing import Any
 
 import torch
 
-MATMULS = ((2048, 2048, 2048), (1024, 2048, 128))  # rows, inner, columns: a square, and probabilities times values
+MATMULS = ((2048, 2048, 2048), (512, 512, 128))  # rows, inner, columns: a square, and probabilities times values
 COPY_BYTES = 256 * 2**20
 
 
