@@ -14,13 +14,14 @@ from .base import accumulator
 _GATHER_BYTES = 1 << 25  # keys gathered at a time
 
 
-def search(queries: Tensor, table: Tensor, layout: Layout) -> tuple[Tensor, int]:
+def search(queries: Tensor, rows: Tensor, table: Tensor, layout: Layout) -> tuple[Tensor, int]:
     """Units for every query block from ``layout.num_simple`` on.
 
     Parameters
     ----------
-    queries : Tensor [B, H, nB, R, D]
-        The rows that steer the search, of the blocks to be searched.
+    queries : Tensor [B, H, L, D]
+    rows : Tensor, int64 [nB, R]
+        Which queries steer the search of each of these blocks.
     table : Tensor [B, Hkv, T, D]
         From ``search_table``; Hkv divides H.
     layout : Layout
@@ -33,7 +34,8 @@ def search(queries: Tensor, table: Tensor, layout: Layout) -> tuple[Tensor, int]
         Scores computed.
     """
     settings, skipped = layout.settings, layout.num_simple
-    batch, heads, count, rows, dim = queries.shape
+    batch, heads, _, dim = queries.shape
+    count = len(rows)
     k, per = settings.num_nodes, settings.per_unit
     starts = torch.empty(batch, heads, count, k, dtype=torch.int64, device=queries.device)
     chunk = max(1, _GATHER_BYTES // (2 * k * per * dim * 4 * max(1, batch * heads)))
@@ -47,7 +49,7 @@ def search(queries: Tensor, table: Tensor, layout: Layout) -> tuple[Tensor, int]
         units = layout.units[skipped:][part].to(queries.device)[:, None]  # [C, 1]
         last = layout.end[skipped:][part].to(queries.device) // settings.block_size_k_group
         last = (last * (per // settings.block_size_k) - 1)[:, None, None]  # no vector after the block's own position
-        q = queries[:, :, part].to(accumulator(queries.dtype))
+        q = queries[:, :, rows[part].to(queries.device)].to(accumulator(queries.dtype))
         edges = units * torch.arange(k + 1, device=q.device) // k  # [C, K + 1]
         start = edges[:, :-1].expand(batch, heads, -1, -1)  # [B, H, C, K]
         size = edges.diff().expand(batch, heads, -1, -1)
@@ -61,6 +63,6 @@ def search(queries: Tensor, table: Tensor, layout: Layout) -> tuple[Tensor, int]
             scores = torch.einsum("bhcrd,bhckjd->bhckjr", q, keys).amax((4, 5)).masked_fill(size == 0, -torch.inf)
             best = scores.topk(k, 3).indices
             start, size = start.gather(3, best), size.gather(3, best)
-            searched += scores.numel() * per * rows
+            searched += scores.numel() * per * rows.shape[1]
         starts[:, :, part] = start.sort(3).values
     return starts, searched

@@ -15,9 +15,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from ._hip_attend import attend as attend_torch
+from . import _hip_attend, _hip_attend_cpu, _hip_search, _hip_search_cpu
 from ._hip_layout import Layout, Representative, Settings, pick, search_table
-from ._hip_search import search
 from ._hip_selection import HipSelection
 from .base import Cost, Operator, Shape, accumulator, masked_attention, repeat_kv
 
@@ -47,39 +46,37 @@ def search_block(queries: Tensor, table: Tensor, layout: Layout, block: int) -> 
     return start.sort(1).values
 
 
-def _steering(q: Tensor, num_kv_heads: int, layout: Layout, first: int) -> Tensor:
-    """The rows that steer the search of blocks ``first`` and up: [B, H, nB, R, D]; decode: H = Hkv, R = Hq/Hkv."""
-    if layout.len_q == 1:
-        return q.reshape(q.shape[0], num_kv_heads, 1, -1, q.shape[3])[:, :, first:]
-    return q[:, :, layout.search_rows()[first:]]
+Searcher = Callable[[Tensor, Tensor, Tensor, Layout], tuple[Tensor, int]]
 
 
-def _without_search(q: Tensor, heads: int, layout: Layout) -> Tensor:
-    """Starts [B, H, nB, width] in units with the blocks filled in that choose everything."""
-    every = torch.arange(layout.width, dtype=torch.int32, device=q.device)
-    return every.repeat(q.shape[0], heads, layout.num_blocks, 1)
-
-
-def _choose(q: Tensor, k: Tensor, settings: Settings, searcher: Callable[..., tuple[Tensor, int]]) -> HipSelection:
-    layout = Layout(settings, q.shape[2], k.shape[2])
-    heads = k.shape[1] if layout.len_q == 1 else q.shape[1]
-    starts, searched, first = _without_search(q, heads, layout), 0, layout.num_simple
-    if first < layout.num_blocks and starts.numel():
+def _choose(q: Tensor, k: Tensor, settings: Settings, search: Searcher) -> HipSelection:
+    """A selection, by ``search`` where a block has more units than it may keep."""
+    layout, decode = Layout(settings, q.shape[2], k.shape[2]), q.shape[2] == 1
+    queries = q.reshape(q.shape[0], k.shape[1], -1, q.shape[3]) if decode else q  # [B, H, rows, D]
+    first, searched = layout.num_simple, 0
+    starts = torch.arange(layout.width, dtype=torch.int32, device=q.device)
+    starts = starts.repeat(q.shape[0], queries.shape[1], layout.num_blocks, 1)  # [B, H, nB, width]: every unit
+    if first < layout.num_blocks and q.shape[0]:
+        rows = torch.arange(queries.shape[2])[None] if decode else layout.search_rows()[first:]  # [nB, R]
         with torch.no_grad():
-            queries = _steering(q, k.shape[1], layout, first)
-            starts[:, :, first:], searched = searcher(queries, search_table(k, settings), layout)
-    return HipSelection(layout, starts * settings.span, q.shape[1] // heads, searched)
+            starts[:, :, first:], searched = search(queries, rows, search_table(k, settings), layout)
+    return HipSelection(layout, starts * settings.span, q.shape[1] // queries.shape[1], searched)
 
 
-def _search_each(queries: Tensor, table: Tensor, layout: Layout) -> tuple[Tensor, int]:
-    """``search``, block by block as the specification prints it."""
+def _search_each(queries: Tensor, rows: Tensor, table: Tensor, layout: Layout) -> tuple[Tensor, int]:
+    """Block by block as the specification prints it; arguments and results of ``_hip_search.search``."""
     dtype, settings, first = accumulator(queries.dtype), layout.settings, layout.num_simple
-    wide = repeat_kv(table, queries.shape[1]).flatten(0, 1).to(dtype)
-    flat = queries.flatten(0, 1).to(dtype)
-    chosen = [search_block(flat[:, i], wide, layout, first + i) for i in range(flat.shape[1])]
-    steps = sum(layout.rounds(int(units)) for units in layout.units[first:])
-    searched = flat.shape[0] * flat.shape[2] * steps * 2 * settings.num_nodes * settings.per_unit
-    return torch.stack(chosen, 1).view(*queries.shape[:3], -1), searched
+    batch, heads = queries.shape[:2]
+    flat = queries[:, :, rows.to(queries.device)].flatten(0, 1).to(dtype)  # [N, nB, R, D]
+    table = repeat_kv(table, heads).flatten(0, 1).to(dtype)
+    chosen = torch.stack([search_block(flat[:, i], table, layout, first + i) for i in range(len(rows))], 1)
+    scores = 2 * settings.num_nodes * settings.per_unit * rows.shape[1]  # of a round
+    searched = batch * heads * scores * sum(layout.rounds(int(units)) for units in layout.units[first:])
+    return chosen.view(batch, heads, *chosen.shape[1:]), searched
+
+
+def _has_kernel(x: Tensor) -> bool:
+    return x.device.type == "cpu" and x.dtype != torch.float64
 
 
 def _scale(q: Tensor, scale: float | None) -> float:
@@ -98,6 +95,7 @@ def reference(q: Tensor, k: Tensor, v: Tensor, *, causal: bool, scale: float | N
 def select(q: Tensor, k: Tensor, *, causal: bool, scale: float | None = None, **params: Any) -> HipSelection:
     """Sections 3.1 and 3.2: the keys of every query block, found by halving nodes of the key axis."""
     _scale(q, scale)
+    search = _hip_search_cpu.search if _has_kernel(q) else _hip_search.search
     return _choose(q, k, Settings(**params), search)
 
 
@@ -105,7 +103,9 @@ def attend(
     q: Tensor, k: Tensor, v: Tensor, selection: HipSelection, *, causal: bool, scale: float | None = None, **params: Any
 ) -> Tensor:
     """Section 3.3: softmax attention over sink, chosen keys and window; the parameters are the selection's own."""
-    return attend_torch(q, k, v, selection, scale=_scale(q, scale))
+    with_grad = torch.is_grad_enabled() and (q.requires_grad or k.requires_grad or v.requires_grad)
+    run = _hip_attend_cpu.attend if _has_kernel(q) and not with_grad else _hip_attend.attend
+    return run(q, k, v, selection, scale=_scale(q, scale))
 
 
 def blocked(
@@ -184,14 +184,14 @@ def blocked(
 
 
 def cost(shape: Shape, **params: Any) -> Cost:
-    """Section 7: the search scores 2K representatives per round."""
+    """Section 7, for the kernel: a representative is scored once, so a round costs K scores and not 2K."""
     settings = Settings(**params)
     layout = Layout(settings, shape.len_q, shape.len_k)
     decode = shape.len_q == 1
     heads = shape.batch * (shape.num_kv_heads if decode else shape.num_heads)
     rows = shape.num_heads // shape.num_kv_heads if decode else layout.search_rows().shape[1]
     k, span = settings.num_nodes, settings.span
-    steps = sum(2 * layout.rounds(int(units)) for units in layout.units[layout.num_simple :])
+    steps = sum(layout.rounds(int(units)) + 1 for units in layout.units[layout.num_simple :])
     scores = heads * steps * k * settings.per_unit * rows
     starts = layout.count() * span
     keys = (starts + settings.sink + settings.sliding_window).minimum(layout.end)

@@ -1,0 +1,186 @@
+"""HiP's tree search on the CPU: a numba kernel over query blocks. Same result as ``_hip_search``, float32.
+
+A child whose representative is its parent's keeps the parent's score: with ``representative="first"`` that is every
+left child, half of the work. Scores are ranked as integers of the same order, which vectorise without flags for NaN.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+import torch
+from numba import njit
+from torch import Tensor
+
+from ..jit import kernel
+from ..threads import kernels_own_the_threads, run
+from ._hip_layout import Layout
+from ._hip_tile import LANES, bands, eight_by_16
+
+Array = np.ndarray[Any, Any]
+_REPRESENTATIVES = ("first", "center", "random")
+_LOWEST = np.int32(-(2**31))
+_MAGNITUDE = np.int32(2**31 - 1)
+
+
+@njit(inline="always")
+def _pick(kind: int, start: int, size: int, step: int, block: int, seed: int) -> int:
+    """``_hip_layout.pick`` for one node."""
+    if kind == 0:
+        return start
+    if kind == 1:
+        return start + (size >> 1)
+    x = (start * 0x9E3779B1 + block * 0x85EBCA6B + step * 0xC2B2AE35 + seed) & 0xFFFFFFFF
+    x = ((x ^ (x >> 16)) * 0x7FEB352D) & 0xFFFFFFFF
+    x = ((x ^ (x >> 15)) * 0x2C1B3C6D) & 0xFFFFFFFF
+    return start + (x ^ (x >> 16)) % size
+
+
+@njit(error_model="numpy")
+def _score(
+    table: Array, queries: Array, vectors: Array, count: int, products: Array, bits: Array, best: Array
+) -> None:  # fmt: skip
+    """best[i] = rank of max over rows of table[vectors[i]] . queries[:, row], for i < count; ``queries`` [D, R]."""
+    dim, rows = queries.shape
+    a, pitch = table.ctypes.data, 4 * dim
+    for i in range(count, (count + 7) // 8 * 8):
+        vectors[i] = vectors[count - 1]
+    for i in range(0, count, 8):
+        for j in range(8):
+            best[i + j] = _LOWEST
+        addresses = (
+            a + vectors[i] * pitch, a + vectors[i + 1] * pitch, a + vectors[i + 2] * pitch, a + vectors[i + 3] * pitch,
+            a + vectors[i + 4] * pitch, a + vectors[i + 5] * pitch, a + vectors[i + 6] * pitch,
+            a + vectors[i + 7] * pitch,
+        )  # fmt: skip
+        for row in range(0, rows, LANES):
+            products[:] = 0
+            eight_by_16(addresses, 1, queries.ctypes.data + 4 * row, rows, 0, dim, products.ctypes.data, LANES)
+            for j in range(8):
+                top = _LOWEST
+                for r in range(LANES):
+                    b = bits[j, r]
+                    top = max(top, b ^ ((b >> np.int32(31)) & _MAGNITUDE))
+                best[i + j] = max(best[i + j], top)
+
+
+@njit(error_model="numpy")
+def _threshold(ranks: Array, count: int, keep: int) -> np.int64:
+    """The ``keep``-th largest of the first ``count`` ranks, by bisection: its loops have no branches to mispredict."""
+    low, high = np.int64(ranks[0]), np.int64(ranks[0])
+    for i in range(count):
+        low, high = min(low, np.int64(ranks[i])), max(high, np.int64(ranks[i]))
+    while low < high:
+        middle = (low + high + 1) >> 1
+        limit, above = np.int32(middle), np.int32(0)
+        for i in range(count):
+            above += np.int32(ranks[i] >= limit)
+        if above >= keep:
+            low = middle
+        else:
+            high = middle - 1
+    return low
+
+
+@kernel(
+    "void(float32[:,::1],float32[:,::1],int64[:,::1],int64[::1],int64[::1],int64,int64,int64,int64,int64,"
+    "int32[:,::1],int64[::1],int64,int64)"
+)
+def _search(
+    table: Array, q: Array, rows: Array, units: Array, last: Array, skipped: int, num_nodes: int, per_unit: int,
+    kind: int, seed: int, starts: Array, searched: Array, begin: int, stop: int,
+) -> None:  # fmt: skip
+    """Blocks begin..stop-1 of ``starts`` [nB, K] and, in vectors times rows, of ``searched`` [nB].
+
+    ``table`` [T, D] are the vectors, ``q`` [L, D] the queries and ``rows`` [nB, R] those of each block; ``units``,
+    ``last`` [nB] are the units to choose from and the last vector that may be looked at.
+    """
+    dim, count = table.shape[1], rows.shape[1]
+    padded = (count + LANES - 1) // LANES * LANES
+    queries = np.empty((dim, padded), np.float32)
+    products = np.empty((8, LANES), np.float32)
+    bits = products.view(np.int32)
+    start, size, unit, rank = (
+        np.empty(2 * num_nodes, np.int32), np.empty(2 * num_nodes, np.int32),
+        np.empty(2 * num_nodes, np.int32), np.empty(2 * num_nodes, np.int32),
+    )  # fmt: skip
+    new_start, new_size, new_unit, new_rank = (
+        np.empty(2 * num_nodes, np.int32), np.empty(2 * num_nodes, np.int32),
+        np.empty(2 * num_nodes, np.int32), np.empty(2 * num_nodes, np.int32),
+    )  # fmt: skip
+    waiting = np.empty(2 * num_nodes, np.int32)  # nodes whose representative is to be scored
+    vectors, best = np.empty(2 * num_nodes * per_unit + 8, np.int32), np.empty(2 * num_nodes * per_unit + 8, np.int32)
+    for block in range(begin, stop):
+        for r in range(padded):
+            source = q[rows[block, min(r, count - 1)]]
+            for d in range(dim):
+                queries[d, r] = source[d]
+        total = units[block]
+        for i in range(num_nodes):
+            start[i] = total * i // num_nodes
+            size[i] = total * (i + 1) // num_nodes - start[i]
+            unit[i] = -1
+        most, step, computed = -(-total // num_nodes), 0, 0
+        while most > 1:
+            nodes, todo = 0, 0
+            for i in range(num_nodes):
+                half = size[i] >> 1
+                for side in range(1 if half == 0 else 0, 2):  # a node of one unit has no left child
+                    new_start[nodes] = start[i] + side * half
+                    new_size[nodes] = size[i] - half if side else half
+                    new_unit[nodes] = _pick(kind, new_start[nodes], new_size[nodes], step, block + skipped, seed)
+                    new_rank[nodes] = rank[i]
+                    if new_unit[nodes] != unit[i]:
+                        for j in range(per_unit):
+                            vectors[todo * per_unit + j] = min(new_unit[nodes] * per_unit + j, last[block])
+                        waiting[todo] = nodes
+                        todo += 1
+                    nodes += 1
+            if todo:
+                _score(table, queries, vectors, todo * per_unit, products, bits, best)
+            for i in range(todo):
+                top = best[i * per_unit]
+                for j in range(1, per_unit):
+                    top = max(top, best[i * per_unit + j])
+                new_rank[waiting[i]] = top
+            computed += todo * per_unit * count
+            limit = _threshold(new_rank, nodes, num_nodes)
+            equal = num_nodes  # places for nodes at the limit
+            for i in range(nodes):
+                equal -= new_rank[i] > limit
+            kept = 0
+            for i in range(nodes):  # in order, so that the nodes stay ascending
+                start[kept], size[kept], unit[kept], rank[kept] = new_start[i], new_size[i], new_unit[i], new_rank[i]
+                at_limit = new_rank[i] == limit and equal > 0
+                equal -= at_limit
+                kept += at_limit or new_rank[i] > limit
+            most, step = (most + 1) >> 1, step + 1
+        for i in range(num_nodes):
+            starts[block, i] = start[i]
+        searched[block] = computed
+
+
+def search(queries: Tensor, rows: Tensor, table: Tensor, layout: Layout) -> tuple[Tensor, int]:
+    """As ``_hip_search.search``, computed in float32."""
+    settings, skipped = layout.settings, layout.num_simple
+    batch, heads = queries.shape[:2]
+    units = layout.units[skipped:]
+    last = layout.end[skipped:] // settings.block_size_k_group
+    last = last * (settings.per_unit // settings.block_size_k) - 1
+    starts = torch.empty(batch, heads, len(units), settings.num_nodes, dtype=torch.int32)
+    searched = torch.zeros(batch, heads, len(units), dtype=torch.int64)
+    compiled = _search()
+    with kernels_own_the_threads():
+        for b in range(batch):
+            for h in range(heads):
+                shared = heads // table.shape[1]
+                if h % shared == 0:
+                    vectors = table[b, h // shared].float().contiguous().numpy()
+                fixed = (
+                    vectors, queries[b, h].float().contiguous().numpy(), rows.numpy(), units.numpy(), last.numpy(),
+                    skipped, settings.num_nodes, settings.per_unit, _REPRESENTATIVES.index(settings.representative),
+                    settings.seed, starts[b, h].numpy(), searched[b, h].numpy(),
+                )  # fmt: skip
+                run(compiled, [(*fixed, *band) for band in bands(len(units))])
+    return starts, int(searched.sum())
