@@ -136,6 +136,7 @@ def _some_groups(
     """The groups ``mine`` (rows of ``plan.edges``) into ``top``, ``total`` [N] and ``partial`` [N, Dv]."""
     if not len(mine):
         return
+    torch.set_num_threads(1)  # counts per thread: the bits of a product must not depend on how many share it
     weights = _weights()
     widest = int((mine[:, 3] - mine[:, 2]).max())
     gathered, buffer = torch.empty(_ROWS, q.shape[1]), torch.empty(_ROWS * widest)
