@@ -1,0 +1,302 @@
+"""Flux attention: a router sends a whole layer to full or to sparse attention, once per prompt.
+
+Paper: arXiv 2604.07394. Specification: methods/flux-attention.md, sections 3.1-3.5 and 7.
+``route="auto"`` asks a ``LayerRouter``, per sample. Sparse modes: ``streaming`` (first and latest blocks), ``triangle``
+(the same, the last queries dense), ``xattn`` (blocks chosen by antidiagonal sums); a single query is a decode step.
+"""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any, Literal
+
+import torch
+from torch import Tensor
+
+from ._blocks import BlockSelection, attend_blocks
+from ._flux_router import Decision, LayerRouter, sparsity_penalty, temperature
+from .base import Cost, Operator, Shape, causal_mask, masked_attention, positions
+from .dense import blocked as dense_attention
+from .dense import compulsory_bytes
+from .xattention import XAttnRule, xattention_mask
+
+__all__ = ["OPERATOR", "Decision", "LayerRouter", "sparsity_penalty", "stack_speedup", "temperature"]
+
+Mode = Literal["streaming", "triangle", "xattn"]
+Route = Literal["sparse", "full", "auto"]
+
+
+@dataclass(frozen=True)
+class _Settings:
+    """The operator's parameters, checked; see ``blocked``."""
+
+    mode: Mode = "streaming"
+    route: Route = "sparse"
+    sink: int = 128
+    local: int = 2048
+    last: int = 128
+    block_size: int = 128
+    stride: int = 16
+    threshold: float = 0.9
+    xattn_rule: XAttnRule = "official"
+    chunk: int = 16384
+    router: LayerRouter | None = None
+    router_input: Tensor | None = None
+
+    def __post_init__(self) -> None:
+        if self.mode not in ("streaming", "triangle", "xattn"):
+            raise ValueError(f"mode is streaming, triangle or xattn, not {self.mode!r}.")
+        if self.route not in ("sparse", "full", "auto"):
+            raise ValueError(f"route is sparse, full or auto, not {self.route!r}.")
+        if self.route == "auto" and self.router is None:
+            raise ValueError("route='auto' needs router=LayerRouter(head_dim); or pass route='sparse' or 'full'.")
+        if self.block_size < 1 or self.local < 1 or self.sink < 0 or self.last < 0:
+            raise ValueError(
+                f"block_size {self.block_size} and local {self.local} must be at least 1, sink {self.sink} and "
+                f"last {self.last} not negative."
+            )
+
+    @property
+    def sink_blocks(self) -> int:
+        return -(-self.sink // self.block_size)
+
+    @property
+    def local_blocks(self) -> int:
+        return -(-self.local // self.block_size)
+
+
+@dataclass(frozen=True)
+class FluxSelection:
+    """Rows ``edges[i]`` .. ``edges[i + 1]`` - 1 of the queries attend as ``parts[i]`` says.
+
+    Query blocks are counted from position 0, so the rows before the first whole block are a part of their own, and so
+    are the dense rows of ``triangle``.
+    """
+
+    edges: tuple[int, ...]
+    parts: tuple[BlockSelection, ...]
+    searched: int
+
+    @property
+    def useful(self) -> int:
+        """Query-key pairs attended to."""
+        return sum(part.useful for part in self.parts)
+
+    @property
+    def executed(self) -> int:
+        """Query-key pairs whose score is computed."""
+        return sum(part.executed for part in self.parts)
+
+    def mask(self, rows: Tensor) -> Tensor:
+        """bool [B, Hq, R, Lk]: the keys that the queries ``rows`` (int64 [R]) attend to."""
+        last = self.parts[-1]
+        keep = torch.zeros(last.batch, last.num_heads, rows.numel(), last.len_k, dtype=torch.bool, device=rows.device)
+        for i, part in enumerate(self.parts):
+            inside = (rows >= self.edges[i]) & (rows < self.edges[i + 1])
+            keep[:, :, inside, : part.len_k] = part.mask(rows[inside] - self.edges[i])
+        return keep
+
+
+def streaming_mask(rows: Tensor, cols: Tensor, sink_blocks: int, local_blocks: int) -> Tensor:
+    """Section 3.4. Which blocks ``cols`` [N] the query blocks ``rows`` [M] see: bool [M, N], causal."""
+    rows = rows[:, None]
+    return (cols <= rows) & ((cols < sink_blocks) | (rows - cols < local_blocks))
+
+
+def route_full(q: Tensor, k: Tensor, settings: _Settings) -> Tensor:
+    """Which samples go to full attention: [B], 1 or 0; with a gradient where the router is in training mode."""
+    if settings.route != "auto" or settings.router is None:
+        return q.new_full((q.shape[0],), float(settings.route == "full"))
+    given = settings.router_input
+    if given is None and q.shape[2] < k.shape[2]:
+        raise ValueError(
+            "the route is decided once, at prefill: pass route='full' or 'sparse' as it was decided, or router_input."
+        )
+    decision: Decision = settings.router(q if given is None else given)
+    if decision.full.shape[0] != q.shape[0]:
+        raise ValueError(f"router_input has {decision.full.shape[0]} samples, q has {q.shape[0]}.")
+    return decision.full
+
+
+def select(q: Tensor, k: Tensor, *, causal: bool = True, scale: float | None = None, **params: Any) -> FluxSelection:
+    """The blocks of each query: all of them for samples routed to full attention, section 3.4 for the others."""
+    settings = _Settings(**params)
+    return _select(q, k, route_full(q, k, settings).detach() > 0.5, settings, scale)
+
+
+def _select(q: Tensor, k: Tensor, full: Tensor, settings: _Settings, scale: float | None) -> FluxSelection:
+    """``select`` for samples whose route is known: ``full`` bool [B]."""
+    batch, heads, len_q, _ = q.shape
+    len_k, block = k.shape[2], settings.block_size
+    offset, decode = len_k - len_q, len_q == 1
+    whole = not len_q or bool(batch and full.all()) or (decode and settings.mode == "xattn")
+    dense = max(0, len_q - settings.last) if settings.mode == "triangle" and not decode else len_q  # first dense row
+    chosen, searched = None, 0
+    if settings.mode == "xattn" and not whole:
+        chosen = xattention_mask(
+            q, k, block_size=block, stride=settings.stride, threshold=settings.threshold, chunk=settings.chunk,
+            rule=settings.xattn_rule, scale=scale,
+        )  # fmt: skip
+        searched = Shape(batch, heads, 1, len_q, len_k, 1, 1, causal=True).pairs // settings.stride
+    edges = (0, len_q) if whole else tuple(sorted({0, min(-offset % block, len_q), dense, len_q}))
+    parts = []
+    for start, stop in itertools.pairwise(edges):
+        seen = offset + stop  # keys up to the last of these rows
+        cols, tile = torch.arange(-(-seen // block), device=q.device), block
+        if whole or start >= dense:
+            mask = torch.ones(1, 1, -(-(stop - start) // block), cols.numel(), dtype=torch.bool, device=q.device)
+        else:
+            rows = torch.arange((offset + start) // block, cols.numel(), device=q.device)
+            if chosen is None:
+                mask = streaming_mask(rows, cols, settings.sink_blocks, settings.local_blocks)
+            else:
+                mask = chosen[:, :, rows - offset // block, : cols.numel()]
+            mask = mask | full[:, None, None, None]
+            if (offset + start) % block:
+                tile = stop - start  # what is there of the first block
+        mask = mask.expand(batch, heads, -1, -1)
+        part = BlockSelection.from_mask(
+            mask, block_m=tile, block_n=block, len_q=stop - start, len_k=seen, causal=True
+        )  # fmt: skip
+        parts.append(part)
+    return FluxSelection(edges, tuple(parts), searched)
+
+
+def attend(
+    q: Tensor, k: Tensor, v: Tensor, selection: FluxSelection, *, causal: bool = True, scale: float | None = None,
+    **params: Any,
+) -> Tensor:  # fmt: skip
+    """Section 3.5, step 5: softmax attention over the tokens of the kept blocks."""
+    outs = [
+        attend_blocks(q[:, :, start:stop], k[:, :, : part.len_k], v[:, :, : part.len_k], part, scale=scale)
+        for (start, stop), part in zip(itertools.pairwise(selection.edges), selection.parts, strict=True)
+    ]
+    return outs[0] if len(outs) == 1 else torch.cat(outs, dim=2)
+
+
+def reference(
+    q: Tensor, k: Tensor, v: Tensor, *, causal: bool = True, scale: float | None = None, **params: Any
+) -> Tensor:
+    """Section 3.3 with dense masks; ``params`` are those of ``blocked``."""
+    settings = _Settings(**params)
+    batch, heads, len_q, _ = q.shape
+    len_k, block = k.shape[2], settings.block_size
+    seen = causal_mask(len_q, len_k, q.device)  # [Lq, Lk]
+    rows, cols = positions(len_q, len_k, q.device) // block, torch.arange(len_k, device=q.device) // block
+    if settings.mode != "xattn":
+        mask = streaming_mask(rows, cols, settings.sink_blocks, settings.local_blocks).expand(batch, heads, -1, -1)
+    elif len_q == 1:
+        mask = seen.expand(batch, heads, -1, -1)
+    else:
+        blocks = xattention_mask(
+            q, k, block_size=block, stride=settings.stride, threshold=settings.threshold, chunk=settings.chunk,
+            rule=settings.xattn_rule, scale=scale,
+        )  # fmt: skip
+        mask = blocks[:, :, rows - (len_k - len_q) // block][..., cols]
+    if settings.mode == "triangle" and len_q > 1:
+        mask = mask | (torch.arange(len_q, device=q.device) >= len_q - settings.last)[:, None]
+    full = route_full(q, k, settings).to(q.dtype)[:, None, None, None]
+    return full * masked_attention(q, k, v, seen, scale=scale) + (1 - full) * masked_attention(
+        q, k, v, mask & seen, scale=scale
+    )
+
+
+def blocked(
+    q: Tensor, k: Tensor, v: Tensor, *, causal: bool = True, scale: float | None = None, mode: Mode = "streaming",
+    route: Route = "sparse", sink: int = 128, local: int = 2048, last: int = 128, block_size: int = 128,
+    stride: int = 16, threshold: float = 0.9, xattn_rule: XAttnRule = "official", chunk: int = 16384,
+    router: LayerRouter | None = None, router_input: Tensor | None = None,
+) -> Tensor:  # fmt: skip
+    """Flux attention of one layer, block by block; differentiable.
+
+    Parameters
+    ----------
+    q, k, v : Tensor [B, Hq, Lq, D], [B, Hkv, Lk, D], [B, Hkv, Lk, Dv]
+        The queries are the last Lq of the Lk positions; Lq = 1 is a decode step: the streaming keys, or all of them in
+        mode ``xattn``.
+    mode : {"streaming", "triangle", "xattn"}
+        What sparse is.
+    route : {"sparse", "full", "auto"}
+        ``auto``: ``router`` decides for each sample, at prefill. With a router in training mode both kinds are computed
+        and mixed, so that the decision has a gradient.
+    sink, local, last : int, tokens
+        Streaming: the first keys and the latest, rounded up to blocks. Triangle: that many last queries see all keys.
+    block_size : int, tokens
+    stride, threshold, xattn_rule, chunk
+        Of ``xattn``, see ``xattention.select_blocks``. A larger threshold keeps more blocks.
+    router : LayerRouter, optional
+    router_input : Tensor [B, H, L, D], optional
+        Queries before RoPE; None: ``q``, right only where q was not rotated.
+
+    Raises
+    ------
+    ValueError
+        If a parameter is out of range, or ``auto`` has no router or is asked in a decode step without ``router_input``.
+
+    References
+    ----------
+    methods/flux-attention.md, sections 3.2-3.5.
+    """
+    settings = _Settings(
+        mode, route, sink, local, last, block_size, stride, threshold, xattn_rule, chunk, router, router_input
+    )
+    full = route_full(q, k, settings)
+    if full.requires_grad:
+        sparse = attend(q, k, v, _select(q, k, torch.zeros_like(full, dtype=torch.bool), settings, scale), scale=scale)
+        share = full.to(q.dtype)[:, None, None, None]
+        return share * dense_attention(q, k, v, causal=True, scale=scale) + (1 - share) * sparse
+    if bool((full > 0.5).all()):
+        return dense_attention(q, k, v, causal=True, scale=scale)
+    return attend(q, k, v, _select(q, k, full > 0.5, settings, scale), scale=scale)
+
+
+def cost(shape: Shape, **params: Any) -> Cost:
+    """Section 7. ``xattn`` keeps at most about ``threshold`` of the pairs, fewer where attention is not uniform.
+
+    A route that is still to be decided counts as full attention.
+    """
+    settings = _Settings(**params) if params.get("route") != "auto" else _Settings(route="full")
+    queries = max(1, shape.batch * shape.num_heads * shape.len_q)
+    visible, searched = shape.pairs / queries, 0.0
+    attended = visible
+    if settings.route == "full" or (settings.mode == "xattn" and shape.len_q == 1):
+        pass
+    elif settings.mode == "xattn":
+        attended, searched = settings.threshold * visible, visible / settings.stride
+    else:
+        at, block = positions(shape.len_q, shape.len_k), settings.block_size
+        latest = (at // block - settings.local_blocks + 1).clamp(min=0) * block  # first of the local keys
+        keys = at + 1 - latest + latest.clamp(max=settings.sink_blocks * block)
+        if settings.mode == "triangle" and shape.len_q > 1:
+            tail = max(0, shape.len_q - settings.last)
+            keys[tail:] = at[tail:] + 1
+        attended = float(keys.double().mean()) if shape.len_q else 0.0
+    width = shape.head_dim + shape.value_dim
+    flops = 2.0 * queries * (attended * width + searched * shape.head_dim)
+    gathered = queries * attended * width * shape.itemsize / settings.block_size
+    return Cost(flops, compulsory_bytes(shape) + gathered, searched, attended)
+
+
+def at_budget(keys: int, shape: Shape) -> dict[str, Any]:
+    """Streaming with as many local blocks as make a query visit about ``keys`` keys, half a block being ahead of it."""
+    block = _Settings.block_size
+    return {"mode": "streaming", "local": max(1, round((keys - _Settings.sink + block / 2) / block)) * block}
+
+
+def stack_speedup(full: Sequence[bool], *, sparse_seconds: float, full_seconds: float) -> float:
+    """Section 6. Expected speed-up of a stack of layers over full attention in all: 1 / (rho c_SA / c_FA + 1 - rho).
+
+    ``full`` says for each layer whether it was routed to full attention; rho is the share of the others.
+    """
+    if not full:
+        raise ValueError("no layers: pass one route per layer.")
+    rho = 1 - sum(full) / len(full)
+    return 1 / (rho * sparse_seconds / full_seconds + 1 - rho)
+
+
+OPERATOR = Operator(
+    reference=reference, blocked=blocked, cost=cost, select=select, attend=attend, at_budget=at_budget,
+    causal=(True,), differentiable=True,
+)  # fmt: skip
