@@ -19,7 +19,7 @@ from ..jit import exp2_negative, kernel
 from ..threads import bands, kernels_own_the_threads, run, thread_count
 
 if TYPE_CHECKING:
-    from .superlinear import Spans
+    from ._superlinear_comb import Spans
 
 Array = np.ndarray[Any, Any]
 _BUCKET = 64  # keys: spans that end in the same bucket may form a group

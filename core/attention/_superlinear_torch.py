@@ -9,10 +9,11 @@ import torch
 from torch import Tensor
 from torch.autograd.function import once_differentiable
 
+from ._superlinear_span import span_attention
 from .base import positions
 
 if TYPE_CHECKING:
-    from .superlinear import Spans
+    from ._superlinear_comb import Spans
 
 _ELEMENTS = 1 << 22  # of the largest gathered tensor
 
@@ -116,8 +117,6 @@ class SpanAttention(torch.autograd.Function):
         ctx: Any, q_search: Tensor, k_search: Tensor, q: Tensor, k: Tensor, v: Tensor, spans: Spans, scale: float,
         gate_scale: float,
     ) -> Tensor:  # fmt: skip
-        from ._superlinear_span import span_attention
-
         ctx.save_for_backward(q_search, k_search, q, k, v)
         ctx.rest = spans, scale, gate_scale
         run = chunked_attention if q.dtype == torch.float64 else span_attention

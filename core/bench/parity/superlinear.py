@@ -7,7 +7,8 @@ from collections.abc import Iterator
 import numpy as np
 import torch
 
-from ...attention.superlinear import blocked, comb, reference, select
+from ...attention._superlinear_comb import comb
+from ...attention.superlinear import blocked, reference, select
 from . import Arrays, Check, max_error
 
 FILES: tuple[str, ...] = ("n2_sw1_k2", "n2_sw2_k3_fwd", "p054_sw1_k3", "decode_pos300", "tables")
