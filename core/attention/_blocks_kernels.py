@@ -12,38 +12,15 @@ from ..jit import FASTMATH, exp2_negative, kernel
 
 Array = np.ndarray[Any, Any]
 _ZERO, _LOWEST = np.float32(0), np.float32(-np.inf)
-_SIXTEEN, _HALF, _ONE = np.uint32(16), np.uint32(0x7FFF), np.uint32(1)
+_SIXTEEN, _ROUND, _UPPER = np.uint32(16), np.int32(0x8000), np.uint32(0xFFFF0000)
+_D1, _D2, _D3, _D4 = (np.float32(d) for d in (6.9312199e-01, 2.4023718e-01, 5.5916890e-02, 9.6004000e-03))
+_ONE, _HALF, _LOWEST2, _MANTISSA = np.float32(1), np.float32(0.5), np.float32(-125), np.int32(23)
 
 
 @njit(fastmath=FASTMATH, error_model="numpy", inline="always")
 def _widen(bits: Any) -> Any:
     """bfloat16 bits -> float32."""
     return np.uint32(np.uint32(bits) << _SIXTEEN).view(np.float32)
-
-
-@njit(fastmath=FASTMATH, error_model="numpy", inline="always")
-def _round(x: Any) -> Any:
-    """float32 -> bits of the nearest bfloat16, ties to even."""
-    bits = np.float32(x).view(np.uint32)
-    return np.uint16(np.uint32(bits + _HALF + np.uint32(np.uint32(bits >> _SIXTEEN) & _ONE)) >> _SIXTEEN)
-
-
-def _load(x: Any) -> Any:
-    """The float32 value of an element of the scores: float32, or bfloat16 as uint16."""
-
-
-@overload(_load, strict=False, jit_options={"fastmath": FASTMATH})
-def _load_for(x: Any) -> Any:
-    return (lambda x: x) if isinstance(x, types.Float) else (lambda x: _widen(x))
-
-
-def _store(x: Any, like: Any) -> Any:
-    """float32 ``x`` as an element of the scores."""
-
-
-@overload(_store, strict=False, jit_options={"fastmath": FASTMATH})
-def _store_for(x: Any, like: Any) -> Any:
-    return (lambda x, like: x) if isinstance(like, types.Float) else (lambda x, like: _round(x))
 
 
 def _ordered(bits: Any) -> Any:
@@ -82,14 +59,41 @@ def _highest(row: Array) -> Any:
 
 
 @njit(fastmath=FASTMATH, error_model="numpy")
-def _weigh(row: Array, factor: Any, high: Any) -> Any:
-    """Scores to weights 2^(factor * score - high) in place; their sum, of the rounded weights, so that it fits them."""
+def _weigh_float32(row: Array, factor: Any, high: Any) -> Any:
     total = _ZERO
     for j in range(row.size):
-        weight = _store(exp2_negative(_load(row[j]) * factor - high), row[j])
+        weight = exp2_negative(row[j] * factor - high)
         row[j] = weight
-        total += _load(weight)
+        total += weight
     return total
+
+
+@njit(fastmath=FASTMATH, error_model="numpy")
+def _weigh_bfloat16(row: Array, factor: Any, high: Any) -> Any:
+    """The sum is that of the rounded weights, so that they add up to one after the division.
+
+    2^f by a polynomial of degree 4, relative error 3e-6: a thousandth of what the rounding to bfloat16 adds.
+    """
+    total = _ZERO
+    for j in range(row.size):
+        x = max(_widen(row[j]) * factor - high, _LOWEST2)
+        n = np.int32(x - _HALF)
+        f = x - np.float32(n)
+        p = (((_D4 * f + _D3) * f + _D2) * f + _D1) * f + _ONE
+        bits = np.uint32(np.int32(np.float32(p).view(np.int32) + (n << _MANTISSA)) + _ROUND)
+        row[j] = np.uint16(bits >> _SIXTEEN)
+        total += np.uint32(bits & _UPPER).view(np.float32)
+    return total
+
+
+def _weigh(row: Array, factor: Any, high: Any) -> Any:
+    """Scores to weights 2^(factor * score - high) in place; their sum. ``row``: float32, or bfloat16 as uint16."""
+
+
+@overload(_weigh, strict=False)
+def _weigh_for(row: Any, factor: Any, high: Any) -> Any:
+    weigh = _weigh_float32 if row.dtype == types.float32 else _weigh_bfloat16
+    return lambda row, factor, high: weigh(row, factor, high)
 
 
 @njit(error_model="numpy")

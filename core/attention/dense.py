@@ -65,6 +65,8 @@ def blocked(
     batch, heads, len_q, dim = q.shape
     if len_q == 1:  # decode: the query heads of a group share their keys, and the last query sees all of them
         q, causal = q.reshape(batch, k.shape[1], heads // k.shape[1], dim), False
+    # at least 16 query blocks in all, so that they spread over the threads; by sizes alone, so that the bits stay
+    block_m = min(block_m, max(32, -(-batch * q.shape[1] * q.shape[2] // 16)))
     pattern = Everything(block_m, block_n, q.shape[2], k.shape[2], causal)
     out, _ = attend(q, k, v, pattern, scale)
     return out.reshape(batch, heads, len_q, v.shape[3])

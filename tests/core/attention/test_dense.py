@@ -1,0 +1,122 @@
+"""Dense attention: the engine over everything, and the baseline, against the equation."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from qkv import SHAPES, assert_as_accurate_as_eager, random_qkv
+from torch.utils._python_dispatch import TorchDispatchMode
+
+from attn.core.attention import attention, dense
+from attn.core.attention.base import shape_of
+
+
+class LargestTensor(TorchDispatchMode):
+    """Remembers how many entries the largest tensor made inside has, in this thread."""
+
+    def __init__(self):
+        super().__init__()
+        self.entries = 0
+
+    def __torch_dispatch__(self, func, types, args=(), kwargs=None):
+        out = func(*args, **(kwargs or {}))
+        for tensor in out if isinstance(out, tuple | list) else (out,):
+            if isinstance(tensor, torch.Tensor):
+                self.entries = max(self.entries, tensor.untyped_storage().nbytes() // tensor.itemsize)
+        return out
+
+
+@pytest.fixture
+def one_thread():
+    """The calling thread does all the work, where the dispatch mode sees it."""
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(before)
+
+
+@pytest.mark.parametrize("run", [dense.blocked, dense.sdpa], ids=["blocked", "sdpa"])
+@pytest.mark.parametrize("causal", [True, False])
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.float16], ids=str)
+@pytest.mark.parametrize("shape", [*SHAPES, (1, 1, 1, 700, 1500, 96), (1, 2, 1, 40, 60, 256)], ids=str)
+def test_as_accurate_as_eager(run, shape, dtype, causal):
+    q, k, v = random_qkv(shape, dtype)
+    out = run(q, k, v, causal=causal)
+    assert_as_accurate_as_eager(out, dense.reference, q, k, v, causal=causal)
+
+
+@settings(max_examples=25, deadline=None)
+@given(
+    len_q=st.integers(1, 120),
+    more=st.integers(0, 200),
+    group=st.integers(1, 3),
+    value_dim=st.sampled_from([5, 8, 11]),
+    block_m=st.integers(1, 70),
+    block_n=st.integers(1, 70),
+    causal=st.booleans(),
+)
+def test_blocked_and_sdpa_equal_reference_in_float64(len_q, more, group, value_dim, block_m, block_n, causal):
+    q, k, _ = random_qkv((2, 2 * group, 2, len_q, len_q + more, 8), torch.float64)
+    v = torch.randn(2, 2, len_q + more, value_dim, dtype=torch.float64)
+    expected = dense.reference(q, k, v, causal=causal, scale=0.3)
+    ours = dense.blocked(q, k, v, causal=causal, scale=0.3, block_m=block_m, block_n=block_n)
+    torch.testing.assert_close(ours, expected, rtol=1e-12, atol=1e-12)
+    torch.testing.assert_close(dense.sdpa(q, k, v, causal=causal, scale=0.3), expected, rtol=1e-12, atol=1e-12)
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16], ids=str)
+@pytest.mark.parametrize("scale", [-0.4, 0.0, 5.0])
+def test_any_scale(scale, dtype):
+    q, k, v = random_qkv((1, 2, 2, 90, 90, 32), dtype)
+    out = dense.blocked(q, k, v, causal=True, scale=scale)
+    assert_as_accurate_as_eager(out, dense.reference, q, k, v, causal=True, scale=scale)
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.float16], ids=str)
+@pytest.mark.parametrize("sign", [1.0, -1.0])
+def test_nan_in_a_key_reaches_the_rows_that_see_it_and_no_other(dtype, sign):
+    q, k, v = random_qkv((1, 1, 1, 80, 80, 32), dtype)
+    k[0, 0, 50, 3] = torch.nan * sign
+    out = dense.blocked(q, k, v, causal=True, block_m=16, block_n=24)
+    assert out[0, 0, 50:].isnan().all()
+    assert out[0, 0, :48].isfinite().all()  # the tile of row 48 holds the key, SDPA's too
+
+
+@pytest.mark.parametrize("causal", [True, False])
+def test_gradients(causal):
+    q, k, v = (t.requires_grad_() for t in random_qkv((1, 2, 1, 5, 7, 2), torch.float64))
+    assert torch.autograd.gradcheck(lambda *qkv: dense.blocked(*qkv, causal=causal, block_m=2, block_n=3), (q, k, v))
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.float64], ids=str)
+def test_no_tensor_larger_than_the_inputs(one_thread, dtype):
+    q, k, v = random_qkv((1, 1, 1, 3000, 3000, 64), dtype)
+    with LargestTensor() as largest:
+        dense.blocked(q, k, v, causal=True, block_m=64, block_n=256)
+    assert largest.entries == q.numel()  # the result
+
+
+def test_sdpa_makes_no_mask_of_all_pairs(one_thread, monkeypatch):
+    monkeypatch.setattr(dense, "_MASK_ENTRIES", 1 << 14)
+    q, k, v = random_qkv((1, 1, 1, 1000, 1001, 64))
+    with LargestTensor() as largest:
+        dense.sdpa(q, k, v[..., :32], causal=True)
+    assert largest.entries < 200_000
+
+
+def test_blocks_must_hold_something():
+    q, k, v = random_qkv((1, 1, 1, 8, 8, 8))
+    for size in ("block_m", "block_n"):
+        with pytest.raises(ValueError, match="must be at least 1"):
+            attention("dense", q, k, v, causal=True, **{size: 0})
+
+
+@pytest.mark.parametrize(("causal", "pairs"), [(True, 3 * 2 * (40 * 70 - 40 * 39 // 2)), (False, 3 * 2 * 40 * 70)])
+def test_cost_counts_visible_pairs(causal, pairs):
+    q, k, v = random_qkv((3, 2, 1, 40, 70, 16))
+    cost = dense.cost(shape_of(q, k, v[..., :8], causal=causal))
+    assert cost.flops == 2 * (16 + 8) * pairs
+    assert cost.bytes == 4 * 3 * (16 + 8) * (2 * 40 + 70)
+    assert cost.attended == pairs / (3 * 2 * 40)
