@@ -1,4 +1,4 @@
-"""The router of Flux attention: methods/flux-attention.md, sections 3.1, 3.2 and 3.6.
+"""The router of Flux attention: methods/flux-attention.md, sections 3.1, 3.2, 3.6 and 6.
 
 Differs from the official classes: one class for the user's span and for the whole prompt, rows clamped to the span
 (9.3), a decision per sample (9.4).
@@ -7,6 +7,7 @@ Differs from the official classes: one class for the user's span and for the who
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from typing import NamedTuple
 
 import torch
@@ -138,3 +139,14 @@ def sparsity_penalty(full: Tensor, target: Tensor, multipliers: Tensor, task: Te
     lam = multipliers.clamp(min=0)[task]
     penalty = lam[:, 0] * delta.abs() + lam[:, 1] * delta.square()
     return torch.stack([penalty[task == t].mean() for t in sorted(set(task.tolist()))]).mean()
+
+
+def stack_speedup(full: Sequence[bool], *, sparse_seconds: float, full_seconds: float) -> float:
+    """Section 6. Expected speed-up of a stack of layers over full attention in all: 1 / (rho c_SA / c_FA + 1 - rho).
+
+    ``full`` says for each layer whether it was routed to full attention; rho is the share of the others.
+    """
+    if not full:
+        raise ValueError("no layers: pass one route per layer.")
+    rho = 1 - sum(full) / len(full)
+    return 1 / (rho * sparse_seconds / full_seconds + 1 - rho)

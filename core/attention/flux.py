@@ -8,7 +8,6 @@ Paper: arXiv 2604.07394. Specification: methods/flux-attention.md, sections 3.1-
 from __future__ import annotations
 
 import itertools
-from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
 
@@ -16,7 +15,7 @@ import torch
 from torch import Tensor
 
 from ._blocks import BlockSelection, attend_blocks
-from ._flux_router import Decision, LayerRouter, sparsity_penalty, temperature
+from ._flux_router import Decision, LayerRouter, sparsity_penalty, stack_speedup, temperature
 from .base import Cost, Operator, Shape, causal_mask, masked_attention, positions
 from .dense import blocked as dense_attention
 from .dense import compulsory_bytes
@@ -249,7 +248,19 @@ def blocked(
         return share * dense_attention(q, k, v, causal=True, scale=scale) + (1 - share) * sparse
     if bool((full > 0.5).all()):
         return dense_attention(q, k, v, causal=True, scale=scale)
+    if q.shape[2] == 1 and mode != "xattn" and not bool((full > 0.5).any()):
+        return _decode(q, k, v, settings, scale)
     return attend(q, k, v, _select(q, k, full > 0.5, settings, scale), scale=scale)
+
+
+def _decode(q: Tensor, k: Tensor, v: Tensor, settings: _Settings, scale: float | None) -> Tensor:
+    """One query of each head: its keys side by side, once for the query heads that share them; half the time."""
+    block = settings.block_size
+    latest = max(0, (k.shape[2] - 1) // block - settings.local_blocks + 1) * block  # first of the local keys
+    sink = settings.sink_blocks * block
+    if sink < latest:
+        k, v = (torch.cat([x[:, :, :sink], x[:, :, latest:]], dim=2) for x in (k, v))
+    return dense_attention(q, k, v, causal=True, scale=scale)
 
 
 def cost(shape: Shape, **params: Any) -> Cost:
@@ -283,17 +294,6 @@ def at_budget(keys: int, shape: Shape) -> dict[str, Any]:
     """Streaming with as many local blocks as make a query visit about ``keys`` keys, half a block being ahead of it."""
     block = _Settings.block_size
     return {"mode": "streaming", "local": max(1, round((keys - _Settings.sink + block / 2) / block)) * block}
-
-
-def stack_speedup(full: Sequence[bool], *, sparse_seconds: float, full_seconds: float) -> float:
-    """Section 6. Expected speed-up of a stack of layers over full attention in all: 1 / (rho c_SA / c_FA + 1 - rho).
-
-    ``full`` says for each layer whether it was routed to full attention; rho is the share of the others.
-    """
-    if not full:
-        raise ValueError("no layers: pass one route per layer.")
-    rho = 1 - sum(full) / len(full)
-    return 1 / (rho * sparse_seconds / full_seconds + 1 - rho)
 
 
 OPERATOR = Operator(
