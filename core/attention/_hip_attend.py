@@ -16,7 +16,7 @@ def attend(q: Tensor, k: Tensor, v: Tensor, selection: HipSelection, *, scale: f
     """Softmax attention over sink, chosen units and window: [B, Hq, Lq, Dv], differentiable in q, k, v."""
     layout = selection.layout
     heads = q.shape[1]
-    chunk = layout.width * layout.settings.span + layout.settings.sink + layout.settings.sliding_window
+    chunk = selection.starts.shape[3] * layout.settings.span + layout.settings.sink + layout.settings.sliding_window
     chunk = max(1, _GATHER_BYTES // max(1, chunk * (q.shape[3] + v.shape[3]) * q.itemsize * q.shape[0] * heads))
     recompute = torch.is_grad_enabled() and (q.requires_grad or k.requires_grad or v.requires_grad)
     pieces = [dense_rows(q, k, v, selection, scale=scale)]
@@ -50,7 +50,7 @@ def _attend(
 
     units = selection.starts[:, :, begin:stop].to(device).long().repeat_interleave(selection.group, 1)
     chosen = (units[..., None] + torch.arange(settings.span, device=device)).flatten(3)  # [B, Hq, C, width * span]
-    counted = torch.arange(units.shape[3], device=device) < layout.count()[begin:stop].to(device)[:, None]
+    counted = torch.arange(units.shape[3], device=device) < selection.count[begin:stop].to(device)[:, None]
     once = counted.repeat_interleave(settings.span, 1) & (chosen >= sink) & (chosen < lowest)
     fixed = torch.cat(
         [

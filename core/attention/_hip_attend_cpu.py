@@ -9,7 +9,6 @@ from __future__ import annotations
 from typing import Any
 
 import numpy as np
-import torch
 from numba import njit
 from torch import Tensor
 from torch.nn.functional import pad
@@ -163,30 +162,28 @@ def attend(q: Tensor, k: Tensor, v: Tensor, selection: HipSelection, *, scale: f
     """As ``_hip_attend.attend``, computed in float32 and without gradients: [B, Hq, Lq, Dv] in q's dtype."""
     layout, settings = selection.layout, selection.layout.settings
     batch, num_heads, len_q, dim = q.shape
-    group, value_dim = num_heads // k.shape[1], v.shape[3]
-    out = torch.empty(batch, num_heads, len_q, value_dim, dtype=q.dtype)
-    dense = layout.num_dense
-    out[:, :, : dense * layout.block_m] = dense_rows(q, k, v, selection, scale=scale)
-    decode = len_q == 1
-    block_m, step = (group, 0) if decode else (layout.block_m, 1)
-    plan = tuple(x.numpy() for x in (layout.count(), layout.first, layout.end))
-    compiled = _attend()
-    blocks = [(dense + first, dense + stop) for first, stop in bands(layout.num_blocks - dense)]
+    dense, value_dim, heads = layout.num_dense, v.shape[3], selection.starts.shape[1]
+    keys, values = k.float().contiguous(), pad(v.float(), (0, -value_dim % ROW_TILE)).contiguous()
+    queries = (
+        q.float().reshape(batch, heads, num_heads // heads * len_q, dim).contiguous()
+    )  # decode: a group's heads are the rows
+    block_m, step = (selection.group, 0) if len_q == 1 else (layout.block_m, 1)
+    out = queries.new_empty(*queries.shape[:3], values.shape[3])
+    group, compiled = heads // k.shape[1], _attend()
+    plan = (
+        *(x.numpy() for x in (selection.count, layout.first, layout.end)), block_m, step, settings.span,
+        settings.sink, settings.sliding_window, scale * _LOG2_E,
+    )  # fmt: skip
     with kernels_own_the_threads():
-        for b in range(batch):
-            for h in range(k.shape[1]):
-                keys = k[b, h].float().contiguous().numpy()
-                values = pad(v[b, h].float(), (0, -value_dim % 16)).contiguous().numpy()
-                for g in range(1 if decode else group):
-                    heads = slice(h * group, (h + 1) * group) if decode else slice(h * group + g, h * group + g + 1)
-                    queries = q[b, heads].reshape(-1, dim).float().contiguous().numpy()
-                    result = torch.empty(len(queries), values.shape[1])
-                    starts = selection.starts[b, h if decode else h * group + g].numpy()
-                    fixed = (
-                        queries, keys, values, result.numpy(), starts,
-                        *plan, block_m, step, settings.span, settings.sink, settings.sliding_window, scale * _LOG2_E,
-                    )  # fmt: skip
-                    run(compiled, [(*fixed, *band) for band in blocks])
-                    rows = slice(dense * layout.block_m, None)
-                    out[b, heads, rows] = result.view(-1, len_q, values.shape[1])[:, rows, :value_dim].to(q.dtype)
+        run(
+            compiled,
+            [
+                (queries[b, h].numpy(), keys[b, h // group].numpy(), values[b, h // group].numpy(), out[b, h].numpy(),
+                 selection.starts[b, h].numpy(), *plan, dense + first, dense + stop)
+                for b in range(batch) for h in range(heads) for first, stop in bands(layout.num_blocks - dense)
+            ],
+        )  # fmt: skip
+    out = out.view(batch, num_heads, len_q, values.shape[3])[..., :value_dim].to(q.dtype)
+    if dense:
+        out[:, :, : dense * layout.block_m] = dense_rows(q, k, v, selection, scale=scale)
     return out

@@ -118,6 +118,7 @@ class Layout:
         """Largest number of units that a block selects."""
         return min(self.settings.num_nodes, int(self.units.max())) if self.num_blocks else 0
 
+    @property
     def count(self) -> Tensor:
         """Units that each block selects: int64 [nB]."""
         return self.units.clamp(max=self.settings.num_nodes)

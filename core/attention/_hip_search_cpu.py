@@ -16,7 +16,7 @@ from torch import Tensor
 from ..jit import kernel
 from ..threads import kernels_own_the_threads, run
 from ._hip_layout import Layout
-from ._hip_tile import LANES, bands, eight_by_16
+from ._hip_tile import LANES, bands, eight_by_16, prefetch
 
 Array = np.ndarray[Any, Any]
 _REPRESENTATIVES = ("first", "center", "random")
@@ -47,6 +47,9 @@ def _score(
     for i in range(count, (count + 7) // 8 * 8):
         vectors[i] = vectors[count - 1]
     for i in range(0, count, 8):
+        for j in range(i + 8, min(i + 16, count)):
+            for line in range(0, pitch, 64):
+                prefetch(a + vectors[j] * pitch + line)
         for j in range(8):
             best[i + j] = _LOWEST
         addresses = (
@@ -170,17 +173,17 @@ def search(queries: Tensor, rows: Tensor, table: Tensor, layout: Layout) -> tupl
     last = last * (settings.per_unit // settings.block_size_k) - 1
     starts = torch.empty(batch, heads, len(units), settings.num_nodes, dtype=torch.int32)
     searched = torch.zeros(batch, heads, len(units), dtype=torch.int64)
-    compiled = _search()
+    vectors, compiled = table.float().contiguous(), _search()
+    queries, group = queries.float().contiguous(), heads // table.shape[1]
+    kind = _REPRESENTATIVES.index(settings.representative)
+    plan = (*(x.numpy() for x in (rows, units, last)), skipped, settings.num_nodes, settings.per_unit, kind)
     with kernels_own_the_threads():
-        for b in range(batch):
-            for h in range(heads):
-                shared = heads // table.shape[1]
-                if h % shared == 0:
-                    vectors = table[b, h // shared].float().contiguous().numpy()
-                fixed = (
-                    vectors, queries[b, h].float().contiguous().numpy(), rows.numpy(), units.numpy(), last.numpy(),
-                    skipped, settings.num_nodes, settings.per_unit, _REPRESENTATIVES.index(settings.representative),
-                    settings.seed, starts[b, h].numpy(), searched[b, h].numpy(),
-                )  # fmt: skip
-                run(compiled, [(*fixed, *band) for band in bands(len(units))])
+        run(
+            compiled,
+            [
+                (vectors[b, h // group].numpy(), queries[b, h].numpy(), *plan, settings.seed, starts[b, h].numpy(),
+                 searched[b, h].numpy(), *band)
+                for b in range(batch) for h in range(heads) for band in bands(len(units))
+            ],
+        )  # fmt: skip
     return starts, int(searched.sum())

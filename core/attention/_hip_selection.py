@@ -23,6 +23,8 @@ class HipSelection:
     starts : Tensor, int32 [B, H, nB, width]
         First key of each unit, ascending; H is the number of query heads, or of key heads in decode, where the query
         heads of a group share one choice.
+    count : Tensor, int64 [nB]
+        How many of each block's ``starts`` are meant.
     group : int
         Query heads per entry of ``starts``.
     searched : int
@@ -31,6 +33,7 @@ class HipSelection:
 
     layout: Layout
     starts: Tensor
+    count: Tensor
     group: int
     searched: int
 
@@ -47,7 +50,7 @@ class HipSelection:
         starts = self.starts[:, :, block.to(device)].long()  # [B, H, R, width]
         tokens = (starts[..., None] + torch.arange(settings.span, device=device)).flatten(3)
         tokens = tokens.clamp(max=layout.len_k)  # one column more for units that stick out
-        counted = torch.arange(starts.shape[3], device=device) < layout.count()[block].to(device)[:, None]
+        counted = torch.arange(starts.shape[3], device=device) < self.count[block].to(device)[:, None]
         counted = counted.repeat_interleave(settings.span, 1)  # [R, width * span]
         chosen = torch.zeros(*starts.shape[:3], layout.len_k + 1, dtype=torch.bool, device=device)
         chosen.scatter_(3, torch.where(counted, tokens, layout.len_k), True)
@@ -61,7 +64,7 @@ class HipSelection:
         window = (end - settings.sliding_window).clamp(min=0)
         start = self.starts.cpu().long()
         stop = torch.minimum(start + settings.span, window)
-        stop = torch.where(torch.arange(start.shape[3]) < layout.count()[:, None], stop, 0)
+        stop = torch.where(torch.arange(start.shape[3]) < self.count[:, None], stop, 0)
         start = start.clamp(min=settings.sink)
         return first, end, window, start, torch.maximum(stop, start)
 

@@ -10,6 +10,7 @@ group (``block_size_k_group`` > 1) are not searched; keys after the block's own 
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import replace
 from typing import Any
 
 import torch
@@ -52,7 +53,8 @@ Searcher = Callable[[Tensor, Tensor, Tensor, Layout], tuple[Tensor, int]]
 def _choose(q: Tensor, k: Tensor, settings: Settings, search: Searcher) -> HipSelection:
     """A selection, by ``search`` where a block has more units than it may keep."""
     layout, decode = Layout(settings, q.shape[2], k.shape[2]), q.shape[2] == 1
-    queries = q.reshape(q.shape[0], k.shape[1], -1, q.shape[3]) if decode else q  # [B, H, rows, D]
+    grouped = (q.shape[0], k.shape[1], q.shape[1] // k.shape[1], q.shape[3])
+    queries = q.reshape(grouped) if decode else q  # [B, H, rows, D]
     first, searched = layout.num_simple, 0
     starts = torch.arange(layout.width, dtype=torch.int32, device=q.device)
     starts = starts.repeat(q.shape[0], queries.shape[1], layout.num_blocks, 1)  # [B, H, nB, width]: every unit
@@ -60,7 +62,7 @@ def _choose(q: Tensor, k: Tensor, settings: Settings, search: Searcher) -> HipSe
         rows = torch.arange(queries.shape[2])[None] if decode else layout.search_rows()[first:]  # [nB, R]
         with torch.no_grad():
             starts[:, :, first:], searched = search(queries, rows, search_table(k, settings), layout)
-    return HipSelection(layout, starts * settings.span, q.shape[1] // queries.shape[1], searched)
+    return HipSelection(layout, starts * settings.span, layout.count, q.shape[1] // queries.shape[1], searched)
 
 
 def _search_each(queries: Tensor, rows: Tensor, table: Tensor, layout: Layout) -> tuple[Tensor, int]:
@@ -75,8 +77,13 @@ def _search_each(queries: Tensor, rows: Tensor, table: Tensor, layout: Layout) -
     return chosen.view(batch, heads, *chosen.shape[1:]), searched
 
 
-def _has_kernel(x: Tensor) -> bool:
-    return x.device.type == "cpu" and x.dtype != torch.float64
+def _has_kernel(q: Tensor) -> bool:
+    """The kernels read float32: other dtypes are converted whole, which is too much for a single query."""
+    return q.device.type == "cpu" and (q.dtype == torch.float32 or (q.dtype != torch.float64 and q.shape[2] > 1))
+
+
+def _searcher(q: Tensor) -> Searcher:
+    return _hip_search_cpu.search if _has_kernel(q) else _hip_search.search
 
 
 def _scale(q: Tensor, scale: float | None) -> float:
@@ -95,8 +102,7 @@ def reference(q: Tensor, k: Tensor, v: Tensor, *, causal: bool, scale: float | N
 def select(q: Tensor, k: Tensor, *, causal: bool, scale: float | None = None, **params: Any) -> HipSelection:
     """Sections 3.1 and 3.2: the keys of every query block, found by halving nodes of the key axis."""
     _scale(q, scale)
-    search = _hip_search_cpu.search if _has_kernel(q) else _hip_search.search
-    return _choose(q, k, Settings(**params), search)
+    return _choose(q, k, Settings(**params), _searcher(q))
 
 
 def attend(
@@ -183,6 +189,60 @@ def blocked(
     return attend(q, k, v, selection, causal=causal, scale=scale)
 
 
+class HipDecoder:
+    """Decode step by step, with the choice of keys kept for ``mask_refresh`` steps. Section 3.4.
+
+    A key that leaves the window between two searches is seen again after the next one.
+
+    Parameters
+    ----------
+    scale : float, optional
+        As of ``blocked``.
+    **params
+        As of ``blocked``. ``mask_refresh`` must not exceed the window, in which the newest keys are seen.
+
+    Raises
+    ------
+    ValueError
+        If a parameter is out of range.
+
+    Examples
+    --------
+    >>> import torch
+    >>> k = v = torch.randn(1, 2, 3000, 64)
+    >>> decoder = HipDecoder(mask_refresh=4)
+    >>> for length in (2998, 2999, 3000):
+    ...     out = decoder.step(torch.randn(1, 8, 1, 64), k[:, :, :length], v[:, :, :length])
+    >>> out.shape
+    torch.Size([1, 8, 1, 64])
+    """
+
+    def __init__(self, *, scale: float | None = None, **params: Any) -> None:
+        self._settings, self._scale = Settings(**params), scale
+        if self._settings.mask_refresh > max(1, self._settings.sliding_window):
+            raise ValueError(
+                f"hip: with mask_refresh={self._settings.mask_refresh} steps between searches, new keys leave a window "
+                f"of {self._settings.sliding_window} unseen. Lower mask_refresh or raise sliding_window."
+            )
+        self._kept: HipSelection | None = None
+        self._age = 0
+
+    def step(self, q: Tensor, k: Tensor, v: Tensor) -> Tensor:
+        """The newest query ``q`` [B, Hq, 1, D] against the whole cache ``k``, ``v``, its own key included."""
+        layout = Layout(self._settings, 1, k.shape[2])
+        if self._kept is None or self._age == self._settings.mask_refresh or layout.num_simple:
+            self._kept, self._age = _choose(q, k, self._settings, _searcher(q)), 0
+        self._age += 1
+        return attend(q, k, v, replace(self._kept, layout=layout, searched=0), causal=True, scale=self._scale)
+
+
+def decoder(q: Tensor, k: Tensor, v: Tensor, *, scale: float | None = None, **params: Any) -> Callable[[], Tensor]:
+    """A decode step over a filled cache, with its keys chosen anew every ``mask_refresh`` calls."""
+    session, query = HipDecoder(scale=scale, **params), q[:, :, -1:].to(accumulator(q.dtype))
+    keys, values = (x.to(query.dtype).contiguous() for x in (k, v))
+    return lambda: session.step(query, keys, values).to(q.dtype)
+
+
 def cost(shape: Shape, **params: Any) -> Cost:
     """Section 7, for the kernel: a representative is scored once, so a round costs K scores and not 2K."""
     settings = Settings(**params)
@@ -193,7 +253,7 @@ def cost(shape: Shape, **params: Any) -> Cost:
     k, span = settings.num_nodes, settings.span
     steps = sum(layout.rounds(int(units)) + 1 for units in layout.units[layout.num_simple :])
     scores = heads * steps * k * settings.per_unit * rows
-    starts = layout.count() * span
+    starts = layout.count * span
     keys = (starts + settings.sink + settings.sliding_window).minimum(layout.end)
     keys[: layout.num_dense] = layout.end[: layout.num_dense]
     pairs = shape.batch * shape.num_heads * int((keys * (layout.end - layout.first)).sum())
@@ -230,6 +290,7 @@ OPERATOR = Operator(
     cost=cost,
     select=select,
     attend=attend,
+    decoder=decoder,
     at_budget=at_budget,
     causal=(True,),
     differentiable=True,

@@ -22,7 +22,7 @@ def check(stem: str, data: Arrays) -> Iterator[Check]:
         "sliding_window": window, "sink": sink,
     }  # fmt: skip
     selection = select(q, k, causal=True, scale=1.0, **params)
-    count = selection.layout.count().numpy()
+    count = selection.count.numpy()
     yield Check("counts", max_error(np.broadcast_to(count, data["ks"].shape), data["ks"]), 0)
     differing = sum(
         set(ours[:n].tolist()) != set(theirs[:m].tolist())

@@ -9,8 +9,8 @@ from qkv import SHAPES, assert_as_accurate_as_eager, random_qkv
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from attn.core.attention import attention
-from attn.core.attention.base import Shape
-from attn.core.attention.hip import OPERATOR, at_budget, attend, blocked, cost, reference, select
+from attn.core.attention.base import Shape, masked_attention
+from attn.core.attention.hip import OPERATOR, HipDecoder, at_budget, attend, blocked, cost, reference, select
 
 SMALL = {"mask_k": 32, "block_size_q": 16, "sliding_window": 24, "sink": 5}
 DTYPES = [torch.float32, torch.bfloat16, torch.float16, torch.float64]
@@ -215,6 +215,55 @@ def test_select_then_attend_is_blocked():
     q, k, v = random_qkv((1, 2, 1, 100, 200, 32))
     selection = select(q, k, causal=True, **SMALL)
     assert torch.equal(attend(q, k, v, selection, causal=True), blocked(q, k, v, causal=True, **SMALL))
+
+
+def test_a_decoder_that_searches_every_step_is_the_operator():
+    q, k, v = random_qkv((2, 4, 2, 6, 300, 32))
+    decoder = HipDecoder(**SMALL, mask_refresh=1)
+    for step in range(6):
+        length = 295 + step
+        arguments = q[:, :, step : step + 1], k[:, :, :length], v[:, :, :length]
+        assert torch.equal(decoder.step(*arguments), blocked(*arguments, causal=True, **SMALL))
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16], ids=str)
+def test_a_decoder_keeps_its_keys_until_the_refresh(dtype):
+    q, k, v = random_qkv((1, 4, 2, 9, 300, 32), dtype)
+    decoder, kept = HipDecoder(**SMALL, mask_refresh=4), None
+    for step in range(9):
+        length = 292 + step
+        query, keys, values = q[:, :, step : step + 1], k[:, :, :length], v[:, :, :length]
+        if step % 4 == 0:
+            kept = select(query, keys, causal=True, **SMALL).mask(torch.tensor([0]))
+            window_start = length - SMALL["sliding_window"]
+        else:  # what was chosen before the window began, and the window of today
+            now = kept.new_zeros(*kept.shape[:3], length)
+            now[..., :window_start] = kept[..., :window_start]
+            now[..., length - SMALL["sliding_window"] :] = True
+            kept = now
+        out = decoder.step(query, keys, values)
+        assert_as_accurate_as_eager(out, masked_attention, query, keys, values, mask=kept)
+
+
+def test_a_decoder_of_a_short_cache_sees_every_key():
+    q, k, v = random_qkv((1, 2, 1, 20, 60, 32))
+    decoder = HipDecoder(mask_k=64, sliding_window=8, sink=0)
+    for step in range(20):
+        arguments = q[:, :, step : step + 1], k[:, :, : 41 + step], v[:, :, : 41 + step]
+        torch.testing.assert_close(decoder.step(*arguments), attention_of_torch(*arguments))
+
+
+def test_a_decoder_refuses_to_lose_new_keys():
+    with pytest.raises(ValueError, match="Lower mask_refresh or raise sliding_window"):
+        HipDecoder(mask_refresh=8, sliding_window=4)
+
+
+@pytest.mark.parametrize("dtype", DTYPES, ids=str)
+def test_the_decode_step_of_a_benchmark(dtype):
+    q, k, v = random_qkv((1, 4, 2, 1, 300, 32), dtype)
+    step = OPERATOR.decoder(q, k, v, **SMALL)
+    for _ in range(3):
+        assert_as_accurate_as_eager(step(), reference, q, k, v, causal=True, **SMALL)
 
 
 @pytest.mark.parametrize("len_q", [2048, 1])
