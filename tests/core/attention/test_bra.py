@@ -81,6 +81,21 @@ def test_routes_where_planted():
     assert routing.index.flatten().tolist() == [15, *range(15)]
 
 
+@pytest.mark.parametrize("mask_padding", [False, True])
+def test_routing_logits_by_loops(mask_padding):
+    """Means over the tokens of a region, padding counted as zeros or not at all; heads side by side, k's repeated."""
+    q, k, _, (height, width) = inputs((1, 4, 2, 7, 5, 3), torch.float64)
+    logits = bra.select(q, k, grid=(7, 5), n_win=3, topk=1, pad=True, mask_padding=mask_padding).logits
+    means = []
+    for x in (q, k.repeat_interleave(2, 1)):
+        for region in range(9):
+            rows, cols = (range(side * i, side * (i + 1)) for side, i in zip((3, 2), divmod(region, 3), strict=True))
+            tokens = [x[0, :, r * width + c].flatten() for r in rows for c in cols if r < height and c < width]
+            means.append(sum(tokens) / (len(tokens) if mask_padding else 6))
+    truth = torch.stack(means[:9]) @ torch.stack(means[9:]).T * 12**-0.5
+    torch.testing.assert_close(logits[0], truth, rtol=1e-12, atol=1e-12)
+
+
 def test_scale_is_of_the_full_width_and_shared_by_routing():
     q, k, v, grid = inputs((1, 4, 4, 8, 8, 16))
     full = bra.blocked(q, k, v, grid=grid, n_win=4, topk=2, soft_routing=True)
