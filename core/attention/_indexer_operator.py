@@ -13,11 +13,11 @@ from torch import Tensor
 
 from ._indexer import Quant, fake_quantise, index_scores
 from ._indexer_search import TokenIndex
-from ._sparse_tokens import TokenSelection, attend_rows, sparse_topk_attention
+from ._sparse_tokens import attend_rows, token_attention
 from .base import Cost, Shape, accumulator
 
 MakeIndex = Callable[[Tensor], TokenIndex]
-_ROWS = 1024  # queries that are searched for and attended to together
+_ROWS = 4096  # queries that are searched for and attended to together
 
 
 def windows(len_q: int, len_k: int, causal: bool) -> tuple[Tensor, Tensor]:
@@ -56,7 +56,7 @@ def run(
     if torch.is_grad_enabled() and any(t.requires_grad for t in (q, k, v)):
         with torch.no_grad():
             found = search(q, k, make_index, causal=causal, quant=quant, top_k=top_k)
-        return sparse_topk_attention(q, k, v, found, scale)
+        return attend(q, k, v, found, scale=scale)
     scale = q.shape[-1] ** -0.5 if scale is None else scale
     group, len_q, len_k = q.shape[1] // k.shape[1], q.shape[2], k.shape[2]
     ks, ke = windows(len_q, len_k, causal)
@@ -65,18 +65,20 @@ def run(
         for h in range(k.shape[1]):
             heads = slice(h * group, (h + 1) * group)
             index = make_index(_quantised(k[b, h], quant))
-            keys, values = k[None, b, None, h], v[None, b, None, h]  # [1, 1, Lk, D]
+            dtype = accumulator(q.dtype)  # converted here, not block by block
+            keys, values = (x[b, h].to(dtype).contiguous()[None, None] for x in (k, v))  # [1, 1, Lk, D]
             for start in range(0, len_q, _ROWS):
                 rows = slice(start, min(start + _ROWS, len_q))
                 queries, weights = _index_queries(q[b, :, rows], h, k.shape[1], quant)
                 found = index.search(queries, weights, ks[rows], ke[rows])
-                out[b, heads, rows] = attend_rows(q[None, b, heads, rows], keys, values, found[None, None], scale)[0]
+                piece = q[None, b, heads, rows].to(dtype)
+                out[b, heads, rows] = attend_rows(piece, keys, values, found[None, None], scale)[0].to(q.dtype)
     return out
 
 
-def attend(q: Tensor, k: Tensor, v: Tensor, selection: TokenSelection, *, scale: float | None) -> Tensor:
-    """Token attention to what ``select`` found."""
-    return sparse_topk_attention(q, k, v, selection.indices, scale)
+def attend(q: Tensor, k: Tensor, v: Tensor, found: Tensor, *, scale: float | None) -> Tensor:
+    """Token attention to what ``search`` found."""
+    return token_attention(q, k, v, found, q.shape[-1] ** -0.5 if scale is None else scale)
 
 
 def visible(shape: Shape) -> tuple[float, Callable[[int], float]]:

@@ -7,16 +7,20 @@ sequences: query t sees the tokens ks[t] <= s < ke[t], and the indices found are
 from __future__ import annotations
 
 from collections.abc import Iterator
+from functools import cached_property
 from typing import Protocol
 
 import torch
 from torch import Tensor
 
 from ._indexer import Quant, index_scores
+from ._indexer_cpu import KeyBlocks, best_tokens
 from ._indexer_pool import COARSE_DTYPES, CoarseDtype, block_scores, candidate_blocks, pool_blocks
 from ._topk import top_k_positions
 
 _CHUNK = 1 << 22  # scores, or gathered key entries, held at a time
+_TILE = 128  # keys of a kernel's tile where the method asks for no block
+_FEW = 16
 
 
 class TokenIndex(Protocol):
@@ -33,8 +37,15 @@ class FlatIndex:
     def __init__(self, k: Tensor, *, top_k: int) -> None:
         self.k, self.top_k = k, top_k
 
+    @cached_property
+    def blocks(self) -> KeyBlocks:
+        """The keys as the kernels want them."""
+        return KeyBlocks(self.k, _TILE)
+
     def search(self, q: Tensor, weights: Tensor, ks: Tensor, ke: Tensor) -> Tensor:
         """As in ``TokenIndex``."""
+        if _use_kernels(q, self.k):
+            return best_tokens(q, weights, self.blocks, ks, ke, top_k=min(self.top_k, self.k.shape[0]))
         position = torch.arange(self.k.shape[0], device=q.device)
         found = []
         for rows in _chunks(q.shape[0], q.shape[1] * self.k.shape[0]):
@@ -54,9 +65,16 @@ class HisaIndex:
         self.coarse_dtype = coarse_dtype
         self.pooled = pool_blocks(k, block_size, quant=quant).keys  # [nb, d]
 
+    @cached_property
+    def blocks(self) -> tuple[KeyBlocks, KeyBlocks]:
+        """Keys and pooled keys as the kernels want them."""
+        return KeyBlocks(self.k, self.block_size), KeyBlocks(self.pooled, _TILE)
+
     def search(self, q: Tensor, weights: Tensor, ks: Tensor, ke: Tensor) -> Tensor:
         """As in ``TokenIndex``."""
         num_tokens, size = self.k.shape[0], self.block_size
+        if _use_kernels(q, self.k):
+            return self._search_with_kernels(q, weights, ks, ke)
         slots = min(self.top_blocks, self.pooled.shape[0]) * size
         found = []
         for rows in _chunks(q.shape[0], slots * self.k.shape[1]):
@@ -73,6 +91,32 @@ class HisaIndex:
             chosen = token.gather(1, slot.clamp_min(0)).masked_fill(slot < 0, -1)  # slots ascend, so tokens do
             found.append(_relative(chosen.to(torch.int32), ks[rows]))
         return _stack(found, q, min(self.top_k, num_tokens))
+
+    def _search_with_kernels(self, q: Tensor, weights: Tensor, ks: Tensor, ke: Tensor) -> Tensor:
+        """The same; the pooled keys are searched as tokens are."""
+        keys, pooled = self.blocks
+        first, last = ks // self.block_size, -(-ke // self.block_size)
+        last = torch.where(ke > ks, last, first)
+        num_blocks = min(self.top_blocks, self.pooled.shape[0])
+        if self.coarse_dtype == "fp32":
+            blocks = best_tokens(q, weights, pooled, first, last, top_k=num_blocks, relative=False, force=True)
+        else:
+            blocks = torch.cat([
+                candidate_blocks(
+                    block_scores(
+                        q[rows], self.pooled, weights[rows], ks[rows], ke[rows], block_size=self.block_size,
+                        coarse_dtype=self.coarse_dtype,
+                    ),
+                    num_blocks,
+                )
+                for rows in _chunks(q.shape[0], q.shape[1] * self.pooled.shape[0])
+            ])  # fmt: skip
+        return best_tokens(q, weights, keys, ks, ke, top_k=min(self.top_k, self.k.shape[0]), blocks=blocks)
+
+
+def _use_kernels(q: Tensor, k: Tensor) -> bool:
+    """float32 on the CPU, and enough queries to be worth a rearranged copy of the keys."""
+    return q.dtype == torch.float32 and q.device.type == "cpu" and q.shape[0] >= _FEW
 
 
 def lightning_index(

@@ -12,6 +12,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from . import _sparse_tokens_cpu
 from .base import accumulator
 
 _CHUNK = 1 << 22  # gathered key entries held at a time
@@ -78,7 +79,15 @@ def sparse_topk_attention(q: Tensor, k: Tensor, v: Tensor, index: Tensor, scale:
         )
     if index.numel() and int(index.max()) >= k.shape[2]:
         raise ValueError(f"index points to token {int(index.max())}, but there are {k.shape[2]} keys.")
-    scale = q.shape[-1] ** -0.5 if scale is None else scale
+    unsigned = index.masked_fill(index < 0, torch.iinfo(index.dtype).max)
+    if index.shape[-1] and bool((unsigned[..., 1:] < unsigned[..., :-1]).any()):
+        unsigned = unsigned.sort(-1).values
+    index = unsigned.masked_fill(unsigned == torch.iinfo(index.dtype).max, -1).to(torch.int32)
+    return token_attention(q, k, v, index, q.shape[-1] ** -0.5 if scale is None else scale)
+
+
+def token_attention(q: Tensor, k: Tensor, v: Tensor, index: Tensor, scale: float) -> Tensor:
+    """``sparse_topk_attention`` for lists known to be right: int32, ascending, -1 at the end."""
     out: Tensor = _SparseTokens.apply(q, k, v, index, scale)  # type: ignore[no-untyped-call]
     return out
 
@@ -112,8 +121,15 @@ class _SparseTokens(torch.autograd.Function):
 
 
 def attend_rows(q: Tensor, k: Tensor, v: Tensor, index: Tensor, scale: float) -> Tensor:
-    """``sparse_topk_attention`` without its checks and its gradients."""
+    """``token_attention`` without gradients."""
     out = q.new_zeros(*q.shape[:3], v.shape[-1])
+    if q.device.type == "cpu" and accumulator(q.dtype) == torch.float32:
+        for b in range(k.shape[0]):
+            for h in range(q.shape[1]):
+                kv = h * k.shape[1] // q.shape[1]
+                keys, values = k[b, kv].float().contiguous(), v[b, kv].float().contiguous()
+                out[b, h] = _sparse_tokens_cpu.attend(q[b, h].float().contiguous(), keys, values, index[b, kv], scale)
+        return out
     for b, h, heads, rows in _pieces(q, k, index):
         token, prob, _ = _weights(q, k, index, scale, b, h, heads, rows)
         out[b, heads, rows] = (prob @ v[b, h][token].to(prob.dtype)).transpose(0, 1).to(q.dtype)

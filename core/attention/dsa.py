@@ -71,7 +71,7 @@ def attend(
     top_k: int = 2048,
 ) -> Tensor:  # fmt: skip
     """Second phase of ``blocked``."""
-    return shared.attend(q, k, v, selection, scale=scale)
+    return shared.attend(q, k, v, selection.indices, scale=scale)
 
 
 def cost(shape: Shape, *, top_k: int = 2048) -> Cost:

@@ -113,7 +113,7 @@ def attend(
     quant: Quant = "none", min_seq: int = 0,
 ) -> Tensor:  # fmt: skip
     """Second phase of ``blocked``."""
-    return shared.attend(q, k, v, selection, scale=scale)
+    return shared.attend(q, k, v, selection.indices, scale=scale)
 
 
 def cost(

@@ -188,6 +188,13 @@ def test_a_query_without_tokens_gets_zeros():
     torch.testing.assert_close(out[0, :, 1], v[0, 0, 5].expand(2, 32))
 
 
+def test_token_lists_in_any_order():
+    q, k, v = random_qkv((1, 2, 1, 3, 9, 32))
+    index = torch.tensor([[4, -1, 2, 7], [0, 1, -1, -1], [8, 3, 5, 1]], dtype=torch.int32)[None, None]
+    ordered = torch.tensor([[2, 4, 7, -1], [0, 1, -1, -1], [1, 3, 5, 8]], dtype=torch.int32)[None, None]
+    assert torch.equal(sparse_topk_attention(q, k, v, index), sparse_topk_attention(q, k, v, ordered))
+
+
 def test_token_lists_are_checked():
     q, k, v = random_qkv((1, 2, 1, 3, 9, 32))
     with pytest.raises(ValueError, match="one list per key/value head and query"):

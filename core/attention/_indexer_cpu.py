@@ -1,0 +1,215 @@
+"""Index scores of chosen key blocks and the best tokens among them: numba kernels for the CPU.
+
+Keys lie in blocks [nb, D, B], so that the inner loop runs along tokens: four queries by four channels in registers, 16
+multiply-adds for 8 loads and 4 stores, which one core sustains at the speed of a library matmul. The queries of a chunk
+are grouped by block, so that each key block enters the cache once per chunk. The flat search is the same with every
+visible block as a candidate.
+"""
+
+from __future__ import annotations
+
+import itertools
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from ..jit import kernel
+from ..threads import run, thread_count
+from ._topk_cpu import emit, emit_ties, threshold
+
+Floats = np.ndarray[Any, np.dtype[np.float32]]
+Ints = np.ndarray[Any, np.dtype[np.int32]]
+Longs = np.ndarray[Any, np.dtype[np.int64]]
+_ZERO = np.float32(0)
+_SCORES = 1 << 23  # scores of a chunk of queries, per thread: 32 MB
+
+
+@kernel(
+    "void(float32[:,:,::1],float32[:,::1],float32[:,:,::1],int32[:,::1],int32[::1],float32[:,::1],int64[::1],"
+    "int32[:,::1],float32[:,::1])"
+)
+def _score(
+    q: Floats, weights: Floats, keys: Floats, blocks: Ints, counts: Ints, scores: Floats, starts: Longs, order: Ints,
+    tile: Floats,
+) -> None:  # fmt: skip
+    """Scores [m, S * B] of each query's blocks[t, :counts[t]]; ``starts`` [nb + 1], ``order`` [2, m * S], scratch."""
+    num_blocks, dim, size = keys.shape
+    heads = q.shape[1]
+    starts[:] = 0
+    for t in range(q.shape[0]):
+        for s in range(counts[t]):
+            starts[blocks[t, s] + 1] += 1
+    for b in range(num_blocks):
+        starts[b + 1] += starts[b]
+    for t in range(q.shape[0]):
+        for s in range(counts[t]):
+            b = blocks[t, s]
+            order[0, starts[b]] = t
+            order[1, starts[b]] = s
+            starts[b] += 1  # afterwards starts[b] is where block b's queries end
+    first = np.int64(0)
+    a0, a1, a2, a3 = tile[0], tile[1], tile[2], tile[3]
+    for b in range(num_blocks):
+        last = starts[b]
+        block = keys[b]
+        for i in range(first, last, 4):
+            t0, t1 = order[0, i], order[0, min(i + 1, last - 1)]
+            t2, t3 = order[0, min(i + 2, last - 1)], order[0, min(i + 3, last - 1)]
+            for h in range(heads):
+                for j in range(size):
+                    a0[j] = _ZERO
+                    a1[j] = _ZERO
+                    a2[j] = _ZERO
+                    a3[j] = _ZERO
+                for d in range(0, dim, 4):
+                    q00, q01, q02, q03 = q[t0, h, d], q[t0, h, d + 1], q[t0, h, d + 2], q[t0, h, d + 3]
+                    q10, q11, q12, q13 = q[t1, h, d], q[t1, h, d + 1], q[t1, h, d + 2], q[t1, h, d + 3]
+                    q20, q21, q22, q23 = q[t2, h, d], q[t2, h, d + 1], q[t2, h, d + 2], q[t2, h, d + 3]
+                    q30, q31, q32, q33 = q[t3, h, d], q[t3, h, d + 1], q[t3, h, d + 2], q[t3, h, d + 3]
+                    k0, k1, k2, k3 = block[d], block[d + 1], block[d + 2], block[d + 3]
+                    for j in range(size):
+                        x0, x1, x2, x3 = k0[j], k1[j], k2[j], k3[j]
+                        a0[j] += q00 * x0 + q01 * x1 + q02 * x2 + q03 * x3
+                        a1[j] += q10 * x0 + q11 * x1 + q12 * x2 + q13 * x3
+                        a2[j] += q20 * x0 + q21 * x1 + q22 * x2 + q23 * x3
+                        a3[j] += q30 * x0 + q31 * x1 + q32 * x2 + q33 * x3
+                for r in range(min(4, last - i)):
+                    t = order[0, i + r]
+                    at = np.int64(order[1, i + r]) * size
+                    weight = weights[t, h]
+                    row = scores[t]
+                    dots = tile[r]
+                    if h == 0:
+                        for j in range(size):
+                            row[at + j] = weight * max(dots[j], _ZERO)
+                    else:
+                        for j in range(size):
+                            row[at + j] += weight * max(dots[j], _ZERO)
+        first = last
+
+
+@kernel(
+    "void(float32[:,::1],int32[:,::1],int32[::1],int64[::1],int64[::1],int64[::1],int64,int64,boolean,int32[:,::1],int32[::1])"
+)
+def _select(
+    scores: Floats, blocks: Ints, counts: Ints, ks: Longs, ke: Longs, origin: Longs, size: int, top_k: int,
+    force: bool, out: Ints, scratch: Ints,
+) -> None:  # fmt: skip
+    """The best ``top_k`` tokens in [ks, ke) of each query's blocks, ascending, -1 at the end, into ``out`` [m, K].
+
+    A query's blocks ascend and hold ks and ke - 1, so its visible scores are one piece. ``force``: the first and the
+    last visible one are chosen whatever their scores. ``origin`` [m] is subtracted. ``scratch`` [S * B + 1].
+    """
+    guess = _ZERO
+    for t in range(scores.shape[0]):
+        n = 0
+        if counts[t] > 0:
+            row = scores[t]
+            start = ks[t] - np.int64(blocks[t, 0]) * size
+            stop = (counts[t] - 1) * size + ke[t] - np.int64(blocks[t, counts[t] - 1]) * size
+            lo = hi = np.float32(-np.inf)
+            ties = 0
+            if stop - start > top_k:
+                if force:
+                    row[start] = np.float32(np.inf)
+                    row[stop - 1] = np.float32(np.inf)
+                hi, lo, ties = threshold(row[start:stop], top_k, guess)
+                guess = hi
+            for s in range(counts[t]):
+                base = np.int64(blocks[t, s]) * size - origin[t]
+                a, b = max(start, s * size), min(stop, (s + 1) * size)
+                first = base + a - s * size
+                if ties > 0:
+                    more, ties = emit_ties(row[a:b], hi, lo, ties, first, scratch[n:])
+                else:
+                    more = emit(row[a:b], hi, first, scratch[n:])
+                n += more
+        chosen = out[t]
+        chosen[:n] = scratch[:n]
+        chosen[n:] = -1
+
+
+class KeyBlocks:
+    """Keys [T, d] float32 laid out for the kernels: [ceil(T / B), d', B], d' a multiple of 4, zeros behind the end."""
+
+    def __init__(self, k: Tensor, block_size: int) -> None:
+        num_tokens, dim = k.shape
+        self.size = block_size
+        num_blocks = -(-num_tokens // block_size)
+        blocks = torch.zeros(num_blocks, -(-dim // 4) * 4, block_size)
+        whole = num_tokens // block_size
+        blocks[:whole, :dim] = k[: whole * block_size].reshape(whole, block_size, dim).mT
+        if whole < num_blocks:
+            blocks[whole, :dim, : num_tokens - whole * block_size] = k[whole * block_size :].T
+        self.blocks = blocks.numpy()
+
+
+def best_tokens(
+    q: Tensor, weights: Tensor, keys: KeyBlocks, ks: Tensor, ke: Tensor, *, top_k: int, blocks: Tensor | None = None,
+    relative: bool = True, force: bool = False,
+) -> Tensor:  # fmt: skip
+    """The best tokens of each query's window, in all blocks or in the given ones.
+
+    Parameters
+    ----------
+    q, weights : Tensor float32 [M, H, d], [M, H]
+    keys : KeyBlocks
+    ks, ke : Tensor int64 [M]
+    top_k : int
+    blocks : Tensor int32 [M, m], optional
+        Candidates, ascending, -1 at the end; those of ks and of ke - 1 are among them.
+    relative : bool
+        Count tokens from ``ks``.
+    force : bool
+        Choose the first and the last token of a window whatever their scores.
+
+    Returns
+    -------
+    Tensor int32 [M, top_k], ascending, -1 at the end.
+    """
+    dim = keys.blocks.shape[1]
+    queries = torch.nn.functional.pad(q, (0, dim - q.shape[2])).contiguous().numpy()
+    head_weights = weights.contiguous().numpy()
+    given = None if blocks is None else blocks.numpy()
+    origin = (ks if relative else torch.zeros_like(ks)).numpy()
+    out = np.empty((q.shape[0], top_k), dtype=np.int32)
+    width = keys.blocks.shape[0] if blocks is None else blocks.shape[1]
+    step = max(1, min(512, _SCORES // max(1, width * keys.size)))
+
+    def band(start: int, stop: int) -> None:
+        """One thread's queries, with scratch of its own."""
+        most = min(step, stop - start)
+        scores = torch.empty(most, width * keys.size).numpy()
+        order = np.empty((2, most * width), dtype=np.int32)
+        starts = np.empty(keys.blocks.shape[0] + 1, dtype=np.int64)
+        tile = torch.empty(4, keys.size).numpy()
+        scratch = np.empty(width * keys.size + 1, dtype=np.int32)
+        for lo in range(start, stop, step):
+            rows = slice(lo, min(lo + step, stop))
+            first, last = ks[rows].numpy(), ke[rows].numpy()
+            candidates = _visible_blocks(first, last, keys.size, width) if given is None else given[rows]
+            counts = (candidates >= 0).sum(1, dtype=np.int32)
+            piece = scores[: rows.stop - lo]
+            _score()(queries[rows], head_weights[rows], keys.blocks, candidates, counts, piece, starts, order, tile)
+            _select()(piece, candidates, counts, first, last, origin[rows], keys.size, top_k, force, out[rows], scratch)
+
+    if q.shape[0]:
+        run(band, _bands((ke - ks).clamp(0, width * keys.size)))
+    return torch.from_numpy(out)
+
+
+def _visible_blocks(ks: Longs, ke: Longs, size: int, width: int) -> Ints:
+    """All blocks of each window, ascending, -1 at the end: int32 [m, width]."""
+    block = ks[:, None] // size + np.arange(width)
+    return np.where((block * size < ke[:, None]) & (ke > ks)[:, None], block, -1).astype(np.int32)
+
+
+def _bands(work: Tensor) -> list[tuple[int, int]]:
+    """Split the queries into one piece per thread, of equal work."""
+    total = work.cumsum(0)
+    pieces = min(thread_count(), work.shape[0])
+    goals = total[-1] * torch.arange(1, pieces) // pieces
+    edges = [0, *torch.searchsorted(total, goals).tolist(), work.shape[0]]
+    return list(itertools.pairwise(edges))
