@@ -2,7 +2,9 @@
 
 import pytest
 import torch
+from torch.nn import functional as F
 
+from attn.core.attention.lightning import reference
 from attn.core.attention.tnl import GLA, LRPE, TNL, SRMSNorm, TNLBlock, srms_norm
 
 
@@ -89,3 +91,20 @@ def test_what_is_refused():
         block()(x, mask=torch.ones(1, 3, dtype=torch.bool), path="recurrent")
     with pytest.raises(ValueError, match="takes no state"):
         block()(x, state=block()(x)[1], path="reference")
+
+
+def heads(x):
+    return x.unflatten(-1, (3, 8)).transpose(1, 2)
+
+
+@pytest.mark.parametrize("variant", ["tnl", "tnl_v2"])
+def test_attention_layer_is_as_written(variant):
+    layer, x = block(variant=variant).attention, torch.randn(2, 9, 24, dtype=torch.float64)
+    q, k, v, *u = layer.qkvu(x).split(24, -1)
+    if variant == "tnl_v2":
+        v, gate = F.silu(v), torch.sigmoid(layer.gate(x))
+    else:
+        gate = u[0]
+    out = reference(heads(F.silu(q)), heads(F.silu(k)), heads(v)).transpose(1, 2).flatten(2)
+    out = F.layer_norm(out, (24,)) if variant == "tnl_v2" else out / (out.square().mean(-1, keepdim=True) + 1e-6).sqrt()
+    torch.testing.assert_close(layer(x)[0], layer.out(gate * out), rtol=1e-10, atol=1e-10)
