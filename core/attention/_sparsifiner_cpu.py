@@ -14,15 +14,16 @@ from ..jit import FASTMATH, exp2_negative, exp_negative, kernel
 
 Array = np.ndarray[Any, np.dtype[np.float32]]
 Indices = np.ndarray[Any, np.dtype[np.int32]]
-_ZERO = np.float32(0)
+_ZERO, _ONE = np.float32(0), np.float32(1)
 _NAN = np.float32(np.nan)
 
 
 @njit(fastmath=FASTMATH, error_model="numpy")
 def _cut(x: Array, count: int) -> Any:
-    """The ``count``-th largest of ``x``, whose entries are not negative: bisection over the bits of the float.
+    """A bound that only the ``count`` largest of ``x`` exceed or, where there are ties, equal; entries not negative.
 
-    Thirty passes over a row in the first-level cache, each at full vector width, are faster than sorting it.
+    Bisection over the bits of the float: some twenty passes over a row in the first-level cache, each at full vector
+    width, are faster than sorting it.
     """
     largest = _ZERO
     for j in range(x.shape[0]):
@@ -31,10 +32,12 @@ def _cut(x: Array, count: int) -> Any:
     while low < high:
         middle = np.int32(low + (high - low + np.int32(1)) // np.int32(2))
         bound = np.int32(middle).view(np.float32)
-        above = np.int32(0)
+        above = _ZERO  # a float: numba widens sums of int32
         for j in range(x.shape[0]):
-            above += np.int32(x[j] >= bound)
-        if above >= count:
+            above += _ONE if x[j] >= bound else _ZERO
+        if above == count:
+            return bound
+        if above > count:
             low = middle
         else:
             high = np.int32(middle - np.int32(1))
@@ -42,12 +45,28 @@ def _cut(x: Array, count: int) -> Any:
 
 
 @njit(fastmath=FASTMATH, error_model="numpy")
-def _ties(x: Array, cut: Any, count: int) -> Any:
-    """How many entries equal to ``cut`` belong to the ``count`` largest."""
-    above = np.int32(0)
+def _largest(x: Array, count: int, keys: Indices) -> None:
+    """Positions of the ``count`` largest of ``x`` [N], ascending, to the front of ``keys`` [N + 1]; ties: the first."""
+    cut = _cut(x, count)
+    above = reached = _ZERO
     for j in range(x.shape[0]):
-        above += np.int32(x[j] > cut)
-    return count - above
+        above += _ONE if x[j] > cut else _ZERO
+        reached += _ONE if x[j] >= cut else _ZERO
+    ties, at = count - int(above), 0
+    if int(reached) == count:
+        for j in range(x.shape[0]):
+            keys[at] = j  # written in any case, counted if it is one: no branch to mispredict
+            at += int(x[j] >= cut)
+    else:
+        for j in range(x.shape[0]):
+            keys[at] = j
+            if x[j] > cut:
+                at += 1
+            elif x[j] == cut and ties > 0:
+                ties -= 1
+                at += 1
+    for j in range(at, count):  # only where NaN left no order
+        keys[j] = j
 
 
 @njit(fastmath=FASTMATH, error_model="numpy")
@@ -72,45 +91,30 @@ def _softmax_row(query: Array, pooled: Array, coef: Array) -> None:
 
 
 @kernel(
-    "void(float32[:,::1],float32[:,::1],float32[:,::1],int64,int32[:,::1],float32[::1],float32[::1],int64,int64,int64)"
+    "void(float32[:,::1],float32[:,::1],float32[:,::1],int64,int32[:,::1],float32[::1],float32[::1],int32[::1],int64,int64,int64)"
 )
 def select_rows(
-    query: Array, pooled: Array, basis: Array, topk: int, index: Indices, coef: Array, approx: Array,
+    query: Array, pooled: Array, basis: Array, topk: int, index: Indices, coef: Array, approx: Array, keys: Indices,
     start: int, stop: int, first: int,
 ) -> None:  # fmt: skip
     """Steps 3-7 for queries start..stop-1, into rows ``first``.. of ``index`` [., K]: their keys, ascending.
 
-    ``query`` [R, c] (scaled), ``pooled`` [c, n], ``basis`` [n, N], not negative; ``coef`` [n] and ``approx`` [N] are
-    scratch. Among equals the smaller position is chosen.
+    ``query`` [R, c] (scaled), ``pooled`` [c, n], ``basis`` [n, N], not negative; ``coef`` [n], ``approx`` [N] and
+    ``keys`` [N + 1] are scratch. Among equals the smaller position is chosen.
     """
-    n, num_keys, budget = coef.shape[0], approx.shape[0], index.shape[1]
+    num_keys, budget = approx.shape[0], index.shape[1]
     for i in range(start, stop):
         _softmax_row(query[i], pooled, coef)
-        cut = _cut(coef, topk)
-        ties = _ties(coef, cut, topk)
+        _largest(coef, topk, keys)
         for j in range(num_keys):
             approx[j] = _ZERO
-        for c in range(n):
-            x = coef[c]
-            if x == cut:
-                ties -= 1
-            if x > cut or (x == cut and ties >= 0):
-                for j in range(num_keys):
-                    approx[j] += x * basis[c, j]
-        cut = _cut(approx, budget)
-        ties = _ties(approx, cut, budget)
-        row, at = first + i - start, 0
-        for j in range(num_keys):
-            x = approx[j]
-            take = x > cut
-            if x == cut and ties > 0:
-                ties -= 1
-                take = True
-            if at < budget:
-                index[row, at] = j
-            at += int(take)
-        for j in range(at, budget):  # only where NaN left no order
-            index[row, j] = j
+        for c in range(topk):
+            x, row = coef[keys[c]], keys[c]
+            for j in range(num_keys):
+                approx[j] += x * basis[row, j]
+        _largest(approx, budget, keys)
+        for j in range(budget):
+            index[first + i - start, j] = keys[j]
 
 
 @kernel(

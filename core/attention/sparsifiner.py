@@ -95,9 +95,10 @@ class _Plan:
     def choose(self, b: int, h: int, start: int, index: NDArray[np.int32], first: int) -> None:
         """Steps 3-7 of one piece, float32 on the CPU, into rows ``first``.. of ``index`` [., K]."""
         coef, approx = np.empty(self.basis.shape[0], np.float32), np.empty(self.basis.shape[1], np.float32)
+        keys = np.empty(len(approx) + 1, np.int32)
         stop = min(start + _ROWS, self.query.shape[2])
         query, pooled = self.query[b, h].numpy(), self.pooled[b, h].numpy()
-        select_rows()(query, pooled, self.basis.numpy(), self.topk, index, coef, approx, start, stop, first)
+        select_rows()(query, pooled, self.basis.numpy(), self.topk, index, coef, approx, keys, start, stop, first)
 
     def chosen(self, b: int, h: int, start: int) -> Tensor:
         """Steps 3-7 of one piece, in torch: int32 [rows, K]."""
