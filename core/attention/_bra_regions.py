@@ -62,9 +62,7 @@ def cut_floor(grid: tuple[int, int], n_win: int) -> Regions:
     """Regions of floor(side / n_win) tokens, as many as cover the map: the rule ``pad='post'``."""
     height, width = grid
     if not 1 <= n_win <= min(grid):
-        raise ValueError(
-            f"n_win={n_win} regions per side need a grid of at least as many tokens, not {height}x{width}."
-        )
+        raise ValueError(f"n_win={n_win} regions per side do not fit the grid {height}x{width}: use 1 to {min(grid)}.")
     tall, wide = height // n_win, width // n_win
     return Regions(grid, -(-height // tall), -(-width // wide), tall, wide)
 

@@ -131,7 +131,8 @@ class BiFormer(nn.Module):
             for a, b in itertools.pairwise(dims)
         ]
         self.downsample_layers = nn.ModuleList([stem, *between])
-        rates = iter(torch.linspace(0, drop_path, sum(depths)).tolist())
+        blocks = sum(depths)
+        rates = (drop_path * i / max(1, blocks - 1) for i in range(blocks))
         self.stages = nn.ModuleList(
             nn.Sequential(
                 *(
