@@ -17,7 +17,7 @@ from ..jit import FASTMATH, exp2_negative, kernel
 from ..threads import kernels_own_the_threads, run
 from ._hip_attend import dense_rows
 from ._hip_selection import ROW_TILE, HipSelection
-from ._hip_tile import bands, eight_by_16, eight_by_32, four_by_16, four_by_64
+from ._hip_tile import LANES, bands, eight_by_16, eight_by_32, four_by_16, four_by_64
 
 Array = np.ndarray[Any, Any]
 _LOG2_E = 1.4426950408889634
@@ -163,7 +163,8 @@ def attend(q: Tensor, k: Tensor, v: Tensor, selection: HipSelection, *, scale: f
     layout, settings = selection.layout, selection.layout.settings
     batch, num_heads, len_q, dim = q.shape
     dense, value_dim, heads = layout.num_dense, v.shape[3], selection.starts.shape[1]
-    keys, values = k.float().contiguous(), pad(v.float(), (0, -value_dim % ROW_TILE)).contiguous()
+    keys, values = k.float().contiguous(), v.float()
+    values = pad(values, (0, -value_dim % LANES)) if value_dim % LANES else values.contiguous()  # pad always copies
     queries = (
         q.float().reshape(batch, heads, num_heads // heads * len_q, dim).contiguous()
     )  # decode: a group's heads are the rows
