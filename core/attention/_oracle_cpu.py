@@ -1,0 +1,69 @@
+"""Numba kernels of the oracle: where to cut a row of scores, and the mean of the values above the cut."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+from numba import njit
+
+from ..jit import FASTMATH, exp_negative, kernel
+from ._topk_cpu import threshold
+
+Array = np.ndarray[Any, Any]
+_STRIDE = 32  # scores looked at together: most strides hold nothing above the cut
+
+
+@kernel("void(float32[:,::1],int64[::1],int64,float32[::1],int64[::1])")
+def cut_rows(scores: Array, seen: Array, top_k: int, cut: Array, ties: Array) -> None:
+    """Chosen of row i are the scores above cut[i] and the first ties[i] equal to it, among the first seen[i]."""
+    guess = np.float32(0)
+    for i in range(scores.shape[0]):
+        ties[i] = top_k
+        if seen[i] <= top_k:
+            cut[i] = -np.inf
+            continue
+        _, low, equal = threshold(scores[i, : seen[i]], top_k, guess)
+        cut[i] = guess = low
+        if equal:
+            ties[i] = equal  # else nothing, or all that equals the cut, is chosen: fewer than top_k
+
+
+@njit(fastmath=FASTMATH, error_model="numpy")
+def _at_least(row: Array, cut: Any) -> Any:
+    n = np.int32(0)
+    for j in range(row.size):
+        n += np.int32(row[j] >= cut)
+    return n
+
+
+@njit(fastmath=FASTMATH, error_model="numpy")
+def _add(out: Array, weight: Any, value: Array) -> None:
+    for d in range(out.size):
+        out[d] += weight * value[d]
+
+
+@kernel("void(float32[:,::1],int64[::1],float32[::1],int64[::1],float32[:,::1],float32[:,::1])")
+def mean_of_chosen(scores: Array, seen: Array, cut: Array, ties: Array, v: Array, out: Array) -> None:
+    """out[i] = softmax-weighted mean of the values that ``cut_rows`` chose for row i; zeros where there is none."""
+    for i in range(scores.shape[0]):
+        row, mean = scores[i, : seen[i]], out[i]
+        high = np.float32(-np.inf)
+        for j in range(row.size):
+            high = max(high, row[j])
+        total = np.float32(0)
+        mean[:] = 0
+        equal = 0
+        for start in range(0, row.size, _STRIDE):
+            part = row[start : start + _STRIDE]
+            if _at_least(part, cut[i]) == 0:
+                continue
+            for j in range(part.size):
+                if part[j] == cut[i]:
+                    equal += 1
+                if part[j] > cut[i] or (part[j] == cut[i] and equal <= ties[i]):
+                    weight = exp_negative(part[j] - high)
+                    total += weight
+                    _add(mean, weight, v[start + j])
+        if total > 0:
+            mean /= total
