@@ -125,7 +125,9 @@ class ConnectivityPredictor(nn.Module):
         """N."""
         return self.proj_n.shape[0]
 
-    def reduced(self, q: Tensor, k: Tensor, rules: Rules, live: Tensor | None = None) -> tuple[Tensor, Tensor]:
+    def reduced(
+        self, q: Tensor, k: Tensor, rules: Rules, live: Tensor | None = None, positions: Tensor | None = None
+    ) -> tuple[Tensor, Tensor]:
         """Steps 1 and 2, and the scale of step 3: q' s [B, H, R, c] and kd [B, H, c, n].
 
         Parameters
@@ -134,13 +136,16 @@ class ConnectivityPredictor(nn.Module):
         rules : Rules
         live : Tensor bool [B, N], optional
             False: a token that was pruned before; its q' and k' are 0.
+        positions : Tensor int64 [B, N'], optional
+            Of the tokens that are left, where pruned ones were taken out of q and k [B, H, N', D].
 
         Raises
         ------
         ValueError
             If N or D is not what the predictor was made for.
         """
-        if k.shape[2] != self.num_tokens or k.shape[3] != self.proj_c_k.in_features:
+        num_tokens = k.shape[2] if positions is None else self.num_tokens
+        if num_tokens != self.num_tokens or k.shape[3] != self.proj_c_k.in_features:
             raise ValueError(
                 f"the predictor was made for {self.num_tokens} tokens of head_dim {self.proj_c_k.in_features}, k is "
                 f"{list(k.shape)}: use .resized(...) for another token map, or train one."
@@ -154,7 +159,8 @@ class ConnectivityPredictor(nn.Module):
             reduced_q = reduced_q * live[:, None, rules.first_row :, None]
             reduced_k = reduced_k * live[:, None, :, None]
         scale = (q.shape[1] if rules.scale_rule == "code" else reduced_q.shape[-1]) ** -0.5
-        return reduced_q * scale, reduced_k.mT @ self.proj_n.to(dtype)
+        down = self.proj_n.to(dtype)
+        return reduced_q * scale, reduced_k.mT @ (down if positions is None else down[positions][:, None])
 
     def basis(self, rules: Rules, dtype: torch.dtype, *, reconstruct: bool = False) -> Tensor:
         """Step 4. [n, N]: signed while reconstructing, else its size where above the threshold."""
@@ -165,7 +171,7 @@ class ConnectivityPredictor(nn.Module):
 
     def forward(
         self, q: Tensor, k: Tensor, rules: Rules, *, keep_ratio: float = 0.25, live: Tensor | None = None,
-        reconstruct: bool = False,
+        positions: Tensor | None = None, reconstruct: bool = False,
     ) -> Prediction:  # fmt: skip
         """Steps 1-7, dense.
 
@@ -177,23 +183,29 @@ class ConnectivityPredictor(nn.Module):
             Budget of a query as a share of N, in (0, 1].
         live : Tensor bool [B, N], optional
             Tokens that were not pruned before: as many in every sample.
+        positions : Tensor int64 [B, N'], optional
+            Instead of ``live``, where q and k hold only those tokens; ascending.
         reconstruct : bool
             Stage 1 of the training: signed basis, all coefficients, no mask.
         """
-        reduced_q, pooled = self.reduced(q, k, rules, live)
+        reduced_q, pooled = self.reduced(q, k, rules, live, positions)
         coef = (reduced_q @ pooled).softmax(-1)  # step 3: [B, H, R, n]
         if not reconstruct:
             coef = sparse_coefficients(coef, rules)
-        approx = coef @ self.basis(rules, coef.dtype, reconstruct=reconstruct)  # step 6: [B, H, R, N]
+        basis = self.basis(rules, coef.dtype, reconstruct=reconstruct)
+        if positions is not None:
+            basis = basis.mT[positions].mT[:, None]  # [B, 1, n, N']
+        approx = coef @ basis  # step 6: [B, H, R, N]
         if reconstruct:
             return Prediction(coef, approx, None)
-        budget = key_budget(k.shape[2], keep_ratio)
-        if live is not None:
+        budget, first = key_budget(self.num_tokens, keep_ratio), rules.first_row
+        if positions is not None:
+            budget = min(budget, positions.shape[1] - first)
+        if live is not None and len(live):
             approx = approx.masked_fill(~live[:, None, None, :], -torch.inf)
-            # all samples keep equally many, so the first one speaks for all
-            budget = min(budget, int(live[:1, rules.first_row :].sum()) if len(live) else budget)
+            budget = min(budget, int(live[0, first:].sum()))  # all samples keep equally many
         mask = torch.ones(*q.shape[:3], k.shape[2], dtype=torch.bool, device=q.device)
-        mask[:, :, rules.first_row :] = choose(approx.detach(), budget, rules)
+        mask[:, :, first:] = choose(approx.detach(), budget, rules)
         return Prediction(coef, approx, mask)
 
     def resized(self, grid: tuple[int, int], new_grid: tuple[int, int], *, class_token: bool = True) -> (
