@@ -133,9 +133,11 @@ class Layout:
         table[-1] = torch.where(table[-1] < self.len_q, table[-1], fill)
         return table
 
-    def rounds(self, units: int) -> int:
-        """How often K nodes over ``units`` units are halved until each is one unit."""
-        return (-(-units // self.settings.num_nodes) - 1).bit_length()
+    @property
+    def rounds(self) -> Tensor:
+        """How often K nodes are halved until each is one unit: int [nB], ceil(log2(units / K))."""
+        largest = -(-self.units // self.settings.num_nodes)  # units in the largest of the first nodes
+        return torch.frexp((largest - 1).clamp(min=0).double()).exponent  # the exponent of n - 1 is ceil(log2 n)
 
 
 def pick(settings: Settings, start: Tensor, size: Tensor, step: int, block: Tensor) -> Tensor:

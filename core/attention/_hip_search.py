@@ -54,7 +54,7 @@ def search(queries: Tensor, rows: Tensor, table: Tensor, layout: Layout) -> tupl
         start = edges[:, :-1].expand(batch, heads, -1, -1)  # [B, H, C, K]
         size = edges.diff().expand(batch, heads, -1, -1)
         # a node of one unit survives further halvings, so blocks that are done sooner may go on with the others
-        for step in range(layout.rounds(int(units.max()))):
+        for step in range(int(layout.rounds[skipped:][part].max())):
             half = size // 2
             start, size = torch.cat([start, start + half], 3), torch.cat([half, size - half], 3)  # [B, H, C, 2K]
             unit = pick(settings, start, size, step, block)

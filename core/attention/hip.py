@@ -16,36 +16,10 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from . import _hip_attend, _hip_attend_cpu, _hip_search, _hip_search_cpu
-from ._hip_layout import Layout, Representative, Settings, pick, search_table
+from . import _hip_attend, _hip_attend_cpu, _hip_search, _hip_search_cpu, _hip_search_plain
+from ._hip_layout import Layout, Representative, Settings, search_table
 from ._hip_selection import HipSelection
-from .base import Cost, Operator, Shape, accumulator, masked_attention, repeat_kv
-
-
-def search_block(queries: Tensor, table: Tensor, layout: Layout, block: int) -> Tensor:
-    """Section 3.1, steps 3-5, for one query block as printed: int64 [N, K] first units of the surviving nodes.
-
-    ``queries`` [N, R, D] are the rows that steer the search, ``table`` [N, T, D] is from ``search_table``.
-    """
-    settings, k = layout.settings, layout.settings.num_nodes
-    units, end = int(layout.units[block]), int(layout.end[block])
-    entries, per = len(queries), settings.per_unit
-    last = end // settings.block_size_k_group * (per // settings.block_size_k) - 1
-    edges = torch.tensor([units * i // k for i in range(k + 1)], device=queries.device)
-    start, size = edges[:-1].expand(entries, k), edges.diff().expand(entries, k)  # [N, K]
-    remaining, step = units / k, 0
-    while remaining > 1:
-        half = size // 2
-        start, size = torch.cat([start, start + half], 1), torch.cat([half, size - half], 1)  # [N, 2K]
-        unit = pick(settings, start, size, step, torch.tensor(block, device=queries.device))
-        vector = (unit[..., None] * per + torch.arange(per, device=queries.device)).clamp(max=last)  # [N, 2K, per]
-        keys = table[torch.arange(entries, device=queries.device)[:, None, None], vector]  # [N, 2K, per, D]
-        scores = torch.einsum("nrd,nkjd->nkjr", queries, keys).amax((2, 3))
-        best = scores.masked_fill(size == 0, -torch.inf).topk(k, 1).indices
-        start, size = start.gather(1, best), size.gather(1, best)
-        remaining, step = remaining / 2, step + 1
-    return start.sort(1).values
-
+from .base import Cost, Operator, Shape, accumulator, masked_attention
 
 Searcher = Callable[[Tensor, Tensor, Tensor, Layout], tuple[Tensor, int]]
 
@@ -65,18 +39,6 @@ def _choose(q: Tensor, k: Tensor, settings: Settings, search: Searcher) -> HipSe
     return HipSelection(layout, starts * settings.span, layout.count, q.shape[1] // queries.shape[1], searched)
 
 
-def _search_each(queries: Tensor, rows: Tensor, table: Tensor, layout: Layout) -> tuple[Tensor, int]:
-    """Block by block as the specification prints it; arguments and results of ``_hip_search.search``."""
-    dtype, settings, first = accumulator(queries.dtype), layout.settings, layout.num_simple
-    batch, heads = queries.shape[:2]
-    flat = queries[:, :, rows.to(queries.device)].flatten(0, 1).to(dtype)  # [N, nB, R, D]
-    table = repeat_kv(table, heads).flatten(0, 1).to(dtype)
-    chosen = torch.stack([search_block(flat[:, i], table, layout, first + i) for i in range(len(rows))], 1)
-    scores = 2 * settings.num_nodes * settings.per_unit * rows.shape[1]  # of a round
-    searched = batch * heads * scores * sum(layout.rounds(int(units)) for units in layout.units[first:])
-    return chosen.view(batch, heads, *chosen.shape[1:]), searched
-
-
 def _has_kernel(q: Tensor) -> bool:
     """The kernels read float32: other dtypes are converted whole, which is too much for a single query."""
     return q.device.type == "cpu" and (q.dtype == torch.float32 or (q.dtype != torch.float64 and q.shape[2] > 1))
@@ -94,7 +56,7 @@ def _scale(q: Tensor, scale: float | None) -> float:
 
 def reference(q: Tensor, k: Tensor, v: Tensor, *, causal: bool, scale: float | None = None, **params: Any) -> Tensor:
     """The search as printed, then dense attention under its mask; parameters as of ``blocked``."""
-    selection = _choose(q, k, Settings(**params), _search_each)
+    selection = _choose(q, k, Settings(**params), _hip_search_plain.search)
     rows = torch.arange(q.shape[2], device=q.device)
     return masked_attention(q, k, v, selection.mask(rows), scale=_scale(q, scale))
 
@@ -251,8 +213,8 @@ def cost(shape: Shape, **params: Any) -> Cost:
     heads = shape.batch * (shape.num_kv_heads if decode else shape.num_heads)
     rows = shape.num_heads // shape.num_kv_heads if decode else layout.search_rows().shape[1]
     k, span = settings.num_nodes, settings.span
-    steps = sum(layout.rounds(int(units)) + 1 for units in layout.units[layout.num_simple :])
-    scores = heads * steps * k * settings.per_unit * rows
+    steps = layout.rounds[layout.num_simple :] + 1
+    scores = heads * int(steps.sum()) * k * settings.per_unit * rows
     starts = layout.count * span
     keys = (starts + settings.sink + settings.sliding_window).minimum(layout.end)
     keys[: layout.num_dense] = layout.end[: layout.num_dense]
@@ -270,18 +232,21 @@ def cost(shape: Shape, **params: Any) -> Cost:
 
 
 def at_budget(keys: int, shape: Shape) -> dict[str, Any]:
-    """A ``mask_k`` with which a query visits about ``keys`` keys, those scored by the search included."""
-    fixed = Settings()
-    best = fixed.span
-    low, high = 1, max(1, shape.len_k // fixed.span)
+    """Parameters with which a query visits about ``keys`` keys, those scored by the search included.
+
+    ``mask_k`` gets what window and sink leave; these shrink with budgets under 512 keys.
+    """
+    params = {"sliding_window": min(128, max(8, keys // 4)), "sink": min(32, keys // 16)}
+    span = Settings().span
+    units, low, high = 1, 1, max(1, shape.len_k // span)
     while low <= high:
         middle = (low + high) // 2
-        price = cost(shape, mask_k=middle * fixed.span)
+        price = cost(shape, mask_k=middle * span, **params)
         if price.searched + price.attended <= keys:
-            best, low = middle * fixed.span, middle + 1
+            units, low = middle, middle + 1
         else:
             high = middle - 1
-    return {"mask_k": best}
+    return {"mask_k": units * span, **params}
 
 
 OPERATOR = Operator(
