@@ -1,0 +1,146 @@
+"""FlexAttention of PyTorch with a window+sink mask: the same pattern as ``window+sink``, by the library's engine.
+
+Paper: arXiv 2412.05496; torch.nn.attention.flex_attention. Compiled, it runs block-sparse. Not compiled, PyTorch
+computes all scores at once: meant for checking, and refused here for long sequences.
+"""
+
+from __future__ import annotations
+
+import functools
+import os
+import shutil
+import warnings
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from .base import Cost, Operator, Shape
+from .window_sink import BandSelection, at_budget, check
+from .window_sink import reference as window_reference
+
+_BLOCK = 128  # FlexAttention's own default
+_EAGER_PAIRS = 1 << 26  # scores of a head that the uncompiled form may make: 256 MiB in float32
+
+
+def reference(
+    q: Tensor, k: Tensor, v: Tensor, *, causal: bool = True, scale: float | None = None, window: int = 1024,
+    num_sinks: int = 4, compile: bool = False,
+) -> Tensor:  # fmt: skip
+    """Softmax attention under the window+sink mask. ``compile`` has no influence."""
+    return window_reference(q, k, v, scale=scale, window=window, num_sinks=num_sinks)
+
+
+def key_blocks(len_q: int, len_k: int, *, window: int, num_sinks: int) -> tuple[Tensor, Tensor]:
+    """Key blocks of 128 that each query block touches: counts int32 [nQ], indices int32 [nQ, widest], ascending.
+
+    By intervals: no tensor has a cell for every pair of blocks.
+    """
+    pattern = BandSelection(1, 1, len_q, len_k, window, num_sinks, _BLOCK)
+    rows = [
+        np.unique(np.concatenate([np.arange(a // _BLOCK, (b - 1) // _BLOCK + 1) for a, b in spans.tolist()]))
+        for spans in (pattern.spans(0, block) for block in range(-(-len_q // _BLOCK)))
+    ]
+    counts = torch.tensor([len(row) for row in rows], dtype=torch.int32)
+    indices = torch.zeros(len(rows), max((len(row) for row in rows), default=0), dtype=torch.int32)
+    for i, row in enumerate(rows):
+        indices[i, : len(row)] = torch.from_numpy(row)
+    return counts, indices
+
+
+def block_mask(len_q: int, len_k: int, *, window: int, num_sinks: int, device: torch.device) -> Any:
+    """FlexAttention's ``BlockMask`` of the pattern, the queries the last of the keys."""
+    from torch.nn.attention.flex_attention import BlockMask
+
+    offset = len_k - len_q
+
+    def seen(batch: Tensor, head: Tensor, row: Tensor, col: Tensor) -> Tensor:
+        at = row + offset
+        return (col <= at) & ((col > at - window) | (col < num_sinks))
+
+    counts, indices = key_blocks(len_q, len_k, window=window, num_sinks=num_sinks)
+    return BlockMask.from_kv_blocks(
+        counts[None, None].to(device),
+        indices[None, None].to(device),
+        BLOCK_SIZE=_BLOCK,
+        mask_mod=seen,
+        seq_lengths=(len_q, len_k),
+        compute_q_blocks=False,  # only its backward pass needs them
+    )
+
+
+@functools.cache
+def _compiled() -> Callable[..., Any]:
+    """FlexAttention through torch.compile, once per process: it recompiles by itself for new shapes."""
+    from torch.nn.attention.flex_attention import flex_attention
+
+    compiled: Callable[..., Any] = torch.compile(flex_attention, dynamic=False)
+    return compiled
+
+
+def _check_compiler(device: torch.device) -> None:
+    """Raise ``ValueError`` where torch.compile for the CPU has no C++ compiler to call."""
+    names = [os.environ["CXX"]] if os.environ.get("CXX") else ["g++", "clang++"]
+    if device.type == "cpu" and not any(map(shutil.which, names)):
+        raise ValueError(
+            f"flex: compile=True needs a C++ compiler on the CPU; found none of {', '.join(names)}. "
+            "Install g++ or clang++, or set CXX to one."
+        )
+
+
+def blocked(
+    q: Tensor, k: Tensor, v: Tensor, *, causal: bool = True, scale: float | None = None, window: int = 1024,
+    num_sinks: int = 4, compile: bool = False,
+) -> Tensor:  # fmt: skip
+    """FlexAttention over the blocks of the pattern.
+
+    Parameters
+    ----------
+    q, k, v : Tensor [B, Hq, Lq, D], [B, Hkv, Lk, D], [B, Hkv, Lk, Dv]
+    window, num_sinks : int, keys
+        As for ``window+sink``.
+    compile : bool
+        Through torch.compile: linear memory and time, after a minute of compiling at the first call with new sizes.
+
+    Raises
+    ------
+    ValueError
+        Without ``compile``, if the scores of a head would exceed 2^26; with it, if there is no C++ compiler.
+    """
+    from torch.nn.attention.flex_attention import flex_attention
+
+    check(window, num_sinks)
+    len_q, len_k = q.shape[2], k.shape[2]
+    if compile:
+        _check_compiler(q.device)
+    elif len_q * len_k > _EAGER_PAIRS:
+        raise ValueError(
+            f"flex without compiling makes all {len_q} x {len_k} scores at once. Pass compile=True, or at most "
+            f"{_EAGER_PAIRS} query-key pairs."
+        )
+    out = q.new_empty(*q.shape[:3], v.shape[3])
+    if not out.numel():
+        return out
+    run: Callable[..., Tensor] = _compiled() if compile else flex_attention
+    mask = block_mask(len_q, len_k, window=window, num_sinks=num_sinks, device=q.device)
+    with torch.no_grad(), warnings.catch_warnings():  # on the CPU it has no backward pass
+        warnings.filterwarnings("ignore", "flex_attention called without torch.compile")  # bounded above
+        return run(q, k, v, block_mask=mask, scale=scale, enable_gqa=q.shape[1] != k.shape[1])
+
+
+def cost(shape: Shape, *, window: int = 1024, num_sinks: int = 4, compile: bool = False) -> Cost:
+    """Blocks of 128 x 128 that the pattern touches; without ``compile`` all pairs."""
+    pattern = BandSelection(shape.batch, shape.num_heads, shape.len_q, shape.len_k, window, num_sinks, _BLOCK)
+    queries = shape.batch * shape.num_heads * shape.len_q
+    pairs = shape.batch * shape.num_heads * shape.len_q * shape.len_k
+    if compile:
+        counts, _ = key_blocks(shape.len_q, shape.len_k, window=window, num_sinks=num_sinks)
+        pairs = min(pairs, shape.batch * shape.num_heads * int(counts.sum()) * _BLOCK * _BLOCK)
+    width = shape.head_dim + shape.value_dim
+    moved = width * (queries + pairs / _BLOCK) * shape.itemsize
+    return Cost(2.0 * width * pairs, moved, 0.0, pattern.useful / max(1, queries))
+
+
+OPERATOR = Operator(reference=reference, blocked=blocked, cost=cost, at_budget=at_budget, causal=(True,))
