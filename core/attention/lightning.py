@@ -187,7 +187,7 @@ def lightning_attention(
     if mask is not None:
         if mask.shape != (q.shape[0], len_k) or mask.dtype != torch.bool:
             raise ValueError(f"mask is {mask.dtype} {list(mask.shape)}; bool [{q.shape[0]}, {len_k}] is needed.")
-        k, v = k * mask[:, None, :, None], v * mask[:, None, :, None]
+        k, v = (x.masked_fill(~mask[:, None, :, None], 0.0) for x in (k, v))  # not a product: padding may be NaN
     if scale != 1.0:
         q = q * scale
     if lengths is None:
@@ -269,13 +269,19 @@ def cost(
     shape: Shape, *, decay: Decay = "code", layer: int = 0, num_layers: int = 1, slope: Tensor | None = None,
     block_size: int = BLOCK,
 ) -> Cost:  # fmt: skip
-    """Section 7: per token 2b(D + Dv) inside its block, half of it above the diagonal, and 4 D Dv for the state."""
-    heads, block = shape.batch * shape.num_heads, min(block_size, shape.len_q)
-    state = 2.0 * shape.head_dim * shape.value_dim
-    flops = heads * (shape.len_q * (2 * block * (shape.head_dim + shape.value_dim) + state) + shape.len_k * state)
-    elements = heads * shape.len_q * (shape.head_dim + shape.value_dim)
-    elements += shape.batch * shape.num_kv_heads * shape.len_k * (shape.head_dim + shape.value_dim)
-    return Cost(flops, elements * shape.itemsize, 0.0, float(block))
+    """Section 7: per token 2b(D + Dv) inside its block, half of it above the diagonal, and 4 D Dv for the state.
+
+    A single query is a decode step, as in ``decoder``: the state is there, read and written once.
+    """
+    heads, kv_heads = shape.batch * shape.num_heads, shape.batch * shape.num_kv_heads
+    width, state = shape.head_dim + shape.value_dim, shape.head_dim * shape.value_dim
+    if shape.len_q == 1:
+        traffic = (heads + kv_heads) * width * shape.itemsize + 2 * heads * state * max(4, shape.itemsize)
+        return Cost(4.0 * heads * state, float(traffic), 0.0, 1.0)
+    block = min(block_size, shape.len_q)
+    flops = 2.0 * heads * (shape.len_q * (block * width + state) + shape.len_k * state)
+    elements = width * (heads * shape.len_q + kv_heads * shape.len_k)
+    return Cost(flops, float(elements * shape.itemsize), 0.0, float(block))
 
 
 OPERATOR = Operator(

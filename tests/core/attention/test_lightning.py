@@ -138,6 +138,7 @@ def test_packed_sequences_do_not_see_each_other():
 def test_left_padding_counts_as_nothing():
     q, k, v = random_qkv((2, 2, 1, 40, 40, 8), torch.float64)
     mask = torch.arange(40) >= torch.tensor([[13], [0]])
+    k[0, :, :13] = torch.nan
     out, state = lightning_attention(q, k, v, slopes(2), mask=mask, return_state=True)
     alone, alone_state = lightning_attention(q[:1, :, 13:], k[:1, :, 13:], v[:1, :, 13:], slopes(2), return_state=True)
     assert relative(out[:1, :, 13:], alone) < 1e-12
@@ -225,3 +226,6 @@ def test_cost_counts_the_products():
     cost = method.cost(shape_of(q, k, v, causal=True), block_size=64)
     assert cost.flops == 2 * (256 * (2 * 64 * 32 + 2 * 16 * 16) + 384 * 2 * 16 * 16)
     assert cost.bytes == 4 * (2 * 2 * 256 * 16 + 2 * 384 * 16)
+    step = method.cost(shape_of(q[:, :, -1:], k, v, causal=True))  # a decode step does not depend on the past
+    assert step.flops == 2 * 4 * 16 * 16
+    assert step.bytes == 4 * (2 * 2 * 16 + 2 * 16 + 2 * 2 * 16 * 16)
