@@ -27,8 +27,8 @@ class Comb:
         F(w + 1), F(w + 2), .. up to the number of keys: the anchors of the query at c are c + 1 - steps, nearest first.
     window : int
         Number of keys before the first anchor, the query's own included.
-    backward, forward : int64 [Lk + 1]
-        Length of a span before and after its anchor, by t = c + 1.
+    backward, forward : int64 [Lq]
+        Length of the spans of a query before and after their anchor; t = c + 1.
     """
 
     steps: Tensor
@@ -39,10 +39,10 @@ class Comb:
 
 @functools.lru_cache(maxsize=16)
 def comb(
-    len_k: int, sw_index: int, inv_search_power_int: int, search_power: float | None,
-    span_power: float, backward_factor: float, forward_factor: float,
+    len_q: int, len_k: int, sw_index: int, inv_search_power_int: int, search_power: float | None, span_power: float,
+    backward_factor: float, forward_factor: float,
 ) -> Comb:  # fmt: skip
-    """The tables for ``len_k`` keys. F(i) = floor(i^(1/p)), once, on the host, in float64 (pitfall 2)."""
+    """The tables for the last ``len_q`` of ``len_k`` positions; F(i) = floor(i^(1/p)) in float64 (pitfall 2)."""
     inverse = inv_search_power_int if search_power is None else 1.0 / search_power
     if float(inverse).is_integer():
         inverse = int(inverse)
@@ -50,7 +50,7 @@ def comb(
     while int((sw_index + count) ** inverse) <= len_k:
         count += 1
     steps = torch.tensor([int((sw_index + i) ** inverse) for i in range(1, count)], dtype=torch.int64)
-    t = np.arange(len_k + 1, dtype=np.float64)
+    t = np.arange(len_k - len_q + 1, len_k + 1, dtype=np.float64)
     root = np.sqrt(t) if span_power == 0.5 else t**span_power  # a square root is exact at perfect squares
     backward, forward = (
         torch.from_numpy(np.ceil(f * root).astype(np.int64)) for f in (backward_factor, forward_factor)
@@ -61,8 +61,8 @@ def comb(
 def spans_of(anchors: Tensor, tables: Comb, len_k: int) -> tuple[Tensor, Tensor]:
     """Steps 3 and 4. anchors int [.., Lq, k] -> start, stop, int32, same shape; stop is exclusive."""
     here = positions(anchors.shape[-2], len_k)[:, None]
-    start = (anchors - tables.backward[here + 1]).clamp_min(0)
-    last = torch.minimum(anchors + tables.forward[here + 1], here)
+    start = (anchors - tables.backward[:, None]).clamp_min(0)
+    last = torch.minimum(anchors + tables.forward[:, None], here)
     if tables.window:
         last = torch.minimum(last, (here - tables.window + 1).clamp_min(0) - 1)
     missing = anchors < 0
@@ -72,10 +72,10 @@ def spans_of(anchors: Tensor, tables: Comb, len_k: int) -> tuple[Tensor, Tensor]
 def accumulated(k: Tensor, accumulate: str | None) -> Tensor:
     """Section 3.4, [our decision]: keys that summarise their past, y_t = beta y_(t-1) + (1 - beta) k_t, y_(-1) = 0.
 
-    ``accumulate`` "ema:beta" or None (``k`` as it is). k [B, Hkv, Lk, D] -> the same shape, softmax dtype.
+    ``accumulate`` "ema:beta": k [B, Hkv, Lk, D] -> the same shape, softmax dtype. None: ``k`` as it is.
     """
     if accumulate is None:
-        return k.to(accumulator(k.dtype))
+        return k
     kind, _, number = accumulate.partition(":")
     try:
         beta = float(number)

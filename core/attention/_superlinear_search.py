@@ -44,12 +44,12 @@ def _search(
 
 
 def search(q: Tensor, k: Tensor, steps: Tensor, num_spans: int) -> tuple[Tensor, Tensor]:
-    """q [B, Hq, Lq, D], k [B, Hkv, Lk, D] float32, steps int64 [S] -> scores, anchors [B, Hq, Lq, num_spans]."""
+    """q [B, Hq, Lq, D], k [B, Hkv, Lk, D], steps int64 [S] -> scores, anchors [B, Hq, Lq, num_spans]."""
     batch, heads, len_q, _ = q.shape
     scores = torch.full((batch, heads, len_q, num_spans), -torch.inf)
     anchors = torch.full(scores.shape, -1, dtype=torch.int32)
     function, offset, group = _search(), k.shape[2] - len_q, heads // k.shape[1]
-    q, k = q.contiguous(), k.contiguous()
+    q, k = q.float().contiguous(), k.float().contiguous()
     run(
         function,
         (

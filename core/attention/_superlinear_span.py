@@ -151,6 +151,7 @@ def _some_groups(
 
 def span_attention(q: Tensor, k: Tensor, v: Tensor, spans: Spans, scale: float, gate_scale: float) -> Tensor:
     """q [B, Hq, Lq, D], k [B, Hkv, Lk, D], v [B, Hkv, Lk, Dv], any dtype but float64 -> out [B, Hq, Lq, Dv]."""
+    q, k, v = q.detach(), k.detach(), v.detach()  # the pool's threads have a gradient mode of their own: on
     batch, heads, len_q, _ = q.shape
     len_k, value_dim, group = k.shape[2], v.shape[3], heads // k.shape[1]
     out = torch.empty(batch, heads, len_q, value_dim, dtype=q.dtype)
@@ -159,7 +160,7 @@ def span_attention(q: Tensor, k: Tensor, v: Tensor, spans: Spans, scale: float, 
     _weights()
     partial = torch.empty(0, value_dim)
     result = torch.empty(len_q, value_dim)
-    with kernels_own_the_threads(), torch.no_grad():
+    with kernels_own_the_threads():
         for b in range(batch):
             for h in range(heads):
                 if h % group == 0:

@@ -22,8 +22,7 @@ from torch import Tensor
 
 from ._superlinear_comb import UPSCALED_POWER, Spans, accumulated, comb, spans_of
 from ._superlinear_search import search
-from ._superlinear_span import span_attention
-from ._superlinear_torch import SpanAttention, chunked_attention, chunked_search
+from ._superlinear_torch import FEW, SpanAttention, chunked_search, forward
 from .base import Cost, Operator, Shape, accumulator, masked_attention, positions, repeat_kv
 
 
@@ -84,8 +83,8 @@ def reference(
     )  # fmt: skip
     power = UPSCALED_POWER if preset == "upscaled" else search_power
     len_q, len_k = q.shape[2], k.shape[2]
-    tables = comb(len_k, sw_index, inv_search_power_int, power, span_power, backward_factor, forward_factor)
-    keys = repeat_kv(accumulated(k, accumulate), q.shape[1])
+    tables = comb(len_q, len_k, sw_index, inv_search_power_int, power, span_power, backward_factor, forward_factor)
+    keys = repeat_kv(accumulated(k, accumulate).to(accumulator(k.dtype)), q.shape[1])
     dense = (q if q_search is None else q_search).to(keys.dtype) @ keys.mT  # [B, Hq, Lq, Lk]
     here = positions(len_q, len_k)[:, None]
     anchors = (here + 1 - tables.steps.flip(0)).expand(*dense.shape[:2], -1, -1)  # [B, Hq, Lq, S], far to near
@@ -134,12 +133,11 @@ def select(
     )  # fmt: skip
     power = UPSCALED_POWER if preset == "upscaled" else search_power
     len_q, len_k = q.shape[2], k.shape[2]
-    tables = comb(len_k, sw_index, inv_search_power_int, power, span_power, backward_factor, forward_factor)
+    tables = comb(len_q, len_k, sw_index, inv_search_power_int, power, span_power, backward_factor, forward_factor)
     with torch.no_grad():
         keys = accumulated(k, accumulate)
-        queries = (q if q_search is None else q_search).to(keys.dtype)
-        find = chunked_search if keys.dtype == torch.float64 else search
-        scores, anchors = find(queries, keys, tables.steps, num_spans)
+        find = chunked_search if q.dtype == torch.float64 or len_q <= FEW else search
+        scores, anchors = find(q if q_search is None else q_search, keys, tables.steps, num_spans)
         start, stop = spans_of(anchors, tables, len_k)
     per_head = int(torch.searchsorted(tables.steps, positions(len_q, len_k) + 1, right=True).sum())
     return Spans(anchors, scores, start, stop, tables.window, len_k, per_head * q.shape[0] * q.shape[1])
@@ -170,13 +168,9 @@ def attend(
     inputs = [t for t in (q, k, v, q_search) if t is not None]
     if torch.is_grad_enabled() and any(t.requires_grad for t in inputs):
         queries = q if q_search is None else q_search
-        out: Tensor = SpanAttention.apply(
-            queries.to(accumulator(q.dtype)), accumulated(k, accumulate), q, k, v, selection, scale, gate_scale
-        )  # type: ignore[no-untyped-call]
+        out: Tensor = SpanAttention.apply(queries, accumulated(k, accumulate), q, k, v, selection, scale, gate_scale)  # type: ignore[no-untyped-call]
         return out
-    if q.dtype == torch.float64:
-        return chunked_attention(q, k, v, selection, scale, gate_scale)
-    return span_attention(q, k, v, selection, scale, gate_scale)
+    return forward(q, k, v, selection, scale, gate_scale)
 
 
 def blocked(
@@ -267,12 +261,12 @@ def cost(
 ) -> Cost:  # fmt: skip
     """Section 7: anchors of every query, and spans of full length (those near the first key are shorter)."""
     power = UPSCALED_POWER if preset == "upscaled" else search_power
-    len_k, head_dim, value_dim = shape.len_k, shape.head_dim, shape.value_dim
-    tables = comb(len_k, sw_index, inv_search_power_int, power, span_power, backward_factor, forward_factor)
-    seen = positions(shape.len_q, len_k) + 1  # keys that a query sees
+    len_q, len_k, head_dim, value_dim = shape.len_q, shape.len_k, shape.head_dim, shape.value_dim
+    tables = comb(len_q, len_k, sw_index, inv_search_power_int, power, span_power, backward_factor, forward_factor)
+    seen = positions(len_q, len_k) + 1  # keys that a query sees
     anchors = torch.searchsorted(tables.steps, seen, right=True)
     outside = (seen - tables.window).clamp_min(0)
-    length = torch.minimum(tables.backward[seen] + tables.forward[seen] + 1, outside)
+    length = torch.minimum(tables.backward + tables.forward + 1, outside)
     attended = float((anchors.clamp_max(num_spans) * length + seen.clamp_max(tables.window)).double().mean())
     searched = float(anchors.double().mean())
     rows = shape.batch * shape.num_heads * shape.len_q

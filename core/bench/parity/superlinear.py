@@ -48,7 +48,7 @@ def check(stem: str, data: Arrays) -> Iterator[Check]:
 def _tables(data: Arrays) -> Iterator[Check]:
     """``pos`` is the number of keys a query sees, c + 1."""
     for name, inverse, power in (("n2", 2, None), ("p054", 2, 0.54)):
-        stripes = [len(comb(n, 0, inverse, power, 0.5, 2.0, 0.0).steps) for n in data["pos"].tolist()]
+        stripes = [len(comb(1, n, 0, inverse, power, 0.5, 2.0, 0.0).steps) for n in data["pos"].tolist()]
         yield Check(f"max_stripe_{name}", max_error(stripes, data[f"max_stripe_{name}"]), INDEX)
-        windows = [comb(100, w, inverse, power, 0.5, 2.0, 0.0).window for w in range(len(data[f"window_{name}"]))]
+        windows = [comb(1, 100, w, inverse, power, 0.5, 2.0, 0.0).window for w in range(len(data[f"window_{name}"]))]
         yield Check(f"window_{name}", max_error(windows, data[f"window_{name}"]), INDEX)

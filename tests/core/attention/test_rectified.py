@@ -1,5 +1,6 @@
 """Rectified SpaAttn: selection and rectification against the dense equations, text, order, gradients, memory."""
 
+import contextlib
 import itertools
 
 import pytest
@@ -178,12 +179,23 @@ def test_errors_of_plain_rectified_and_ungated_keep_the_order_of_the_specificati
         assert ungated > gated
 
 
+@contextlib.contextmanager
+def threads(count):
+    before = torch.get_num_threads()
+    torch.set_num_threads(count)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(before)
+
+
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64], ids=str)
 def test_gradients_are_those_of_the_equations(dtype):
     inputs = [t.requires_grad_() for t in smooth(1, 4, 2, 8 * 16 + 20, 16, dtype)]
     params = {"block_size": 16, "gapr": "off", "text_len": 20, "text_valid": 13, "tau_p": 0.1}
     grad = torch.randn(1, 4, 148, 16, dtype=dtype)
-    ours = torch.autograd.grad(rectified.blocked(*inputs, **params), inputs, grad)
+    with threads(2):
+        ours = torch.autograd.grad(rectified.blocked(*inputs, **params), inputs, grad)
     theirs = torch.autograd.grad(rectified.reference(*inputs, **params), inputs, grad)
     bound = 1e-11 if dtype == torch.float64 else 1e-4
     for a, b in zip(ours, theirs, strict=True):
@@ -211,26 +223,17 @@ class LargestTensor(TorchDispatchMode):
 def test_memory_is_linear():
     length, dim = 8192, 32
     q, k, v = random_qkv((1, 1, 1, length, length, dim))
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)  # a dispatch mode sees only its own thread
-    try:
-        with LargestTensor() as largest:
-            rectified.blocked(q, k, v, tau_p=0.0, drop_rate=0.95)
-    finally:
-        torch.set_num_threads(before)
+    with threads(1), LargestTensor() as largest:  # a dispatch mode sees only its own thread
+        rectified.blocked(q, k, v, tau_p=0.0, drop_rate=0.95)
     assert largest.elements <= length * dim
 
 
 def test_same_bits_for_any_number_of_threads():
     q, k, v = smooth(1, 2, 1, 900, 64)
-    before = torch.get_num_threads()
     results = []
-    try:
-        for threads in (1, 2, 3):
-            torch.set_num_threads(threads)
+    for count in (1, 2, 3):
+        with threads(count):
             results.append(rectified.blocked(q, k, v))
-    finally:
-        torch.set_num_threads(before)
     assert torch.equal(results[0], results[1])
     assert torch.equal(results[0], results[2])
 

@@ -1,5 +1,7 @@
 """Superlinear attention: search and spans against the dense equations, gradients, memory, coverage, cost."""
 
+import contextlib
+
 import pytest
 import torch
 from hypothesis import given, settings
@@ -71,20 +73,20 @@ def test_equal_scores_keep_the_farthest_anchors(dtype):
 )
 def test_every_earlier_key_is_in_some_candidate_span(inverse, power, span_power, backward):
     for c in (5, 80, 777):
-        tables = comb(c + 1, 1, inverse, power, span_power, backward, 0.0)
+        tables = comb(1, c + 1, 1, inverse, power, span_power, backward, 0.0)
         reached = torch.zeros(c + 1, dtype=torch.bool)
         for anchor in (c + 1 - tables.steps).tolist():
-            reached[max(0, anchor - int(tables.backward[c + 1])) : anchor + 1] = True
+            reached[max(0, anchor - int(tables.backward[0])) : anchor + 1] = True
         below = max(0, c + 1 - tables.window)
         assert reached[:below].all()
         assert not reached[below:].any()
 
 
 def test_span_lengths_are_exact_where_a_root_is():
-    tables = comb(200, 0, 2, None, 0.5, 2.0, 0.5)
+    tables = comb(200, 200, 0, 2, None, 0.5, 2.0, 0.5)
     for t in (25, 100, 121):
-        assert tables.backward[t] == 2 * round(t**0.5)
-        assert tables.forward[t] == -(-round(t**0.5) // 2)
+        assert tables.backward[t - 1] == 2 * round(t**0.5)
+        assert tables.forward[t - 1] == -(-round(t**0.5) // 2)
 
 
 def test_spans_never_enter_the_window_and_counts_agree_with_the_mask():
@@ -109,13 +111,24 @@ def test_accumulated_keys_follow_the_recursion():
         torch.testing.assert_close(ours[:, :, t], carry, rtol=1e-12, atol=1e-14)
 
 
+@contextlib.contextmanager
+def threads(count):
+    before = torch.get_num_threads()
+    torch.set_num_threads(count)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(before)
+
+
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64], ids=str)
 def test_gradients_are_those_of_the_equations(dtype):
     inputs = [t.requires_grad_() for t in random_qkv((2, 4, 2, 50, 77, 16), dtype)]
     q_search = (0.2 * torch.randn(2, 4, 50, 16, dtype=dtype)).requires_grad_()
     params = {"sw_index": 1, "num_spans": 2, "accumulate": "ema:0.5", "q_search": q_search}
     grad = torch.randn(2, 4, 50, 16, dtype=dtype)
-    ours = torch.autograd.grad(superlinear.blocked(*inputs, **params), [*inputs, q_search], grad)
+    with threads(2):  # the second thread has a gradient mode of its own
+        ours = torch.autograd.grad(superlinear.blocked(*inputs, **params), [*inputs, q_search], grad)
     theirs = torch.autograd.grad(superlinear.reference(*inputs, **params), [*inputs, q_search], grad)
     bound = 1e-11 if dtype == torch.float64 else 1e-4
     for a, b in zip(ours, theirs, strict=True):
@@ -146,26 +159,17 @@ class LargestTensor(TorchDispatchMode):
 def test_memory_is_linear():
     length, dim = 16384, 32
     q, k, v = random_qkv((1, 1, 1, length, length, dim))
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)  # a dispatch mode sees only its own thread
-    try:
-        with LargestTensor() as largest:
-            superlinear.blocked(q, k, v)
-    finally:
-        torch.set_num_threads(before)
+    with threads(1), LargestTensor() as largest:  # a dispatch mode sees only its own thread
+        superlinear.blocked(q, k, v)
     assert largest.elements <= 4 * length * dim  # num_spans + 1 rows of partial output per query
 
 
 def test_same_bits_for_any_number_of_threads():
     q, k, v = random_qkv((1, 2, 1, 700, 700, 64))
-    before = torch.get_num_threads()
     results = []
-    try:
-        for threads in (1, 2, 3):
-            torch.set_num_threads(threads)
+    for count in (1, 2, 3):
+        with threads(count):
             results.append(superlinear.blocked(q, k, v))
-    finally:
-        torch.set_num_threads(before)
     assert torch.equal(results[0], results[1])
     assert torch.equal(results[0], results[2])
 
@@ -211,4 +215,4 @@ def test_refuses(params, message):
 
 
 def test_a_power_whose_inverse_is_whole_takes_the_exact_comb():
-    assert comb(1000, 1, 2, 1 / 3, 0.5, 2.0, 0.0).steps.tolist() == [8, 27, 64, 125, 216, 343, 512, 729, 1000]
+    assert comb(1, 1000, 1, 2, 1 / 3, 0.5, 2.0, 0.0).steps.tolist() == [8, 27, 64, 125, 216, 343, 512, 729, 1000]
