@@ -11,7 +11,7 @@ import os
 import shutil
 import warnings
 from collections.abc import Callable
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 import torch
@@ -34,9 +34,9 @@ def reference(
 
 
 def key_blocks(len_q: int, len_k: int, *, window: int, num_sinks: int) -> tuple[Tensor, Tensor]:
-    """Key blocks of 128 that each query block touches: counts int32 [nQ], indices int32 [nQ, widest], ascending.
+    """Key blocks of 128 that each query block touches: counts int32 [nQ], indices int32 [nQ, nK], ascending, then 0.
 
-    By intervals: no tensor has a cell for every pair of blocks.
+    From intervals, not from a mask of all pairs. The compiled form wants the full width nK.
     """
     pattern = BandSelection(1, 1, len_q, len_k, window, num_sinks, _BLOCK)
     rows = [
@@ -44,7 +44,7 @@ def key_blocks(len_q: int, len_k: int, *, window: int, num_sinks: int) -> tuple[
         for spans in (pattern.spans(0, block) for block in range(-(-len_q // _BLOCK)))
     ]
     counts = torch.tensor([len(row) for row in rows], dtype=torch.int32)
-    indices = torch.zeros(len(rows), max((len(row) for row in rows), default=0), dtype=torch.int32)
+    indices = torch.zeros(len(rows), -(-len_k // _BLOCK), dtype=torch.int32)
     for i, row in enumerate(rows):
         indices[i, : len(row)] = torch.from_numpy(row)
     return counts, indices
@@ -123,11 +123,12 @@ def blocked(
     out = q.new_empty(*q.shape[:3], v.shape[3])
     if not out.numel():
         return out
-    run: Callable[..., Tensor] = _compiled() if compile else flex_attention
+    run = _compiled() if compile else cast(Callable[..., Any], flex_attention)
     mask = block_mask(len_q, len_k, window=window, num_sinks=num_sinks, device=q.device)
     with torch.no_grad(), warnings.catch_warnings():  # on the CPU it has no backward pass
         warnings.filterwarnings("ignore", "flex_attention called without torch.compile")  # bounded above
-        return run(q, k, v, block_mask=mask, scale=scale, enable_gqa=q.shape[1] != k.shape[1])
+        result: Tensor = run(q, k, v, block_mask=mask, scale=scale, enable_gqa=q.shape[1] != k.shape[1])
+    return result
 
 
 def cost(shape: Shape, *, window: int = 1024, num_sinks: int = 4, compile: bool = False) -> Cost:
