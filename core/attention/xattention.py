@@ -20,6 +20,7 @@ XAttnRule = Literal["official", "strict"]
 _ROWS = 256  # groups of queries at a time: at 128k tokens and stride 16 their scores are 8 MB
 
 
+@torch.no_grad()  # a choice has no gradient
 def block_sums(q: Tensor, k: Tensor, *, block_size: int = 128, stride: int = 16, scale: float | None = None) -> Tensor:
     """Steps 1-3. Estimated attention mass of each query block on each key block, causal, without an L x L tensor.
 

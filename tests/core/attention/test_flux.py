@@ -21,6 +21,7 @@ from attn.core.attention.flux import (
     streaming_mask,
     temperature,
 )
+from attn.core.attention.xattention import block_sums
 
 SMALL = {"sink": 16, "local": 40, "last": 20, "block_size": 16, "stride": 4, "threshold": 0.5, "chunk": 64}
 MODES = ["streaming", "triangle", "xattn"]
@@ -102,6 +103,16 @@ def test_gradients():
     q, k, v = (x.requires_grad_() for x in random_qkv((1, 1, 1, 7, 8, 2), torch.float64))
     params = {"sink": 2, "local": 2, "block_size": 2, "mode": "triangle", "last": 2}
     assert torch.autograd.gradcheck(lambda *x: blocked(*x, **params), (q, k, v))
+
+
+def test_gradients_of_chosen_blocks_are_those_of_the_reference():
+    q, k, v = (x.requires_grad_() for x in random_qkv((1, 2, 1, 70, 70, 8), torch.float64))
+    ours, truth = (
+        torch.autograd.grad(run(q, k, v, mode="xattn", **SMALL).square().sum(), (q, k, v))
+        for run in (blocked, reference)
+    )
+    torch.testing.assert_close(ours, truth, rtol=1e-10, atol=1e-10)
+    assert not block_sums(q, k).requires_grad
 
 
 def tilted(logit, **options):
