@@ -14,7 +14,7 @@ import torch
 from torch import Tensor
 
 from ._indexer import Quant, index_scores
-from ._indexer_cpu import KeyBlocks, best_tokens
+from ._indexer_cpu import LARGEST_BLOCK, KeyBlocks, best_tokens
 from ._indexer_pool import COARSE_DTYPES, CoarseDtype, block_scores, candidate_blocks, pool_blocks
 from ._topk import top_k_positions
 
@@ -197,8 +197,8 @@ def hisa_index(
 
 def check_hisa(top_k: int, block_size: int, top_blocks: int, coarse_dtype: str) -> None:
     """Raise ``ValueError`` for parameters out of range."""
-    if block_size < 1:
-        raise ValueError(f"block_size is {block_size}; a block needs at least one token.")
+    if not 1 <= block_size <= LARGEST_BLOCK:
+        raise ValueError(f"block_size is {block_size}; pass 1 to {LARGEST_BLOCK} tokens.")
     if top_blocks < 2:
         raise ValueError(f"top_blocks is {top_blocks}; the first and the last block need one each: pass 2 or more.")
     if not 1 <= top_k <= top_blocks * block_size:

@@ -41,7 +41,7 @@ def test_against_the_definition(rows, top_k):
     ),
     top_k=st.integers(1, 40),
     sign=st.sampled_from([1.0, -1.0]),
-    size=st.sampled_from([8, 11, 64]),
+    size=st.sampled_from([8, 11, 128, 256]),
 )
 def test_kernel_with_ties_and_infinities(rows, top_k, sign, size):
     for row in rows:  # the score of a one-channel key is the key itself, if it is not negative
