@@ -75,7 +75,7 @@ class HaloAttn(nn.Module):
         self.pos_embed = RelativeTables(block_size + 2 * halo_size, self.dim_head)
         # an odd side leaves a last row of single cells: mean of those that exist
         pooled = stride == 2 and not strided
-        self.pool = nn.AvgPool2d(2, 2, ceil_mode=True, count_include_pad=False) if pooled else nn.Identity()
+        self.pool = nn.AvgPool2d(2, 2, ceil_mode=True) if pooled else nn.Identity()
         for layer in (self.q, self.kv):
             nn.init.trunc_normal_(layer.weight, std=dim**-0.5)
 
