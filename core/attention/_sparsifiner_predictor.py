@@ -160,7 +160,11 @@ class ConnectivityPredictor(nn.Module):
             reduced_k = reduced_k * live[:, None, :, None]
         scale = (q.shape[1] if rules.scale_rule == "code" else reduced_q.shape[-1]) ** -0.5
         down = self.proj_n.to(dtype)
-        return reduced_q * scale, reduced_k.mT @ (down if positions is None else down[positions][:, None])
+        if positions is not None:
+            return reduced_q * scale, reduced_k.mT @ down[positions][:, None]
+        # one product of two matrices: batched, torch would copy P for every head
+        pooled = reduced_k.mT.reshape(-1, self.num_tokens) @ down
+        return reduced_q * scale, pooled.view(*reduced_k.shape[:2], reduced_k.shape[3], down.shape[1])
 
     def basis(self, rules: Rules, dtype: torch.dtype, *, reconstruct: bool = False) -> Tensor:
         """Step 4. [n, N]: signed while reconstructing, else its size where above the threshold."""
