@@ -246,7 +246,7 @@ def blocked(
         sparse = attend(q, k, v, _select(q, k, torch.zeros_like(full, dtype=torch.bool), settings, scale), scale=scale)
         share = full.to(q.dtype)[:, None, None, None]
         return share * dense_attention(q, k, v, causal=True, scale=scale) + (1 - share) * sparse
-    if bool((full > 0.5).all()):
+    if bool((full > 0.5).all()) or not q.shape[2]:
         return dense_attention(q, k, v, causal=True, scale=scale)
     if q.shape[2] == 1 and mode != "xattn" and not bool((full > 0.5).any()):
         return _decode(q, k, v, settings, scale)

@@ -2,7 +2,7 @@
 
 import pytest
 import torch
-from hypothesis import given, settings
+from hypothesis import example, given, settings
 from hypothesis import strategies as st
 from qkv import SHAPES, assert_as_accurate_as_eager, random_qkv
 from torch.utils._python_dispatch import TorchDispatchMode
@@ -38,6 +38,8 @@ def test_blocked_matches_reference(shape, dtype, mode):
 
 
 @settings(max_examples=40, deadline=None)
+@example(0, 0, 1, 1, 1, "streaming", "sparse", 0, 0, "official", 4)
+@example(0, 5, 1, 1, 1, "xattn", "sparse", 0, 0, "official", 4)
 @given(
     len_q=st.integers(0, 90), past=st.integers(0, 60), group=st.integers(1, 2), kv_heads=st.integers(1, 2),
     batch=st.integers(0, 2), mode=st.sampled_from(MODES), route=st.sampled_from(["sparse", "full"]),
