@@ -9,6 +9,7 @@ the softmax of each of its spans at the end.
 from __future__ import annotations
 
 import math
+from collections.abc import Iterator
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
@@ -23,7 +24,7 @@ if TYPE_CHECKING:
 
 Array = np.ndarray[Any, Any]
 _BUCKET = 64  # keys: spans that end in the same bucket may form a group
-_ROWS = 64  # spans of a group
+ROWS = 64  # spans of a group
 _ZERO = np.float32(0)
 _SMALLEST, _REST, _SIGN = np.int32(-(2**31)), np.int32(2**31 - 1), np.int32(31)
 
@@ -63,10 +64,10 @@ def groups(start: Array, stop: Array, window_start: Array, len_k: int) -> Plan:
     begins = np.flatnonzero(np.diff(home, prepend=-1))  # where a bucket begins
     begins = np.union1d(begins, [len(order)]) if len(near) else begins
     sizes = np.diff(begins, append=len(row))
-    pieces = -(-sizes // _ROWS)
+    pieces = -(-sizes // ROWS)
     nth = np.arange(pieces.sum()) - np.repeat(np.cumsum(pieces) - pieces, pieces)
-    lo = np.repeat(begins, pieces) + nth * _ROWS
-    hi = np.minimum(lo + _ROWS, np.repeat(begins + sizes, pieces))
+    lo = np.repeat(begins, pieces) + nth * ROWS
+    hi = np.minimum(lo + ROWS, np.repeat(begins + sizes, pieces))
     if len(lo):
         edges = np.stack([lo, hi, np.minimum.reduceat(first, lo), np.maximum.reduceat(last, lo)], 1)
     else:
@@ -130,55 +131,86 @@ def _combine(
                 o[d] += share * p[d]
 
 
-def _some_groups(
-    q: Tensor, keys: Tensor, v: Tensor, plan: Plan, row: Tensor, top: Array, total: Array, partial: Tensor, mine: Array
-) -> None:
-    """The groups ``mine`` (rows of ``plan.edges``) into ``top``, ``total`` [N] and ``partial`` [N, Dv]."""
-    if not len(mine):
-        return
+class Head(NamedTuple):
+    """One head on its way: N spans and windows in the order of ``plan``.
+
+    ``q`` float32 [Lq, D] times scale and log2 e; ``k``, ``v`` float32 [Lk, D], [Lk, Dv]; ``row`` int64 [N], query of a
+    span; ``top``, ``total`` [N], highest score and sum of weights; ``partial`` [N, Dv], sum of weighted values.
+    """
+
+    q: Tensor
+    k: Tensor
+    v: Tensor
+    plan: Plan
+    row: Tensor
+    top: Array
+    total: Array
+    partial: Tensor
+
+
+def _some_groups(head: Head, mine: Array) -> None:
+    """The groups ``mine`` (rows of ``plan.edges``) into ``top``, ``total`` and ``partial``."""
     torch.set_num_threads(1)  # counts per thread: the bits of a product must not depend on how many share it
-    weights = _weights()
+    weights, plan = _weights(), head.plan
     widest = int((mine[:, 3] - mine[:, 2]).max())
-    gathered, buffer = torch.empty(_ROWS, q.shape[1]), torch.empty(_ROWS * widest)
+    gathered, buffer = torch.empty(ROWS, head.q.shape[1]), torch.empty(ROWS * widest)
     for lo, hi, first, last in mine.tolist():
         size = hi - lo
-        rows = torch.index_select(q, 0, row[lo:hi], out=gathered[:size])
+        rows = torch.index_select(head.q, 0, head.row[lo:hi], out=gathered[:size])
         scores = buffer[: size * (last - first)].view(size, last - first)
-        torch.mm(rows, keys[:, first:last], out=scores)
-        weights(scores.numpy(), plan.start[lo:hi], plan.stop[lo:hi], first, top[lo:hi], total[lo:hi])
-        torch.mm(scores, v[first:last], out=partial[lo:hi])
+        torch.mm(rows, head.k[first:last].T, out=scores)
+        weights(scores.numpy(), plan.start[lo:hi], plan.stop[lo:hi], first, head.top[lo:hi], head.total[lo:hi])
+        torch.mm(scores, head.v[first:last], out=head.partial[lo:hi])
+
+
+def attend_head(q: Tensor, k: Tensor, v: Tensor, plan: Plan, scale: float, buffer: Tensor) -> Head:
+    """Every span of one head by itself. q [Lq, D], any dtype; k, v float32; ``buffer`` [>= N, Dv] for ``partial``."""
+    count = len(plan.row)
+    _weights()  # compiled before threads ask for it
+    head = Head(
+        q.float() * (scale * math.log2(math.e)), k, v, plan, torch.from_numpy(plan.row), np.empty(count, np.float32),
+        np.empty(count, np.float32), buffer[:count],
+    )  # fmt: skip
+    # Small portions: the groups of the first keys hold the shortest spans, and threads take them in turn.
+    portions = np.array_split(plan.edges, max(1, min(len(plan.edges), 16 * thread_count())))
+    run(_some_groups, [(head, portion) for portion in portions if len(portion)])
+    return head
+
+
+def heads_of(
+    q: Tensor, k: Tensor, v: Tensor, spans: Spans, scale: float
+) -> Iterator[tuple[tuple[int, int], tuple[int, int], Head]]:
+    """Head after head, with its indices in q and in k; the next one overwrites ``partial``."""
+    group, window = q.shape[1] // k.shape[1], spans.window_start.to(torch.int32).numpy()
+    buffer = torch.empty(0, v.shape[3])
+    for b in range(q.shape[0]):
+        for h in range(q.shape[1]):
+            kv = (b, h // group)
+            if h % group == 0:
+                key, value = k[kv].float(), v[kv].float().contiguous()
+            plan = groups(spans.start[b, h].numpy(), spans.stop[b, h].numpy(), window, spans.len_k)
+            if len(plan.row) > buffer.shape[0]:
+                buffer = torch.empty(len(plan.row), v.shape[3])
+            yield (b, h), kv, attend_head(q[b, h], key, value, plan, scale, buffer)
+
+
+def gates(spans: Spans, gate_scale: float) -> Tensor:
+    """Step 6: [B, Hq, Lq, k]; uniform where a query has no span."""
+    return (gate_scale * spans.scores).masked_fill(spans.anchors < 0, -1e9).softmax(-1)
 
 
 def span_attention(q: Tensor, k: Tensor, v: Tensor, spans: Spans, scale: float, gate_scale: float) -> Tensor:
     """q [B, Hq, Lq, D], k [B, Hkv, Lk, D], v [B, Hkv, Lk, Dv], any dtype but float64 -> out [B, Hq, Lq, Dv]."""
     q, k, v = q.detach(), k.detach(), v.detach()  # the pool's threads have a gradient mode of their own: on
-    batch, heads, len_q, _ = q.shape
-    len_k, value_dim, group = k.shape[2], v.shape[3], heads // k.shape[1]
-    out = torch.empty(batch, heads, len_q, value_dim, dtype=q.dtype)
-    gate = (gate_scale * spans.scores).masked_fill(spans.anchors < 0, -1e9).softmax(-1)
-    combine, window = _combine(), spans.window_start.to(torch.int32).numpy()
-    _weights()
-    partial = torch.empty(0, value_dim)
-    result = torch.empty(len_q, value_dim)
+    len_q, value_dim = q.shape[2], v.shape[3]
+    out = torch.empty(*q.shape[:3], value_dim, dtype=q.dtype)
+    gate, result = gates(spans, gate_scale), torch.empty(len_q, value_dim)
+    combine = _combine()
     with kernels_own_the_threads():
-        for b in range(batch):
-            for h in range(heads):
-                if h % group == 0:
-                    keys, values = k[b, h // group].float().T, v[b, h // group].float().contiguous()
-                plan = groups(spans.start[b, h].numpy(), spans.stop[b, h].numpy(), window, len_k)
-                count = len(plan.row)
-                if partial.shape[0] < count:
-                    partial = torch.empty(count, value_dim)
-                top, total = np.empty(count, np.float32), np.empty(count, np.float32)
-                queries = q[b, h].float() * (scale * math.log2(math.e))
-                row = torch.from_numpy(plan.row)
-                # Small portions: the groups of the first keys hold the shortest spans, and threads take them in turn.
-                portions = np.array_split(plan.edges, min(len(plan.edges), 16 * thread_count()) or 1)
-                run(
-                    _some_groups,
-                    [(queries, keys, values, plan, row, top, total, partial, portion) for portion in portions],
-                )
-                arrays = (partial.numpy(), plan.place, top, total, gate[b, h].numpy(), result.numpy())
-                run(combine, [(*arrays, *band) for band in bands(len_q, 64)])
-                out[b, h] = result
+        for at, _, head in heads_of(q, k, v, spans, scale):
+            arrays = (
+                head.partial.numpy(), head.plan.place, head.top, head.total, gate[at].numpy(), result.numpy()
+            )  # fmt: skip
+            run(combine, [(*arrays, *band) for band in bands(len_q, 64)])
+            out[at] = result
     return out

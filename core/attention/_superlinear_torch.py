@@ -13,6 +13,7 @@ import torch
 from torch import Tensor
 from torch.autograd.function import once_differentiable
 
+from ._superlinear_backward import span_gradients
 from ._superlinear_span import span_attention
 from .base import accumulator, positions
 
@@ -138,7 +139,7 @@ def forward(q: Tensor, k: Tensor, v: Tensor, spans: Spans, scale: float, gate_sc
 
 
 class SpanAttention(torch.autograd.Function):
-    """Steps 5 and 6 with gradients: forward as without, backward recomputed chunk by chunk."""
+    """Steps 5 and 6 with gradients: forward as without; backward recomputes its scores, in linear memory."""
 
     @staticmethod
     def forward(
@@ -155,6 +156,9 @@ class SpanAttention(torch.autograd.Function):
         spans, scale, gate_scale = ctx.rest
         saved: tuple[Tensor, ...] = ctx.saved_tensors
         q_search, k_search, q, k, v = saved
+        if q.dtype != torch.float64 and q.shape[2] > FEW:
+            grads = span_gradients(grad, spans, scale, gate_scale, *saved)
+            return *(g.to(x.dtype) for g, x in zip(grads, saved, strict=True)), None, None, None
         totals = [torch.zeros(x.shape, dtype=accumulator(q.dtype)) for x in saved]
         d_search, d_keys, d_q, d_k, d_v = (flat(x) for x in totals)
         mine, grad = (flat(q_search), flat(q)), flat(grad)

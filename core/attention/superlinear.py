@@ -236,7 +236,7 @@ def blocked(
     Notes
     -----
     Differentiable: the choice of anchors is constant, the gates carry gradients to ``q_search`` and ``k``, the spans to
-    ``q``, ``k`` and ``v``. Gradients are recomputed in chunks, in linear memory.
+    ``q``, ``k`` and ``v``. The backward pass recomputes the scores, in linear memory.
 
     References
     ----------

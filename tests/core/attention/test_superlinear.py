@@ -165,13 +165,29 @@ def test_memory_is_linear():
 
 
 def test_same_bits_for_any_number_of_threads():
-    q, k, v = random_qkv((1, 2, 1, 700, 700, 64))
+    inputs = [t.requires_grad_() for t in random_qkv((1, 2, 1, 700, 700, 64))]
     results = []
     for count in (1, 2, 3):
         with threads(count):
-            results.append(superlinear.blocked(q, k, v))
-    assert torch.equal(results[0], results[1])
-    assert torch.equal(results[0], results[2])
+            out = superlinear.blocked(*inputs)
+            results.append((out, *torch.autograd.grad(out.square().sum(), inputs)))
+    for other in results[1:]:
+        assert all(torch.equal(a, b) for a, b in zip(results[0], other, strict=True))
+
+
+def test_float32_gradients_are_as_accurate_as_the_equations():
+    inputs = random_qkv((1, 2, 1, 300, 400, 32))
+    grad = torch.randn(1, 2, 300, 32, generator=torch.Generator().manual_seed(1))
+    params = {"sw_index": 2, "gate_scale": 0.1}
+
+    def gradients(run, dtype):
+        leaves = [t.to(dtype).requires_grad_() for t in inputs]
+        return torch.autograd.grad(run(*leaves, **params), leaves, grad.to(dtype))
+
+    truth = gradients(superlinear.reference, torch.float64)
+    ours, eager = (gradients(run, torch.float32) for run in (superlinear.blocked, superlinear.reference))
+    for t, a, b in zip(truth, ours, eager, strict=True):
+        assert (a.double() - t).abs().max() <= 2 * (b.double() - t).abs().max() + 1e-5
 
 
 def test_huge_logits_stay_finite():
