@@ -104,11 +104,12 @@ class Operator:
         ``attend(q, k, v, selection, *, causal, scale, ...) -> out``. None where nothing is chosen.
     rows : callable or None
         ``rows(q, k, v, rows, *, causal, scale, ...)``: the operator's exact result for the queries ``rows`` (int64
-        [R]) -> [B, Hq, R, Dv], for operators that do not approximate softmax attention. None: softmax attention is
+        [R]) -> [B, Hq, R, Dv] in float32 or float64, for operators that do not approximate softmax attention. None: softmax attention is
         the truth.
     decoder : callable or None
         ``decoder(q, k, v, *, scale, ...) -> step``: with keys and values of the whole cache prepared outside the clock,
-        ``step()`` computes the last query's output. None: ``blocked`` with Lq = 1 is the decode step.
+        ``step()`` computes the last query's output, and ``cost`` at Lq = 1 is that of the step alone. None: ``blocked``
+        with Lq = 1 is the decode step.
     at_budget : callable or None
         ``at_budget(keys, Shape) -> dict`` of parameters with which a query visits about ``keys`` keys, search included.
     causal : tuple of bool

@@ -23,7 +23,7 @@ FILES = [
 ]  # fmt: skip
 
 
-@pytest.mark.parametrize(("folder", "stem"), FILES, ids="/".join)
+@pytest.mark.parametrize(("folder", "stem"), FILES, ids=[f"{folder}/{stem}" for folder, stem in FILES])
 def test_matches_the_official_implementation(folder, stem):
     checks = list(parity.check(folder, stem))
     assert checks
