@@ -157,6 +157,17 @@ class Routing:
     def searched(self) -> int:
         return self.num_heads * self.logits.numel()
 
+    def flat(self) -> tuple[Tensor, Tensor | None]:
+        """``index`` into the regions of all samples, [B * P, topk]; which of their tokens to see [B * P, topk * T].
+
+        The second is None where all are.
+        """
+        first = torch.arange(self.index.shape[0], device=self.index.device)[:, None, None] * self.regions.total
+        index = (self.index + first).flatten(0, 1)
+        if not self.masked:
+            return index, None
+        return index, inside(self.regions, index.device)[self.index.flatten(0, 1)].flatten(1)
+
     def mask(self, rows: Tensor) -> Tensor:
         """bool [B, Hq, R, L]: the tokens of the regions chosen by each row's region."""
         region = self.region_of_tokens()

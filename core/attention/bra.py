@@ -12,7 +12,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from ._bra_regions import Regions, Routing, cut, from_regions, inside, pad_map, route, to_regions
+from ._bra_regions import Regions, Routing, cut, from_regions, pad_map, route, to_regions
 from .base import Cost, Operator, Shape, accumulator, repeat_kv
 
 CHUNK_BYTES = 8 << 20
@@ -99,10 +99,8 @@ def attend_regions(
     q, k, v = (F.pad(x, (0, width - x.shape[3])) if x.shape[3] < width else x for x in (q, k, v))
     queries = to_regions(q, regions, group)  # [Hkv, B * P, group * T, D]
     keys, values = to_regions(k, regions), to_regions(v, regions)  # [Hkv, B * P, T, D]
-    first = torch.arange(batch, device=q.device)[:, None, None] * regions.total
-    index = (selection.index + first).flatten(0, 1)  # [B * P, topk], into the B * P regions
+    index, on_map = selection.flat()  # [B * P, topk], [B * P, topk * T] or None
     weight = selection.weight.flatten(0, 1).to(q.dtype) if soft_routing else None
-    on_map = inside(regions, q.device)[selection.index.flatten(0, 1)].flatten(1) if selection.masked else None
 
     per_region = 2 * index.shape[1] * regions.size * k.shape[1] * width * k.element_size()
     step = max(1, CHUNK_BYTES // per_region)
@@ -128,12 +126,10 @@ def gather(x: Tensor, index: Tensor, weight: Tensor | None = None) -> Tensor:
 def attention_maps(q: Tensor, k: Tensor, selection: Routing, *, scale: float) -> Tensor:
     """Step 3.8, to look at: probabilities [B, P, Hq, T, topk * T] of each region's tokens over its chosen keys."""
     regions, batch, heads = selection.regions, q.shape[0], q.shape[1]
-    first = torch.arange(batch, device=q.device)[:, None, None] * regions.total
-    index = (selection.index + first).flatten(0, 1)
+    index, on_map = selection.flat()
     keys = gather(to_regions(repeat_kv(k, heads), regions), index)  # [Hq, B * P, topk * T, D]
     scores = ((to_regions(q, regions) * scale) @ keys.mT).to(accumulator(q.dtype))
-    if selection.masked:
-        on_map = inside(regions, q.device)[selection.index.flatten(0, 1)].flatten(1)
+    if on_map is not None:
         scores = scores.masked_fill(~on_map[:, None], -torch.inf)
     prob = scores.softmax(-1)  # [Hq, B * P, T, topk * T]
     return prob.transpose(0, 1).reshape(batch, regions.total, *prob.shape[:1], *prob.shape[2:])
@@ -184,12 +180,8 @@ def blocked(
     ----------
     methods/biformer.md, sections 3 and 7; arXiv 2303.08810.
     """
-    selection = select(
-        q, k, scale=scale, grid=grid, n_win=n_win, topk=topk, pad=pad, mask_padding=mask_padding
-    )  # fmt: skip
-    return attend(
-        q, k, v, selection, scale=scale, grid=grid, soft_routing=soft_routing, lepe=lepe, lepe_bias=lepe_bias
-    )  # fmt: skip
+    selection = select(q, k, scale=scale, grid=grid, n_win=n_win, topk=topk, pad=pad, mask_padding=mask_padding)
+    return attend(q, k, v, selection, scale=scale, grid=grid, soft_routing=soft_routing, lepe=lepe, lepe_bias=lepe_bias)
 
 
 def _regions(shape: Shape, n_win: int, pad: bool) -> Regions:

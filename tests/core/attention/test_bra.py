@@ -195,6 +195,25 @@ def test_at_budget(grid, keys):
     assert found.searched + found.attended == pytest.approx(keys, rel=0.15)
 
 
+@pytest.mark.parametrize("mask_padding", [False, True])
+def test_attention_maps_are_the_weights(mask_padding):
+    """With grouped heads and padding: the maps times the gathered values give the result."""
+    q, k, v, grid = inputs((2, 4, 2, 7, 9, 8), torch.float64)
+    params = {"grid": grid, "n_win": 3, "topk": 4, "pad": True, "mask_padding": mask_padding}
+    routing = bra.select(q, k, **params)
+    maps = bra.attention_maps(q, k, routing, scale=32**-0.5)  # [B, P, Hq, T, topk * T]
+    assert maps.shape == (2, 9, 4, 9, 36)
+    values = F.pad(v.repeat_interleave(2, 1).reshape(2, 4, 7, 9, 8), (0, 0, 0, 0, 0, 2))
+    values = values.reshape(2, 4, 3, 3, 3, 3, 8).transpose(3, 4).reshape(2, 4, 9, 9, 8)  # [B, Hq, P, T, Dv]
+    for sample in range(2):
+        for region in range(9):
+            chosen = values[sample, :, routing.index[sample, region]].flatten(1, 2)  # [Hq, topk * T, Dv]
+            truth = bra.blocked(q, k, v, **params)[sample].reshape(4, 7, 9, 8)
+            y, x = (3 * i for i in divmod(region, 3))
+            found = (maps[sample, region] @ chosen).reshape(4, 3, 3, 8)[:, : 7 - y]
+            torch.testing.assert_close(found, truth[:, y : y + 3, x : x + 3], rtol=1e-12, atol=1e-12)
+
+
 class Allocations(TorchDispatchMode):
     """Largest tensor made inside, and the most bytes alive at once."""
 
