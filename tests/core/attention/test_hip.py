@@ -211,6 +211,16 @@ def test_non_contiguous_inputs_and_the_same_bits_twice():
         torch.set_num_threads(threads)
 
 
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64], ids=str)
+def test_equal_scores_still_leave_a_full_budget_of_distinct_units(dtype):
+    q, k = torch.ones(1, 1, 200, 32, dtype=dtype), torch.ones(1, 1, 300, 32, dtype=dtype)
+    selection = select(q, k, causal=True, **SMALL)
+    starts = selection.starts[0, 0, -1]
+    assert len(starts) == 16
+    assert (starts.diff() >= 2).all()
+    assert 0 <= starts[0] < starts[-1] < 300 - SMALL["sliding_window"]
+
+
 def test_select_then_attend_is_blocked():
     q, k, v = random_qkv((1, 2, 1, 100, 200, 32))
     selection = select(q, k, causal=True, **SMALL)
