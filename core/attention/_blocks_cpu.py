@@ -14,7 +14,7 @@ import torch
 from torch import Tensor
 
 from ..threads import kernels_own_the_threads, run, thread_count
-from ._blocks_kernels import scale_and_add_bfloat16, scale_rows, softmax_bfloat16, softmax_float32
+from ._blocks_kernels import finish, scale_and_add_bfloat16, scale_rows, softmax_bfloat16, softmax_float32
 from ._blocks_tiles import Pattern, Tile, gather_into, tiles
 
 _TILE_SCORES = 128 * 1024  # scores of a tile: half a second-level cache in float32
@@ -74,15 +74,13 @@ class _Worker:
         if self.sign < 0:
             query = -query
         mean, state = self.mean[: query.shape[0]].zero_(), self.state[:, : query.shape[0]]
-        high, total, _ = state
-        high.fill_(-torch.inf)
-        total.zero_()
+        state[0] = -torch.inf
+        state[1] = 0.0
         for tile in tiles(self.pattern, head, block, self.size):
             self._step(query, self.k[b, h // group], self.v[b, h // group], tile, mean, state)
-        empty = total == 0
-        torch.div(mean, total.masked_fill(empty, 1.0)[:, None], out=mean)
+        high, total, _ = state.numpy()
+        finish()(mean.numpy(), high, total, lse[b, h, rows].numpy())
         out[b, h, rows] = mean
-        lse[b, h, rows] = (high + total.log2()) * math.log(2)
 
     def _step(self, query: Tensor, k: Tensor, v: Tensor, tile: Tile, mean: Tensor, state: Tensor) -> None:
         """Take a tile of keys into ``mean`` [rows, Dv] and ``state`` [3, rows]: highest score, sum of weights, fade."""

@@ -14,6 +14,7 @@ Array = np.ndarray[Any, Any]
 _ZERO, _LOWEST = np.float32(0), np.float32(-np.inf)
 _SIXTEEN, _ROUND, _UPPER = np.uint32(16), np.int32(0x8000), np.uint32(0xFFFF0000)
 _D1, _D2, _D3, _D4 = (np.float32(d) for d in (6.9312199e-01, 2.4023718e-01, 5.5916890e-02, 9.6004000e-03))
+_LN2 = np.float32(np.log(2))
 _ONE, _HALF, _LOWEST2, _MANTISSA = np.float32(1), np.float32(0.5), np.float32(-125), np.int32(23)
 
 
@@ -167,3 +168,40 @@ def scale_and_add_bfloat16(mean: Array, fade: Array, part: Array) -> None:
         row, factor, add = mean[i], fade[i], part[i]
         for j in range(row.size):
             row[j] = row[j] * factor + _widen(add[j])
+
+
+@kernel("void(float32[:,::1],float32[::1],float32[::1],float32[::1])")
+def finish(mean: Array, high: Array, total: Array, lse: Array) -> None:
+    """Divide ``mean`` [rows, Dv] by the sums of weights; ``lse`` in natural logarithm. Rows without keys: 0, -inf."""
+    for i in range(mean.shape[0]):
+        row, factor = mean[i], _ONE / total[i] if total[i] != _ZERO else _ZERO
+        for d in range(row.size):
+            row[d] *= factor
+        lse[i] = (high[i] + np.log2(total[i])) * _LN2 if total[i] != _ZERO else _LOWEST
+
+
+@kernel("void(int64[:,::1],int64,int64,int64[::1],int64[::1])")
+def edges(spans: Array, at: int, window: int, first: Array, last: Array) -> None:
+    """Row i is at position at + i: last[i] keys of ``spans`` lie at or before it, first[i] before its window."""
+    for i in range(first.size):
+        here, f, c = at + i, 0, 0
+        for s in range(spans.shape[0]):
+            start, stop = spans[s, 0], spans[s, 1]
+            c += max(0, min(stop, here + 1) - start)
+            f += max(0, min(stop, here - window + 1) - start)
+        first[i], last[i] = f, c
+
+
+def _gather(x: Array, spans: Array, out: Array) -> None:
+    """The rows ``spans`` of ``x`` one behind the other."""
+    n = 0
+    for s in range(spans.shape[0]):
+        for j in range(spans[s, 0], spans[s, 1]):
+            source, target = x[j], out[n]
+            for d in range(source.size):
+                target[d] = source[d]
+            n += 1
+
+
+gather_32 = kernel("void(int32[:,::1],int64[:,::1],int32[:,::1])")(_gather)
+gather_16 = kernel("void(int16[:,::1],int64[:,::1],int16[:,::1])")(_gather)

@@ -8,8 +8,11 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from ._blocks_kernels import edges, gather_16, gather_32
+
 Rows = np.ndarray[Any, np.dtype[np.int64]]
 Spans = Rows
+_EVERYTHING = 1 << 60  # a window that reaches back to the first key
 
 
 class Pattern(Protocol):
@@ -81,24 +84,26 @@ def split(spans: Spans, size: int) -> list[Spans]:
 def tiles(pattern: Pattern, head: int, block: int, size: int) -> list[Tile]:
     """The keys of a query block in tiles of at most ``size``, with what each query sees of them."""
     start = block * pattern.block_m
-    at = np.arange(start, min(start + pattern.block_m, pattern.len_q)) + (pattern.len_k - pattern.len_q)
+    rows = min(pattern.block_m, pattern.len_q - start)
+    at = start + pattern.len_k - pattern.len_q
     spans = pattern.spans(head, block)
     if pattern.causal:
-        spans = np.minimum(spans, at[-1] + 1)
-    return [_tile(pattern, part, at) for part in split(spans, size)]
+        spans = np.minimum(spans, at + rows)
+    return [_tile(pattern, part, at, rows) for part in split(spans, size)]
 
 
-def _tile(pattern: Pattern, spans: Spans, at: Rows) -> Tile:
+def _tile(pattern: Pattern, spans: Spans, at: int, rows: int) -> Tile:
+    """``at``: position of the block's first query."""
     width = int((spans[:, 1] - spans[:, 0]).sum())
     window = pattern.window
-    beyond = pattern.causal and int(spans[-1, 1]) > int(at[0]) + 1
-    before = window is not None and int(spans[0, 0]) <= int(at[-1]) - window
+    beyond = pattern.causal and int(spans[-1, 1]) > at + 1
+    before = window is not None and int(spans[0, 0]) <= at + rows - 1 - window
     if not beyond and not before:
         return Tile(spans, width, None, None, width)
-    keys = np.concatenate([np.arange(a, b) for a, b in spans.tolist()])  # ascending: what a row sees is a range
-    last = np.searchsorted(keys, at, side="right") if beyond else np.full(at.size, width)
-    first = np.zeros_like(last) if window is None else np.searchsorted(keys, at - window, side="right")
-    return Tile(spans, width, first, last, int(np.searchsorted(keys, pattern.num_sinks)))
+    first, last = np.empty((2, rows), dtype=np.int64)
+    edges()(spans, at, _EVERYTHING if window is None else window, first, last)
+    sinks = np.clip(pattern.num_sinks - spans[:, 0], 0, spans[:, 1] - spans[:, 0]).sum()
+    return Tile(spans, width, first, last, int(sinks))
 
 
 def gather(x: Tensor, spans: Spans) -> Tensor:
@@ -113,6 +118,9 @@ def gather_into(buffer: Tensor, x: Tensor, spans: Spans) -> Tensor:
     if len(spans) == 1:
         run = x[int(spans[0, 0]) : int(spans[0, 1])]
         return run if run.dtype == buffer.dtype else buffer[: run.shape[0]].copy_(run)
-    parts = [x[a:b] for a, b in spans.tolist()]
-    width = sum(part.shape[0] for part in parts)
-    return torch.cat(parts, out=buffer[:width])
+    out = buffer[: int((spans[:, 1] - spans[:, 0]).sum())]
+    if x.dtype != buffer.dtype or not x.is_contiguous():
+        return torch.cat([x[a:b] for a, b in spans.tolist()], out=out)
+    bits, copy = (torch.int32, gather_32()) if x.itemsize == 4 else (torch.int16, gather_16())
+    copy(x.view(bits).numpy(), spans, out.view(bits).numpy())
+    return out
