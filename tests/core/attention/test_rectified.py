@@ -128,6 +128,25 @@ def test_critical_blocks_reach_the_mass_and_the_number():
     assert critical_blocks(prob, 1.0, 1).all()
 
 
+def test_a_pooled_key_weighs_as_much_as_its_tokens():
+    q, _, v = smooth(1, 1, 1, 5 * 16 + 20, 32)
+    blocks = rectify(q, torch.zeros_like(q), v, block_size=16, text_len=20, text_valid=10, tau_p=0.0).blocks
+    truth = torch.tensor([16.0] * 5 + [10.0]) / 90
+    torch.testing.assert_close(blocks.prob, truth.expand(1, 1, 5, 6))
+    assert blocks.keep[..., 5:].all()
+    assert blocks.keep.shape[-1] == 6  # ten valid text tokens are one block
+
+
+def test_blocks_of_the_first_frame_see_each_other():
+    q, k, v = smooth(1, 1, 1, 10 * 16, 32)
+    params = {"block_size": 16, "tau_p": 0.0, "drop_rate": 0.95}
+    few, more = (rectify(q, k, v, first_frame_blocks=n, **params).blocks.keep[0, 0] for n in (0, 3))
+    assert more[:3, :3].all()
+    assert not few[:3, :3].all()
+    assert torch.equal(few[3:], more[3:])
+    assert torch.equal(few[:, 3:], more[:, 3:])
+
+
 def test_counts_agree_with_the_mask():
     video, text = (4, 6, 8), (50, 37)
     q, k, v = smooth(2, 4, 2, 192 + 50, 32)
