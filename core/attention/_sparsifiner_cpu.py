@@ -15,7 +15,6 @@ from ..jit import FASTMATH, exp2_negative, exp_negative, kernel
 Array = np.ndarray[Any, np.dtype[np.float32]]
 Indices = np.ndarray[Any, np.dtype[np.int32]]
 _ZERO, _ONE = np.float32(0), np.float32(1)
-_NAN = np.float32(np.nan)
 
 
 @njit(fastmath=FASTMATH, error_model="numpy")
@@ -126,19 +125,18 @@ def attend_lists(
 ) -> None:  # fmt: skip
     """Rows start..stop-1 of ``out`` [L, Dv]: softmax attention over the keys in rows ``first``.. of ``index``.
 
-    ``scale`` holds the factor log2 e; ``score`` [K] is scratch. A score that is not finite makes the row NaN.
+    ``scale`` holds the factor log2 e; ``score`` [K] is scratch.
     """
     width, num = q.shape[1], index.shape[1]
     for i in range(start, stop):
         keys = index[first + i - start]
-        largest, check = np.float32(-np.inf), _ZERO
+        largest = np.float32(-np.inf)
         for j in range(num):
             s, key = _ZERO, keys[j]
             for d in range(width):
                 s += q[i, d] * k[key, d]
             s *= scale
             score[j] = s
-            check += s - s
             largest = max(largest, s)
         total = _ZERO
         for j in range(num):
@@ -146,8 +144,6 @@ def attend_lists(
             total += score[j]
         for d in range(out.shape[1]):
             out[i, d] = _ZERO
-        if check != _ZERO:
-            total = _NAN
         for j in range(num):
             p, key = score[j] / total, keys[j]
             for d in range(out.shape[1]):

@@ -145,14 +145,22 @@ def test_same_inputs_same_bits_on_any_number_of_threads():
     assert torch.equal(outs[1], outs[2])
 
 
-def test_a_query_that_is_not_a_number_stays_alone():
+@pytest.mark.parametrize("value", [math.nan, math.inf])
+def test_a_query_that_is_not_finite_stays_alone(value):
     q, k, v = random_qkv((1, 1, 1, 40, 40, 32))
     clean = blocked(q, k, v)
-    q[0, 0, 7] = torch.nan
+    q[0, 0, 7, 0] = value
     out = blocked(q, k, v)
     assert out[0, 0, 7].isnan().all()
     others = torch.arange(40) != 7
     assert torch.equal(out[:, :, others], clean[:, :, others])
+
+
+def test_a_key_that_is_not_a_number_is_not_passed_over():
+    q, k, v = random_qkv((1, 1, 1, 40, 40, 32))
+    k[0, 0, 3, 0] = torch.nan
+    assert reference(q, k, v).isnan().all()  # no order is left, so every query takes the first keys
+    assert blocked(q, k, v).isnan().all()
 
 
 def test_large_scores_do_not_overflow():
