@@ -108,16 +108,18 @@ def _score(
 
 
 @kernel(
-    "void(float32[:,::1],int32[:,::1],int32[::1],int64[::1],int64[::1],int64[::1],int64,int64,boolean,int32[:,::1],int32[::1])"
+    "void(float32[:,::1],int32[:,::1],int32[::1],int64[::1],int64[::1],int64[::1],int64,int64,boolean,int32[:,::1],int32[::1],"
+    "float32[:,::1])"
 )
 def _select(
     scores: Floats, blocks: Ints, counts: Ints, ks: Longs, ke: Longs, origin: Longs, size: int, top_k: int,
-    force: bool, out: Ints, scratch: Ints,
+    force: bool, out: Ints, scratch: Ints, values: Floats,
 ) -> None:  # fmt: skip
     """The best ``top_k`` tokens in [ks, ke) of each query's blocks, ascending, -1 at the end, into ``out`` [m, K].
 
     A query's blocks ascend and hold ks and ke - 1, so its visible scores are one piece. ``force``: the first and the
     last visible one are chosen whatever their scores. ``origin`` [m] is subtracted. ``scratch`` [S * B + 1].
+    ``values`` [m, K]: the scores of the chosen, if it has any rows.
     """
     guess = _ZERO
     for t in range(scores.shape[0]):
@@ -142,6 +144,10 @@ def _select(
                     more, ties = emit_ties(row[a:b], hi, lo, ties, first, scratch[n:])
                 else:
                     more = emit(row[a:b], hi, first, scratch[n:])
+                if values.shape[0] > 0:
+                    value = values[t]
+                    for i in range(n, n + more):
+                        value[i] = row[a + scratch[i] - first]
                 n += more
         chosen = out[t]
         chosen[:n] = scratch[:n]
@@ -168,7 +174,7 @@ class KeyBlocks:
 
 def best_tokens(
     q: Tensor, weights: Tensor, keys: KeyBlocks, ks: Tensor, ke: Tensor, *, top_k: int, blocks: Tensor | None = None,
-    relative: bool = True, force: bool = False,
+    relative: bool = True, force: bool = False, values: Tensor | None = None,
 ) -> Tensor:  # fmt: skip
     """The best tokens of each query's window, in all blocks or in the given ones.
 
@@ -185,6 +191,9 @@ def best_tokens(
     force : bool
         Choose the first and the last token of a window whatever their scores.
 
+    values : Tensor float32 [M, top_k], optional
+        Filled with the scores of the chosen tokens.
+
     Returns
     -------
     Tensor int32 [M, top_k], ascending, -1 at the end.
@@ -195,6 +204,7 @@ def best_tokens(
     given = None if blocks is None else blocks.numpy()
     origin = (ks if relative else torch.zeros_like(ks)).numpy()
     out = np.empty((q.shape[0], top_k), dtype=np.int32)
+    chosen = np.empty((0, top_k), dtype=np.float32) if values is None else values.numpy()
     width = keys.blocks.shape[0] if blocks is None else blocks.shape[1]
     step = max(1, min(512, _SCORES // max(1, width * keys.size)))
 
@@ -213,7 +223,10 @@ def best_tokens(
             counts = (candidates >= 0).sum(1, dtype=np.int32)
             piece = scores[: rows.stop - lo]
             _score()(queries[rows], head_weights[rows], keys.blocks, candidates, counts, piece, starts, order, dots)
-            _select()(piece, candidates, counts, first, last, origin[rows], keys.size, top_k, force, out[rows], scratch)
+            _select()(
+                piece, candidates, counts, first, last, origin[rows], keys.size, top_k, force, out[rows], scratch,
+                chosen[rows],
+            )  # fmt: skip
 
     if q.shape[0]:
         run(band, _bands((ke - ks).clamp(0, width * keys.size)))

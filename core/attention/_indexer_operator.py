@@ -44,7 +44,7 @@ def search(q: Tensor, k: Tensor, make_index: MakeIndex, *, causal: bool, quant: 
         for h in range(kv_heads):
             index = make_index(_quantised(k[b, h], quant))
             queries, weights = _index_queries(q[b], h, kv_heads, quant)
-            found[b, h] = index.search(queries, weights, ks, ke)
+            found[b, h] = index.search(queries, weights, ks, ke).tokens
     return found
 
 
@@ -60,6 +60,7 @@ def run(
     scale = q.shape[-1] ** -0.5 if scale is None else scale
     group, len_q, len_k = q.shape[1] // k.shape[1], q.shape[2], k.shape[2]
     ks, ke = windows(len_q, len_k, causal)
+    reuse = group == 1 and quant == "none"  # then the index score is q.k wherever that is positive
     out = q.new_empty(*q.shape[:3], v.shape[-1])
     for b in range(k.shape[0]):
         for h in range(k.shape[1]):
@@ -70,9 +71,10 @@ def run(
             for start in range(0, len_q, _ROWS):
                 rows = slice(start, min(start + _ROWS, len_q))
                 queries, weights = _index_queries(q[b, :, rows], h, k.shape[1], quant)
-                found = index.search(queries, weights, ks[rows], ke[rows])
+                found, scores = index.search(queries, weights, ks[rows], ke[rows], scores=reuse)
                 piece = q[None, b, heads, rows].to(dtype)
-                out[b, heads, rows] = attend_rows(piece, keys, values, found[None, None], scale)[0].to(q.dtype)
+                part = attend_rows(piece, keys, values, found[None, None], scale, scores)
+                out[b, heads, rows] = part[0].to(q.dtype)
     return out
 
 

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from functools import cached_property
-from typing import Protocol
+from typing import NamedTuple, Protocol
 
 import torch
 from torch import Tensor
@@ -23,11 +23,18 @@ _TILE = 128  # keys of a kernel's tile where the method asks for no block
 _FEW = 16
 
 
+class Found(NamedTuple):
+    """Tokens int32 [M, K], ascending, -1 at the end; their scores float32 [M, K], where asked for and at hand."""
+
+    tokens: Tensor
+    scores: Tensor | None
+
+
 class TokenIndex(Protocol):
     """Keys prepared for searching."""
 
-    def search(self, q: Tensor, weights: Tensor, ks: Tensor, ke: Tensor) -> Tensor:
-        """q [M, H, d], weights [M, H], windows int [M] -> int32 [M, K], ascending, -1 at the end."""
+    def search(self, q: Tensor, weights: Tensor, ks: Tensor, ke: Tensor, *, scores: bool = False) -> Found:
+        """q [M, H, d], weights [M, H], windows int [M]; ``scores`` asks for them too."""
         ...
 
 
@@ -42,17 +49,19 @@ class FlatIndex:
         """The keys as the kernels want them."""
         return KeyBlocks(self.k, _TILE)
 
-    def search(self, q: Tensor, weights: Tensor, ks: Tensor, ke: Tensor) -> Tensor:
+    def search(self, q: Tensor, weights: Tensor, ks: Tensor, ke: Tensor, *, scores: bool = False) -> Found:
         """As in ``TokenIndex``."""
         if _use_kernels(q, self.k):
-            return best_tokens(q, weights, self.blocks, ks, ke, top_k=min(self.top_k, self.k.shape[0]))
+            top_k = min(self.top_k, self.k.shape[0])
+            values = torch.empty(q.shape[0], top_k) if scores else None
+            return Found(best_tokens(q, weights, self.blocks, ks, ke, top_k=top_k, values=values), values)
         position = torch.arange(self.k.shape[0], device=q.device)
         found = []
         for rows in _chunks(q.shape[0], q.shape[1] * self.k.shape[0]):
-            scores = index_scores(q[rows], self.k, weights[rows])  # [m, T]
+            dense = index_scores(q[rows], self.k, weights[rows])  # [m, T]
             hidden = (position < ks[rows, None]) | (position >= ke[rows, None])
-            found.append(_relative(top_k_positions(scores.masked_fill_(hidden, -torch.inf), self.top_k), ks[rows]))
-        return _stack(found, q, min(self.top_k, self.k.shape[0]))
+            found.append(_relative(top_k_positions(dense.masked_fill_(hidden, -torch.inf), self.top_k), ks[rows]))
+        return Found(_stack(found, q, min(self.top_k, self.k.shape[0])), None)
 
 
 class HisaIndex:
@@ -70,11 +79,11 @@ class HisaIndex:
         """Keys and pooled keys as the kernels want them."""
         return KeyBlocks(self.k, self.block_size), KeyBlocks(self.pooled, _TILE)
 
-    def search(self, q: Tensor, weights: Tensor, ks: Tensor, ke: Tensor) -> Tensor:
+    def search(self, q: Tensor, weights: Tensor, ks: Tensor, ke: Tensor, *, scores: bool = False) -> Found:
         """As in ``TokenIndex``."""
         num_tokens, size = self.k.shape[0], self.block_size
         if _use_kernels(q, self.k):
-            return self._search_with_kernels(q, weights, ks, ke)
+            return self._search_with_kernels(q, weights, ks, ke, scores)
         slots = min(self.top_blocks, self.pooled.shape[0]) * size
         found = []
         for rows in _chunks(q.shape[0], slots * self.k.shape[1]):
@@ -86,13 +95,13 @@ class HisaIndex:
             token = (blocks[..., None] * size + torch.arange(size, device=q.device)).flatten(1)  # [m, slots]
             outside = (token < lo) | (token >= hi) | (blocks < 0).repeat_interleave(size, 1)
             keys = self.k[token.clamp(0, num_tokens - 1)]  # [m, slots, d]
-            scores = index_scores(q[rows, None], keys, weights[rows, None]).squeeze(-2)  # [m, slots]
-            slot = top_k_positions(scores.masked_fill_(outside, -torch.inf), min(self.top_k, num_tokens)).long()
+            fine = index_scores(q[rows, None], keys, weights[rows, None]).squeeze(-2)  # [m, slots]
+            slot = top_k_positions(fine.masked_fill_(outside, -torch.inf), min(self.top_k, num_tokens)).long()
             chosen = token.gather(1, slot.clamp_min(0)).masked_fill(slot < 0, -1)  # slots ascend, so tokens do
             found.append(_relative(chosen.to(torch.int32), ks[rows]))
-        return _stack(found, q, min(self.top_k, num_tokens))
+        return Found(_stack(found, q, min(self.top_k, num_tokens)), None)
 
-    def _search_with_kernels(self, q: Tensor, weights: Tensor, ks: Tensor, ke: Tensor) -> Tensor:
+    def _search_with_kernels(self, q: Tensor, weights: Tensor, ks: Tensor, ke: Tensor, scores: bool) -> Found:
         """The same; the pooled keys are searched as tokens are."""
         keys, pooled = self.blocks
         first, last = ks // self.block_size, -(-ke // self.block_size)
@@ -111,7 +120,9 @@ class HisaIndex:
                 )
                 for rows in _chunks(q.shape[0], q.shape[1] * self.pooled.shape[0])
             ])  # fmt: skip
-        return best_tokens(q, weights, keys, ks, ke, top_k=min(self.top_k, self.k.shape[0]), blocks=blocks)
+        top_k = min(self.top_k, self.k.shape[0])
+        values = torch.empty(q.shape[0], top_k) if scores else None
+        return Found(best_tokens(q, weights, keys, ks, ke, top_k=top_k, blocks=blocks, values=values), values)
 
 
 def _use_kernels(q: Tensor, k: Tensor) -> bool:
@@ -152,7 +163,7 @@ def lightning_index(
     methods/hisa.md, section 3.2; DeepSeek-V3.2-Exp.
     """
     ks, ke = _windows(q, k, weights, ks, ke, top_k)
-    return FlatIndex(k, top_k=top_k).search(q, weights, ks, ke)
+    return FlatIndex(k, top_k=top_k).search(q, weights, ks, ke).tokens
 
 
 def hisa_index(
@@ -192,7 +203,7 @@ def hisa_index(
     index = HisaIndex(
         k, top_k=top_k, block_size=block_size, top_blocks=top_blocks, coarse_dtype=coarse_dtype, quant=quant
     )
-    return index.search(q, weights, ks, ke)
+    return index.search(q, weights, ks, ke).tokens
 
 
 def check_hisa(top_k: int, block_size: int, top_blocks: int, coarse_dtype: str) -> None:

@@ -120,15 +120,19 @@ class _SparseTokens(torch.autograd.Function):
         return grad_q, grad_k.to(k.dtype), grad_v.to(v.dtype), None, None
 
 
-def attend_rows(q: Tensor, k: Tensor, v: Tensor, index: Tensor, scale: float) -> Tensor:
-    """``token_attention`` without gradients."""
+def attend_rows(
+    q: Tensor, k: Tensor, v: Tensor, index: Tensor, scale: float, known: Tensor | None = None
+) -> Tensor:  # fmt: skip
+    """``token_attention`` without gradients. ``known`` [Lq, K]: relu(q . k) of the list's keys, of the only head."""
     out = q.new_zeros(*q.shape[:3], v.shape[-1])
     if q.device.type == "cpu" and accumulator(q.dtype) == torch.float32:
         for b in range(k.shape[0]):
             for h in range(q.shape[1]):
                 kv = h * k.shape[1] // q.shape[1]
                 keys, values = k[b, kv].float().contiguous(), v[b, kv].float().contiguous()
-                out[b, h] = _sparse_tokens_cpu.attend(q[b, h].float().contiguous(), keys, values, index[b, kv], scale)
+                out[b, h] = _sparse_tokens_cpu.attend(
+                    q[b, h].float().contiguous(), keys, values, index[b, kv], scale, known
+                )
         return out
     for b, h, heads, rows in _pieces(q, k, index):
         token, prob, _ = _weights(q, k, index, scale, b, h, heads, rows)

@@ -47,6 +47,16 @@ def _dots(query: Floats, k: Floats, chosen: Ints, scale: Any, row: Floats) -> No
 
 
 @njit(fastmath=FASTMATH, error_model="numpy")
+def _complete(query: Floats, k: Floats, chosen: Ints, scale: Any, row: Floats) -> None:
+    """As ``_dots``, where row holds relu(query . k) already: only what the ReLU hid is computed."""
+    for i in range(chosen.size):
+        if row[i] > _ZERO:
+            row[i] *= scale
+        else:
+            _dots(query, k, chosen[i : i + 1], scale, row[i : i + 1])
+
+
+@njit(fastmath=FASTMATH, error_model="numpy")
 def _softmax(row: Floats) -> None:
     """In place."""
     largest = np.float32(-np.inf)
@@ -83,11 +93,20 @@ def _add(row: Floats, v: Floats, chosen: Ints, o: Floats) -> None:
 
 
 @kernel(
-    "void(float32[:,::1],float32[:,::1],float32[:,::1],int32[:,::1],float32,int64,float32[:,::1],int32[:,::1],"
+    "void(float32[:,::1],float32[:,::1],float32[:,::1],int32[:,::1],float32,int64,boolean,float32[:,::1],int32[:,::1],"
     "float32[:,::1])"
 )
 def _attend(
-    q: Floats, k: Floats, v: Floats, index: Ints, scale: float, tile: int, prob: Floats, ends: Ints, out: Floats
+    q: Floats,
+    k: Floats,
+    v: Floats,
+    index: Ints,
+    scale: float,
+    tile: int,
+    known: bool,
+    prob: Floats,
+    ends: Ints,
+    out: Floats,
 ) -> None:
     """out [m, Dv] for q [m, D] and lists [m, K] that ascend, -1 at the end; scratch prob [m, K], ends [m, tiles]."""
     rows, width = index.shape
@@ -101,7 +120,10 @@ def _attend(
             while stop < width and 0 <= chosen[stop] < last:
                 stop += 1
             ends[t, n] = stop
-            _dots(q[t], k, chosen[first:stop], scale, prob[t, first:stop])
+            if known:
+                _complete(q[t], k, chosen[first:stop], scale, prob[t, first:stop])
+            else:
+                _dots(q[t], k, chosen[first:stop], scale, prob[t, first:stop])
     for t in range(rows):
         out[t] = _ZERO
         if ends[t, tiles - 1] > 0:
@@ -112,8 +134,11 @@ def _attend(
             _add(prob[t, first : ends[t, n]], v, index[t, first : ends[t, n]], out[t])
 
 
-def attend(q: Tensor, k: Tensor, v: Tensor, index: Tensor, scale: float) -> Tensor:
-    """out [m, Dv] for one head: q [m, D], k [Lk, D], v [Lk, Dv] float32 contiguous, index int32 [m, K]."""
+def attend(q: Tensor, k: Tensor, v: Tensor, index: Tensor, scale: float, known: Tensor | None = None) -> Tensor:
+    """out [m, Dv] for one head: q [m, D], k [Lk, D], v [Lk, Dv] float32 contiguous, index int32 [m, K].
+
+    ``known`` float32 [m, K]: relu(q . k) of the keys in the lists; it is overwritten.
+    """
     out = torch.empty(q.shape[0], v.shape[1])
     tile = min(max(_KEYS * k.shape[0] // max(1, index.shape[1]), 512), 2048)
     tiles = -(-k.shape[0] // tile)
@@ -121,14 +146,15 @@ def attend(q: Tensor, k: Tensor, v: Tensor, index: Tensor, scale: float) -> Tens
 
     def band(start: int, stop: int) -> None:
         """One thread's queries, with scratch of its own."""
-        prob = np.empty((min(_ROWS, stop - start), index.shape[1]), dtype=np.float32)
-        ends = np.empty((prob.shape[0], tiles), dtype=np.int32)
+        most = min(_ROWS, stop - start)
+        prob = np.empty((most if known is None else 0, index.shape[1]), dtype=np.float32)
+        ends = np.empty((most, tiles), dtype=np.int32)
         for lo in range(start, stop, _ROWS):
             rows = slice(lo, min(lo + _ROWS, stop))
             m = rows.stop - lo
             _attend()(
-                arrays[0][rows], arrays[1], arrays[2], arrays[3][rows], np.float32(scale), tile, prob[:m], ends[:m],
-                arrays[4][rows],
+                arrays[0][rows], arrays[1], arrays[2], arrays[3][rows], np.float32(scale), tile, known is not None,
+                prob[:m] if known is None else known[rows].numpy(), ends[:m], arrays[4][rows],
             )  # fmt: skip
 
     if q.shape[0]:
