@@ -221,6 +221,14 @@ def test_equal_scores_still_leave_a_full_budget_of_distinct_units(dtype):
     assert 0 <= starts[0] < starts[-1] < 300 - SMALL["sliding_window"]
 
 
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64], ids=str)
+def test_nan_stays_visible_and_in_its_row(dtype):
+    q, k, v = random_qkv((1, 2, 1, 200, 200, 32), dtype)
+    q[0, 1, 150, 3] = torch.nan
+    rows = blocked(q, k, v, causal=True, **SMALL).isnan().any(-1).nonzero().tolist()
+    assert rows == [[0, 1, 150]]
+
+
 def test_select_then_attend_is_blocked():
     q, k, v = random_qkv((1, 2, 1, 100, 200, 32))
     selection = select(q, k, causal=True, **SMALL)
