@@ -122,6 +122,7 @@ class Portion(NamedTuple):
     d_v: Tensor
 
 
+@torch.inference_mode()
 def _some_groups(head: Head, grad: Tensor, c0: Array, c1: Array, parts: Tensor, portion: Portion) -> None:
     """Query gradients of the portion's spans into ``parts`` [N, D], key and value gradients into the portion."""
     torch.set_num_threads(1)

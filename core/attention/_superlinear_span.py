@@ -148,6 +148,7 @@ class Head(NamedTuple):
     partial: Tensor
 
 
+@torch.inference_mode()  # a mode counts per thread; this one may write to tensors of any
 def _some_groups(head: Head, mine: Array) -> None:
     """The groups ``mine`` (rows of ``plan.edges``) into ``top``, ``total`` and ``partial``."""
     torch.set_num_threads(1)  # counts per thread: the bits of a product must not depend on how many share it
@@ -201,7 +202,7 @@ def gates(spans: Spans, gate_scale: float) -> Tensor:
 
 def span_attention(q: Tensor, k: Tensor, v: Tensor, spans: Spans, scale: float, gate_scale: float) -> Tensor:
     """q [B, Hq, Lq, D], k [B, Hkv, Lk, D], v [B, Hkv, Lk, Dv], any dtype but float64 -> out [B, Hq, Lq, Dv]."""
-    q, k, v = q.detach(), k.detach(), v.detach()  # the pool's threads have a gradient mode of their own: on
+    q, k, v = q.detach(), k.detach(), v.detach()
     len_q, value_dim = q.shape[2], v.shape[3]
     out = torch.empty(*q.shape[:3], value_dim, dtype=q.dtype)
     gate, result = gates(spans, gate_scale), torch.empty(len_q, value_dim)

@@ -31,6 +31,8 @@ def check_parameters(
     text_valid: int | None, video: Video | None, neighbours: Tensor | None,
 ) -> None:  # fmt: skip
     """Raise ``ValueError`` for what is out of range or does not fit ``len_k`` tokens."""
+    if not len_k:
+        raise ValueError("there are no tokens: q, k and v have length 0.")
     if not 0 <= drop_rate < 1:
         raise ValueError(
             f"drop_rate is {drop_rate}: the share of key blocks to drop is in [0, 1); 0.75 to 0.9 is usual."

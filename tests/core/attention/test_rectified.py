@@ -292,3 +292,9 @@ def test_refuses(params, message):
     q, k, v = smooth(1, 1, 1, 300, 32)
     with pytest.raises(ValueError, match=message):
         attention("rectified", q, k, v, **{"causal": False, **params})
+
+
+def test_refuses_no_tokens():
+    q, k, v = random_qkv((1, 1, 1, 0, 0, 32))
+    with pytest.raises(ValueError, match="no tokens"):
+        attention("rectified", q, k, v, causal=False)

@@ -190,6 +190,18 @@ def test_float32_gradients_are_as_accurate_as_the_equations():
         assert (a.double() - t).abs().max() <= 2 * (b.double() - t).abs().max() + 1e-5
 
 
+def test_inference_mode_on_two_threads():
+    q, k, v = random_qkv((1, 1, 1, 300, 300, 32))
+    with threads(2), torch.inference_mode():
+        out = superlinear.blocked(q, k, v)
+    assert torch.equal(out, superlinear.blocked(q, k, v))
+
+
+def test_no_queries():
+    q, k, v = random_qkv((1, 2, 1, 0, 30, 32))
+    assert superlinear.blocked(q, k, v).shape == (1, 2, 0, 32)
+
+
 def test_huge_logits_stay_finite():
     q, k, v = random_qkv((1, 1, 1, 300, 300, 32))
     assert_as_accurate_as_eager(superlinear.blocked(300 * q, k, v), superlinear.reference, 300 * q, k, v)
