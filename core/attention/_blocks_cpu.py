@@ -17,7 +17,7 @@ from ..threads import kernels_own_the_threads, run, thread_count
 from ._blocks_kernels import finish, scale_and_add_bfloat16, scale_rows, softmax_bfloat16, softmax_float32
 from ._blocks_tiles import Pattern, Tile, gather_into, tiles
 
-_TILE_SCORES = 128 * 1024  # scores of a tile: half a second-level cache in float32
+_TILE_BYTES = 1536 * 1024  # scores, keys and values of a tile: smaller ones fit the cache better and cost more steps
 
 
 def forward_cpu(q: Tensor, k: Tensor, v: Tensor, pattern: Pattern, scale: float) -> tuple[Tensor, Tensor]:
@@ -26,6 +26,7 @@ def forward_cpu(q: Tensor, k: Tensor, v: Tensor, pattern: Pattern, scale: float)
     out = q.new_empty(batch, heads, len_q, v.shape[3])
     lse = q.new_empty(batch, heads, len_q, dtype=torch.float32)
     k, v = (x if x.stride(3) == 1 else x.contiguous() for x in (k, v))
+    flat_out, flat_lse = out.view(-1, len_q, v.shape[3]), lse.view(-1, len_q)
     blocks = -(-len_q // pattern.block_m)
     # the last blocks of a causal call are the longest: first, so that no thread is left with one at the end
     todo = deque((head, block) for head in range(batch * heads) for block in reversed(range(blocks)))
@@ -39,7 +40,7 @@ def forward_cpu(q: Tensor, k: Tensor, v: Tensor, pattern: Pattern, scale: float)
                     head, block = todo.popleft()
                 except IndexError:
                     return
-                worker.attend(head, block, out, lse)
+                worker.attend(head, block, flat_out, flat_lse)
 
     with kernels_own_the_threads():
         run(work, [()] * min(thread_count(), len(todo)))
@@ -47,57 +48,71 @@ def forward_cpu(q: Tensor, k: Tensor, v: Tensor, pattern: Pattern, scale: float)
 
 
 class _Worker:
-    """One thread's buffers and its way through a query block."""
+    """One thread's buffers and its way through a query block.
+
+    A step is some tens of microseconds where blocks are small: everything that can be is prepared here, and numpy does
+    the indexing, which takes it a fraction of torch's time.
+    """
 
     def __init__(self, q: Tensor, k: Tensor, v: Tensor, pattern: Pattern, scale: float) -> None:
-        self.q, self.k, self.v, self.pattern = q, k, v, pattern
+        self.pattern = pattern
+        group = q.shape[1] // k.shape[1]
+        self.queries = [head for batch in q for head in batch]
+        self.keys = [head for batch in k for head in batch for _ in range(group)]
+        self.values = [head for batch in v for head in batch for _ in range(group)]
         self.dtype = torch.bfloat16 if q.dtype == torch.bfloat16 else torch.float32
         self.sign = -1.0 if scale < 0 else 1.0  # the kernels want a factor >= 0: the maximum of scores stays one
         self.factor = np.float32(abs(scale) * math.log2(math.e))
         rows = min(pattern.block_m, pattern.len_q)
-        self.size = min(pattern.tile_keys or max(64, _TILE_SCORES // rows), pattern.len_k)
+        column = (rows + k.shape[3] + v.shape[3]) * self.dtype.itemsize
+        self.size = min(pattern.tile_keys or max(64, _TILE_BYTES // column // 64 * 64), pattern.len_k)
         self.scores = torch.empty(rows * self.size, dtype=self.dtype)
         self.part = torch.empty(rows, v.shape[3], dtype=self.dtype)
         self.mean = torch.empty(rows, v.shape[3])
-        self.keys = torch.empty(self.size, k.shape[3], dtype=self.dtype)
-        self.values = torch.empty(self.size, v.shape[3], dtype=self.dtype)
-        self.state = torch.empty(3, rows)
+        self.key = torch.empty(self.size, k.shape[3], dtype=self.dtype)
+        self.value = torch.empty(self.size, v.shape[3], dtype=self.dtype)
+        bits = torch.int16 if self.dtype == torch.bfloat16 else torch.int32
+        self.score_bits, self.part_bits = self.scores.view(bits).numpy(), self.part.view(bits).numpy()
+        self.mean_array = self.mean.numpy()
+        self.high, self.total, self.fade = np.empty((3, rows), dtype=np.float32)
         self.zeros = np.zeros(rows, dtype=np.int64)
         self.softmax = softmax_bfloat16() if self.dtype == torch.bfloat16 else softmax_float32()
 
     def attend(self, head: int, block: int, out: Tensor, lse: Tensor) -> None:
-        """Rows of ``out`` and ``lse`` of one query block of one head."""
-        b, h = divmod(head, self.q.shape[1])
-        group = self.q.shape[1] // self.k.shape[1]
-        rows = slice(block * self.pattern.block_m, min((block + 1) * self.pattern.block_m, self.q.shape[2]))
-        query = self.q[b, h, rows].to(self.dtype)
+        """Rows of ``out`` [B * Hq, Lq, Dv] and ``lse`` [B * Hq, Lq] of one query block of one head."""
+        start = block * self.pattern.block_m
+        stop = min(start + self.pattern.block_m, self.pattern.len_q)
+        query = self.queries[head][start:stop].to(self.dtype)
         if self.sign < 0:
             query = -query
-        mean, state = self.mean[: query.shape[0]].zero_(), self.state[:, : query.shape[0]]
-        state[0] = -torch.inf
-        state[1] = 0.0
+        rows = stop - start
+        self.mean_array[:rows] = 0
+        self.high[:rows] = -np.inf
+        self.total[:rows] = 0
         for tile in tiles(self.pattern, head, block, self.size):
-            self._step(query, self.k[b, h // group], self.v[b, h // group], tile, mean, state)
-        high, total, _ = state.numpy()
-        finish()(mean.numpy(), high, total, lse[b, h, rows].numpy())
-        out[b, h, rows] = mean
+            self._step(query, self.keys[head], self.values[head], tile)
+        finish()(self.mean_array[:rows], self.high[:rows], self.total[:rows], lse[head, start:stop].numpy())
+        out[head, start:stop] = self.mean[:rows]
 
-    def _step(self, query: Tensor, k: Tensor, v: Tensor, tile: Tile, mean: Tensor, state: Tensor) -> None:
-        """Take a tile of keys into ``mean`` [rows, Dv] and ``state`` [3, rows]: highest score, sum of weights, fade."""
-        rows = query.shape[0]
-        key, value = gather_into(self.keys, k, tile.spans), gather_into(self.values, v, tile.spans)
-        scores = self.scores[: rows * tile.width].view(rows, tile.width)
+    def _step(self, query: Tensor, k: Tensor, v: Tensor, tile: Tile) -> None:
+        """Take a tile of keys into the first rows of ``mean``, ``high`` and ``total``."""
+        rows, width = query.shape[0], tile.width
+        key, value = gather_into(self.key, k, tile.spans), gather_into(self.value, v, tile.spans)
+        scores = self.scores[: rows * width].view(rows, width)
         torch.mm(query, key.mT, out=scores)
-        high, total, fade = state.numpy()
+        mean, fade, bits = (
+            self.mean_array[:rows],
+            self.fade[:rows],
+            self.score_bits[: rows * width].reshape(rows, width),
+        )
         first = self.zeros[:rows] if tile.first is None else tile.first
-        last = np.full(rows, tile.width) if tile.last is None else tile.last
+        last = np.full(rows, width) if tile.last is None else tile.last
+        seen = bits, first, last, tile.sinks, self.factor, self.high[:rows], self.total[:rows], fade
         if self.dtype == torch.bfloat16:
-            bits = scores.view(torch.int16).numpy()
-            self.softmax(bits.view(np.uint16), bits, first, last, tile.sinks, self.factor, high, total, fade)
-            part = torch.mm(scores, value, out=self.part[:rows])
-            scale_and_add_bfloat16()(mean.numpy(), fade, part.view(torch.int16).numpy().view(np.uint16))
+            self.softmax(bits.view(np.uint16), *seen)
+            torch.mm(scores, value, out=self.part[:rows])
+            scale_and_add_bfloat16()(mean, fade, self.part_bits[:rows].view(np.uint16))
         else:
-            array = scores.numpy()
-            self.softmax(array, array.view(np.int32), first, last, tile.sinks, self.factor, high, total, fade)
-            scale_rows()(mean.numpy(), fade)
-            torch.addmm(mean, scores, value, out=mean)
+            self.softmax(bits.view(np.float32), *seen)
+            scale_rows()(mean, fade)
+            torch.addmm(self.mean[:rows], scores, value, out=self.mean[:rows])
