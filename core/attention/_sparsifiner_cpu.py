@@ -127,24 +127,41 @@ def attend_lists(
 
     ``scale`` holds the factor log2 e; ``score`` [K] is scratch.
     """
-    width, num = q.shape[1], index.shape[1]
+    width, values, num = q.shape[1], out.shape[1], index.shape[1]
+    fours = (
+        num - num % 4
+    )  # keys four at a time: their sums do not wait for each other, and ``out`` is loaded less often
     for i in range(start, stop):
         keys = index[first + i - start]
-        largest = np.float32(-np.inf)
-        for j in range(num):
-            s, key = _ZERO, keys[j]
+        for j in range(0, fours, 4):
+            a, b, c, e = keys[j], keys[j + 1], keys[j + 2], keys[j + 3]
+            sa = sb = sc = se = _ZERO
             for d in range(width):
-                s += q[i, d] * k[key, d]
-            s *= scale
-            score[j] = s
-            largest = max(largest, s)
-        total = _ZERO
+                x = q[i, d]
+                sa += x * k[a, d]
+                sb += x * k[b, d]
+                sc += x * k[c, d]
+                se += x * k[e, d]
+            score[j], score[j + 1], score[j + 2], score[j + 3] = sa * scale, sb * scale, sc * scale, se * scale
+        for j in range(fours, num):
+            s, a = _ZERO, keys[j]
+            for d in range(width):
+                s += q[i, d] * k[a, d]
+            score[j] = s * scale
+        largest, total = score[0], _ZERO
+        for j in range(1, num):
+            largest = max(largest, score[j])
         for j in range(num):
             score[j] = exp2_negative(score[j] - largest)
             total += score[j]
-        for d in range(out.shape[1]):
+        for d in range(values):
             out[i, d] = _ZERO
-        for j in range(num):
-            p, key = score[j] / total, keys[j]
-            for d in range(out.shape[1]):
-                out[i, d] += p * v[key, d]
+        for j in range(0, fours, 4):
+            a, b, c, e = keys[j], keys[j + 1], keys[j + 2], keys[j + 3]
+            pa, pb, pc, pe = score[j] / total, score[j + 1] / total, score[j + 2] / total, score[j + 3] / total
+            for d in range(values):
+                out[i, d] += pa * v[a, d] + pb * v[b, d] + pc * v[c, d] + pe * v[e, d]
+        for j in range(fours, num):
+            pa, a = score[j] / total, keys[j]
+            for d in range(values):
+                out[i, d] += pa * v[a, d]

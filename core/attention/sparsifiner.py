@@ -270,7 +270,7 @@ def cost(
     flops = 2 * heads * (predict + tokens * attended * (dim + shape.value_dim))
     width = dim + shape.value_dim
     moved = heads * tokens * width + shape.batch * shape.num_kv_heads * tokens * width  # q and out; k and v
-    gathered = 4 * heads * tokens * attended * width
+    gathered = 4 * heads * tokens * (attended * width + min(topk_coef, pooled) * tokens)  # keys, values, basis vectors
     return Cost(flops, moved * shape.itemsize + 4 * 2 * tokens * pooled + gathered, pooled, attended)
 
 
