@@ -1,18 +1,12 @@
-"""Blocks of queries, windows of keys and the position terms between them: steps 3.1.3-3.1.8 of methods/halonet.md."""
+"""Blocks of queries, windows of keys and the position terms between them: steps 3.1.3-3.1.5 of methods/halonet.md."""
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from dataclasses import dataclass
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
-
-from .base import accumulator
-
-CHUNK_BYTES = 4 << 20
-"""Most that one chunk's windows and scores take (one block's at least): they stay in the caches."""
 
 
 @dataclass(frozen=True)
@@ -85,11 +79,15 @@ def from_blocks(out: Tensor, layout: Halo, batch: int, group: int = 1) -> Tensor
     return out[:, :, :height, :width]
 
 
-def windows(x: Tensor, layout: Halo) -> Tensor:
-    """[N, C, H, W] -> [N, rows, cols, C, win, win], a view of the map with a border of zeros."""
+def add_border(x: Tensor, layout: Halo) -> Tensor:
+    """Zeros around a map [N, C, H, W]: ``halo`` on every side, and up to whole blocks to the right and below."""
     height, width = layout.grid
     right, below = layout.cols * layout.block - width, layout.rows * layout.block - height
-    x = F.pad(x, (layout.halo, layout.halo + right, layout.halo, layout.halo + below))
+    return F.pad(x, (layout.halo, layout.halo + right, layout.halo, layout.halo + below))
+
+
+def windows(x: Tensor, layout: Halo) -> Tensor:
+    """Step 3.1.4. A piece of a map with its border, [n, C, ..] -> [n, i, j, C, win, win], a view."""
     return x.unfold(2, layout.win, layout.block).unfold(3, layout.win, layout.block).permute(0, 2, 3, 1, 4, 5)
 
 
@@ -109,63 +107,3 @@ def relative_logits(q: Tensor, layout: Halo, height_rel: Tensor, width_rel: Tens
     """The position terms of some blocks: [c, M, D] -> [c, M, win * win]."""
     rel_h, rel_w = relative_terms(q, layout, height_rel, width_rel, group)
     return (rel_h[..., :, None] + rel_w[..., None, :]).flatten(2)
-
-
-def attend_blocks(
-    q: Tensor, k: Tensor, v: Tensor, layout: Halo, *, scale: float, height_rel: Tensor | None = None,
-    width_rel: Tensor | None = None, scale_pos: bool = False, mask_border: bool = False, group: int = 1,
-) -> Tensor:  # fmt: skip
-    """Steps 3.1.4-3.1.8. Every block of queries attends to its window, some blocks at a time.
-
-    Parameters
-    ----------
-    q : Tensor [N, rows, cols, M, D]
-        From ``query_blocks``.
-    k, v : Tensor [N, D, H, W], [N, Dv, H, W]
-        Maps, channels first.
-    layout : Halo
-    scale : float
-        On q·kᵀ, and with ``scale_pos`` on the position terms.
-    height_rel, width_rel : Tensor [2 * win - 1, D], both or neither
-    mask_border : bool
-        Leave cells outside the map out of the softmax.
-    group : int
-        Query heads per key head, inside M.
-
-    Returns
-    -------
-    Tensor [N, rows, cols, M, Dv]
-    """
-    total, rows, cols, queries, dim = q.shape
-    value_dim, cells = v.shape[1], layout.win**2
-    k_windows, v_windows = windows(k, layout), windows(v, layout)
-    hidden = ~layout.inside(q.device) if mask_border else None
-    per_block = cells * ((dim + value_dim) * q.element_size() + queries * (4 + q.element_size()))
-    chunks = []
-    for n, i, j in tiles(total, rows, cols, max(1, CHUNK_BYTES // per_block)):
-        qc = q[n, i, j].reshape(-1, queries, dim)  # [c, M, D]
-        kc = k_windows[n, i, j].reshape(-1, dim, cells)  # [c, D, win * win]
-        vc = v_windows[n, i, j].permute(0, 1, 2, 4, 5, 3).reshape(-1, cells, value_dim)
-        if height_rel is None or width_rel is None:
-            scores = torch.baddbmm(qc.new_zeros(1), qc, kc, beta=0, alpha=scale)
-        else:
-            scores = relative_logits(qc, layout, height_rel, width_rel, group)
-            scores = scores.baddbmm_(qc, kc, beta=scale if scale_pos else 1, alpha=scale)
-        scores = scores.to(accumulator(q.dtype))  # [c, M, win * win]
-        if hidden is not None:
-            outside = hidden[i, j].expand(q[n].shape[0], -1, -1, -1).reshape(-1, 1, cells)
-            scores = scores.masked_fill(outside, -torch.inf)
-        chunks.append(scores.softmax(-1).to(v.dtype) @ vc)
-    out = torch.cat(chunks) if chunks else q.new_empty(0, queries, value_dim)
-    return out.reshape(total, rows, cols, queries, value_dim)
-
-
-def tiles(total: int, rows: int, cols: int, most: int) -> Iterator[tuple[slice, slice, slice]]:
-    """Cut total x rows x cols blocks into pieces of at most ``most``, each a run of the row-major order."""
-    step_j = min(cols, most)
-    step_i = min(rows, max(1, most // max(1, cols)))
-    step_n = min(total, max(1, most // max(1, rows * cols)))
-    for n in range(0, total, max(1, step_n)):
-        for i in range(0, rows, step_i):
-            for j in range(0, cols, step_j):
-                yield slice(n, n + step_n), slice(i, i + step_i), slice(j, j + step_j)

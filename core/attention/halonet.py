@@ -12,7 +12,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from ._halo_blocks import Halo, attend_blocks, from_blocks, query_blocks
+from ._halo_attend import attend_blocks
+from ._halo_blocks import Halo, from_blocks, query_blocks
 from .halo import layout_of
 
 
