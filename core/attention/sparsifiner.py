@@ -62,7 +62,9 @@ class SparsifinerSelection:
     def mask(self, rows: Tensor) -> Tensor:
         """bool [B, Hq, R, Lk]: what the queries ``rows`` (int64 [R]) attend to."""
         if not self.lists.indices.shape[2]:
-            return torch.ones(*self.lists.indices.shape[:2], len(rows), self.lists.len_k, dtype=torch.bool)
+            return torch.ones(
+                *self.lists.indices.shape[:2], len(rows), self.lists.len_k, dtype=torch.bool, device=rows.device
+            )
         mask = self.lists.mask((rows - self.first_row).clamp_min(0))
         return mask | (rows < self.first_row)[:, None].to(mask.device)
 
