@@ -104,8 +104,8 @@ class Operator:
         ``attend(q, k, v, selection, *, causal, scale, ...) -> out``. None where nothing is chosen.
     rows : callable or None
         ``rows(q, k, v, rows, *, causal, scale, ...)``: the operator's exact result for the queries ``rows`` (int64
-        [R]) -> [B, Hq, R, Dv] in float32 or float64, for operators that do not approximate softmax attention. None: softmax attention is
-        the truth.
+        [R]) -> [B, Hq, R, Dv] in float32 or float64, for operators that do not approximate softmax attention. None:
+        softmax attention is the truth.
     decoder : callable or None
         ``decoder(q, k, v, *, scale, ...) -> step``: with keys and values of the whole cache prepared outside the clock,
         ``step()`` computes the last query's output, and ``cost`` at Lq = 1 is that of the step alone. None: ``blocked``
