@@ -173,9 +173,9 @@ class KeyBlocks:
 
 
 def best_tokens(
-    q: Tensor, weights: Tensor, keys: KeyBlocks, ks: Tensor, ke: Tensor, *, top_k: int, blocks: Tensor | None = None,
+    q: Tensor, weights: Tensor, keys: KeyBlocks, ks: Tensor, ke: Tensor, *, out: Tensor, blocks: Tensor | None = None,
     relative: bool = True, force: bool = False, values: Tensor | None = None,
-) -> Tensor:  # fmt: skip
+) -> None:  # fmt: skip
     """The best tokens of each query's window, in all blocks or in the given ones.
 
     Parameters
@@ -183,7 +183,8 @@ def best_tokens(
     q, weights : Tensor float32 [M, H, d], [M, H]
     keys : KeyBlocks
     ks, ke : Tensor int64 [M]
-    top_k : int
+    out : Tensor int32 [M, K]
+        Filled with the K best tokens, ascending, -1 at the end.
     blocks : Tensor int32 [M, m], optional
         Candidates, ascending, -1 at the end; those of ks and of ke - 1 are among them.
     relative : bool
@@ -191,19 +192,16 @@ def best_tokens(
     force : bool
         Choose the first and the last token of a window whatever their scores.
 
-    values : Tensor float32 [M, top_k], optional
+    values : Tensor float32 [M, K], optional
         Filled with the scores of the chosen tokens.
-
-    Returns
-    -------
-    Tensor int32 [M, top_k], ascending, -1 at the end.
     """
     dim = keys.blocks.shape[2]
     queries = torch.nn.functional.pad(q, (0, dim - q.shape[2])).contiguous().numpy()
     head_weights = weights.contiguous().numpy()
     given = None if blocks is None else blocks.numpy()
     origin = (ks if relative else torch.zeros_like(ks)).numpy()
-    out = np.empty((q.shape[0], top_k), dtype=np.int32)
+    top_k = out.shape[1]
+    tokens = out.numpy()
     chosen = np.empty((0, top_k), dtype=np.float32) if values is None else values.numpy()
     width = keys.blocks.shape[0] if blocks is None else blocks.shape[1]
     step = max(1, min(512, _SCORES // max(1, width * keys.size)))
@@ -224,13 +222,12 @@ def best_tokens(
             piece = scores[: rows.stop - lo]
             _score()(queries[rows], head_weights[rows], keys.blocks, candidates, counts, piece, starts, order, dots)
             _select()(
-                piece, candidates, counts, first, last, origin[rows], keys.size, top_k, force, out[rows], scratch,
+                piece, candidates, counts, first, last, origin[rows], keys.size, top_k, force, tokens[rows], scratch,
                 chosen[rows],
             )  # fmt: skip
 
     if q.shape[0]:
         run(band, _bands((ke - ks).clamp(0, width * keys.size)))
-    return torch.from_numpy(out)
 
 
 def _visible_blocks(ks: Longs, ke: Longs, size: int, width: int) -> Ints:

@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 
 from ._indexer import Quant, fake_quantise, index_scores
-from ._indexer_search import TokenIndex
+from ._indexer_search import Found, TokenIndex
 from ._sparse_tokens import attend_rows, token_attention
 from .base import Cost, Shape, accumulator
 
@@ -44,7 +44,10 @@ def search(q: Tensor, k: Tensor, make_index: MakeIndex, *, causal: bool, quant: 
         for h in range(kv_heads):
             index = make_index(_quantised(k[b, h], quant))
             queries, weights = _index_queries(q[b], h, kv_heads, quant)
-            found[b, h] = index.search(queries, weights, ks, ke).tokens
+            into = Found(found[b, h], None)
+            result = index.search(queries, weights, ks, ke, into=into)
+            if result is not into:
+                found[b, h] = result.tokens
     return found
 
 
@@ -61,6 +64,8 @@ def run(
     group, len_q, len_k = q.shape[1] // k.shape[1], q.shape[2], k.shape[2]
     ks, ke = windows(len_q, len_k, causal)
     reuse = group == 1 and quant == "none"  # then the index score is q.k wherever that is positive
+    tokens = torch.empty(min(_ROWS, len_q), min(top_k, len_k), dtype=torch.int32)
+    scores = torch.empty(tokens.shape if reuse else (0,))
     out = q.new_empty(*q.shape[:3], v.shape[-1])
     for b in range(k.shape[0]):
         for h in range(k.shape[1]):
@@ -71,9 +76,10 @@ def run(
             for start in range(0, len_q, _ROWS):
                 rows = slice(start, min(start + _ROWS, len_q))
                 queries, weights = _index_queries(q[b, :, rows], h, k.shape[1], quant)
-                found, scores = index.search(queries, weights, ks[rows], ke[rows], scores=reuse)
+                into = Found(tokens[: queries.shape[0]], scores[: queries.shape[0]] if reuse else None)
+                result = index.search(queries, weights, ks[rows], ke[rows], into=into)
                 piece = q[None, b, heads, rows].to(dtype)
-                part = attend_rows(piece, keys, values, found[None, None], scale, scores)
+                part = attend_rows(piece, keys, values, result.tokens[None, None], scale, result.scores)
                 out[b, heads, rows] = part[0].to(q.dtype)
     return out
 

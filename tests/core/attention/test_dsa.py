@@ -69,6 +69,25 @@ def test_attending_to_the_selection_is_blocked():
     assert torch.equal(out, attention("dsa", q, k, v, causal=True, top_k=16))
 
 
+def test_one_head_per_key_head_reuses_its_scores():
+    q, k, v = random_qkv((2, 2, 2, 65, 97, 32))  # early queries choose keys whose score the ReLU hid
+    out = attention("dsa", q, k, v, causal=True, top_k=60)
+    again = dsa.attend(q, k, v, dsa.select(q, k, causal=True, top_k=60), causal=True, top_k=60)
+    torch.testing.assert_close(out, again, rtol=1e-5, atol=1e-6)
+
+
+@pytest.mark.parametrize("threads", [1, 2, 5])
+def test_same_bits_with_any_number_of_threads(threads):
+    q, k, v = random_qkv((1, 2, 1, 333, 400, 64))
+    before = torch.get_num_threads()
+    first = attention("dsa", q, k, v, causal=True, top_k=50)
+    try:
+        torch.set_num_threads(threads)
+        assert torch.equal(attention("dsa", q, k, v, causal=True, top_k=50), first)
+    finally:
+        torch.set_num_threads(before)
+
+
 def test_cost_counts_the_keys_visited():
     shape = Shape(1, 4, 2, 60, 97, 32, 32, True)
     q, k, _ = random_qkv((1, 4, 2, 60, 97, 32))

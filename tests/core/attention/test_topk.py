@@ -32,6 +32,13 @@ def test_against_the_definition(rows, top_k):
         assert positions == expected + [-1] * (len(positions) - len(expected))
 
 
+def search(q, weights, keys, ks, ke, top_k):
+    """What the kernel finds, into memory that holds something else."""
+    out = torch.full((q.shape[0], top_k), 12345, dtype=torch.int32)
+    best_tokens(q, weights, keys, ks, ke, out=out)
+    return out
+
+
 @settings(deadline=None, max_examples=50)
 @given(
     rows=st.lists(
@@ -47,7 +54,7 @@ def test_kernel_with_ties_and_infinities(rows, top_k, sign, size):
     for row in rows:  # the score of a one-channel key is the key itself, if it is not negative
         q, weights = torch.ones(1, 1, 1), torch.full((1, 1), sign)
         ks, ke = torch.tensor([2]), torch.tensor([38])
-        found = best_tokens(q, weights, KeyBlocks(torch.tensor(row)[:, None], size), ks, ke, top_k=top_k)
+        found = search(q, weights, KeyBlocks(torch.tensor(row)[:, None], size), ks, ke, top_k)
         expected = by_sorting([sign * x if x * sign > -torch.inf else -3e38 for x in row[2:38]], top_k)
         assert found[0].tolist() == expected + [-1] * (top_k - len(expected))
 
@@ -58,12 +65,12 @@ def test_kernel_on_long_rows(spread, top_k, seed):
     keys = (torch.randn(3000, generator=torch.Generator().manual_seed(seed)) * spread).exp()  # 30: many are infinite
     q, weights = torch.ones(20, 1, 1), torch.ones(20, 1)
     ks, ke = torch.zeros(20, dtype=torch.int64), torch.full((20,), 3000)
-    found = best_tokens(q, weights, KeyBlocks(keys[:, None], 128), ks, ke, top_k=top_k)
+    found = search(q, weights, KeyBlocks(keys[:, None], 128), ks, ke, top_k)
     assert torch.equal(found, top_k_positions(keys.expand(20, 3000), top_k))
 
 
 def test_kernel_survives_nan():
     keys = torch.full((300, 4), torch.nan)
     q, weights = torch.ones(20, 1, 4), torch.ones(20, 1)
-    found = best_tokens(q, weights, KeyBlocks(keys, 16), torch.zeros(20).long(), torch.full((20,), 300), top_k=7)
+    found = search(q, weights, KeyBlocks(keys, 16), torch.zeros(20).long(), torch.full((20,), 300), 7)
     assert ((found >= -1) & (found < 300)).all()
