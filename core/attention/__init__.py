@@ -98,6 +98,7 @@ OPERATORS = Registry(
             summary="per-instance masks from a low-rank connectivity predictor (vision)",
             paper="CVPR 2023, arXiv 2303.13755",
             year=2023,
+            note="Without a trained predictor (predictor=) the keys are random: only the time means anything.",
         ),
         Method(
             "window+sink",
