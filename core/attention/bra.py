@@ -12,11 +12,9 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from ._bra_regions import Regions, Routing, cut, from_regions, pad_map, route, to_regions
+from ._bra_attend import attend_regions, gather
+from ._bra_regions import Regions, Routing, cut, pad_map, route, to_regions
 from .base import Cost, Operator, Shape, accumulator, repeat_kv
-
-CHUNK_BYTES = 8 << 20
-"""Most that one chunk's gathered keys and values take (one region's at least): they stay in the third-level cache."""
 
 
 def default_scale(q: Tensor) -> float:
@@ -85,42 +83,6 @@ def attend(
     scale = default_scale(q) if scale is None else scale
     out = attend_regions(q, k, v, selection, scale=scale, soft_routing=soft_routing)
     return add_lepe(out, v, grid, lepe, lepe_bias)
-
-
-def attend_regions(
-    q: Tensor, k: Tensor, v: Tensor, selection: Routing, *, scale: float, soft_routing: bool = False
-) -> Tensor:
-    """Steps 3.7-3.9. Chunk by chunk of query regions: gather the chosen regions, one batched attention; [B, Hq, L, Dv].
-
-    Never more than ``CHUNK_BYTES`` of gathered keys and values at a time, unless a gradient has to keep them.
-    """
-    regions, (batch, heads, _, dim), value_dim = selection.regions, q.shape, v.shape[3]
-    group, width = heads // k.shape[1], max(dim, value_dim)
-    q, k, v = (F.pad(x, (0, width - x.shape[3])) if x.shape[3] < width else x for x in (q, k, v))
-    queries = to_regions(q, regions, group)  # [Hkv, B * P, group * T, D]
-    keys, values = to_regions(k, regions), to_regions(v, regions)  # [Hkv, B * P, T, D]
-    index, on_map = selection.flat()  # [B * P, topk], [B * P, topk * T] or None
-    weight = selection.weight.flatten(0, 1).to(q.dtype) if soft_routing else None
-
-    per_region = 2 * index.shape[1] * regions.size * k.shape[1] * width * k.element_size()
-    step = max(1, CHUNK_BYTES // per_region)
-    chunks = []
-    for start in range(0, index.shape[0], step):
-        part = slice(start, start + step)
-        kc, vc = (gather(x, index[part], None if weight is None else weight[part]) for x in (keys, values))
-        mask = None if on_map is None else on_map[None, part, None, :]  # [1, c, 1, topk * T]
-        chunks.append(F.scaled_dot_product_attention(queries[:, part], kc, vc, attn_mask=mask, scale=scale))
-    out = torch.cat(chunks, 1) if chunks else torch.empty_like(queries)
-    return from_regions(out[..., :value_dim], regions, batch, group)
-
-
-def gather(x: Tensor, index: Tensor, weight: Tensor | None = None) -> Tensor:
-    """Step 3.7. Regions [H, N, T, D] by index [c, topk], slot j times weight [c, j]: [H, c, topk * T, D]."""
-    heads, _, tokens, dim = x.shape
-    found = x.index_select(1, index.flatten()).view(heads, *index.shape, tokens, dim)
-    if weight is not None:
-        found = found * weight[:, :, None, None]
-    return found.flatten(2, 3)
 
 
 def attention_maps(q: Tensor, k: Tensor, selection: Routing, *, scale: float) -> Tensor:
