@@ -33,6 +33,7 @@ def token_order(order: str, video: Video) -> Tensor:
 
 
 @functools.lru_cache(maxsize=8)
+@torch.inference_mode(False)  # what is kept must serve every mode
 def neighbour_blocks(order: str, video: Video, block_size: int) -> Tensor:
     """bool [num_blocks, num_blocks]: blocks with tokens that touch, diagonally too; a block touches itself."""
     tokens = token_order(order, video).numpy()

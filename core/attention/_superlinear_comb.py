@@ -38,6 +38,7 @@ class Comb:
 
 
 @functools.lru_cache(maxsize=16)
+@torch.inference_mode(False)  # what is kept must serve every mode
 def comb(
     len_q: int, len_k: int, sw_index: int, inv_search_power_int: int, search_power: float | None, span_power: float,
     backward_factor: float, forward_factor: float,
