@@ -14,8 +14,9 @@ from torch import Tensor
 
 from ._blocks import attend
 from ._blocks_tiles import Spans
-from .base import Cost, Operator, Shape, causal_mask, masked_attention, positions, repeat_kv
+from .base import Cost, Operator, Shape, causal_mask, masked_attention, positions
 
+_DECODE_KEYS = 8192  # of a tile of a decode step: a row of scores is short, a step is not
 _MASK_ENTRIES = 1 << 22  # of a chunk of rows, where SDPA needs an explicit mask: 4 MiB of bool
 
 
@@ -62,9 +63,9 @@ def blocked(
     """
     if block_m < 1 or block_n < 1:
         raise ValueError(f"block_m {block_m} and block_n {block_n} must be at least 1.")
-    batch, heads, len_q, dim = q.shape
-    if len_q == 1:  # decode: the query heads of a group share their keys, and the last query sees all of them
-        q, causal = q.reshape(batch, k.shape[1], heads // k.shape[1], dim), False
+    batch, heads, len_q, _ = q.shape
+    if len_q == 1:
+        q, causal, block_n = fold_group(q, k), False, max(block_n, _DECODE_KEYS)
     # at least 16 query blocks in all, so that they spread over the threads; by sizes alone, so that the bits stay
     block_m = min(block_m, max(32, -(-batch * q.shape[1] * q.shape[2] // 16)))
     pattern = Everything(block_m, block_n, q.shape[2], k.shape[2], causal)
@@ -86,29 +87,40 @@ def compulsory_bytes(shape: Shape) -> float:
     return float(shape.batch * width * (queries + keys) * shape.itemsize)
 
 
+def fold_group(q: Tensor, k: Tensor) -> Tensor:
+    """Decode: the query heads of a group as the rows of their key head, [B, Hq, 1, D] -> [B, Hkv, group, D].
+
+    The last query sees all keys, so the rows need no mask, and the keys are read once for all of them.
+    """
+    return q.reshape(q.shape[0], k.shape[1], q.shape[1] // k.shape[1], q.shape[3])
+
+
 def sdpa(q: Tensor, k: Tensor, v: Tensor, *, causal: bool, scale: float | None = None) -> Tensor:
     """PyTorch's scaled_dot_product_attention on the same terms: grouped heads, the queries the last of the keys.
 
     Where Lq < Lk it has no causal form for that, and gets a mask for some rows at a time.
     """
     attend = torch.nn.functional.scaled_dot_product_attention
-    len_q, len_k, dim, value_dim = q.shape[2], k.shape[2], q.shape[3], v.shape[3]
+    batch, heads, len_q, dim = q.shape
+    len_k, value_dim = k.shape[2], v.shape[3]
     scale = dim**-0.5 if scale is None else scale
-    k, v = repeat_kv(k, q.shape[1]), repeat_kv(v, q.shape[1])
     # its flash kernel wants one head_dim; without that kernel it would make the Lq x Lk scores
     width = max(dim, value_dim)
     q, k, v = (torch.nn.functional.pad(x, (0, width - x.shape[3])) if x.shape[3] < width else x for x in (q, k, v))
-    if not causal or len_q in (1, len_k):
-        out = attend(q, k, v, is_causal=causal and len_q == len_k, scale=scale)
+    gqa = heads != k.shape[1]
+    if len_q == 1:
+        out = attend(fold_group(q, k), k, v, scale=scale)
+    elif not causal or len_q == len_k:
+        out = attend(q, k, v, is_causal=causal, scale=scale, enable_gqa=gqa)
     else:
         at, keys = positions(len_q, len_k, q.device), torch.arange(len_k, device=q.device)
         rows = max(1, _MASK_ENTRIES // max(1, len_k))
         chunks = [
-            attend(part, k, v, attn_mask=keys <= where[:, None], scale=scale)
+            attend(part, k, v, attn_mask=keys <= where[:, None], scale=scale, enable_gqa=gqa)
             for part, where in zip(torch.split(q, rows, dim=2), torch.split(at, rows), strict=True)
         ]
         out = torch.cat(chunks, dim=2)
-    return out[..., :value_dim]
+    return out.reshape(batch, heads, len_q, width)[..., :value_dim]
 
 
 OPERATOR = Operator(reference=reference, blocked=blocked, cost=cost, differentiable=True)
