@@ -17,7 +17,7 @@ from ..jit import FASTMATH, exp2_negative, kernel
 from ..threads import kernels_own_the_threads, run
 from ._hip_attend import dense_rows
 from ._hip_selection import ROW_TILE, HipSelection
-from ._hip_tile import LANES, bands, eight_by_16, eight_by_32, four_by_16, four_by_64
+from ._hip_tile import LANES, bands, eight_by_16, eight_by_32, four_by_16, four_by_64, prefetch
 
 Array = np.ndarray[Any, Any]
 _LOG2_E = 1.4426950408889634
@@ -125,6 +125,9 @@ def _attend(
                 queries[d, r] = source[d] * factor
         for i in range(0, n, 8):
             scores[i : i + 8] = 0
+            for j in range(i + 8, min(i + 16, n)):
+                for line in range(0, pitch, 64):
+                    prefetch(a + keys[j] * pitch + line)
             addresses = (
                 a + keys[i] * pitch, a + keys[i + 1] * pitch, a + keys[i + 2] * pitch, a + keys[i + 3] * pitch,
                 a + keys[i + 4] * pitch, a + keys[i + 5] * pitch, a + keys[i + 6] * pitch, a + keys[i + 7] * pitch,
@@ -140,6 +143,10 @@ def _attend(
         for i in range(0, n, _KEYS):
             some, index = min(_KEYS, n - i), keys.ctypes.data + 4 * i
             for r in range(0, rows, 4):
+                ahead = i + _KEYS + r * _KEYS // rows  # a share of the next values with every four rows
+                for j in range(ahead, min(ahead + 4 * _KEYS // rows, n)):
+                    for line in range(0, 4 * value_dim, 64):
+                        prefetch(v.ctypes.data + 4 * keys[j] * value_dim + line)
                 weight = c + 4 * (i * rows + r)
                 weights = (weight, weight + 4, weight + 8, weight + 12)
                 d = 0

@@ -21,6 +21,7 @@ from ._hip_tile import LANES, bands, eight_by_16, prefetch
 Array = np.ndarray[Any, Any]
 _REPRESENTATIVES = ("first", "center", "random")
 _LOWEST = np.int32(-(2**31))
+_PIECE = 64  # items of a vector: four cache lines
 _MAGNITUDE = np.int32(2**31 - 1)
 
 
@@ -47,19 +48,23 @@ def _score(
     for i in range(count, (count + 7) // 8 * 8):
         vectors[i] = vectors[count - 1]
     for i in range(0, count, 8):
-        for j in range(i + 8, min(i + 16, count)):
-            for line in range(0, pitch, 64):
-                prefetch(a + vectors[j] * pitch + line)
         for j in range(8):
             best[i + j] = _LOWEST
-        addresses = (
-            a + vectors[i] * pitch, a + vectors[i + 1] * pitch, a + vectors[i + 2] * pitch, a + vectors[i + 3] * pitch,
-            a + vectors[i + 4] * pitch, a + vectors[i + 5] * pitch, a + vectors[i + 6] * pitch,
-            a + vectors[i + 7] * pitch,
-        )  # fmt: skip
         for row in range(0, rows, LANES):
             products[:] = 0
-            eight_by_16(addresses, 1, queries.ctypes.data + 4 * row, rows, 0, dim, products.ctypes.data, LANES)
+            for d in range(0, dim, _PIECE):
+                # the next vectors come while these are multiplied: asked for all at once they would block the way
+                for j in range(i + 8, min(i + 16, count)):
+                    for item in range(d, min(d + _PIECE, dim), 16):
+                        prefetch(a + vectors[j] * pitch + 4 * item)
+                e = a + 4 * d
+                addresses = (
+                    e + vectors[i] * pitch, e + vectors[i + 1] * pitch, e + vectors[i + 2] * pitch,
+                    e + vectors[i + 3] * pitch, e + vectors[i + 4] * pitch, e + vectors[i + 5] * pitch,
+                    e + vectors[i + 6] * pitch, e + vectors[i + 7] * pitch,
+                )  # fmt: skip
+                b, piece = queries.ctypes.data + 4 * (d * rows + row), min(_PIECE, dim - d)
+                eight_by_16(addresses, 1, b, rows, 0, piece, products.ctypes.data, LANES)
             for j in range(8):
                 top = _LOWEST
                 for r in range(LANES):
