@@ -84,6 +84,30 @@ def run(
     return out
 
 
+def decoder(
+    q: Tensor, k: Tensor, v: Tensor, make_index: MakeIndex, *, scale: float | None, quant: Quant, top_k: int
+) -> Callable[[], Tensor]:  # fmt: skip
+    """Prepare the whole cache; the function returned searches and attends for the last query: [B, Hq, 1, Dv]."""
+    query, len_k, kv_heads = q[:, :, -1:], k.shape[2], k.shape[1]
+    factor = q.shape[-1] ** -0.5 if scale is None else scale
+    keys, values = k.to(accumulator(k.dtype)).contiguous(), v.to(accumulator(v.dtype)).contiguous()
+    indices = [[make_index(_quantised(keys[b, h], quant)) for h in range(kv_heads)] for b in range(k.shape[0])]
+    if keys.dtype == torch.float32:
+        for index in (index for row in indices for index in row):
+            _ = index.blocks
+    ks, ke = windows(1, len_k, True)
+
+    def step() -> Tensor:
+        """Search every head's index, then attend."""
+        found = torch.empty(k.shape[0], kv_heads, 1, min(top_k, len_k), dtype=torch.int32)
+        for b, row in enumerate(indices):
+            for h, index in enumerate(row):
+                found[b, h] = index.search(*_index_queries(query[b], h, kv_heads, quant), ks, ke).tokens
+        return attend_rows(query.to(keys.dtype), keys, values, found, factor).to(q.dtype)
+
+    return step
+
+
 def attend(q: Tensor, k: Tensor, v: Tensor, found: Tensor, *, scale: float | None) -> Tensor:
     """Token attention to what ``search`` found."""
     return token_attention(q, k, v, found, q.shape[-1] ** -0.5 if scale is None else scale)

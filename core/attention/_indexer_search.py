@@ -34,7 +34,10 @@ class Found(NamedTuple):
 
 
 class TokenIndex(Protocol):
-    """Keys prepared for searching."""
+    """Keys prepared for searching; reading ``blocks`` prepares them for the kernels too, for any number of queries."""
+
+    @property
+    def blocks(self) -> object: ...
 
     def search(self, q: Tensor, weights: Tensor, ks: Tensor, ke: Tensor, *, into: Found | None = None) -> Found:
         """q [M, H, d], weights [M, H], windows int [M]; ``into``: reusable memory for the result."""
@@ -54,7 +57,7 @@ class FlatIndex:
 
     def search(self, q: Tensor, weights: Tensor, ks: Tensor, ke: Tensor, *, into: Found | None = None) -> Found:
         """As in ``TokenIndex``."""
-        if _use_kernels(q, self.k):
+        if _use_kernels(q, self):
             into = into or Found(torch.empty(q.shape[0], min(self.top_k, self.k.shape[0]), dtype=torch.int32), None)
             best_tokens(q, weights, self.blocks, ks, ke, out=into.tokens, values=into.scores)
             return into
@@ -85,7 +88,7 @@ class HisaIndex:
     def search(self, q: Tensor, weights: Tensor, ks: Tensor, ke: Tensor, *, into: Found | None = None) -> Found:
         """As in ``TokenIndex``."""
         num_tokens, size = self.k.shape[0], self.block_size
-        if _use_kernels(q, self.k):
+        if _use_kernels(q, self):
             return self._search_with_kernels(q, weights, ks, ke, into)
         slots = min(self.top_blocks, self.pooled.shape[0]) * size
         found = []
@@ -129,9 +132,9 @@ class HisaIndex:
         return into
 
 
-def _use_kernels(q: Tensor, k: Tensor) -> bool:
-    """float32 on the CPU, and enough queries to be worth a rearranged copy of the keys."""
-    return q.dtype == torch.float32 and q.device.type == "cpu" and q.shape[0] >= _FEW
+def _use_kernels(q: Tensor, index: FlatIndex | HisaIndex) -> bool:
+    """float32 on the CPU, and enough queries to be worth a rearranged copy of the keys, unless there is one."""
+    return q.dtype == torch.float32 and q.device.type == "cpu" and (q.shape[0] >= _FEW or "blocks" in vars(index))
 
 
 def lightning_index(

@@ -7,6 +7,8 @@ selection. The scores pass through a ReLU: keys with negative dot products tie a
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 import torch
 from torch import Tensor
 
@@ -74,6 +76,14 @@ def attend(
     return shared.attend(q, k, v, selection.indices, scale=scale)
 
 
+def decoder(
+    q: Tensor, k: Tensor, v: Tensor, *, scale: float | None = None, top_k: int = 2048
+) -> Callable[[], Tensor]:  # fmt: skip
+    """The last query's output against a cache whose index keys are laid out beforehand."""
+    _check(top_k)
+    return shared.decoder(q, k, v, _index(top_k), scale=scale, quant="none", top_k=top_k)
+
+
 def cost(shape: Shape, *, top_k: int = 2048) -> Cost:
     """Every visible key is searched, the best ``top_k`` are gathered."""
     seen, capped = shared.visible(shape)
@@ -92,4 +102,12 @@ def _index(top_k: int) -> shared.MakeIndex:
     return make
 
 
-OPERATOR = Operator(reference=reference, blocked=blocked, cost=cost, select=select, attend=attend, differentiable=True)
+OPERATOR = Operator(
+    reference=reference,
+    blocked=blocked,
+    cost=cost,
+    select=select,
+    attend=attend,
+    decoder=decoder,
+    differentiable=True,
+)

@@ -1,11 +1,13 @@
 """HISA: hierarchical indexing. Pooled key blocks first, then the index scores of the tokens in the best blocks.
 
 Paper: arXiv 2603.28458 (2026). Specification: methods/hisa.md, sections 3.3 and 3.4; step numbers are those of 3.3.
-Index operands are those of ``dsa``. Below about 32k keys the flat search is as fast: ``min_seq`` switches to it.
+Index operands are those of ``dsa``. Up to about 16k keys flat search is as fast on a CPU; ``min_seq`` switches to it.
 Differs from the official kernels in step 5: blocks are compared in float32 unless ``coarse_dtype`` is bf16.
 """
 
 from __future__ import annotations
+
+from collections.abc import Callable
 
 import torch
 from torch import Tensor
@@ -116,6 +118,16 @@ def attend(
     return shared.attend(q, k, v, selection.indices, scale=scale)
 
 
+def decoder(
+    q: Tensor, k: Tensor, v: Tensor, *, scale: float | None = None, top_k: int = 2048, block_size: int = 128,
+    top_blocks: int = 64, coarse_dtype: CoarseDtype = "fp32", quant: Quant = "none", min_seq: int = 0,
+) -> Callable[[], Tensor]:  # fmt: skip
+    """The last query's output against a cache that is pooled beforehand, as ``IncrementalPool`` keeps it."""
+    _check(top_k, block_size, top_blocks, coarse_dtype, quant, min_seq)
+    make = _index(k.shape[2], top_k, block_size, top_blocks, coarse_dtype, quant, min_seq)
+    return shared.decoder(q, k, v, make, scale=scale, quant=quant, top_k=top_k)
+
+
 def cost(
     shape: Shape, *, top_k: int = 2048, block_size: int = 128, top_blocks: int = 64, coarse_dtype: CoarseDtype = "fp32",
     quant: Quant = "none", min_seq: int = 0,
@@ -176,6 +188,7 @@ OPERATOR = Operator(
     cost=cost,
     select=select,
     attend=attend,
+    decoder=decoder,
     at_budget=at_budget,
     differentiable=True,
 )

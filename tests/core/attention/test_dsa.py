@@ -88,6 +88,15 @@ def test_same_bits_with_any_number_of_threads(threads):
         torch.set_num_threads(before)
 
 
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.float64], ids=str)
+def test_decoder_is_the_last_row(dtype):
+    q, k, v = random_qkv((2, 4, 2, 3, 333, 40), dtype)
+    out = dsa.decoder(q, k, v, top_k=23)()
+    truth = dsa.reference(*(t.double() for t in (q, k, v)), causal=True, top_k=23)[:, :, -1:]
+    torch.testing.assert_close(out.double(), truth, rtol=2e-2, atol=2e-2 if dtype == torch.bfloat16 else 1e-5)
+    assert out.dtype == dtype
+
+
 def test_cost_counts_the_keys_visited():
     shape = Shape(1, 4, 2, 60, 97, 32, 32, True)
     q, k, _ = random_qkv((1, 4, 2, 60, 97, 32))
