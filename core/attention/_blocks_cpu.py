@@ -26,7 +26,7 @@ def forward_cpu(q: Tensor, k: Tensor, v: Tensor, pattern: Pattern, scale: float)
     out = q.new_empty(batch, heads, len_q, v.shape[3])
     lse = q.new_empty(batch, heads, len_q, dtype=torch.float32)
     k, v = (x if x.stride(3) == 1 else x.contiguous() for x in (k, v))
-    flat_out, flat_lse = out.view(-1, len_q, v.shape[3]), lse.view(-1, len_q)
+    flat_out, flat_lse = out.view(batch * heads, len_q, v.shape[3]), lse.view(batch * heads, len_q)
     blocks = -(-len_q // pattern.block_m)
     # the last blocks of a causal call are the longest: first, so that no thread is left with one at the end
     todo = deque((head, block) for head in range(batch * heads) for block in reversed(range(blocks)))

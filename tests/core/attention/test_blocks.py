@@ -8,6 +8,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from qkv import SHAPES, assert_as_accurate_as_eager, random_qkv
 
+from attn.core.attention import attention
 from attn.core.attention._blocks import BlockSelection, attend_blocks
 from attn.core.attention.base import causal_mask, masked_attention
 
@@ -46,6 +47,13 @@ def test_runs_of_neighbouring_blocks_are_one_span():
     kept = torch.tensor([1, 1, 0, 1, 0, 1, 1], dtype=torch.bool).view(1, 1, 1, 7)
     selection = BlockSelection.from_mask(kept, block_m=8, block_n=10, len_q=8, len_k=66, causal=False)
     assert selection.spans(0, 0).tolist() == [[0, 20], [30, 40], [50, 66]]
+
+
+@pytest.mark.parametrize("name", ["dense", "window+sink", "blocktopk", "oracle", "flex"])
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64], ids=str)
+def test_no_queries_no_rows(name, dtype):
+    q, k, v = random_qkv((2, 2, 1, 0, 70, 16), dtype)
+    assert attention(name, q, k, v, causal=True).shape == (2, 2, 0, 16)
 
 
 @pytest.mark.parametrize("causal", [True, False])
