@@ -89,7 +89,7 @@ def convert(name: str, parameter: str, text: str) -> Any:
     """
     from ..attention import OPERATORS
     from ..errors import did_you_mean
-    from ..sizes import parse_size
+    from ..sizes import parse_grid, parse_size
 
     known = OPERATORS[name].resolve().parameters
     if parameter not in known:
@@ -106,6 +106,8 @@ def convert(name: str, parameter: str, text: str) -> Any:
         if lowered in ("false", "no", "off", "0"):
             return False
         raise UsageError(f"{name}.{parameter}: {text!r} is neither true nor false.")
+    if "tuple[int" in kind:
+        return parse_grid(text, kind.count("int"))
     if isinstance(default, int) or "int" in kind:
         return int(text) if text in ("0", "-1") else parse_size(text)
     if isinstance(default, float) or "float" in kind:

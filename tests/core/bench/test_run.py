@@ -176,6 +176,11 @@ def test_settings_take_the_type_of_the_parameter():
     assert convert("hip", "sliding_window", "0") == 0
     assert convert("hip", "representative", "center") == "center"
     assert convert("superlinear", "backward_factor", "3.0") == 3.0
+    assert convert("rectified", "video", "4x8x16") == (4, 8, 16)
+    assert convert("rectified", "video", "none") is None
+    assert convert("bra", "pad", "yes") is True
+    with pytest.raises(UsageError, match="from Python"):
+        convert("bra", "lepe", "x")
     for text, message in (("hip.maskk=3", "Did you mean mask_k"), ("hip.mask_k=many", "is no size")):
         name, parameter, values = parse_setting(text, OPERATORS)
         with pytest.raises(UsageError, match=message):
