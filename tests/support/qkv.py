@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import contextlib
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import torch
 from torch import Tensor
+from torch.utils._python_dispatch import TorchDispatchMode
 
 # B, Hq, Hkv, Lq, Lk, D: odd lengths, grouped heads, decode, a single key, an empty batch
 SHAPES = [
@@ -46,3 +48,43 @@ def assert_as_accurate_as_eager(out: Tensor, reference: Callable[..., Tensor], *
     share = error / max(truth.abs().max().item(), 1e-30)
     if ceiling is not None and eager <= ceiling * truth.abs().max().item():
         assert share <= ceiling, f"max error {share:.2e} of the largest value, ceiling {ceiling:.0e}"
+
+
+@contextlib.contextmanager
+def threads(count: int) -> Iterator[None]:
+    """torch, and with it our kernels, on so many threads."""
+    before = torch.get_num_threads()
+    torch.set_num_threads(count)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(before)
+
+
+class LargestTensor(TorchDispatchMode):
+    """Size of the largest storage that an operation inside hands out: ``bytes``, and ``elements`` of its dtype.
+
+    A dispatch mode sees only its own thread, so the work inside is done by one.
+    """
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.bytes = self.elements = 0
+        self._threads = threads(1)
+
+    def __enter__(self) -> LargestTensor:
+        self._threads.__enter__()
+        return super().__enter__()
+
+    def __exit__(self, *error: Any) -> None:
+        super().__exit__(*error)
+        self._threads.__exit__(*error)
+
+    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        out = func(*args, **(kwargs or {}))
+        for tensor in out if isinstance(out, (tuple, list)) else (out,):
+            if isinstance(tensor, Tensor):
+                size = tensor.untyped_storage().nbytes()
+                self.bytes = max(self.bytes, size)
+                self.elements = max(self.elements, size // tensor.itemsize)
+        return out

@@ -4,8 +4,7 @@ import pytest
 import torch
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
-from qkv import SHAPES, assert_as_accurate_as_eager, random_qkv
-from torch.utils._python_dispatch import TorchDispatchMode
+from qkv import SHAPES, LargestTensor, assert_as_accurate_as_eager, random_qkv
 
 from attn.core.attention import attention
 from attn.core.attention.base import Shape, causal_mask, masked_attention, shape_of
@@ -248,28 +247,15 @@ def test_no_new_decision_while_decoding():
     torch.testing.assert_close(out, masked_attention(q, k, v, causal_mask(1, 40)))
 
 
-class Largest(TorchDispatchMode):
-    """Records the largest storage that any operation hands out."""
-
-    largest = 0
-
-    def __torch_dispatch__(self, func, types, args=(), kwargs=None):
-        out = func(*args, **(kwargs or {}))
-        for x in out if isinstance(out, (tuple, list)) else (out,):
-            if isinstance(x, torch.Tensor):
-                self.largest = max(self.largest, x.untyped_storage().nbytes())
-        return out
-
-
 @pytest.mark.parametrize("mode", ["streaming", "xattn"])
 def test_memory_is_linear(mode):
     q, k, v = random_qkv((1, 1, 1, 8192, 8192, 32))
-    with Largest() as made:
+    with LargestTensor() as made:
         select(q, k, mode=mode)
-    assert made.largest <= 2 * q.nbytes  # 8192 x 8192 bools would be 32 times that
-    with Largest() as made:
+    assert made.bytes <= 2 * q.nbytes  # 8192 x 8192 bools would be 32 times that
+    with LargestTensor() as made:
         blocked(q[:, :, :3000], k[:, :, :3000], v[:, :, :3000], mode=mode, local=512)
-    assert made.largest <= 3000 * 3000 / 4
+    assert made.bytes <= 3000 * 3000 / 4
 
 
 def test_bits_do_not_depend_on_threads_or_layout():

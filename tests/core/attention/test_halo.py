@@ -4,8 +4,7 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from qkv import assert_as_accurate_as_eager, random_qkv
-from torch.utils._python_dispatch import TorchDispatchMode
+from qkv import LargestTensor, assert_as_accurate_as_eager, random_qkv
 
 from attn.core.attention import _halo_attend, attention, halo
 from attn.core.attention.base import Shape, masked_attention
@@ -181,22 +180,10 @@ def test_gradients_in_pieces(monkeypatch, case, dtype, tolerance):
         assert (ours.double() - truth).abs().max() <= tolerance * truth.abs().max()
 
 
-class Largest(TorchDispatchMode):
-    """Bytes of the largest tensor made inside."""
-
-    bytes = 0
-
-    def __torch_dispatch__(self, function, types, args=(), kwargs=None):
-        out = function(*args, **(kwargs or {}))
-        if isinstance(out, torch.Tensor) and out.untyped_storage().nbytes():
-            self.bytes = max(self.bytes, out.untyped_storage().nbytes())
-        return out
-
-
 @pytest.mark.parametrize("grid", [(256, 128), (8, 4096)], ids=str)
 def test_linear_in_length(grid):
     q, k, v = random_qkv((1, 1, 1, 32768, 32768, 8))
-    with Largest() as seen:
+    with LargestTensor() as seen:
         halo.blocked(q, k, v, grid=grid, **tables(8, 3, 8))
     assert seen.bytes <= max(_halo_attend.CHUNK_BYTES, 3 * q.nbytes)
 

@@ -5,8 +5,7 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from qkv import SHAPES, assert_as_accurate_as_eager, random_qkv
-from torch.utils._python_dispatch import TorchDispatchMode
+from qkv import SHAPES, LargestTensor, assert_as_accurate_as_eager, random_qkv
 
 from attn.core.attention import attention
 from attn.core.attention.base import Shape, masked_attention
@@ -178,25 +177,12 @@ def test_a_budget_that_is_no_multiple_is_rounded_up():
     assert torch.equal(out, blocked(q, k, v, causal=True, **SMALL | {"mask_k": 16, "block_size_k": 8}))
 
 
-class LargestTensor(TorchDispatchMode):
-    """Records the number of elements of the largest tensor that any operation makes."""
-
-    largest = 0
-
-    def __torch_dispatch__(self, func, types, args=(), kwargs=None):
-        out = func(*args, **(kwargs or {}))
-        for t in out if isinstance(out, (tuple, list)) else (out,):
-            if isinstance(t, torch.Tensor):
-                self.largest = max(self.largest, t.untyped_storage().nbytes() // t.itemsize)
-        return out
-
-
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64], ids=str)
 def test_memory_is_linear(dtype):
     q, k, v = random_qkv((1, 1, 1, 4096, 4096, 32), dtype)
     with LargestTensor() as seen:
         blocked(q, k, v, causal=True, mask_k=64, block_size_q=128, sliding_window=32)
-    assert seen.largest < 4096 * 4096 // 2
+    assert seen.elements < 4096 * 4096 // 2
 
 
 def test_non_contiguous_inputs_and_the_same_bits_twice():

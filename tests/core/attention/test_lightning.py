@@ -4,8 +4,7 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from qkv import SHAPES, assert_as_accurate_as_eager, random_qkv
-from torch.utils._python_dispatch import TorchDispatchMode
+from qkv import SHAPES, LargestTensor, assert_as_accurate_as_eager, random_qkv
 
 from attn.core.attention import attention
 from attn.core.attention import lightning as method
@@ -186,24 +185,11 @@ def test_bad_arguments():
         lightning_attention(q, k[:, :, :5], v[:, :, :5])
 
 
-class Largest(TorchDispatchMode):
-    """Records the largest storage that any operation hands out."""
-
-    largest = 0
-
-    def __torch_dispatch__(self, func, types, args=(), kwargs=None):
-        out = func(*args, **(kwargs or {}))
-        for x in out if isinstance(out, (tuple, list)) else (out,):
-            if isinstance(x, torch.Tensor):
-                self.largest = max(self.largest, x.untyped_storage().nbytes())
-        return out
-
-
 def test_no_tensor_is_larger_than_an_input_or_a_band():
     q, k, v = random_qkv((1, 2, 1, 8192, 8192, 8))
-    with Largest() as made:
+    with LargestTensor() as made:
         attention("lightning", q, k, v, causal=True)
-    assert made.largest <= max(q.nbytes, 16 * 128 * 128 * 4)
+    assert made.bytes <= max(q.nbytes, 16 * 128 * 128 * 4)
 
 
 def test_bits_do_not_depend_on_threads_or_layout():

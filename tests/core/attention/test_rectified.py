@@ -1,14 +1,12 @@
 """Rectified SpaAttn: selection and rectification against the dense equations, text, order, gradients, memory."""
 
-import contextlib
 import itertools
 
 import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from qkv import assert_as_accurate_as_eager, random_qkv
-from torch.utils._python_dispatch import TorchDispatchMode
+from qkv import LargestTensor, assert_as_accurate_as_eager, random_qkv, threads
 
 from attn.core.attention import attention, rectified
 from attn.core.attention._rectified_blocks import critical_blocks, pool
@@ -198,16 +196,6 @@ def test_errors_of_plain_rectified_and_ungated_keep_the_order_of_the_specificati
         assert ungated > gated
 
 
-@contextlib.contextmanager
-def threads(count):
-    before = torch.get_num_threads()
-    torch.set_num_threads(count)
-    try:
-        yield
-    finally:
-        torch.set_num_threads(before)
-
-
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64], ids=str)
 def test_gradients_are_those_of_the_equations(dtype):
     inputs = [t.requires_grad_() for t in smooth(1, 4, 2, 8 * 16 + 20, 16, dtype)]
@@ -226,23 +214,10 @@ def test_gradcheck():
     assert torch.autograd.gradcheck(lambda *x: rectified.blocked(*x, block_size=4, tau_p=0.0, gapr="off"), inputs)
 
 
-class LargestTensor(TorchDispatchMode):
-    """Records the number of elements of the largest tensor that an operation makes."""
-
-    elements = 0
-
-    def __torch_dispatch__(self, func, types, args=(), kwargs=None):
-        out = func(*args, **(kwargs or {}))
-        for t in out if isinstance(out, tuple | list) else (out,):
-            if isinstance(t, torch.Tensor):
-                self.elements = max(self.elements, t.numel())
-        return out
-
-
 def test_memory_is_linear():
     length, dim = 8192, 32
     q, k, v = random_qkv((1, 1, 1, length, length, dim))
-    with threads(1), LargestTensor() as largest:  # a dispatch mode sees only its own thread
+    with LargestTensor() as largest:
         rectified.blocked(q, k, v, tau_p=0.0, drop_rate=0.95)
     assert largest.elements <= length * dim
 

@@ -1,13 +1,10 @@
 """Superlinear attention: search and spans against the dense equations, gradients, memory, coverage, cost."""
 
-import contextlib
-
 import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from qkv import SHAPES, assert_as_accurate_as_eager, random_qkv
-from torch.utils._python_dispatch import TorchDispatchMode
+from qkv import SHAPES, LargestTensor, assert_as_accurate_as_eager, random_qkv, threads
 
 from attn.core.attention import attention, superlinear
 from attn.core.attention._superlinear_comb import accumulated, comb
@@ -111,16 +108,6 @@ def test_accumulated_keys_follow_the_recursion():
         torch.testing.assert_close(ours[:, :, t], carry, rtol=1e-12, atol=1e-14)
 
 
-@contextlib.contextmanager
-def threads(count):
-    before = torch.get_num_threads()
-    torch.set_num_threads(count)
-    try:
-        yield
-    finally:
-        torch.set_num_threads(before)
-
-
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64], ids=str)
 def test_gradients_are_those_of_the_equations(dtype):
     inputs = [t.requires_grad_() for t in random_qkv((2, 4, 2, 50, 77, 16), dtype)]
@@ -143,23 +130,10 @@ def test_gradcheck():
     )
 
 
-class LargestTensor(TorchDispatchMode):
-    """Records the number of elements of the largest tensor that an operation makes."""
-
-    elements = 0
-
-    def __torch_dispatch__(self, func, types, args=(), kwargs=None):
-        out = func(*args, **(kwargs or {}))
-        for t in out if isinstance(out, tuple | list) else (out,):
-            if isinstance(t, torch.Tensor):
-                self.elements = max(self.elements, t.numel())
-        return out
-
-
 def test_memory_is_linear():
     length, dim = 16384, 32
     q, k, v = random_qkv((1, 1, 1, length, length, dim))
-    with threads(1), LargestTensor() as largest:  # a dispatch mode sees only its own thread
+    with LargestTensor() as largest:
         superlinear.blocked(q, k, v)
     assert largest.elements <= 4 * length * dim  # num_spans + 1 rows of partial output per query
 
