@@ -111,7 +111,6 @@ class HisaIndex:
         """The same; the pooled keys are searched as tokens are."""
         keys, pooled = self.blocks
         first, last = ks // self.block_size, -(-ke // self.block_size)
-        last = torch.where(ke > ks, last, first)
         num_blocks = min(self.top_blocks, self.pooled.shape[0])
         if self.coarse_dtype == "fp32":
             blocks = torch.empty(q.shape[0], num_blocks, dtype=torch.int32)

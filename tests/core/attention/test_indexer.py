@@ -106,6 +106,7 @@ def test_hierarchical_search_of_packed_sequences(dtype, coarse_dtype):
     q, k, weights = packed(60, 333, dtype=dtype)
     ks = torch.tensor([0] * 30 + [95] * 30)
     ke = ks + torch.linspace(0, 230, 60).long()
+    ke[30:33] = torch.tensor([95, 90, 96])  # empty, turned round, one token
     params = {"block_size": 16, "top_blocks": 4}
     found = hisa_index(q, k, weights, top_k=37, ks=ks, ke=ke, coarse_dtype=coarse_dtype, **params)
     coarse = block_scores(
@@ -171,6 +172,17 @@ def test_block_scores_force_first_and_last():
         [False] * 7,
     ]
     assert torch.isneginf(scores).sum(1).tolist() == [0, 4, 7]
+
+
+def test_bf16_block_scores_tie_more_often():
+    q, k, weights = packed(3, 400)
+    ks, ke = torch.zeros(3, dtype=torch.int64), torch.full((3,), 400)
+    exact, rounded = (
+        block_scores(q, pool_blocks(k, 8).keys, weights, ks, ke, block_size=8, coarse_dtype=dtype)
+        for dtype in ("fp32", "bf16")
+    )
+    assert torch.equal(rounded, exact.bfloat16().float())
+    assert not torch.equal(rounded, exact)
 
 
 def test_iou():
