@@ -43,6 +43,12 @@ def test_causality_empties_blocks_and_lists_are_ascending():
     assert selection.useful == 90 * 91 // 2
 
 
+def test_executed_stops_at_the_last_key_a_query_block_sees():
+    everything = torch.ones(1, 1, 3, 4, dtype=torch.bool)
+    selection = BlockSelection.from_mask(everything, block_m=32, block_n=24, len_q=90, len_k=90, causal=True)
+    assert selection.executed == 32 * 32 + 32 * 64 + 26 * 90
+
+
 def test_runs_of_neighbouring_blocks_are_one_span():
     kept = torch.tensor([1, 1, 0, 1, 0, 1, 1], dtype=torch.bool).view(1, 1, 1, 7)
     selection = BlockSelection.from_mask(kept, block_m=8, block_n=10, len_q=8, len_k=66, causal=False)
