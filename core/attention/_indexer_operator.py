@@ -20,9 +20,10 @@ MakeIndex = Callable[[Tensor], TokenIndex]
 _ROWS = 4096  # queries that are searched for and attended to together
 
 
-def windows(len_q: int, len_k: int, causal: bool) -> tuple[Tensor, Tensor]:
+def windows(len_q: int, len_k: int, causal: bool, device: torch.device) -> tuple[Tensor, Tensor]:
     """The tokens [ks, ke) that each query sees, int64 [Lq] each."""
-    ke = torch.arange(len_k - len_q + 1, len_k + 1) if causal else torch.full((len_q,), len_k)
+    last = torch.arange(len_k - len_q + 1, len_k + 1, device=device)
+    ke = last if causal else torch.full_like(last, len_k)
     return torch.zeros_like(ke), ke
 
 
@@ -38,8 +39,8 @@ def dense_scores(q: Tensor, k: Tensor, quant: Quant) -> Tensor:
 def search(q: Tensor, k: Tensor, make_index: MakeIndex, *, causal: bool, quant: Quant, top_k: int) -> Tensor:
     """Chosen tokens of every key/value head and query: int32 [B, Hkv, Lq, min(top_k, Lk)]."""
     batch, kv_heads, len_k = k.shape[:3]
-    found = torch.empty(batch, kv_heads, q.shape[2], min(top_k, len_k), dtype=torch.int32)
-    ks, ke = windows(q.shape[2], len_k, causal)
+    found = torch.empty(batch, kv_heads, q.shape[2], min(top_k, len_k), dtype=torch.int32, device=k.device)
+    ks, ke = windows(q.shape[2], len_k, causal, q.device)
     for b in range(batch):
         for h in range(kv_heads):
             index = make_index(_quantised(k[b, h], quant))
@@ -62,7 +63,7 @@ def run(
         return attend(q, k, v, found, scale=scale)
     scale = q.shape[-1] ** -0.5 if scale is None else scale
     group, len_q, len_k = q.shape[1] // k.shape[1], q.shape[2], k.shape[2]
-    ks, ke = windows(len_q, len_k, causal)
+    ks, ke = windows(len_q, len_k, causal, q.device)
     reuse = group == 1 and quant == "none"  # then the index score is q.k wherever that is positive
     tokens = torch.empty(min(_ROWS, len_q), min(top_k, len_k), dtype=torch.int32)
     scores = torch.empty(tokens.shape if reuse else (0,))
@@ -92,14 +93,14 @@ def decoder(
     factor = q.shape[-1] ** -0.5 if scale is None else scale
     keys, values = k.to(accumulator(k.dtype)).contiguous(), v.to(accumulator(v.dtype)).contiguous()
     indices = [[make_index(_quantised(keys[b, h], quant)) for h in range(kv_heads)] for b in range(k.shape[0])]
-    if keys.dtype == torch.float32:
+    if keys.dtype == torch.float32 and keys.device.type == "cpu":
         for index in (index for row in indices for index in row):
             _ = index.blocks
-    ks, ke = windows(1, len_k, True)
+    ks, ke = windows(1, len_k, True, q.device)
 
     def step() -> Tensor:
         """Search every head's index, then attend."""
-        found = torch.empty(k.shape[0], kv_heads, 1, min(top_k, len_k), dtype=torch.int32)
+        found = torch.empty(k.shape[0], kv_heads, 1, min(top_k, len_k), dtype=torch.int32, device=k.device)
         for b, row in enumerate(indices):
             for h, index in enumerate(row):
                 found[b, h] = index.search(*_index_queries(query[b], h, kv_heads, quant), ks, ke).tokens

@@ -29,8 +29,8 @@ def reference(
     """Section 3.3, dense: index scores of all pairs, hidden outside the candidate blocks."""
     _check(top_k, block_size, top_blocks, coarse_dtype, quant, min_seq)
     scores = shared.dense_scores(q, k, quant)  # [B, Hkv, Lq, Lk]
-    ks, ke = shared.windows(q.shape[2], k.shape[2], causal)
-    position = torch.arange(k.shape[2])
+    ks, ke = shared.windows(q.shape[2], k.shape[2], causal, q.device)
+    position = torch.arange(k.shape[2], device=q.device)
     seen = (position < ke[:, None]).expand_as(scores)
     if k.shape[2] >= min_seq:
         group = q.shape[1] // k.shape[1]
