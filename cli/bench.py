@@ -131,7 +131,8 @@ def main(
         typer.Option("--set", metavar="OP.PARAM=VALUE", help="A parameter of an operator; repeatable."),
     ] = None,
     sweep: Annotated[
-        str | None, typer.Option("--sweep", metavar="OP.PARAM=A,B,C", help="Measure an operator at several values.")
+        list[str] | None,
+        typer.Option("--sweep", metavar="OP.PARAM=A,B,C", help="Measure an operator at several values."),
     ] = None,
     keys: Annotated[
         str | None,
@@ -217,7 +218,9 @@ def main(
         settings.setdefault(name, {})[parameter] = convert(name, parameter, values[0])
     swept = None
     if sweep:
-        name, parameter, values = parse_setting(sweep, OPERATORS)
+        if len(sweep) > 1:
+            raise UsageError("--sweep: one parameter of one operator at a time.")
+        name, parameter, values = parse_setting(sweep[0], OPERATORS)
         swept = (name, parameter, tuple(convert(name, parameter, value) for value in values))
     options = BenchOptions(
         operators=tuple(operators or ((swept[0],) if swept else ())),

@@ -18,6 +18,7 @@ import attn
 from ..batch import Silent, Watcher
 from ..device import pick_device, pick_dtype, set_threads
 from ..errors import UsageError, did_you_mean
+from ..io.figure import check_figure_path
 from ..io.report import Item, Report, summarise
 from ..sizes import show_bytes, show_size
 from . import machine
@@ -102,6 +103,8 @@ def _check(options: BenchOptions, dtype: torch.dtype) -> None:
     """Raise ``UsageError`` for what cannot be measured, before anything is allocated."""
     if options.mode == "decode" and options.backward:
         raise UsageError("--backward and --mode decode exclude each other: decoding has no backward pass.")
+    if options.plot is not None:
+        check_figure_path(options.plot)
     for source in options.inputs:
         if source not in GENERATORS and not source.endswith(".npz"):
             hint = did_you_mean(source, GENERATORS) or f"Known: {', '.join(GENERATORS)}, or a FILE.npz."

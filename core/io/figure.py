@@ -269,12 +269,17 @@ def panels(sheets: Sequence[Panel], path: str | PathLike[str], *, title: str = "
             figure.legend(handles.values(), handles.keys(), frameon=False, loc="outside lower center", ncols=6)
 
 
+def check_figure_path(path: str | PathLike[str]) -> None:
+    """Raise ``UsageError`` where the functions here would: for commands to call before the work, not after it."""
+    if Path(path).suffix.lower() not in (".png", ".svg"):
+        raise UsageError(f"{path}: figures end in .png or .svg, which says how they are written.")
+
+
 @contextmanager
 def _canvas(path: str | PathLike[str], size: tuple[int, int], layout: Any = None) -> Iterator[Figure]:
     """A figure of ``size`` pixels (width, height) that is saved to ``path`` when the block ends well."""
+    check_figure_path(path)
     suffix = Path(path).suffix.lower()
-    if suffix not in (".png", ".svg"):
-        raise UsageError(f"{path}: figures end in .png or .svg, which says how they are written.")
     import matplotlib
     from matplotlib.figure import Figure
 

@@ -96,6 +96,7 @@ def test_bad_files_get_one_line_and_exit_1(attn, tmp_path, name, message):
         (["hip", "--set", "hip.maskk=3"], "Did you mean mask_k?"),
         (["hip", "--set", "hip.mask_k=1,2"], "Use --sweep"),
         (["hip", "--sweep", "hip"], "is no setting"),
+        (["hip", "--sweep", "hip.mask_k=1k,2k", "--sweep", "hip.sink=1,2"], "one parameter of one operator"),
         (["hip", "--no-causal"], "only causal"),
         (["bra"], "--grid"),
         (["--mode", "training"], "'training' is not one of"),

@@ -17,7 +17,7 @@ from PIL import Image
 
 from attn.core.errors import UsageError
 from attn.core.io import figure
-from attn.core.io.figure import before_after, comparison, curve, sigma_maps
+from attn.core.io.figure import Panel, before_after, check_figure_path, comparison, curve, panels, sigma_maps
 
 RAMP = np.linspace(-1000, 1000, 64 * 64).reshape(64, 64)
 MAPS = np.stack([np.full((64, 64), 2.0), np.linspace(1, 3, 64 * 64).reshape(64, 64), np.full((64, 64), 0.02)])
@@ -171,3 +171,21 @@ def test_pyplot_is_never_imported_and_matplotlib_only_on_use(tmp_path: Path) -> 
     )
     run = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
     assert run.returncode == 0, run.stderr
+
+
+def test_panels_share_one_legend_and_one_colour_a_name(tmp_path: Path) -> None:
+    path = tmp_path / "p.svg"
+    left = Panel(
+        {"hip": ([1, 2], [1, 4]), "dense": ([1, 2], [1, 9])}, {"hip": ([1, 2], [1, 4.1])}, logx=True, logy=True
+    )
+    panels([left, Panel({"hip": ([1, 2], [0.1, 0.2])}, xlabel="keys", ylabel="recall", title="second")], path)
+    text = path.read_text()
+    assert text.count("<!-- hip -->") == 1
+    assert text.count("<!-- dense -->") == 1
+    assert "<!-- recall -->" in text
+    assert text.count("stroke: #1f77b4") >= 3  # hip: its curve, its dashed fit, its curve in the second panel
+
+
+def test_a_figure_is_refused_before_the_work() -> None:
+    with pytest.raises(UsageError, match=r"figures end in \.png or \.svg"):
+        check_figure_path("plot.pdf")
