@@ -161,7 +161,7 @@ def main(
         typer.Option(
             "--budget", metavar="SECONDS", min=1.0, help="Operators predicted to outrun it are skipped, and say so."
         ),
-    ] = 200.0,
+    ] = 240.0,
     memory: Annotated[
         bool, typer.Option("--memory/--no-memory", help="Measure peak memory in child processes.")
     ] = True,

@@ -48,7 +48,10 @@ def kernels_own_the_threads() -> Iterator[None]:
 
 
 def run(function: Callable[..., None], bands: Iterable[tuple[Any, ...]]) -> None:
-    """Call ``function(*band)`` for each band, on as many threads as torch would use."""
+    """Call ``function(*band)`` for each band, on as many threads as torch would use.
+
+    torch's inference mode counts per thread; the caller's holds in all of them, or they could not write its tensors.
+    """
     calls = list(bands)
     threads = min(thread_count(), len(calls))
     if threads <= 1:
@@ -56,7 +59,13 @@ def run(function: Callable[..., None], bands: Iterable[tuple[Any, ...]]) -> None
             function(*band)
         return
     pool = _pool(thread_count(), os.getpid())
-    futures = [pool.submit(function, *band) for band in calls[1:]]
+    inference = torch.is_inference_mode_enabled()
+
+    def within(*band: Any) -> None:
+        with torch.inference_mode(inference):
+            function(*band)
+
+    futures = [pool.submit(within, *band) for band in calls[1:]]
     function(*calls[0])  # the calling thread works too
     for future in futures:
         future.result()

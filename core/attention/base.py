@@ -101,7 +101,8 @@ class Operator:
         Prediction from sizes alone.
     select, attend : callables or None
         The two phases of ``blocked``: ``select(q, k, *, causal, scale, ...) -> Selection`` and
-        ``attend(q, k, v, selection, *, causal, scale, ...) -> out``. None where nothing is chosen.
+        ``attend(q, k, v, selection, *, causal, scale, ...) -> out``, which takes those of the parameters that its
+        phase needs. None where nothing is chosen.
     rows : callable or None
         ``rows(q, k, v, rows, *, causal, scale, ...)``: the operator's exact result for the queries ``rows`` (int64
         [R]) -> [B, Hq, R, Dv] in float32 or float64, for operators that do not approximate softmax attention. None:

@@ -20,7 +20,9 @@ from .candidates import BASELINE, Candidate, call, plan, warm
 from .inputs import Inputs
 from .options import BenchOptions
 
-PILOT = 4096  # keys; the length whose time predicts longer ones
+PILOT = 4096  # keys; the shortest length whose time predicts longer ones
+PILOT_SHARE = 8  # a pilot is an eighth as long: dense attention takes a sixty-fourth of its time there,
+PILOT_MAX = 16384  # ... but never longer than this
 MEMORY_SECONDS = 10.0  # an operator slower than this is not run again in a child: its memory is read while it is timed
 BACKWARD = 3.5  # forward and backward products, in units of the forward ones
 GATE = {torch.float64: 1e-9, torch.float32: 1e-4, torch.float16: 1e-2, torch.bfloat16: 4e-2}
@@ -106,7 +108,8 @@ def _prepare(setup: Setup, row: Row, q: Tensor, k: Tensor, v: Tensor, scale: flo
         row.cold = time.perf_counter() - start
         if k.shape[2] <= PILOT or options.mode == "decode" or options.grid is not None:
             return
-        small = tuple(t[:, :, :PILOT] for t in (q, k, v))
+        length = min(max(PILOT, k.shape[2] // PILOT_SHARE), PILOT_MAX)
+        small = tuple(t[:, :, :length] for t in (q, k, v))
         start = time.perf_counter()
         function(*small, **arguments)
         pilot = time.perf_counter() - start

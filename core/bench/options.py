@@ -60,7 +60,7 @@ class BenchOptions:
     rows: int = 256
     memory: bool = True
     repeat: int | None = None
-    budget: float = 200.0
+    budget: float = 240.0
     seed: int = 0
     seeds: int = 1
     device: str = "auto"

@@ -62,7 +62,9 @@ def _figures(row: Row, shape: Shape, cost: Cost, setup: Setup) -> dict[str, floa
         searched, attended = row.selection.searched / queries, row.selection.useful / queries
     factor = BACKWARD if setup.options.backward else 1.0
     peak = setup.ceilings[f"gflops_{str(setup.dtype).removeprefix('torch.')}"] * 1e9
-    traffic = setup.ceilings["copy_gb_s"] * 1e9 * useful / max(cost.bytes, 1.0)
+    compulsory = (shape.num_heads * shape.len_q + shape.num_kv_heads * shape.len_k) * (shape.head_dim + shape.value_dim)
+    compulsory *= shape.batch * shape.itemsize  # q, k, v read and the output written once: what is read again is cached
+    traffic = setup.ceilings["copy_gb_s"] * 1e9 * useful / max(compulsory, 1)
     found = {
         "median_ms": 1e3 * seconds,
         "min_ms": 1e3 * min(row.timing.wall),

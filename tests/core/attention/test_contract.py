@@ -1,0 +1,166 @@
+"""What every operator keeps, over the registry: a new one is tested because it is registered."""
+
+import math
+
+import pytest
+import torch
+from qkv import random_qkv, threads
+
+from attn.core.attention import OPERATORS, attention, operators
+from attn.core.attention.base import shape_of
+from attn.core.errors import UsageError
+
+SMALL = {  # parameters with which something is left out at 256 tokens
+    "hip": {"mask_k": 32, "sliding_window": 32, "sink": 4},
+    "dsa": {"top_k": 32},
+    "hisa": {"top_k": 32, "block_size": 16, "top_blocks": 4},
+    "superlinear": {"sw_index": 3},
+    "flux": {"sink": 16, "local": 64, "block_size": 16},
+    "rectified": {"block_size": 16, "drop_rate": 0.7},
+    "bra": {"n_win": 4, "topk": 2},
+    "halo": {"block_size": 4, "halo": 1},
+    "sparsifiner": {"reduce_n": 8},
+    "window+sink": {"window": 32},
+    "blocktopk": {"block_size": 16, "top_k": 4},
+    "oracle": {"top_k": 32},
+    "flex": {"window": 32},
+}
+NAMES = [name for name in operators() if not OPERATORS[name].missing()]
+
+
+def arguments(name):
+    operator = OPERATORS[name].resolve()
+    return {"causal": operator.causal[0], **({"grid": (16, 16)} if operator.grid else {}), **SMALL.get(name, {})}
+
+
+@pytest.fixture(params=NAMES)
+def name(request):
+    return request.param
+
+
+QKV = random_qkv((1, 2, 2, 256, 256, 32), seed=3)
+
+
+def test_blocked_is_the_reference(name):
+    out = attention(name, *QKV, **arguments(name))
+    truth = attention(name, *QKV, backend="reference", **arguments(name))
+    assert (out - truth).abs().max() <= 1e-5 * truth.abs().max()  # lightning has no normaliser: its values are large
+
+
+def test_inference_mode_changes_nothing(name):
+    out = attention(name, *QKV, **arguments(name))
+    with torch.inference_mode(), threads(2):
+        again = attention(name, *QKV, **arguments(name))
+    assert torch.equal(out, again)
+
+
+def test_the_same_bits_with_any_number_of_threads(name):
+    found = []
+    for count in (1, 2, 3):
+        with threads(count):
+            found.append(attention(name, *QKV, **arguments(name)))
+    assert torch.equal(found[0], found[1])
+    assert torch.equal(found[0], found[2])
+
+
+def test_inputs_stay_as_they_are(name):
+    q, k, v = (t.clone() for t in QKV)
+    attention(name, q, k, v, **arguments(name))
+    assert all(torch.equal(a, b) for a, b in zip((q, k, v), QKV, strict=True))
+
+
+def test_strided_inputs(name):
+    q, k, v = (t.transpose(1, 2).contiguous().transpose(1, 2) for t in QKV)
+    assert not q.is_contiguous()
+    out = attention(name, q, k, v, **arguments(name))
+    torch.testing.assert_close(out, attention(name, *QKV, **arguments(name)), rtol=1e-5, atol=1e-6)
+
+
+def test_no_batch_gives_none(name):
+    q, k, v = (t[:0] for t in QKV)
+    assert attention(name, q, k, v, **arguments(name)).shape == (0, 2, 256, 32)
+
+
+def test_counts_of_a_selection_are_those_of_its_mask(name):
+    operator = OPERATORS[name].resolve()
+    if operator.select is None:
+        pytest.skip("chooses nothing")
+    chosen = operator.select(*QKV[:2], scale=None, **arguments(name))
+    mask = chosen.mask(torch.arange(256))
+    assert mask.shape == (1, 2, 256, 256)
+    assert mask.dtype == torch.bool
+    assert chosen.useful == int(mask.sum())
+    assert chosen.executed >= chosen.useful
+    assert chosen.searched >= 0
+    assert mask.any(-1).all()
+    if arguments(name)["causal"]:
+        assert not mask.triu(1).any()
+
+
+def test_cost_is_plausible(name):
+    operator = OPERATORS[name].resolve()
+    given = arguments(name)
+    shape = shape_of(*QKV, causal=given.pop("causal"), grid=given.pop("grid", None))
+    cost = operator.cost(shape, **given)
+    assert all(math.isfinite(value) and value >= 0 for value in cost)
+    assert cost.flops > 0
+    assert cost.bytes >= sum(t.nbytes for t in QKV)
+    assert cost.attended <= 256
+    larger = shape._replace(len_q=1024, len_k=1024, grid=(32, 32) if operator.grid else None)
+    assert operator.cost(larger, **given).flops >= 3 * cost.flops
+
+
+def test_a_budget_is_made_of_known_parameters_and_moves_the_cost(name):
+    operator = OPERATORS[name].resolve()
+    if operator.at_budget is None:
+        pytest.skip("has no budget")
+    grid = (64, 64) if operator.grid else None
+    shape = shape_of(*QKV, causal=operator.causal[0], grid=grid)._replace(len_q=4096, len_k=4096)
+    small, large = (operator.at_budget(keys, shape) for keys in (128, 1024))
+    assert set(small) <= set(operator.parameters)
+    costs = [operator.cost(shape, **params) for params in (small, large)]
+    assert costs[0].attended + costs[0].searched < costs[1].attended + costs[1].searched
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"q": (1, 2, 300, 32)}, "queries|as many queries|300"),
+        ({"k": (1, 3, 256, 32), "v": (1, 3, 256, 32)}, "multiple of k's"),
+        ({"k": (1, 2, 256, 64)}, "differ in head_dim"),
+        ({"v": (1, 2, 255, 32)}, "k and v differ"),
+        ({"k": (2, 2, 256, 32), "v": (2, 2, 256, 32)}, "q and k differ in batch"),
+    ],
+)
+def test_tensors_that_do_not_fit_are_refused(name, change, message):
+    tensors = {key: torch.zeros(change.get(key, (1, 2, 256, 32))) for key in "qkv"}
+    with pytest.raises(ValueError, match=message):
+        attention(name, *tensors.values(), **arguments(name))
+
+
+def test_what_an_operator_cannot_do_is_refused(name):
+    operator = OPERATORS[name].resolve()
+    with pytest.raises(ValueError, match="has no parameter 'nonsense'"):
+        attention(name, *QKV, **arguments(name), nonsense=1)
+    for causal in {True, False} - set(operator.causal):
+        with pytest.raises(ValueError, match="causal"):
+            attention(name, *QKV, **{**arguments(name), "causal": causal})
+    if operator.grid:
+        with pytest.raises(ValueError, match="token map"):
+            attention(name, *QKV, causal=False)
+    else:
+        with pytest.raises(ValueError, match="takes no grid"):
+            attention(name, *QKV, **arguments(name), grid=(16, 16))
+    with pytest.raises(ValueError, match="no Triton kernel"):
+        attention(name, *QKV, backend="triton", **arguments(name))
+
+
+def test_unknown_names_suggest_the_nearest():
+    with pytest.raises(UsageError, match="Did you mean hip"):
+        attention("hop", *QKV, causal=True)
+    with pytest.raises(ValueError, match="backend is"):
+        attention("dense", *QKV, causal=True, backend="fast")
+    with pytest.raises(ValueError, match="share one dtype"):
+        attention("dense", QKV[0].double(), *QKV[1:], causal=True)
+    with pytest.raises(ValueError, match="four dimensions"):
+        attention("dense", *(t[0] for t in QKV), causal=True)
