@@ -10,7 +10,6 @@ import typer
 
 from .options import (
     DeviceOption,
-    DtypeOption,
     JsonOption,
     ListOption,
     QuietOption,
@@ -181,7 +180,9 @@ def main(
     quiet: QuietOption = False,
     verbose: VerboseOption = False,
     device: DeviceOption = "auto",
-    dtype: DtypeOption = "float32",
+    dtype: Annotated[
+        str, typer.Option("--dtype", metavar="DTYPE", help="float32 (fp32), bfloat16 (bf16), float16 or float64.")
+    ] = "float32",
     seed: SeedOption = 0,
     threads: ThreadsOption = None,
 ) -> None:
@@ -255,7 +256,9 @@ def main(
     return _run(options, as_json, report_file, quiet, verbose)
 
 
-def _run(options: BenchOptions | None, as_json: bool, report_file: Path | None, quiet: bool, verbose: bool) -> None:
+def _run(
+    options: BenchOptions | tuple[str, ...], as_json: bool, report_file: Path | None, quiet: bool, verbose: bool
+) -> None:
     from dataclasses import asdict
 
     from attn.core.io.report import check_report_path
@@ -277,7 +280,7 @@ def _run(options: BenchOptions | None, as_json: bool, report_file: Path | None, 
     finally:
         watch.close()
     tested = isinstance(options, tuple)
-    table = None if tested else [_row(item) for item in report.items if item.status != "failed"]
+    table = None if tested else [_row(item) for item in report.items]
     show(report, as_json=as_json, quiet=quiet, verbose=verbose, report_file=report_file, rows=table)
     if not as_json and not quiet and not tested:
         _print_rest(report)
@@ -287,9 +290,10 @@ def _run(options: BenchOptions | None, as_json: bool, report_file: Path | None, 
 
 def _row(item: Item) -> dict[str, Any]:
     """The columns of a terminal; reports have all of them."""
-    if item.status == "skipped":
-        return {"operator": item.details.get("label", item.input), "seq": _size(item), "status": item.error}
     m = item.metrics
+    if "median_ms" not in m:
+        status = item.error if item.status == "skipped" else item.status  # why it failed stands on stderr
+        return {"operator": item.details.get("label", item.input), "seq": _size(item), "status": status}
     return {
         "operator": item.details["label"],
         "seq": _size(item),
@@ -306,7 +310,7 @@ def _row(item: Item) -> dict[str, Any]:
         "window": _share(m.get("window_recall")),
         "needle": _share(m.get("needle_hit")),
         "rel. error": f"{m['relative_error']:.1e}" if "relative_error" in m else None,
-        "status": "noisy" if item.details.get("noisy") else "ok",
+        "status": "noisy" if item.details.get("noisy") and item.status == "ok" else item.status,
     }
 
 

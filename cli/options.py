@@ -45,9 +45,7 @@ OverwriteOption = Annotated[bool, typer.Option("--overwrite", help="Do outputs a
 DeviceOption = Annotated[
     str, typer.Option("--device", metavar="DEVICE", envvar="ATTN_DEVICE", help="auto, cpu, cuda, cuda:N or mps.")
 ]
-DtypeOption = Annotated[
-    str, typer.Option("--dtype", metavar="DTYPE", help="float32, float64, bf16 or fp16, as the method can.")
-]
+DtypeOption = Annotated[str, typer.Option("--dtype", metavar="DTYPE", help="float32 or float64.")]
 SeedOption = Annotated[int, typer.Option("--seed", metavar="N", min=0, help="Seed of everything random.")]
 ThreadsOption = Annotated[
     int | None,

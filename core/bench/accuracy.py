@@ -70,13 +70,14 @@ class Recall:
     random: list[Tensor] = field(default_factory=list)
     window: list[Tensor] = field(default_factory=list)
     counted: list[Tensor] = field(default_factory=list)
-    attended: list[Tensor] = field(default_factory=list)
+    shared: list[Tensor] = field(default_factory=list)
 
     def add(self, prob: Tensor, visible: Tensor, mask: Tensor, searched: float) -> None:
         """One chunk: ``prob`` [B, Hq, R', Lk], ``mask`` bool of the same shape, ``searched`` keys per query."""
         keys = mask.sum(-1)  # [B, Hq, R']
         budget = (keys + round(searched)).minimum(visible).clamp(min=1)
-        ordered = prob.sort(-1, descending=True).values.cumsum(-1)
+        best = prob.sort(-1, descending=True).values
+        ordered = best.cumsum(-1)
         by_place = torch.nn.functional.pad(prob.cumsum(-1), (1, 0))  # [..., n] is the mass of the first n keys
         sinks = budget.clamp(max=SINKS)
         first = torch.maximum(visible - (budget - sinks), sinks)  # the window starts here, never inside the sinks
@@ -86,7 +87,9 @@ class Recall:
         in_window = by_place.gather(-1, visible.expand_as(budget)[..., None]) - by_place.gather(-1, first[..., None])
         self.window.append((in_window + by_place.gather(-1, sinks[..., None]))[..., 0])
         self.counted.append(visible.expand_as(keys) > keys)
-        self.attended.append(keys.double() / visible)
+        cut = best.gather(-1, keys.clamp(min=1)[..., None] - 1)
+        common = (mask & (prob >= cut)).sum(-1)  # of as many keys as were chosen, those among the best
+        self.shared.append(common / (2 * keys - common).clamp(min=1))
 
     def metrics(self) -> dict[str, float]:
         """Means over the rows that see more keys than they attend to; over all rows where there is no such row."""
@@ -106,6 +109,7 @@ class Recall:
             "oracle_recall": oracle.mean().item(),
             "window_recall": values(self.window).mean().item(),
             "random_recall": random.mean().item(),
+            "token_iou": values(self.shared).mean().item(),
             "oracle_score": ((method - random).mean() / gap).item() if gap > 1e-9 else float("nan"),
         }
 
@@ -135,6 +139,7 @@ def measure(
     scale: float,
     truths: Mapping[str, Tensor],
     needles: Tensor | None = None,
+    against: Mapping[str, str] | None = None,
 ) -> dict[str, dict[str, float]]:
     """Exactness of several candidates on the same rows, one pass over the dense probabilities.
 
@@ -151,20 +156,31 @@ def measure(
         For candidates whose truth is not softmax attention.
     needles : Tensor, int64 [B, Hkv, m], optional
         Keys that queries were built to find: position t looks for needle t mod m. Adds ``needle_hit``.
+    against : mapping of label to label, optional
+        Whose chosen keys a candidate's are compared with; adds ``flat_iou``, over the rows that see more keys than it
+        attends to.
 
     Returns
     -------
     dict of label to metrics
     """
+    against = against or {}
     values = repeat_kv(v, q.shape[1])
     dense: list[Tensor] = []
     recalls = {label: Recall() for label in selections}
+    pairs: dict[str, list[Tensor]] = {label: [] for label in against}
     hits: dict[str, list[Tensor]] = {label: [] for label in selections}
     queries = max(1, q.shape[0] * q.shape[1] * q.shape[2])
     for part, prob, visible in probabilities(q, k, rows, causal=causal, scale=scale):
         dense.append(prob @ values.to(prob.dtype))
+        masks = {label: selection.mask(rows[part]) for label, selection in selections.items()}
+        for label, other in against.items():
+            if label in masks and other in masks:
+                a, b = masks[label], masks[other]
+                share = (a & b).sum(-1) / (a | b).sum(-1).clamp(min=1)
+                pairs[label].append(share[visible.expand_as(share) > a.sum(-1)])
         for label, selection in selections.items():
-            mask = selection.mask(rows[part])
+            mask = masks[label]
             recalls[label].add(prob, visible, mask, selection.searched / queries)
             if needles is not None:
                 at = (rows[part] + k.shape[2] - q.shape[2]) % needles.shape[-1]
@@ -175,6 +191,9 @@ def measure(
     found: dict[str, dict[str, Any]] = {
         label: output_error(out, truths.get(label, truth)) for label, out in outputs.items()
     }
+    for label, shares in pairs.items():
+        if shares and (share := torch.cat(shares)).numel():
+            found.setdefault(label, {})["flat_iou"] = share.double().mean().item()
     for label, recall in recalls.items():
         found.setdefault(label, {}).update(recall.metrics())
         if needles is not None and (all_hits := torch.cat(hits[label])).numel():

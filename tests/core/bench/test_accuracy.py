@@ -79,6 +79,28 @@ def test_the_best_keys_reach_the_oracle_and_random_ones_do_not():
     assert found["random_recall"] < found["window_recall"] + 0.2 < found["oracle_recall"]
 
 
+def test_the_best_keys_share_all_tokens_with_themselves_and_a_window_few():
+    q, k, v = random_qkv((1, 1, 1, 256, 256, 32))
+    scores = (q @ k.mT)[0, 0].masked_fill(~causal_mask(256, 256), -torch.inf)
+    best = torch.zeros(256, 256, dtype=torch.bool).scatter_(1, scores.topk(16, -1).indices, True)
+    window = causal_mask(256, 256) & ~causal_mask(256, 256).tril(-16)
+    rows = torch.arange(128, 256)
+    assert measured(q, k, v, best[None, None], rows=rows)["token_iou"] == 1.0
+    assert measured(q, k, v, window[None, None], rows=rows)["token_iou"] < 0.2
+
+
+def test_sets_are_compared_with_those_of_the_flat_search():
+    q, k, v = random_qkv((1, 1, 1, 64, 64, 32))
+    flat = (torch.arange(64) < 8).expand(1, 1, 64, 64)
+    half = ((torch.arange(64) >= 4) & (torch.arange(64) < 12)).expand(1, 1, 64, 64)
+    found = accuracy.measure(
+        q, k, v, torch.arange(32, 64), {}, {"dsa": Fixed(flat), "hisa": Fixed(half)}, causal=True, scale=1.0, truths={},
+        against={"hisa": "dsa"},
+    )  # fmt: skip
+    assert found["hisa"]["flat_iou"] == pytest.approx(4 / 12)
+    assert "flat_iou" not in found["dsa"]
+
+
 def test_searched_keys_count_as_visited():
     q, k, v = random_qkv((1, 1, 1, 128, 128, 32))
     window = causal_mask(128, 128) & ~causal_mask(128, 128).tril(-8)

@@ -1,0 +1,69 @@
+"""Operators on the captured q, k, v of a language model (shared data, `data/qkv`), against its exact rows."""
+
+import pytest
+import torch
+
+from attn.core.attention import attention
+from attn.core.attention._blocks import BlockSelection, attend_blocks
+from attn.core.bench.inputs import load_captured
+
+CASES = [(layer, head) for layer in ("layer07", "layer20") for head in (0, 1)]
+
+
+@pytest.fixture(params=CASES, ids=str)
+def captured(request, data_dir):
+    layer, head = request.param
+    return load_captured(data_dir / "qkv" / f"{layer}.npz", heads=(head,))
+
+
+def rows_of(out, captured):
+    return out[:, :, captured.arrays["ref_rows"]]
+
+
+def relative(out, truth):
+    return ((out.double() - truth.double()).norm() / truth.double().norm()).item()
+
+
+@pytest.mark.parametrize(("dtype", "bound"), [(torch.float32, 2e-6), (torch.float16, 2e-3), (torch.bfloat16, 2e-2)])
+def test_dense_matches_the_exact_rows(captured, dtype, bound):
+    q, k, v = (t.to(dtype) for t in (captured.q, captured.k, captured.v))
+    out = attention("dense", q, k, v, causal=True, scale=captured.scale)
+    assert relative(rows_of(out, captured), captured.arrays["ref_out"]) < bound
+
+
+def test_the_engines_log_sum_exp_matches_the_exact_rows(captured):
+    length = captured.q.shape[2]
+    every = BlockSelection.from_mask(
+        torch.ones(1, 1, length // 128, length // 128, dtype=torch.bool),
+        block_m=128, block_n=128, len_q=length, len_k=length, causal=True,
+    )  # fmt: skip
+    _, lse = attend_blocks(captured.q, captured.k, captured.v, every, scale=captured.scale, return_lse=True)
+    assert (rows_of(lse, captured) - captured.arrays["ref_lse"]).abs().max() < 1e-4
+
+
+@pytest.mark.parametrize(
+    ("name", "params"),
+    [
+        ("hip", {"mask_k": 1024}),
+        ("dsa", {}),
+        ("hisa", {}),
+        ("superlinear", {}),
+        ("flux", {}),
+        ("window+sink", {"window": 2048}),
+        ("blocktopk", {}),
+        ("oracle", {}),
+    ],
+)
+def test_leaving_keys_out_stays_near_the_exact_rows(captured, name, params):
+    """Near enough to notice a wrong row or a wrong scale; what each reaches is measured by `attn bench`."""
+    out = attention(name, captured.q, captured.k, captured.v, causal=True, scale=captured.scale, **params)
+    assert out.isfinite().all()
+    error = relative(rows_of(out, captured), captured.arrays["ref_out"])
+    # superlinear's spans miss the sink that untrained routing does not look for: worse than zeros on those heads
+    assert error < {"oracle": 0.12, "superlinear": 2.0}.get(name, 1.0)
+
+
+def test_lightning_runs_on_real_values(captured):
+    out = attention("lightning", captured.q, captured.k, captured.v, causal=True)
+    truth = attention("lightning", *(t.double() for t in (captured.q, captured.k, captured.v)), causal=True)
+    assert relative(out, truth) < 1e-5
