@@ -301,7 +301,7 @@ def _row(item: Item) -> dict[str, Any]:
         "median ms": _sig(m["median_ms"]),
         "x dense": _sig(m.get("speedup")),
         "GFLOP/s": _sig(m["gflops_useful"]),
-        "ceiling": f"{100 * m['ceiling_share']:.0f}%",
+        "ceiling": f"{100 * m['ceiling_share']:.0f}%" if "ceiling_share" in m else None,
         "keys": round(m["keys_searched"] + m["keys_attended"]),
         "peak MiB": _sig(m["peak_bytes"] / 2**20) if "peak_bytes" in m else None,
         "recall": _share(m.get("mass_recall")),

@@ -61,9 +61,11 @@ def _figures(row: Row, shape: Shape, cost: Cost, setup: Setup) -> dict[str, floa
         useful, executed = pair * row.selection.useful + search, pair * row.selection.executed + search
         searched, attended = row.selection.searched / queries, row.selection.useful / queries
     factor = BACKWARD if setup.options.backward else 1.0
-    peak = setup.ceilings[f"gflops_{str(setup.dtype).removeprefix('torch.')}"] * 1e9
+    # whichever type is faster: float16 is computed in float32 where the processor has no products for it
+    peak = 1e9 * max(rate for name, rate in setup.ceilings.items() if name.startswith("gflops_"))
     compulsory = (shape.num_heads * shape.len_q + shape.num_kv_heads * shape.len_k) * (shape.head_dim + shape.value_dim)
-    compulsory *= shape.batch * shape.itemsize  # q, k, v read and the output written once: what is read again is cached
+    # q, k, v read and the output written once: what is read again comes from a cache; decoding reads less than all
+    compulsory = min(cost.bytes, compulsory * shape.batch * shape.itemsize)
     traffic = setup.ceilings["copy_gb_s"] * 1e9 * useful / max(compulsory, 1)
     found = {
         "median_ms": 1e3 * seconds,
@@ -82,6 +84,8 @@ def _figures(row: Row, shape: Shape, cost: Cost, setup: Setup) -> dict[str, floa
         "density": attended * queries / max(shape.pairs, 1),
         **{f"{phase}_ms": 1e3 * time_ for phase, time_ in row.phases.items()},
     }
+    if setup.options.mode == "decode" and row.candidate.operator.decoder is not None:
+        del found["ceiling_share"]  # a step may reuse an earlier search: its products were not all made in this time
     if row.backward:
         found["backward_ms"] = 1e3 * machine.median(row.backward[-len(row.timing.wall) :])
     return found
