@@ -28,7 +28,7 @@ def ceilings(device: torch.device, dtypes: tuple[torch.dtype, ...]) -> dict[str,
     """
     found = {}
     for dtype in dtypes:
-        rates = []
+        rates: list[float] = []
         for rows, inner, columns in MATMULS:
             if rates and 2 * rows * inner * columns / rates[0] / 1e9 > LONG:
                 break

@@ -63,9 +63,9 @@ def _figures(row: Row, shape: Shape, cost: Cost, setup: Setup) -> dict[str, floa
     factor = BACKWARD if setup.options.backward else 1.0
     # whichever type is faster: float16 is computed in float32 where the processor has no products for it
     peak = 1e9 * max(rate for name, rate in setup.ceilings.items() if name.startswith("gflops_"))
-    compulsory = (shape.num_heads * shape.len_q + shape.num_kv_heads * shape.len_k) * (shape.head_dim + shape.value_dim)
+    vectors = shape.batch * (shape.num_heads * shape.len_q + shape.num_kv_heads * shape.len_k)
     # q, k, v read and the output written once: what is read again comes from a cache; decoding reads less than all
-    compulsory = min(cost.bytes, compulsory * shape.batch * shape.itemsize)
+    compulsory = min(cost.bytes, vectors * (shape.head_dim + shape.value_dim) * shape.itemsize)
     traffic = setup.ceilings["copy_gb_s"] * 1e9 * useful / max(compulsory, 1)
     found = {
         "median_ms": 1e3 * seconds,
