@@ -5,6 +5,7 @@ Specification: methods/attention-bench.md, sections 4 and 5.
 
 from __future__ import annotations
 
+import inspect
 import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
@@ -106,8 +107,8 @@ def _prepare(setup: Setup, row: Row, q: Tensor, k: Tensor, v: Tensor, scale: flo
         start = time.perf_counter()
         warm(function, q, k, v, arguments)
         row.cold = time.perf_counter() - start
-        if k.shape[2] <= PILOT or options.mode == "decode" or options.grid is not None:
-            return
+        if k.shape[2] <= PILOT or options.mode == "decode" or candidate.operator.grid:
+            return  # quick enough; vision operators are linear in the map
         length = min(max(PILOT, k.shape[2] // PILOT_SHARE), PILOT_MAX)
         small = tuple(t[:, :, :length] for t in (q, k, v))
         start = time.perf_counter()
@@ -202,8 +203,9 @@ def _phases(setup: Setup, row: Row, q: Tensor, k: Tensor, v: Tensor, scale: floa
         row.selection = operator.select(q, k, **arguments)
         row.phases["select"] = time.perf_counter() - start
         if row.timing.median < timing.SLOW:
+            taken = inspect.signature(operator.attend).parameters
             start = time.perf_counter()
-            operator.attend(q, k, v, row.selection, **arguments)
+            operator.attend(q, k, v, row.selection, **{n: a for n, a in arguments.items() if n in taken})
             row.phases["attend"] = time.perf_counter() - start
 
 

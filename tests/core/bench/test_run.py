@@ -115,6 +115,14 @@ def test_what_outruns_the_budget_is_skipped_with_its_prediction(no_ceilings, mon
     assert report.exit_code == 0
 
 
+def test_the_baseline_of_a_large_map_is_predicted_too(no_ceilings, monkeypatch):
+    monkeypatch.setattr(measure, "PILOT", 256)
+    monkeypatch.setattr(measure.timing, "SLOW", 0.0)
+    found, _ = items(operators=("halo",), grid=(64, 64), lengths=(4096,), budget=1e-6)
+    assert "predicted" in found["sdpa"].error
+    assert found["halo"].status == "ok"
+
+
 def test_a_failed_exactness_gate_fails_the_row(no_ceilings, monkeypatch):
     monkeypatch.setitem(measure.GATE, __import__("torch").float32, 0.0)
     found, report = items(operators=("dense",), lengths=(256,))
