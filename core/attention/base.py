@@ -101,8 +101,8 @@ class Operator:
         Prediction from sizes alone.
     select, attend : callables or None
         The two phases of ``blocked``: ``select(q, k, *, causal, scale, ...) -> Selection`` and
-        ``attend(q, k, v, selection, *, causal, scale, ...) -> out``, which takes those of the parameters that its
-        phase needs. None where nothing is chosen.
+        ``attend(q, k, v, selection, *, causal, scale, ...) -> out``; ``attend`` takes only the parameters that the
+        selection does not hold (``attend_parameters``). None where nothing is chosen.
     rows : callable or None
         ``rows(q, k, v, rows, *, causal, scale, ...)``: the operator's exact result for the queries ``rows`` (int64
         [R]) -> [B, Hq, R, Dv] in float32 or float64, for operators that do not approximate softmax attention. None:
@@ -148,6 +148,11 @@ class Operator:
             for name, parameter in own.items()
             if parameter.kind is inspect.Parameter.KEYWORD_ONLY and name not in ("causal", "scale", "grid")
         }
+
+    @cached_property
+    def attend_parameters(self) -> frozenset[str]:
+        """The keyword arguments that ``attend`` takes."""
+        return frozenset(inspect.signature(self.attend).parameters if self.attend else ())
 
 
 def shape_of(q: Tensor, k: Tensor, v: Tensor, *, causal: bool, grid: tuple[int, int] | None = None) -> Shape:

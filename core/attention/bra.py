@@ -77,9 +77,8 @@ def select(
 def attend(
     q: Tensor, k: Tensor, v: Tensor, selection: Routing, *, causal: bool = False, scale: float | None = None,
     grid: tuple[int, int], soft_routing: bool = False, lepe: Tensor | None = None, lepe_bias: Tensor | None = None,
-    **select_only: Any,
 ) -> Tensor:  # fmt: skip
-    """The fine half: token attention inside the chosen regions. ``select_only``: parameters of ``select``, ignored."""
+    """The fine half: token attention inside the chosen regions."""
     scale = default_scale(q) if scale is None else scale
     out = attend_regions(q, k, v, selection, scale=scale, soft_routing=soft_routing)
     return add_lepe(out, v, grid, lepe, lepe_bias)

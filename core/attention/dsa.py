@@ -69,9 +69,8 @@ def select(q: Tensor, k: Tensor, *, causal: bool, scale: float | None = None, to
 
 
 def attend(
-    q: Tensor, k: Tensor, v: Tensor, selection: TokenSelection, *, causal: bool, scale: float | None = None,
-    top_k: int = 2048,
-) -> Tensor:  # fmt: skip
+    q: Tensor, k: Tensor, v: Tensor, selection: TokenSelection, *, causal: bool, scale: float | None = None
+) -> Tensor:
     """Second phase of ``blocked``."""
     return shared.attend(q, k, v, selection.indices, scale=scale)
 

@@ -164,9 +164,8 @@ def _select(q: Tensor, k: Tensor, full: Tensor, settings: _Settings, scale: floa
 
 
 def attend(
-    q: Tensor, k: Tensor, v: Tensor, selection: FluxSelection, *, causal: bool = True, scale: float | None = None,
-    **params: Any,
-) -> Tensor:  # fmt: skip
+    q: Tensor, k: Tensor, v: Tensor, selection: FluxSelection, *, causal: bool = True, scale: float | None = None
+) -> Tensor:
     """Section 3.5, step 5: softmax attention over the tokens of the kept blocks."""
     outs = [
         attend_blocks(q[:, :, start:stop], k[:, :, : part.len_k], v[:, :, : part.len_k], part, scale=scale)

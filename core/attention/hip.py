@@ -68,9 +68,9 @@ def select(q: Tensor, k: Tensor, *, causal: bool, scale: float | None = None, **
 
 
 def attend(
-    q: Tensor, k: Tensor, v: Tensor, selection: HipSelection, *, causal: bool, scale: float | None = None, **params: Any
+    q: Tensor, k: Tensor, v: Tensor, selection: HipSelection, *, causal: bool, scale: float | None = None
 ) -> Tensor:
-    """Section 3.3: softmax attention over sink, chosen keys and window; the parameters are the selection's own."""
+    """Section 3.3: softmax attention over sink, chosen keys and window."""
     with_grad = torch.is_grad_enabled() and (q.requires_grad or k.requires_grad or v.requires_grad)
     run = _hip_attend_cpu.attend if _has_kernel(q) and not with_grad else _hip_attend.attend
     return run(q, k, v, selection, scale=_scale(q, scale))

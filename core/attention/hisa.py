@@ -111,10 +111,8 @@ def select(
 
 
 def attend(
-    q: Tensor, k: Tensor, v: Tensor, selection: TokenSelection, *, causal: bool, scale: float | None = None,
-    top_k: int = 2048, block_size: int = 128, top_blocks: int = 64, coarse_dtype: CoarseDtype = "fp32",
-    quant: Quant = "none", min_seq: int = 0,
-) -> Tensor:  # fmt: skip
+    q: Tensor, k: Tensor, v: Tensor, selection: TokenSelection, *, causal: bool, scale: float | None = None
+) -> Tensor:
     """Second phase of ``blocked``."""
     return shared.attend(q, k, v, selection.indices, scale=scale)
 

@@ -100,25 +100,9 @@ def select(
 
 
 def attend(
-    q: Tensor,
-    k: Tensor,
-    v: Tensor,
-    selection: Choice,
-    *,
-    causal: bool = False,
-    scale: float | None = None,
-    drop_rate: float = 0.9,
-    tau_p: float = 0.3,
-    block_size: int = 128,
-    first_frame_blocks: int = 0,
-    gapr: Gapr = "on",
-    order: str = "gilbert",
-    video: Video | None = None,
-    text_len: int = 0,
-    text_valid: int | None = None,
-    neighbours: Tensor | None = None,
+    q: Tensor, k: Tensor, v: Tensor, selection: Choice, *, causal: bool = False, scale: float | None = None
 ) -> Tensor:
-    """Steps 9-12: attention over the kept blocks, rectified. What the parameters say is in ``selection``."""
+    """Steps 9-12: attention over the kept blocks, rectified."""
     return finish(q, k, v, selection, scale).out
 
 

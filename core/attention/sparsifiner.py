@@ -216,9 +216,9 @@ def select(
 
 def attend(
     q: Tensor, k: Tensor, v: Tensor, selection: SparsifinerSelection, *, causal: bool = False,
-    scale: float | None = None, **params: Any,
+    scale: float | None = None,
 ) -> Tensor:  # fmt: skip
-    """Second phase of ``blocked``. What ``params`` say is already in the selection."""
+    """Second phase of ``blocked``."""
     first = selection.first_row
     if _fast(q, k, v):
         work = _Attention(q, k, v, first, scale)

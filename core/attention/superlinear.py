@@ -151,16 +151,8 @@ def attend(
     *,
     causal: bool = True,
     scale: float | None = None,
-    num_spans: int = 3,
-    sw_index: int = 8,
-    inv_search_power_int: int = 2,
-    search_power: float | None = None,
-    span_power: float = 0.5,
-    backward_factor: float = 2.0,
-    forward_factor: float = 0.0,
     gate_scale: float = 1.0,
     accumulate: str | None = None,
-    preset: Literal["default", "upscaled"] = "default",
     q_search: Tensor | None = None,
 ) -> Tensor:
     """Section 3.3, steps 5 and 6: attention in the spans found, mixed by the gates. Parameters as in ``blocked``."""

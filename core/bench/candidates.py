@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -81,8 +81,8 @@ def warm(
     call_(q, k, v, **arguments)
 
 
-def plan(options: BenchOptions, shape: Shape) -> tuple[list[Candidate], dict[str, str]]:
-    """The candidates of a run, baselines first, and what is left out with the reason.
+def choose(options: BenchOptions) -> tuple[list[str], dict[str, str]]:
+    """The operators of a run, and what is left out with the reason.
 
     Raises
     ------
@@ -94,7 +94,7 @@ def plan(options: BenchOptions, shape: Shape) -> tuple[list[Candidate], dict[str
     )
     if options.sweep and options.sweep[0] not in names:
         names = (*names, options.sweep[0])
-    found: list[Candidate] = []
+    found: list[str] = []
     left_out: dict[str, str] = {}
     for name in dict.fromkeys(names):
         if missing := OPERATORS[name].missing():
@@ -106,6 +106,15 @@ def plan(options: BenchOptions, shape: Shape) -> tuple[list[Candidate], dict[str
                 raise UsageError(reason)
             left_out[name] = reason
             continue
+        found.append(name)
+    return found, left_out
+
+
+def plan(names: Sequence[str], options: BenchOptions, shape: Shape) -> list[Candidate]:
+    """The candidates of inputs of ``shape``, baselines first."""
+    found: list[Candidate] = []
+    for name in names:
+        operator = Candidate(name, name, {}, causal=False).operator
         causal = options.causal if options.causal is not None else operator.causal[0]
         params = dict(options.settings.get(name, {}))
         if options.keys is not None and operator.at_budget is not None:
@@ -120,7 +129,7 @@ def plan(options: BenchOptions, shape: Shape) -> tuple[list[Candidate], dict[str
         for causal in sorted({candidate.causal for candidate in found}, reverse=True):
             label = BASELINE if causal or len({c.causal for c in found}) == 1 else f"{BASELINE} (not causal)"
             baselines.append(Candidate(label, BASELINE, {}, causal))
-    return baselines + found, left_out
+    return baselines + found
 
 
 def _by_default(name: str, options: BenchOptions) -> bool:

@@ -15,6 +15,8 @@ from typing import Any
 
 import torch
 
+from ..device import available_cores
+
 MATMULS = ((512, 512, 128), (2048, 2048, 2048))  # rows, inner, columns: probabilities times values, and a square
 COPY_BYTES = 256 * 2**20
 LONG = 1.0  # s; a product that takes longer (float16 on most CPUs) is left out
@@ -101,7 +103,7 @@ def describe(device: torch.device) -> dict[str, Any]:
 
     found: dict[str, Any] = {
         "cpu": _cpu_name(),
-        "cores": len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count(),
+        "cores": available_cores(),
         "threads": torch.get_num_threads(),
         "torch": torch.__version__,
         "python": platform.python_version(),

@@ -5,7 +5,6 @@ Specification: methods/attention-bench.md, sections 4 and 5.
 
 from __future__ import annotations
 
-import inspect
 import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
@@ -37,6 +36,7 @@ class Row:
 
     candidate: Candidate
     length: int
+    arguments: Mapping[str, Any]
     predicted: float = 0.0
     timing: timing.Timing = field(default_factory=timing.Timing)
     backward: list[float] = field(default_factory=list)
@@ -58,6 +58,7 @@ class Setup:
     """What stays the same over a run."""
 
     options: BenchOptions
+    names: tuple[str, ...]
     device: torch.device
     dtype: torch.dtype
     threads: int
@@ -70,20 +71,18 @@ class Setup:
         return self.deadline - time.monotonic()
 
 
-def measure(setup: Setup, inputs: Inputs) -> tuple[list[Row], dict[str, str]]:
+def measure(setup: Setup, inputs: Inputs) -> list[Row]:
     """Everything about one set of inputs."""
     options = setup.options
     q, k, v = inputs.q, inputs.k, inputs.v
     shape = shape_of(q, k, v, causal=options.causal is not False, grid=options.grid)
-    candidates, left_out = plan(options, shape)
     scale = inputs.scale if inputs.scale is not None else q.shape[-1] ** -0.5
-    rows = [Row(candidate, k.shape[2]) for candidate in candidates]
+    candidates = plan(setup.names, options, shape)
+    rows = [Row(candidate, k.shape[2], candidate.arguments(scale, options.grid)) for candidate in candidates]
     for row in rows:
-        _prepare(setup, row, q, k, v, scale)
+        _prepare(setup, row, q, k, v)
     _spend(setup, rows)
-    calls = {
-        row.label: _call(setup, row, q, k, v, scale) for row in rows if not row.skipped and row.timing.error is None
-    }
+    calls = {row.label: _call(setup, row, q, k, v) for row in rows if not row.skipped and row.timing.error is None}
     sampled = accuracy.sample_rows(q.shape[2], options.rows, options.seed)
     timed = timing.time_interleaved(
         calls, setup.device, repeat=options.repeat, deadline=setup.deadline, step=setup.watcher.step,
@@ -93,26 +92,25 @@ def measure(setup: Setup, inputs: Inputs) -> tuple[list[Row], dict[str, str]]:
         row.timing = timed.get(row.label, row.timing)
     _exactness(setup, rows, inputs, sampled, scale)
     if options.memory and options.mode == "prefill" and not options.backward:
-        _memory(setup, rows, q, k, v, scale)
-    return rows, left_out
+        _memory(setup, rows, q, k, v)
+    return rows
 
 
-def _prepare(setup: Setup, row: Row, q: Tensor, k: Tensor, v: Tensor, scale: float) -> None:
+def _prepare(setup: Setup, row: Row, q: Tensor, k: Tensor, v: Tensor) -> None:
     """Warm a candidate on few tokens (that is the cold time) and predict its time from a pilot."""
     options, candidate = setup.options, row.candidate
     function = call(candidate.name)
-    arguments = candidate.arguments(scale, options.grid)
     setup.watcher.step(f"{row.label}: warm-up", 0, 1)
     try:
         start = time.perf_counter()
-        warm(function, q, k, v, arguments)
+        warm(function, q, k, v, row.arguments)
         row.cold = time.perf_counter() - start
         if k.shape[2] <= PILOT or options.mode == "decode" or candidate.operator.grid:
             return  # quick enough; vision operators are linear in the map
         length = min(max(PILOT, k.shape[2] // PILOT_SHARE), PILOT_MAX)
         small = tuple(t[:, :, :length] for t in (q, k, v))
         start = time.perf_counter()
-        function(*small, **arguments)
+        function(*small, **row.arguments)
         pilot = time.perf_counter() - start
         costs = [candidate.cost(shape_of(*t, causal=candidate.causal)).flops for t in ((q, k, v), small)]
         factor = BACKWARD if options.backward else 1.0
@@ -135,10 +133,9 @@ def _spend(setup: Setup, rows: list[Row]) -> None:
         left -= runs * row.predicted + again + (row.predicted + 4 if row.predicted < MEMORY_SECONDS else 0)
 
 
-def _call(setup: Setup, row: Row, q: Tensor, k: Tensor, v: Tensor, scale: float) -> Callable[[], Any]:
+def _call(setup: Setup, row: Row, q: Tensor, k: Tensor, v: Tensor) -> Callable[[], Any]:
     """What is timed."""
-    candidate, options = row.candidate, setup.options
-    arguments = candidate.arguments(scale, options.grid)
+    candidate, options, arguments = row.candidate, setup.options, dict(row.arguments)
     operator = candidate.operator
     if options.mode == "decode" and operator.decoder is not None and candidate.name != BASELINE:
         arguments.pop("causal")
@@ -170,10 +167,9 @@ def _exactness(setup: Setup, rows: list[Row], inputs: Inputs, sampled: Tensor, s
         for row in group:
             setup.watcher.step(f"{row.label}: exactness", 0, 1)
             outputs[row.label] = row.timing.result
-            _phases(setup, row, q, k, v, scale)
+            _phases(setup, row, q, k, v)
             if row.candidate.operator.rows is not None:
-                arguments = row.candidate.arguments(scale, setup.options.grid)
-                truths[row.label] = row.candidate.operator.rows(q, k, v, sampled, **arguments)
+                truths[row.label] = row.candidate.operator.rows(q, k, v, sampled, **row.arguments)
         if not group:
             continue
         found = accuracy.measure(
@@ -188,7 +184,7 @@ def _exactness(setup: Setup, rows: list[Row], inputs: Inputs, sampled: Tensor, s
                 row.gate = f"exactness gate: relative error {error:.1e}, allowed {GATE[q.dtype]:.0e}"
 
 
-def _phases(setup: Setup, row: Row, q: Tensor, k: Tensor, v: Tensor, scale: float) -> None:
+def _phases(setup: Setup, row: Row, q: Tensor, k: Tensor, v: Tensor) -> None:
     """Search and attention apart, once each; keeps the selection for the recall."""
     candidate = row.candidate
     operator = candidate.operator
@@ -197,35 +193,32 @@ def _phases(setup: Setup, row: Row, q: Tensor, k: Tensor, v: Tensor, scale: floa
     if row.timing.median > timing.SLOW and row.timing.median > setup.left:
         row.warnings.append("no budget left to measure the search and its recall")
         return
-    arguments = candidate.arguments(scale, setup.options.grid)
     with torch.no_grad():
         start = time.perf_counter()
-        row.selection = operator.select(q, k, **arguments)
+        row.selection = operator.select(q, k, **row.arguments)
         row.phases["select"] = time.perf_counter() - start
         if row.timing.median < timing.SLOW:
-            taken = inspect.signature(operator.attend).parameters
+            taken = {name: value for name, value in row.arguments.items() if name in operator.attend_parameters}
             start = time.perf_counter()
-            operator.attend(q, k, v, row.selection, **{n: a for n, a in arguments.items() if n in taken})
+            operator.attend(q, k, v, row.selection, **taken)
             row.phases["attend"] = time.perf_counter() - start
 
 
-def _memory(setup: Setup, rows: list[Row], q: Tensor, k: Tensor, v: Tensor, scale: float) -> None:
+def _memory(setup: Setup, rows: list[Row], q: Tensor, k: Tensor, v: Tensor) -> None:
     """Peak memory of each candidate that is quick enough, in a child process of its own."""
     if setup.device.type != "cpu":
-        return _device_memory(setup, rows, q, k, v, scale)
-    quick = [row for row in rows if row.timing.wall and row.timing.median < MEMORY_SECONDS]
-    for row in quick:
-        setup.watcher.step(f"{row.label}: memory", 0, 1)
+        _device_memory(setup, rows, q, k, v)
+        return
+    quick = {row.label: row for row in rows if row.timing.wall and row.timing.median < MEMORY_SECONDS}
+    calls = {label: (row.candidate.name, row.arguments) for label, row in quick.items()}
+    for done, (label, peak) in enumerate(memory.peaks(q, k, v, calls, setup.threads), 1):
+        quick[label].metrics["peak_bytes"] = peak
+        setup.watcher.step("memory", done, len(quick))
         if setup.left < -setup.options.budget / 4:
-            return None
-        arguments = row.candidate.arguments(scale, setup.options.grid)
-        found = memory.peaks(q, k, v, {row.label: (row.candidate.name, arguments)}, setup.threads)
-        if row.label in found:
-            row.metrics["peak_bytes"] = found[row.label]
-    return None
+            return
 
 
-def _device_memory(setup: Setup, rows: list[Row], q: Tensor, k: Tensor, v: Tensor, scale: float) -> None:
+def _device_memory(setup: Setup, rows: list[Row], q: Tensor, k: Tensor, v: Tensor) -> None:
     """Peak memory on a CUDA device above the inputs."""
     if setup.device.type != "cuda":
         return
@@ -233,5 +226,5 @@ def _device_memory(setup: Setup, rows: list[Row], q: Tensor, k: Tensor, v: Tenso
         if row.timing.wall:
             torch.cuda.reset_peak_memory_stats(setup.device)
             before = torch.cuda.memory_allocated(setup.device)
-            call(row.candidate.name)(q, k, v, **row.candidate.arguments(scale, setup.options.grid))
+            call(row.candidate.name)(q, k, v, **row.arguments)
             row.metrics["peak_bytes"] = float(torch.cuda.max_memory_allocated(setup.device) - before)

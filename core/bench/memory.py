@@ -11,7 +11,7 @@ import json
 import subprocess
 import sys
 import tempfile
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -32,7 +32,7 @@ def resident(field: str) -> int:
 
 def peaks(
     q: Tensor, k: Tensor, v: Tensor, calls: Mapping[str, tuple[str, Mapping[str, Any]]], threads: int
-) -> dict[str, float]:
+) -> Iterator[tuple[str, float]]:
     """Peak memory of each call above what was there before it: its output and everything it allocates meanwhile.
 
     Parameters
@@ -43,14 +43,14 @@ def peaks(
     threads : int
         CPU threads of the child.
 
-    Returns
-    -------
-    dict of label to bytes
-        NaN where a call failed or was killed for memory. Empty where the system cannot tell (no /proc).
+    Yields
+    ------
+    label, bytes
+        One call after the other, so that the caller may stop. NaN where a call failed or was killed for memory. Nothing
+        where the system cannot tell (no /proc).
     """
     if not calls or not _CLEAR.exists():
-        return {}
-    found = {label: float("nan") for label in calls}
+        return
     with tempfile.TemporaryDirectory(prefix="attn-bench-") as folder:
         path = Path(folder) / "qkv.pt"
         torch.save((q, k, v), path)
@@ -61,11 +61,10 @@ def peaks(
                     [sys.executable, "-m", __name__], input=job, capture_output=True, text=True, timeout=TIMEOUT,
                     check=False,
                 )  # fmt: skip
+                ok = done.returncode == 0
             except subprocess.TimeoutExpired:
-                continue
-            if done.returncode == 0:
-                found[label] = float(done.stdout.strip().splitlines()[-1])
-    return found
+                ok = False
+            yield label, float(done.stdout.strip().splitlines()[-1]) if ok else float("nan")
 
 
 def watched(call: Callable[[], Any], metrics: dict[str, float]) -> Callable[[], Any]:

@@ -22,6 +22,7 @@ from ..io.figure import check_figure_path
 from ..io.report import Item, Report, summarise
 from ..sizes import show_bytes, show_size
 from . import machine
+from .candidates import choose
 from .inputs import GENERATORS, Inputs, generate, load_captured
 from .measure import Setup, measure
 from .options import BenchOptions
@@ -42,18 +43,18 @@ def run(options: BenchOptions, *, watcher: Watcher | None = None, arguments: Map
     device, dtype = pick_device(options.device), pick_dtype(options.dtype)
     threads = set_threads(options.threads)
     _check(options, dtype)
+    names, left_out = choose(options)
     load_before = machine.load()
     ceilings = machine.ceilings(device, tuple(dict.fromkeys((torch.float32, dtype))))
     watcher = watcher or Silent()
-    setup = Setup(options, device, dtype, threads, ceilings, started + options.budget, watcher)
+    setup = Setup(options, tuple(names), device, dtype, threads, ceilings, started + options.budget, watcher)
     items: list[Item] = []
     used: list[dict[str, Any]] = []
-    left_out: dict[str, str] = {}
     jobs = [(n, s, options.seed + i) for n in options.lengths for s in options.inputs for i in range(options.seeds)]
     for done, (length, source, seed) in enumerate(jobs, 1):
         inputs = make_inputs(source, length, seed, options, dtype, device)
         used.append({"inputs": inputs.name, "seq_len": length, "seed": seed, "sha256": inputs.sha256, **inputs.params})
-        rows, left_out = measure(setup, inputs)
+        rows = measure(setup, inputs)
         for found in add_speedups([item(row, inputs, setup) for row in rows]):
             items.append(found)
             watcher.item(found, done, len(jobs))

@@ -13,6 +13,7 @@ from typing import Any
 
 import torch
 
+from ..device import available_cores
 from .machine import busy_seconds, median, synchronise
 
 MIN_SECONDS = 1.0
@@ -40,17 +41,11 @@ class Timing:
     def noise(self) -> str:
         """Why the figures should not be trusted; empty where they can be."""
         total = sum(self.wall)
-        if self.others and total >= 0.2 and sum(self.others) / total > OTHERS * _cores():
+        if self.others and total >= 0.2 and sum(self.others) / total > OTHERS * available_cores():
             return f"other processes used {sum(self.others) / total:.1f} cores meanwhile"
         if len(self.wall) > 1 and (max(self.wall) - min(self.wall)) / self.median > SPREAD:
             return f"runs differ by {100 * (max(self.wall) - min(self.wall)) / self.median:.0f} %"
         return ""
-
-
-def _cores() -> int:
-    from ..device import available_cores
-
-    return available_cores()
 
 
 def run_once(timing: Timing, call: Callable[[], Any], device: torch.device, keep: Callable[[Any], Any]) -> None:

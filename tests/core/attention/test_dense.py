@@ -6,26 +6,10 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from qkv import SHAPES, assert_as_accurate_as_eager, random_qkv
-from torch.utils._python_dispatch import TorchDispatchMode
+from qkv import SHAPES, LargestTensor, assert_as_accurate_as_eager, random_qkv
 
 from attn.core.attention import attention, dense
 from attn.core.attention.base import shape_of
-
-
-class LargestTensor(TorchDispatchMode):
-    """Remembers how many entries the largest tensor made inside has, in this thread."""
-
-    def __init__(self):
-        super().__init__()
-        self.entries = 0
-
-    def __torch_dispatch__(self, func, types, args=(), kwargs=None):
-        out = func(*args, **(kwargs or {}))
-        for tensor in out if isinstance(out, tuple | list) else (out,):
-            if isinstance(tensor, torch.Tensor):
-                self.entries = max(self.entries, tensor.untyped_storage().nbytes() // tensor.itemsize)
-        return out
 
 
 @pytest.fixture
@@ -95,7 +79,7 @@ def test_no_tensor_larger_than_the_inputs(one_thread, dtype):
     q, k, v = random_qkv((1, 1, 1, 3000, 3000, 64), dtype)
     with LargestTensor() as largest:
         dense.blocked(q, k, v, causal=True, block_m=64, block_n=256)
-    assert largest.entries == q.numel()  # the result
+    assert largest.elements == q.numel()  # the result
 
 
 def test_sdpa_makes_no_mask_of_all_pairs(one_thread, monkeypatch):
@@ -103,7 +87,7 @@ def test_sdpa_makes_no_mask_of_all_pairs(one_thread, monkeypatch):
     q, k, v = random_qkv((1, 1, 1, 1000, 1001, 64))
     with LargestTensor() as largest:
         dense.sdpa(q, k, v[..., :32], causal=True)
-    assert largest.entries < 200_000
+    assert largest.elements < 200_000
 
 
 def test_blocks_must_hold_something():

@@ -65,14 +65,14 @@ def test_selection_holds_the_largest_scores():
 def test_attending_to_the_selection_is_blocked():
     q, k, v = random_qkv((2, 4, 2, 65, 97, 32))
     selection = dsa.select(q, k, causal=True, top_k=16)
-    out = dsa.attend(q, k, v, selection, causal=True, top_k=16)
+    out = dsa.attend(q, k, v, selection, causal=True)
     assert torch.equal(out, attention("dsa", q, k, v, causal=True, top_k=16))
 
 
 def test_one_head_per_key_head_reuses_its_scores():
     q, k, v = random_qkv((2, 2, 2, 65, 97, 32))  # early queries choose keys whose score the ReLU hid
     out = attention("dsa", q, k, v, causal=True, top_k=60)
-    again = dsa.attend(q, k, v, dsa.select(q, k, causal=True, top_k=60), causal=True, top_k=60)
+    again = dsa.attend(q, k, v, dsa.select(q, k, causal=True, top_k=60), causal=True)
     torch.testing.assert_close(out, again, rtol=1e-5, atol=1e-6)
 
 

@@ -12,14 +12,14 @@ pytestmark = pytest.mark.skipif(not sys.platform.startswith("linux"), reason="re
 
 def test_the_childs_figure_covers_the_output_and_not_the_square():
     q, k, v = random_qkv((1, 1, 1, 8192, 8192, 64))
-    found = memory.peaks(q, k, v, {"dense": ("dense", {"causal": True, "scale": None})}, threads=1)
+    found = dict(memory.peaks(q, k, v, {"dense": ("dense", {"causal": True, "scale": None})}, threads=1))
     output, square = q.nbytes, 4 * 8192 * 8192
     assert output <= found["dense"] < square / 4
 
 
 def test_a_call_that_fails_has_no_figure():
     q, k, v = random_qkv((1, 1, 1, 64, 64, 32))
-    found = memory.peaks(q, k, v, {"bad": ("dense", {"causal": True, "nonsense": 1})}, threads=1)
+    found = dict(memory.peaks(q, k, v, {"bad": ("dense", {"causal": True, "nonsense": 1})}, threads=1))
     assert found["bad"] != found["bad"]
 
 
