@@ -27,7 +27,10 @@ if TYPE_CHECKING:
 EXAMPLES = (
     ("attn bench --seq 128k", "Every language operator at 131072 tokens against dense attention, in under 5 minutes."),
     ("attn bench hip lightning --seq 4k..128k --plot scaling.png", "Scaling exponents and crossovers."),
-    ("attn bench --seq 16k --inputs needle,topic --seeds 10", "Where selection finds the needle, and where it fails."),
+    (
+        "attn bench --inputs needle,topic --seeds 10 --no-memory",
+        "Where selection finds the needle, and where it fails.",
+    ),
     ("attn bench --inputs layer20.npz --seq 8k --report r.html", "Your own q, k, v."),
     ("attn bench --sweep hip.mask_k=128,256,512,1024 --plot recall.png", "Recall against cost."),
     ("attn bench hip blocktopk window+sink --keys 1k --seq 32k", "All at about 1024 visited keys per query."),
