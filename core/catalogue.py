@@ -6,7 +6,12 @@ import importlib
 
 from .registry import Registry
 
-REGISTRIES = {"denoise": "attn.core.denoise:METHODS", "bench": "attn.core.attention:OPERATORS"}
+REGISTRIES = {
+    "denoise": "attn.core.denoise:METHODS",
+    "segment": "attn.core.segment:MODELS",
+    "bench": "attn.core.attention:OPERATORS",
+    "train": "attn.core.train:RECIPES",
+}
 
 
 def registry(command: str) -> Registry:

@@ -1,0 +1,348 @@
+"""Scores of a vessel map against a truth: inside the field of view, or as the official FSG-Net code takes them.
+
+Specification: methods/fsg-net.md, sections 6 and 9. A pixel is a vessel where its probability is at least the
+threshold, compared in the map's own precision: so a 16-bit map and the mask made from it are scored the same.
+
+What has no value is left out of the result, never NaN: sensitivity without a vessel in the truth, specificity without
+background, ``auc`` without both, everything without a pixel. Defined by convention: where neither map nor truth has a
+vessel they agree, so ``f1``, the IoU of vessels and ``cldice`` are 1; ``mcc`` is 0 where one of its margins is empty.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from typing import Any, Literal
+
+import numpy as np
+from numpy.typing import NDArray
+
+OFFICIAL_SQUARES = (608, 704, 1024, 1344)
+"""Sides that the official code pads to: DRIVE, STARE, CHASE_DB1, HRF (section 3.4, step 28)."""
+LEVELS = 65535
+"""Steps of probability that ``best_threshold`` tells apart: those of a 16-bit map."""
+_CHUNK = 2**22
+
+Mask = NDArray[np.bool_]
+Triple = tuple[NDArray[Any], NDArray[Any], NDArray[Any]]
+"""Probability, truth and field of view, each [H, W]."""
+
+
+@dataclass(frozen=True, slots=True)
+class Confusion:
+    """Pixels by what they are and what they were taken for; Python integers, so that products of four are exact."""
+
+    tp: int
+    fp: int
+    fn: int
+    tn: int
+
+    def __add__(self, other: Confusion) -> Confusion:
+        return Confusion(self.tp + other.tp, self.fp + other.fp, self.fn + other.fn, self.tn + other.tn)
+
+    @property
+    def f1(self) -> float:
+        return _share(2 * self.tp, 2 * self.tp + self.fp + self.fn, nothing=1.0)
+
+    @property
+    def iou(self) -> tuple[float, float]:
+        """Of the background and of the vessels."""
+        wrong = self.fp + self.fn
+        return _share(self.tn, self.tn + wrong, nothing=1.0), _share(self.tp, self.tp + wrong, nothing=1.0)
+
+    @property
+    def sensitivity(self) -> float:
+        return _share(self.tp, self.tp + self.fn)
+
+    @property
+    def specificity(self) -> float:
+        return _share(self.tn, self.tn + self.fp)
+
+    @property
+    def accuracy(self) -> float:
+        return _share(self.tp + self.tn, self.tp + self.fp + self.fn + self.tn)
+
+    @property
+    def mcc(self) -> float:
+        margins = (self.tp + self.fp) * (self.tp + self.fn) * (self.tn + self.fp) * (self.tn + self.fn)
+        return (self.tp * self.tn - self.fp * self.fn) / math.sqrt(margins) if margins else 0.0
+
+
+def confusion(predicted: Mask, truth: Mask) -> Confusion:
+    """Count two bool arrays of one shape."""
+    tp = int(np.count_nonzero(predicted & truth))
+    fp, fn = int(np.count_nonzero(predicted)) - tp, int(np.count_nonzero(truth)) - tp
+    return Confusion(tp, fp, fn, truth.size - tp - fp - fn)
+
+
+def scores(prob: NDArray[Any], truth: NDArray[Any], fov: NDArray[Any], *, threshold: float) -> dict[str, float]:
+    """Score one image inside its field of view.
+
+    Parameters
+    ----------
+    prob : ndarray, shape (H, W), float32 or float64
+        Probability of a vessel.
+    truth, fov : ndarray of bool, shape (H, W)
+        Vessels; field of view. What lies outside it does not count, in ``truth`` neither.
+    threshold : float
+        Least probability of a vessel.
+
+    Returns
+    -------
+    dict with ``f1``, ``miou`` (mean of background and vessels), ``sensitivity``, ``specificity``, ``accuracy``,
+    ``mcc``, ``cldice`` and ``auc`` (area under the ROC curve of the probabilities). What is undefined is left out; see
+    the top of this file.
+
+    Raises
+    ------
+    ValueError
+        If the shapes differ or ``prob`` holds NaN.
+
+    References
+    ----------
+    methods/fsg-net.md, section 6, "Standard protocol"; clDice: Shit et al., CVPR 2021, arXiv 2003.07311.
+    """
+    return pooled([(prob, truth, fov)], threshold=threshold)
+
+
+def pooled(images: Iterable[Triple], threshold: float) -> dict[str, float]:
+    """Score the pixels of several images together; parameters and keys are those of ``scores``, a triple per image."""
+    total, lines = Confusion(0, 0, 0, 0), np.zeros(4, np.int64)
+    vessels: list[NDArray[Any]] = []
+    others: list[NDArray[Any]] = []
+    for triple in images:
+        prob, truth, fov = _checked(*triple)
+        predicted = (prob >= float(threshold)) & fov
+        truth &= fov
+        vessels.append(prob[truth])
+        others.append(prob[fov & ~truth])
+        total += confusion(predicted[fov], truth[fov])
+        lines += _centre_lines(predicted, truth)
+    if total == Confusion(0, 0, 0, 0):
+        return {}
+    values = {
+        "f1": total.f1,
+        "miou": sum(total.iou) / 2,
+        "sensitivity": total.sensitivity,
+        "specificity": total.specificity,
+        "accuracy": total.accuracy,
+        "auc": _area(vessels, others),
+        "mcc": total.mcc,
+        "cldice": _cldice(*lines.tolist()),
+    }
+    return _defined(values)
+
+
+def roc_auc(prob: NDArray[Any], truth: NDArray[Any]) -> float:
+    """Area under the ROC curve: the chance that a vessel has a higher probability than background, ties count half.
+
+    ``prob`` (float) and ``truth`` (bool) are of one shape. NaN where ``truth`` lacks one of the two classes.
+    """
+    yes: Mask = truth != 0
+    return _area([prob[yes]], [prob[~yes]])
+
+
+def best_threshold(images: Sequence[Triple]) -> float:
+    """The threshold with the highest mean F1 over the images, inside their fields of view.
+
+    All 65535 thresholds that a 16-bit map can tell apart are tried. Of a stretch of equally good ones it is the middle:
+    0.5 for maps of only 0 and 1.
+
+    Parameters
+    ----------
+    images : sequence of (prob, truth, fov), each as in ``scores``; ``prob`` in [0, 1]
+        Images with an empty field of view are passed over.
+
+    Returns
+    -------
+    float, in (0, 1).
+
+    Raises
+    ------
+    ValueError
+        If the shapes of a triple differ, a probability is not in [0, 1], or there is no pixel at all.
+    """
+    curves = []
+    for triple in images:
+        prob, truth, fov = _checked(*triple)
+        inside, vessel = prob[fov], truth[fov]
+        if not inside.size:
+            continue
+        if inside.min() < 0 or inside.max() > 1:
+            raise ValueError(f"probabilities must lie in [0, 1], got {inside.min()} to {inside.max()}")
+        level = np.rint(inside * LEVELS).astype(np.intp)
+        predicted, hit = (_at_least(part) for part in (level, level[vessel]))  # [LEVELS]
+        count = predicted + np.count_nonzero(vessel)
+        curves.append(np.where(count > 0, 2 * hit / np.maximum(count, 1), 1.0))
+    if not curves:
+        raise ValueError("no pixel to choose a threshold from: there is no image, or every field of view is empty")
+    mean = np.mean(curves, axis=0)
+    best = mean >= mean.max() - 1e-12
+    first = int(best.argmax())
+    worse = np.flatnonzero(~best[first:])
+    last = first + int(worse[0]) - 1 if worse.size else LEVELS - 1
+    return float((first + last + 1) / 2 / LEVELS)  # halfway between the levels that it parts
+
+
+def center_pad(x: NDArray[Any], size: int | tuple[int, int]) -> NDArray[Any]:
+    """Zero-pad [..., H, W] to ``size``, the smaller half at top and left; the dtype stays.
+
+    Raises
+    ------
+    ValueError
+        If the image is larger than ``size`` (H, W), or the side of a square.
+
+    References
+    ----------
+    methods/fsg-net.md, section 3.4, step 28. Other than the official code it takes sizes that are no square.
+    """
+    wanted = (size, size) if isinstance(size, int) else size
+    have = x.shape[-2:]
+    if len(have) != 2 or any(w < h for w, h in zip(wanted, have, strict=True)):
+        raise ValueError(
+            f"cannot pad shape {x.shape} to {wanted[0]} x {wanted[1]}: it must be an image, and not larger"
+        )
+    around = [((w - h) // 2, w - h - (w - h) // 2) for w, h in zip(wanted, have, strict=True)]
+    return np.pad(x, [(0, 0)] * (x.ndim - 2) + around)
+
+
+def fsg_scores(
+    frames: Iterable[tuple[NDArray[Any], NDArray[Any]]],
+    *,
+    threshold: float = 0.5,
+    square: int | Literal["auto"] | None = "auto",
+    official_auc: bool = False,
+) -> dict[str, float]:
+    """Score as the official FSG-Net code does: whole squares, padded with zeros, no field of view.
+
+    The padding counts as background found, which raises accuracy and mIoU: for comparison with that paper only.
+
+    Parameters
+    ----------
+    frames : iterable of (prob, truth), each of shape (H, W)
+        Float probabilities and bool vessels.
+    threshold : float
+    square : int, "auto" or None
+        Side to pad to; ``auto`` is the official data sets' least side that holds the frame (beyond those the next
+        multiple of 32); None does not pad.
+    official_auc : bool
+        Also ``auc_sorted_official``, which that code calls AUC. It depends on the numbers of vessel pixels alone.
+
+    Returns
+    -------
+    dict with the means over the images ``f1``, ``accuracy``, ``sensitivity``, ``mcc``, ``iou`` (of vessels) and ``auc``
+    (of the probabilities; not in the official code), and, from the pixels of all images together, ``miou``,
+    ``iou_background``, ``iou_vessel`` and ``accuracy_pooled``. A mean leaves out the images where it is undefined.
+
+    Raises
+    ------
+    ValueError
+        If the shapes of a pair differ, a frame does not fit the square, or ``prob`` holds NaN.
+
+    References
+    ----------
+    methods/fsg-net.md, sections 6 and 9 (items 1 and 2).
+    """
+    total = Confusion(0, 0, 0, 0)
+    rows: list[dict[str, float]] = []
+    for frame in frames:
+        prob, truth, _ = _checked(*frame, np.ones(frame[1].shape, bool))
+        if not prob.size:
+            continue
+        if square is not None:
+            side = _official_square(max(prob.shape)) if square == "auto" else square
+            prob, truth = center_pad(prob, side), center_pad(truth, side)
+        one = confusion(prob >= float(threshold), truth)
+        total += one
+        row = {"f1": one.f1, "accuracy": one.accuracy, "sensitivity": one.sensitivity, "mcc": one.mcc}
+        row |= {"iou": one.iou[1], "auc": roc_auc(prob, truth)}
+        if official_auc:
+            row["auc_sorted_official"] = _sorted_auc(one)
+        rows.append(_defined(row))
+    if not rows:
+        return {}
+    keys = dict.fromkeys(key for row in rows for key in row)
+    means = {key: math.fsum(v := [row[key] for row in rows if key in row]) / len(v) for key in keys}
+    background, vessel = total.iou
+    means |= {"miou": (background + vessel) / 2, "iou_background": background, "iou_vessel": vessel}
+    return means | {"accuracy_pooled": total.accuracy}
+
+
+def _checked(prob: NDArray[Any], truth: NDArray[Any], fov: NDArray[Any]) -> tuple[NDArray[Any], Mask, Mask]:
+    """The three once they fit; masks as copies of ones and zeros (the bools of 1-bit images are bytes of 255)."""
+    if prob.ndim != 2 or not prob.shape == truth.shape == fov.shape:
+        raise ValueError(
+            f"probability, truth and field of view must be of one shape [H, W], got {prob.shape}, {truth.shape} and "
+            f"{fov.shape}"
+        )
+    prob = prob if prob.dtype in (np.float32, np.float64) else prob.astype(np.float64)
+    if np.isnan(prob).any():
+        raise ValueError("the probabilities hold NaN")
+    return prob, truth != 0, fov != 0
+
+
+def _share(part: int, whole: int, *, nothing: float = math.nan) -> float:
+    return part / whole if whole else nothing
+
+
+def _defined(values: dict[str, float]) -> dict[str, float]:
+    return {key: float(value) for key, value in values.items() if not math.isnan(value)}
+
+
+def _area(vessels: list[NDArray[Any]], others: list[NDArray[Any]]) -> float:
+    """ROC area from the probabilities of both classes, exact: pairs in order and ties are counted in integers."""
+    yes, no = (np.concatenate(parts) if parts else np.empty(0) for parts in (vessels, others))
+    if not yes.size or not no.size:
+        return math.nan
+    yes.sort()  # in place: they are copies, and those of a pooled folder are large
+    no.sort()
+    twice = 0
+    for start in range(0, len(yes), _CHUNK):  # in ascending order: each search begins near the one before it
+        part = yes[start : start + _CHUNK]
+        twice += int(np.searchsorted(no, part, "left").sum()) + int(np.searchsorted(no, part, "right").sum())
+    return twice / (2 * len(yes) * len(no))
+
+
+def _at_least(level: NDArray[np.intp]) -> NDArray[np.int64]:
+    """How many are at least 1, 2, ..., LEVELS. [N] -> [LEVELS]."""
+    counts = np.bincount(level, minlength=LEVELS + 1)[1:]
+    return np.asarray(counts[::-1].cumsum()[::-1], np.int64)
+
+
+def _centre_lines(predicted: Mask, truth: Mask) -> NDArray[np.int64]:
+    """Pixels of the predicted centre line on true vessels, and in all; of the true one on predicted vessels, in all."""
+    from skimage.morphology import skeletonize
+
+    either = predicted | truth
+    rows, columns = np.flatnonzero(either.any(1)), np.flatnonzero(either.any(0))
+    if not rows.size:
+        return np.zeros(4, np.int64)
+    box = (slice(rows[0], rows[-1] + 1), slice(columns[0], columns[-1] + 1))
+    counts: list[int] = []
+    for one, other in ((predicted[box], truth[box]), (truth[box], predicted[box])):
+        line = np.asarray(skeletonize(one), np.bool_)  # type: ignore[no-untyped-call]
+        counts += [int(np.count_nonzero(line & other)), int(np.count_nonzero(line))]
+    return np.array(counts, np.int64)
+
+
+def _cldice(line_hit: int, line: int, true_hit: int, true_line: int) -> float:
+    """Harmonic mean of the shares of both centre lines that lie on the other's vessels."""
+    if not line and not true_line:
+        return 1.0
+    precision, recall = _share(line_hit, line, nothing=0.0), _share(true_hit, true_line, nothing=0.0)
+    return 2 * precision * recall / (precision + recall) if line_hit and true_hit else 0.0
+
+
+def _official_square(side: int) -> int:
+    return next((square for square in OFFICIAL_SQUARES if square >= side), -(-side // 32) * 32)
+
+
+def _sorted_auc(one: Confusion) -> float:
+    """ROC area of the sorted prediction against the sorted label, in the closed form of section 6."""
+    positive, predicted, negative = one.tp + one.fn, one.tp + one.fp, one.tn + one.fp
+    if not positive or not negative:
+        return math.nan
+    if predicted >= positive:
+        return 1 - (predicted - positive) / (2 * negative)
+    return (1 + predicted / positive) / 2

@@ -1,0 +1,212 @@
+"""The models behind ``attn segment``: load one by name or file, show it a photo, get probabilities at the photo's size.
+
+Specification: methods/fsg-net.md, section 3.4, step 29 (c)-(e).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Protocol, cast
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from ..device import pick_dtype
+from ..errors import UsageError
+from . import MODELS
+from .checkpoint import Checkpoint, read_checkpoint
+from .fast import optimise
+from .fov import Fov
+from .prepare import normalise, padded, prepare, rescale, scaled_size
+from .ridge import RidgeName, vesselness
+from .trunks import TRUNKS
+
+WEIGHTS = Path(__file__).parent / "weights"
+"""Trained models of the package: NAME.safetensors with a model card NAME.md."""
+TILE, OVERLAP = 608, 64
+WHOLE_PIXELS = 1_500_000
+"""Larger photos (at the model's scale) are done in tiles, so that memory stays bounded."""
+DRIVE_DIAMETER = 540.0
+
+
+@dataclass(frozen=True, slots=True)
+class Prediction:
+    """What a model says of one photo.
+
+    Parameters
+    ----------
+    prob : ndarray, shape (H, W), float32
+        Probability of a vessel at the photo's size; 0 outside the field of view.
+    attention : mapping of str to ndarray, float32
+        Attention maps of the guided filters by name, where they were asked for and exist.
+    warnings : tuple of str
+    """
+
+    prob: NDArray[np.float32]
+    attention: Mapping[str, NDArray[np.float32]] = field(default_factory=dict)
+    warnings: tuple[str, ...] = ()
+
+
+class Segmenter(Protocol):
+    """A model ready to use; ``threshold`` is the probability from which a pixel counts as vessel."""
+
+    name: str
+    threshold: float
+    parameters: int
+
+    def __call__(
+        self, pixels: NDArray[np.float32], fov: Fov, *, tta: bool = False, tile: int | None = None,
+        attention: bool = False,
+    ) -> Prediction:  # fmt: skip
+        """Segment one photo.
+
+        Parameters
+        ----------
+        pixels : ndarray, shape (3, H, W), float32 in [0, 1]
+        fov : Fov
+        tta : bool
+            Average over the photo and its three mirror images.
+        tile : int, optional
+            Side of the tiles, pixels at the model's scale. Default: the whole photo, tiles of 608 above 1.5 Mpixel.
+        attention : bool
+            Return the attention maps, too.
+
+        Raises
+        ------
+        ValueError
+            If the shapes do not fit, or ``tile`` is too small.
+        """
+        ...
+
+
+def load(name: str, *, device: torch.device | str = "cpu", dtype: str = "float32") -> Segmenter:
+    """A model of ``MODELS`` or of a ``.safetensors`` file that ``attn train`` wrote.
+
+    Raises
+    ------
+    UsageError
+        If there is no such model, or the file cannot be used.
+    """
+    device = torch.device(device)
+    if name.endswith(".safetensors"):
+        return NetworkSegmenter(read_checkpoint(Path(name)), device, pick_dtype(dtype))
+    if name in (untrained := {f"{trunk}-unet": trunk for trunk in TRUNKS} | {"unet": "unet"}):
+        raise UsageError(
+            f"no weights ship for {name}. Train it (attn train fsgnet --trunk {untrained[name]}) and give the file: "
+            "--model OUT/model.safetensors"
+        )
+    if MODELS[name].status == "baseline":
+        return RidgeSegmenter(name)
+    return NetworkSegmenter(read_checkpoint(WEIGHTS / f"{name}.safetensors"), device, pick_dtype(dtype))
+
+
+class RidgeSegmenter:
+    """A ridge filter of scikit-image at the scale of DRIVE; its values count as vessel from 0.5."""
+
+    parameters = 0
+    threshold = 0.5
+
+    def __init__(self, name: str) -> None:
+        self.name = name
+
+    def __call__(
+        self, pixels: NDArray[np.float32], fov: Fov, *, tta: bool = False, tile: int | None = None,
+        attention: bool = False,
+    ) -> Prediction:  # fmt: skip
+        """See ``Segmenter``; the filters are symmetric and cheap, so ``tta`` and ``tile`` change nothing."""
+        prob = vesselness(pixels, fov.mask, cast(RidgeName, self.name), scale=fov.diameter / DRIVE_DIAMETER)
+        return Prediction(prob)
+
+
+class NetworkSegmenter:
+    """A trained network with the preparation it was trained with."""
+
+    def __init__(self, checkpoint: Checkpoint, device: torch.device, dtype: torch.dtype) -> None:
+        if dtype not in (torch.float32, torch.float64):
+            raise UsageError(
+                f"--dtype {str(dtype).removeprefix('torch.')}: the guided filter needs float32 or float64."
+            )
+        self.name, self.threshold, self.preparation = checkpoint.name, checkpoint.threshold, checkpoint.preparation
+        self.device, self.dtype = device, dtype
+        net = checkpoint.build()
+        self.parameters = sum(parameter.numel() for parameter in net.parameters())
+        self.net = optimise(net.to(device, dtype))
+
+    def __call__(
+        self, pixels: NDArray[np.float32], fov: Fov, *, tta: bool = False, tile: int | None = None,
+        attention: bool = False,
+    ) -> Prediction:  # fmt: skip
+        """See ``Segmenter``."""
+        if fov.mask.shape != pixels.shape[1:]:
+            raise ValueError(f"the field of view is {fov.mask.shape}, the photo {pixels.shape[1:]}")
+        warnings: list[str] = []
+        top, left, bottom, right = fov.box
+        longest = max(scaled_size((bottom - top, right - left), self.preparation.fov_diameter / fov.diameter))
+        if longest > 4 * self.preparation.fov_diameter:
+            raise ValueError("the field of view is too long and thin for a fundus photograph")
+        ready = prepare(pixels, fov, self.preparation)
+        x = normalise(ready.pixels, ready.mask, self.preparation)[None].to(self.device, self.dtype)
+        maps: dict[str, Tensor] | None = {} if attention else None
+        with torch.inference_mode():
+            prob = self._averaged(x, tile, maps) if tta else self._whole_or_tiled(x, tile, maps)
+            if attention and not maps:
+                warnings.append("no attention maps: the model has none, or the photo was done in tiles")
+            inner = prob[0].float().cpu()  # [1, h, w]
+            if inner.shape[1:] != (bottom - top, right - left):
+                inner = rescale(inner, (bottom - top, right - left))
+        out = np.zeros(fov.mask.shape, np.float32)
+        out[top:bottom, left:right] = inner[0].clamp(0, 1).numpy()
+        out[~fov.mask] = 0
+        found = {name: value[0, 0].float().cpu().numpy() for name, value in (maps or {}).items()}
+        return Prediction(out, found, tuple(warnings))
+
+    def _averaged(self, x: Tensor, tile: int | None, maps: dict[str, Tensor] | None) -> Tensor:
+        """Mean over the four mirror images; the attention maps are those of the upright one."""
+        total = self._whole_or_tiled(x, tile, maps)
+        for axes in ((2,), (3,), (2, 3)):
+            total = total + self._whole_or_tiled(x.flip(axes), tile, None).flip(axes)
+        return total / 4
+
+    def _whole_or_tiled(self, x: Tensor, tile: int | None, maps: dict[str, Tensor] | None) -> Tensor:
+        """Probability [1, 1, h, w] of the normalised photo [1, 3, h, w]."""
+        h, w = x.shape[-2:]
+        if tile is None:
+            if h * w <= WHOLE_PIXELS:
+                return self._predict(x, maps)
+            tile = TILE
+        if tile <= 2 * OVERLAP:
+            raise ValueError(f"tiles of {tile} pixels are too small: they overlap by {OVERLAP} on each side")
+        total, weight = x.new_zeros(1, 1, h, w), x.new_zeros(1, 1, h, w)
+        for rows in _spans(h, tile):
+            for columns in _spans(w, tile):
+                window = _ramp(rows, h)[:, None] * _ramp(columns, w)
+                place = (..., slice(*rows), slice(*columns))
+                total[place] += self._predict(x[place], None) * window.to(x)
+                weight[place] += window.to(x)
+        return total / weight
+
+    def _predict(self, x: Tensor, maps: dict[str, Tensor] | None) -> Tensor:
+        out: Tensor = self.net(padded(x), maps)
+        return out[..., : x.shape[2], : x.shape[3]]
+
+
+def _spans(length: int, tile: int) -> Iterator[tuple[int, int]]:
+    """Tiles of at most ``tile`` pixels that cover ``length`` with an overlap; the last one ends at the border."""
+    start = 0
+    while start + tile < length:
+        yield start, start + tile
+        start += tile - OVERLAP
+    yield max(0, min(start, length - tile)), length
+
+
+def _ramp(span: tuple[int, int], length: int) -> Tensor:
+    """Weights along a tile: falling to its edges within the overlap, full at the border of the photo."""
+    start, stop = span
+    place = torch.arange(start, stop, dtype=torch.float32) + 0.5
+    rise = (place - start) / OVERLAP if start > 0 else torch.ones_like(place)
+    fall = (stop - place) / OVERLAP if stop < length else torch.ones_like(place)
+    return torch.minimum(rise, fall).clamp(max=1)

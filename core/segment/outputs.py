@@ -1,0 +1,356 @@
+"""What `attn segment` writes: mask, probability and overlay at the photo's own size, attention maps, a table.
+
+Pictures are made and compressed a band of rows at a time, so that a photo of 20000 x 20000 pixels costs no more memory
+than the reduced one that was segmented.
+"""
+
+from __future__ import annotations
+
+import csv
+import io
+import json
+import math
+import os
+import struct
+import zlib
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, BinaryIO
+
+import numpy as np
+from numpy.typing import NDArray
+
+import attn
+
+from ..errors import UsageError
+from ..io.atomic import atomic_path, write_text
+from ..io.report import Item, plain
+
+if TYPE_CHECKING:
+    from ..io.photo import Photo
+    from .fov import Fov
+
+MAGIC = b"\x89PNG\r\n\x1a\n"
+TOP = 65535
+"""Stored value of probability 1."""
+BAND_PIXELS = 2**21
+LEVEL = 4
+"""Of zlib: on an overlay of 1411 x 1411 pixels, 6 took 2.6 times as long and saved 7 %."""
+GREEN, LINE = np.array((0, 255, 0), np.uint8), np.array((255, 255, 255), np.uint8)
+VESSEL_SHARE = 0.7
+"""Of green in a vessel's pixel of the overlay; the rest is the photo."""
+TABLE = "vessels.csv"
+FIXED = ("image", "mask", "model", "threshold")
+WORDS = ("prob", "overlay", "attention", "compare")
+RECORD = "attn-segment"
+"""Keyword of the mask's text that holds model, threshold and measures: a resumed batch reads them back."""
+FIGURE_SIDE = 1024
+
+
+@dataclass(frozen=True, slots=True)
+class Segmented:
+    """A photo and what became of it; h x w is the size that was segmented, ``photo.size`` that of the file.
+
+    Parameters
+    ----------
+    photo : Photo
+    fov : Fov
+    stored : ndarray, shape (h, w), uint16
+        Probability times 65535; 0 outside the field of view, at least 1 inside.
+    mask : ndarray of bool, shape (h, w)
+    model : str
+    threshold : float
+    attention : mapping of str to ndarray, float32
+    """
+
+    photo: Photo
+    fov: Fov
+    stored: NDArray[np.uint16]
+    mask: NDArray[np.bool_]
+    model: str
+    threshold: float
+    attention: Mapping[str, NDArray[np.float32]] = field(default_factory=dict)
+
+    @property
+    def prob(self) -> NDArray[np.float32]:
+        """The probability as the file stores it. [h, w]."""
+        return probability(self.stored)
+
+
+def side_path(output: Path, word: str, suffix: str = ".png") -> Path:
+    """``out/21.mask.png`` and word ``prob`` -> ``out/21.prob.png``; so for ``out/21.png``, which ``-o`` may name."""
+    return output.with_name(f"{output.name.removesuffix(output.suffix).removesuffix('.mask')}.{word}{suffix}")
+
+
+def side_paths(output: Path) -> list[Path]:
+    """Every file that may appear beside the mask ``output``."""
+    return [side_path(output, word) for word in WORDS] + [side_path(output, "attention", ".npz")]
+
+
+def quantise(prob: NDArray[np.floating[Any]], fov: NDArray[np.bool_]) -> NDArray[np.uint16]:
+    """Probabilities as 16 bits; 0 marks what is outside the field of view and nothing else."""
+    stored = np.rint(np.clip(prob, 0, 1) * TOP).astype(np.uint16)
+    return np.where(fov, np.maximum(stored, 1), 0).astype(np.uint16)
+
+
+def probability(stored: NDArray[np.uint16]) -> NDArray[np.float32]:
+    """Stored values as probabilities, same shape."""
+    return np.asarray(stored / np.float32(TOP), np.float32)
+
+
+def least(threshold: float) -> int:
+    """Least stored value that is a vessel: value / 65535 >= threshold. At least 1, so never outside the field."""
+    return max(1, math.ceil(threshold * TOP - 1e-6))
+
+
+def write_outputs(
+    output: Path | None,
+    done: Segmented,
+    record: Mapping[str, Any],
+    pictures: Mapping[str, NDArray[Any]] | None = None,
+    captions: Mapping[str, str] | None = None,
+) -> dict[str, str]:
+    """Write everything for one photo; the mask comes last, so that its presence means "complete".
+
+    Parameters
+    ----------
+    output : Path or None
+        Of the mask; None writes nothing.
+    done : Segmented
+    record : mapping
+        Kept in the mask, as JSON: model, threshold, measures.
+    pictures : mapping of str to ndarray, shape (h, w), in [0, 1], optional
+        Drawn side by side.
+    captions : mapping of str to str, optional
+
+    Returns
+    -------
+    dict of str to str: the files beside the mask, by what they are.
+    """
+    if output is None:
+        return {}
+    size, text = done.photo.size, {"Description": describe(done)}
+    files = {"overlay": side_path(output, "overlay"), "probability": side_path(output, "prob")}
+    if done.attention:
+        files |= _write_attention(output, done.attention)
+    if pictures:
+        files["compare"] = _write_comparison(output, pictures, captions)
+    prob = (stored for _, stored in stored_bands(done))
+    write_png(files["probability"], size, prob, bits=16, text=text)
+    write_png(files["overlay"], size, _overlay_bands(done), channels=3, text=text)
+    masks = ((stored >= least(done.threshold)).astype(np.uint8) * 255 for _, stored in stored_bands(done))
+    write_png(output, size, masks, text=text | {RECORD: json.dumps(record, allow_nan=False)})
+    return {name: str(path) for name, path in files.items()}
+
+
+def describe(done: Segmented) -> str:
+    """One line that says how the pictures were made, for the files themselves."""
+    how = f"attn {attn.__version__} segment, model {done.model}, threshold {done.threshold:g}"
+    return f"{how}. For research, not for diagnosis."
+
+
+def _write_attention(output: Path, maps: Mapping[str, NDArray[np.float32]]) -> dict[str, Path]:
+    from ..io.figure import comparison
+
+    numbers, picture = side_path(output, "attention", ".npz"), side_path(output, "attention")
+    with atomic_path(numbers) as temporary, temporary.open("wb") as stream:
+        np.savez_compressed(stream, **{name: np.asarray(one, np.float32) for name, one in maps.items()})  # type: ignore[arg-type]
+    size = max((one.shape for one in maps.values()), key=lambda shape: shape[0] * shape[1])
+    even = {name: _picture(resized(one, size)) for name, one in maps.items()}
+    comparison(even, picture, window=(0.0, 1.0), unit="", cmap="viridis", title="attention")
+    return {"attention": numbers, "attention_figure": picture}
+
+
+def _write_comparison(output: Path, pictures: Mapping[str, NDArray[Any]], captions: Mapping[str, str] | None) -> Path:
+    from ..io.figure import comparison
+
+    path = side_path(output, "compare")
+    small = {name: _picture(image) for name, image in pictures.items()}
+    comparison(small, path, window=(0.0, 1.0), captions=captions, unit="")
+    return path
+
+
+def _picture(image: NDArray[Any]) -> NDArray[np.float32]:
+    """No side longer than a figure can show: [h, w] thinned out evenly."""
+    step = -(-max(image.shape) // FIGURE_SIDE)
+    return np.asarray(image[::step, ::step], np.float32)
+
+
+def _positions(count: int, source: int) -> tuple[NDArray[np.intp], NDArray[np.intp], NDArray[np.float32]]:
+    """For each of ``count`` positions the two neighbours among ``source`` and the weight of the second."""
+    at = np.clip((np.arange(count) + 0.5) * (source / count) - 0.5, 0, source - 1)
+    low = np.floor(at).astype(np.intp)
+    return low, np.minimum(low + 1, source - 1), (at - low).astype(np.float32)
+
+
+def _bilinear(values: NDArray[Any], size: tuple[int, int], start: int, stop: int) -> NDArray[np.float32]:
+    """Rows ``start`` to ``stop`` of ``values`` [h, w] enlarged to ``size``: no seams between bands."""
+    if values.shape == size:
+        return values[start:stop].astype(np.float32)
+    low, high, weight = (part[start:stop] for part in _positions(size[0], values.shape[0]))
+    rows = values[low] * (1 - weight[:, None]) + values[high] * weight[:, None]  # [n, w]
+    low, high, weight = _positions(size[1], values.shape[1])
+    return np.asarray(rows[:, low] * (1 - weight) + rows[:, high] * weight, np.float32)  # [n, W]
+
+
+def resized(values: NDArray[Any], size: tuple[int, int]) -> NDArray[np.float32]:
+    """``values`` [h, w] at another size, bilinear."""
+    return _bilinear(values, size, 0, size[0])
+
+
+def thinned(values: NDArray[Any], size: tuple[int, ...]) -> NDArray[Any]:
+    """``values`` [H, W] at another size, nearest neighbour."""
+    return _nearest(values, (size[0], size[1]), 0, size[0])
+
+
+def _nearest(values: NDArray[Any], size: tuple[int, int], start: int, stop: int) -> NDArray[Any]:
+    """Rows ``start`` to ``stop`` of ``values`` [h, w] at ``size``, nearest neighbour."""
+    if values.shape == size:
+        return values[start:stop]
+    rows = np.arange(start, stop) * values.shape[0] // size[0]
+    columns = np.arange(size[1]) * values.shape[1] // size[1]
+    return np.asarray(values[rows[:, None], columns])
+
+
+def _bands(size: tuple[int, int]) -> Iterator[tuple[int, int]]:
+    rows = max(1, BAND_PIXELS // size[1])
+    for start in range(0, size[0], rows):
+        yield start, min(start + rows, size[0])
+
+
+def stored_bands(done: Segmented) -> Iterator[tuple[tuple[int, int], NDArray[np.uint16]]]:
+    """(start, stop) and the stored probability of these rows at the photo's own size. uint16 [n, W]."""
+    size = done.photo.size
+    for band in _bands(size):
+        if done.stored.shape == size:
+            yield band, done.stored[slice(*band)]
+        else:
+            prob = _bilinear(done.stored, size, *band) / TOP
+            yield band, quantise(prob, _nearest(done.fov.mask, size, *band))
+
+
+def _overlay_bands(done: Segmented) -> Iterator[NDArray[np.uint8]]:
+    """The photo with vessels in green and the field of view outlined. uint8 [n, W, 3] each."""
+    size, outline = done.photo.size, _outline(done.fov.mask)
+    for band, stored in stored_bands(done):
+        rows = np.stack([_bilinear(channel, size, *band) for channel in done.photo.pixels], axis=-1)  # [n, W, 3]
+        picture = np.rint(np.clip(rows, 0, 1) * 255).astype(np.uint8)
+        vessel = stored >= least(done.threshold)
+        picture[vessel] = np.rint(picture[vessel] * (1 - VESSEL_SHARE) + GREEN * VESSEL_SHARE).astype(np.uint8)
+        picture[_nearest(outline, size, *band)] = LINE
+        yield picture
+
+
+def _outline(mask: NDArray[np.bool_]) -> NDArray[np.bool_]:
+    """The rim of a field of view, inside it; none where the frame cuts the field off. [h, w]."""
+    from scipy.ndimage import minimum_filter
+
+    width = max(1, round(max(mask.shape) / 500))
+    inner = minimum_filter(mask.astype(np.uint8), size=2 * width + 1, mode="nearest")
+    return np.asarray(mask & (inner == 0))
+
+
+def write_png(
+    path: Path,
+    size: tuple[int, int],
+    bands: Iterable[NDArray[Any]],
+    *,
+    bits: int = 8,
+    channels: int = 1,
+    text: Mapping[str, str] | None = None,
+) -> None:
+    """Write a PNG from bands of rows, atomically, without ever holding the whole picture.
+
+    Parameters
+    ----------
+    path : Path
+    size : (H, W)
+    bands : iterable of ndarray, shape (n, W) or (n, W, 3), uint8 or uint16; n adds up to H
+    bits : {8, 16}
+    channels : {1, 3}
+    text : mapping of str to str, ASCII
+
+    Raises
+    ------
+    InputError
+        If the place cannot be written.
+    """
+    above = np.zeros(size[1] * channels * bits // 8, np.uint8)
+    packer = zlib.compressobj(LEVEL)
+    with atomic_path(path) as temporary, temporary.open("wb") as file:
+        file.write(MAGIC)
+        _chunk(file, b"IHDR", struct.pack(">IIBBBBB", size[1], size[0], bits, 2 if channels == 3 else 0, 0, 0, 0))
+        for key, value in (text or {}).items():
+            _chunk(file, b"tEXt", key.encode("ascii") + b"\0" + value.encode("latin-1", "replace"))
+        for band in bands:
+            whole = np.ascontiguousarray(band, np.dtype(">u2") if bits == 16 else np.uint8)
+            rows = whole.view(np.uint8).reshape(len(band), -1)
+            filtered = np.empty((len(rows), rows.shape[1] + 1), np.uint8)
+            filtered[:, 0] = 2  # filter "up": the difference to the row above, modulo 256
+            np.subtract(rows[0], above, out=filtered[0, 1:])
+            np.subtract(rows[1:], rows[:-1], out=filtered[1:, 1:])
+            above = rows[-1].copy()
+            _chunk(file, b"IDAT", packer.compress(filtered.data))
+        _chunk(file, b"IDAT", packer.flush())
+        _chunk(file, b"IEND", b"")
+
+
+def _chunk(file: BinaryIO, kind: bytes, data: bytes) -> None:
+    if data or kind == b"IEND":
+        file.write(struct.pack(">I", len(data)) + kind + data + struct.pack(">I", zlib.crc32(kind + data)))
+
+
+def read_record(mask: Path) -> dict[str, Any]:
+    """What an earlier run kept in its mask; empty for any other file. Reads no pixels."""
+    try:
+        with mask.open("rb") as file:
+            if file.read(8) != MAGIC:
+                return {}
+            while len(head := file.read(8)) == 8 and head[4:] != b"IDAT":
+                (length,) = struct.unpack(">I", head[:4])
+                data = file.read(min(length, 2**20))
+                if head[4:] == b"tEXt" and data.startswith(RECORD.encode() + b"\0"):
+                    found = json.loads(data.partition(b"\0")[2])
+                    return found if isinstance(found, dict) else {}
+                file.seek(length - len(data) + 4, 1)
+    except (OSError, ValueError):
+        pass
+    return {}
+
+
+def measured_rows(items: Iterable[Item], folder: Path) -> list[dict[str, Any]]:
+    """A row from every mask that was measured, in this run or in an earlier one that was killed."""
+    rows = []
+    for item in items:
+        record = read_record(Path(item.output)) if item.output else {}
+        if measures := record.get("measures"):
+            mask = os.path.relpath(str(item.output), folder)
+            fixed = {"image": item.input, "mask": mask, "model": record["model"], "threshold": record["threshold"]}
+            rows.append(fixed | measures)
+    return rows
+
+
+def check_table(path: Path) -> list[dict[str, str]]:
+    """The rows of an earlier ``vessels.csv``, none where there is none. Raises ``UsageError`` if it is not ours."""
+    if not path.exists():
+        return []
+    try:
+        with path.open(encoding="utf-8", newline="") as file:
+            reader = csv.DictReader(file)
+            if list(reader.fieldnames or ())[: len(FIXED)] == list(FIXED):
+                return [{key: row[key] or "" for key in reader.fieldnames or ()} for row in reader]
+    except (OSError, UnicodeDecodeError, csv.Error):
+        pass
+    raise UsageError(f"{path} exists and is no table of attn segment: move it away, or name another place with -o.")
+
+
+def write_table(path: Path, old: Sequence[Mapping[str, Any]], new: Sequence[Mapping[str, Any]]) -> None:
+    """Write ``vessels.csv``: rows of this run in the place of older ones of the same mask, other older rows kept."""
+    rows = {str(row["mask"]): row for row in [*old, *new]}
+    columns = list(dict.fromkeys([*FIXED, *(key for row in [*new, *old] for key in row)]))
+    text = io.StringIO()
+    writer = csv.DictWriter(text, columns, restval="", lineterminator="\r\n")
+    writer.writeheader()
+    writer.writerows({key: plain(value) for key, value in row.items()} for row in rows.values())
+    write_text(path, text.getvalue())

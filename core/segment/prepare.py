@@ -1,0 +1,125 @@
+"""From a photo to the network's input and back: crop to the field of view, one scale for every camera, normalise.
+
+Specification: methods/fsg-net.md, section 3.4, step 29 (a)-(e). Training and prediction share this file, so that a
+model sees the same input in both.
+"""
+
+from __future__ import annotations
+
+from dataclasses import asdict, dataclass
+from typing import Any, Literal
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from numpy.typing import NDArray
+from torch import Tensor
+
+from .fov import Fov
+
+IMAGENET_MEAN, IMAGENET_STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
+LEAST_STD = 0.02
+"""A channel flatter than this holds no vessels, only its own noise: it is not stretched further."""
+SAME_SCALE = 0.03
+"""A scale this close to 1 is left alone: resampling would cost more sharpness than it brings in likeness."""
+
+
+@dataclass(frozen=True, slots=True)
+class Preparation:
+    """How a model wants its input; travels in its checkpoint.
+
+    Parameters
+    ----------
+    fov_diameter : float
+        Field of view in pixels that every photo is scaled to; that of the training photos.
+    normalise : {"fov", "imagenet"}
+        ``fov``: each channel to mean 0 and standard deviation 1 inside the field of view, zero outside (ours: takes
+        out the camera's colour balance and exposure). ``imagenet``: fixed mean and deviation (official), black outside.
+    """
+
+    fov_diameter: float = 540.0
+    normalise: Literal["fov", "imagenet"] = "fov"
+
+    def as_dict(self) -> dict[str, Any]:
+        return asdict(self)
+
+
+@dataclass(frozen=True, slots=True)
+class Prepared:
+    """A photo cut to its field of view and scaled, not yet normalised.
+
+    Parameters
+    ----------
+    pixels : Tensor, shape (3, h, w), float32 in [0, 1]
+    mask : Tensor of bool, shape (h, w)
+        Field of view.
+    box : (top, left, bottom, right)
+        Where it was in the photo, in pixels.
+    """
+
+    pixels: Tensor
+    mask: Tensor
+    box: tuple[int, int, int, int]
+
+
+def prepare(pixels: NDArray[np.float32], fov: Fov, preparation: Preparation) -> Prepared:
+    """Steps (b) and (c): cut to the box of the field of view and scale to the model's diameter.
+
+    Parameters
+    ----------
+    pixels : ndarray, shape (3, H, W), float32 in [0, 1]
+    fov : Fov
+    preparation : Preparation
+    """
+    top, left, bottom, right = fov.box
+    cut = torch.from_numpy(np.ascontiguousarray(pixels[:, top:bottom, left:right]))  # [3, h, w]
+    mask = torch.from_numpy(np.ascontiguousarray(fov.mask[top:bottom, left:right]))
+    size = scaled_size((bottom - top, right - left), preparation.fov_diameter / fov.diameter)
+    if size != mask.shape:
+        cut = rescale(cut, size).clamp_(0, 1)
+        mask = rescale(mask.float()[None], size)[0] > 0.5
+    return Prepared(cut, mask, fov.box)
+
+
+def scaled_size(size: tuple[int, int], scale: float) -> tuple[int, int]:
+    """Height and width after scaling; unchanged where the scale is nearly 1."""
+    if abs(scale - 1) < SAME_SCALE:
+        return size
+    return max(1, round(size[0] * scale)), max(1, round(size[1] * scale))
+
+
+def rescale(image: Tensor, size: tuple[int, int]) -> Tensor:
+    """Bilinear with anti-aliasing: [C, h, w] -> [C, *size]."""
+    return F.interpolate(image[None], size=size, mode="bilinear", align_corners=False, antialias=True)[0]
+
+
+def statistics(samples: Tensor) -> tuple[Tensor, Tensor]:
+    """Mean and deviation per channel of pixels [3, N] inside the field of view, each [3, 1, 1]."""
+    mean = samples.mean(1)
+    deviation = samples.std(1, correction=0).clamp(min=LEAST_STD)
+    return mean[:, None, None], deviation[:, None, None]
+
+
+def normalise(pixels: Tensor, mask: Tensor, preparation: Preparation, samples: Tensor | None = None) -> Tensor:
+    """[3, h, w] in [0, 1] to the network's input.
+
+    Parameters
+    ----------
+    pixels : Tensor, shape (3, h, w)
+    mask : Tensor of bool, shape (h, w)
+    preparation : Preparation
+    samples : Tensor, shape (3, N), optional
+        Pixels of the whole field of view where ``pixels`` is only a part of it (a training crop).
+    """
+    if preparation.normalise == "imagenet":
+        mean, deviation = (pixels.new_tensor(v)[:, None, None] for v in (IMAGENET_MEAN, IMAGENET_STD))
+        return (pixels * mask - mean) / deviation
+    inside = pixels[:, mask] if samples is None else samples
+    mean, deviation = statistics(inside)
+    return (pixels - mean) / deviation * mask
+
+
+def padded(x: Tensor, multiple: int = 8) -> Tensor:
+    """Step (d): zero-pad [B, C, H, W] at bottom and right to a multiple; at least 48 pixels a side."""
+    h, w = (max(48, -(-side // multiple) * multiple) for side in x.shape[-2:])
+    return F.pad(x, (0, w - x.shape[-1], 0, h - x.shape[-2]))

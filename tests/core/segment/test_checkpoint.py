@@ -1,0 +1,82 @@
+"""Model files: what was written comes back, and what is no model is refused in one line."""
+
+import json
+
+import pytest
+import torch
+from safetensors.torch import save_file
+
+from attn.core.errors import UsageError
+from attn.core.segment.checkpoint import Architecture, Checkpoint, read_checkpoint, write_checkpoint
+from attn.core.segment.prepare import Preparation
+
+SMALL = Architecture(width=2, depths=(1, 1, 1, 1))
+
+
+def made(path, architecture=SMALL):
+    torch.manual_seed(1)
+    net = architecture.build()
+    write_checkpoint(
+        Checkpoint("mine", architecture, Preparation(321.0, "imagenet"), 0.375, net.state_dict(), {"steps": 5}), path
+    )
+    return net.eval()
+
+
+def test_round_trip_in_float16(tmp_path):
+    net = made(tmp_path / "m.safetensors")
+    found = read_checkpoint(tmp_path / "m.safetensors")
+    assert (found.name, found.threshold, found.training) == ("mine", 0.375, {"steps": 5})
+    assert found.preparation == Preparation(321.0, "imagenet")
+    assert found.architecture == SMALL
+    theirs = found.build()
+    assert not theirs.training
+    for name, value in net.state_dict().items():
+        stored = theirs.state_dict()[name]
+        expected = value.half().float() if value.is_floating_point() else value
+        assert torch.equal(stored, expected), name
+
+
+@pytest.mark.parametrize("options", [{"trunk": "unet"}, {"guided": False}, {"attention": False}], ids=str)
+def test_every_kind_of_network_comes_back(tmp_path, options):
+    architecture = Architecture(**{"width": 2, "depths": (1, 1, 1, 1), **options})
+    made(tmp_path / "m.safetensors", architecture)
+    assert read_checkpoint(tmp_path / "m.safetensors").architecture == architecture
+
+
+def test_missing_file(tmp_path):
+    with pytest.raises(UsageError, match="does not exist"):
+        read_checkpoint(tmp_path / "m.safetensors")
+
+
+def test_no_safetensors(tmp_path):
+    (tmp_path / "m.safetensors").write_bytes(b"hello")
+    with pytest.raises(UsageError, match="is no safetensors file"):
+        read_checkpoint(tmp_path / "m.safetensors")
+
+
+def test_weights_of_somebody_else(tmp_path):
+    save_file({"a": torch.zeros(2)}, tmp_path / "m.safetensors")
+    with pytest.raises(UsageError, match="no segmentation model of attn"):
+        read_checkpoint(tmp_path / "m.safetensors")
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"version": 99}, "newer attn"),
+        ({"architecture": {"width": 3}}, "does not hold"),
+        ({"threshold": "x"}, "not hold"),
+    ],
+    ids=str,
+)
+def test_damaged_description(tmp_path, change, message):
+    net = made(tmp_path / "m.safetensors")
+    described = {
+        "format": "attn-segment", "version": 1, "name": "x", "threshold": 0.5, "training": {},
+        "architecture": {"width": 2, "depths": [1, 1, 1, 1]}, "preparation": {},
+    } | change  # fmt: skip
+    if "architecture" in change:
+        described["architecture"]["depths"] = [1, 1, 1, 1]
+    save_file(net.state_dict(), tmp_path / "m.safetensors", {"attn": json.dumps(described)})
+    with pytest.raises(UsageError, match=message):
+        read_checkpoint(tmp_path / "m.safetensors")

@@ -1,0 +1,148 @@
+"""The models behind the command: photo in, probabilities at its size out, whatever its size."""
+
+import numpy as np
+import pytest
+import torch
+
+from attn.core.errors import UsageError
+from attn.core.segment import MODELS, models
+from attn.core.segment.checkpoint import Architecture, Checkpoint
+from attn.core.segment.fov import find_fov, whole_image
+from attn.core.segment.prepare import Preparation, normalise, padded, prepare
+
+
+def network(diameter=96.0, **architecture):
+    torch.manual_seed(3)
+    shape = Architecture(**{"width": 2, "depths": (1, 1, 1, 1), **architecture})
+    net = shape.build()
+    with torch.no_grad():  # probabilities that differ from place to place
+        for parameter in net.parameters():
+            parameter.add_(0.2 * torch.randn_like(parameter))
+    checkpoint = Checkpoint("mine", shape, Preparation(diameter), 0.4, net.state_dict())
+    return models.NetworkSegmenter(checkpoint, torch.device("cpu"), torch.float32), checkpoint.build()
+
+
+def photo(height=120, width=140, seed=0):
+    rng = np.random.default_rng(seed)
+    y, x = np.mgrid[:height, :width]
+    inside = (y - height / 2) ** 2 + (x - width / 2) ** 2 < (0.45 * min(height, width)) ** 2
+    pixels = np.array([0.6, 0.4, 0.2])[:, None, None] * (1 + 0.2 * rng.standard_normal((3, height, width)))
+    return np.where(inside, pixels.clip(0.1, 1), 0).astype(np.float32)
+
+
+def test_prediction_is_the_network_on_the_prepared_photo():
+    segmenter, net = network()
+    pixels = photo()
+    fov = find_fov(pixels)
+    found = segmenter(pixels, fov)
+    ready = prepare(pixels, fov, Preparation(96.0))
+    x = normalise(ready.pixels, ready.mask, Preparation(96.0))[None]
+    with torch.inference_mode():
+        expected = net(padded(x)).out1[..., : x.shape[2], : x.shape[3]]
+    top, left, bottom, right = fov.box
+    if expected.shape[2:] != (bottom - top, right - left):
+        expected = torch.nn.functional.interpolate(
+            expected, size=(bottom - top, right - left), mode="bilinear", antialias=True
+        )
+    inside = fov.mask[top:bottom, left:right]
+    np.testing.assert_allclose(found.prob[top:bottom, left:right][inside], expected[0, 0].numpy()[inside], atol=2e-5)
+    assert found.prob.shape == pixels.shape[1:]
+    assert found.prob.dtype == np.float32
+    assert not found.prob[~fov.mask].any()
+
+
+@pytest.mark.parametrize("size", [(120, 140), (61, 75), (300, 200)], ids=str)
+def test_any_size(size):
+    segmenter, _ = network()
+    found = segmenter(photo(*size), find_fov(photo(*size)))
+    assert found.prob.shape == size
+    assert 0 <= found.prob.min() <= found.prob.max() <= 1
+
+
+def test_tiles_are_much_like_the_whole(monkeypatch):
+    segmenter, _ = network(diameter=400.0, attention=False)
+    pixels = photo(400, 400)
+    fov = whole_image((400, 400))
+    whole, tiled = segmenter(pixels, fov).prob, segmenter(pixels, fov, tile=256).prob
+    # not equal: resizing with aligned corners samples a tile at slightly other places than the whole
+    assert np.corrcoef(whole.ravel(), tiled.ravel())[0, 1] > 0.97
+    monkeypatch.setattr(models, "WHOLE_PIXELS", 100_000)
+    monkeypatch.setattr(models, "TILE", 256)
+    np.testing.assert_array_equal(segmenter(pixels, fov).prob, tiled)  # large photos are tiled unasked
+
+
+def test_tiles_cover_everything_once():
+    for length in (100, 256, 257, 600, 1000):
+        spans = list(models._spans(length, 256))
+        total = torch.zeros(length)
+        for span in spans:
+            total[slice(*span)] += models._ramp(span, length)
+        assert spans[-1][1] == length
+        assert total.min() > 0
+        assert all(stop - start <= 256 for start, stop in spans)
+
+
+def test_tile_too_small():
+    segmenter, _ = network()
+    with pytest.raises(ValueError, match="too small"):
+        segmenter(photo(), find_fov(photo()), tile=100)
+
+
+def test_tta_is_the_mean_over_mirror_images():
+    segmenter, _ = network(diameter=96.0)
+    pixels = photo(96, 96)
+    fov = whole_image((96, 96))
+    flipped = [
+        segmenter(np.ascontiguousarray(pixels[:, ::a, ::b]), fov).prob[::a, ::b] for a in (1, -1) for b in (1, -1)
+    ]
+    np.testing.assert_allclose(segmenter(pixels, fov, tta=True).prob, np.mean(flipped, 0), atol=1e-6)
+
+
+def test_attention_maps_only_when_asked_for():
+    segmenter, _ = network()
+    pixels, fov = photo(), find_fov(photo())
+    assert not segmenter(pixels, fov).attention
+    found = segmenter(pixels, fov, attention=True)
+    assert sorted(found.attention) == ["att1", "att2", "att3"]
+    assert all(value.ndim == 2 and 0 <= value.min() <= value.max() <= 1 for value in found.attention.values())
+    plain, _ = network(guided=False)
+    assert plain(pixels, fov, attention=True).warnings
+
+
+def test_colour_balance_does_not_matter():
+    """Normalising by the field of view takes out gain per channel: another camera's white balance."""
+    segmenter, _ = network()
+    pixels = photo() * 0.8
+    fov = find_fov(pixels)
+    tinted = (pixels * np.array([1.2, 0.8, 1.1], np.float32)[:, None, None]).astype(np.float32)
+    np.testing.assert_allclose(segmenter(tinted, fov).prob, segmenter(pixels, fov).prob, atol=1e-3)
+
+
+def test_float64_is_near_float32_and_half_is_refused():
+    segmenter, _ = network()
+    double, _ = network()
+    checkpoint_net = double.net
+    assert checkpoint_net is not segmenter.net
+    with pytest.raises(UsageError, match="float32 or float64"):
+        models.NetworkSegmenter(
+            Checkpoint("x", Architecture(width=2), Preparation(), 0.5, {}), torch.device("cpu"), torch.float16
+        )
+
+
+def test_long_thin_field_is_refused():
+    segmenter, _ = network()
+    fov = whole_image((60, 2000))
+    thin = type(fov)(fov.mask, fov.box, 60.0, fov.roundness)
+    with pytest.raises(ValueError, match="too long"):
+        segmenter(np.random.default_rng(0).random((3, 60, 2000), np.float32), thin)
+
+
+def test_names():
+    for name in MODELS:
+        assert models.load(name).name == name
+    with pytest.raises(UsageError, match="Did you mean fsgnet"):
+        models.load("fsgnett")
+    with pytest.raises(UsageError, match="--trunk halo"):
+        models.load("halo-unet")
+    with pytest.raises(UsageError, match="does not exist"):
+        models.load("nowhere.safetensors")
