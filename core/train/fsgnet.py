@@ -1,0 +1,197 @@
+"""Training of FSG-Net and its relatives on photos with vessel labels: `attn train fsgnet`.
+
+Specification: methods/fsg-net.md, sections 4-6. Loss and schedule are the paper's; the default augmentation, the input
+normalisation and the averaged weights are ours (``augment.ROBUST``, ``prepare.Preparation``, ``trainer``).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from numpy.typing import NDArray
+from torch import Tensor, nn
+
+from ..errors import InputError
+from ..io.photo import read_photo
+from ..segment.fov import find_fov, fov_from_mask
+from ..segment.fsgnet import Outputs
+from ..segment.metrics import best_threshold, scores
+from ..segment.prepare import Preparation, normalise, padded, prepare, rescale
+from ._pairs import Pair
+from .augment import Augmentation, Draw, degrade, homography, recolour, sample
+
+SAMPLES = 4096
+"""Pixels of the field of view that stand for all of it when a changed photo is normalised."""
+
+
+def dice_bce(outputs: Sequence[Tensor], target: Tensor) -> Tensor:
+    """Section 5: mean over the three outputs of binary cross-entropy + 1 - Dice, sums over the whole batch.
+
+    Parameters
+    ----------
+    outputs : sequence of Tensor [B, 1, H, W]
+        Probabilities.
+    target : Tensor [B, 1, H, W], float, 0 or 1
+    """
+    losses = []
+    for prob in outputs:
+        dice = (2 * (prob * target).sum() + 1) / (prob.sum() + target.sum() + 1)
+        losses.append(F.binary_cross_entropy(prob, target) + 1 - dice)
+    return torch.stack(losses).mean()
+
+
+@dataclass(frozen=True, slots=True)
+class Example:
+    """A photo ready for training: cut to its field of view and at the model's scale.
+
+    Parameters
+    ----------
+    layers : Tensor, shape (5, h, w), float32
+        Red, green, blue in [0, 1], label, field of view.
+    samples : Tensor, shape (3, N)
+        Pixels inside the field of view.
+    """
+
+    name: str
+    layers: Tensor
+    samples: Tensor
+
+    @property
+    def pixels(self) -> Tensor:
+        return self.layers[:3]
+
+    @property
+    def label(self) -> NDArray[np.bool_]:
+        out: NDArray[np.bool_] = self.layers[3].numpy() > 0.5
+        return out
+
+    @property
+    def fov(self) -> Tensor:
+        return self.layers[4] > 0.5
+
+
+def load_example(pair: Pair, preparation: Preparation) -> Example:
+    """Read a pair; ``InputError`` where label or mask do not fit the photo."""
+    photo = read_photo(pair.image)
+    label = read_photo(pair.label, uniform=True).pixels[1] > 0.5
+    if label.shape != photo.pixels.shape[1:]:
+        raise InputError(pair.label, f"is {label.shape[1]} x {label.shape[0]}, its photo {pair.image.name} is not")
+    if pair.fov is not None:
+        fov = fov_from_mask(read_photo(pair.fov, uniform=True).pixels[1] > 0.5)
+        if fov.mask.shape != label.shape:
+            raise InputError(pair.fov, f"has another size than its photo {pair.image.name}")
+    else:
+        try:
+            fov = find_fov(photo.pixels)
+        except ValueError as error:
+            raise InputError(pair.image, str(error)) from None
+    ready = prepare(photo.pixels, fov, preparation)
+    top, left, bottom, right = ready.box
+    truth = torch.from_numpy(label[top:bottom, left:right].astype(np.float32))[None]
+    if truth.shape[1:] != ready.mask.shape:
+        truth = (rescale(truth, (ready.mask.shape[0], ready.mask.shape[1])) > 0.5).float()
+    truth = truth * ready.mask
+    if not truth.any():
+        raise InputError(pair.label, "marks no vessel inside the field of view", "Check that it is a label")
+    inside = ready.pixels[:, ready.mask]  # [3, M]
+    spread = torch.linspace(0, inside.shape[1] - 1, min(SAMPLES, inside.shape[1])).long()
+    layers = torch.cat([ready.pixels * ready.mask, truth, ready.mask[None].float()])
+    return Example(pair.name, layers, inside[:, spread])
+
+
+@dataclass(frozen=True, slots=True)
+class Batches:
+    """Random crops of the training photos.
+
+    Parameters
+    ----------
+    examples : sequence of Example
+    crop, batch : int
+        Side of a crop in pixels; crops per step.
+    """
+
+    examples: Sequence[Example]
+    preparation: Preparation
+    augmentation: Augmentation
+    crop: int
+    batch: int
+    seed: int
+    device: torch.device | str = "cpu"
+
+    def __call__(self, step: int) -> tuple[Tensor, Tensor]:
+        """Input [B, 3, crop, crop] and label [B, 1, crop, crop] of a step; the same for the same step."""
+        n = len(self.examples)
+        views = []
+        for i in range(self.batch):
+            place = step * self.batch + i
+            # every photo once per epoch, each epoch in an order of its own
+            order = np.random.default_rng((self.seed, 1, place // n)).permutation(n)
+            draw = Draw(np.random.default_rng((self.seed, 2, place)))
+            view = self._view(draw, int(order[place % n]))
+            if n > 1 and draw.chance(self.augmentation.cut_mix_prob):
+                view = self._paste(draw, view, self._view(draw, int(draw.generator.integers(n))))
+            views.append(view)
+        both = torch.stack(views).to(self.device)  # [B, 4, crop, crop]
+        return both[:, :3].contiguous(memory_format=torch.channels_last), both[:, 3:].contiguous()
+
+    def _view(self, draw: Draw, index: int) -> Tensor:
+        """One random view, normalised: [4, crop, crop], the label last."""
+        example = self.examples[index]
+        size = (example.layers.shape[1], example.layers.shape[2])
+        seen = sample(example.layers, homography(draw, self.augmentation, self.crop, size), self.crop)
+        mask, label = seen[4] > 0.5, (seen[3:4] > 0.5).float()
+        image, samples = recolour(draw, self.augmentation, [seen[:3], example.samples])
+        image = degrade(draw, self.augmentation, image)
+        return torch.cat([normalise(image, mask, self.preparation, samples), label])
+
+    def _paste(self, draw: Draw, onto: Tensor, other: Tensor) -> Tensor:
+        """Cut-mix of section 5: a box of another photo, its corner in the first three quarters."""
+        x, y = (int(draw.uniform(0, 0.75) * self.crop) for _ in range(2))
+        width, height = (int((draw.uniform(0, 0.5) + 0.25) * self.crop) for _ in range(2))
+        out = onto.clone()
+        out[:, y : y + height, x : x + width] = other[:, y : y + height, x : x + width]
+        return out
+
+
+class FSGNetRecipe:
+    """Model, training crops and held-out photos as ``trainer.fit`` wants them.
+
+    Parameters
+    ----------
+    model : Module
+        [B, 3, H, W] -> Outputs.
+    batches : Batches
+    held_out : sequence of Example
+        Choose the weights and the threshold; never trained on.
+    """
+
+    score = "f1"
+    stalled_below = ("f1", 0.5)
+
+    def __init__(self, model: nn.Module, batches: Batches, held_out: Sequence[Example]) -> None:
+        self.model = model.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+        self.batches, self.held_out = batches, held_out
+
+    def loss(self, step: int) -> Tensor:
+        x, target = self.batches(step)
+        out: Outputs = self.model(x)
+        return dice_bce(out, target)
+
+    def evaluate(self, model: nn.Module) -> Mapping[str, float]:
+        """Means over the held-out photos, inside the field of view, at the threshold that is best for all of them."""
+        triples = []
+        for example in self.held_out:
+            x = normalise(example.pixels, example.fov, self.batches.preparation).to(self.batches.device)
+            prob = model(padded(x[None])).out1[0, 0, : x.shape[1], : x.shape[2]]
+            triples.append((prob.float().cpu().numpy(), example.label, example.fov.numpy()))
+        threshold = best_threshold(triples)
+        each = [scores(*triple, threshold=threshold) for triple in triples]
+        names = ("f1", "auc", "sensitivity", "specificity", "accuracy")
+        # a score that a photo does not define (all vessel, no vessel) is left out of the mean
+        return {name: float(np.nanmean([row.get(name, np.nan) for row in each])) for name in names} | {
+            "threshold": threshold
+        }

@@ -1,0 +1,170 @@
+"""`attn train fsgnet`: from a folder of photos and labels to a model file with its card."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+import torch
+
+import attn
+
+from ..device import pick_device, set_threads
+from ..errors import UsageError
+from ..filters import NEEDS_IMAGES
+from ..io.atomic import write_text
+from ..io.report import Item, Report, plain, summarise
+from ..segment.checkpoint import Checkpoint, read_checkpoint, write_checkpoint
+from ..segment.prepare import Preparation
+from ._pairs import find_pairs
+from .augment import AUGMENTATIONS
+from .fsgnet import Batches, Example, FSGNetRecipe, load_example
+from .options import FSGNetOptions, check_options
+from .trainer import CURVE, METRICS, Outcome, Plan, fit
+
+MODEL, CARD = "model.safetensors", "model.md"
+Progress = Callable[[int, int, Mapping[str, float]], None]
+
+
+def train_fsgnet(
+    data: Path, output: Path, options: FSGNetOptions, *, restart: bool = False, threads: int | None = None,
+    progress: Progress = lambda step, steps, metrics: None, arguments: Mapping[str, Any] | None = None,
+) -> Report:  # fmt: skip
+    """Train a vessel segmentation network.
+
+    Parameters
+    ----------
+    data : Path
+        See ``_pairs.find_pairs``.
+    output : Path
+        Folder of the run: ``model.safetensors``, ``model.md``, ``metrics.jsonl``, ``curve.png`` and the checkpoint from
+        which the same call goes on.
+    options : FSGNetOptions
+    restart : bool
+        Begin anew where the folder holds an unfinished run.
+    threads : int, optional
+    progress : callable
+        Told step, steps and the newest metrics.
+    arguments : mapping, optional
+        What the report records as the call's arguments.
+
+    Returns
+    -------
+    Report with one item: metrics of the best evaluation, files, warnings.
+
+    Raises
+    ------
+    UsageError, InputError
+        If options, data or folder cannot be used.
+    """
+    start = time.perf_counter()
+    check_options(options)
+    device = pick_device(options.device)
+    set_threads(threads)
+    pairs = find_pairs(data)
+    if not 1 <= options.hold_out <= len(pairs) - 1:
+        raise UsageError(
+            f"--hold-out: {options.hold_out} of {len(pairs)} photos leaves none to train on, or to choose by."
+        )
+    preparation = Preparation(normalise=options.normalise)  # type: ignore[arg-type]
+    examples = [load_example(pair, preparation) for pair in pairs]
+    held_out, training = split(examples, options.hold_out)
+    batches = Batches(
+        training, preparation, AUGMENTATIONS[options.augment], options.crop, options.batch, options.seed, device
+    )
+    net, notes = start_weights(options, batches)
+    recipe = FSGNetRecipe(net.to(device), batches, held_out)
+    plan = Plan(
+        steps=options.steps, warmup=options.warmup, learning_rate=options.learning_rate,
+        weight_decay=options.weight_decay, cycles=options.cycles, evaluate_every=options.evaluate_every,
+        seed=options.seed,
+    )  # fmt: skip
+    identity = asdict(options) | {"photos": [e.name for e in training], "held out": [e.name for e in held_out]}
+    for free in ("steps", "device", "evaluate_every"):  # a run may be lengthened, moved, and looked at more often
+        identity.pop(free)
+    outcome = fit(recipe, plan, output, resume=not restart, identity=identity, progress=progress)
+    facts = {
+        "attn": attn.__version__, "torch": torch.__version__, "data": data.name, "photos": len(training),
+        "held_out": [e.name for e in held_out], "options": plain(asdict(options)), "best": outcome.best,
+        "seconds": round(outcome.seconds), "notes": notes,
+    }  # fmt: skip
+    name = {"fsgnet": "fsgnet"}.get(options.architecture.trunk, f"{options.architecture.trunk}-unet")
+    if outcome.best:
+        checkpoint = Checkpoint(
+            name, options.architecture, preparation, outcome.best["threshold"], net.state_dict(), facts
+        )
+        write_checkpoint(checkpoint, output / MODEL)
+        write_text(output / CARD, card(checkpoint, (output / MODEL).stat().st_size))
+    return _report(data, output, options, outcome, notes, str(device), time.perf_counter() - start, arguments)
+
+
+def split(examples: Sequence[Example], hold_out: int) -> tuple[list[Example], list[Example]]:
+    """Held-out and training photos: every n-th is held out, so that both halves see all of an ordered data set."""
+    stride = len(examples) / hold_out
+    chosen = {min(len(examples) - 1, int((i + 1) * stride) - 1) for i in range(hold_out)}
+    held = [e for i, e in enumerate(examples) if i in chosen]
+    return held, [e for i, e in enumerate(examples) if i not in chosen]
+
+
+def start_weights(options: FSGNetOptions, batches: Batches) -> tuple[torch.nn.Module, list[str]]:
+    """The network before its first step, and what its initialiser reports."""
+    torch.manual_seed(options.seed)
+    net = options.architecture.build()
+    if options.weights is not None:
+        start = read_checkpoint(options.weights)
+        if start.architecture != options.architecture:
+            raise UsageError(f"--weights: {options.weights} holds {start.architecture}, not {options.architecture}.")
+        net.load_state_dict({k: v.float() if v.is_floating_point() else v for k, v in start.state.items()})
+        return net, [f"started from {options.weights.name}"]
+    if options.init == "torch-default":
+        return net, []
+    from ..filters.initialise import initialise
+
+    images = batches(0)[0].cpu().contiguous() if options.init in NEEDS_IMAGES else None
+    generator = torch.Generator().manual_seed(options.seed)
+    return net, initialise(net, options.init, generator=generator, images=images)
+
+
+def card(checkpoint: Checkpoint, size: int) -> str:
+    """The model card, Markdown."""
+    facts = checkpoint.training
+    best = facts["best"]
+    lines = [
+        f"# {checkpoint.name}", "",
+        "Retinal vessel segmentation of fundus photographs. For research, not for diagnosis.", "",
+        f"- Architecture: {checkpoint.architecture}",
+        f"- Preparation: {checkpoint.preparation}",
+        f"- Trained on {facts['photos']} photos of `{facts['data']}`; held out for selection and threshold: "
+        f"{', '.join(facts['held_out'])}. The terms of that data set apply to what is made from it.",
+        f"- Options: {facts['options']}",
+        f"- Best evaluation (step {best['step']}): " + ", ".join(
+            f"{name} {best[name]:.4f}" for name in ("f1", "auc", "sensitivity", "specificity") if name in best
+        ) + f", threshold {checkpoint.threshold:.4f}",
+        f"- attn {facts['attn']}, torch {facts['torch']}, {facts['seconds']} s; {size} bytes, float16",
+    ]  # fmt: skip
+    return "\n".join(lines) + "\n"
+
+
+def _report(
+    data: Path, output: Path, options: FSGNetOptions, outcome: Outcome, notes: Sequence[str], device: str,
+    seconds: float, arguments: Mapping[str, Any] | None,
+) -> Report:  # fmt: skip
+    files = {name: str(output / file) for name, file in
+             {"card": CARD, "metrics": METRICS, "curve": CURVE}.items() if (output / file).exists()}  # fmt: skip
+    item = Item(
+        input=str(data), output=str(output / MODEL) if outcome.best else None, status="ok", seconds=seconds,
+        metrics={k: v for k, v in outcome.best.items() if k != "seconds"}, files=files, warnings=outcome.warnings,
+        details={"options": plain(asdict(options)), "losses": [row["loss"] for row in outcome.history],
+                 "initialised": list(notes)},
+    )  # fmt: skip
+    summary = dict(summarise([item]))
+    if outcome.interrupted:
+        summary |= {"interrupted": True, "left": [str(data)]}
+    return Report(
+        command="train", version=attn.__version__,
+        arguments=dict(arguments or {"recipe": "fsgnet", "data": str(data), "output": str(output)}), device=device,
+        seconds=seconds, items=(item,), summary=summary, notices=("For research, not for diagnosis.",),
+    )  # fmt: skip

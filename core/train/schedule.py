@@ -1,0 +1,27 @@
+"""Learning rates over a training run, as factors of the highest rate.
+
+Specification: methods/fsg-net.md, section 5 (``cosine_cycles``).
+"""
+
+from __future__ import annotations
+
+import math
+
+
+def cosine_cycles(step: int, *, steps: int, warmup: int, cycles: float = 0.5) -> float:
+    """Linear warm-up, then a cosine of ``cycles`` whole waves, never below 0.
+
+    Parameters
+    ----------
+    step : int
+        From 0.
+    steps, warmup : int
+        Length of the run and of its warm-up.
+    cycles : float
+        0.5 falls once from the highest rate to zero. The paper's recipe takes epochs / 100: a smooth wave that comes
+        back to the full rate about every hundred epochs.
+    """
+    if step < warmup:
+        return step / warmup
+    progress = (step - warmup) / max(1, steps - warmup)
+    return max(0.0, 0.5 * (1 + math.cos(2 * math.pi * cycles * progress)))

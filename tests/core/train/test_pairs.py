@@ -1,0 +1,208 @@
+import json
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from attn.core.errors import InputError, UsageError
+from attn.core.segment.options import core_of
+from attn.core.segment.prepare import Preparation
+from attn.core.train import fsgnet
+from attn.core.train._pairs import IMAGES, LABELS, by_stem, find_pairs
+from attn.core.train.fsgnet import Example, load_example
+from attn.core.train.run import split
+
+
+def touch(root, *names):
+    """Empty files: pairs are matched by name alone."""
+    for name in names:
+        (root / name).parent.mkdir(parents=True, exist_ok=True)
+        (root / name).write_bytes(b"")
+    return root
+
+
+def names(pairs):
+    return [(pair.name, pair.image.name, pair.label.name, pair.fov and pair.fov.name) for pair in pairs]
+
+
+@pytest.mark.parametrize(
+    ("name", "stem"),
+    [
+        ("21_training.tif", "21"), ("21_manual1.gif", "21"), ("21_training_mask.gif", "21"), ("01_test.tif", "01"),
+        ("01_manual2.gif", "01"), ("Image_01L.jpg", "image_01l"), ("Image_01L_1stHO.png", "image_01l"),
+        ("im0001.ah.ppm", "im0001"), ("im0001.ppm", "im0001"), ("12_h_vessels.png", "12_h"), ("A-Label.PNG", "a"),
+        ("manual.png", "manual"), ("training.png", "training"), ("attest.png", "attest"), ("15.dr.png", "15_dr"),
+        ("Image_01L_2ndHO.png", "image_01l"), ("x_training_manual1_mask.png", "x"),
+    ],
+)  # fmt: skip
+def test_stem(tmp_path, name, stem):
+    assert core_of((tmp_path / name).stem) == stem
+
+
+def test_original_layout_of_drive_enters_the_training_folder_alone(tmp_path):
+    touch(tmp_path, "training/images/22_training.tif", "training/images/21_training.tif")
+    touch(tmp_path, "training/1st_manual/21_manual1.gif", "training/1st_manual/22_manual1.gif")
+    touch(tmp_path, "training/mask/21_training_mask.gif")
+    touch(tmp_path, "test/images/01_test.tif", "test/1st_manual/01_manual1.gif", "test/2nd_manual/01_manual2.gif")
+    assert names(find_pairs(tmp_path)) == [
+        ("21", "21_training.tif", "21_manual1.gif", "21_training_mask.gif"),
+        ("22", "22_training.tif", "22_manual1.gif", None),
+    ]
+
+
+def test_pairs_go_by_name_and_never_by_order(tmp_path):
+    touch(tmp_path, "images/b.png", "images/c.jpg", "images/.hidden.png", "images/notes.txt")
+    touch(tmp_path, "labels/a.png", "labels/b_label.png", "labels/c.gif", "labels/Thumbs.db")
+    assert names(find_pairs(tmp_path)) == [("b", "b.png", "b_label.png", None), ("c", "c.jpg", "c.gif", None)]
+
+
+@pytest.mark.parametrize("images", IMAGES)
+@pytest.mark.parametrize("labels", LABELS)
+def test_folder_names(tmp_path, images, labels):
+    touch(tmp_path, f"{images}/1.png", f"{labels}/1.png")
+    assert names(find_pairs(tmp_path)) == [("1", "1.png", "1.png", None)]
+
+
+def test_missing_folders_are_named(tmp_path):
+    with pytest.raises(UsageError, match="is no directory"):
+        find_pairs(tmp_path / "nowhere")
+    with pytest.raises(UsageError, match="no folder of images and labels"):
+        find_pairs(tmp_path)
+    touch(tmp_path, "images/1.png")
+    with pytest.raises(UsageError, match=r"no folder of labels.*manual/ \(or 1st_manual"):
+        find_pairs(tmp_path)
+    touch(tmp_path / "other", "labels/1.png")
+    with pytest.raises(UsageError, match="no folder of images"):
+        find_pairs(tmp_path / "other")
+
+
+def test_missing_labels_are_counted(tmp_path):
+    touch(tmp_path, "images/1.png", "images/2.png", "manual/1.png")
+    with pytest.raises(UsageError, match=r"no label in .* for 2\.png$"):
+        find_pairs(tmp_path)
+    touch(tmp_path, "images/3.png", "images/4.png")
+    with pytest.raises(UsageError, match=r"for 2\.png and 2 more\."):
+        find_pairs(tmp_path)
+
+
+@pytest.mark.parametrize(
+    "files",
+    [
+        ("images/21.png", "images/21_training.png", "manual/21.png"),
+        ("images/21.png", "images/21.jpg", "manual/21.png"),
+        ("images/a.png", "images/A.png", "manual/a.png"),
+    ],
+)
+def test_ambiguous_stems(tmp_path, files):
+    touch(tmp_path, *files)
+    with pytest.raises(InputError, match=r"has the same stem as") as caught:
+        find_pairs(tmp_path)
+    assert "one picture per name" in caught.value.fix
+
+
+def test_second_observers_of_another_name_are_left_out(tmp_path):
+    touch(tmp_path, "images/Image_01L.jpg", "manual/Image_01L_1stHO.png", "manual/Image_01L_2ndHO.png")
+    assert names(find_pairs(tmp_path)) == [("image_01l", "Image_01L.jpg", "Image_01L_1stHO.png", None)]
+
+
+def write_split(root, value):
+    (root / "splits.json").write_text(value if isinstance(value, str) else json.dumps(value), encoding="utf-8")
+
+
+def test_split_keeps_the_test_half_out(tmp_path):
+    touch(tmp_path, *(f"images/{n}.png" for n in ("01", "02", "21", "22")), "manual/21.png", "manual/22.png")
+    write_split(tmp_path, {"train": ["21", 22], "test": ["01", "02"]})  # no labels of the test half: nothing to miss
+    assert [pair.name for pair in find_pairs(tmp_path)] == ["21", "22"]
+
+
+@pytest.mark.parametrize("value", ["{", "[]", "{}", '{"test": []}', '{"train": 3}', "\xff"])
+def test_split_that_says_nothing(tmp_path, value):
+    touch(tmp_path, "images/1.png", "manual/1.png")
+    write_split(tmp_path, value)
+    with pytest.raises(InputError, match="no list named train"):
+        find_pairs(tmp_path)
+
+
+def test_drive_never_gives_the_test_half(data_dir, monkeypatch):
+    drive = data_dir / "fundus" / "DRIVE"
+    pairs = find_pairs(drive)
+    split = json.loads((drive / "splits.json").read_text(encoding="utf-8"))
+    numbers = [f"{n:02}" for n in range(21, 41)]
+    assert [pair.name for pair in pairs] == numbers == split["train"]
+    test = {f"{n:02}" for n in range(1, 21)}
+    assert set(split["test"]) == test
+    for pair in pairs:
+        assert {path.parent.name for path in (pair.image, pair.label, pair.fov)} == {"images", "manual", "fov"}
+        assert {path.stem for path in (pair.image, pair.label, pair.fov)} == {pair.name}
+        assert pair.name not in test
+    opened = []
+    read = fsgnet.read_photo
+    monkeypatch.setattr(fsgnet, "read_photo", lambda path, **options: (opened.append(path), read(path, **options))[1])
+    example = load_example(pairs[0], Preparation())
+    assert {path.stem for path in opened} == {"21"}
+    assert example.name == "21"
+    assert example.layers.shape[0] == 5
+    assert 0.08 < example.label[example.fov.numpy()].mean() < 0.18
+    vessel, rest = (example.pixels[1][example.fov.numpy() & mask].mean() for mask in (example.label, ~example.label))
+    assert vessel < rest - 0.02  # vessels are darker: photo and label belong together
+
+
+@pytest.mark.parametrize("hold_out", [1, 3, 4, 7, 19])
+def test_training_and_selection_share_no_photo_and_have_none_of_the_test_half(data_dir, hold_out):
+    pairs = find_pairs(data_dir / "fundus" / "DRIVE")
+    held, training = split([Example(pair.name, None, None) for pair in pairs], hold_out)
+    held, training = ([photo.name for photo in part] for part in (held, training))
+    assert len(held) == hold_out
+    assert sorted(held + training) == [f"{n}" for n in range(21, 41)]
+
+
+def pair_of(root, *, size=(70, 60), label_size=None, fov_size=None, vessels=True):
+    rng = np.random.default_rng(0)
+    yy, xx = np.mgrid[: size[1], : size[0]]
+    disc = np.hypot(yy - size[1] / 2, xx - size[0] / 2) < 27
+    photo = (rng.integers(60, 200, (size[1], size[0], 3)) * disc[..., None]).astype(np.uint8)
+    label = np.zeros(size[::-1], np.uint8)
+    if vessels:
+        label[:, 30:34] = 255
+    for name, pixels, wanted in (
+        ("images", photo, None),
+        ("manual", label, label_size),
+        ("fov", disc * np.uint8(255), fov_size),
+    ):
+        (root / name).mkdir(exist_ok=True)
+        picture = Image.fromarray(pixels)
+        (picture.resize(wanted) if wanted else picture).save(root / name / "1.png")
+    return find_pairs(root)[0]
+
+
+def test_label_or_mask_of_another_size(tmp_path):
+    with pytest.raises(InputError, match=r"is 60 x 70, its photo 1\.png is not") as caught:
+        load_example(pair_of(tmp_path, label_size=(60, 70)), Preparation())
+    assert caught.value.path.endswith("1.png")
+    assert "manual" in caught.value.path
+    with pytest.raises(InputError, match="another size") as caught:
+        load_example(pair_of(tmp_path, fov_size=(71, 60)), Preparation())
+    assert "fov" in caught.value.path
+
+
+def test_label_without_vessels_inside_the_field_of_view(tmp_path):
+    with pytest.raises(InputError, match="marks no vessel"):
+        load_example(pair_of(tmp_path, vessels=False), Preparation())
+
+
+@pytest.mark.parametrize("diameter", [54.0, 27.0, 108.0])
+def test_example_is_cut_scaled_and_masked(tmp_path, diameter):
+    example = load_example(pair_of(tmp_path), Preparation(fov_diameter=diameter))
+    side = example.layers.shape[1]
+    assert side == pytest.approx(diameter, abs=3)
+    assert set(example.layers[3:].unique().tolist()) == {0.0, 1.0}
+    assert not (example.layers[:4] * (1 - example.layers[4])).any()  # nothing outside the field of view
+    assert example.samples.shape[0] == 3
+    assert example.samples.shape[1] == min(4096, int(example.fov.sum()))
+    column = example.label.any(0).nonzero()[0]
+    assert len(column) == pytest.approx(4 * diameter / 54, abs=1)  # the label is scaled with its photo
+
+
+def test_by_stem_reads_only_pictures(tmp_path):
+    touch(tmp_path, "a.PNG", "b.txt", "c.npy")
+    assert sorted(by_stem(tmp_path)) == ["a", "c"]
