@@ -26,7 +26,7 @@ EXIT_DONE, EXIT_FAILED, EXIT_USAGE, EXIT_INTERRUPTED = 0, 1, 2, 130
 
 
 class LazyGroup(TyperGroup):
-    """Subclasses set ``table``: name → (module with a ``main`` function, one line of help)."""
+    """Subclasses set ``table``: name → (module with a ``main`` function or a Typer ``app``, one line of help)."""
 
     table: Mapping[str, tuple[str, str]] = {}
     unlisted: frozenset[str] = frozenset()
@@ -36,9 +36,14 @@ class LazyGroup(TyperGroup):
 
     def get_command(self, ctx: Any, cmd_name: str) -> Any:
         if cmd_name in self.table and cmd_name not in self.commands:
-            sub = typer.Typer(**SETTINGS)
-            sub.command(name=cmd_name)(importlib.import_module(self.table[cmd_name][0]).main)
-            self.commands[cmd_name] = typer.main.get_command(sub)
+            module = importlib.import_module(self.table[cmd_name][0])
+            if hasattr(module, "app"):  # a group of verbs
+                self.commands[cmd_name] = typer.main.get_command(module.app)
+                self.commands[cmd_name].name = cmd_name
+            else:
+                sub = typer.Typer(**SETTINGS)
+                sub.command(name=cmd_name)(module.main)
+                self.commands[cmd_name] = typer.main.get_command(sub)
         return super().get_command(ctx, cmd_name)
 
     def format_commands(self, ctx: Any, formatter: Any) -> None:
@@ -57,7 +62,9 @@ class LazyGroup(TyperGroup):
         verbose = bool({"-v", "--verbose"} & set(argv))
         try:
             if argv and argv[0] in self.table and {"-h", "--help"} & set(argv[1:]):  # help needs no value conversion
-                return self.get_command(None, argv[0]).main(argv[1:], prog_name=f"attn {argv[0]}", **extra)
+                return self.get_command(None, argv[0]).main(
+                    argv[1:], prog_name=f"{prog_name or 'attn'} {argv[0]}", **extra
+                )
             return super().main(argv, prog_name, *rest, **extra)
         except AttnError as error:
             if verbose:

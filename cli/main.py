@@ -15,7 +15,9 @@ from .lazy import EXIT_INTERRUPTED, SETTINGS, LazyGroup
 
 COMMANDS: dict[str, tuple[str, str]] = {
     "denoise": ("attn.cli.denoise", "Denoise CT and other grey images without training data."),
+    "segment": ("attn.cli.segment", "Segment the retinal vessels of fundus photographs."),
     "bench": ("attn.cli.bench", "Measure attention operators side by side: time, memory, exactness, scaling."),
+    "train": ("attn.cli.train", "Train models; every recipe resumes and keeps its best weights."),
     "methods": ("attn.cli.methods", "List the methods that are implemented."),
     "doctor": ("attn.cli.doctor", "Show versions, devices and optional parts, and how to get what is missing."),
     "man": ("attn.cli.man_command", "Write the man pages into a directory."),
@@ -37,6 +39,7 @@ ENVIRONMENT = (
 )
 EXAMPLES = (
     ("attn denoise example:ct -o out/", "Denoise a CT slice that ships with an installed package."),
+    ("attn segment example:retina -o out/", "Segment the vessels of a fundus photo that ships with a package."),
     ("attn bench --seq 128k", "Measure attention operators at 131072 tokens."),
     ("attn methods", "List what is implemented."),
 )

@@ -125,6 +125,7 @@ def comparison(
     captions: Mapping[str, str] | None = None,
     title: str = "",
     unit: str = "HU",
+    cmap: str = "gray",
 ) -> None:
     """Draw several versions of one image as a grid in one grey scale, in the order given, the reference last.
 
@@ -141,6 +142,8 @@ def comparison(
     captions : mapping of str to str
         A second line per name, for example its PSNR.
     title, unit : str
+    cmap : str
+        matplotlib's name of another colour scale than grey.
 
     Raises
     ------
@@ -163,7 +166,7 @@ def comparison(
         for index, (name, image) in enumerate(panels.items()):
             caption = (captions or {}).get(name, "")
             text = f"{name}\n{caption}" if captions else name
-            drawn = grid.image(*divmod(index, columns), image, text, limits=window)
+            drawn = grid.image(*divmod(index, columns), image, text, window, cmap)
         grid.bar(drawn, 0, columns - 1, unit)
 
 

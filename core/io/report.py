@@ -164,12 +164,13 @@ def metric_names(items: Iterable[Item]) -> list[str]:
 
 
 def split_tables(values: Mapping[str, Any]) -> tuple[dict[str, Any], dict[str, list[Mapping[str, Any]]]]:
-    """``values`` in two: what fits a cell, and lists of flat dicts, which are tables of their own."""
-    tables = {
-        name: list(value)
-        for name, value in values.items()
-        if isinstance(value, (list, tuple)) and value and all(isinstance(row, Mapping) for row in value)
-    }
+    """``values`` in two: what fits a cell, and what is a table of its own: lists of flat dicts, dicts of numbers."""
+    tables: dict[str, list[Mapping[str, Any]]] = {}
+    for name, value in values.items():
+        if isinstance(value, (list, tuple)) and value and all(isinstance(row, Mapping) for row in value):
+            tables[name] = list(value)
+        elif isinstance(value, Mapping) and value and all(type(plain(one)) in (int, float) for one in value.values()):
+            tables[name] = [value]
     return {name: value for name, value in values.items() if name not in tables}, tables
 
 

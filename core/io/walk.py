@@ -30,11 +30,20 @@ EXAMPLES: dict[str, tuple[str, str, str]] = {
 }
 """Files that installed packages ship (nothing is downloaded): name -> (what it is, package, path inside it)."""
 
+PHOTO_EXAMPLES: dict[str, tuple[str, str, str]] = {
+    "retina": ("fundus photo, 1411 x 1411, 8 bits, colour", "skimage", "data/retina.jpg"),
+}
+"""The same for commands that read colour photos."""
+
 WORD = "denoised"
 """Marks results of earlier runs (``scan.denoised.dcm``); a walk passes such files by."""
 
 SIDE_WORDS = ("lowdose", "compare", "sigma", "figure")
 """Mark what comes with a result (``scan.sigma.npy``); passed by where ``scan.*`` is there, too."""
+
+SEGMENT_WORDS = ("mask", "prob", "overlay", "attention", "compare")
+"""Mark results of ``attn segment``, which come together (``21.mask.png``, ``21.prob.png``): passed by where ``21.*`` or
+another of them is there. A mask alone may be anybody's."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -137,10 +146,11 @@ def _expand(text: str, suffixes: Collection[str], empty: list[str]) -> list[Inpu
 def _example(text: str) -> Input:
     """The file behind ``example:NAME``."""
     name = text.removeprefix("example:")
-    if name not in EXAMPLES:
-        hint = did_you_mean(name, EXAMPLES)
-        raise UsageError(f"{text}: no such example. {hint} There are: {', '.join(EXAMPLES)}".replace("  ", " "))
-    _, package, inside = EXAMPLES[name]
+    examples = EXAMPLES | PHOTO_EXAMPLES
+    if name not in examples:
+        hint = did_you_mean(name, examples)
+        raise UsageError(f"{text}: no such example. {hint} There are: {', '.join(examples)}".replace("  ", " "))
+    _, package, inside = examples[name]
     spec = find_spec(package)  # finds the package without importing it
     places = list(spec.submodule_search_locations or []) if spec else []
     path = Path(places[0], inside) if places else Path(inside)
@@ -155,9 +165,10 @@ def _walk(root: Path, suffixes: Collection[str]) -> Iterator[Input]:
     problems: list[OSError] = []
     for directory, names, files in os.walk(root, onerror=problems.append):
         names[:] = sorted(name for name in names if not name.startswith("."))
+        stems = {name[: len(name) - len(suffix_of(Path(name)))] for name in files}
         for name in sorted(files):
             path = Path(directory, name)
-            if not name.startswith(".") and not _is_result(path, files) and _is_image(path, suffixes):
+            if not name.startswith(".") and not _is_result(path, stems) and _is_image(path, suffixes):
                 yield Input(path, str(path), root)
     for problem in problems:
         place = str(problem.filename)
@@ -172,13 +183,15 @@ def _is_image(path: Path, suffixes: Collection[str]) -> bool:
     return ".dcm" in suffixes and path.name.upper() != "DICOMDIR" and has_dicom_mark(path)
 
 
-def _is_result(path: Path, names: Collection[str]) -> bool:
-    """Whether an earlier run wrote it: ``NAME.WORD`` or ``NAME.WORD.SUFFIX``; ``names`` are all in its directory."""
+def _is_result(path: Path, stems: Collection[str]) -> bool:
+    """Whether an earlier run wrote it; ``stems`` are the names in its directory without their suffixes."""
     whole = path.name if path.name.endswith(f".{WORD}") else path.name[: len(path.name) - len(suffix_of(path))]
     base, _, word = whole.rpartition(".")
     if word == WORD:
         return True
-    return word in SIDE_WORDS and any(name[: len(name) - len(suffix_of(Path(name)))] == base for name in names)
+    if word in SEGMENT_WORDS and any(f"{base}.{other}" in stems for other in SEGMENT_WORDS if other != word):
+        return True
+    return word in (*SIDE_WORDS, *SEGMENT_WORDS) and base in stems
 
 
 def output_path(

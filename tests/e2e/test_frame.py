@@ -14,7 +14,17 @@ HEAVY = {"torch", "numpy", "pydantic", "rich", "pydicom", "skimage", "matplotlib
 
 @pytest.mark.parametrize(
     "args",
-    [["--help"], ["denoise", "--help"], ["bench", "-h"], ["methods", "-h"], ["doctor", "-h"], ["--version"]],
+    [
+        ["--help"],
+        ["denoise", "--help"],
+        ["segment", "--help"],
+        ["bench", "-h"],
+        ["train", "-h"],
+        ["train", "fsgnet", "-h"],
+        ["methods", "-h"],
+        ["doctor", "-h"],
+        ["--version"],
+    ],
     ids=str,
 )
 def test_help_loads_nothing_heavy(args):
@@ -39,7 +49,9 @@ def test_importing_the_command_does_not_import_torch():
 
 
 @pytest.mark.parametrize(
-    "args", [[], ["denoise"], ["bench"], ["methods"], ["doctor"]], ids=lambda args: args[0] if args else "attn"
+    "args",
+    [[], ["denoise"], ["segment"], ["bench"], ["train"], ["train", "fsgnet"], ["methods"], ["doctor"]],
+    ids=lambda args: "-".join(["attn", *args]),
 )
 def test_help_snapshot(attn, args):
     """A changed snapshot is a reviewed change: run with ATTN_UPDATE_SNAPSHOTS=1 and read the diff."""

@@ -1,0 +1,111 @@
+"""`attn train` as users type it, on drawn photos and a network that is trained in seconds."""
+
+import json
+
+import numpy as np
+import pytest
+from PIL import Image
+
+TINY = ["--width", "2", "--depths", "1,1,1,1", "--crop", "48", "--batch", "2", "--warmup", "1", "--hold-out", "1"]
+
+
+def draw(folder, count=4, side=120):
+    """Photos with dark lines on a bright disc, and their labels."""
+    rng = np.random.default_rng(5)
+    for name in ("images", "manual"):
+        (folder / name).mkdir(parents=True)
+    y, x = np.mgrid[:side, :side]
+    disc = (y - side / 2) ** 2 + (x - side / 2) ** 2 < (0.46 * side) ** 2
+    for number in range(1, count + 1):
+        lines = np.zeros((side, side), bool)
+        for _ in range(5):
+            a, b = rng.uniform(-1, 1), rng.uniform(20, 100)
+            lines |= np.abs(y - (a * (x - side / 2) + b)) < 1.5
+        photo = np.array([0.7, 0.5, 0.25]) * (1 - 0.5 * lines[..., None]) + 0.02 * rng.standard_normal((side, side, 3))
+        Image.fromarray((255 * (photo * disc[..., None]).clip(0, 1)).astype(np.uint8)).save(
+            folder / "images" / f"{number:02}.png"
+        )
+        Image.fromarray(lines & disc).save(folder / "manual" / f"{number:02}.png")
+    return folder
+
+
+@pytest.fixture(scope="module")
+def data(tmp_path_factory):
+    return draw(tmp_path_factory.mktemp("photos"))
+
+
+def test_train_resume_and_use(attn, data, tmp_path):
+    command = ["train", "fsgnet", "--data", str(data), "-o", str(tmp_path / "run"), *TINY, "--evaluate-every", "2"]
+    first = attn(*command, "--steps", "2", "--json")
+    assert first.code == 0, first.stderr
+    item = first.report["items"][0]
+    assert item["metrics"]["step"] == 2
+    assert 0 <= item["metrics"]["f1"] <= 1
+    more = attn(*command, "--steps", "4", "--json")
+    lines = [json.loads(line) for line in (tmp_path / "run" / "metrics.jsonl").read_text().splitlines()]
+    assert [line["step"] for line in lines] == [2, 4]
+    assert more.report["items"][0]["files"].keys() == {"card", "metrics", "curve"}
+    assert "threshold" in (tmp_path / "run" / "model.md").read_text()
+
+    used = attn("segment", str(data / "images" / "01.png"), "-m", str(tmp_path / "run" / "model.safetensors"),
+                "-o", str(tmp_path / "out"), "--truth", str(data / "manual"), "--json")  # fmt: skip
+    assert used.code == 0, used.stderr
+    assert (tmp_path / "out" / "01.mask.png").exists()
+    assert "f1" in used.report["items"][0]["metrics"]
+
+
+def test_another_run_in_the_folder_is_refused_unless_restarted(attn, data, tmp_path):
+    command = ["train", "fsgnet", "--data", str(data), "-o", str(tmp_path / "run"), *TINY, "--steps", "2", "-q"]
+    assert attn(*command).code == 0
+    other = attn(*command, "--seed", "5")
+    assert other.code == 2
+    assert "another run (seed" in other.stderr
+    assert attn(*command, "--seed", "5", "--restart").code == 0
+
+
+@pytest.mark.parametrize(
+    "options", [["--trunk", "unet"], ["--no-guided"], ["--init", "lsuv"], ["--augment", "paper"]], ids=str
+)
+def test_variants(attn, data, tmp_path, options):
+    done = attn("train", "fsgnet", "--data", str(data), "-o", str(tmp_path / "run"), *TINY, "--steps", "2", *options)
+    assert done.code == 0, done.stderr
+    assert (tmp_path / "run" / "model.safetensors").exists()
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        (["--trunk", "unett"], "Did you mean unet?"),
+        (["--init", "kaimingg"], "--init: 'kaimingg'"),
+        (["--crop", "50"], "--crop: 50 px"),
+        (["--steps", "2", "--warmup", "2"], "--warmup"),
+        (["--hold-out", "9"], "--hold-out: 9 of 4"),
+        (["--depths", "1,2"], "--depths"),
+        (["--depths", "a"], "--depths"),
+        (["--batch", "1"], "--batch"),
+        (["--learning-rate", "-1"], "--learning-rate"),
+        (["--weights", "nowhere.safetensors"], "does not exist"),
+    ],
+    ids=str,
+)
+def test_usage_errors_are_one_line(attn, data, tmp_path, options, message):
+    done = attn("train", "fsgnet", "--data", str(data), "-o", str(tmp_path / "run"), *TINY, *options)
+    assert done.code == 2
+    assert message in done.stderr
+    assert "Traceback" not in done.stderr
+
+
+def test_data_without_labels(attn, data, tmp_path):
+    (tmp_path / "images").mkdir()
+    done = attn("train", "fsgnet", "--data", str(tmp_path), "-o", str(tmp_path / "run"))
+    assert done.code == 2
+    assert "no folder of labels" in done.stderr
+
+
+def test_recipes_are_listed(attn):
+    done = attn("train", "--list", "--json")
+    assert {row["method"] for row in json.loads(done.stdout)} == {"fsgnet"}
+    assert "fsgnet" in attn("train").stdout
+    wrong = attn("train", "fsgnett")
+    assert wrong.code == 2
+    assert "Did you mean fsgnet?" in wrong.stderr
