@@ -32,6 +32,7 @@ def test_every_module_marker_and_man_page_is_inside(wheel):
         for path in (ROOT / folder).rglob("*.py"):
             assert f"attn/{path.relative_to(ROOT)}" in names
     assert {"attn/__init__.py", "attn/__main__.py", "attn/py.typed"} <= names
+    assert {f"attn/core/segment/weights/fsgnet.{suffix}" for suffix in ("safetensors", "md")} <= names
     vectors = {path.relative_to(ROOT / "tests/golden/vectors") for path in (ROOT / "tests/golden").rglob("*.npz")}
     assert {f"attn/golden/{path}" for path in vectors} <= names  # attn bench --selftest
     assert not any(name.startswith("attn/golden/") and not name.endswith(".npz") for name in names)

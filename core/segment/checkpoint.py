@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 
 from ..errors import UsageError
-from ..io.atomic import atomic_path
+from ..io.atomic import write_bytes
 from .fsgnet import FSGNet
 from .prepare import Preparation
 from .trunks import build
@@ -85,7 +85,7 @@ class Checkpoint:
 
 def write_checkpoint(checkpoint: Checkpoint, path: Path) -> None:
     """Write a model file, atomically. Weights are rounded to float16: the shipped ones lose nothing that counts."""
-    from safetensors.torch import save_file
+    from safetensors.torch import save
 
     described = {
         "format": FORMAT, "version": VERSION, "name": checkpoint.name, "threshold": checkpoint.threshold,
@@ -96,8 +96,7 @@ def write_checkpoint(checkpoint: Checkpoint, path: Path) -> None:
         name: value.detach().cpu().contiguous().to(torch.float16) if value.is_floating_point() else value.cpu()
         for name, value in checkpoint.state.items()
     }
-    with atomic_path(path) as temporary:
-        save_file(state, temporary, {"attn": json.dumps(described, sort_keys=True)})
+    write_bytes(path, save(state, {"attn": json.dumps(described, sort_keys=True)}))
 
 
 def read_checkpoint(path: Path) -> Checkpoint:

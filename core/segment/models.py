@@ -23,7 +23,7 @@ from .fast import optimise
 from .fov import Fov
 from .prepare import normalise, padded, prepare, rescale, scaled_size
 from .ridge import RidgeName, vesselness
-from .trunks import TRUNKS
+from .trunks import NAMES
 
 WEIGHTS = Path(__file__).parent / "weights"
 """Trained models of the package: NAME.safetensors with a model card NAME.md."""
@@ -94,7 +94,7 @@ def load(name: str, *, device: torch.device | str = "cpu", dtype: str = "float32
     device = torch.device(device)
     if name.endswith(".safetensors"):
         return NetworkSegmenter(read_checkpoint(Path(name)), device, pick_dtype(dtype))
-    if name in (untrained := {f"{trunk}-unet": trunk for trunk in TRUNKS} | {"unet": "unet"}):
+    if name not in MODELS and name in (untrained := {called: trunk for trunk, called in NAMES.items()}):
         raise UsageError(
             f"no weights ship for {name}. Train it (attn train fsgnet --trunk {untrained[name]}) and give the file: "
             "--model OUT/model.safetensors"

@@ -20,7 +20,9 @@ from ..attention.biformer import Block, ChannelNorm
 from ..attention.halonet import Bottleneck
 from .fsgnet import FSGNet, FullScaleTrunk, GuidedDecoder, MConv, PlainDecoder, Scales
 
-TRUNKS = ("fsgnet", "unet", "biformer", "halo")
+NAMES = {"fsgnet": "fsgnet", "unet": "unet", "biformer": "biformer-unet", "halo": "halo-unet"}
+"""Trunk -> what a model with it is called."""
+TRUNKS = tuple(NAMES)
 
 
 class _Pyramid(nn.Module):

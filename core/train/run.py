@@ -19,6 +19,7 @@ from ..io.atomic import write_text
 from ..io.report import Item, Report, plain, summarise
 from ..segment.checkpoint import Checkpoint, read_checkpoint, write_checkpoint
 from ..segment.prepare import Preparation
+from ..segment.trunks import NAMES
 from ._pairs import find_pairs
 from .augment import AUGMENTATIONS
 from .fsgnet import Batches, Example, FSGNetRecipe, load_example
@@ -86,12 +87,13 @@ def train_fsgnet(
     for free in ("steps", "device", "evaluate_every"):  # a run may be lengthened, moved, and looked at more often
         identity.pop(free)
     outcome = fit(recipe, plan, output, resume=not restart, identity=identity, progress=progress)
+    shown = plain(asdict(options)) | {"weights": options.weights and options.weights.name}
     facts = {
         "attn": attn.__version__, "torch": torch.__version__, "data": data.name, "photos": len(training),
-        "held_out": [e.name for e in held_out], "options": plain(asdict(options)), "best": outcome.best,
+        "held_out": [e.name for e in held_out], "options": shown, "best": outcome.best,
         "seconds": round(outcome.seconds), "notes": notes,
     }  # fmt: skip
-    name = {"fsgnet": "fsgnet"}.get(options.architecture.trunk, f"{options.architecture.trunk}-unet")
+    name = NAMES[options.architecture.trunk]
     if outcome.best:
         checkpoint = Checkpoint(
             name, options.architecture, preparation, outcome.best["threshold"], net.state_dict(), facts
