@@ -27,6 +27,7 @@ _NOT_FUNDUS = "does not look like a fundus photograph"
 _CORNER, _UNIFORM = 0.02, 0.03  # side of a corner as a share of the frame's; spread of one colour
 _INLIER = 0.01  # distance from the fitted circle as a share of the mask's larger side
 _TRIALS = 300
+_DISC = 0.75  # roundness of a disc whose upper and lower parts the frame cuts off
 
 Mask = NDArray[np.bool_]
 Points = NDArray[np.float64]
@@ -90,9 +91,26 @@ def find_fov(pixels: NDArray[np.float32]) -> Fov:
         other = _clean(np.abs(small - surround[:, None, None]).max(0) > max(level, _UNIFORM))
         if other.any():
             mask = other
+    if not (mask.any() and _is_disc(mask)) and _is_disc(other := _clean(bright > _otsu(bright))):
+        mask = other  # a surround that is not dark: what splits the brightness best is the rim
     if not mask.any():
         raise ValueError("no field of view found: no part of the photo is bright enough and large enough")
     return fov_from_mask(mask if factor == 1 else _enlarge(mask, shape, factor))
+
+
+def _is_disc(mask: Mask) -> bool:
+    """Whether [h, w] looks like the field of view of a fundus camera, cut off by the frame or not."""
+    if not mask.any() or _fills_corners(mask):
+        return False
+    fov = fov_from_mask(mask)
+    top, left, bottom, right = fov.box
+    return fov.roundness >= _DISC and fov.diameter <= 1.15 * max(bottom - top, right - left)
+
+
+def _otsu(values: NDArray[np.float32]) -> float:
+    from skimage.filters import threshold_otsu
+
+    return float(threshold_otsu(values))  # type: ignore[no-untyped-call]
 
 
 def fov_from_mask(mask: NDArray[Any]) -> Fov:

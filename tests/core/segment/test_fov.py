@@ -130,3 +130,22 @@ def test_drive_training_half(data_dir):
     assert np.mean(overlaps) > 0.98
     assert min(overlaps) > 0.97
     assert np.abs(np.array(diameters) - 1).max() < 0.01
+
+
+CHANGED = {
+    "dark end lifted": lambda pixels: pixels**0.6,
+    "little red": lambda pixels: (pixels * np.array([0.5, 1, 1.6], np.float32)[:, None, None]).clip(0, 1),
+    "stray light": lambda pixels: 0.15 + 0.85 * pixels,
+}
+
+
+@pytest.mark.parametrize("change", CHANGED)
+@pytest.mark.parametrize("name", ["25", "36"])
+def test_drive_as_other_cameras_would_take_it(data_dir, name, change):
+    """A fixed share of the brightest light does not part these from their surround; the best split does."""
+    drive = data_dir / "fundus" / "DRIVE"
+    fov = find_fov(CHANGED[change](read_photo(drive / "images" / f"{name}.png").pixels))
+    truth = read_photo(drive / "fov" / f"{name}.png", uniform=True).pixels[0] > 0.5
+    assert overlap(fov.mask, truth) > 0.98
+    assert fov.diameter == pytest.approx(538, rel=0.01)
+    assert not fov.warnings
