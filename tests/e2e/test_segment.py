@@ -489,6 +489,7 @@ def test_real_photos_of_the_training_half(cli, data_dir, tmp_path):
 
 
 @pytest.mark.slow
+@pytest.mark.timeout(900)  # two minutes on an idle machine
 def test_20000_x_20000_pixels_within_bounded_memory(tmp_path):
     """Written row by row, so that the test itself stays small; the command runs in a process of its own."""
     from attn.core.segment.outputs import write_png
