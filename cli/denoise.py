@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-import sys
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
@@ -30,7 +29,7 @@ from .options import (
 )
 
 if TYPE_CHECKING:
-    from attn.core.denoise.options import DenoiseOptions
+    pass
 
 EXAMPLES = (
     ("attn denoise example:ct", "A CT slice that ships with an installed package; writes ./CT_small.denoised.dcm."),
@@ -278,33 +277,10 @@ def main(
     placement = Placement(
         workers=workers, cluster=cluster, item_timeout=item_timeout, threads=threads, overwrite=overwrite
     )
-    _run(inputs, output, options, placement, as_json, report_file, quiet, verbose)
-
-
-def _run(
-    inputs: list[str],
-    output: str | None,
-    options: DenoiseOptions,
-    placement: Any,
-    as_json: bool,
-    report_file: Path | None,
-    quiet: bool,
-    verbose: bool,
-) -> None:
-    from dataclasses import asdict
-
     from attn.core.denoise.run import run
-    from attn.core.io.report import check_report_path
 
-    from .show import Watch, show
+    from .show import run_files
 
-    if report_file is not None:
-        check_report_path(report_file)  # before hours of work, not after
-    watch = Watch(quiet=quiet)
-    try:
-        arguments = {"inputs": inputs, "output": output, **asdict(options), **asdict(placement), "argv": sys.argv[1:]}
-        report = run(inputs, output, options, placement, watcher=watch, stdin=sys.stdin, arguments=arguments)
-    finally:
-        watch.close()
-    show(report, as_json=as_json, quiet=quiet, verbose=verbose, report_file=report_file)
-    raise typer.Exit(report.exit_code)
+    run_files(
+        run, inputs, output, options, placement, as_json=as_json, report_file=report_file, quiet=quiet, verbose=verbose
+    )

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal
 
@@ -26,7 +25,6 @@ from .options import (
 
 if TYPE_CHECKING:
     from attn.core.io.report import Item, Report
-    from attn.core.segment.options import SegmentOptions
 
 EXAMPLES = (
     ("attn segment example:retina", "A fundus photo that ships with an installed package; writes ./retina.mask.png."),
@@ -227,39 +225,14 @@ def main(
     placement = Placement(
         workers=workers, cluster=cluster, item_timeout=item_timeout, threads=threads, overwrite=overwrite
     )
-    _run(inputs, output, options, placement, as_json, report_file, quiet, verbose)
-
-
-def _run(
-    inputs: list[str],
-    output: str | None,
-    options: SegmentOptions,
-    placement: Any,
-    as_json: bool,
-    report_file: Path | None,
-    quiet: bool,
-    verbose: bool,
-) -> None:
-    from dataclasses import asdict
-
-    from attn.core.io.report import check_report_path
     from attn.core.segment.run import run
 
-    from .show import ROWS_SHOWN, Watch, show
+    from .show import run_files
 
-    if report_file is not None:
-        check_report_path(report_file)  # before hours of work, not after
-    watch = Watch(quiet=quiet)
-    try:
-        arguments = {"inputs": inputs, "output": output, **asdict(options), **asdict(placement), "argv": sys.argv[1:]}
-        report = run(inputs, output, options, placement, watcher=watch, stdin=sys.stdin, arguments=arguments)
-    finally:
-        watch.close()
-    rows = [_row(item) for item in report.items[:ROWS_SHOWN]]
-    show(report, as_json=as_json, quiet=quiet, verbose=verbose, report_file=report_file, rows=rows)
-    if not as_json and not quiet:
-        _print_rest(report)
-    raise typer.Exit(report.exit_code)
+    run_files(
+        run, inputs, output, options, placement, as_json=as_json, report_file=report_file, quiet=quiet, verbose=verbose,
+        row=_row, after=_print_rest,
+    )  # fmt: skip
 
 
 COLUMNS = {

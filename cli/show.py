@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import typer
 
-from attn.core.io.report import Item, Report, dumps, write_report
+from attn.core.io.report import Item, Report, check_report_path, dumps, write_report
 
 if TYPE_CHECKING:
     from rich.progress import Progress
@@ -54,6 +55,40 @@ class Watch:
     def close(self) -> None:
         if self._progress:
             self._progress.stop()
+
+
+def run_files(
+    run: Callable[..., Report],
+    inputs: list[str],
+    output: str | None,
+    options: Any,
+    placement: Any,
+    *,
+    as_json: bool,
+    report_file: Path | None,
+    quiet: bool,
+    verbose: bool,
+    row: Callable[[Item], Mapping[str, Any]] | None = None,
+    after: Callable[[Report], None] | None = None,
+) -> None:
+    """Call a command's ``run`` over the user's files, show its report, and leave with the report's exit code.
+
+    ``row`` makes a line of the table of an item where a command has too many metrics for one; ``after`` prints what
+    follows the table.
+    """
+    if report_file is not None:
+        check_report_path(report_file)  # before hours of work, not after
+    watch = Watch(quiet=quiet)
+    try:
+        arguments = {"inputs": inputs, "output": output, **asdict(options), **asdict(placement), "argv": sys.argv[1:]}
+        report = run(inputs, output, options, placement, watcher=watch, stdin=sys.stdin, arguments=arguments)
+    finally:
+        watch.close()
+    rows = [row(item) for item in report.items[:ROWS_SHOWN]] if row else None
+    show(report, as_json=as_json, quiet=quiet, verbose=verbose, report_file=report_file, rows=rows)
+    if after and not as_json and not quiet:
+        after(report)
+    raise typer.Exit(report.exit_code)
 
 
 def show(

@@ -22,7 +22,7 @@ from .checkpoint import Checkpoint, read_checkpoint
 from .fast import optimise
 from .fov import Fov
 from .prepare import normalise, padded, prepare, rescale, scaled_size
-from .ridge import RidgeName, vesselness
+from .ridge import DRIVE_DIAMETER, RidgeName, vesselness
 from .trunks import NAMES
 
 WEIGHTS = Path(__file__).parent / "weights"
@@ -30,7 +30,6 @@ WEIGHTS = Path(__file__).parent / "weights"
 TILE, OVERLAP = 608, 64
 WHOLE_PIXELS = 1_500_000
 """Larger photos (at the model's scale) are done in tiles, so that memory stays bounded."""
-DRIVE_DIAMETER = 540.0
 
 
 @dataclass(frozen=True, slots=True)

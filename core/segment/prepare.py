@@ -6,8 +6,8 @@ model sees the same input in both.
 
 from __future__ import annotations
 
-from dataclasses import asdict, dataclass
-from typing import Any, Literal
+from dataclasses import dataclass
+from typing import Literal
 
 import numpy as np
 import torch
@@ -39,9 +39,6 @@ class Preparation:
 
     fov_diameter: float = 540.0
     normalise: Literal["fov", "imagenet"] = "fov"
-
-    def as_dict(self) -> dict[str, Any]:
-        return asdict(self)
 
 
 @dataclass(frozen=True, slots=True)

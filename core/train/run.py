@@ -113,14 +113,13 @@ def split(examples: Sequence[Example], hold_out: int) -> tuple[list[Example], li
 
 def start_weights(options: FSGNetOptions, batches: Batches) -> tuple[torch.nn.Module, list[str]]:
     """The network before its first step, and what its initialiser reports."""
-    torch.manual_seed(options.seed)
-    net = options.architecture.build()
     if options.weights is not None:
         start = read_checkpoint(options.weights)
         if start.architecture != options.architecture:
             raise UsageError(f"--weights: {options.weights} holds {start.architecture}, not {options.architecture}.")
-        net.load_state_dict({k: v.float() if v.is_floating_point() else v for k, v in start.state.items()})
-        return net, [f"started from {options.weights.name}"]
+        return start.build(), [f"started from {options.weights.name}"]
+    torch.manual_seed(options.seed)
+    net = options.architecture.build()
     if options.init == "torch-default":
         return net, []
     from ..filters.initialise import initialise

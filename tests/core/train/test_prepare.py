@@ -1,3 +1,5 @@
+from dataclasses import asdict
+
 import numpy as np
 import pytest
 import torch
@@ -122,5 +124,5 @@ def test_normalised_by_fixed_values():
 
 def test_preparation_round_trips():
     one = Preparation(400.0, "imagenet")
-    assert Preparation(**one.as_dict()) == one
+    assert Preparation(**asdict(one)) == one
     assert Preparation().fov_diameter == 540
