@@ -9,14 +9,16 @@ from __future__ import annotations
 
 import time
 import traceback
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
 from typing import Any, Protocol
 
+import attn
+
 from .errors import AttnError, InputError, UsageError
-from .io.report import Item
+from .io.report import Item, Report, summarise
 
 
 @dataclass(frozen=True, slots=True)
@@ -83,6 +85,28 @@ class Outcome:
     items: tuple[Item, ...]
     left: tuple[str, ...] = ()
     interrupted: bool = False
+
+    def report(
+        self, command: str, arguments: Mapping[str, Any], device: str, since: float, *,
+        items: Sequence[Item] | None = None, summary: Mapping[str, Any] | None = None, notices: Sequence[str] = (),
+    ) -> Report:  # fmt: skip
+        """What the command says of this batch.
+
+        Parameters
+        ----------
+        since : float
+            ``time.perf_counter()`` when the command began.
+        items : sequence of Item, optional
+            The items, where the command has more to say about them than the batch.
+        summary : mapping, optional
+            Joins what ``summarise`` counts.
+        """
+        told = self.items if items is None else tuple(items)
+        total = dict(summarise(told)) | dict(summary or {})
+        if self.interrupted:
+            total |= {"interrupted": True, "left": list(self.left)}
+        seconds = time.perf_counter() - since
+        return Report(command, attn.__version__, dict(arguments), device, seconds, told, total, tuple(notices))
 
 
 Work = Callable[[Task, Callable[[int, int], None]], Item]

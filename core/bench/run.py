@@ -18,7 +18,7 @@ import attn
 from ..batch import Silent, Watcher
 from ..device import pick_device, pick_dtype, set_threads
 from ..errors import UsageError, did_you_mean
-from ..io.figure import check_figure_path
+from ..io.figure_canvas import check_figure_path
 from ..io.report import Item, Report, summarise
 from ..sizes import show_bytes, show_size
 from . import machine

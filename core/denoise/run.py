@@ -11,15 +11,13 @@ from typing import Any
 
 import numpy as np
 
-import attn
-
 from ..batch import Placement, Silent, Task, Watcher, run_batch
 from ..device import pick_device, pick_dtype
 from ..errors import AttnError, InputError, UsageError
 from ..io import GreyImage, expand_inputs, output_paths, read_image
 from ..io.atomic import remove_stale
 from ..io.kinds import split_key
-from ..io.report import Item, Report, summarise
+from ..io.report import Item, Report
 from . import METHODS
 from .base import Filter
 from .evaluate import compare_methods, mean_comparison, noise_metrics, scores
@@ -90,25 +88,11 @@ def run(
     elif options.fit_on != "each":
         tasks, series = _fit_series(tasks, options, placement, watcher)
     outcome = run_batch(partial(denoise_file, options=options), tasks, placement, watcher)
-    summary = dict(summarise(outcome.items))
-    if series:
-        summary["series"] = series
-    if outcome.interrupted:
-        summary |= {"interrupted": True, "left": list(outcome.left)}
+    summary: dict[str, Any] = {"series": series} if series else {}
     if options.compare:
         summary["comparison"] = mean_comparison(outcome.items)
-    return Report(
-        command="denoise",
-        version=attn.__version__,
-        arguments=dict(
-            arguments or {"inputs": list(inputs), "output": output and str(output), "method": options.method}
-        ),
-        device=device,
-        seconds=time.perf_counter() - start,
-        items=outcome.items,
-        summary=summary,
-        notices=(NOTICE,),
-    )
+    told = arguments or {"inputs": list(inputs), "output": output and str(output), "method": options.method}
+    return outcome.report("denoise", told, device, start, summary=summary, notices=(NOTICE,))
 
 
 def check_options(options: DenoiseOptions) -> None:

@@ -1,35 +1,25 @@
 """Figures for people: what a denoiser changed, the maps it used, methods side by side, one curve over another.
 
-Every figure is drawn with matplotlib's object interface in its own default style: no pyplot, no global state kept, no
-dates in the files. The same arguments give the same bytes. matplotlib is imported on use, since it costs half a second.
+The same arguments give the same bytes. matplotlib is imported on use (``figure_canvas.py``).
 """
 
 from __future__ import annotations
 
 import math
-import warnings
-from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from os import PathLike
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-from ..errors import UsageError
+from .figure_canvas import Window, canvas, grid, literal
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
-    from matplotlib.figure import Figure
-    from matplotlib.image import AxesImage
 
-Window = tuple[float, float]
-DPI = 150
-PANEL = 640  # px, the longest side of a panel: a 512 x 512 slice is drawn pixel by pixel, smaller ones enlarged
 FLAT = 0.02  # a colour range never spans less than this share of the mean: rounding noise must not look like structure
-STYLE: dict[Any, Any] = {"svg.hashsalt": "attn", "font.size": 9.0, "axes.titlesize": 9.5, "figure.titlesize": 11.0}
 
 
 def before_after(
@@ -72,15 +62,15 @@ def before_after(
     _same_shape(panels)
     window = _window(before) if window is None else window
     removed = before - after
-    with _grid(path, (1, len(panels) + 1), before.shape, title, bars=(len(panels) - 1, len(panels))) as grid:
+    with grid(path, (1, len(panels) + 1), before.shape, title, bars=(len(panels) - 1, len(panels))) as cells:
         for column, (name, image) in enumerate(panels.items()):
-            drawn = grid.image(0, column, image, name, limits=window)
-        grid.bar(drawn, 0, len(panels) - 1, unit)
+            drawn = cells.image(0, column, image, name, limits=window)
+        cells.bar(drawn, 0, len(panels) - 1, unit)
         finite = removed[np.isfinite(removed)] if np.isfinite(removed).any() else np.zeros(1)
         reach = float(np.percentile(np.abs(finite), 99.5)) or 1.0
         text = f"Removed: before − after (SD {float(finite.std()):.3g} {unit})"
-        drawn = grid.image(0, len(panels), removed, text, limits=(-reach, reach))
-        grid.bar(drawn, 0, len(panels), unit)
+        drawn = cells.image(0, len(panels), removed, text, limits=(-reach, reach))
+        cells.bar(drawn, 0, len(panels), unit)
 
 
 def sigma_maps(stages: Sequence[ArrayLike], path: str | PathLike[str], *, title: str = "") -> None:
@@ -105,7 +95,7 @@ def sigma_maps(stages: Sequence[ArrayLike], path: str | PathLike[str], *, title:
     maps = [np.asarray(stage, dtype=np.float64) for stage in stages]
     if not maps or any(stage.ndim != 3 or stage.shape[0] != 3 for stage in maps):
         raise ValueError(f"sigma maps have shape [3, H, W] per stage, got {[stage.shape for stage in maps]}")
-    with _grid(path, (len(maps), 3), maps[0].shape[1:], title, bars=(0, 1, 2), lines=2) as grid:
+    with grid(path, (len(maps), 3), maps[0].shape[1:], title, bars=(0, 1, 2), lines=2) as cells:
         for row, stage in enumerate(maps):
             for column, (sigma, name, unit) in enumerate(zip(stage, ("σx", "σy", "σr"), ("px", "px", ""), strict=True)):
                 low, mean, high = float(sigma.min()), float(sigma.mean()), float(sigma.max())
@@ -113,7 +103,7 @@ def sigma_maps(stages: Sequence[ArrayLike], path: str | PathLike[str], *, title:
                 limits = ((low + high) / 2 - half, (low + high) / 2 + half)
                 label = f"Stage {row + 1}: {name}" if len(maps) > 1 else name
                 text = f"{label}\nmin {low:.4g} · mean {mean:.4g} · max {high:.4g}"
-                grid.bar(grid.image(row, column, sigma, text, limits, "viridis"), row, column, unit)
+                cells.bar(cells.image(row, column, sigma, text, limits, "viridis"), row, column, unit)
 
 
 def comparison(
@@ -162,12 +152,12 @@ def comparison(
     columns = len(panels) if len(panels) <= 3 else math.ceil(math.sqrt(len(panels)))
     rows = math.ceil(len(panels) / columns)
     shape, lines = next(iter(panels.values())).shape, 2 if captions else 1
-    with _grid(path, (rows, columns), shape, title, bars=(columns - 1,), lines=lines) as grid:
+    with grid(path, (rows, columns), shape, title, bars=(columns - 1,), lines=lines) as cells:
         for index, (name, image) in enumerate(panels.items()):
             caption = (captions or {}).get(name, "")
             text = f"{name}\n{caption}" if captions else name
-            drawn = grid.image(*divmod(index, columns), image, text, window, cmap)
-        grid.bar(drawn, 0, columns - 1, unit)
+            drawn = cells.image(*divmod(index, columns), image, text, window, cmap)
+        cells.bar(drawn, 0, columns - 1, unit)
 
 
 def curve(
@@ -203,14 +193,12 @@ def curve(
     """
     if odd := {name: len(ys) for name, ys in series.items() if len(ys) != len(xs)}:
         raise ValueError(f"each series needs {len(xs)} values, as many as xs; got {odd}")
-    with _canvas(path, (960, 540), layout="constrained") as figure:
-        figure.suptitle(_text(title))
+    with canvas(path, (960, 540), layout="constrained") as figure:
+        figure.suptitle(literal(title))
         ax = figure.add_subplot()
         for name, ys in series.items():
             ax.plot(xs, ys, label=name, linewidth=1.6, marker="o" if len(xs) <= 30 else "", markersize=3.5)
-        ax.set(xlabel=xlabel, ylabel=ylabel, xscale="log" if logx else "linear", yscale="log" if logy else "linear")
-        ax.grid(visible=True, color="0.9")
-        ax.spines[["top", "right"]].set_visible(False)
+        _dress(ax, xlabel, ylabel, logx=logx, logy=logy)
         if len(series) > 1:
             ax.legend(frameon=False)
 
@@ -252,19 +240,19 @@ def panels(sheets: Sequence[Panel], path: str | PathLike[str], *, title: str = "
     """
     names = list(dict.fromkeys(name for sheet in sheets for name in sheet.points))
     colours = {name: f"C{index % 10}" for index, name in enumerate(names)}
-    with _canvas(path, (640 * len(sheets), 560), layout="constrained") as figure:
-        figure.suptitle(_text(title))
+    with canvas(path, (640 * len(sheets), 560), layout="constrained") as figure:
+        figure.suptitle(literal(title))
         for index, sheet in enumerate(sheets):
             ax = figure.add_subplot(1, len(sheets), index + 1)
             for name, (xs, ys) in sheet.points.items():
                 style = "-" if names.index(name) < 10 else ":"
-                ax.plot(xs, ys, style, label=_text(name), color=colours[name], linewidth=1.6, marker="o", markersize=4)
+                ax.plot(
+                    xs, ys, style, label=literal(name), color=colours[name], linewidth=1.6, marker="o", markersize=4
+                )
             for name, (xs, ys) in sheet.lines.items():
                 ax.plot(xs, ys, "--", color=colours.get(name, "0.5"), linewidth=0.9)
-            ax.set(xlabel=sheet.xlabel, ylabel=sheet.ylabel, title=sheet.title)
-            ax.set(xscale="log" if sheet.logx else "linear", yscale="log" if sheet.logy else "linear")
-            ax.grid(visible=True, color="0.9")
-            ax.spines[["top", "right"]].set_visible(False)
+            ax.set_title(sheet.title)
+            _dress(ax, sheet.xlabel, sheet.ylabel, logx=sheet.logx, logy=sheet.logy)
         handles = {
             label: handle for ax in figure.axes for handle, label in zip(*ax.get_legend_handles_labels(), strict=True)
         }
@@ -272,104 +260,11 @@ def panels(sheets: Sequence[Panel], path: str | PathLike[str], *, title: str = "
             figure.legend(handles.values(), handles.keys(), frameon=False, loc="outside lower center", ncols=6)
 
 
-def check_figure_path(path: str | PathLike[str]) -> None:
-    """Raise ``UsageError`` where the functions here would: for commands to call before the work, not after it."""
-    if Path(path).suffix.lower() not in (".png", ".svg"):
-        raise UsageError(f"{path}: figures end in .png or .svg, which says how they are written.")
-
-
-@contextmanager
-def _canvas(path: str | PathLike[str], size: tuple[int, int], layout: Any = None) -> Iterator[Figure]:
-    """A figure of ``size`` pixels (width, height) that is saved to ``path`` when the block ends well."""
-    check_figure_path(path)
-    suffix = Path(path).suffix.lower()
-    import matplotlib
-    from matplotlib.figure import Figure
-
-    from .atomic import atomic_path
-
-    with matplotlib.rc_context(), warnings.catch_warnings():
-        warnings.filterwarnings("ignore", message="Glyph .* missing from font")  # a Japanese file name: boxes will do
-        matplotlib.rcdefaults()  # a user's matplotlibrc must not change what a report looks like
-        matplotlib.rcParams.update(STYLE)
-        figure = Figure(figsize=(size[0] / DPI, size[1] / DPI), dpi=DPI, layout=layout, facecolor="white")
-        yield figure
-        metadata = {"Software": None} if suffix == ".png" else {"Date": None, "Creator": None}
-        with atomic_path(Path(path)) as temporary:
-            figure.savefig(temporary, format=suffix[1:], metadata=metadata)
-
-
-@contextmanager
-def _grid(
-    path: str | PathLike[str],
-    cells: tuple[int, int],
-    shape: tuple[int, ...],
-    title: str,
-    *,
-    bars: Sequence[int],
-    lines: int = 1,
-) -> Iterator[_Grid]:
-    """(rows, columns) of panels for images of ``shape`` [H, W]; colour bars follow the columns in ``bars``."""
-    scale = PANEL / max(shape)
-    scale = float(int(scale)) if scale >= 1 else scale  # whole factors keep pixels equal in size
-    panel = (max(1, round(shape[1] * scale)), max(1, round(shape[0] * scale)))  # width, height
-    grid = _Grid(cells, panel, bars=bars, heading=24 + 26 * lines, top=44 if title else 0)
-    with _canvas(path, grid.size) as figure:
-        grid.figure = figure
-        if title:
-            figure.text(0.5, 1 - 14 / grid.size[1], _text(title), ha="center", va="top", fontsize=11)
-        yield grid
-
-
-class _Grid:
-    """Places panels on whole pixels, so that nothing is resampled that need not be."""
-
-    figure: Figure
-    gap, bar_gap, bar_width, bar_room, narrowest = 16, 10, 14, 96, 420
-
-    def __init__(
-        self, cells: tuple[int, int], panel: tuple[int, int], *, bars: Sequence[int], heading: int, top: int
-    ) -> None:
-        self.panel, self.heading = panel, heading
-        cell = max(panel[0], self.narrowest)  # titles need room beside each other, however slim the image is
-        self.lefts, right = [], self.gap
-        for column in range(cells[1]):
-            self.lefts.append(right + (cell - panel[0]) // 2)
-            right += cell + (self.bar_gap + self.bar_width + self.bar_room if column in bars else self.gap)
-        self.tops = [top + heading + row * (panel[1] + heading) for row in range(cells[0])]
-        self.size = (right, self.tops[-1] + panel[1] + self.gap)
-
-    def image(
-        self, row: int, column: int, image: NDArray[Any], title: str, limits: Window, cmap: str = "gray"
-    ) -> AxesImage:
-        """Draw ``image`` [H, W] into a panel."""
-        ax = self._axes(self.lefts[column], self.tops[row], *self.panel)
-        ax.set_title(_text(title))
-        ax.set_axis_off()
-        enlarged = self.panel[0] >= image.shape[1]
-        interpolation = "nearest" if enlarged else "antialiased"
-        return ax.imshow(image, cmap=cmap, vmin=limits[0], vmax=limits[1], interpolation=interpolation, aspect="auto")
-
-    def bar(self, drawn: AxesImage, row: int, column: int, unit: str) -> None:
-        """A slim colour bar right of a panel, as high as it, a handful of plain ticks, the unit above."""
-        from matplotlib.ticker import MaxNLocator, ScalarFormatter
-
-        left = self.lefts[column] + self.panel[0] + self.bar_gap
-        ax = self._axes(left, self.tops[row], self.bar_width, self.panel[1])
-        form = ScalarFormatter(useOffset=False)
-        form.set_powerlimits((-3, 5))
-        bar = self.figure.colorbar(drawn, cax=ax, ticks=MaxNLocator(nbins=5), format=form)
-        bar.outline.set_visible(False)  # type: ignore[operator]
-        ax.set_title(_text(unit), loc="left", fontsize=9)
-
-    def _axes(self, left: int, top: int, width: int, height: int) -> Axes:
-        across, down = self.size
-        return self.figure.add_axes((left / across, 1 - (top + height) / down, width / across, height / down))
-
-
-def _text(text: str) -> str:
-    """Text as it is: matplotlib would set anything between two dollar signs as mathematics, or stumble over it."""
-    return text.replace("$", r"\$")
+def _dress(ax: Axes, xlabel: str, ylabel: str, *, logx: bool, logy: bool) -> None:
+    """Labels, scales, a pale grid, and no frame at top and right."""
+    ax.set(xlabel=xlabel, ylabel=ylabel, xscale="log" if logx else "linear", yscale="log" if logy else "linear")
+    ax.grid(visible=True, color="0.9")
+    ax.spines[["top", "right"]].set_visible(False)
 
 
 def _plane(image: ArrayLike) -> NDArray[np.float64]:

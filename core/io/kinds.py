@@ -24,21 +24,23 @@ SUFFIXES: dict[str, Kind] = {
 }
 """Suffixes under which a directory is searched, and the kind people mean by them."""
 
-_MAGIC: tuple[tuple[bytes, Kind], ...] = (
-    (b"\x89PNG\r\n\x1a\n", "png"),
-    (b"II*\0", "tiff"),
-    (b"MM\0*", "tiff"),
-    (b"II+\0", "tiff"),  # BigTIFF
-    (b"MM\0+", "tiff"),
-    (b"\x93NUMPY", "npy"),
-    (b"PK\x03\x04", "npz"),
-    (b"PK\x05\x06", "npz"),  # an empty archive
-    (b"\x1f\x8b", "nifti"),
-)
-_FOREIGN: tuple[tuple[bytes, str, str], ...] = (
-    (b"\xff\xd8\xff", "a JPEG photo", "Convert it to PNG: 8-bit lossy grey values are a poor start for denoising"),
-    (b"GIF8", "a GIF picture", "Convert it to PNG"),
-    (b"BM", "a BMP picture", "Convert it to PNG"),
+MAGIC: dict[str, tuple[bytes, ...]] = {
+    "png": (b"\x89PNG\r\n\x1a\n",),
+    "tiff": (b"II*\0", b"MM\0*", b"II+\0", b"MM\0+"),  # the last two: BigTIFF
+    "npy": (b"\x93NUMPY",),
+    "npz": (b"PK\x03\x04", b"PK\x05\x06"),  # the second: an empty archive
+    "nifti": (b"\x1f\x8b",),
+    "jpeg": (b"\xff\xd8\xff",),
+    "gif": (b"GIF8",),
+    "bmp": (b"BM",),
+}
+"""What files of a kind begin with."""
+
+_MARKED: tuple[Kind, ...] = ("png", "tiff", "npy", "npz", "nifti")
+_FOREIGN: tuple[tuple[bytes | tuple[bytes, ...], str, str], ...] = (
+    (MAGIC["jpeg"], "a JPEG photo", "Convert it to PNG: 8-bit lossy grey values are a poor start for denoising"),
+    (MAGIC["gif"], "a GIF picture", "Convert it to PNG"),
+    (MAGIC["bmp"], "a BMP picture", "Convert it to PNG"),
     (b"\x89HDF", "an HDF5 file", "Export the array as NPY"),
     (b"NRRD", "an NRRD volume", "Convert it to NIfTI or DICOM"),
     (b"%PDF", "a PDF document", ""),
@@ -112,8 +114,8 @@ def sniff(path: Path) -> Kind:
         raise InputError(path, "is empty (0 bytes)", "Copy or export it again")
     if head[128:132] == b"DICM":
         return "dicom"
-    for magic, kind in _MAGIC:
-        if head.startswith(magic):
+    for kind in _MARKED:
+        if head.startswith(MAGIC[kind]):
             return kind
     if head[344:348] in (b"n+1\0", b"n+2\0", b"ni1\0") or head[4:8] in (b"n+2\0", b"ni2\0"):
         return "nifti"

@@ -19,20 +19,25 @@ from .image import GreyImage
 MAX_PIXELS = 2**28
 """Pixels in one file, all slices together: 1 GB as float32. Headers that promise more are refused before allocating."""
 
+DAMAGED = "The file may be damaged: copy or export it again"
+"""What to do about bytes that make no sense."""
+
 _LOGGERS = ("pydicom", "tifffile", "PIL", "nibabel", "nibabel.global", "pylibjpeg")
 LUMA = (0.299, 0.587, 0.114)
 """Weights of red, green and blue in a grey value, ITU-R BT.601."""
 
 
-def check_size(path: str | PathLike[str], shape: Sequence[int]) -> int:
+def check_size(
+    path: str | PathLike[str], shape: Sequence[int], *, limit: int = MAX_PIXELS, advice: str = "split the file"
+) -> int:
     """Number of values in ``shape`` [Z, H, W, ...]; ``InputError`` if a side is < 1 or there are too many values."""
     count = math.prod(shape)
     sides = " x ".join(str(side) for side in shape)
     if not shape or min(shape) < 1:
         raise InputError(path, f"has no pixels: its size is {sides}", "The header may be damaged")
-    if count > MAX_PIXELS:
-        fix = "The header may be damaged; if it is not, split the file"
-        raise InputError(path, f"claims {sides} pixels, more than the limit of {MAX_PIXELS}", fix)
+    if count > limit:
+        fix = f"The header may be damaged; if it is not, {advice}"
+        raise InputError(path, f"claims {sides} pixels, more than the limit of {limit}", fix)
     return count
 
 
@@ -107,8 +112,7 @@ def reading(path: str | PathLike[str], kind: str, found: list[str]) -> Iterator[
         raise InputError(path, "needs more memory than there is", "Split the file") from error
     except Exception as error:  # decoders raise anything on damaged bytes; each is the file's fault
         detail = first_line(error) or type(error).__name__
-        fix = "The file may be damaged: copy or export it again"
-        raise InputError(path, f"cannot be read as {kind} ({detail})", fix) from error
+        raise InputError(path, f"cannot be read as {kind} ({detail})", DAMAGED) from error
 
 
 def to_float(stored: NDArray[Any]) -> NDArray[np.floating[Any]]:

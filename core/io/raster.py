@@ -165,8 +165,7 @@ def read_tiff(path: Path, *, luma: bool = False, fill: float | None = None) -> G
             array = _tiff_pixels(path, one, page)
             array, axes = _squeezed(array, one.axes)
             if int(page.photometric) == 3 and page.colormap is not None:
-                array = np.moveaxis(page.colormap, 0, -1)[array] >> 8  # 16-bit colour table of 8-bit colours
-                array, axes = array.astype(np.uint8), axes + "S"
+                array, axes = _painted(array, page), axes + "S"
                 notes.append("palette expanded")
             if "S" in axes:
                 array = np.moveaxis(array, axes.index("S"), -1)  # [..., C]
@@ -179,6 +178,12 @@ def read_tiff(path: Path, *, luma: bool = False, fill: float | None = None) -> G
             source = _tiff_source(tiff, page)
         pixels = filled(path, stored, fill, notes)
     return GreyImage(path, "tiff", pixels, stored=stored, source=source, warnings=tuple(notes))
+
+
+def _painted(index: NDArray[Any], page: Any) -> NDArray[np.uint8]:
+    """The colours of palette entries, from a page's 16-bit table of 8-bit colours. [...] -> [..., 3]."""
+    table = np.moveaxis(page.colormap >> 8, 0, -1).astype(np.uint8)
+    return np.asarray(table[index])
 
 
 def _squeezed(array: NDArray[Any], axes: str) -> tuple[NDArray[Any], str]:

@@ -14,10 +14,9 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.nn.utils.fusion import fuse_conv_bn_eval
 
-from .fsgnet import (  # isort: skip
-    MIN_SIDE, ConvBlock, FSGNet, FullScaleTrunk, Gate, GuidedDecoder, MConv, PlainDecoder, ResConv, Scales,
-)  # fmt: skip
-from .guided import EPS, RADIUS, resize, window_count
+from ._layers import ConvBlock, Gate, MConv, ResConv
+from .fsgnet import FSGNet, FullScaleTrunk, GuidedDecoder, PlainDecoder, Scales, check_side
+from .guided import EPS, RADIUS, resize, resize_like, window_count
 
 STRIP_BYTES = 4 << 20
 """Hidden maps of a block are made in strips of about this size, which bounds memory; 1 to 8 MB are equally fast."""
@@ -101,8 +100,7 @@ class FastFSGNet(nn.Module):
         ValueError
             If a side of the image is below 48 pixels.
         """
-        if min(x.shape[-2:]) < MIN_SIDE:
-            raise ValueError(f"image is {x.shape[-2]} x {x.shape[-1]}: both sides must be at least {MIN_SIDE}.")
+        check_side(x)
         out: Tensor = self.decoder(self.trunk(x), maps)
         return out
 
@@ -259,7 +257,7 @@ class Merge(nn.Module):
 
     def forward(self, fine: Tensor, coarse: Tensor) -> Tensor:
         low = pointwise(self.coarse, coarse)
-        return F.relu_(pointwise(self.fine, fine).add_(resize(low, (fine.shape[2], fine.shape[3]))))
+        return F.relu_(pointwise(self.fine, fine).add_(resize_like(low, fine)))
 
 
 def _gate(gate: Gate, x: Tensor, g: Tensor) -> Tensor:

@@ -1,8 +1,9 @@
 """FSG-Net: retinal vessel segmentation with a full-scale encoder and an attention-guided decoder.
 
-Paper: arXiv 2501.18921 (2025). Specification: methods/fsg-net.md, section 3; step numbers are its numbers. The part
-before the guided decoder can be any encoder with the same four scales (``trunks.py``); this file has the paper's own.
-Parameter names below ``trunk`` and ``decoder`` are those of the official code: ``load_official`` reads its weights.
+Paper: arXiv 2501.18921 (2025). Specification: methods/fsg-net.md, section 3; step numbers are its numbers. Steps 1-6
+are in ``_layers.py``. The part before the guided decoder can be any encoder with the same four scales (``trunks.py``);
+this file has the paper's own. Parameter names below ``trunk`` and ``decoder`` are those of the official code:
+``load_official`` reads its weights.
 """
 
 from __future__ import annotations
@@ -14,7 +15,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from .guided import guided_filter, resize
+from ._layers import ConvBlock, Gate, MConv, ResConv, SpatialAttention
+from .guided import guided_filter, resize, resize_like
 
 MIN_SIDE = 48
 """Smallest image side: below it the windows of the guided filter do not fit into the coarsest map."""
@@ -39,113 +41,6 @@ class Outputs(NamedTuple):
     out1: Tensor
     out2: Tensor
     out3: Tensor
-
-
-class MConv(nn.Module):
-    """Step 1. Convolution, batch norm, ReLU: [B, a, H, W] -> [B, b, H, W]."""
-
-    def __init__(self, dim: int, dim_out: int, kernel: int) -> None:
-        super().__init__()
-        self.conv = nn.Sequential(
-            nn.Conv2d(dim, dim_out, kernel, padding=kernel // 2), nn.BatchNorm2d(dim_out), nn.ReLU(inplace=True)
-        )
-
-    def forward(self, x: Tensor) -> Tensor:
-        out: Tensor = self.conv(x)
-        return out
-
-
-class DropBlock(nn.Module):
-    """Step 3. While training, zero whole blocks of ``size`` pixels and scale the rest by one factor for the batch.
-
-    The rate uses the width alone and ``1 - prob``, as in the official code (equal to the paper's at 0.5).
-    """
-
-    def __init__(self, size: int = 7, prob: float = 0.5) -> None:
-        super().__init__()
-        self.size, self.prob = size, prob
-
-    def rate(self, width: int) -> float:
-        """Probability that a pixel is the centre of a dropped block."""
-        return (1 - self.prob) / self.size**2 * width**2 / (width - self.size + 1) ** 2
-
-    def forward(self, x: Tensor) -> Tensor:
-        if not self.training or min(x.shape[-2:]) < self.size:
-            return x
-        inner = (*x.shape[:2], x.shape[2] - self.size + 1, x.shape[3] - self.size + 1)
-        return drop(x, torch.bernoulli(torch.full(inner, self.rate(x.shape[3]), device=x.device)), self.size)
-
-
-def drop(x: Tensor, centres: Tensor, size: int) -> Tensor:
-    """The drawn blocks of step 3: ``centres`` [B, C, H - size + 1, W - size + 1] of zeros and ones."""
-    half = size // 2
-    keep = 1 - F.max_pool2d(F.pad(centres, (half,) * 4), size, stride=1, padding=half)  # [B, C, H, W]
-    out: Tensor = keep.to(x.dtype) * x * (keep.numel() / keep.sum())
-    return out
-
-
-class ConvBlock(nn.Module):
-    """Step 2. Depthwise convolution and a wide pointwise pair, scaled by ``gamma`` and added: shape kept."""
-
-    def __init__(self, dim: int, kernel: int, *, drop_block: bool) -> None:
-        super().__init__()
-        self.dwconv = nn.Conv2d(dim, dim, kernel, padding=kernel // 2, groups=dim)
-        self.norm = nn.BatchNorm2d(dim)
-        self.conv1 = nn.Conv2d(dim, 4 * dim, 1)
-        self.conv2 = nn.Conv2d(4 * dim, dim, 1)
-        self.gamma = nn.Parameter(torch.full((dim,), 1e-6))
-        self.drop: nn.Module = DropBlock() if drop_block else nn.Identity()
-
-    def forward(self, x: Tensor) -> Tensor:
-        out = F.relu(self.conv1(self.norm(self.dwconv(x))))  # [B, 4C, H, W]
-        out = self.conv2(out) * self.gamma[:, None, None]
-        kept: Tensor = self.drop(out)
-        return x + kept
-
-
-class SpatialAttention(nn.Module):
-    """Step 4. Weigh the pixels by a map from the channels' mean and maximum: shape kept."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.conv = nn.Conv2d(2, 1, 7, padding=3)
-
-    def forward(self, x: Tensor) -> Tensor:
-        pooled = torch.cat([x.mean(1, keepdim=True), x.amax(1, keepdim=True)], 1)  # [B, 2, H, W]
-        out: Tensor = torch.sigmoid(self.conv(pooled)) * x
-        return out
-
-
-class Gate(nn.Module):
-    """Step 5. Where ``x`` and ``g`` agree: two maps of [B, C, ...] -> one of [B, 1, H, W] at the size of ``x``."""
-
-    def __init__(self, dim: int) -> None:
-        super().__init__()
-        self.theta = nn.Sequential(nn.Conv2d(dim, dim, 1), nn.BatchNorm2d(dim))
-        self.phi = nn.Sequential(nn.Conv2d(dim, dim, 1), nn.BatchNorm2d(dim))
-        self.psi = nn.Sequential(nn.Conv2d(dim, 1, 1), nn.BatchNorm2d(1), nn.Sigmoid())
-
-    def forward(self, x: Tensor, g: Tensor) -> Tensor:
-        theta = self.theta(x)
-        phi = resize(self.phi(g), (theta.shape[2], theta.shape[3]))
-        out: Tensor = self.psi(F.relu(theta + phi))
-        return out
-
-
-class ResConv(nn.Module):
-    """Step 6. Two pre-activated convolutions and a convolved skip: [B, a, H, W] -> [B, b, H, W]."""
-
-    def __init__(self, dim: int, dim_out: int) -> None:
-        super().__init__()
-        self.conv_block = nn.Sequential(
-            nn.BatchNorm2d(dim), nn.ReLU(), nn.Conv2d(dim, dim_out, 3, padding=1),
-            nn.BatchNorm2d(dim_out), nn.ReLU(inplace=True), nn.Conv2d(dim_out, dim_out, 3, padding=1),
-        )  # fmt: skip
-        self.conv_skip = nn.Sequential(nn.Conv2d(dim, dim_out, 3, padding=1), nn.BatchNorm2d(dim_out))
-
-    def forward(self, x: Tensor) -> Tensor:
-        out: Tensor = self.conv_block(x) + self.conv_skip(x)
-        return out
 
 
 class FullScaleTrunk(nn.Module):
@@ -208,7 +103,7 @@ class Heads(nn.Module):
         """Convolve, then resize (the order does not matter for 1x1): a single channel is resized."""
 
         def head(layer: nn.Sequential, y: Tensor) -> Tensor:
-            out: Tensor = layer[1](_to(layer[0](y), y1))
+            out: Tensor = layer[1](resize_like(layer[0](y), y1))
             return out
 
         return Outputs(head(self.output_layer1, y1), head(self.output_layer2, y2), head(self.output_layer3, y3))
@@ -236,9 +131,7 @@ class GuidedDecoder(Heads):
         self.attention_block3: Gate | None = Gate(8 * c) if attention else None
         self.attention_block2: Gate | None = Gate(4 * c) if attention else None
         self.attention_block1: Gate | None = Gate(2 * c) if attention else None
-        self.up_residual_conv3, self.up_residual_conv2, self.up_residual_conv1 = (
-            ResConv(8 * c, 4 * c), ResConv(4 * c, 2 * c), ResConv(2 * c, c)
-        )  # fmt: skip
+        self.up_residual_conv3, self.up_residual_conv2, self.up_residual_conv1 = _res_convs(c)
 
     def forward(self, scales: Scales, maps: dict[str, Tensor] | None = None) -> Outputs:
         """``maps``, when given, receives the attention maps ``att3``, ``att2``, ``att1`` [B, 1, h, w]."""
@@ -267,20 +160,19 @@ class PlainDecoder(Heads):
 
     def __init__(self, width: int, classes: int = 1) -> None:
         super().__init__(width, classes)
-        c = width
-        self.up_residual_conv3, self.up_residual_conv2, self.up_residual_conv1 = (
-            ResConv(8 * c, 4 * c), ResConv(4 * c, 2 * c), ResConv(2 * c, c)
-        )  # fmt: skip
+        self.up_residual_conv3, self.up_residual_conv2, self.up_residual_conv1 = _res_convs(width)
 
     def forward(self, scales: Scales, maps: dict[str, Tensor] | None = None) -> Outputs:
         e1, e2, e3, x4 = scales
-        y3 = _to(self.up_residual_conv3(_to(x4, e3)), e2)  # the heads read the maps after their upsampling
-        y2 = _to(self.up_residual_conv2(y3), e1)
+        # the heads read the maps after their upsampling
+        y3 = resize_like(self.up_residual_conv3(resize_like(x4, e3)), e2)
+        y2 = resize_like(self.up_residual_conv2(y3), e1)
         return self.outputs(self.up_residual_conv1(y2), y2, y3)
 
 
-def _to(x: Tensor, like: Tensor) -> Tensor:
-    return resize(x, (like.shape[2], like.shape[3]))
+def _res_convs(width: int) -> tuple[ResConv, ResConv, ResConv]:
+    """Step 6 at the three depths of either decoder, from the coarsest on."""
+    return ResConv(8 * width, 4 * width), ResConv(4 * width, 2 * width), ResConv(2 * width, width)
 
 
 def _merge(conv: MConv, fine: Tensor, coarse: Tensor) -> Tensor:
@@ -289,8 +181,14 @@ def _merge(conv: MConv, fine: Tensor, coarse: Tensor) -> Tensor:
     assert isinstance(pointwise, nn.Conv2d)
     split = fine.shape[1]
     low = F.conv2d(coarse, pointwise.weight[:, split:], pointwise.bias)
-    out: Tensor = relu(norm(F.conv2d(fine, pointwise.weight[:, :split]) + _to(low, fine)))
+    out: Tensor = relu(norm(F.conv2d(fine, pointwise.weight[:, :split]) + resize_like(low, fine)))
     return out
+
+
+def check_side(x: Tensor) -> None:
+    """Raise ``ValueError`` if a side of the image [B, 3, H, W] is below ``MIN_SIDE``."""
+    if min(x.shape[-2:]) < MIN_SIDE:
+        raise ValueError(f"image is {x.shape[-2]} x {x.shape[-1]}: both sides must be at least {MIN_SIDE}.")
 
 
 class FSGNet(nn.Module):
@@ -313,10 +211,18 @@ class FSGNet(nn.Module):
         self.trunk, self.decoder = trunk, decoder
 
     def forward(self, x: Tensor, maps: dict[str, Tensor] | None = None) -> Outputs:
-        if min(x.shape[-2:]) < MIN_SIDE:
-            raise ValueError(f"image is {x.shape[-2]} x {x.shape[-1]}: both sides must be at least {MIN_SIDE}.")
+        check_side(x)
         out: Outputs = self.decoder(self.trunk(x), maps)
         return out
+
+
+def decoder_of(
+    width: int, classes: int = 1, *, guided: bool, attention: bool, batch_coupled: bool
+) -> GuidedDecoder | PlainDecoder:
+    """The decoder of the paper, or that of its ablation ``noGRM``."""
+    if not guided:
+        return PlainDecoder(width, classes)
+    return GuidedDecoder(width, classes, attention=attention, batch_coupled=batch_coupled)
 
 
 def fsgnet(
@@ -325,9 +231,7 @@ def fsgnet(
 ) -> FSGNet:  # fmt: skip
     """The network of the paper; ``guided=False`` is its ``noGRM``, ``attention=False`` filters without weights."""
     trunk = FullScaleTrunk(width, depths, kernel, attention=guided and attention, drop_block=drop_block)
-    if not guided:
-        return FSGNet(trunk, PlainDecoder(width, classes))
-    return FSGNet(trunk, GuidedDecoder(width, classes, attention=attention, batch_coupled=batch_coupled))
+    return FSGNet(trunk, decoder_of(width, classes, guided=guided, attention=attention, batch_coupled=batch_coupled))
 
 
 def load_official(net: FSGNet, state: Mapping[str, Tensor]) -> None:

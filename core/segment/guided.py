@@ -21,6 +21,11 @@ def resize(x: Tensor, size: tuple[int, int]) -> Tensor:
     return F.interpolate(x, size=size, mode="bilinear", align_corners=True)
 
 
+def resize_like(x: Tensor, like: Tensor) -> Tensor:
+    """``resize`` to the size of ``like``."""
+    return resize(x, (like.shape[2], like.shape[3]))
+
+
 def window_mean(x: Tensor, radius: int = RADIUS) -> Tensor:
     """Step 7, m(x): mean over the (2r+1)² window, cut at the border. [B, C, h, w] -> the same."""
     return F.avg_pool2d(x, 2 * radius + 1, stride=1, padding=radius, count_include_pad=False)

@@ -1,8 +1,4 @@
-"""What `attn segment` writes: mask, probability and overlay at the photo's own size, attention maps, a table.
-
-Pictures are made and compressed a band of rows at a time, so that a photo of 20000 x 20000 pixels costs no more memory
-than the reduced one that was segmented.
-"""
+"""What `attn segment` writes: mask, probability and overlay at the photo's own size, attention maps, a table."""
 
 from __future__ import annotations
 
@@ -11,12 +7,10 @@ import io
 import json
 import math
 import os
-import struct
-import zlib
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, BinaryIO
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -26,17 +20,14 @@ import attn
 from ..errors import UsageError
 from ..io.atomic import atomic_path, write_text
 from ..io.report import Item, plain
+from ._bands import bilinear, nearest, read_text, resized, spans, write_png
 
 if TYPE_CHECKING:
     from ..io.photo import Photo
     from .fov import Fov
 
-MAGIC = b"\x89PNG\r\n\x1a\n"
 TOP = 65535
 """Stored value of probability 1."""
-BAND_PIXELS = 2**21
-LEVEL = 4
-"""Of zlib: on an overlay of 1411 x 1411 pixels, 6 took 2.6 times as long and saved 7 %."""
 GREEN, LINE = np.array((0, 255, 0), np.uint8), np.array((255, 255, 255), np.uint8)
 VESSEL_SHARE = 0.7
 """Of green in a vessel's pixel of the overlay; the rest is the photo."""
@@ -97,6 +88,11 @@ def quantise(prob: NDArray[np.floating[Any]], fov: NDArray[np.bool_]) -> NDArray
 def probability(stored: NDArray[np.uint16]) -> NDArray[np.float32]:
     """Stored values as probabilities, same shape."""
     return np.asarray(stored / np.float32(TOP), np.float32)
+
+
+def thinned(values: NDArray[Any], size: tuple[int, ...]) -> NDArray[Any]:
+    """``values`` [H, W] at another size, nearest neighbour."""
+    return nearest(values, (size[0], size[1]), 0, size[0])
 
 
 def least(threshold: float) -> int:
@@ -177,68 +173,26 @@ def _picture(image: NDArray[Any]) -> NDArray[np.float32]:
     return np.asarray(image[::step, ::step], np.float32)
 
 
-def _positions(count: int, source: int) -> tuple[NDArray[np.intp], NDArray[np.intp], NDArray[np.float32]]:
-    """For each of ``count`` positions the two neighbours among ``source`` and the weight of the second."""
-    at = np.clip((np.arange(count) + 0.5) * (source / count) - 0.5, 0, source - 1)
-    low = np.floor(at).astype(np.intp)
-    return low, np.minimum(low + 1, source - 1), (at - low).astype(np.float32)
-
-
-def _bilinear(values: NDArray[Any], size: tuple[int, int], start: int, stop: int) -> NDArray[np.float32]:
-    """Rows ``start`` to ``stop`` of ``values`` [h, w] enlarged to ``size``: no seams between bands."""
-    if values.shape == size:
-        return values[start:stop].astype(np.float32)
-    low, high, weight = (part[start:stop] for part in _positions(size[0], values.shape[0]))
-    rows = values[low] * (1 - weight[:, None]) + values[high] * weight[:, None]  # [n, w]
-    low, high, weight = _positions(size[1], values.shape[1])
-    return np.asarray(rows[:, low] * (1 - weight) + rows[:, high] * weight, np.float32)  # [n, W]
-
-
-def resized(values: NDArray[Any], size: tuple[int, int]) -> NDArray[np.float32]:
-    """``values`` [h, w] at another size, bilinear."""
-    return _bilinear(values, size, 0, size[0])
-
-
-def thinned(values: NDArray[Any], size: tuple[int, ...]) -> NDArray[Any]:
-    """``values`` [H, W] at another size, nearest neighbour."""
-    return _nearest(values, (size[0], size[1]), 0, size[0])
-
-
-def _nearest(values: NDArray[Any], size: tuple[int, int], start: int, stop: int) -> NDArray[Any]:
-    """Rows ``start`` to ``stop`` of ``values`` [h, w] at ``size``, nearest neighbour."""
-    if values.shape == size:
-        return values[start:stop]
-    rows = np.arange(start, stop) * values.shape[0] // size[0]
-    columns = np.arange(size[1]) * values.shape[1] // size[1]
-    return np.asarray(values[rows[:, None], columns])
-
-
-def _bands(size: tuple[int, int]) -> Iterator[tuple[int, int]]:
-    rows = max(1, BAND_PIXELS // size[1])
-    for start in range(0, size[0], rows):
-        yield start, min(start + rows, size[0])
-
-
 def stored_bands(done: Segmented) -> Iterator[tuple[tuple[int, int], NDArray[np.uint16]]]:
     """(start, stop) and the stored probability of these rows at the photo's own size. uint16 [n, W]."""
     size = done.photo.size
-    for band in _bands(size):
+    for band in spans(size):
         if done.stored.shape == size:
             yield band, done.stored[slice(*band)]
         else:
-            prob = _bilinear(done.stored, size, *band) / TOP
-            yield band, quantise(prob, _nearest(done.fov.mask, size, *band))
+            prob = bilinear(done.stored, size, *band) / TOP
+            yield band, quantise(prob, nearest(done.fov.mask, size, *band))
 
 
 def _overlay_bands(done: Segmented) -> Iterator[NDArray[np.uint8]]:
     """The photo with vessels in green and the field of view outlined. uint8 [n, W, 3] each."""
     size, outline = done.photo.size, _outline(done.fov.mask)
     for band, stored in stored_bands(done):
-        rows = np.stack([_bilinear(channel, size, *band) for channel in done.photo.pixels], axis=-1)  # [n, W, 3]
+        rows = np.stack([bilinear(channel, size, *band) for channel in done.photo.pixels], axis=-1)  # [n, W, 3]
         picture = np.rint(np.clip(rows, 0, 1) * 255).astype(np.uint8)
         vessel = stored >= least(done.threshold)
         picture[vessel] = np.rint(picture[vessel] * (1 - VESSEL_SHARE) + GREEN * VESSEL_SHARE).astype(np.uint8)
-        picture[_nearest(outline, size, *band)] = LINE
+        picture[nearest(outline, size, *band)] = LINE
         yield picture
 
 
@@ -251,72 +205,13 @@ def _outline(mask: NDArray[np.bool_]) -> NDArray[np.bool_]:
     return np.asarray(mask & (inner == 0))
 
 
-def write_png(
-    path: Path,
-    size: tuple[int, int],
-    bands: Iterable[NDArray[Any]],
-    *,
-    bits: int = 8,
-    channels: int = 1,
-    text: Mapping[str, str] | None = None,
-) -> None:
-    """Write a PNG from bands of rows, atomically, without ever holding the whole picture.
-
-    Parameters
-    ----------
-    path : Path
-    size : (H, W)
-    bands : iterable of ndarray, shape (n, W) or (n, W, 3), uint8 or uint16; n adds up to H
-    bits : {8, 16}
-    channels : {1, 3}
-    text : mapping of str to str, ASCII
-
-    Raises
-    ------
-    InputError
-        If the place cannot be written.
-    """
-    above = np.zeros(size[1] * channels * bits // 8, np.uint8)
-    packer = zlib.compressobj(LEVEL)
-    with atomic_path(path) as temporary, temporary.open("wb") as file:
-        file.write(MAGIC)
-        _chunk(file, b"IHDR", struct.pack(">IIBBBBB", size[1], size[0], bits, 2 if channels == 3 else 0, 0, 0, 0))
-        for key, value in (text or {}).items():
-            _chunk(file, b"tEXt", key.encode("ascii") + b"\0" + value.encode("latin-1", "replace"))
-        for band in bands:
-            whole = np.ascontiguousarray(band, np.dtype(">u2") if bits == 16 else np.uint8)
-            rows = whole.view(np.uint8).reshape(len(band), -1)
-            filtered = np.empty((len(rows), rows.shape[1] + 1), np.uint8)
-            filtered[:, 0] = 2  # filter "up": the difference to the row above, modulo 256
-            np.subtract(rows[0], above, out=filtered[0, 1:])
-            np.subtract(rows[1:], rows[:-1], out=filtered[1:, 1:])
-            above = rows[-1].copy()
-            _chunk(file, b"IDAT", packer.compress(filtered.data))
-        _chunk(file, b"IDAT", packer.flush())
-        _chunk(file, b"IEND", b"")
-
-
-def _chunk(file: BinaryIO, kind: bytes, data: bytes) -> None:
-    if data or kind == b"IEND":
-        file.write(struct.pack(">I", len(data)) + kind + data + struct.pack(">I", zlib.crc32(kind + data)))
-
-
 def read_record(mask: Path) -> dict[str, Any]:
     """What an earlier run kept in its mask; empty for any other file. Reads no pixels."""
     try:
-        with mask.open("rb") as file:
-            if file.read(8) != MAGIC:
-                return {}
-            while len(head := file.read(8)) == 8 and head[4:] != b"IDAT":
-                (length,) = struct.unpack(">I", head[:4])
-                data = file.read(min(length, 2**20))
-                if head[4:] == b"tEXt" and data.startswith(RECORD.encode() + b"\0"):
-                    found = json.loads(data.partition(b"\0")[2])
-                    return found if isinstance(found, dict) else {}
-                file.seek(length - len(data) + 4, 1)
+        found = json.loads(read_text(mask, RECORD) or "{}")
     except (OSError, ValueError):
-        pass
-    return {}
+        return {}
+    return found if isinstance(found, dict) else {}
 
 
 def measured_rows(items: Iterable[Item], folder: Path) -> list[dict[str, Any]]:

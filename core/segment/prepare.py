@@ -16,6 +16,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from .fov import Fov
+from .fsgnet import MIN_SIDE
 
 IMAGENET_MEAN, IMAGENET_STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
 LEAST_STD = 0.02
@@ -117,6 +118,6 @@ def normalise(pixels: Tensor, mask: Tensor, preparation: Preparation, samples: T
 
 
 def padded(x: Tensor, multiple: int = 8) -> Tensor:
-    """Step (d): zero-pad [B, C, H, W] at bottom and right to a multiple; at least 48 pixels a side."""
-    h, w = (max(48, -(-side // multiple) * multiple) for side in x.shape[-2:])
+    """Step (d): zero-pad [B, C, H, W] at bottom and right to a multiple; at least ``MIN_SIDE`` pixels a side."""
+    h, w = (max(MIN_SIDE, -(-side // multiple) * multiple) for side in x.shape[-2:])
     return F.pad(x, (0, w - x.shape[-1], 0, h - x.shape[-2]))

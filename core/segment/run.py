@@ -4,28 +4,26 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, replace
-from functools import lru_cache, partial
+from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-import attn
-
 from ..batch import Placement, Silent, Task, Watcher, run_batch
 from ..device import pick_device
 from ..errors import InputError, UsageError
 from ..io.atomic import remove_stale
-from ..io.photo import PHOTO_SUFFIXES, Photo, read_photo
+from ..io.photo import PHOTO_SUFFIXES, read_photo
 from ..io.raster import read_png
-from ..io.report import Item, Report, plain, summarise
+from ..io.report import Item, Report, plain
 from ..io.walk import expand_inputs
 from . import metrics as scoring
-from .fov import Fov, find_fov, fov_from_mask, whole_image
+from .case import MAX_SIDE, Case, as_mask, read_case, segment_case, segmenter_of, threshold_of
 from .measure import measure
-from .models import Prediction, Segmenter, load
+from .models import Prediction
 from .options import (
     Companions,
     SegmentOptions,
@@ -40,10 +38,8 @@ from .outputs import (
     TABLE,
     Segmented,
     check_table,
-    least,
     measured_rows,
     probability,
-    quantise,
     read_record,
     thinned,
     write_outputs,
@@ -51,12 +47,8 @@ from .outputs import (
 )
 
 NOTICE = "Results are for research, not for diagnosis."
-MAX_SIDE = 4096
-"""Longer photos are reduced while they are read: models work at about 600 pixels, fine cameras have 4000."""
-LEAST_SIDE = 16
 POOL_PIXELS = 2**28
 """Pooled scores need all images at once, 6 bytes a pixel."""
-OFFICIAL_THRESHOLD = 0.5
 Pair = tuple[NDArray[np.float32], NDArray[np.bool_], NDArray[np.bool_]]
 """Probability, truth and field of view, each [h, w]."""
 
@@ -113,12 +105,13 @@ def run(
     keep_what_is_there(tasks)
     table = check_table(folder / TABLE) if options.measure else []
     for name in (options.model, *options.compare):
-        _segmenter(name, options.device, options.dtype)  # a file that cannot be used is refused before the work
+        segmenter_of(name, options.device, options.dtype)  # a file that cannot be used is refused before the work
     for place in {target.parent for target in targets}:
         remove_stale(place)  # what a killed run left half-written
     outcome = run_batch(partial(segment_file, options=options), tasks, placement, watcher or Silent())
     items = tuple(_told(item, options) if item.status == "skipped" else item for item in outcome.items)
-    summary, notices = dict(summarise(items)), [NOTICE]
+    summary: dict[str, Any] = {}
+    notices = [NOTICE]
     if options.truth is not None:
         by_name = {task.name: task.payload for task in tasks}
         summary["pooled"] = _pooled([(i, by_name[i.input]) for i in items if i.status == "ok"], options, notices)
@@ -127,49 +120,17 @@ def run(
     if options.measure and (rows := measured_rows(items, folder)):
         write_table(folder / TABLE, table, rows)
         summary["measures"] = str(folder / TABLE)
-    if outcome.interrupted:
-        summary |= {"interrupted": True, "left": list(outcome.left)}
-    return Report(
-        command="segment",
-        version=attn.__version__,
-        arguments=dict(arguments or {"inputs": list(inputs), "output": output and str(output), "model": options.model}),
-        device=device,
-        seconds=time.perf_counter() - start,
-        items=items,
-        summary=summary,
-        notices=tuple(notices),
-    )
-
-
-@lru_cache(maxsize=8)
-def _segmenter(name: str, device: str, dtype: str) -> Segmenter:
-    """A model, loaded once per process however many photos there are."""
-    return load(name, device=pick_device(device), dtype=dtype)
-
-
-@dataclass(frozen=True, slots=True)
-class Case:
-    """One photo, ready: what every model is shown and scored with."""
-
-    path: Path
-    photo: Photo
-    fov: Fov
-    pixels: NDArray[np.float32]
-    truth: NDArray[np.bool_] | None
-
-    @property
-    def factor(self) -> float:
-        """Pixels of the file per pixel that is segmented."""
-        return float(max(self.photo.size) / max(self.fov.mask.shape))
+    told = arguments or {"inputs": list(inputs), "output": output and str(output), "model": options.model}
+    return outcome.report("segment", told, device, start, items=items, summary=summary, notices=notices)
 
 
 def segment_file(task: Task, step: Callable[[int, int], None], options: SegmentOptions) -> Item:
     """Read one photo, segment it, write what was asked for (the mask last), and report it."""
     stages = 3 + len(options.compare)
-    case, warnings = _read(task, options)
+    case, warnings = read_case(task, options)
     step(1, stages)
-    done, prediction = _segment(case, options.model, options)
-    segmenter = _segmenter(options.model, options.device, options.dtype)
+    done, prediction = segment_case(case, options.model, options)
+    segmenter = segmenter_of(options.model, options.device, options.dtype)
     warnings += [*prediction.warnings, *(["the model has no attention maps"] if _lacks(prediction, options) else [])]
     measures = _measures(case, done) if options.measure else {}
     metrics = _density(case, done) | measures | _scored(case, done, options)
@@ -196,96 +157,6 @@ def segment_file(task: Task, step: Callable[[int, int], None], options: SegmentO
         warnings=tuple(dict.fromkeys(warnings)),
         details=details,
     )
-
-
-def _read(task: Task, options: SegmentOptions) -> tuple[Case, list[str]]:
-    """The photo, its field of view and its truth. Raises ``InputError``."""
-    found: Companions = task.payload
-    photo = read_photo(task.source, max_side=MAX_SIDE)
-    if min(photo.size) < LEAST_SIDE:
-        sides = f"{photo.size[1]} x {photo.size[0]}"
-        raise InputError(task.source, f"is too small: {sides} pixels, at least {LEAST_SIDE} a side are needed")
-    warnings = [*photo.warnings, *found.notes]
-    shape = photo.pixels.shape[1:]
-    if shape != photo.size:
-        warnings.append(f"segmented, measured and drawn at {shape[1]} x {shape[0]} pixels, written at its own size")
-    fov = _field_of_view(task, photo, options, warnings)
-    truth = None
-    if found.truth is not None:
-        truth = _read_mask(task.source, found.truth, "truth", photo, warnings)
-    pixels = clahe(photo.pixels) if options.clahe else photo.pixels
-    return Case(task.source, photo, fov, pixels, truth), warnings
-
-
-def _field_of_view(task: Task, photo: Photo, options: SegmentOptions, warnings: list[str]) -> Fov:
-    if options.fov == "none":
-        return whole_image(photo.pixels.shape[1:])
-    try:
-        if options.fov == "auto":
-            fov = find_fov(photo.pixels)
-        else:
-            what = "mask of the field of view"
-            fov = fov_from_mask(_read_mask(task.source, task.payload.fov, what, photo, warnings))
-    except ValueError as error:
-        fix = "If it is a fundus photograph, give --fov none or a mask"
-        raise InputError(task.source, str(error).partition(". ")[0].rstrip("."), fix) from None
-    warnings += fov.warnings
-    return fov
-
-
-def _read_mask(source: Path, path: Path, what: str, photo: Photo, warnings: list[str]) -> NDArray[np.bool_]:
-    """A mask [h, w] of the photo's size. Raises ``InputError``."""
-    found = read_photo(path, max_side=MAX_SIDE, uniform=True)  # all field of view, or no vessel at all
-    if found.size != photo.size:
-        sides = f"{found.size[1]} x {found.size[0]} pixels, the photo {photo.size[1]} x {photo.size[0]}"
-        raise InputError(source, f"its {what} {path} has {sides}", "They must be of one size")
-    values = found.pixels.max(0)  # [h, w]
-    if float(values.max()) < 0.5:
-        warnings.append(f"the brightest value of its {what} is below half of full scale: half of it is the limit")
-    return _yes(values)
-
-
-def _yes(values: NDArray[np.float32]) -> NDArray[np.bool_]:
-    """A mask from its file's values [h, w] in [0, 1]: from one half on; in a file of 0 and 1, where it is not 0."""
-    return np.asarray(values >= (0.5 if float(values.max()) >= 0.5 else 0.5 * float(values.max())))
-
-
-def clahe(pixels: NDArray[np.float32]) -> NDArray[np.float32]:
-    """Contrast-limited equalisation of the lightness. [3, H, W] in [0, 1] -> the same.
-
-    methods/fsg-net.md, section 3.4, step 29: clip 2.0 (times the mean count of a bin), 8 x 8 tiles, L of Lab.
-    """
-    from skimage.color import lab2rgb, rgb2lab
-    from skimage.exposure import equalize_adapthist
-
-    lab = rgb2lab(np.moveaxis(pixels, 0, -1))  # [H, W, 3]
-    tiles = [max(1, side // 8) for side in lab.shape[:2]]
-    lab[..., 0] = 100 * equalize_adapthist(lab[..., 0] / 100, kernel_size=tiles, clip_limit=2.0 / 256, nbins=256)
-    return np.ascontiguousarray(np.moveaxis(np.clip(lab2rgb(lab), 0, 1), -1, 0), np.float32)
-
-
-def _threshold(segmenter: Segmenter, options: SegmentOptions, *, own: bool) -> float:
-    """The user's, where it was meant for this model; the official protocol's; the model's."""
-    if own and options.threshold is not None:
-        return options.threshold
-    return OFFICIAL_THRESHOLD if options.protocol == "fsg" else segmenter.threshold
-
-
-def _segment(case: Case, model: str, options: SegmentOptions) -> tuple[Segmented, Prediction]:
-    """One photo through one model. Raises ``InputError`` where the model cannot take it."""
-    segmenter, own = _segmenter(model, options.device, options.dtype), model == options.model
-    threshold = _threshold(segmenter, options, own=own)
-    wanted = options.save_attention and own
-    try:
-        found = segmenter(case.pixels, case.fov, tta=options.tta, tile=options.tile, attention=wanted)
-    except UsageError:
-        raise
-    except ValueError as error:
-        raise InputError(case.path, f"cannot be segmented ({error})") from error
-    stored = quantise(found.prob, case.fov.mask)
-    name = segmenter.name
-    maps = found.attention if wanted else {}
-    return Segmented(case.photo, case.fov, stored, stored >= least(threshold), name, threshold, maps), found
 
 
 def _lacks(prediction: Prediction, options: SegmentOptions) -> bool:
@@ -327,7 +198,7 @@ def _compare(
     pictures: dict[str, NDArray[Any]] = {"green channel": case.photo.pixels[1], done.model: done.prob}
     for number, name in enumerate(options.compare):
         start = time.perf_counter()
-        other, _ = _segment(case, name, options)
+        other, _ = segment_case(case, name, options)
         seconds = time.perf_counter() - start
         rows.append({"method": other.model, **_row(case, other, options), "seconds": seconds})
         pictures[other.model] = other.prob
@@ -370,7 +241,7 @@ def _pooled(
             truth = read_photo(found.truth, max_side=MAX_SIDE).pixels.max(0)
             assert stored is not None
             prob = thinned(stored[0], truth.shape)
-            pairs.append((probability(prob), _yes(truth), prob > 0))
+            pairs.append((probability(prob), as_mask(truth), prob > 0))
             if sum(one.size for one, _, _ in pairs) > POOL_PIXELS:
                 notices.append(f"No pooled scores: the photos have more than {POOL_PIXELS} pixels together.")
                 return None
@@ -386,8 +257,8 @@ def _told(item: Item, options: SegmentOptions) -> Item:
     """A skipped item with what its result differs in from what is asked for now."""
     record = read_record(Path(item.output)) if item.output else {}
     notes = []
-    wanted = _segmenter(options.model, options.device, options.dtype)
-    threshold = _threshold(wanted, options, own=True)
+    wanted = segmenter_of(options.model, options.device, options.dtype)
+    threshold = threshold_of(wanted, options, own=True)
     if record and (record.get("model"), record.get("threshold")) != (wanted.name, threshold):
         made = f"{record.get('model')}, threshold {record.get('threshold')}"
         notes.append(f"the result that exists was made with {made}; --overwrite makes it again")

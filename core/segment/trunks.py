@@ -18,7 +18,8 @@ from torch import Tensor, nn
 
 from ..attention.biformer import Block, ChannelNorm
 from ..attention.halonet import Bottleneck
-from .fsgnet import FSGNet, FullScaleTrunk, GuidedDecoder, MConv, PlainDecoder, Scales
+from ._layers import MConv
+from .fsgnet import FSGNet, FullScaleTrunk, Scales, decoder_of
 
 NAMES = {"fsgnet": "fsgnet", "unet": "unet", "biformer": "biformer-unet", "halo": "halo-unet"}
 """Trunk -> what a model with it is called."""
@@ -173,9 +174,7 @@ def build(
         )
     else:
         encoder = {"unet": UNetTrunk, "biformer": BiFormerTrunk, "halo": HaloTrunk}[trunk](width)
-    if not guided:
-        return FSGNet(encoder, PlainDecoder(width))
-    return FSGNet(encoder, GuidedDecoder(width, attention=attention, batch_coupled=batch_coupled))
+    return FSGNet(encoder, decoder_of(width, guided=guided, attention=attention, batch_coupled=batch_coupled))
 
 
 def _steps(width: int) -> tuple[tuple[int, int], ...]:

@@ -12,7 +12,8 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
-from attn.core.segment.fsgnet import FSGNet, FullScaleTrunk, Gate, GuidedDecoder, MConv, Outputs, Scales
+from attn.core.segment._layers import Gate, MConv
+from attn.core.segment.fsgnet import FSGNet, FullScaleTrunk, GuidedDecoder, Outputs, Scales
 from attn.core.segment.guided import EPS, RADIUS, resize
 
 

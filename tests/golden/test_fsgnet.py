@@ -9,18 +9,8 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from attn.core.segment.fsgnet import (
-    ConvBlock,
-    DropBlock,
-    FSGNet,
-    Gate,
-    MConv,
-    ResConv,
-    SpatialAttention,
-    drop,
-    fsgnet,
-    load_official,
-)
+from attn.core.segment._layers import ConvBlock, DropBlock, Gate, MConv, ResConv, SpatialAttention, drop
+from attn.core.segment.fsgnet import FSGNet, fsgnet, load_official
 from attn.core.segment.guided import coefficients, guided_filter, window_count, window_mean
 
 VECTORS = Path(__file__).parent / "vectors" / "fsg-net"

@@ -16,8 +16,9 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from attn.core.errors import UsageError
-from attn.core.io import figure
-from attn.core.io.figure import Panel, before_after, check_figure_path, comparison, curve, panels, sigma_maps
+from attn.core.io import figure_canvas
+from attn.core.io.figure import Panel, before_after, comparison, curve, panels, sigma_maps
+from attn.core.io.figure_canvas import check_figure_path
 
 RAMP = np.linspace(-1000, 1000, 64 * 64).reshape(64, 64)
 MAPS = np.stack([np.full((64, 64), 2.0), np.linspace(1, 3, 64 * 64).reshape(64, 64), np.full((64, 64), 0.02)])
@@ -26,7 +27,7 @@ MAPS = np.stack([np.full((64, 64), 2.0), np.linspace(1, 3, 64 * 64).reshape(64, 
 @pytest.fixture(autouse=True)
 def small_panels(monkeypatch: pytest.MonkeyPatch) -> None:
     """An image of 128 × 128 is then drawn one to one, and fast."""
-    monkeypatch.setattr(figure, "PANEL", 128)
+    monkeypatch.setattr(figure_canvas, "PANEL", 128)
 
 
 DRAW: dict[str, Callable[[Path], None]] = {

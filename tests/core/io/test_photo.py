@@ -91,9 +91,9 @@ def test_lossless_kinds_come_back_exactly(name, tmp_path):
 
 
 def test_low_bytes_of_16_bit_colour_behind_libtiff(tmp_path, monkeypatch):
-    from attn.core.io import photo as module
+    from attn.core.io import photo_decode
 
-    monkeypatch.setattr(module, "_TIFFFILE_CODINGS", ())  # as if Deflate needed imagecodecs, as LZW does
+    monkeypatch.setattr(photo_decode, "_TIFFFILE_CODINGS", ())  # as if Deflate needed imagecodecs, as LZW does
     for order in "<>":
         path = put(tmp_path, tiff(RGB16, compression="zlib", predictor=True, byteorder=order))
         photo = read_photo(path)

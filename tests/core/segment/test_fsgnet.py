@@ -3,20 +3,8 @@ import torch
 from torch import nn
 from torch.nn import functional
 
-from attn.core.segment.fsgnet import (
-    MIN_SIDE,
-    ConvBlock,
-    DropBlock,
-    GuidedDecoder,
-    MConv,
-    Outputs,
-    Scales,
-    SpatialAttention,
-    _merge,
-    drop,
-    fsgnet,
-    load_official,
-)
+from attn.core.segment._layers import ConvBlock, DropBlock, MConv, SpatialAttention, drop
+from attn.core.segment.fsgnet import MIN_SIDE, GuidedDecoder, Outputs, Scales, _merge, fsgnet, load_official
 from attn.core.segment.guided import resize
 
 PARAMETERS = {  # methods/fsg-net.md, section 3.3: width -> K = 3, K = 7, noGRM with K = 3

@@ -10,7 +10,7 @@ from PIL import Image, PngImagePlugin
 
 from attn.core.errors import InputError, UsageError
 from attn.core.io.walk import Input, expand_inputs
-from attn.core.segment import outputs
+from attn.core.segment import _bands, outputs
 from attn.core.segment.options import SegmentOptions, companions, core_of, places
 from attn.core.segment.outputs import Segmented
 
@@ -47,7 +47,7 @@ def test_png_in_bands_reads_back_exactly(tmp_path, bits, shape, rows):
     values = np.random.default_rng(0).integers(0, 2**bits, shape).astype(f"uint{bits}")
     bands = (values[start : start + rows] for start in range(0, shape[0], rows))
     channels = shape[2] if len(shape) == 3 else 1
-    outputs.write_png(tmp_path / "x.png", shape[:2], bands, bits=bits, channels=channels, text={"Description": "a"})
+    _bands.write_png(tmp_path / "x.png", shape[:2], bands, bits=bits, channels=channels, text={"Description": "a"})
     with Image.open(tmp_path / "x.png") as picture:
         picture.verify()  # checksums
     np.testing.assert_array_equal(pixels_of(tmp_path / "x.png"), values)
@@ -60,7 +60,7 @@ def test_a_fault_within_the_bands_leaves_no_file(tmp_path):
         raise MemoryError
 
     with pytest.raises(MemoryError):
-        outputs.write_png(tmp_path / "x.png", (4, 4), bands())
+        _bands.write_png(tmp_path / "x.png", (4, 4), bands())
     assert list(tmp_path.iterdir()) == []
 
 
@@ -81,8 +81,8 @@ def test_enlarging_in_bands_has_no_seams_and_is_bilinear():
     import torch
 
     values = np.random.default_rng(2).random((23, 31), np.float32)
-    whole = outputs.resized(values, (101, 77))
-    parts = [outputs._bilinear(values, (101, 77), start, min(start + 7, 101)) for start in range(0, 101, 7)]
+    whole = _bands.resized(values, (101, 77))
+    parts = [_bands.bilinear(values, (101, 77), start, min(start + 7, 101)) for start in range(0, 101, 7)]
     np.testing.assert_array_equal(np.concatenate(parts), whole)
     double = torch.from_numpy(values.astype(np.float64))[None, None]
     expected = torch.nn.functional.interpolate(double, size=(101, 77), mode="bilinear")
@@ -91,7 +91,7 @@ def test_enlarging_in_bands_has_no_seams_and_is_bilinear():
 
 @pytest.mark.parametrize("reduced", [None, (30, 25)])
 def test_pictures_have_the_size_of_the_photo(tmp_path, monkeypatch, reduced):
-    monkeypatch.setattr(outputs, "BAND_PIXELS", 350)  # seven rows
+    monkeypatch.setattr(_bands, "BAND_PIXELS", 350)  # seven rows
     done = segmented(reduced=reduced)
     files = outputs.write_outputs(tmp_path / "p.mask.png", done, {})
     mask, prob, overlay = (pixels_of(tmp_path / f"p.{word}.png") for word in ("mask", "prob", "overlay"))

@@ -1,0 +1,136 @@
+"""One photo on its way through `attn segment`: read with its field of view and truth, shown to a model."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from functools import lru_cache
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+
+from ..batch import Task
+from ..device import pick_device
+from ..errors import InputError, UsageError
+from ..io.photo import Photo, read_photo
+from .fov import Fov, find_fov, fov_from_mask, whole_image
+from .models import Prediction, Segmenter, load
+from .options import Companions, SegmentOptions
+from .outputs import Segmented, least, quantise
+
+MAX_SIDE = 4096
+"""Longer photos are reduced while they are read: models work at about 600 pixels, fine cameras have 4000."""
+LEAST_SIDE = 16
+OFFICIAL_THRESHOLD = 0.5
+
+
+@lru_cache(maxsize=8)
+def segmenter_of(name: str, device: str, dtype: str) -> Segmenter:
+    """A model, loaded once per process however many photos there are."""
+    return load(name, device=pick_device(device), dtype=dtype)
+
+
+@dataclass(frozen=True, slots=True)
+class Case:
+    """One photo, ready: what every model is shown and scored with."""
+
+    path: Path
+    photo: Photo
+    fov: Fov
+    pixels: NDArray[np.float32]
+    truth: NDArray[np.bool_] | None
+
+    @property
+    def factor(self) -> float:
+        """Pixels of the file per pixel that is segmented."""
+        return float(max(self.photo.size) / max(self.fov.mask.shape))
+
+
+def read_case(task: Task, options: SegmentOptions) -> tuple[Case, list[str]]:
+    """The photo, its field of view and its truth. Raises ``InputError``."""
+    found: Companions = task.payload
+    photo = read_photo(task.source, max_side=MAX_SIDE)
+    if min(photo.size) < LEAST_SIDE:
+        sides = f"{photo.size[1]} x {photo.size[0]}"
+        raise InputError(task.source, f"is too small: {sides} pixels, at least {LEAST_SIDE} a side are needed")
+    warnings = [*photo.warnings, *found.notes]
+    shape = photo.pixels.shape[1:]
+    if shape != photo.size:
+        warnings.append(f"segmented, measured and drawn at {shape[1]} x {shape[0]} pixels, written at its own size")
+    fov = _field_of_view(task, photo, options, warnings)
+    truth = None
+    if found.truth is not None:
+        truth = _read_mask(task.source, found.truth, "truth", photo, warnings)
+    pixels = clahe(photo.pixels) if options.clahe else photo.pixels
+    return Case(task.source, photo, fov, pixels, truth), warnings
+
+
+def _field_of_view(task: Task, photo: Photo, options: SegmentOptions, warnings: list[str]) -> Fov:
+    if options.fov == "none":
+        return whole_image(photo.pixels.shape[1:])
+    try:
+        if options.fov == "auto":
+            fov = find_fov(photo.pixels)
+        else:
+            what = "mask of the field of view"
+            fov = fov_from_mask(_read_mask(task.source, task.payload.fov, what, photo, warnings))
+    except ValueError as error:
+        fix = "If it is a fundus photograph, give --fov none or a mask"
+        raise InputError(task.source, str(error).partition(". ")[0].rstrip("."), fix) from None
+    warnings += fov.warnings
+    return fov
+
+
+def _read_mask(source: Path, path: Path, what: str, photo: Photo, warnings: list[str]) -> NDArray[np.bool_]:
+    """A mask [h, w] of the photo's size. Raises ``InputError``."""
+    found = read_photo(path, max_side=MAX_SIDE, uniform=True)  # all field of view, or no vessel at all
+    if found.size != photo.size:
+        sides = f"{found.size[1]} x {found.size[0]} pixels, the photo {photo.size[1]} x {photo.size[0]}"
+        raise InputError(source, f"its {what} {path} has {sides}", "They must be of one size")
+    values = found.pixels.max(0)  # [h, w]
+    if float(values.max()) < 0.5:
+        warnings.append(f"the brightest value of its {what} is below half of full scale: half of it is the limit")
+    return as_mask(values)
+
+
+def as_mask(values: NDArray[np.float32]) -> NDArray[np.bool_]:
+    """A mask from its file's values [h, w] in [0, 1]: from one half on; in a file of 0 and 1, where it is not 0."""
+    return np.asarray(values >= (0.5 if float(values.max()) >= 0.5 else 0.5 * float(values.max())))
+
+
+def clahe(pixels: NDArray[np.float32]) -> NDArray[np.float32]:
+    """Contrast-limited equalisation of the lightness. [3, H, W] in [0, 1] -> the same.
+
+    methods/fsg-net.md, section 3.4, step 29: clip 2.0 (times the mean count of a bin), 8 x 8 tiles, L of Lab.
+    """
+    from skimage.color import lab2rgb, rgb2lab
+    from skimage.exposure import equalize_adapthist
+
+    lab = rgb2lab(np.moveaxis(pixels, 0, -1))  # [H, W, 3]
+    tiles = [max(1, side // 8) for side in lab.shape[:2]]
+    lab[..., 0] = 100 * equalize_adapthist(lab[..., 0] / 100, kernel_size=tiles, clip_limit=2.0 / 256, nbins=256)
+    return np.ascontiguousarray(np.moveaxis(np.clip(lab2rgb(lab), 0, 1), -1, 0), np.float32)
+
+
+def threshold_of(segmenter: Segmenter, options: SegmentOptions, *, own: bool) -> float:
+    """The user's, where it was meant for this model; the official protocol's; the model's."""
+    if own and options.threshold is not None:
+        return options.threshold
+    return OFFICIAL_THRESHOLD if options.protocol == "fsg" else segmenter.threshold
+
+
+def segment_case(case: Case, model: str, options: SegmentOptions) -> tuple[Segmented, Prediction]:
+    """One photo through one model. Raises ``InputError`` where the model cannot take it."""
+    segmenter, own = segmenter_of(model, options.device, options.dtype), model == options.model
+    threshold = threshold_of(segmenter, options, own=own)
+    wanted = options.save_attention and own
+    try:
+        found = segmenter(case.pixels, case.fov, tta=options.tta, tile=options.tile, attention=wanted)
+    except UsageError:
+        raise
+    except ValueError as error:
+        raise InputError(case.path, f"cannot be segmented ({error})") from error
+    stored = quantise(found.prob, case.fov.mask)
+    name = segmenter.name
+    maps = found.attention if wanted else {}
+    return Segmented(case.photo, case.fov, stored, stored >= least(threshold), name, threshold, maps), found
