@@ -39,7 +39,7 @@ def list_methods(command: str, *, as_json: bool) -> None:
     """What ``attn COMMAND --list`` prints."""
     from attn.core.catalogue import registry
 
-    _print(rows([registry(command)]), as_json=as_json, title=f"attn {command} --method")
+    _print(rows([registry(command)]), as_json=as_json, title=f"methods of attn {command}")
 
 
 def _print(table: list[dict[str, Any]], *, as_json: bool, title: str) -> None:

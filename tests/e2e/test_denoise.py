@@ -52,8 +52,8 @@ def test_example_ct_gives_a_valid_dicom_file(attn, tmp_path):
     assert digest(source) == before
 
 
-def test_report_schema(attn, noisy):
-    report = attn("denoise", noisy, *FAST, "--json").report
+def test_report_schema(cli, noisy):
+    report = cli("denoise", noisy, *FAST, "--json").report
     assert {"command", "version", "arguments", "device", "seconds", "items", "summary"} <= set(report)
     item = report["items"][0]
     assert {"input", "output", "status", "error", "seconds", "metrics", "files"} <= set(item)
@@ -69,62 +69,62 @@ def test_json_is_the_only_thing_on_stdout_and_quiet_says_nothing(attn, noisy):
     assert (ran.code, ran.stdout, ran.stderr) == (0, "", "")
 
 
-def test_same_seed_same_bytes(attn, noisy, tmp_path):
-    for name in ("a.npy", "b.npy"):
-        assert attn("denoise", noisy, "-o", tmp_path / name, *FAST).code == 0
+def test_same_seed_same_bytes(attn, cli, noisy, tmp_path):
+    for run, name in ((attn, "a.npy"), (cli, "b.npy")):
+        assert run("denoise", noisy, "-o", tmp_path / name, *FAST).code == 0
     assert digest(tmp_path / "a.npy") == digest(tmp_path / "b.npy")
-    attn("denoise", noisy, "-o", tmp_path / "c.npy", *FAST, "--seed", "1")
+    cli("denoise", noisy, "-o", tmp_path / "c.npy", *FAST, "--seed", "1")
     assert digest(tmp_path / "c.npy") != digest(tmp_path / "a.npy")
 
 
-def test_where_results_land(attn, noisy, tmp_path):
+def test_where_results_land(cli, noisy, tmp_path):
     before = digest(noisy)
-    assert attn("denoise", "scan.npy", "-m", "tv").code == 0
+    assert cli("denoise", "scan.npy", "-m", "tv").code == 0
     assert (tmp_path / "scan.denoised.npy").exists()
-    assert attn("denoise", "scan.npy", "-m", "tv", "-o", "one.npy").code == 0
-    assert attn("denoise", "scan.npy", "-m", "tv", "-o", "new folder/").code == 0
+    assert cli("denoise", "scan.npy", "-m", "tv", "-o", "one.npy").code == 0
+    assert cli("denoise", "scan.npy", "-m", "tv", "-o", "new folder/").code == 0
     assert (tmp_path / "new folder" / "scan.npy").exists()
-    assert attn("denoise", "scan.npy", "clean.npy", "-m", "tv", "-o", "two").code == 0
+    assert cli("denoise", "scan.npy", "clean.npy", "-m", "tv", "-o", "two").code == 0
     assert {path.name for path in (tmp_path / "two").iterdir()} == {"scan.npy", "clean.npy"}
     assert digest(tmp_path / "one.npy") == digest(tmp_path / "scan.denoised.npy")
     assert digest(noisy) == before
 
 
-def test_the_input_is_never_overwritten(attn, noisy, tmp_path):
+def test_the_input_is_never_overwritten(cli, noisy, tmp_path):
     before = digest(noisy)
-    ran = attn("denoise", "scan.npy", "-o", "scan.npy", "-m", "tv", "--overwrite")
+    ran = cli("denoise", "scan.npy", "-o", "scan.npy", "-m", "tv", "--overwrite")
     assert ran.code == 2
     assert digest(noisy) == before
-    assert attn("denoise", "scan.npy", "-o", tmp_path, "-m", "tv", "--overwrite").code == 2
+    assert cli("denoise", "scan.npy", "-o", tmp_path, "-m", "tv", "--overwrite").code == 2
     assert digest(noisy) == before
 
 
-def test_names_with_spaces_and_umlauts_from_another_directory(attn, noisy, tmp_path):
+def test_names_with_spaces_and_umlauts_from_another_directory(cli, noisy, tmp_path):
     folder = tmp_path / "Ärzte & Co"
     folder.mkdir()
     source = folder / "Schädel 1 (a).npy"
     shutil.copy(noisy, source)
     other = tmp_path / "elsewhere"
     other.mkdir()
-    ran = attn("denoise", source, "-m", "tv", "--json", "--report", "r <1>.html", cwd=other)
+    ran = cli("denoise", source, "-m", "tv", "--json", "--report", "r <1>.html", cwd=other)
     assert ran.code == 0, ran.stderr
     assert (folder / "Schädel 1 (a).denoised.npy").exists()
     assert "Schädel 1 (a)" in (other / "r <1>.html").read_text(encoding="utf-8")
 
 
-def test_paths_on_stdin_and_quoted_globs(attn, noisy, tmp_path):
+def test_paths_on_stdin_and_quoted_globs(attn, cli, noisy, tmp_path):
     assert attn("denoise", "-", "-m", "tv", "-o", "out", "--json", stdin="scan.npy\nclean.npy\n").code == 0
     assert len(list((tmp_path / "out").iterdir())) == 2
-    assert attn("denoise", "*.npy", "-m", "tv", "-o", "out2").code == 0
+    assert cli("denoise", "*.npy", "-m", "tv", "-o", "out2").code == 0
     assert len(list((tmp_path / "out2").iterdir())) == 2
-    assert attn("denoise", "-", "-m", "tv", stdin="").code == 2
+    assert cli("denoise", "-", "-m", "tv", stdin="").code == 2
 
 
-def test_a_batch_resumes_and_overwrites_on_demand(attn, noisy, tmp_path):
-    first = attn("denoise", tmp_path, "-m", "tv", "-o", "out", "--json").report
+def test_a_batch_resumes_and_overwrites_on_demand(cli, noisy, tmp_path):
+    first = cli("denoise", tmp_path, "-m", "tv", "-o", "out", "--json").report
     assert [item["status"] for item in first["items"]] == ["ok", "ok"]
     (tmp_path / "out" / "scan.npy").unlink()
-    second = attn("denoise", noisy, "clean.npy", "-m", "tv", "-o", "out", "--json").report
+    second = cli("denoise", noisy, "clean.npy", "-m", "tv", "-o", "out", "--json").report
     assert sorted(item["status"] for item in second["items"]) == ["ok", "skipped"]
 
 
@@ -142,9 +142,9 @@ def test_broken_files_fail_alone(attn, noisy, tmp_path):
 
 
 @pytest.mark.parametrize("suffix", [".json", ".csv", ".md", ".html"])
-def test_reports(attn, noisy, tmp_path, suffix):
+def test_reports(cli, noisy, tmp_path, suffix):
     report = tmp_path / f"report{suffix}"
-    assert attn("denoise", noisy, *FAST, "--report", report, "--reference", "clean.npy").code == 0
+    assert cli("denoise", noisy, *FAST, "--report", report, "--reference", "clean.npy").code == 0
     text = report.read_text(encoding="utf-8")
     if suffix == ".json":
         assert json.loads(text)["items"][0]["metrics"]["psnr"] > 0
@@ -160,9 +160,9 @@ def test_reports(attn, noisy, tmp_path, suffix):
         assert "Not for diagnosis" in text
 
 
-def test_reference_figures_maps_and_filter(attn, noisy, tmp_path):
+def test_reference_figures_maps_and_filter(cli, noisy, tmp_path):
     extras = ("--reference", "clean.npy", "--maps", "--figure", "--save-filter", "f.safetensors")
-    ran = attn("denoise", "scan.npy", *FAST, *extras, "--json")
+    ran = cli("denoise", "scan.npy", *FAST, *extras, "--json")
     assert ran.code == 0, ran.stderr
     item = ran.report["items"][0]
     metrics = item["metrics"]
@@ -171,27 +171,27 @@ def test_reference_figures_maps_and_filter(attn, noisy, tmp_path):
     assert np.load(tmp_path / item["files"]["sigma"]).shape == (1, 2, 3, 48, 40)
     for name in ("sigma_figure", "figure"):
         assert Path(tmp_path, item["files"][name]).read_bytes().startswith(b"\x89PNG")
-    again = attn("denoise", "scan.npy", "--filter", "f.safetensors", "-o", "again.npy", "--json")
+    again = cli("denoise", "scan.npy", "--filter", "f.safetensors", "-o", "again.npy", "--json")
     assert again.code == 0, again.stderr
     assert again.report["items"][0]["metrics"]["steps"] == 0
     np.testing.assert_array_equal(np.load(tmp_path / "again.npy"), np.load(tmp_path / "scan.denoised.npy"))
 
 
-def test_strength_and_region_change_what_they_should(attn, noisy, tmp_path):
-    attn("denoise", "scan.npy", *FAST, "--save-filter", "f.safetensors", "-o", "plain.npy")
-    assert attn("denoise", "scan.npy", "--filter", "f.safetensors", "--strength", "0", "-o", "none.npy").code == 0
+def test_strength_and_region_change_what_they_should(cli, noisy, tmp_path):
+    cli("denoise", "scan.npy", *FAST, "--save-filter", "f.safetensors", "-o", "plain.npy")
+    assert cli("denoise", "scan.npy", "--filter", "f.safetensors", "--strength", "0", "-o", "none.npy").code == 0
     common = ("denoise", "scan.npy", "--filter", "f.safetensors")
-    assert attn(*common, "--region", "0,0,10,12=0.01", "-o", "region.npy").code == 0
+    assert cli(*common, "--region", "0,0,10,12=0.01", "-o", "region.npy").code == 0
     plain, none, region, source = (np.load(tmp_path / f"{n}.npy") for n in ("plain", "none", "region", "scan"))
     np.testing.assert_allclose(none, source, atol=1e-6)  # no range sigma: every pixel keeps to itself
     np.testing.assert_array_equal(region[24:, 20:], plain[24:, 20:])
     assert np.abs(region[:10, :8] - source[:10, :8]).max() < np.abs(plain[:10, :8] - source[:10, :8]).max()
 
 
-def test_compare_shows_every_method(attn, noisy, tmp_path):
+def test_compare_shows_every_method(cli, noisy, tmp_path):
     from attn.core.denoise import METHODS
 
-    ran = attn("denoise", "scan.npy", *FAST, "--compare", "--reference", "clean.npy", "--json", timeout=280)
+    ran = cli("denoise", "scan.npy", *FAST, "--compare", "--reference", "clean.npy", "--json")
     assert ran.code == 0, ran.stderr
     rows = ran.report["items"][0]["details"]["comparison"]
     assert [row["method"] for row in rows] == list(METHODS)
@@ -200,14 +200,14 @@ def test_compare_shows_every_method(attn, noisy, tmp_path):
     assert {row["method"] for row in ran.report["summary"]["comparison"]} == set(METHODS)
 
 
-def test_stack_and_shared_fit(attn, tmp_path):
+def test_stack_and_shared_fit(cli, tmp_path):
     rng = np.random.default_rng(3)
     np.save(tmp_path / "stack.npy", rng.normal(0.5, 0.1, (3, 32, 32)).astype(np.float32))
-    each = attn("denoise", "stack.npy", *FAST, "--json").report["items"][0]
+    each = cli("denoise", "stack.npy", *FAST, "--json").report["items"][0]
     assert each["metrics"]["steps"] == 6
-    one = attn("denoise", "stack.npy", *FAST, "--fit", "middle", "-o", "one.npy", "--json").report["items"][0]
+    one = cli("denoise", "stack.npy", *FAST, "--fit", "middle", "-o", "one.npy", "--json").report["items"][0]
     assert one["metrics"]["steps"] == 2
-    assert attn("denoise", "stack.npy", *FAST, "--fit", "3", "-o", "bad.npy").code == 2
+    assert cli("denoise", "stack.npy", *FAST, "--fit", "3", "-o", "bad.npy").code == 2
 
 
 def test_workers_give_the_same_bytes_as_one_process(attn, noisy, tmp_path):
@@ -268,14 +268,14 @@ def test_interrupted_batch_keeps_whole_files_and_says_what_is_left(many, tmp_pat
 
 
 @pytest.mark.slow
-def test_killed_batch_resumes_with_nothing_lost_or_half_written(attn, many, tmp_path):
+def test_killed_batch_resumes_with_nothing_lost_or_half_written(cli, many, tmp_path):
     process = start(tmp_path, "denoise", many, "-o", "out", "--steps", "60", "--lambda", "400")
     wait_for(tmp_path / "out", process, 3)
     process.kill()
     process.communicate()
     done = {path.name: digest(path) for path in (tmp_path / "out").iterdir() if not path.name.startswith(".")}
     assert 3 <= len(done) < 12
-    ran = attn("denoise", many, "-o", "out", "--steps", "60", "--lambda", "400", "--json")
+    ran = cli("denoise", many, "-o", "out", "--steps", "60", "--lambda", "400", "--json")
     assert ran.code == 0, ran.stderr
     statuses = [item["status"] for item in ran.report["items"]]
     assert statuses.count("skipped") == len(done)
@@ -285,9 +285,9 @@ def test_killed_batch_resumes_with_nothing_lost_or_half_written(attn, many, tmp_
         assert digest(tmp_path / "out" / name) == before
 
 
-def test_a_series_shares_one_fit_and_one_window(attn, dicom_dir, tmp_path):
+def test_a_series_shares_one_fit_and_one_window(cli, dicom_dir, tmp_path):
     series = dicom_dir / "series_ge_head_tilt"
-    ran = attn("denoise", series, "-o", "out", *FAST, "--fit", "middle", "--save-filter", "head.safetensors", "--json")
+    ran = cli("denoise", series, "-o", "out", *FAST, "--fit", "middle", "--save-filter", "head.safetensors", "--json")
     assert ran.code == 0, ran.stderr
     report = ran.report
     assert len(report["items"]) == 8
@@ -323,11 +323,11 @@ def test_everything_in_the_dicom_folder_in_one_go(attn, dicom_dir, tmp_path):
 
 
 @pytest.mark.parametrize("dtype", ["float64", "fp64"])
-def test_float64_agrees_with_float32(attn, noisy, tmp_path, dtype):
-    assert attn("denoise", noisy, *FAST, "-o", "single.npy").code == 0
-    ran = attn("denoise", noisy, *FAST, "--dtype", dtype, "--strength", "1.5", "--maps", "-o", "edited.npy")
+def test_float64_agrees_with_float32(cli, noisy, tmp_path, dtype):
+    assert cli("denoise", noisy, *FAST, "-o", "single.npy").code == 0
+    ran = cli("denoise", noisy, *FAST, "--dtype", dtype, "--strength", "1.5", "--maps", "-o", "edited.npy")
     assert ran.code == 0, ran.stderr
-    assert attn("denoise", noisy, *FAST, "--dtype", dtype, "-o", "double.npy").code == 0
+    assert cli("denoise", noisy, *FAST, "--dtype", dtype, "-o", "double.npy").code == 0
     single, double = np.load(tmp_path / "single.npy"), np.load(tmp_path / "double.npy")
     np.testing.assert_allclose(double, single, atol=2e-5)
     assert not np.array_equal(np.load(tmp_path / "edited.npy"), double)

@@ -1,15 +1,17 @@
 """What all commands share: start-up, help, versions, usage errors."""
 
+import json
 import os
 import re
 import subprocess
 import sys
 from pathlib import Path
 
+import numpy as np
 import pytest
 
 SNAPSHOTS = Path(__file__).parent / "snapshots"
-HEAVY = {"torch", "numpy", "pydantic", "rich", "pydicom", "skimage", "matplotlib", "numba", "triton"}
+HEAVY = {"torch", "numpy", "PIL", "pydantic", "rich", "pydicom", "skimage", "matplotlib", "numba", "triton"}
 
 
 @pytest.mark.parametrize(
@@ -105,11 +107,9 @@ def test_version(attn):
     ],
     ids=lambda value: " ".join(value) if isinstance(value, list) else "",
 )
-def test_usage_errors_are_one_line_and_exit_2(attn, tmp_path, args, message):
-    import numpy as np
-
+def test_usage_errors_are_one_line_and_exit_2(cli, tmp_path, args, message):
     np.save(tmp_path / "x.npy", np.random.default_rng(0).random((16, 16), np.float32))
-    ran = attn(*args)
+    ran = cli(*args)
     assert ran.code == 2, ran
     assert message in ran.stderr
     assert ran.stdout == ""
@@ -118,20 +118,24 @@ def test_usage_errors_are_one_line_and_exit_2(attn, tmp_path, args, message):
     assert list(tmp_path.glob("*denoised*")) == []
 
 
-def test_methods_as_table_and_json(attn):
-    import json
+@pytest.mark.parametrize(
+    "args",
+    [["denois"], ["denoise", "x.npy", "--method", "filter2nosie"], ["denoise", "--workers", "0", "x.npy"]],
+    ids=str,
+)
+def test_the_program_ends_as_it_does_in_process(attn, cli, args):
+    """So that tests of messages and exit codes may do without a process each."""
+    assert attn(*args, prog="attn") == cli(*args)
 
-    assert "filter2noise" in attn("methods").stdout
-    rows = json.loads(attn("methods", "--json").stdout)
+
+def test_methods_as_table_and_json(cli):
+    assert "filter2noise" in cli("methods").stdout
+    rows = json.loads(cli("methods", "--json").stdout)
     assert {"method", "command", "paper", "year", "status", "needs", "note"} <= set(rows[0])
-    assert json.loads(attn("denoise", "--list", "--json").stdout) == [
-        row for row in rows if row["command"] == "denoise"
-    ]
+    assert json.loads(cli("denoise", "--list", "--json").stdout) == [row for row in rows if row["command"] == "denoise"]
 
 
-def test_doctor(attn):
-    import json
-
+def test_doctor(attn, cli):
     import torch
 
     ran = attn("doctor", "--json")
@@ -140,7 +144,7 @@ def test_doctor(attn):
     assert found["versions"]["torch"] == torch.__version__
     assert found["devices"][0]["device"] == "cpu"
     assert {part["status"] for part in found["optional"]} <= {"found", "missing"}
-    assert "optional parts" in attn("doctor").stdout
+    assert "optional parts" in cli("doctor").stdout
 
 
 def test_completion_knows_commands_and_methods(attn):
