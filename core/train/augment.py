@@ -75,10 +75,10 @@ class Augmentation:
 
 PAPER = Augmentation()
 ROBUST = Augmentation(
-    resize=(0.65, 1.6), resize_prob=0.7, aspect=(0.87, 1.15), rotate_prob=1.0, perspective=0.15, perspective_prob=0.3,
+    resize=(0.65, 1.9), resize_prob=0.75, aspect=(0.87, 1.15), rotate_prob=1.0, perspective=0.15, perspective_prob=0.3,
     flip_vertical=True, jitter=0.25, hue=0.05, jitter_prob=0.7, blur=(0.4, 1.4), blur_prob=0.25, gamma=0.5,
-    gamma_prob=0.4, illumination=0.12, illumination_prob=0.35, grey_prob=0.12, lose_prob=0.08, noise=0.03,
-    noise_prob=0.25, jpeg_prob=0.25, cut_mix_prob=0.0,
+    gamma_prob=0.4, illumination=0.12, illumination_prob=0.35, grey_prob=0.12, lose_prob=0.08, noise=0.05,
+    noise_prob=0.3, jpeg=(20, 90), jpeg_prob=0.3, cut_mix_prob=0.0,
 )  # fmt: skip
 AUGMENTATIONS = {"robust": ROBUST, "paper": PAPER}
 

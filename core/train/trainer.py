@@ -147,7 +147,7 @@ def fit(
     state = State()
     if resume and (folder / CHECKPOINT).exists():
         state = _restore(folder / CHECKPOINT, model, optimizer, averaged, identity)
-    elif (folder / CHECKPOINT).exists() or (folder / METRICS).exists():
+    else:
         for name in (CHECKPOINT, BEST, METRICS, CURVE):
             (folder / name).unlink(missing_ok=True)
     start = time.perf_counter() - state.seconds
@@ -265,7 +265,7 @@ def _restore(
 ) -> State:
     try:
         saved = torch.load(path, weights_only=True, map_location="cpu")
-        theirs = saved["identity"]
+        theirs, weights, moments, means = (saved[key] for key in ("identity", "model", "optimizer", "averaged"))
         state = State(**saved["state"])
     except Exception as error:  # torch.load raises anything on damaged files
         raise InputError(path, "is no checkpoint that can be resumed", "Delete it, or give --restart") from error
@@ -275,8 +275,8 @@ def _restore(
             f"{path.parent} holds another run ({key} was {theirs.get(key)}, now {identity[key]}). "
             "Name another -o, or give --restart to begin anew."
         )
-    model.load_state_dict(saved["model"])
-    optimizer.load_state_dict(saved["optimizer"])
-    for name, value in saved["averaged"].items():
+    model.load_state_dict(weights)
+    optimizer.load_state_dict(moments)
+    for name, value in means.items():
         averaged[name].copy_(value)
     return state

@@ -221,13 +221,16 @@ def test_identity_may_hold_what_json_changes(tmp_path):
     assert len(lines(tmp_path)) == 4
 
 
-@pytest.mark.parametrize("damage", ["empty", "text", "half", "other", "flipped"])
+@pytest.mark.parametrize("damage", ["empty", "text", "half", "other", "part", "flipped"])
 def test_damaged_checkpoint(tmp_path, damage):
     fit(Toy(), PLAN, tmp_path)
     path = tmp_path / CHECKPOINT
     whole = path.read_bytes()
     if damage == "other":
         torch.save({"weights": torch.zeros(3)}, path)
+    elif damage == "part":
+        saved = torch.load(path, weights_only=True)
+        torch.save({key: value for key, value in saved.items() if key != "model"}, path)
     else:
         path.write_bytes(
             {"empty": b"", "text": b"no checkpoint", "half": whole[: len(whole) // 2], "flipped": b"\0" * 100}[damage]
@@ -237,6 +240,17 @@ def test_damaged_checkpoint(tmp_path, damage):
     assert caught.value.path == str(path)
     assert "--restart" in caught.value.fix
     assert len(fit(Toy(), PLAN, tmp_path, resume=False).history) == 4
+
+
+def test_best_weights_of_an_earlier_run_are_not_taken_for_ours(tmp_path):
+    fit(Toy(), PLAN, tmp_path)
+    for name in (CHECKPOINT, METRICS):
+        (tmp_path / name).unlink()
+    fit(Toy(), replace(PLAN, steps=1, evaluate_every=1), tmp_path)
+    kept = torch.load(tmp_path / BEST, weights_only=True)
+    again = tmp_path / "again"
+    fit(Toy(), replace(PLAN, steps=1, evaluate_every=1), again)
+    assert deep_equal(kept, torch.load(again / BEST, weights_only=True))
 
 
 def test_damaged_best_weights(tmp_path):
