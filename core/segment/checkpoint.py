@@ -2,17 +2,14 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
-import torch
 from torch import Tensor
 
-from ..errors import UsageError
-from ..io.atomic import write_bytes
+from ..io.weights import read_weights, write_weights
 from .fsgnet import FSGNet
 from .prepare import Preparation
 from .trunks import build
@@ -85,48 +82,24 @@ class Checkpoint:
 
 def write_checkpoint(checkpoint: Checkpoint, path: Path) -> None:
     """Write a model file, atomically. Weights are rounded to float16: the shipped ones lose nothing that counts."""
-    from safetensors.torch import save
-
     described = {
         "format": FORMAT, "version": VERSION, "name": checkpoint.name, "threshold": checkpoint.threshold,
         "architecture": asdict(checkpoint.architecture), "preparation": asdict(checkpoint.preparation),
         "training": dict(checkpoint.training),
     }  # fmt: skip
-    state = {
-        name: value.detach().cpu().contiguous().to(torch.float16) if value.is_floating_point() else value.cpu()
-        for name, value in checkpoint.state.items()
-    }
-    write_bytes(path, save(state, {"attn": json.dumps(described, sort_keys=True)}))
+    write_weights(path, checkpoint.state, described)
 
 
 def read_checkpoint(path: Path) -> Checkpoint:
     """A model file of ``write_checkpoint``. Raises ``UsageError`` for anything else."""
-    from safetensors import SafetensorError, safe_open
 
-    try:
-        with safe_open(path, "pt") as file:
-            text = (file.metadata() or {}).get("attn", "{}")
-            state = {name: file.get_tensor(name) for name in file.keys()}
-    except FileNotFoundError:
-        raise UsageError(f"--model: {path} does not exist.") from None
-    except (SafetensorError, OSError, ValueError) as error:
-        raise UsageError(f"--model: {path} is no safetensors file ({str(error).splitlines()[0]}).") from None
-    try:
-        described = json.loads(text)
-        if described.get("format") != FORMAT:
-            raise UsageError(f"--model: {path} is no segmentation model of attn. `attn train fsgnet` makes one.")
-        if described["version"] > VERSION:
-            raise UsageError(f"--model: {path} was written by a newer attn (format {described['version']}). Upgrade.")
+    def build(described: dict[str, Any], state: dict[str, Tensor]) -> Checkpoint:
         shape = described["architecture"]
         checkpoint = Checkpoint(
             described["name"], Architecture(**shape | {"depths": tuple(shape["depths"])}),
             Preparation(**described["preparation"]), float(described["threshold"]), state, described["training"],
         )  # fmt: skip
         checkpoint.build()
-    except UsageError:
-        raise
-    except Exception as error:  # a damaged description fails anywhere: in JSON, in the dataclasses, in torch
-        raise UsageError(
-            f"--model: {path} does not hold the model it describes ({str(error).splitlines()[0]})."
-        ) from None
-    return checkpoint
+        return checkpoint
+
+    return read_weights(path, FORMAT, VERSION, build, what="segmentation model of attn. `attn train fsgnet` makes one")
