@@ -69,3 +69,20 @@ TimeoutOption = Annotated[
     float | None,
     typer.Option("--item-timeout", min=1.0, metavar="SECONDS", help="Give a file up after so long."),
 ]
+RetrievalModelOption = Annotated[
+    str,
+    typer.Option(
+        "--model",
+        "-m",
+        metavar="NAME|DIR|FILE",
+        help="minilm, vit-minilm, a folder (sentence-transformers, CLIP, SigLIP, open_clip), or our .safetensors.",
+    ),
+]
+TemperatureOption = Annotated[
+    float,
+    typer.Option("--temperature", "-T", metavar="T", help="Of the attention (TempScale); below 1 is sharper."),
+]
+MaxTokensOption = Annotated[
+    int | None,
+    typer.Option("--max-tokens", metavar="N", min=4, help="Cut longer texts.", show_default="the model's limit"),
+]

@@ -9,6 +9,9 @@ from .options import JsonOption, ListOption
 
 VERBS: dict[str, tuple[str, str]] = {
     "fsgnet": ("attn.cli.train_fsgnet", "Train vessel segmentation on fundus photos with labels."),
+    "ga-dms": ("attn.cli.train_ga_dms", "Train retrieval of people by sentence, on noisy captions."),
+    "image-text-head": ("attn.cli.train_image_text_head", "Join the packaged ViT and text encoder on your own pairs."),
+    "priorclip": ("attn.cli.train_priorclip", "Train retrieval of pictures from above by sentence."),
 }
 EXAMPLES = {
     "": (("attn train --list", "The recipes."),),
@@ -17,6 +20,19 @@ EXAMPLES = {
         ("attn train fsgnet --data DRIVE -o plain/ --no-guided", "The ablation without guided filter and gates."),
         ("attn train fsgnet --data DRIVE -o halo/ --trunk halo", "The guided decoder on a halo-attention trunk."),
         ("attn segment photo.png --model run/model.safetensors", "Use what was trained."),
+    ),
+    "ga-dms": (
+        ("attn train ga-dms -o run/", "Drawn people whose captions are wrong in a fifth of their words."),
+        ("attn train ga-dms --data reid_raw.json --weights CLIP/ -o run/", "CUHK-PEDES from a CLIP folder."),
+        ("attn retrieve index crops/ -o i --model run/model.safetensors", "Use what was trained."),
+    ),
+    "priorclip": (
+        ("attn train priorclip -o run/", "Drawn scenes from above."),
+        ("attn retrieve index tiles/ -o i --model run/model.safetensors", "Use what was trained."),
+    ),
+    "image-text-head": (
+        ("attn train image-text-head --data captions.jsonl -o head/", "The penalty is chosen by cross-validation."),
+        ("attn retrieve index photos/ -o i --model head/model.safetensors", "Use what was trained."),
     ),
 }
 FILES = (

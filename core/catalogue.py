@@ -10,6 +10,7 @@ REGISTRIES = {
     "denoise": "attn.core.denoise:METHODS",
     "segment": "attn.core.segment:MODELS",
     "bench": "attn.core.attention:OPERATORS",
+    "retrieve": "attn.core.retrieve:METHODS",
     "train": "attn.core.train:RECIPES",
 }
 

@@ -76,12 +76,17 @@ def page(report: Report, path: Path) -> str:
     body += [_section(index, item, pictures) for index, item in enumerate(report.items)]
     if arguments := {name: value for name, value in report.arguments.items() if name != "argv"}:
         body.append(f"<section>{_values('Arguments', arguments)}</section>")
+    return document(title, filter(None, body))
+
+
+def document(title: str, body: Iterable[str], *, style: str = "") -> str:
+    """A page of ready HTML pieces; its policy allows nothing but inlined pictures and styles."""
     policy = "default-src 'none'; img-src data:; style-src 'unsafe-inline'"
     return (
         f'<!doctype html>\n<html lang="en">\n<head>\n<meta charset="utf-8">\n'
         f'<meta http-equiv="Content-Security-Policy" content="{policy}">\n'
         f'<meta name="viewport" content="width=device-width, initial-scale=1">\n'
-        f"<title>{escape(title)}</title>\n<style>{STYLE}</style>\n</head>\n<body>\n" + "\n".join(filter(None, body))
+        f"<title>{escape(title)}</title>\n<style>{STYLE}{style}</style>\n</head>\n<body>\n" + "\n".join(body)
     ) + "\n</body>\n</html>\n"
 
 

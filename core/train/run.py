@@ -16,17 +16,17 @@ from ..device import pick_device, set_threads
 from ..errors import UsageError
 from ..filters import NEEDS_IMAGES
 from ..io.atomic import write_text
-from ..io.report import Item, Report, plain, summarise
+from ..io.report import Report, plain
 from ..segment.checkpoint import Checkpoint, read_checkpoint, write_checkpoint
 from ..segment.prepare import Preparation
 from ..segment.trunks import NAMES
 from ._pairs import find_pairs
+from ._report import CARD, MODEL, training_report
 from .augment import AUGMENTATIONS
 from .fsgnet import Batches, Example, FSGNetRecipe, load_example
 from .options import FSGNetOptions, check_options
-from .trainer import CURVE, METRICS, Outcome, Plan, fit
+from .trainer import Plan, fit
 
-MODEL, CARD = "model.safetensors", "model.md"
 Progress = Callable[[int, int, Mapping[str, float]], None]
 
 
@@ -100,7 +100,11 @@ def train_fsgnet(
         )
         write_checkpoint(checkpoint, output / MODEL)
         write_text(output / CARD, card(checkpoint, (output / MODEL).stat().st_size))
-    return _report(data, output, options, outcome, notes, str(device), time.perf_counter() - start, arguments)
+    return training_report(
+        "fsgnet", str(data), output, outcome, device=str(device), seconds=time.perf_counter() - start,
+        details={"options": plain(asdict(options)), "initialised": list(notes)}, arguments=arguments,
+        notices=("For research, not for diagnosis.",),
+    )  # fmt: skip
 
 
 def split(examples: Sequence[Example], hold_out: int) -> tuple[list[Example], list[Example]]:
@@ -147,25 +151,3 @@ def card(checkpoint: Checkpoint, size: int) -> str:
         f"- attn {facts['attn']}, torch {facts['torch']}, {facts['seconds']} s; {size} bytes, float16",
     ]  # fmt: skip
     return "\n".join(lines) + "\n"
-
-
-def _report(
-    data: Path, output: Path, options: FSGNetOptions, outcome: Outcome, notes: Sequence[str], device: str,
-    seconds: float, arguments: Mapping[str, Any] | None,
-) -> Report:  # fmt: skip
-    files = {name: str(output / file) for name, file in
-             {"card": CARD, "metrics": METRICS, "curve": CURVE}.items() if (output / file).exists()}  # fmt: skip
-    item = Item(
-        input=str(data), output=str(output / MODEL) if outcome.best else None, status="ok", seconds=seconds,
-        metrics={k: v for k, v in outcome.best.items() if k != "seconds"}, files=files, warnings=outcome.warnings,
-        details={"options": plain(asdict(options)), "losses": [row["loss"] for row in outcome.history],
-                 "initialised": list(notes)},
-    )  # fmt: skip
-    summary = dict(summarise([item]))
-    if outcome.interrupted:
-        summary |= {"interrupted": True, "left": [str(data)]}
-    return Report(
-        command="train", version=attn.__version__,
-        arguments=dict(arguments or {"recipe": "fsgnet", "data": str(data), "output": str(output)}), device=device,
-        seconds=seconds, items=(item,), summary=summary, notices=("For research, not for diagnosis.",),
-    )  # fmt: skip

@@ -12,7 +12,7 @@ from attn.core.retrieve.gadms.people import make_people, write_people
 from attn.core.retrieve.gadms.prepare import CLIP_MEAN, augment, normalise
 from attn.core.retrieve.gadms.tokenizer import encode
 from attn.core.train.ga_dms_data import read_data, synthetic
-from attn.core.train.ga_dms_options import SMALL, GADMSOptions, check_options
+from attn.core.train.ga_dms_options import FROM_SCRATCH, FROM_WEIGHTS, SMALL, GADMSOptions, complete
 from attn.core.train.ga_dms_run import prepare_run, train_ga_dms
 from attn.core.train.trainer import METRICS
 
@@ -210,7 +210,16 @@ def test_a_killed_run_goes_on_as_if_it_had_not_been(tmp_path, monkeypatch):
 )
 def test_options_that_cannot_work(change, message):
     with pytest.raises(UsageError, match=message):
-        check_options(replace(OPTIONS, **change))
+        complete(replace(OPTIONS, **change), drawn=True)
+
+
+def test_what_is_left_open_depends_on_weights_and_data(tmp_path):
+    scratch = complete(OPTIONS, drawn=True)
+    weights = complete(replace(OPTIONS, weights=tmp_path, tau=0.5), drawn=False)
+    assert {name: getattr(scratch, name) for name in FROM_SCRATCH} == FROM_SCRATCH
+    assert {name: getattr(weights, name) for name in FROM_WEIGHTS} == FROM_WEIGHTS | {"tau": 0.5}
+    assert (scratch.augment, weights.augment) == (False, True)
+    assert complete(replace(OPTIONS, augment=True), drawn=True).augment
 
 
 def test_weights_need_a_tokenizer(tmp_path):

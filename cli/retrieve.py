@@ -1,0 +1,71 @@
+"""`attn retrieve`: one verb per step, imported when it is used."""
+
+from __future__ import annotations
+
+import typer
+
+from .lazy import SETTINGS, LazyGroup
+from .options import JsonOption, ListOption
+
+VERBS: dict[str, tuple[str, str]] = {
+    "index": ("attn.cli.retrieve_index", "Embed a gallery of images or texts; again: only what changed."),
+    "search": ("attn.cli.retrieve_search", "Find what a sentence, a photo or a file of queries asks for."),
+    "eval": ("attn.cli.retrieve_eval", "Score a model on a data set with judgements."),
+    "tune-temperature": ("attn.cli.retrieve_tune", "Choose the attention temperature on one half of the queries."),
+    "info": ("attn.cli.retrieve_info", "Say what an index holds and which model made it."),
+}
+EXAMPLES = {
+    "": (("attn retrieve --list", "The methods and models."),),
+    "index": (
+        ("attn retrieve index notes/ -o notes.index", "A folder of texts, with the packaged text encoder."),
+        ("attn retrieve index photos/ -o photos.index --model clip-folder/", "A folder of images, a local CLIP."),
+        ("attn retrieve index cranfield/ -o c.index --temperature 0.9", "A BEIR corpus; queries need the same T."),
+        ("attn retrieve index photos/ -o photos.index", "The same again: only new and changed files are embedded."),
+    ),
+    "search": (
+        ('attn retrieve search photos.index "a bear on grass"', "A table of the ten best."),
+        ("attn retrieve search photos.index --image query.jpg --sheet hits.html", "By example, with a contact sheet."),
+        ("attn retrieve search c.index --queries queries.jsonl --format trec --top 1000", "A TREC run on stdout."),
+        ("attn retrieve search notes.index 'heat' --where \"path LIKE '%2026%'\"", "Only some of the entries."),
+    ),
+    "eval": (
+        ("attn retrieve eval cranfield/", "nDCG@10, recall, MAP, MRR of the packaged text encoder."),
+        ("attn retrieve eval cranfield/ --temperature 1,0.9,0.8", "One row per temperature, with intervals."),
+        ("attn retrieve eval image_text/ --model clip-folder/", "R@1/5/10 in both directions and their mean."),
+        ("attn retrieve eval cranfield/ --diagnose", "And how embeddings crowd together as texts grow longer."),
+    ),
+    "tune-temperature": (("attn retrieve tune-temperature cranfield/", "The best T of one half, tried on the other."),),
+    "info": (("attn retrieve info notes.index --json", "Model, temperature, number of entries, sizes."),),
+}
+FILES = (
+    ("INDEX/", "A folder: vectors, metadata, and a header that names model, weights and temperature."),
+    ("INDEX/.parts/", "Finished blocks of a run that was killed; the next run takes them over."),
+)
+NOTES = (
+    "Embeddings of different models, weights or temperatures cannot be compared: an index refuses queries of another "
+    "one and names both.",
+    "Data sets of persons are for research only, and privacy-sensitive; read their terms.",
+)
+
+
+class _Retrieve(LazyGroup):
+    table = VERBS
+
+
+app = typer.Typer(
+    cls=_Retrieve, help="Find images and texts by meaning: index, search, evaluate.", invoke_without_command=True,
+    **SETTINGS,
+)  # fmt: skip
+
+
+@app.callback()
+def _retrieve(ctx: typer.Context, list_: ListOption = False, as_json: JsonOption = False) -> None:
+    """Find images and texts by meaning: index, search, evaluate."""
+    if list_:
+        from .methods import list_methods
+
+        list_methods("retrieve", as_json=as_json)
+        raise typer.Exit
+    if ctx.invoked_subcommand is None:
+        typer.echo(ctx.get_help())
+        raise typer.Exit

@@ -1,0 +1,33 @@
+"""`attn retrieve info`: parse, call core, show."""
+
+from __future__ import annotations
+
+from typing import Annotated
+
+import typer
+
+from .options import JsonOption
+
+
+def main(
+    index: Annotated[str, typer.Argument(metavar="INDEX", help="What `attn retrieve index` made.", show_default=False)],
+    as_json: JsonOption = False,
+) -> None:
+    """Say what an index holds and which model made it. A damaged one is reported with the file that is damaged."""
+    import json
+
+    from attn.core.io.report import plain
+    from attn.core.retrieve.store import open_store
+
+    from .show import print_rows
+
+    store = open_store(index)
+    try:
+        facts = {"index": index, **store.header.to_dict(), "entries": len(store), **store.stats()}
+    finally:
+        store.close()
+    if as_json:
+        typer.echo(json.dumps(plain(facts), indent=2, ensure_ascii=False))
+    else:
+        model = facts.pop("fingerprint")
+        print_rows([{"what": name, "is": str(value)} for name, value in {**facts, **model}.items()], title=index)

@@ -1,0 +1,84 @@
+"""`attn retrieve tune-temperature`: parse, call core, show."""
+
+from __future__ import annotations
+
+import sys
+import time
+from typing import Annotated
+
+import typer
+
+from .options import (
+    DeviceOption,
+    JsonOption,
+    MaxTokensOption,
+    QuietOption,
+    ReportOption,
+    RetrievalModelOption,
+    SeedOption,
+    ThreadsOption,
+    VerboseOption,
+)
+from .retrieve_eval import DataArgument, SplitOption, parse_temperatures
+
+
+def main(
+    data: DataArgument,
+    model: RetrievalModelOption = "minilm",
+    grid: Annotated[
+        str, typer.Option("--grid", metavar="T,T,...", help="Temperatures to try; 1 is always among them.")
+    ] = "1,0.95,0.9,0.85,0.8,0.75,0.7,0.6,0.5",
+    metric: Annotated[str, typer.Option("--metric", metavar="NAME", help="What is to be largest.")] = "ndcg@10",
+    max_tokens: MaxTokensOption = None,
+    split: SplitOption = None,
+    as_json: JsonOption = False,
+    report_file: ReportOption = None,
+    quiet: QuietOption = False,
+    verbose: VerboseOption = False,
+    device: DeviceOption = "auto",
+    seed: SeedOption = 77,
+    threads: ThreadsOption = None,
+) -> None:
+    """Choose the attention temperature on one half of the queries, and score it on the other.
+
+    The score on the half that chose is too good; the interval on the other half says what the temperature is worth.
+    """
+    import attn
+    from attn.core.device import set_threads
+    from attn.core.io.report import Item, Report, check_report_path, plain, summarise
+    from attn.core.retrieve.formats import read_dataset
+    from attn.core.retrieve.tune import tune_temperature
+
+    from .show import Watch, print_rows, show
+
+    if report_file is not None:
+        check_report_path(report_file)
+    start = time.perf_counter()
+    set_threads(threads)
+    values = tuple(dict.fromkeys((1.0, *parse_temperatures(grid))))
+    watch = Watch(quiet=quiet)
+    try:
+        data_set = read_dataset(data, split=split)
+        found = tune_temperature(
+            model, data_set, values, seed, metric=metric, watcher=watch, device=device, max_tokens=max_tokens
+        )
+    finally:
+        watch.close()
+    held = found.held_out
+    metrics = {
+        "temperature": found.temperature, "held_out_at_1": 100 * held.first, "held_out": 100 * held.second,
+        "difference": 100 * held.difference, "low": 100 * held.low, "high": 100 * held.high,
+        "queries": float(found.queries[1]),
+    }  # fmt: skip
+    seconds = time.perf_counter() - start
+    table = [{key: value if key == "temperature" else 100 * value for key, value in row.items()} for row in found.table]
+    item = Item(str(data), None, "ok", seconds, metrics=metrics, warnings=data_set.warnings)
+    report = Report(
+        "retrieve", attn.__version__,
+        {"verb": "tune-temperature", "data": str(data), "model": model, "metric": metric, "argv": sys.argv[1:]},
+        device, seconds, (item,), dict(summarise([item])) | {"temperatures": plain(table)},
+    )  # fmt: skip
+    show(report, as_json=as_json, quiet=quiet, verbose=verbose, report_file=report_file)
+    if not as_json and not quiet:
+        print_rows(table, title=f"{metric} in percent on both halves of the queries")
+    raise typer.Exit(report.exit_code)

@@ -1,0 +1,122 @@
+"""CLIP and SigLIP of transformers: a text tower and an image tower that share one space."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from ...errors import UsageError
+from ..tempscale import scaled
+from . import hf
+from .base import Encoded, Fingerprint, Side
+from .images import BATCH_IMAGES, ImagePreparation
+from .text import unit
+from .tokens import batches, padded, tokenise
+from .weights import fingerprint, read_json, weight_files
+
+MODELS = {"clip": "CLIPModel", "siglip": "SiglipModel"}
+
+
+@dataclass(frozen=True)
+class DualEncoder:
+    """Two towers of transformers.
+
+    Parameters
+    ----------
+    model : Module of transformers
+        With ``get_text_features`` and ``get_image_features``.
+    tokeniser : tokeniser of transformers
+    prepare : ImagePreparation
+    fingerprint : Fingerprint
+    device : torch.device
+    fixed_length : bool
+        Every text is padded to ``max_tokens`` and nothing is masked: SigLIP was trained so.
+    warnings : tuple of str
+    """
+
+    model: Any
+    tokeniser: Any
+    prepare: ImagePreparation
+    fingerprint: Fingerprint
+    device: torch.device
+    fixed_length: bool = False
+    warnings: tuple[str, ...] = ()
+
+    @property
+    def modalities(self) -> frozenset[str]:
+        """Texts and images."""
+        return frozenset({"text", "image"})
+
+    def at(self, tau: float) -> DualEncoder:
+        """The same encoder at another temperature; the weights are shared."""
+        return replace(self, fingerprint=replace(self.fingerprint, temperature=tau))
+
+    def encode_texts(self, texts: Sequence[str], *, side: Side = "document") -> Encoded:
+        """See ``Encoder``; both sides are treated alike."""
+        mark = self.fingerprint
+        tokens = tokenise(self.tokeniser, texts, mark.max_tokens)
+        vectors = np.zeros((len(tokens.ids), mark.dim), np.float32)
+        length = mark.max_tokens if self.fixed_length else None
+        pad = self.tokeniser.pad_token_id or 0
+        with torch.inference_mode(), scaled(self.model, mark.temperature):
+            for rows in batches(np.full_like(tokens.counts, length) if length else tokens.counts):
+                input_ids, mask = padded([tokens.ids[row] for row in rows], pad, length)
+                masked = {} if self.fixed_length else {"attention_mask": mask.to(self.device)}
+                out = self.model.get_text_features(input_ids=input_ids.to(self.device), **masked)
+                vectors[rows] = unit(_features(out), mark.model)
+        return Encoded(vectors, tokens.truncated, tokens.counts)
+
+    def encode_images(self, images: Sequence[NDArray[np.float32]]) -> Encoded:
+        """See ``Encoder``."""
+        mark = self.fingerprint
+        dtype = next(self.model.parameters()).dtype
+        vectors = np.zeros((len(images), mark.dim), np.float32)
+        with torch.inference_mode(), scaled(self.model, mark.temperature):
+            for start in range(0, len(images), BATCH_IMAGES):
+                pixels = torch.stack([self.prepare(image) for image in images[start : start + BATCH_IMAGES]])
+                out = self.model.get_image_features(pixel_values=pixels.to(self.device, dtype))
+                vectors[start : start + len(pixels)] = unit(_features(out), mark.model)
+        return Encoded(vectors, np.zeros(len(images), bool), np.zeros(len(images), np.int64))
+
+
+def _features(out: Any) -> Tensor:
+    """transformers 5 wraps the projected features, 4 gives them bare."""
+    features: Tensor = getattr(out, "pooler_output", out)
+    return features
+
+
+def load_dual(
+    name: str, folder: Path, *, device: torch.device, dtype: torch.dtype, temperature: float, max_tokens: int | None,
+) -> DualEncoder:  # fmt: skip
+    """A folder of CLIP or SigLIP.
+
+    Raises
+    ------
+    UsageError
+        If something is missing or unknown.
+    """
+    config = hf.load_config(folder)
+    if config.model_type not in MODELS:
+        raise UsageError(f"--model: {folder} is {config.model_type}; attn knows {', '.join(sorted(MODELS))}.")
+    prepare = ImagePreparation.of_transformers(read_json(folder / "preprocessor_config.json"))
+    side = config.vision_config.image_size
+    if prepare.size != (side, side):
+        raise UsageError(f"--model: {folder} prepares images of {prepare.size} pixels for a tower of {side}.")
+    table = config.text_config.max_position_embeddings
+    limit, warnings = hf.limit_tokens(name, max_tokens, table, table)
+    model = hf.load_model(folder, MODELS[config.model_type], dtype, device)
+    siglip = config.model_type == "siglip"
+    if siglip and limit != table:
+        raise UsageError(f"--max-tokens: {name} was trained on texts padded to {table} tokens and takes nothing else.")
+    dim = config.vision_config.hidden_size if siglip else config.projection_dim
+    mark = Fingerprint(
+        name, fingerprint(weight_files(folder)), dim, "siglip" if siglip else "clip", True, temperature, limit, side
+    )
+    return DualEncoder(model, hf.load_tokeniser(folder), prepare, mark, device, siglip, tuple(warnings))

@@ -1,0 +1,135 @@
+"""Models and tokenisers of transformers from local folders: quiet, offline, and complete or not at all."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import nn
+
+from ...errors import UsageError
+
+_ENCODERS = {"t5": "T5EncoderModel", "mt5": "MT5EncoderModel", "umt5": "UMT5EncoderModel"}
+_OFFSET = ("roberta", "xlm-roberta", "camembert", "mpnet")  # their positions start behind the padding index
+_VOCABULARIES = ("tokenizer.json", "vocab.*", "*.model", "*.tiktoken")
+_UNUSED = re.compile(r"(^|\.)pooler\.")  # a head that pooling replaces; checkpoints often come without it
+
+
+def transformers() -> Any:
+    """The package. Raises ``UsageError`` where it is not installed."""
+    try:
+        import transformers
+    except ImportError:
+        raise UsageError("--model: this model needs transformers. Install it: pip install 'attn[models]'") from None
+    return transformers
+
+
+@contextmanager
+def _quiet() -> Iterator[None]:
+    """Neither progress bars nor load reports of transformers; what matters in them becomes an error here."""
+    logging = transformers().utils.logging
+    level, bars = logging.get_verbosity(), logging.is_progress_bar_enabled()
+    logging.set_verbosity(logging.CRITICAL)
+    logging.disable_progress_bar()
+    try:
+        yield
+    finally:
+        logging.set_verbosity(level)
+        if bars:
+            logging.enable_progress_bar()
+
+
+def load_config(folder: Path) -> Any:
+    """Configuration of a folder. Raises ``UsageError`` where there is none that transformers knows."""
+    try:
+        with _quiet():
+            return transformers().AutoConfig.from_pretrained(folder, local_files_only=True)
+    except (OSError, ValueError, KeyError) as error:
+        raise UsageError(f"--model: {folder} has no configuration that transformers knows ({_line(error)}).") from None
+
+
+def load_model(folder: Path, name: str, dtype: torch.dtype, device: torch.device) -> nn.Module:
+    """The class ``name`` of transformers with the weights of ``folder``, in eval mode.
+
+    Raises
+    ------
+    UsageError
+        If the weights cannot be read, or some are missing (transformers would invent them).
+    """
+    try:
+        with _quiet():
+            model, report = getattr(transformers(), name).from_pretrained(
+                folder, dtype=dtype, local_files_only=True, output_loading_info=True
+            )
+    except Exception as error:  # of any kind: pickle, safetensors, missing packages, code of its own
+        raise UsageError(f"--model: {folder} cannot be loaded ({_line(error)}).") from None
+    if missing := sorted(key for key in report["missing_keys"] if not _UNUSED.search(key)):
+        some = ", ".join(missing[:3]) + (", ..." if len(missing) > 3 else "")
+        raise UsageError(f"--model: {folder} lacks {len(missing)} weights of {type(model).__name__}: {some}.")
+    module: nn.Module = model.to(device).eval()
+    return module
+
+
+def load_text_model(folder: Path, config: Any, dtype: torch.dtype, device: torch.device) -> nn.Module:
+    """The transformer of a text encoder, without heads; of T5 and its kin, the encoder."""
+    return load_model(folder, _ENCODERS.get(config.model_type, "AutoModel"), dtype, device)
+
+
+def load_tokeniser(folder: Path) -> Any:
+    """Tokeniser of a folder. Raises ``UsageError`` where it cannot be read."""
+    if not any(next(folder.glob(pattern), None) for pattern in _VOCABULARIES):  # transformers 5 would take an empty one
+        raise UsageError(f"--model: {folder} holds no tokeniser (tokenizer.json, vocab.txt, vocab.json or a .model).")
+    try:
+        with _quiet():
+            return transformers().AutoTokenizer.from_pretrained(folder, local_files_only=True)
+    except Exception as error:  # of any kind: missing files, missing packages (sentencepiece)
+        raise UsageError(f"--model: the tokeniser of {folder} cannot be loaded ({_line(error)}).") from None
+
+
+def positions(config: Any, tokeniser: Any) -> int | None:
+    """Tokens the position table holds, or None where positions are relative or rotary without a limit."""
+    table = getattr(config, "max_position_embeddings", None)
+    if not table or table < 1:
+        return None
+    if config.model_type in _OFFSET:
+        table -= (getattr(config, "pad_token_id", None) or tokeniser.pad_token_id or 0) + 1
+    return int(table)
+
+
+def limit_tokens(model: str, wanted: int | None, own: int | None, table: int | None) -> tuple[int | None, list[str]]:
+    """How many tokens of a text are used, and what to warn of.
+
+    Parameters
+    ----------
+    model : str
+        Name for messages.
+    wanted : int or None
+        What the user asked for.
+    own : int or None
+        What the model was made for.
+    table : int or None
+        What its positions allow.
+
+    Raises
+    ------
+    UsageError
+        If more are wanted than its positions allow, or fewer than 3 (two are special).
+    """
+    if own and table:
+        own = min(own, table)
+    if wanted is None:
+        return own or table, []
+    if wanted < 3 or (table and wanted > table):
+        raise UsageError(f"--max-tokens {wanted}: {model} takes 3 to {table or 'any number of'} tokens.")
+    if own and wanted > own:
+        return wanted, [f"{model} was made for {own} tokens; {wanted} work, but it was not trained on such texts"]
+    return wanted, []
+
+
+def _line(error: Exception) -> str:
+    """First line of an error's text."""
+    return (str(error).strip().splitlines() or [type(error).__name__])[0].rstrip(".")

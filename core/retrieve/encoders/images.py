@@ -1,0 +1,90 @@
+"""Photos of any size to what an image tower takes: resized, cropped to the middle, normalised."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any, Literal
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+from torch.nn import functional as F
+
+from ...errors import UsageError
+
+BATCH_IMAGES = 32
+
+
+@dataclass(frozen=True, slots=True)
+class ImagePreparation:
+    """How photos are prepared.
+
+    Parameters
+    ----------
+    size : (H, W)
+        Of the result, in pixels.
+    mean, std : tuple of 3 float
+        Of the channels, for values in [0, 1].
+    fit : {"squash", "crop"}
+        Resize both sides at will, or so that the photo covers ``cover`` and what stands out is cut.
+    cover : int, optional
+        Length of the shorter side before the cut; default: the shorter side of ``size``.
+    mode : {"bicubic", "bilinear"}
+    """
+
+    size: tuple[int, int]
+    mean: tuple[float, ...]
+    std: tuple[float, ...]
+    fit: Literal["squash", "crop"] = "crop"
+    cover: int | None = None
+    mode: Literal["bicubic", "bilinear"] = "bicubic"
+
+    def __call__(self, image: NDArray[np.float32]) -> Tensor:
+        """A photo [3, H, W] in [0, 1] to [3, h, w]. Raises ``ValueError`` for anything else."""
+        if image.ndim != 3 or image.shape[0] != 3 or 0 in image.shape:
+            raise ValueError(f"a photo is [3, H, W], this array is {list(image.shape)}")
+        x = torch.from_numpy(np.ascontiguousarray(image, np.float32))[None]
+        height, width = self.size
+        if self.fit == "squash":
+            x = self._resize(x, (height, width))
+        else:
+            cover = self.cover or min(self.size)
+            h, w = x.shape[2:]
+            x = self._resize(x, (cover, max(cover, int(cover * w / h))) if h <= w else (int(cover * h / w), cover))
+            x = _cut(x, height, width)
+        mean, std = (torch.tensor(value)[:, None, None] for value in (self.mean, self.std))
+        return ((x[0] - mean) / std).contiguous()
+
+    def _resize(self, x: Tensor, size: tuple[int, int]) -> Tensor:
+        """With antialiasing, as Pillow does it; bicubic weights overshoot, pictures do not."""
+        if tuple(x.shape[2:]) == size:
+            return x
+        return F.interpolate(x, size, mode=self.mode, antialias=True, align_corners=False).clamp(0, 1)
+
+    @classmethod
+    def of_transformers(cls, config: Mapping[str, Any]) -> ImagePreparation:
+        """Of a ``preprocessor_config.json``. Raises ``UsageError`` where it says something else than these fields."""
+        mean, std = tuple(config["image_mean"]), tuple(config["image_std"])
+        if len(mean) != 3 or abs(config.get("rescale_factor", 1 / 255) - 1 / 255) > 1e-6:
+            raise UsageError("--model: its preprocessor_config.json is for other images than 8-bit RGB.")
+        mode: Literal["bicubic", "bilinear"] = "bilinear" if config.get("resample", 3) == 2 else "bicubic"
+        size = config["size"]
+        size = {"shortest_edge": size} if isinstance(size, int) else size
+        if "shortest_edge" in size:
+            crop = config.get("crop_size", size["shortest_edge"])
+            sides = (crop, crop) if isinstance(crop, int) else (crop["height"], crop["width"])
+            return cls(sides, mean, std, "crop", size["shortest_edge"], mode)
+        return cls((size["height"], size["width"]), mean, std, "squash", None, mode)
+
+
+def _cut(x: Tensor, height: int, width: int) -> Tensor:
+    """The middle [.., height, width]; a side that is too short is padded with black."""
+    h, w = x.shape[2:]
+    if h < height or w < width:
+        top, left = max(0, (height - h) // 2), max(0, (width - w) // 2)
+        x = F.pad(x, (left, max(0, width - w - left), top, max(0, height - h - top)))
+        h, w = x.shape[2:]
+    top, left = (h - height) // 2, (w - width) // 2
+    return x[..., top : top + height, left : left + width]

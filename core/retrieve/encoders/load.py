@@ -1,0 +1,177 @@
+"""One door to all encoders: a name, a folder, a file or a Hugging Face id becomes an encoder ready to use.
+
+Temperatures are checked when a model is loaded (methods/tempscale.md, section 3.7).
+"""
+
+from __future__ import annotations
+
+import importlib
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from ...device import pick_device, pick_dtype, set_threads
+from ...errors import UsageError, did_you_mean
+from ...io.weights import read_description
+from ..tempscale import check, self_check
+from . import hf
+from .base import Encoder
+from .dual import MODELS as DUAL
+from .dual import load_dual
+from .openclip import CONFIG as OPEN_CLIP
+from .openclip import load_openclip
+from .sentence import load_plain, load_sentence
+from .vit_minilm import FORMAT as VIT_MINILM
+from .vit_minilm import load_vit_minilm, minilm_dir
+
+NAMES = ("minilm", "vit-minilm")
+FILES: Mapping[str, str] = {
+    VIT_MINILM: "attn.core.retrieve.encoders.vit_minilm:load_vit_minilm",
+    "attn-ga-dms": "attn.core.retrieve.gadms.encoder:load_gadms",
+    "attn-priorclip": "attn.core.retrieve.priorclip.encoder:load_priorclip",
+}
+"""``format`` in the metadata of a .safetensors file of attn -> ``module:function``.
+
+The function is called with (name, path, device=, dtype=, temperature=, max_tokens=) and returns an ``Encoder``.
+"""
+_HUB_ID = re.compile(r"[A-Za-z0-9][\w.-]*/[A-Za-z0-9][\w.-]*")
+_HUB_FILES = ["*.json", "*.txt", "*.model", "*.safetensors", "*.bin"]
+_HUB_SKIP = ["onnx/*", "openvino/*", "coreml/*", "tf_*", "flax_*", "rust_*", "*training_args.bin"]
+
+
+@dataclass(frozen=True, slots=True)
+class _Request:
+    """What every loader is told."""
+
+    device: torch.device
+    dtype: torch.dtype
+    temperature: float
+    max_tokens: int | None
+
+    def items(self) -> dict[str, Any]:
+        """As keyword arguments."""
+        return {name: getattr(self, name) for name in self.__slots__}
+
+
+def load(
+    name: str, *, device: torch.device | str = "cpu", dtype: str = "float32", temperature: float = 1.0,
+    max_tokens: int | None = None, pooling: str | None = None, threads: int | None = None,
+) -> Encoder:  # fmt: skip
+    """An encoder.
+
+    Parameters
+    ----------
+    name : str
+        ``minilm``, ``vit-minilm``, a folder (sentence-transformers, transformers, CLIP, SigLIP, open_clip), a
+        .safetensors file that attn wrote, or a Hugging Face id, which is looked for on this machine first.
+    device : torch.device or str
+        ``auto``, ``cpu``, ``cuda``, ``cuda:N`` or ``mps``.
+    dtype : str
+        Of the weights while they run; vectors are float32.
+    temperature : float
+        Attention logits are divided by it, in all layers and for both sides. The model is then tried, see Raises.
+    max_tokens : int, optional
+        Cut texts here instead of where the model says.
+    pooling : str, optional
+        For text encoders, instead of what the folder says: see ``text.POOLINGS``.
+    threads : int, optional
+        Of the CPU; by default torch keeps what it has.
+
+    Raises
+    ------
+    UsageError
+        If there is no such model, it is not complete, something it needs is not installed, or it does not take the
+        temperature.
+    """
+    check(temperature)
+    if threads is not None:
+        set_threads(threads)
+    place = pick_device(device) if isinstance(device, str) else device
+    request = _Request(place, pick_dtype(dtype), temperature, max_tokens)
+    encoder = _load(name, request, pooling)
+    if temperature != 1.0:
+        _check(encoder)
+    return encoder
+
+
+def _load(name: str, request: _Request, pooling: str | None) -> Encoder:
+    path = Path(name).expanduser()
+    if name == "minilm":
+        return load_sentence(name, minilm_dir(), pooling=pooling, **request.items())
+    if name == "vit-minilm":
+        return load_vit_minilm(name, **request.items())
+    if path.suffix == ".safetensors":
+        return _load_file(name, path, request)
+    if path.is_dir():
+        return _load_folder(name, path, request, pooling)
+    if _HUB_ID.fullmatch(name):
+        return _load_folder(name, _from_hub(name), request, pooling)
+    raise UsageError(f"--model: no model named {name!r}, and no folder of that name. {_possible(name)}")
+
+
+def _load_folder(name: str, folder: Path, request: _Request, pooling: str | None) -> Encoder:
+    """By the files that are in it."""
+    if (folder / OPEN_CLIP).is_file():
+        return load_openclip(name, folder, **request.items())
+    if (folder / "modules.json").is_file():
+        return load_sentence(name, folder, pooling=pooling, **request.items())
+    if not (folder / "config.json").is_file():
+        raise UsageError(
+            f"--model: {folder} is no folder of a model: it holds none of modules.json, config.json, {OPEN_CLIP}."
+        )
+    if hf.load_config(folder).model_type in DUAL:
+        return load_dual(name, folder, **request.items())
+    return load_plain(name, folder, pooling=pooling, **request.items())
+
+
+def _load_file(name: str, path: Path, request: _Request) -> Encoder:
+    """By the format that its metadata name."""
+    described = read_description(path)
+    home = FILES.get(described.get("format", ""))
+    if home is None:
+        raise UsageError(f"--model: {path} is no encoder that attn wrote. Known formats: {', '.join(sorted(FILES))}.")
+    module, function = home.split(":")
+    encoder: Encoder = getattr(importlib.import_module(module), function)(name, path, **request.items())
+    return encoder
+
+
+def _from_hub(name: str) -> Path:
+    """Folder of a Hugging Face id: the copy on this machine, or else a download."""
+    hf.transformers()
+    from huggingface_hub import snapshot_download
+
+    wanted: dict[str, Any] = {"allow_patterns": _HUB_FILES, "ignore_patterns": _HUB_SKIP}
+    try:
+        return Path(snapshot_download(name, local_files_only=True, **wanted))
+    except Exception:  # not in the cache, whatever the package calls that
+        pass
+    try:
+        return Path(snapshot_download(name, **wanted))
+    except Exception as error:  # no network, no such id, no permission, no space
+        reason = (str(error).strip().splitlines() or [type(error).__name__])[0].rstrip(".")
+        raise UsageError(
+            f"--model: {name} is no folder and not on this machine, and it could not be downloaded ({reason}). "
+            f"{_possible(name)}"
+        ) from None
+
+
+def _possible(name: str) -> str:
+    """What could have been meant, and what can be given."""
+    folders = [str(one) for one in Path(name).expanduser().parent.glob("*") if one.is_dir()]
+    near = did_you_mean(name, [*NAMES, *folders])
+    what = (
+        f"Give {' or '.join(NAMES)}, a folder of a model, a .safetensors file of attn, or a Hugging Face id (ORG/NAME)."
+    )
+    return f"{near} {what}".strip()
+
+
+def _check(encoder: Any) -> None:
+    """Section 3.7, on the tower of the texts; an encoder that cannot change its temperature has to do it itself."""
+    if hasattr(encoder, "at"):
+        plain = encoder.at(1.0)
+        texts = getattr(plain, "text", plain)
+        self_check(texts.model, lambda some: texts.encode_texts(some).vectors)

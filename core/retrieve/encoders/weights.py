@@ -1,0 +1,65 @@
+"""Files of a model: where packages keep them, and the hash by which an index knows the model again."""
+
+from __future__ import annotations
+
+import hashlib
+import importlib.util
+import json
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from ...errors import UsageError
+
+_HASHES: dict[tuple[str, int, int], str] = {}
+"""(path, size, mtime in ns) -> sha256: large files are read once per process."""
+
+
+def package_dir(name: str) -> Path | None:
+    """Directory of an installed package, which is not imported (its imports may fail); None where it is absent."""
+    try:
+        spec = importlib.util.find_spec(name)
+    except (ImportError, ValueError):
+        return None
+    places = spec.submodule_search_locations if spec else None
+    return Path(next(iter(places))) if places else None
+
+
+def sha256(path: Path) -> str:
+    """Hash of a file, hexadecimal."""
+    status = path.stat()
+    key = (str(path.resolve()), status.st_size, status.st_mtime_ns)
+    if key not in _HASHES:
+        with path.open("rb") as file:
+            _HASHES[key] = hashlib.file_digest(file, "sha256").hexdigest()
+    return _HASHES[key]
+
+
+def fingerprint(paths: Sequence[Path]) -> str:
+    """Hash of the weights of a model: that of its file, or the hash of the hashes of its files in the order given."""
+    hashes = [sha256(path) for path in paths]
+    return hashes[0] if len(hashes) == 1 else hashlib.sha256("".join(hashes).encode()).hexdigest()
+
+
+def weight_files(folder: Path) -> list[Path]:
+    """The files that transformers reads the weights of ``folder`` from, sorted.
+
+    Raises
+    ------
+    UsageError
+        If there are none.
+    """
+    for pattern in ("model.safetensors", "model-*.safetensors", "pytorch_model.bin", "pytorch_model-*.bin"):
+        if found := sorted(folder.glob(pattern)):
+            return found
+    raise UsageError(f"--model: {folder} holds no weights (model.safetensors or pytorch_model.bin).")
+
+
+def read_json(path: Path) -> Any:
+    """A JSON file. Raises ``UsageError`` where it is missing or damaged."""
+    try:
+        return json.loads(path.read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        raise UsageError(f"--model: {path} is missing.") from None
+    except (OSError, ValueError) as error:
+        raise UsageError(f"--model: {path} cannot be read ({error}).") from None

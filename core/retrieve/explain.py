@@ -1,0 +1,69 @@
+"""Why a picture matched a sentence: scores of the words, and how well each patch fits (``search --explain``).
+
+GA-DMS models give both (methods/ga-dms.md, section 3.3), PriorCLIP models their belief map, which does not depend on
+the sentence (methods/priorclip.md, section 3B).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from ..errors import InputError, UsageError
+from ..io.photo import PHOTO_SUFFIXES, read_photo
+from .encoders.base import Encoder
+from .options import MAX_SIDE
+from .runs import Result
+
+
+@dataclass(frozen=True, slots=True)
+class Explained:
+    """Why the pictures of one query matched.
+
+    Parameters
+    ----------
+    words : sequence of (str, float)
+        How much each word counted for the best hit, in [0, 1]; empty where the model does not say.
+    patches : mapping of str to ndarray [rows, columns]
+        By hit: how well each patch of the picture fits, in [0, 1].
+    """
+
+    words: Sequence[tuple[str, float]]
+    patches: Mapping[str, NDArray[np.float32]]
+
+
+def explain(result: Result, encoder: Any) -> Explained:
+    """Ask a model that can explain itself about every picture among the hits of a sentence."""
+    words: list[tuple[str, float]] = []
+    patches: dict[str, NDArray[np.float32]] = {}
+    for hit in result.ranked:
+        path = Path(str(hit.meta.get("path") or ""))
+        if path.suffix.lower() not in PHOTO_SUFFIXES:
+            continue
+        try:
+            pixels = read_photo(path, max_side=MAX_SIDE, uniform=True).pixels
+        except InputError:  # gone or damaged since it was indexed
+            continue
+        if hasattr(encoder, "explain"):
+            told = encoder.explain(pixels, result.query)
+            words = words or [(word, float(score)) for word, score in zip(told.words, told.scores, strict=True)]
+            fits = told.patches
+        else:
+            fits = encoder.belief_map(pixels)
+        spread = float(fits.max() - fits.min()) or 1.0
+        patches[hit.id] = (fits - fits.min()) / spread
+    return Explained(words, patches)
+
+
+def check_explains(encoder: Encoder) -> None:
+    """Raise ``UsageError`` for a model that cannot say why a picture matched."""
+    if not hasattr(encoder, "explain") and not hasattr(encoder, "belief_map"):
+        raise UsageError(
+            f"--explain: {encoder.fingerprint.model} cannot explain a match; models of attn train ga-dms (words and "
+            "patches) and priorclip (patches) can."
+        )

@@ -1,0 +1,155 @@
+"""Data sets to evaluate on, told by content and read into one form: ``read_dataset(path) -> EvalSet``.
+
+Kinds: methods/retrieval-peers.md, section 6; methods/ga-dms.md, section 5; methods/priorclip.md, section 5.
+Sets of images with captions ask with the captions and find images; ``EvalSet.reversed`` is the other direction.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from pathlib import Path
+
+from ..errors import InputError, UsageError, did_you_mean
+from ._beir import choose_split, find, read_beir
+from ._captions import LICENCES, READERS, Captioned, read_captioned
+from ._evalset import Content, EvalSet, counted, empty_texts, repeated_texts
+
+__all__ = ["KINDS", "Captioned", "Content", "EvalSet", "image_root", "read_captioned", "read_dataset"]
+
+KINDS = ("beir", "captions", *READERS)
+"""Formats of data sets; ``captions`` is our own JSONL {image, captions, id?, split?}."""
+
+_FILES = ("captions.jsonl", "reid_raw.json", "ICFG-PEDES.json", "data_captions.json")
+
+
+def read_dataset(
+    path: str | Path, *, kind: str | None = None, split: str | None = None, images: str | Path | None = None
+) -> EvalSet:
+    """Read a data set.
+
+    Parameters
+    ----------
+    path : str or Path
+        A BEIR folder, a JSON or JSONL file of images with captions, or a folder that holds one such file.
+    kind : str, optional
+        One of ``KINDS``; by default told by content.
+    split : str, optional
+        By default ``test``, or the only one there is. Formats without splits are read whole.
+    images : str or Path, optional
+        Folder that image paths are relative to; by default ``imgs/`` or ``images/`` beside the file, or its own folder,
+        whichever holds the first image.
+
+    Returns
+    -------
+    EvalSet
+        Documents are texts (BEIR) or images; queries are texts. Images are named by their path in the file, captions by
+        image and number (``0042.jpg#3``). A caption's relevant images are those of its identity.
+
+    Raises
+    ------
+    InputError
+        If it cannot be read, is of no known format, or is malformed: with line or entry.
+    UsageError
+        If the kind is unknown, or there is no such split.
+    """
+    path = Path(path)
+    if kind is not None and kind not in KINDS:
+        hint = did_you_mean(kind, KINDS)
+        raise UsageError(f"no data set format named {kind!r}. {hint} There are: {', '.join(KINDS)}".replace("  ", " "))
+    if not path.exists():
+        raise InputError(path, "does not exist", "Check the name")
+    if path.is_dir():
+        if kind == "beir" or (kind is None and find(path, "corpus.jsonl")):
+            return read_beir(path, split)
+        path = _file_of(path)
+    elif kind == "beir":
+        raise InputError(path, "is a file", "Name the BEIR folder with corpus.jsonl, queries.jsonl and qrels/")
+    kind, found = read_captioned(path, kind)
+    return _as_set(path, kind, found, split, images)
+
+
+def _file_of(folder: Path) -> Path:
+    """The one file in a folder that describes its images."""
+    known = [path for name in _FILES if (path := find(folder, name))]
+    listed = known or sorted(p for p in folder.iterdir() if p.suffix in (".json", ".jsonl") and p.name[0] != ".")
+    if len(listed) == 1:
+        return listed[0]
+    if not listed:
+        raise InputError(folder, "holds no data set", "A BEIR folder has corpus.jsonl; others a .json or .jsonl file")
+    names = ", ".join(path.name for path in listed[:5])
+    raise InputError(folder, f"holds several files that may be the data set ({names})", "Name the file itself")
+
+
+def image_root(path: Path, first: str, images: str | Path | None = None) -> Path:
+    """The folder that image paths of the file ``path`` are relative to, judged by its first image."""
+    if images is not None:
+        return Path(images)
+    places = (path.parent / "imgs", path.parent / "images", path.parent)
+    return next((place for place in places if (place / first).is_file()), path.parent)
+
+
+def _as_set(path: Path, kind: str, found: list[Captioned], split: str | None, images: str | Path | None) -> EvalSet:
+    """Captions as queries, images as documents, of one split."""
+    parts = Counter(one.split for one in found)
+    warnings: list[str] = []
+    if set(parts) == {""}:
+        chosen = ""
+        if split is not None:
+            warnings.append(f"the file has no splits: all of it was read, not {split!r}")
+    else:
+        chosen = choose_split(path, split, sorted(part for part in parts if part))
+        if parts[""]:
+            warnings.append(counted(parts[""], "entry has", "entries have") + " no split: left out")
+        found = [one for one in found if one.split == chosen]
+    merged = _merged(path, found)
+    if joined := len(found) - len(merged):
+        warnings.append(counted(joined, "entry repeats", "entries repeat") + " an image: its captions were joined")
+    root = image_root(path, found[0].image, images)
+    documents = {image: root / image for image in merged}
+    missing = [image for image, place in documents.items() if not place.is_file()]
+    if missing:
+        warnings.append(
+            counted(len(missing), "image is", "images are")
+            + f" not there (such as {documents[missing[0]]}): name their folder with --images"
+        )
+    bare = sum(not captions for _, captions in merged.values())
+    if bare:
+        warnings.append(counted(bare, "image has", "images have") + " no caption: nothing asks for it")
+    members: dict[str, list[str]] = {}
+    for image, (identity, _) in merged.items():
+        members.setdefault(identity, []).append(image)
+    queries: dict[str, str] = {}
+    owner: dict[str, str] = {}
+    for image, (identity, captions) in merged.items():
+        for number, caption in enumerate(captions):
+            queries[f"{image}#{number}"] = caption
+            owner[f"{image}#{number}"] = identity
+    if not queries:
+        raise InputError(path, "holds no captions", "Name a file with images and captions")
+    relevant = {identity: dict.fromkeys(images, 1) for identity, images in members.items()}  # shared by its captions
+    qrels = {query: relevant[identity] for query, identity in owner.items()}
+    warnings += empty_texts(queries.values(), "caption") + repeated_texts(queries, owner)
+    return EvalSet(
+        path.stem, kind, chosen, dict[str, Content](documents), dict[str, Content](queries), qrels, tuple(warnings),
+        _licence(kind, found),
+    )  # fmt: skip
+
+
+def _merged(path: Path, found: list[Captioned]) -> dict[str, tuple[str, list[str]]]:
+    """Image -> identity and all its captions. Raises ``InputError`` if an image has two identities."""
+    merged: dict[str, tuple[str, list[str]]] = {}
+    for one in found:
+        identity, captions = merged.setdefault(one.image, (one.identity, []))
+        if identity != one.identity:
+            what = f"{one.place}: image {one.image!r} has the id {one.identity!r}, but {identity!r} before"
+            raise InputError(path, what, "An image shows one identity: rename the file or correct the id")
+        captions.extend(one.captions)
+    return merged
+
+
+def _licence(kind: str, found: list[Captioned]) -> str:
+    """What the data set's authors allow, or the licences of the single images with their counts."""
+    each = Counter(one.licence for one in found if one.licence)
+    if each:
+        return "Images: " + ", ".join(f"{name} ({count})" for name, count in each.most_common())
+    return LICENCES.get(kind, "")

@@ -1,0 +1,265 @@
+"""How good a ranking is: nDCG, recall, MAP, MRR, hit rate, mINP, R@k in both directions, and two runs compared.
+
+Specification: methods/retrieval-peers.md, section 6; for persons methods/ga-dms.md, section 6; for image and text
+methods/priorclip.md, section 6. All values are shares in [0, 1]; papers print them in percent.
+
+Every metric follows from the ranks of the relevant documents of a query, so that is all that is computed
+(``_measures.py``). A document is relevant when its judgement is above 0; others count as not relevant, judged or not.
+Ties: the higher score first, equal scores by id in string order (in a matrix: by column). trec_eval breaks ties by
+*descending* id, so values of runs with ties differ from it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from typing import Any, Literal
+
+import numpy as np
+from numpy.typing import ArrayLike, NDArray
+
+from ..errors import UsageError
+from ._measures import MEASURES, Difference, Evaluation, Ranked, parse_metric, relevant_ranks
+
+__all__ = [
+    "PERSON_METRICS", "TEXT_METRICS", "Difference", "Evaluation", "Qrels", "Run", "compare", "evaluate",
+    "evaluate_identities", "evaluate_scores", "image_text_recall", "parse_metric",
+]  # fmt: skip
+
+Qrels = Mapping[str, Mapping[str, int]]
+"""Query id -> document id -> relevance (above 0: relevant)."""
+Run = Mapping[str, Mapping[str, float]]
+"""Query id -> document id -> score (larger is better)."""
+
+TEXT_METRICS = ("ndcg@10", "recall@10", "recall@100", "map@100", "mrr@10", "hit@1")
+"""What text retrieval reports."""
+PERSON_METRICS = ("hit@1", "hit@5", "hit@10", "map", "minp")
+"""What person retrieval reports; R@k there is our ``hit@k``."""
+
+_DRAWS = 2**21  # numbers per block of a bootstrap
+
+
+def evaluate(
+    qrels: Qrels,
+    run: Run,
+    metrics: Sequence[str] = TEXT_METRICS,
+    *,
+    gain: Literal["linear", "exponential"] = "linear",
+) -> Evaluation:
+    """Score a run against judgements.
+
+    Parameters
+    ----------
+    qrels : Qrels
+        The ideal ranking is over all judged documents, also those that the run does not hold.
+    run : Run
+    metrics : sequence of str
+        ``ndcg@k``, ``recall@k`` (of all relevant documents), ``map@k`` (divided by all relevant documents), ``mrr@k``,
+        ``hit@k`` (any relevant document: the R@k of image-text and person retrieval), ``minp``. ``ndcg``, ``map``,
+        ``mrr`` and ``minp`` without cut take the whole ranking.
+    gain : {"linear", "exponential"}
+        Of nDCG: the relevance itself, or 2**relevance - 1.
+
+    Returns
+    -------
+    Evaluation
+
+    Raises
+    ------
+    UsageError
+        If a metric is unknown, or no query has a relevant document.
+    ValueError
+        If a score is NaN.
+    """
+
+    def judged() -> Iterator[tuple[str, Ranked | None]]:
+        for query, judgements in qrels.items():
+            gains = {document: _gain(level, gain) for document, level in judgements.items() if level > 0}
+            if not gains:
+                yield query, None
+                continue
+            results = run.get(query, {})
+            ids = list(results)
+            relevant = np.array([i for i, document in enumerate(ids) if document in gains], np.intp)
+            scores = np.fromiter(results.values(), np.float64, len(ids))
+            ideal = np.sort(np.fromiter(gains.values(), np.float64, len(gains)))[::-1]
+            yield query, _ranked(scores, relevant, np.array([gains[ids[i]] for i in relevant]), ideal, ids)
+
+    counted = [query for query, judgements in qrels.items() if any(level > 0 for level in judgements.values())]
+    unanswered = sum(not run.get(query) for query in counted)
+    return _collect(judged(), metrics, dropped=sum(query not in qrels for query in run), unanswered=unanswered)
+
+
+def evaluate_scores(
+    scores: Iterable[ArrayLike],
+    relevance: Iterable[ArrayLike],
+    metrics: Sequence[str] = PERSON_METRICS,
+    *,
+    gain: Literal["linear", "exponential"] = "linear",
+    query_ids: Sequence[str] | None = None,
+) -> Evaluation:
+    """Score a dense matrix of scores; equal to ``evaluate`` with documents named in the order of the columns.
+
+    Parameters
+    ----------
+    scores : array [Q, G], float, or an iterable of its rows
+        Of every query with the whole gallery. A generator of rows keeps memory small.
+    relevance : array [Q, G], bool or int, or an iterable of its rows
+    metrics, gain
+        As in ``evaluate``.
+    query_ids : sequence of Q str, optional
+        Names of the queries; by default their numbers from 0.
+
+    Raises
+    ------
+    UsageError
+        As ``evaluate``.
+    ValueError
+        If the shapes differ, or a score is NaN.
+    """
+
+    def rows() -> Iterator[tuple[str, Ranked | None]]:
+        for i, (row, judgement) in enumerate(zip(scores, relevance, strict=True)):
+            values, levels = np.asarray(row), np.asarray(judgement)  # [G], [G]
+            if values.ndim != 1 or values.shape != levels.shape:
+                raise ValueError(
+                    f"query {i}: scores have shape {values.shape}, relevance {levels.shape}; both must be [G]"
+                )
+            relevant = np.flatnonzero(levels > 0)
+            gains = np.array([_gain(level, gain) for level in levels[relevant].tolist()])
+            name = str(i) if query_ids is None else query_ids[i]
+            yield name, _ranked(values, relevant, gains, np.sort(gains)[::-1]) if relevant.size else None
+
+    return _collect(rows(), metrics)
+
+
+def evaluate_identities(
+    scores: Iterable[ArrayLike], query_pids: ArrayLike, gallery_pids: ArrayLike, metrics: Sequence[str] = PERSON_METRICS
+) -> Evaluation:
+    """Person retrieval: a gallery image is relevant when its identity is the query's (methods/ga-dms.md, section 6).
+
+    Parameters
+    ----------
+    scores : array [Q, G], float, or an iterable of its rows
+    query_pids, gallery_pids : array [Q] and [G]
+        Identities, as numbers or strings.
+
+    Returns
+    -------
+    Evaluation. Queries without an image of their identity in the gallery are dropped and counted.
+    """
+    gallery = np.asarray(gallery_pids)
+    return evaluate_scores(scores, (gallery == pid for pid in np.asarray(query_pids)), metrics)
+
+
+def image_text_recall(
+    scores: ArrayLike, caption_image: ArrayLike, cuts: Sequence[int] = (1, 5, 10)
+) -> dict[str, float]:
+    """R@k in both directions, a hit being any relevant item among the first k (methods/priorclip.md, section 6).
+
+    Parameters
+    ----------
+    scores : array [I, C], float
+        Of every image with every caption.
+    caption_image : array [C], int
+        Row of the image that each caption describes.
+    cuts : sequence of int
+
+    Returns
+    -------
+    dict with ``i2t_r@k`` and ``t2i_r@k`` for each cut, and ``mr``, their mean (six values for the usual cuts). Images
+    without a caption are dropped.
+
+    Raises
+    ------
+    ValueError
+        If the shapes do not fit, or a score is NaN.
+    """
+    matrix, owner = np.asarray(scores), np.asarray(caption_image)
+    if matrix.ndim != 2 or owner.shape != matrix.shape[1:]:
+        raise ValueError(f"scores must be [I, C] with one owner per caption, got {matrix.shape} and {owner.shape}")
+    images = np.arange(len(matrix))
+    names = [f"hit@{k}" for k in cuts]
+    both = {
+        "i2t": evaluate_identities(matrix, images, owner, names).values,
+        "t2i": evaluate_identities(matrix.T, owner, images, names).values,
+    }
+    values = {f"{way}_r@{k}": both[way][f"hit@{k}"] for way in both for k in cuts}
+    return values | {"mr": float(np.mean(list(values.values())))}
+
+
+def compare(
+    first: Evaluation, second: Evaluation, metric: str, *, samples: int = 10_000, level: float = 0.95, seed: int = 0
+) -> Difference:
+    """Paired bootstrap over queries of the difference of two runs.
+
+    Parameters
+    ----------
+    first, second : Evaluation
+        Of the same queries, both with ``metric``.
+    metric : str
+    samples : int
+        Resamplings; more make the interval steadier.
+    level : float
+        Share of the resampled differences inside the interval (percentiles).
+    seed : int
+
+    Raises
+    ------
+    ValueError
+        If the queries differ, a run lacks the metric, or ``samples`` or ``level`` make no sense.
+    """
+    if first.queries != second.queries:
+        raise ValueError("the two evaluations have different queries: evaluate both with the same judgements")
+    if metric not in first.per_query or metric not in second.per_query:
+        raise ValueError(f"{metric!r} was not evaluated for both runs")
+    if samples < 1 or not 0 < level < 1:
+        raise ValueError(f"samples must be at least 1 and level between 0 and 1, got {samples} and {level}")
+    one, two = first.per_query[metric], second.per_query[metric]
+    change, count = two - one, len(first.queries)
+    generator = np.random.default_rng(seed)
+    block = max(1, _DRAWS // count)
+    means = [
+        change[generator.integers(0, count, (min(block, samples - start), count))].mean(axis=1)
+        for start in range(0, samples, block)
+    ]
+    low, high = np.quantile(np.concatenate(means), [(1 - level) / 2, (1 + level) / 2])
+    return Difference(
+        metric, float(one.mean()), float(two.mean()), float(change.mean()), float(low), float(high), level, count
+    )
+
+
+def _gain(level: float, kind: str) -> float:
+    return float(level) if kind == "linear" else 2.0 ** float(level) - 1
+
+
+def _ranked(
+    scores: NDArray[Any],
+    relevant: NDArray[np.intp],
+    gains: NDArray[np.float64],
+    ideal: NDArray[np.float64],
+    ids: Sequence[str] | None = None,
+) -> Ranked:
+    """The relevant documents of one query in the order of their ranks."""
+    ranks = relevant_ranks(scores, relevant, ids)
+    order = np.argsort(ranks)
+    return Ranked(ranks[order], gains[order], ideal)
+
+
+def _collect(
+    found: Iterable[tuple[str, Ranked | None]], metrics: Sequence[str], *, dropped: int = 0, unanswered: int = 0
+) -> Evaluation:
+    """The metrics of each query; None stands for a query without relevant documents."""
+    wanted = {name: parse_metric(name) for name in metrics}
+    queries: list[str] = []
+    values: dict[str, list[float]] = {name: [] for name in wanted}
+    for query, ranked in found:
+        if ranked is None:
+            dropped += 1
+            continue
+        queries.append(query)
+        for name, (kind, cut) in wanted.items():
+            values[name].append(MEASURES[kind](ranked, cut))
+    if not queries:
+        raise UsageError("no query has a relevant document: check that the judgements belong to these queries")
+    per_query = {name: np.array(row) for name, row in values.items()}
+    return Evaluation(tuple(queries), per_query, dropped, unanswered)

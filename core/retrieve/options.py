@@ -1,0 +1,83 @@
+"""What `attn retrieve` can be told, as frozen values, and the one encoder that a process keeps loaded."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from functools import lru_cache
+from pathlib import Path
+from typing import Any
+
+from ..device import pick_device
+from ..errors import UsageError
+from .encoders.base import Encoder, Fingerprint
+from .encoders.load import load
+
+MODEL = "minilm"
+"""The default encoder of texts; for images it is ``vit-minilm``."""
+BLOCK_TEXTS, BLOCK_IMAGES = 512, 64
+"""Items per task: what a killed run may have to embed again."""
+MAX_SIDE = 1024
+"""Larger photos are reduced while they are read; encoders see a few hundred pixels."""
+
+
+@dataclass(frozen=True, slots=True)
+class EncoderOptions:
+    """What makes an embedding: two embeddings can be compared only where all of this is the same.
+
+    Parameters
+    ----------
+    model : str
+        A name of ``encoders.load``, a directory, or a model file.
+    temperature : float
+        Of the attention (TempScale); 1 leaves the model as it is.
+    max_tokens : int, optional
+        Longer texts are cut; default: the model's own limit.
+    device, dtype : str
+    """
+
+    model: str = MODEL
+    temperature: float = 1.0
+    max_tokens: int | None = None
+    device: str = "auto"
+    dtype: str = "float32"
+
+
+@dataclass(frozen=True, slots=True)
+class IndexOptions:
+    """How a gallery becomes an index.
+
+    Parameters
+    ----------
+    encoder : EncoderOptions
+    store : {"auto", "flat", "lance"} or a ``qdrant://`` address
+    rebuild : bool
+        Begin anew: the only way to another model, and out of a damaged index.
+    keep_missing : bool
+        Keep what the gallery no longer holds.
+    """
+
+    encoder: EncoderOptions = field(default_factory=EncoderOptions)
+    store: str = "auto"
+    rebuild: bool = False
+    keep_missing: bool = False
+
+
+@lru_cache(maxsize=2)
+def encoder_of(options: EncoderOptions) -> Encoder:
+    """The encoder, loaded once per process. Raises ``UsageError`` where it cannot be had."""
+    if options.temperature <= 0:
+        raise UsageError(f"--temperature: {options.temperature:g} must be above 0; 1 is the model as it is.")
+    return load(
+        options.model, device=pick_device(options.device), dtype=options.dtype, temperature=options.temperature,
+        max_tokens=options.max_tokens,
+    )  # fmt: skip
+
+
+def check_fingerprint(index: str | Path, kept: Mapping[str, Any], encoder: Encoder) -> None:
+    """Refuse an index of another encoder. Raises ``UsageError`` that names both."""
+    if difference := Fingerprint.from_dict(kept).difference(encoder.fingerprint):
+        raise UsageError(
+            f"{index} was made with {kept['model']}, this is {encoder.fingerprint.model} ({difference}). "
+            "Their embeddings cannot be compared: give the same --model and --temperature, or use index --rebuild."
+        )

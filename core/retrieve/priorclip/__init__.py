@@ -1,0 +1,1 @@
+"""Remote-sensing retrieval guided by a scene prior: PIR and PriorCLIP. Specification: methods/priorclip.md."""

@@ -1,0 +1,67 @@
+"""Trained PriorCLIP models as files: float16 safetensors with architecture, vocabulary and scene labels."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any
+
+from torch import Tensor
+
+from ...io.weights import read_weights, write_weights
+from .model import Architecture, PriorCLIP
+from .text import Vocabulary
+
+FORMAT, VERSION = "attn-priorclip", 1
+
+
+@dataclass(frozen=True, slots=True)
+class Checkpoint:
+    """A trained model.
+
+    Parameters
+    ----------
+    architecture : Architecture
+    vocabulary : Vocabulary
+    scenes : tuple of str
+        Labels that the instruction network tells apart.
+    state : mapping of str to Tensor
+    training : mapping
+        How it was trained, as JSON holds it.
+    """
+
+    architecture: Architecture
+    vocabulary: Vocabulary
+    scenes: tuple[str, ...]
+    state: Mapping[str, Tensor]
+    training: Mapping[str, Any] = field(default_factory=dict)
+
+    def build(self) -> PriorCLIP:
+        """The model in eval mode, float32."""
+        net = PriorCLIP(self.architecture, len(self.vocabulary), len(self.scenes))
+        net.load_state_dict({name: value.float() for name, value in self.state.items()})
+        return net.eval()
+
+
+def write_checkpoint(checkpoint: Checkpoint, path: Path) -> None:
+    """Write a model file, atomically. Weights are rounded to float16."""
+    described = {
+        "format": FORMAT, "version": VERSION, "architecture": asdict(checkpoint.architecture),
+        "vocabulary": checkpoint.vocabulary.words, "scenes": checkpoint.scenes, "training": dict(checkpoint.training),
+    }  # fmt: skip
+    write_weights(path, checkpoint.state, described)
+
+
+def read_checkpoint(path: Path) -> Checkpoint:
+    """A model file of ``write_checkpoint``. Raises ``UsageError`` for anything else."""
+
+    def build(described: dict[str, Any], state: dict[str, Tensor]) -> Checkpoint:
+        checkpoint = Checkpoint(
+            Architecture(**described["architecture"]), Vocabulary(tuple(described["vocabulary"])),
+            tuple(described["scenes"]), state, described["training"],
+        )  # fmt: skip
+        checkpoint.build()
+        return checkpoint
+
+    return read_weights(path, FORMAT, VERSION, build, what="PriorCLIP model of attn. `attn train priorclip` makes one")

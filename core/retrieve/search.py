@@ -1,0 +1,250 @@
+"""`attn retrieve search`: queries against an index."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+import attn
+
+from ..device import set_threads
+from ..errors import InputError, UsageError
+from ..io.photo import PHOTO_SUFFIXES, read_photo
+from ..io.report import Item, Report, summarise
+from ._beir import read_corpus
+from ._evalset import Content
+from ._records import lines
+from .encoders.base import Encoder
+from .explain import Explained, check_explains, explain
+from .options import MAX_SIDE, EncoderOptions, check_fingerprint, encoder_of
+from .runs import TABS, Result
+from .store import open_store
+
+BATCH = 64
+"""Queries that one pass over the vectors answers."""
+
+
+@dataclass(frozen=True, slots=True)
+class SearchOptions:
+    """What is asked of an index.
+
+    Parameters
+    ----------
+    encoder : EncoderOptions or None
+        None takes the index's own model and temperature.
+    top : int
+    where : str, optional
+        Which entries count: see ``store.where.parse``.
+    exact : bool
+        Compare with every entry even where the store has an approximate index.
+    explain : bool
+        Say which words of a query counted, and where in each picture.
+    """
+
+    encoder: EncoderOptions | None = None
+    device: str = "auto"
+    top: int = 10
+    where: str | None = None
+    exact: bool = False
+    explain: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class Found:
+    """Rankings, best hit first, and what a report says of them.
+
+    Parameters
+    ----------
+    results : tuple of Result
+    report : Report
+    explained : mapping of str to Explained
+        With ``explain``, by query.
+    """
+
+    results: tuple[Result, ...]
+    report: Report
+    explained: Mapping[str, Explained] = field(default_factory=dict)
+
+
+def read_queries(path: Path) -> dict[str, Content]:
+    """Queries of a file: ``.jsonl`` ({"_id", "text"}), ``.tsv`` (id, tab, text), or one a line, numbered from 1.
+
+    Raises
+    ------
+    InputError
+        If the file cannot be read, holds nothing, or an id occurs twice.
+    """
+    name = path.name.removesuffix(".gz")
+    if name.endswith(".jsonl"):
+        return {key: text for key, text, _ in read_corpus(path)}
+    found: dict[str, Content] = {}
+    for number, text in lines(path):
+        key, tab, rest = text.partition("\t") if name.endswith(".tsv") else (str(number), "\t", text)
+        if not tab:
+            raise InputError(path, f"line {number} has no tab", "A line is an id, a tab and the query")
+        if key in found:
+            raise InputError(path, f"line {number}: the id {key!r} was there before", "Every id must occur once")
+        if rest.strip():
+            found[TABS.read(key)] = rest.strip()
+    if not found:
+        raise InputError(path, "holds no queries", "Write one a line")
+    return found
+
+
+def queries_of(texts: Sequence[str], images: Sequence[Path], file: Path | None) -> dict[str, Content]:
+    """All queries of a command line by id. Raises ``UsageError`` where there is none, or one is empty."""
+    found: dict[str, Content] = {}
+    for number, text in enumerate(texts, 1):
+        if not text.strip():
+            raise UsageError("the query is empty. Say what to look for, or give --image FILE.")
+        found[str(number)] = text
+    found |= {str(path): path for path in images}
+    if file is not None:
+        found |= read_queries(file)
+    if not found:
+        raise UsageError('nothing to search for. Give a sentence ("a bear on grass"), --image FILE or --queries FILE.')
+    return found
+
+
+def search(
+    index: str | Path, queries: Mapping[str, Content], options: SearchOptions = SearchOptions(),
+    *, threads: int | None = None, arguments: Mapping[str, Any] | None = None,
+) -> Found:  # fmt: skip
+    """Rank an index's entries for each query.
+
+    Parameters
+    ----------
+    index : str or Path
+    queries : mapping of str to str or Path
+        By id: a str is a text, a Path an image.
+    options : SearchOptions
+    threads : int, optional
+    arguments : mapping, optional
+        What the report records as the call's arguments.
+
+    Returns
+    -------
+    Found. Queries whose image cannot be read are failed items and have no result.
+
+    Raises
+    ------
+    UsageError
+        If the index is of another model, its model cannot be had or does not take such queries, or an option makes no
+        sense.
+    InputError
+        If the index is damaged.
+    """
+    start = time.perf_counter()
+    if options.top < 1:
+        raise UsageError(f"--top: {options.top} is no number of hits.")
+    set_threads(threads)
+    store = open_store(index)
+    try:
+        encoder = encoder_of(options.encoder or own_encoder(store.header.fingerprint, options.device))
+        check_fingerprint(index, store.header.fingerprint, encoder)
+        if options.explain:
+            check_explains(encoder)
+        vectors, items = embed_queries(queries, encoder)
+        results: list[Result] = []
+        ids = list(vectors)
+        for at in range(0, len(ids), BATCH):
+            block = ids[at : at + BATCH]
+            began = time.perf_counter()
+            found = store.search(
+                np.stack([vectors[key] for key in block]), options.top, where=options.where, exact=options.exact
+            )
+            ms = 1000 * (time.perf_counter() - began) / len(block)
+            results += [
+                Result(key, str(queries[key]), hits, ms) for key, hits in zip(block, found, strict=True)
+            ]  # fmt: skip
+        entries = len(store)
+        explained: dict[str, Explained] = {}
+        if options.explain:
+            explained = {r.query_id: explain(r, encoder) for r in results if isinstance(queries[r.query_id], str)}
+    finally:
+        store.close()
+    for result in results:
+        best = result.ranked[0] if result.hits else None
+        metrics = {"hits": len(result.hits), "ms": result.ms or 0.0} | ({"best_score": best.score} if best else {})
+        items.append(
+            Item(
+                result.query,
+                None,
+                "ok",
+                (result.ms or 0.0) / 1000,
+                metrics=metrics,
+                details=_details(result, explained.get(result.query_id)),
+            )
+        )
+    summary = dict(summarise(items)) | {"index": str(index), "entries": entries, "model": encoder.fingerprint.model}
+    report = Report(
+        "retrieve", attn.__version__, dict(arguments or {"verb": "search", "index": str(index)}), options.device,
+        time.perf_counter() - start, tuple(items), summary,
+    )  # fmt: skip
+    return Found(tuple(results), report, explained)
+
+
+def encoder_options(
+    index: str | Path, model: str | None, temperature: float | None, device: str
+) -> EncoderOptions | None:
+    """What the user asks to search with, the rest as the index has it; None: all as the index has it."""
+    if model is None and temperature is None:
+        return None
+    store = open_store(index, verify=False)
+    try:
+        own = own_encoder(store.header.fingerprint, device)
+    finally:
+        store.close()
+    if model is not None and model != own.model:
+        own = EncoderOptions(model, own.temperature, device=device)
+    return own if temperature is None else replace(own, temperature=temperature)
+
+
+def own_encoder(fingerprint: Mapping[str, Any], device: str) -> EncoderOptions:
+    """The options with which an index was made."""
+    return EncoderOptions(
+        fingerprint["model"], fingerprint["temperature"], fingerprint["max_tokens"], device
+    )  # fmt: skip
+
+
+def embed_queries(
+    queries: Mapping[str, Content], encoder: Encoder
+) -> tuple[dict[str, NDArray[np.float32]], list[Item]]:
+    """Vectors by query id, and a failed item for each image that cannot be read."""
+    texts = {key: query for key, query in queries.items() if isinstance(query, str)}
+    vectors: dict[str, NDArray[np.float32]] = {}
+    failed: list[Item] = []
+    if texts:
+        vectors |= dict(zip(texts, encoder.encode_texts(list(texts.values()), side="query").vectors, strict=True))
+    for key, path in queries.items():
+        if isinstance(path, str):
+            continue
+        try:
+            if path.suffix.lower() not in PHOTO_SUFFIXES:
+                raise InputError(path, "is no image", f"Known are {' '.join(PHOTO_SUFFIXES)}")
+            pixels = read_photo(path, max_side=MAX_SIDE, uniform=True).pixels
+        except InputError as error:
+            failed.append(Item(str(path), None, "failed", 0.0, error=error.reason))
+            continue
+        vectors[key] = encoder.encode_images([pixels]).vectors[0]
+    return {key: vectors[key] for key in queries if key in vectors}, failed
+
+
+def _details(result: Result, explained: Explained | None) -> dict[str, Any]:
+    """What the report says of a query: its hits with their metadata, and why they matched."""
+    patches = explained.patches if explained else {}
+    hits = [
+        {"id": hit.id, "score": hit.score, **{k: v for k, v in hit.meta.items() if k not in ("stamp", "kind")}}
+        | ({"patches": patches[hit.id].tolist()} if hit.id in patches else {})
+        for hit in result.ranked
+    ]
+    told: dict[str, Any] = {"query_id": result.query_id, "hits": hits}
+    if explained and explained.words:
+        told["words"] = [{"word": word, "score": score} for word, score in explained.words]
+    return told

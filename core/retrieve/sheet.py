@@ -1,0 +1,96 @@
+"""A contact sheet: the hits of each query as one HTML page that needs nothing else."""
+
+from __future__ import annotations
+
+import base64
+from collections.abc import Sequence
+from html import escape
+from io import BytesIO
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from ..errors import InputError
+from ..io.atomic import write_text
+from ..io.html import document
+from ..io.photo import PHOTO_SUFFIXES, read_photo
+from .explain import Explained
+from .runs import RankedDocument, Result
+from .search import Found
+
+NOTHING = Explained((), {})
+THUMBNAIL = 240
+"""Longer side of a picture, in px."""
+
+STYLE = """
+.hits { display: flex; flex-wrap: wrap; gap: 1rem; margin: .8rem 0 }
+.hits figure { width: 240px } .hits img { width: 100% } .hits blockquote { margin: 0; padding: .5rem .7rem;
+  background: var(--panel); border: 1px solid var(--line); border-radius: 4px; font-size: .87em;
+  overflow-wrap: anywhere }
+mark { color: inherit; padding: 0 .15em; border-radius: 2px }
+"""
+
+
+def write_sheet(path: Path, found: Found) -> None:
+    """Write the page. Raises ``InputError`` if it cannot be written."""
+    report = found.report
+    facts = " · ".join(escape(f"{text}") for text in (report.version, report.summary["model"], report.summary["index"]))
+    sections = [_section(result, found.explained.get(result.query_id, NOTHING)) for result in found.results]
+    body = [f'<h1>attn retrieve search</h1><p class="facts">attn {facts}</p>', *sections]
+    write_text(path, document("attn retrieve search", body, style=STYLE))
+
+
+def _section(result: Result, why: Explained) -> str:
+    picture = _thumbnail(Path(result.query)) if Path(result.query).suffix.lower() in PHOTO_SUFFIXES else ""
+    asked = f'<img src="{picture}" alt="query" width="120">' if picture else ""
+    hits = "".join(_figure(rank, hit, why.patches.get(hit.id)) for rank, hit in enumerate(result.ranked, 1))
+    shown = hits or "Nothing found."
+    return f'<section>{asked}<h2>{_marked(result.query, why.words)}</h2><div class="hits">{shown}</div></section>'
+
+
+def _marked(query: str, words: Sequence[tuple[str, float]]) -> str:
+    """The query, each word as strongly coloured as it counted."""
+    if not words:
+        return escape(query)
+    return " ".join(
+        f'<mark title="{score:.3f}" style="background: rgb(224 179 65 / {min(1.0, max(0.0, score)):.2f})">'
+        f"{escape(word)}</mark>"
+        for word, score in words
+    )
+
+
+def _figure(rank: int, hit: RankedDocument, patches: NDArray[np.float32] | None) -> str:
+    path = str(hit.meta.get("path") or "")
+    shown = ""
+    if Path(path).suffix.lower() in PHOTO_SUFFIXES:
+        if source := _thumbnail(Path(path), patches):
+            shown = f'<img src="{source}" alt="{escape(hit.id)}" loading="lazy">'
+    elif text := str(hit.meta.get("text") or ""):
+        shown = f"<blockquote>{escape(text)}</blockquote>"
+    return f"<figure>{shown}<figcaption>{rank}. {hit.score:.4f}<br>{escape(path or hit.id)}</figcaption></figure>"
+
+
+def _thumbnail(path: Path, patches: NDArray[np.float32] | None = None) -> str:
+    """A small JPEG as a data: URI, darker where ``patches`` are low; nothing for a file that is gone or damaged."""
+    from PIL import Image
+
+    try:
+        pixels = read_photo(path, max_side=4 * THUMBNAIL, uniform=True).pixels  # [3, H, W]
+    except InputError:
+        return ""
+    picture = Image.fromarray((pixels.transpose(1, 2, 0) * 255 + 0.5).astype("uint8"))
+    picture.thumbnail((THUMBNAIL, THUMBNAIL))
+    if patches is not None:
+        light = Image.fromarray((64 + 191 * patches).astype("uint8")).resize(picture.size, Image.Resampling.BICUBIC)
+        picture = Image.composite(picture, Image.new("RGB", picture.size), light)
+    memory = BytesIO()
+    picture.save(memory, "JPEG", quality=85)
+    return f"data:image/jpeg;base64,{base64.b64encode(memory.getvalue()).decode('ascii')}"
+
+
+def columns(hit: RankedDocument) -> dict[str, Any]:
+    """A hit's metadata as a table shows it, long texts cut."""
+    text = str(hit.meta.get("text") or "")
+    return {"hit": hit.meta.get("path") or hit.id, "text": text if len(text) <= 80 else f"{text[:79]}…"}

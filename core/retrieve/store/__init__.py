@@ -1,0 +1,141 @@
+"""Where embeddings are kept: flat files, a Lance table or a Qdrant collection behind one interface.
+
+Specification: methods/retrieval-peers.md, sections 3-5, 8 and 9. Places are written as ``DIR``, ``flat:DIR``,
+``lance:DIR`` or ``qdrant://HOST[:PORT]/COLLECTION``.
+"""
+
+from __future__ import annotations
+
+import importlib.util
+import warnings
+from os import PathLike
+from pathlib import Path
+from typing import Literal, TypeAlias
+
+from ...errors import InputError, UsageError
+from .base import SCHEMA, Header, Hit, VectorStore
+
+__all__ = ["FLAT_ITEMS", "SCHEMA", "Header", "Hit", "VectorStore", "create", "open_store"]
+
+StoreKind: TypeAlias = Literal["auto", "flat", "lance", "qdrant"]
+KINDS = ("auto", "flat", "lance", "qdrant")
+FLAT_ITEMS = 100_000
+"""More items than this want an index."""
+
+
+def create(
+    place: str | PathLike[str],
+    header: Header,
+    kind: StoreKind = "auto",
+    *,
+    expected_items: int = 0,
+    dtype: Literal["float32", "float16"] = "float32",
+    lock_timeout: float = 10.0,
+) -> VectorStore:
+    """Make an empty store.
+
+    Parameters
+    ----------
+    place : str or path
+        A directory that is new or empty, or a URL; see the module.
+    header : Header
+        ``Header.new(fingerprint, dim)``; its ``store`` is filled in.
+    kind : {"auto", "flat", "lance", "qdrant"}
+        "auto": what ``place`` says, else flat up to ``FLAT_ITEMS`` expected items and Lance above.
+    expected_items : int
+        For "auto".
+    dtype : {"float32", "float16"}
+        How vectors are stored (float16: flat only). Scores of float16 are off by up to some 1e-4.
+    lock_timeout : float
+        How long a change waits for another writer, in s.
+
+    Raises
+    ------
+    UsageError
+        If something is there already, the kind does not fit the place, or a package is missing.
+    """
+    if kind not in KINDS:
+        raise UsageError(f"no store called {kind!r}: use {', '.join(KINDS)}.")
+    said, where = _split(place)
+    if kind != "auto" and said not in ("auto", kind):
+        raise UsageError(f"{place} is a {said} store, not a {kind} store.")
+    chosen = _choose(expected_items) if (said, kind) == ("auto", "auto") else (kind if said == "auto" else said)
+    if dtype != "float32" and chosen != "flat":
+        raise UsageError(f"a {chosen} store keeps float32; {dtype} is for flat stores.")
+    if chosen == "qdrant":
+        from .qdrant import QdrantStore, connect
+
+        return QdrantStore.create(*connect(str(place)), header)
+    directory = Path(where)
+    try:
+        directory.mkdir(parents=True, exist_ok=True)
+        taken = any(path.name != ".lock" for path in directory.iterdir())
+    except OSError as error:
+        raise InputError(directory, f"cannot be made a directory ({error.strerror})", "Choose another place") from error
+    if taken:
+        raise UsageError(f"{directory} is not empty. Choose another place, or build the index again (--rebuild).")
+    if chosen == "lance":
+        from .lance import LanceStore
+
+        return LanceStore.create(directory, header, lock_timeout=lock_timeout)
+    from .flat import FlatStore
+
+    return FlatStore.create(directory, header, lock_timeout=lock_timeout, dtype=dtype)
+
+
+def open_store(place: str | PathLike[str], *, lock_timeout: float = 10.0, verify: bool = True) -> VectorStore:
+    """Open what ``create`` made. Opening takes no lock; the first change does, and keeps it until ``close``.
+
+    Parameters
+    ----------
+    place : str or path
+    lock_timeout : float
+        How long the first change waits for another writer, in s.
+    verify : bool
+        Compare the files of a flat store with their checksums (about 1 s for 1 GB).
+
+    Raises
+    ------
+    InputError
+        If there is no store, or it is damaged.
+    UsageError
+        If a newer version of attn wrote it, or a package is missing.
+    """
+    said, where = _split(place)
+    if said == "qdrant":
+        from .qdrant import QdrantStore, connect
+
+        return QdrantStore(*connect(str(place)))
+    directory = Path(where)
+    if not directory.is_dir():
+        raise InputError(directory, "no such index", "Make one: attn retrieve index")
+    if said == "lance" or (said == "auto" and any(directory.glob("*.lance"))):
+        from .lance import LanceStore
+
+        return LanceStore(directory, lock_timeout=lock_timeout)
+    from .flat import FlatStore
+
+    return FlatStore(directory, lock_timeout=lock_timeout, verify=verify)
+
+
+def _split(place: str | PathLike[str]) -> tuple[str, str]:
+    """What kind the place says it is ("auto": nothing), and the place without that."""
+    text = str(place)
+    if text.startswith("qdrant://"):
+        return "qdrant", text
+    if "://" in text:
+        raise UsageError(f"{text}: stores are directories or qdrant://HOST[:PORT]/COLLECTION.")
+    said, colon, rest = text.partition(":")
+    return (said, rest) if colon and said in ("flat", "lance") else ("auto", text)
+
+
+def _choose(items: int) -> str:
+    """Flat up to ``FLAT_ITEMS``, Lance above if it is installed."""
+    if items <= FLAT_ITEMS:
+        return "flat"
+    if importlib.util.find_spec("lancedb") is None:
+        warnings.warn(
+            f"{items} items in a flat store are slow to search. For an index: pip install 'attn[store]'", stacklevel=3
+        )
+        return "flat"
+    return "lance"

@@ -1,0 +1,202 @@
+"""The files of a flat store: shards that never change, and one manifest that says which of them count.
+
+    attn-store.json        header, generation, and for each file its size and CRC-32
+    vectors-00000007.npy   [n, dim] float32 or float16, opens with ``numpy.load``
+    items-00000007.jsonl   {"id": ..., "meta": {...}} for each row
+    alive-00000009.npy     one bit a row over all shards: 0 for deleted and replaced items
+
+A change writes new files under the next generation's number and then replaces the manifest in one step. Whatever
+happens before leaves files that no manifest names; the next writer removes them.
+"""
+
+from __future__ import annotations
+
+import functools
+import json
+import zlib
+from collections.abc import Iterable, Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+
+from ...errors import InputError, UsageError
+from ...io.atomic import atomic_path, remove_stale, write_text
+from .base import Header, Meta, damaged
+
+MANIFEST = "attn-store.json"
+PATTERNS = ("vectors-*.npy", "items-*.jsonl", "alive-*.npy")
+
+
+@dataclass(frozen=True, slots=True)
+class File:
+    """A file of the store and what it must be."""
+
+    name: str
+    bytes: int
+    crc32: int
+
+    @classmethod
+    def of(cls, path: Path, final: str) -> File:
+        return cls(final, path.stat().st_size, crc32(path))
+
+    def check(self, directory: Path) -> Path:
+        """Its path. Raises ``InputError`` if the content is not what was written; ``FileNotFoundError`` if missing."""
+        path = directory / self.name
+        try:
+            intact = path.stat().st_size == self.bytes and crc32(path) == self.crc32
+        except FileNotFoundError:
+            raise
+        except OSError as error:
+            raise damaged(path, f"cannot be read ({error.strerror})") from error
+        if not intact:
+            raise damaged(path, "its content has changed since it was written (size or checksum)")
+        return path
+
+
+@dataclass(frozen=True, slots=True)
+class ShardFiles:
+    rows: int
+    vectors: File
+    items: File
+
+
+@dataclass(frozen=True, slots=True)
+class Manifest:
+    """One committed state. ``alive`` is None while no item was deleted or replaced."""
+
+    header: Header
+    dtype: str
+    generation: int = 0
+    shards: tuple[ShardFiles, ...] = ()
+    alive: File | None = None
+
+    def write(self, directory: Path) -> None:
+        """Commit."""
+        write_text(directory / MANIFEST, json.dumps({**asdict(self), "format": "attn-store"}, indent=1) + "\n")
+
+    @classmethod
+    def read(cls, directory: Path) -> Manifest:
+        path = directory / MANIFEST
+        try:
+            values = json.loads(path.read_bytes())
+            header = Header.from_dict(values["header"], str(directory))
+            if values["dtype"] not in ("float32", "float16"):
+                raise ValueError(values["dtype"])
+            shards = tuple(
+                ShardFiles(shard["rows"], File(**shard["vectors"]), File(**shard["items"]))
+                for shard in values["shards"]
+            )
+            alive = File(**values["alive"]) if values["alive"] else None
+            return cls(header, values["dtype"], int(values["generation"]), shards, alive)
+        except FileNotFoundError as error:
+            raise InputError(
+                directory, f"not an index ({MANIFEST} is missing)", "Make one: attn retrieve index"
+            ) from error
+        except OSError as error:
+            raise InputError(path, f"cannot be read ({error.strerror})", "Check the permissions") from error
+        except (ValueError, KeyError, TypeError, AttributeError) as error:
+            if isinstance(error, UsageError):
+                raise
+            raise damaged(path, "cannot be understood") from error
+
+    def names(self) -> set[str]:
+        """All files that belong to this state."""
+        files = [file for shard in self.shards for file in (shard.vectors, shard.items)]
+        return {file.name for file in (*files, *([self.alive] if self.alive else []))}
+
+    def sweep(self, directory: Path) -> None:
+        """Remove what killed writers and older states left behind. Only for the holder of the lock."""
+        remove_stale(directory)
+        mine = self.names()
+        for pattern in PATTERNS:
+            for path in directory.glob(pattern):
+                if path.name not in mine:
+                    path.unlink(missing_ok=True)
+
+
+class Shard:
+    """Rows of one shard, mapped into memory; both files are opened at once, so that a later sweep does not matter."""
+
+    def __init__(self, directory: Path, files: ShardFiles, dim: int, dtype: str, verify: bool) -> None:
+        self.files = files
+        vectors, items = (
+            file.check(directory) if verify else directory / file.name for file in (files.vectors, files.items)
+        )
+        try:
+            self.vectors: NDArray[np.floating] = np.load(vectors, mmap_mode="r").view(np.ndarray)
+        except ValueError as error:  # cut short; found by its checksum unless the caller wanted none
+            raise damaged(vectors, "is no whole array") from error
+        if self.vectors.shape != (files.rows, dim) or self.vectors.dtype != np.dtype(dtype):
+            raise damaged(vectors, f"holds {self.vectors.dtype} {list(self.vectors.shape)}, not {[files.rows, dim]}")
+        self._text = np.memmap(items, np.uint8, "r").view(np.ndarray)
+
+    @functools.cached_property
+    def _ends(self) -> NDArray[np.int64]:
+        """Where each line ends. JSON writes a newline in a text as \\n, so every byte 10 is the end of an item."""
+        return np.flatnonzero(self._text == 10)
+
+    def item(self, row: int) -> tuple[str, Meta]:
+        """Id and metadata of one row; reads only its line."""
+        start = int(self._ends[row - 1]) + 1 if row else 0
+        item = json.loads(self._text[start : int(self._ends[row])].tobytes())
+        return item["id"], item["meta"]
+
+    @functools.cached_property
+    def items(self) -> list[tuple[str, Meta]]:
+        """Id and metadata of all rows. One document is parsed several times faster than many lines."""
+        text = self._text.tobytes().rstrip(b"\n").replace(b"\n", b",")
+        return [(item["id"], item["meta"]) for item in json.loads(b"[" + text + b"]")]
+
+
+def write_shard(
+    directory: Path, generation: int, dim: int, dtype: str,
+    blocks: Iterable[NDArray[np.floating]], items: Sequence[tuple[str, Meta]],
+) -> ShardFiles:  # fmt: skip
+    """Write the two files of a shard; ``blocks`` are its vectors in pieces, [*, dim] each."""
+    name = f"vectors-{generation:08d}.npy"
+    with atomic_path(directory / name) as temporary:
+        with open(temporary, "wb") as file:
+            description = {"descr": np.dtype(dtype).str, "fortran_order": False, "shape": (len(items), dim)}
+            np.lib.format.write_array_header_1_0(file, description)
+            for block in blocks:
+                file.write(np.ascontiguousarray(block, dtype=dtype).data)
+        vectors = File.of(temporary, name)
+    name = f"items-{generation:08d}.jsonl"
+    with atomic_path(directory / name) as temporary:
+        with open(temporary, "w", encoding="ascii", newline="") as out:
+            out.writelines(json.dumps({"id": key, "meta": dict(meta)}, allow_nan=False) + "\n" for key, meta in items)
+        return ShardFiles(len(items), vectors, File.of(temporary, name))
+
+
+def write_alive(directory: Path, generation: int, alive: NDArray[np.bool_]) -> File | None:
+    """Write which rows count; None (no file) if all do."""
+    if alive.all():
+        return None
+    name = f"alive-{generation:08d}.npy"
+    with atomic_path(directory / name) as temporary:
+        with open(temporary, "wb") as file:
+            np.save(file, np.packbits(alive))
+        return File.of(temporary, name)
+
+
+def read_alive(directory: Path, file: File | None, rows: int) -> NDArray[np.bool_]:
+    """Which of ``rows`` rows count, bool [rows]."""
+    if file is None:
+        return np.ones(rows, bool)
+    path = file.check(directory)
+    bits = np.load(path)
+    if bits.dtype != np.uint8 or bits.size != -(-rows // 8):
+        raise damaged(path, f"does not describe {rows} rows")
+    return np.unpackbits(bits, count=rows).astype(bool)
+
+
+def crc32(path: Path) -> int:
+    """CRC-32 of a file's content."""
+    value = 0
+    with open(path, "rb", buffering=0) as file:
+        buffer = memoryview(bytearray(1 << 20))
+        while size := file.readinto(buffer):
+            value = zlib.crc32(buffer[:size], value)
+    return value

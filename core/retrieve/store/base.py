@@ -1,0 +1,297 @@
+"""What every vector store promises: the header, what goes in, what comes out, and in which order.
+
+Specification: methods/retrieval-peers.md, sections 4 and 9. Vectors are unit rows, the score is their dot product
+(cosine similarity, larger is nearer), equal scores are ordered by id.
+"""
+
+from __future__ import annotations
+
+import math
+import re
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import asdict, dataclass
+from datetime import UTC, datetime
+from typing import Any, Literal, Protocol, TypeAlias, TypeVar
+from urllib.parse import unquote
+
+import numpy as np
+from numpy.typing import NDArray
+
+from ...errors import InputError, UsageError
+
+SCHEMA = 1
+"""Written into every header. Raise it when older versions of attn could not read what we write."""
+
+Scalar: TypeAlias = str | int | float | bool | None
+Meta: TypeAlias = Mapping[str, Scalar]
+AddMode: TypeAlias = Literal["upsert", "strict"]
+
+SLACK = 1e-5
+"""How far a float32 score of unit vectors may be from the true one; candidates within it are scored again."""
+UNIT_TOLERANCE = 1e-3
+"""Norms may be this far from 1: what rounding a unit vector to float16 or bfloat16 and back can do."""
+
+
+@dataclass(frozen=True, slots=True)
+class Header:
+    """What a store is about; fixed when it is created.
+
+    Parameters
+    ----------
+    fingerprint : mapping
+        Of the encoder (``Fingerprint.to_dict``). Vectors and queries of another encoder do not belong here.
+    dim : int
+    metric : {"cosine"}
+    schema : int
+        Version of the format.
+    attn : str
+        Version of attn that created the store.
+    created : str
+        ISO 8601, UTC.
+    store : str
+        Back end: "flat", "lance" or "qdrant". Filled in by ``create``.
+    """
+
+    fingerprint: Mapping[str, Any]
+    dim: int
+    metric: Literal["cosine"] = "cosine"
+    schema: int = SCHEMA
+    attn: str = ""
+    created: str = ""
+    store: str = ""
+
+    @classmethod
+    def new(cls, fingerprint: Mapping[str, Any], dim: int) -> Header:
+        """A header of now and of this version of attn."""
+        from attn import __version__
+
+        if dim < 1:
+            raise UsageError(f"vectors need at least one dimension, not {dim}")
+        return cls(dict(fingerprint), dim, attn=__version__, created=datetime.now(UTC).isoformat(timespec="seconds"))
+
+    def to_dict(self) -> dict[str, Any]:
+        return asdict(self)
+
+    @classmethod
+    def from_dict(cls, values: Any, place: str) -> Header:
+        """The header found at ``place``. Raises ``InputError`` if it is damaged, ``UsageError`` if it is too new."""
+        schema = values.get("schema") if isinstance(values, Mapping) else None
+        if isinstance(schema, int) and schema > SCHEMA:
+            raise UsageError(
+                f"{place}: written by attn {values.get('attn', '?')} in schema {schema}; this version reads up to "
+                f"{SCHEMA}. Update attn, or build the index again (--rebuild)."
+            )
+        try:
+            header = cls(**{name: values[name] for name in cls.__dataclass_fields__})
+        except (KeyError, TypeError) as error:
+            raise damaged(place, "its header is incomplete") from error
+        if header.metric != "cosine" or not isinstance(header.dim, int) or header.dim < 1:
+            raise damaged(place, f"its header names metric {header.metric!r} and dim {header.dim!r}")
+        return header
+
+
+@dataclass(frozen=True, slots=True)
+class Hit:
+    """One result: ``score`` is the cosine similarity."""
+
+    id: str
+    score: float
+    meta: Mapping[str, Any]
+
+
+class VectorStore(Protocol):
+    """Vectors with string ids and flat metadata. Not for use by several threads at once."""
+
+    header: Header
+
+    def __len__(self) -> int: ...
+
+    def add(
+        self, ids: Sequence[str], vectors: NDArray[np.float32], meta: Sequence[Meta], mode: AddMode = "upsert"
+    ) -> None:
+        """Store items; when it returns they are on disk, when it raises or is killed none or all of them are.
+
+        Parameters
+        ----------
+        ids : sequence of n str
+        vectors : ndarray, shape (n, dim), float32
+            Unit rows.
+        meta : sequence of n mappings
+            Flat: str, int (64 bits), float (finite), bool or None by name.
+        mode : {"upsert", "strict"}
+            An id that is there already (or twice in ``ids``): the last one wins, or nothing is stored.
+
+        Raises
+        ------
+        UsageError
+            If the arguments do not fit or another process is writing; in mode "strict" if an id is there already.
+        InputError
+            If the store cannot be written.
+        """
+        ...
+
+    def delete(self, ids: Sequence[str]) -> int:
+        """Forget items; returns how many of ``ids`` were there."""
+        ...
+
+    def search(
+        self, queries: NDArray[np.float32], k: int, *, where: str | None = None, exact: bool = False
+    ) -> list[list[Hit]]:
+        """The ``k`` items most similar to each query, best first, ties by id.
+
+        Parameters
+        ----------
+        queries : ndarray, shape (q, dim), float32
+            Unit rows.
+        k : int
+            Fewer come back where fewer items match.
+        where : str, optional
+            Which items count: see ``where.parse``.
+        exact : bool
+            Compare with every item even where there is an index.
+
+        Raises
+        ------
+        UsageError
+            If the queries do not fit, or ``where`` cannot be understood.
+        """
+        ...
+
+    def entries(self) -> dict[str, Meta]:
+        """Metadata of all items by id."""
+        ...
+
+    def compact(self) -> dict[str, Any]:
+        """Give back the room of deleted items, bring an index up to date where there is one; returns ``stats()``."""
+        ...
+
+    def stats(self) -> dict[str, Any]:
+        """Counts, sizes in bytes and settings, as a report can hold them."""
+        ...
+
+    def close(self) -> None:
+        """Release files and the right to write. Nothing is lost without it."""
+        ...
+
+
+def damaged(place: object, what: str) -> InputError:
+    """The error for a store that cannot be trusted any more."""
+    return InputError(str(place), what, "Build the index again: --rebuild")
+
+
+def check_vectors(vectors: NDArray[Any], dim: int, what: str) -> NDArray[np.float32]:
+    """``vectors`` as contiguous float32 [n, dim]. Raises ``UsageError`` unless all rows are finite unit vectors."""
+    out = np.ascontiguousarray(vectors, dtype=np.float32)
+    if out.ndim != 2 or out.shape[1] != dim:
+        raise UsageError(f"{what} have shape {list(out.shape)}; this store holds vectors of {dim}: [n, {dim}].")
+    norms = np.sqrt(np.einsum("nd,nd->n", out, out))
+    wrong = np.flatnonzero(~(np.abs(norms - 1) <= UNIT_TOLERANCE))  # NaN compares false, and is wrong
+    if wrong.size:
+        row = int(wrong[0])
+        raise UsageError(f"{what}: row {row} is not a unit vector (its norm is {norms[row]:.4g}).")
+    return out
+
+
+def check_items(ids: Sequence[str], vectors: NDArray[Any], meta: Sequence[Meta], dim: int) -> NDArray[np.float32]:
+    """Check what ``VectorStore.add`` is given; returns the vectors as ``check_vectors`` does."""
+    if isinstance(ids, str) or not len(ids) == len(vectors) == len(meta):
+        raise UsageError(f"{len(ids)} ids, {len(vectors)} vectors and {len(meta)} metadata: their numbers must agree.")
+    for name, values in zip(ids, meta, strict=True):
+        _check_text(name, f"id {name!r}")
+        if not name:
+            raise UsageError("an id is empty")
+        for key, value in values.items():
+            _check_text(key, f"{name}: metadata name {key!r}")
+            if not key or key == "id":
+                raise UsageError(f"{name}: metadata cannot be called {key!r}. `id` stands for the item's id.")
+            _check_value(value, f"{name}: metadata {key!r}")
+    return check_vectors(vectors, dim, "vectors")
+
+
+def _check_text(text: object, what: str) -> None:
+    if not isinstance(text, str):
+        raise UsageError(f"{what} is not text")
+    try:
+        text.encode()
+    except UnicodeEncodeError as error:
+        raise UsageError(f"{what} is not valid Unicode") from error
+
+
+def _check_value(value: object, what: str) -> None:
+    match value:
+        case None | bool():
+            return
+        case str():
+            _check_text(value, what)
+        case int() if not -(2**63) <= value < 2**63:
+            raise UsageError(f"{what}: {value} does not fit 64 bits")
+        case int():
+            return
+        case float() if not math.isfinite(value):
+            raise UsageError(f"{what} is {value}: numbers must be finite; use None for what is not known")
+        case float():
+            return
+        case _:
+            raise UsageError(f"{what} is of type {type(value).__name__}: use str, int, float, bool or None")
+
+
+def unique_rows(ids: Sequence[str], mode: AddMode) -> list[int]:
+    """Rows of a batch that count: the last one of each id. Raises ``UsageError`` for a repeated id if "strict"."""
+    last = {name: row for row, name in enumerate(ids)}
+    if mode == "strict" and len(last) < len(ids):
+        seen: set[str] = set()
+        twice = next(name for name in ids if name in seen or seen.add(name))  # type: ignore[func-returns-value]
+        raise UsageError(f"id {twice!r} is given twice")
+    return sorted(last.values())
+
+
+def already_there(name: str) -> UsageError:
+    """The error of mode "strict"."""
+    return UsageError(f"id {name!r} is in the store already. Delete it first, or let new items replace old ones.")
+
+
+def similarity(query: NDArray[np.float32], vectors: NDArray[Any]) -> NDArray[np.float32]:
+    """Scores [n] of vectors [n, dim] for one query [dim].
+
+    Summed in float64 and rounded once, so that equal vectors get equal scores whatever block or back end they come
+    from: matrix products in float32 differ in the last bits with the position of a row.
+    """
+    return (vectors.astype(np.float64) @ query.astype(np.float64)).astype(np.float32)
+
+
+def escape(key: str) -> str:
+    """A metadata name as engines take it for a column: they give dots, quotes and brackets a meaning."""
+    return re.sub(r"[^\w -]", lambda found: "".join(f"%{byte:02X}" for byte in found[0].encode()), key)
+
+
+def unescape(name: str) -> str:
+    """The metadata name that ``escape`` made ``name`` of."""
+    return unquote(name)
+
+
+Candidate = TypeVar("Candidate")
+
+
+def best(scores: NDArray[np.float32], ids: Sequence[str], k: int) -> list[int]:
+    """Positions of the ``k`` best candidates in order: larger score first, then smaller id."""
+    return sorted(range(len(ids)), key=lambda i: (-scores[i], ids[i]))[:k]
+
+
+def until_decided(
+    fetch: Callable[[int], tuple[NDArray[np.float32], list[Candidate]]], k: int, total: int
+) -> tuple[NDArray[np.float32], list[Candidate]]:
+    """Ask an engine that cuts ties as it likes for more than ``k`` results, until the k-th is clear of the last.
+
+    Parameters
+    ----------
+    fetch : callable
+        ``fetch(limit)`` gives at most ``limit`` scores and candidates.
+    k, total : int
+        How many are wanted; how many there are at most.
+    """
+    limit = min(k + 16, max(total, 1))
+    while True:
+        scores, found = fetch(limit)
+        if len(found) < limit or limit >= total or np.sort(scores)[-k] - scores.min() > SLACK:
+            return scores, found
+        limit = min(4 * limit, total)

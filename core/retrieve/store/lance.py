@@ -1,0 +1,338 @@
+"""Vectors in a Lance table: on disk, columnar, with filters in SQL and an approximate index.
+
+Specification: methods/retrieval-peers.md, sections 3-5 and 9. Lance commits atomically by itself; we add the header (in
+the table's schema), unique ids, scores instead of distances, ties by id, and the measured recall of the index.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import importlib.util
+import json
+import math
+import time
+from collections.abc import Iterator, Sequence
+from dataclasses import replace
+from datetime import timedelta
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from ...errors import AttnError, InputError, UsageError
+from ...io.atomic import write_text
+from . import FLAT_ITEMS, where
+from .base import (
+    AddMode,
+    Header,
+    Hit,
+    Meta,
+    already_there,
+    best,
+    check_items,
+    check_vectors,
+    damaged,
+    similarity,
+    unique_rows,
+    until_decided,
+)
+from .lock import WriterLock
+
+TABLE, INDEX, STATE = "vectors", "vector_idx", "attn-index.json"
+NPROBES, REFINE_PQ = 20, 10
+OVERFETCH = 16
+COMPACT_VERSIONS, COMPACT_ROWS = 200, 10_000
+KEEP_VERSIONS = timedelta(days=1)
+"""Older versions are removed by ``compact``; a reader that opened the table earlier loses them."""
+CACHE_BYTES, METADATA_CACHE_BYTES = 640 << 20, 64 << 20
+"""Lance keeps up to 6 GB by default. One million vectors of 384 as HNSW_SQ need about 550 MB."""
+ID_CHUNK = 1_000
+RECALL_QUERIES = 100
+
+
+class LanceStore:
+    """See ``VectorStore``. A reader sees the version that was the newest when it opened the store.
+
+    Parameters
+    ----------
+    directory : Path
+    lock_timeout : float
+        How long a change waits for another writer, in s.
+
+    Raises
+    ------
+    InputError
+        If there is no table, or it cannot be read.
+    UsageError
+        If a newer version of attn wrote it, or ``lancedb`` is missing.
+    """
+
+    def __init__(self, directory: Path, *, lock_timeout: float = 10.0) -> None:
+        self.directory = directory
+        self._lock = WriterLock(directory, lock_timeout)
+        with self._told():
+            self._table = _connect(directory).open_table(TABLE)
+            metadata = self._table.schema.metadata or {}
+            self._look()
+        try:
+            values = json.loads(metadata[b"attn"])
+        except (KeyError, ValueError) as error:
+            raise damaged(directory, "a Lance table without attn's header") from error
+        self.header = Header.from_dict(values, str(directory))
+
+    @classmethod
+    def create(cls, directory: Path, header: Header, *, lock_timeout: float = 10.0) -> LanceStore:
+        """Make an empty table in ``directory``."""
+        database = _connect(directory)
+        import pyarrow as pa  # type: ignore[import-untyped]
+
+        fields = [("id", pa.string()), ("vector", pa.list_(pa.float32(), header.dim)), ("meta", pa.string())]
+        header = replace(header, store="lance")
+        database.create_table(TABLE, schema=pa.schema(fields, metadata={"attn": json.dumps(header.to_dict())}))
+        return cls(directory, lock_timeout=lock_timeout)
+
+    def __len__(self) -> int:
+        with self._told():
+            return int(self._table.count_rows())
+
+    def add(
+        self, ids: Sequence[str], vectors: NDArray[np.float32], meta: Sequence[Meta], mode: AddMode = "upsert"
+    ) -> None:
+        """See ``VectorStore.add``. One call is one version: give it thousands of items, and stream by calling again."""
+        from . import _columns
+
+        vectors = check_items(ids, vectors, meta, self.header.dim)
+        take = unique_rows(ids, mode)
+        self._begin()
+        some = [ids[i] for i in take]
+        if mode == "strict" and (there := self._present(some)):
+            raise already_there(there[0])
+        if not take:
+            return
+        kept = [meta[i] for i in take]
+        with self._told():
+            if fields := _columns.missing_fields(kept, self._table.schema):
+                self._table.add_columns(fields)
+            rows = _columns.table(some, vectors[take], kept, self._table.schema)
+            if mode == "strict" or self._table.count_rows() == 0:
+                self._table.add(rows)
+            else:
+                merge = self._table.merge_insert("id").when_matched_update_all().when_not_matched_insert_all()
+                merge.execute(rows)
+            state = self._state()
+            many = self._table.version - state.get("compacted_version", 0) >= COMPACT_VERSIONS
+            if many or self._unindexed() >= COMPACT_ROWS:
+                self._optimise(state)
+
+    def delete(self, ids: Sequence[str]) -> int:
+        """See ``VectorStore.delete``."""
+        self._begin()
+        there = self._present(list(dict.fromkeys(ids)))
+        if there:
+            with self._told():
+                self._table.delete(_id_in(there))  # one expression, one version: all or nothing
+        return len(there)
+
+    def search(
+        self, queries: NDArray[np.float32], k: int, *, where: str | None = None, exact: bool = False
+    ) -> list[list[Hit]]:
+        """See ``VectorStore.search``."""
+        queries = check_vectors(queries, self.header.dim, "queries")
+        if k < 1:
+            raise UsageError(f"cannot look for {k} items: at least 1")
+        condition = None if where is None else self._condition(where)
+        with self._told():
+            fast = not exact and bool(self._index)
+            total = 0 if fast else self._table.count_rows()
+            return [self._nearest(query, k, condition, fast, total) for query in queries]
+
+    def _nearest(self, query: NDArray[np.float32], k: int, condition: str | None, fast: bool, total: int) -> list[Hit]:
+        """The best ``k`` of one query [dim]."""
+
+        def fetch(limit: int) -> tuple[NDArray[np.float32], list[tuple[str, str]]]:
+            builder = self._table.search(query).distance_type("cosine").limit(limit)
+            builder = builder.select(["id", "vector", "meta", "_distance"])  # Lance warns where the last is missing
+            if condition is not None:
+                builder = builder.where(condition, prefilter=True)
+            if fast:
+                builder = builder.nprobes(NPROBES).ef(max(64, 2 * limit))
+                if "Pq" in self._index:
+                    builder = builder.refine_factor(REFINE_PQ)
+            else:
+                builder = builder.bypass_vector_index()
+            found = builder.to_arrow()
+            vectors = found["vector"].combine_chunks().flatten().to_numpy().reshape(-1, self.header.dim)
+            pairs = zip(found["id"].to_pylist(), found["meta"].to_pylist(), strict=True)
+            # distances of a quantised index are rough: score again, which also makes up for its order near the end
+            return similarity(query, vectors), list(pairs)
+
+        scores, items = fetch(k + OVERFETCH) if fast else until_decided(fetch, k, total)
+        order = best(scores, [name for name, _ in items], k)
+        return [Hit(items[i][0], float(scores[i]), json.loads(items[i][1])) for i in order]
+
+    def entries(self) -> dict[str, Meta]:
+        """See ``VectorStore.entries``."""
+        with self._told():
+            return {
+                name: json.loads(meta)
+                for batch in self._table.search().select(["id", "meta"]).to_batches()
+                for name, meta in zip(batch["id"].to_pylist(), batch["meta"].to_pylist(), strict=True)
+            }
+
+    def compact(self) -> dict[str, Any]:
+        """See ``VectorStore.compact``. Builds an index if there is none for more than ``FLAT_ITEMS`` items."""
+        self._begin()
+        with self._told():
+            self._optimise(self._state())
+        if not self._index and len(self) > FLAT_ITEMS:
+            self.build_index()
+        return self.stats()
+
+    def build_index(self, *, filters: bool = False) -> dict[str, Any]:
+        """Build the approximate index anew, and measure it.
+
+        Parameters
+        ----------
+        filters : bool
+            Most searches will use ``where``: IVF_PQ, which filters evenly, instead of the faster IVF_HNSW_SQ.
+
+        Returns
+        -------
+        dict with ``type``, ``partitions``, ``seconds``, ``items`` and ``recall_at_10``: of 100 items as queries, the
+        share of their exact 10 nearest that the index finds.
+
+        Raises
+        ------
+        UsageError
+            If there are fewer than 256 items, too few to train it.
+        """
+        from lancedb.index import HnswSq, IvfPq
+
+        self._begin()
+        items = len(self)
+        if items < 256:
+            raise UsageError(f"{items} items are too few for an index: at least 256. Searching without one is fast.")
+        start = time.perf_counter()
+        if filters:
+            name, partitions = "IVF_PQ", max(1, round(math.sqrt(items)))
+            config: Any = IvfPq(
+                distance_type="cosine", num_partitions=partitions, num_sub_vectors=sub_vectors(self.header.dim)
+            )
+        else:
+            name, partitions = "IVF_HNSW_SQ", max(1, round(items / 50_000))
+            config = HnswSq(distance_type="cosine", num_partitions=partitions)
+        with self._told():
+            self._table.create_index("vector", config=config, name=INDEX, replace=True)
+            self._look()
+        built = {"type": name, "partitions": partitions, "items": items, "seconds": time.perf_counter() - start}
+        self._write_state({**self._state(), "index": built})
+        built["recall_at_10"] = self._recall()
+        self._write_state({**self._state(), "index": built})
+        return built
+
+    def _recall(self, k: int = 10) -> float:
+        """Share of the exact ``k`` nearest that the index finds, for items at even distances in the table."""
+        with self._told():
+            rows = np.linspace(0, self._table.count_rows() - 1, RECALL_QUERIES).astype(int).tolist()
+            found = self._table.take_offsets(rows).select(["vector"]).to_arrow()
+        queries = found["vector"].combine_chunks().flatten().to_numpy().reshape(-1, self.header.dim)
+        exact, fast = self.search(queries, k, exact=True), self.search(queries, k)
+        common = sum(len({h.id for h in a} & {h.id for h in b}) for a, b in zip(exact, fast, strict=True))
+        return common / sum(len(hits) for hits in exact)
+
+    def stats(self) -> dict[str, Any]:
+        """See ``VectorStore.stats``."""
+        with self._told():
+            files = [path for path in self.directory.rglob("*") if path.is_file()]
+            return {
+                "store": "lance",
+                "items": len(self),
+                "dim": self.header.dim,
+                "dtype": "float32",
+                "version": int(self._table.version),
+                "unindexed": self._unindexed(),
+                "bytes": sum(path.stat().st_size for path in files),
+                "index": self._state().get("index", {}) if self._index else {},
+            }
+
+    def close(self) -> None:
+        """See ``VectorStore.close``."""
+        self._lock.release()
+
+    def _begin(self) -> None:
+        """Before a change: be the only writer of ours, know the latest version."""
+        if self._lock.acquire():
+            with self._told():
+                self._table.checkout_latest()
+                self._look()
+
+    def _condition(self, expression: str) -> str:
+        from . import _columns
+
+        schema = self._table.schema
+        return _columns.sql(where.parse(expression, _columns.names(schema)), schema)
+
+    def _present(self, ids: Sequence[str]) -> list[str]:
+        """Those of ``ids`` that are in the table."""
+        found: set[str] = set()
+        with self._told():
+            for start in range(0, len(ids), ID_CHUNK):
+                query = self._table.search().where(_id_in(ids[start : start + ID_CHUNK])).select(["id"])
+                found.update(query.to_arrow()["id"].to_pylist())
+        return [name for name in ids if name in found]
+
+    def _look(self) -> None:
+        """Note which index there is ("IvfPq", ...; "" for none): asking Lance at each search would cost too much."""
+        self._index = next((str(i.index_type) for i in self._table.list_indices() if i.name == INDEX), "")
+
+    def _unindexed(self) -> int:
+        """Rows that came after the index was built or brought up to date; 0 without an index."""
+        stats = self._table.index_stats(INDEX) if self._index else None
+        return int(stats.num_unindexed_rows) if stats else 0
+
+    def _optimise(self, state: dict[str, Any]) -> None:
+        self._table.optimize(cleanup_older_than=KEEP_VERSIONS)
+        self._write_state({**state, "compacted_version": int(self._table.version)})
+
+    def _state(self) -> dict[str, Any]:
+        """What we know of the table beside what is in it; can be lost without harm."""
+        try:
+            return dict(json.loads((self.directory / STATE).read_bytes()))
+        except (OSError, ValueError, TypeError):
+            return {}
+
+    def _write_state(self, state: dict[str, Any]) -> None:
+        write_text(self.directory / STATE, json.dumps(state, indent=1) + "\n")
+
+    @contextlib.contextmanager
+    def _told(self) -> Iterator[None]:
+        """Lance's errors as ours: it raises OSError, ValueError or RuntimeError with the reason in the first line."""
+        try:
+            yield
+        except AttnError:
+            raise
+        except (OSError, ValueError, RuntimeError) as error:
+            reason = (str(error).splitlines() or ["no reason given"])[0][:300]
+            raise damaged(self.directory, f"Lance: {reason}") from error
+
+
+def sub_vectors(dim: int) -> int:
+    """PQ's pieces: a quarter of ``dim``, or the next smaller number that divides it."""
+    return next(count for count in range(max(1, dim // 4), 0, -1) if dim % count == 0)
+
+
+def _connect(directory: Path) -> Any:
+    """The database, with bounded caches."""
+    if importlib.util.find_spec("lancedb") is None:
+        raise UsageError("a Lance store needs a package that is not installed: pip install 'attn[store]'")
+    import lancedb
+
+    if not directory.is_dir():
+        raise InputError(directory, "no such index", "Make one: attn retrieve index")
+    session = lancedb.Session(index_cache_size_bytes=CACHE_BYTES, metadata_cache_size_bytes=METADATA_CACHE_BYTES)
+    return lancedb.connect(str(directory), session=session)
+
+
+def _id_in(ids: Sequence[str]) -> str:
+    return "id IN (" + ", ".join("'" + name.replace("'", "''") + "'" for name in ids) + ")"

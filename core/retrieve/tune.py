@@ -1,0 +1,131 @@
+"""Choosing a temperature: on one half of the queries, judged on the other.
+
+Specification: methods/tempscale.md, section 3.4. The best of several values on the queries it was chosen by is too
+good; only the other half says what it is worth.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+from ..batch import Silent, Watcher
+from ..errors import UsageError
+from ._evalset import EvalSet
+from .encoders.load import load
+from .metrics import Difference, Qrels, Run, compare, evaluate
+
+GRID = (1.0, 0.95, 0.9, 0.85, 0.8, 0.75, 0.7, 0.6, 0.5)
+DEPTH = 1000
+
+
+@dataclass(frozen=True, slots=True)
+class Tuning:
+    """What came out.
+
+    Parameters
+    ----------
+    temperature : float
+        Best on the half it was chosen on; of equal ones, the nearest to 1.
+    metric : str
+    table : list of dict
+        One row a temperature: ``temperature``, ``chosen_on``, ``held_out`` (the metric on each half, in [0, 1]).
+    held_out : Difference
+        From temperature 1 to the chosen one on the half that had no say, with its paired bootstrap interval.
+    queries : tuple of 2 int
+        Queries of the two halves.
+    seed : int
+    """
+
+    temperature: float
+    metric: str
+    table: list[dict[str, float]]
+    held_out: Difference
+    queries: tuple[int, int]
+    seed: int
+
+
+def tune_temperature(
+    model: str, data: EvalSet, grid: Sequence[float] = GRID, seed: int = 0, *, metric: str = "ndcg@10",
+    watcher: Watcher | None = None, **options: Any,
+) -> Tuning:  # fmt: skip
+    """Encode the data set at each temperature and choose.
+
+    Parameters
+    ----------
+    model : str
+        See ``encoders.load.load``; it must encode what the data set holds.
+    data : EvalSet
+    grid : sequence of float
+        Temperatures to try; 1 is always among them.
+    seed : int
+        Of the split into halves and of the bootstrap.
+    metric : str
+        See ``metrics.evaluate``.
+    watcher : Watcher, optional
+    **options
+        ``device``, ``dtype``, ``max_tokens``, ``pooling``, ``threads`` of ``load``.
+
+    Raises
+    ------
+    UsageError
+        If there are fewer than 4 queries with relevant documents, the model takes no temperature, or a value is not
+        positive.
+    """
+    from .evaluate import as_run, embed
+
+    grid = sorted({1.0, *grid}, reverse=True)
+    first, second = halves(data.qrels, seed)
+    # a temperature at load lets the model be tried before the long work; the vectors are made by ``at``
+    encoder: Any = load(model, temperature=next((tau for tau in grid if tau != 1), 1.0), **options)
+    if not hasattr(encoder, "at"):
+        raise UsageError(f"--model: {model} takes no temperature.")
+    runs: dict[float, Run] = {}
+    for tau in grid:
+        found = embed(data, encoder.at(tau), watcher or Silent())
+        runs[tau] = as_run(data, found.scores, min(DEPTH, len(data.documents)))
+    return choose(runs, first, second, metric, seed)
+
+
+def halves(qrels: Qrels, seed: int) -> tuple[Qrels, Qrels]:
+    """The judgements of two random halves of the queries; queries without relevant documents have no say.
+
+    Raises
+    ------
+    UsageError
+        If fewer than 4 queries have any.
+    """
+    queries = [query for query, judged in qrels.items() if any(level > 0 for level in judged.values())]
+    if len(queries) < 4:
+        raise UsageError(f"a temperature is chosen on 4 queries or more, {len(queries)} have relevant documents.")
+    order = np.random.default_rng(seed).permutation(len(queries))
+    one = {queries[i] for i in order[: len(order) // 2]}
+    return {q: qrels[q] for q in queries if q in one}, {q: qrels[q] for q in queries if q not in one}
+
+
+def choose(runs: dict[float, Run], first: Qrels, second: Qrels, metric: str, seed: int) -> Tuning:
+    """The temperature whose run is best by ``first``, compared with 1 by ``second``.
+
+    Parameters
+    ----------
+    runs : dict of temperature to Run
+        1 must be among them.
+    first, second : Qrels
+        Of different queries.
+    metric : str
+    seed : int
+    """
+    scored = {
+        tau: tuple(evaluate(half, {q: run.get(q, {}) for q in half}, (metric,)) for half in (first, second))
+        for tau, run in runs.items()
+    }
+    best = max(runs, key=lambda tau: (scored[tau][0].values[metric], -abs(tau - 1)))
+    table = [
+        {"temperature": tau, "chosen_on": one.values[metric], "held_out": two.values[metric]}
+        for tau, (one, two) in scored.items()
+    ]
+    change = compare(scored[1.0][1], scored[best][1], metric, seed=seed)
+    return Tuning(best, metric, table, change, (len(first), len(second)), seed)

@@ -1,0 +1,107 @@
+"""Pairs that GA-DMS trains on: synthetic people, or a data set of images with captions."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+
+from ..errors import InputError, UsageError
+from ..retrieve.formats import Captioned, image_root, read_captioned
+from ..retrieve.gadms.people import SIZE, People, make_people
+from ..retrieve.gadms.prepare import ArrayImages, FileImages, Pairs
+
+SYNTHETIC = "synthetic"
+PERSONS, HELD_OUT = 1500, 400
+"""Synthetic people to train on, and to choose and measure by."""
+
+
+@dataclass(frozen=True, slots=True)
+class Data:
+    """What a run needs.
+
+    Parameters
+    ----------
+    name : str
+    training, held_out : Pairs
+        Share no person.
+    right, wrong : sequence of frozenset of int
+        Which words of each training caption are known to be right or wrong; empty for real data.
+    notes : tuple of str
+    """
+
+    name: str
+    training: Pairs
+    held_out: Pairs
+    right: Sequence[frozenset[int]] = ()
+    wrong: Sequence[frozenset[int]] = ()
+    notes: tuple[str, ...] = ()
+
+
+def synthetic(seed: int, persons: int = PERSONS, held_out: int = HELD_OUT, size: tuple[int, int] = SIZE) -> Data:
+    """Drawn people: a fifth of the attribute words is wrong in training captions, none in held-out ones."""
+    people = make_people(persons, seed, size=size)
+    others = make_people(held_out, seed, skip=persons, captions_each=1, errors=0.0, size=size)
+    return Data(SYNTHETIC, _pairs(people, "train"), _pairs(others, "val"), people.right, people.wrong)
+
+
+def _pairs(people: People, split: str) -> Pairs:
+    names = [f"{split}-{i:05d}" for i in range(len(people.images))]
+    return Pairs(ArrayImages(people.images), names, people.image_ids, people.captions, people.caption_image)
+
+
+def read_data(path: Path, size: tuple[int, int], hold_out: int, seed: int, images: Path | None = None) -> Data:
+    """A data set in one of the formats of ``retrieve.formats``.
+
+    Parameters
+    ----------
+    path : Path
+    size : (H, W)
+        To which images are resized.
+    hold_out : int
+        Persons that are held out where there is no split ``val``. ``test`` is never looked at.
+    seed : int
+        Of their choice.
+    images : Path, optional
+        Folder of the images; by default found beside the file.
+
+    Raises
+    ------
+    InputError, UsageError
+        If it cannot be read, has nothing to train on, or images are missing.
+    """
+    _, found = read_captioned(path)
+    found = [one for one in found if one.captions]
+    training = [one for one in found if one.split in ("train", "")]
+    if not training:
+        raise InputError(path, "has no entries of split 'train' with captions", "Name a file with training data")
+    held_out, notes = [one for one in found if one.split == "val"], list[str]()
+    if not held_out:
+        persons = sorted({one.identity for one in training})
+        if not 1 <= hold_out < len(persons):
+            raise UsageError(
+                f"--hold-out: {hold_out} of {len(persons)} persons leaves none to train on, or to choose by."
+            )
+        chosen = {persons[i] for i in np.random.default_rng((seed, 3)).permutation(len(persons))[:hold_out]}
+        held_out = [one for one in training if one.identity in chosen]
+        training = [one for one in training if one.identity not in chosen]
+        notes.append(f"no split 'val': {hold_out} persons of the training half were held out")
+    root = image_root(path, training[0].image, images)
+    if missing := [one for one in training + held_out if not (root / one.image).is_file()]:
+        what = f"{missing[0].place}: image {root / missing[0].image} is not there ({len(missing)} are missing)"
+        raise InputError(path, what, "Name their folder with --images")
+    return Data(path.name, _read(training, root, size), _read(held_out, root, size), notes=tuple(notes))
+
+
+def _read(found: Sequence[Captioned], root: Path, size: tuple[int, int]) -> Pairs:
+    persons = {name: i for i, name in enumerate(sorted({one.identity for one in found}))}
+    counts = [len(one.captions) for one in found]
+    return Pairs(
+        FileImages([root / one.image for one in found], size),
+        [one.image for one in found],
+        np.array([persons[one.identity] for one in found], np.int64),
+        [caption for one in found for caption in one.captions],
+        np.arange(len(found)).repeat(counts),
+    )

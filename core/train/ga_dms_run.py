@@ -1,0 +1,241 @@
+"""`attn train ga-dms`: from captions and images of people to a model file with its card."""
+
+from __future__ import annotations
+
+import json
+import time
+from collections.abc import Callable, Mapping
+from dataclasses import asdict, dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+
+import attn
+
+from ..device import pick_device, set_threads
+from ..errors import UsageError
+from ..io.atomic import write_text
+from ..io.report import Report, plain
+from ..retrieve.gadms.checkpoint import Checkpoint, read_checkpoint, write_checkpoint
+from ..retrieve.gadms.clip import GADMS
+from ..retrieve.gadms.gass import GASSOptions
+from ..retrieve.gadms.masking import FIRST_SCORE, UNIFORM_SCORE
+from ..retrieve.gadms.official import load_official, read_state
+from ..retrieve.gadms.tokenizer import Tokenizer, WordTokenizer, encode, read_clip_tokenizer
+from ._report import CARD, MODEL, training_report
+from .ga_dms import Batches, EpochPlan, GADMSRecipe, Objective, Trainee, score_captions
+from .ga_dms_data import SYNTHETIC, Data, read_data, synthetic
+from .ga_dms_options import GADMSOptions, complete
+from .trainer import fit
+
+WORD_SCORES = "scores.jsonl"
+Progress = Callable[[int, int, Mapping[str, float]], None]
+
+
+@dataclass(frozen=True, slots=True)
+class Run:
+    """A recipe ready for ``trainer.fit``, and what belongs to it."""
+
+    recipe: GADMSRecipe
+    plan: EpochPlan
+    gass: GASSOptions
+    tokenizer: Tokenizer
+    notes: tuple[str, ...]
+
+
+def train_ga_dms(
+    data: Path | str, output: Path, options: GADMSOptions, *, images: Path | None = None, restart: bool = False,
+    threads: int | None = None, progress: Progress = lambda step, steps, metrics: None,
+    arguments: Mapping[str, Any] | None = None,
+) -> Report:  # fmt: skip
+    """Train a dual encoder that finds people by sentences.
+
+    Parameters
+    ----------
+    data : Path or "synthetic"
+        See ``ga_dms_data.read_data``.
+    output : Path
+        Folder of the run: ``model.safetensors``, ``model.md``, ``metrics.jsonl``, ``curve.png``, ``scores.jsonl`` if
+        wanted, and the checkpoint from which the same call goes on.
+    options : GADMSOptions
+    images : Path, optional
+        Folder of the images.
+    restart : bool
+        Begin anew where the folder holds an unfinished run.
+    threads : int, optional
+    progress : callable
+        Told step, steps and the newest metrics.
+    arguments : mapping, optional
+        What the report records as the call's arguments.
+
+    Returns
+    -------
+    Report with one item: metrics of the best evaluation, files, warnings. For synthetic people also the mean scores of
+    wrong and right words.
+
+    Raises
+    ------
+    UsageError, InputError
+        If options, data or folder cannot be used.
+    """
+    start = time.perf_counter()
+    options = complete(options, drawn=str(data) == SYNTHETIC)
+    device = pick_device(options.device)
+    set_threads(threads)
+    net, tokenizer, notes = start_model(options)
+    shape = net.shape if net else options.architecture
+    if str(data) == SYNTHETIC:
+        found = synthetic(options.seed, size=shape.image_size)
+    else:
+        found = read_data(Path(data), shape.image_size, options.hold_out, options.seed, images)
+    run = prepare_run(found, options, device, net, tokenizer, notes)
+    identity = asdict(options) | {"data": found.name, "captions": len(found.training.captions)}
+    for free in ("epochs", "device", "evaluate_every", "save_scores"):  # a run may be lengthened, moved, looked at more
+        identity.pop(free)
+    outcome = fit(run.recipe, run.plan, output, resume=not restart, identity=identity, progress=progress)
+    net = run.recipe.trainee.net.eval()
+    scores = None
+    metrics: dict[str, float] = {}
+    if outcome.best and not outcome.interrupted and (options.save_scores or found.wrong):
+        scores = score_captions(net, found.training, run.recipe.batches.ids, run.gass, device).numpy()
+        metrics = word_means(scores, found)
+    if outcome.best:
+        facts = {
+            "attn": attn.__version__, "torch": torch.__version__, "data": found.name,
+            "captions": len(found.training.captions), "images": len(found.training.images),
+            "held_out": len(found.held_out.captions), "options": _shown(options), "best": outcome.best,
+            "seconds": round(outcome.seconds), "notes": list(run.notes), **metrics,
+        }  # fmt: skip
+        checkpoint = Checkpoint("ga-dms", net.shape, run.tokenizer, net.state_dict(), facts)
+        write_checkpoint(checkpoint, output / MODEL)
+        write_text(output / CARD, card(checkpoint, (output / MODEL).stat().st_size))
+    if scores is not None and options.save_scores:
+        write_text(output / WORD_SCORES, score_lines(scores, found, run.tokenizer))
+    details = {"options": _shown(options), "notes": list(run.notes)}
+    return training_report(
+        "ga-dms", str(data), output, outcome, device=str(device), seconds=time.perf_counter() - start,
+        details=details, metrics=metrics, files={"scores": output / WORD_SCORES}, arguments=arguments,
+    )  # fmt: skip
+
+
+def _shown(options: GADMSOptions) -> dict[str, Any]:
+    """Options for a model file: without the places of files."""
+    named = {name: path and path.name for name in ("weights", "tokenizer") if (path := getattr(options, name)) or True}
+    return dict(plain(asdict(options))) | named
+
+
+def start_model(options: GADMSOptions) -> tuple[GADMS | None, Tokenizer | None, tuple[str, ...]]:
+    """Model and tokenizer of ``options.weights``; None where it starts from scratch.
+
+    Raises
+    ------
+    UsageError
+        If the file is of no CLIP, or there is no tokenizer for it.
+    """
+    path = options.weights
+    tokenizer: Tokenizer | None = read_clip_tokenizer(options.tokenizer) if options.tokenizer else None
+    if path is None:
+        return None, tokenizer, ()
+    if not path.exists():
+        raise UsageError(f"--weights: {path} does not exist.")
+    note = f"started from {path.name}"
+    if path.is_file() and path.suffix == ".safetensors" and tokenizer is None:
+        start = read_checkpoint(path)
+        if options.image_size not in (None, start.architecture.image_size):
+            height, width = start.architecture.image_size
+            raise UsageError(f"--image-size: {path} is a model for {height}x{width}.")
+        return start.build(), start.tokenizer, (note,)
+    if tokenizer is None and path.is_dir():
+        tokenizer = read_clip_tokenizer(path)
+    if tokenizer is None:
+        raise UsageError("--weights needs --tokenizer DIR: a folder with CLIP's vocab.json and merges.txt.")
+    try:
+        net, fresh = load_official(read_state(path), image_size=options.image_size or (384, 128))
+    except ValueError as error:
+        raise UsageError(f"--weights: {path}: {error}.") from None
+    if net.shape.vocab_size != tokenizer.vocab_size:
+        raise UsageError(f"--tokenizer: {tokenizer.vocab_size} tokens, the weights are for {net.shape.vocab_size}.")
+    return net, tokenizer, (note, *([f"fresh weights: {', '.join(fresh)}"] if fresh else []))
+
+
+def prepare_run(
+    data: Data, options: GADMSOptions, device: torch.device, net: GADMS | None = None,
+    tokenizer: Tokenizer | None = None, notes: tuple[str, ...] = (),
+) -> Run:  # fmt: skip
+    """Model, batches and plan of a run; a model from scratch where none is given."""
+    options = complete(options, drawn=data.name == SYNTHETIC)
+    assert options.losses is not None
+    assert options.learning_rate is not None
+    assert options.tau is not None
+    training = data.training
+    tokenizer = tokenizer or WordTokenizer.of(training.captions)
+    if net is None:
+        torch.manual_seed(options.seed)
+        net = GADMS(replace(options.architecture, vocab_size=tokenizer.vocab_size))
+    length = net.shape.text_length
+    tokens = encode(tokenizer, training.captions, length)
+    if cut := int(tokens.truncated.sum()):
+        notes = (*notes, f"{cut} of {len(tokens.ids)} captions are longer than {length} tokens: cut")
+    held_out = torch.from_numpy(encode(tokenizer, data.held_out.captions, length).ids)
+    pids = training.caption_ids if options.positives == "person" else np.arange(len(training.captions))
+    classes = int(pids.max()) + 1 if "id" in options.losses else 0
+    gass = options.gass(net.shape.text_layers)
+    first = FIRST_SCORE if options.scores == "gass" else UNIFORM_SCORE
+    batches = Batches(
+        training, torch.from_numpy(tokens.ids), torch.from_numpy(pids), options.batch, options.seed, net.shape.mask_id,
+        options.masking, bool(options.augment), device,  # type: ignore[arg-type]
+    )  # fmt: skip
+    objective = Objective(
+        options.losses, options.beta, options.tau, options.noise, gass if options.scores == "gass" else None
+    )
+    model = Trainee(net, len(tokens.ids), first_score=first, classes=classes).to(device)
+    plan = EpochPlan(
+        steps=options.epochs * batches.epoch, warmup=options.warmup * batches.epoch, epoch=batches.epoch,
+        learning_rate=options.learning_rate, weight_decay=options.weight_decay,
+        evaluate_every=options.evaluate_every * batches.epoch, seed=options.seed,
+    )  # fmt: skip
+    recipe = GADMSRecipe(model, batches, data.held_out, held_out, objective)
+    return Run(recipe, plan, gass, tokenizer, (*data.notes, *notes))
+
+
+def word_means(scores: np.ndarray[Any, Any], data: Data) -> dict[str, float]:
+    """Mean score of the words known to be wrong, and of those known to be right; nothing for real data."""
+    means = {}
+    for name, places in (("gass_wrong", data.wrong), ("gass_right", data.right)):
+        values = [row[1 + i] for row, words in zip(scores, places, strict=False) for i in words if 1 + i < len(row)]
+        if values:
+            means[name] = float(np.mean(values))
+    return means
+
+
+def score_lines(scores: np.ndarray[Any, Any], data: Data, tokenizer: Tokenizer) -> str:
+    """One JSON line per training caption: image, caption, tokens, scores. A low one: not seen in the image."""
+    lines = []
+    pairs = data.training
+    for row, caption, image in zip(scores, pairs.captions, pairs.caption_image.tolist(), strict=True):
+        words = [text for text, _ in tokenizer.pieces(caption)][: len(row) - 2]
+        values = [round(float(score), 4) for score in row[1 : 1 + len(words)]]
+        line = {"image": pairs.image_names[image], "caption": caption, "tokens": words, "scores": values}
+        lines.append(json.dumps(line, ensure_ascii=False))
+    return "\n".join(lines) + "\n"
+
+
+def card(checkpoint: Checkpoint, size: int) -> str:
+    """The model card, Markdown."""
+    facts, best = checkpoint.training, checkpoint.training["best"]
+    lines = [
+        f"# {checkpoint.name}", "",
+        "Dual encoder that finds photos of people by sentences (GA-DMS, arXiv 2509.09118).", "",
+        f"- Architecture: {checkpoint.architecture}",
+        f"- Trained on {facts['captions']} captions of {facts['images']} images of `{facts['data']}`; "
+        f"{facts['held_out']} captions of other people chose the weights. The terms of that data set apply to what is "
+        "made from it; photos of people are personal data.",
+        f"- Options: {facts['options']}",
+        f"- Best evaluation (step {best['step']}): " + ", ".join(
+            f"{name} {best[name]:.4f}" for name in ("r1", "r5", "r10", "map", "minp")
+        ),
+        f"- attn {facts['attn']}, torch {facts['torch']}, {facts['seconds']} s; {size} bytes, float16",
+    ]  # fmt: skip
+    return "\n".join(lines) + "\n"

