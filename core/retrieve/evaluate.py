@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 import attn
 
 from ..batch import Silent, Watcher
-from ..device import set_threads
+from ..device import pick_device, set_threads
 from ..errors import InputError, UsageError
 from ..io.photo import read_photo
 from ..io.report import Item, Report, summarise
@@ -160,8 +160,8 @@ def score(
     told = arguments or {"verb": "eval", "data": str(data), "model": options.encoder.model}
     notices = (data_set.licence,) if data_set.licence else ()
     return Report(
-        "retrieve", attn.__version__, dict(told), options.encoder.device, time.perf_counter() - start, tuple(items),
-        summary, notices,
+        "retrieve", attn.__version__, dict(told), str(pick_device(options.encoder.device)), time.perf_counter() - start,
+        tuple(items), summary, notices,
     )  # fmt: skip
 
 

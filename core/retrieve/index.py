@@ -21,7 +21,7 @@ import numpy as np
 import attn
 
 from ..batch import Placement, Silent, Task, Watcher, run_batch
-from ..device import set_threads
+from ..device import pick_device, set_threads
 from ..errors import InputError, UsageError
 from ..io.atomic import atomic_path, remove_stale
 from ..io.report import Item, Report
@@ -114,7 +114,7 @@ def index(
     summary = {"model": encoder.fingerprint.model, "store": store.header.store}
     return outcome.report(
         "retrieve", arguments or {"verb": "index", "gallery": list(gallery), "output": str(output)},
-        options.encoder.device, start, items=[item, *failed], summary=summary,
+        str(pick_device(options.encoder.device)), start, items=[item, *failed], summary=summary,
     )  # fmt: skip
 
 

@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 
 import attn
 
-from ..device import set_threads
+from ..device import pick_device, set_threads
 from ..errors import InputError, UsageError
 from ..io.photo import PHOTO_SUFFIXES, read_photo
 from ..io.report import Item, Report, summarise
@@ -184,7 +184,8 @@ def search(
         )
     summary = dict(summarise(items)) | {"index": str(index), "entries": entries, "model": encoder.fingerprint.model}
     report = Report(
-        "retrieve", attn.__version__, dict(arguments or {"verb": "search", "index": str(index)}), options.device,
+        "retrieve", attn.__version__, dict(arguments or {"verb": "search", "index": str(index)}),
+        str(pick_device(options.device)),
         time.perf_counter() - start, tuple(items), summary,
     )  # fmt: skip
     return Found(tuple(results), report, explained)

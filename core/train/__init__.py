@@ -30,8 +30,8 @@ RECIPES = Registry(
             "image-text-head",
             home="attn.core.train.image_text_head:train_head",
             summary="a linear head that joins the packaged ViT and text encoder",
-            paper="ridge regression",
-            year=1970,
+            paper="ridge regression on DINOv2 features (arXiv 2304.07193)",
+            year=2023,
             needs=(
                 ("transformers", "transformers"),
                 ("onnx", "onnx"),

@@ -5,10 +5,9 @@
 For every variant and seed it trains from scratch on captions of which a fifth of the attribute words is wrong, and
 measures R@1 of correct captions on people never seen. Then GASS of all training captions: mean over wrong and right
 attribute words, how often a wrong word scores below a right one of the same caption (0.5: chance), and how many of
-each kind would be hidden from the contrastive loss. ``sample`` stretches scores over each caption instead of the batch;
-``random`` masks as often as the scores would at their middle,
-without looking. All variants train on ``sdm`` + ``itc``; equal steps are not equal time, which is listed, too.
-One core; a run takes one to two minutes of it.
+each kind would be hidden from the contrastive loss. ``sample`` stretches scores over each caption instead of the
+batch; ``random`` masks as often as the scores would at their middle, without looking. All variants train on ``sdm`` +
+``itc``; equal steps are not equal time, which is listed, too. One core; a run takes about a minute of it.
 """
 
 import argparse

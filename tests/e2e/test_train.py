@@ -104,7 +104,7 @@ def test_data_without_labels(cli, data, tmp_path):
 
 def test_recipes_are_listed(cli):
     done = cli("train", "--list", "--json")
-    assert {row["method"] for row in json.loads(done.stdout)} == {"fsgnet"}
+    assert {row["method"] for row in json.loads(done.stdout)} == {"fsgnet", "ga-dms", "priorclip", "image-text-head"}
     assert "fsgnet" in cli("train").stdout
     wrong = cli("train", "fsgnett")
     assert wrong.code == 2
