@@ -23,6 +23,8 @@ HEAVY = {"torch", "numpy", "PIL", "pydantic", "rich", "pydicom", "skimage", "mat
         ["bench", "-h"],
         ["train", "-h"],
         ["train", "fsgnet", "-h"],
+        ["retrieve", "-h"],
+        ["retrieve", "search", "-h"],
         ["methods", "-h"],
         ["doctor", "-h"],
         ["--version"],
@@ -52,7 +54,11 @@ def test_importing_the_command_does_not_import_torch():
 
 @pytest.mark.parametrize(
     "args",
-    [[], ["denoise"], ["segment"], ["bench"], ["train"], ["train", "fsgnet"], ["methods"], ["doctor"]],
+    [
+        *([], ["denoise"], ["segment"], ["bench"], ["methods"], ["doctor"], ["retrieve"], ["train"]),
+        *(["retrieve", verb] for verb in ("index", "search", "eval", "tune-temperature", "info")),
+        *(["train", recipe] for recipe in ("fsgnet", "ga-dms", "priorclip", "image-text-head")),
+    ],
     ids=lambda args: "-".join(["attn", *args]),
 )
 def test_help_snapshot(attn, args):
