@@ -91,6 +91,41 @@ def run_files(
     raise typer.Exit(report.exit_code)
 
 
+def run_recipe(
+    recipe: str,
+    train: Callable[..., Report],
+    data: object,
+    output: Path,
+    *,
+    told: Callable[[Mapping[str, float]], str],
+    as_json: bool,
+    report_file: Path | None,
+    quiet: bool,
+    verbose: bool,
+    rows: Callable[[Report], Sequence[Mapping[str, Any]] | None] | None = None,
+) -> None:
+    """Call a recipe of ``attn train``, show its report, and leave with the report's exit code.
+
+    ``train`` takes ``progress`` and ``arguments``; ``told`` puts the newest metrics into words for the progress bar;
+    ``rows`` makes the table of the report where the items are not it.
+    """
+    if report_file is not None:
+        check_report_path(report_file)  # before hours of work, not after
+    watch = Watch(quiet=quiet)
+
+    def progress(step: int, total: int, metrics: Mapping[str, float]) -> None:
+        watch.step(told(metrics), step, total)
+
+    arguments = {"recipe": recipe, "data": str(data), "output": str(output), "argv": sys.argv[1:]}
+    try:
+        report = train(progress=progress, arguments=arguments)
+    finally:
+        watch.close()
+    shown = rows(report) if rows else None
+    show(report, as_json=as_json, quiet=quiet, verbose=verbose, report_file=report_file, rows=shown)
+    raise typer.Exit(report.exit_code)
+
+
 def show(
     report: Report,
     *,

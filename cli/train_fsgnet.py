@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
-import sys
-from collections.abc import Mapping
+from functools import partial
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated
 
 import typer
 
@@ -97,15 +96,12 @@ def main(
     Photos and labels are matched by name. Some photos are held out: they choose the best weights and the threshold.
     With a splits.json in the data folder only its train list is used.
     """
-    from attn.core.io.report import check_report_path
     from attn.core.segment.checkpoint import Architecture
     from attn.core.train.options import FSGNetOptions
     from attn.core.train.run import train_fsgnet
 
-    from .show import Watch, show
+    from .show import run_recipe
 
-    if report_file is not None:
-        check_report_path(report_file)
     options = FSGNetOptions(
         architecture=Architecture(
             trunk=trunk, width=width, depths=parse_depths(depths), kernel=kernel, guided=guided, attention=attention,  # type: ignore[arg-type]
@@ -115,17 +111,8 @@ def main(
         cycles=cycles, augment=augment, normalise=normalise, hold_out=hold_out, evaluate_every=evaluate_every,
         init=init, weights=weights, device=device, seed=seed,
     )  # fmt: skip
-    watch = Watch(quiet=quiet)
-
-    def progress(step: int, total: int, metrics: Mapping[str, float]) -> None:
-        watch.step(f"loss {metrics['loss']:.3f}, F1 {metrics.get('f1', float('nan')):.3f}", step, total)
-
-    arguments: dict[str, Any] = {"recipe": "fsgnet", "data": str(data), "output": str(output), "argv": sys.argv[1:]}
-    try:
-        report = train_fsgnet(
-            data, output, options, restart=restart, threads=threads, progress=progress, arguments=arguments
-        )
-    finally:
-        watch.close()
-    show(report, as_json=as_json, quiet=quiet, verbose=verbose, report_file=report_file)
-    raise typer.Exit(report.exit_code)
+    train = partial(train_fsgnet, data, output, options, restart=restart, threads=threads)
+    run_recipe(
+        "fsgnet", train, data, output, told=lambda m: f"loss {m['loss']:.3f}, F1 {m.get('f1', float('nan')):.3f}",
+        as_json=as_json, report_file=report_file, quiet=quiet, verbose=verbose,
+    )  # fmt: skip

@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
-import sys
-from collections.abc import Mapping
+from functools import partial
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated
 
 import typer
 
@@ -148,14 +147,11 @@ def main(
     """
     from dataclasses import replace
 
-    from attn.core.io.report import check_report_path
     from attn.core.train.ga_dms_options import SMALL, GADMSOptions
     from attn.core.train.ga_dms_run import train_ga_dms
 
-    from .show import Watch, show
+    from .show import run_recipe
 
-    if report_file is not None:
-        check_report_path(report_file)
     size = None if image_size is None else parse_size(image_size)
     architecture = replace(
         SMALL, embed_dim=width, image_size=size or SMALL.image_size, patch_size=patch, vision_width=width,
@@ -169,18 +165,8 @@ def main(
         gass_layers=gass_layers, masking=masking, augment=augment, hold_out=hold_out, evaluate_every=evaluate_every,
         save_scores=save_scores, device=device, seed=seed,
     )  # fmt: skip
-    watch = Watch(quiet=quiet)
-
-    def progress(step: int, total: int, metrics: Mapping[str, float]) -> None:
-        watch.step(f"loss {metrics['loss']:.3f}, R@1 {metrics.get('r1', float('nan')):.3f}", step, total)
-
-    arguments: dict[str, Any] = {"recipe": "ga-dms", "data": data, "output": str(output), "argv": sys.argv[1:]}
-    try:
-        report = train_ga_dms(
-            data, output, options, images=images, restart=restart, threads=threads, progress=progress,
-            arguments=arguments,
-        )  # fmt: skip
-    finally:
-        watch.close()
-    show(report, as_json=as_json, quiet=quiet, verbose=verbose, report_file=report_file)
-    raise typer.Exit(report.exit_code)
+    train = partial(train_ga_dms, data, output, options, images=images, restart=restart, threads=threads)
+    run_recipe(
+        "ga-dms", train, data, output, told=lambda m: f"loss {m['loss']:.3f}, R@1 {m.get('r1', float('nan')):.3f}",
+        as_json=as_json, report_file=report_file, quiet=quiet, verbose=verbose,
+    )  # fmt: skip

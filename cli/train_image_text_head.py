@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
-import sys
-from collections.abc import Mapping
+from functools import partial
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated
 
 import typer
 
@@ -50,27 +49,13 @@ def main(
 
     Only photos that were held out are scored: by cross-validation, and on the test split where there is one.
     """
-    from attn.core.io.report import check_report_path
     from attn.core.train.image_text_head import HeadOptions, train_head
 
-    from .show import Watch, show
+    from .show import run_recipe
 
-    if report_file is not None:
-        check_report_path(report_file)
     options = HeadOptions(penalty, folds, image_size, block, device, seed)
-    watch = Watch(quiet=quiet)
-
-    def progress(step: int, total: int, metrics: Mapping[str, float]) -> None:
-        watch.step("embed photos", step, total)
-
-    arguments: dict[str, Any] = {
-        "recipe": "image-text-head", "data": str(data), "output": str(output), "argv": sys.argv[1:],
-    }  # fmt: skip
-    try:
-        report = train_head(
-            data, output, options, images=images, threads=threads, progress=progress, arguments=arguments
-        )
-    finally:
-        watch.close()
-    show(report, as_json=as_json, quiet=quiet, verbose=verbose, report_file=report_file)
-    raise typer.Exit(report.exit_code)
+    train = partial(train_head, data, output, options, images=images, threads=threads)
+    run_recipe(
+        "image-text-head", train, data, output, told=lambda m: "embed photos",
+        as_json=as_json, report_file=report_file, quiet=quiet, verbose=verbose,
+    )  # fmt: skip

@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
-import sys
-from collections.abc import Mapping
+from functools import partial
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated
 
 import typer
 
@@ -82,15 +81,12 @@ def main(
     File names begin with the scene, as harbour_12.png. Three stages: the scene classifier, captions of the scene only,
     the captions themselves. Pictures of the split val choose the best weights, those of test are reported.
     """
-    from attn.core.io.report import check_report_path
     from attn.core.retrieve.priorclip.model import Architecture
     from attn.core.train.priorclip_options import PriorCLIPOptions
     from attn.core.train.priorclip_run import train_priorclip
 
-    from .show import Watch, show
+    from .show import run_recipe
 
-    if report_file is not None:
-        check_report_path(report_file)
     options = PriorCLIPOptions(
         architecture=Architecture(
             image_size=image_size, patch_size=patch, width=width, layers=layers, num_heads=heads, out=width,
@@ -101,18 +97,9 @@ def main(
         affiliation_targets=affiliation_targets,  # type: ignore[arg-type]
         augment=augment, compare=compare, evaluate_every=evaluate_every, device=device, seed=seed,
     )  # fmt: skip
-    watch = Watch(quiet=quiet)
-
-    def progress(step: int, total: int, metrics: Mapping[str, float]) -> None:
-        watch.step(f"loss {metrics['loss']:.3f}, mR {metrics.get('mr', float('nan')):.3f}", step, total)
-
-    arguments: dict[str, Any] = {"recipe": "priorclip", "data": data, "output": str(output), "argv": sys.argv[1:]}
-    try:
-        report = train_priorclip(
-            data, output, options, restart=restart, threads=threads, progress=progress, arguments=arguments
-        )
-    finally:
-        watch.close()
-    rows = report.items[0].details.get("comparison")  # both models, where two were trained
-    show(report, as_json=as_json, quiet=quiet, verbose=verbose, report_file=report_file, rows=rows)
-    raise typer.Exit(report.exit_code)
+    train = partial(train_priorclip, data, output, options, restart=restart, threads=threads)
+    run_recipe(
+        "priorclip", train, data, output, told=lambda m: f"loss {m['loss']:.3f}, mR {m.get('mr', float('nan')):.3f}",
+        as_json=as_json, report_file=report_file, quiet=quiet, verbose=verbose,
+        rows=lambda report: report.items[0].details.get("comparison"),  # both models, where two were trained
+    )  # fmt: skip

@@ -16,7 +16,7 @@ from ...errors import UsageError
 from ..tempscale import scaled
 from . import hf
 from .base import Encoded, Fingerprint, Side
-from .images import BATCH_IMAGES, ImagePreparation
+from .images import ImagePreparation, encode_in_batches
 from .text import unit
 from .tokens import batches, padded, tokenise
 from .weights import fingerprint, read_json, weight_files
@@ -75,15 +75,13 @@ class DualEncoder:
 
     def encode_images(self, images: Sequence[NDArray[np.float32]]) -> Encoded:
         """See ``Encoder``."""
-        mark = self.fingerprint
         dtype = next(self.model.parameters()).dtype
-        vectors = np.zeros((len(images), mark.dim), np.float32)
-        with torch.inference_mode(), scaled(self.model, mark.temperature):
-            for start in range(0, len(images), BATCH_IMAGES):
-                pixels = torch.stack([self.prepare(image) for image in images[start : start + BATCH_IMAGES]])
-                out = self.model.get_image_features(pixel_values=pixels.to(self.device, dtype))
-                vectors[start : start + len(pixels)] = unit(_features(out), mark.model)
-        return Encoded(vectors, np.zeros(len(images), bool), np.zeros(len(images), np.int64))
+
+        def tower(pixels: Tensor) -> Tensor:
+            return _features(self.model.get_image_features(pixel_values=pixels.to(self.device, dtype)))
+
+        with scaled(self.model, self.fingerprint.temperature):
+            return encode_in_batches(images, self.prepare, tower, self.fingerprint)
 
 
 def _features(out: Any) -> Tensor:

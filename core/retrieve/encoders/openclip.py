@@ -10,11 +10,12 @@ from typing import Any
 import numpy as np
 import torch
 from numpy.typing import NDArray
+from torch import Tensor
 
 from ...errors import UsageError
 from ..tempscale import scaled
 from .base import Encoded, Fingerprint, Side
-from .images import BATCH_IMAGES, ImagePreparation
+from .images import ImagePreparation, encode_in_batches
 from .text import unit
 from .tokens import batches
 from .weights import fingerprint, read_json
@@ -69,16 +70,14 @@ class OpenClipEncoder:
 
     def encode_images(self, images: Sequence[NDArray[np.float32]]) -> Encoded:
         """See ``Encoder``."""
-        mark = self.fingerprint
         dtype = next(self.model.parameters()).dtype
-        vectors = np.zeros((len(images), mark.dim), np.float32)
-        with torch.inference_mode(), scaled(self.model, mark.temperature):
-            for start in range(0, len(images), BATCH_IMAGES):
-                pixels = torch.stack([self.prepare(image) for image in images[start : start + BATCH_IMAGES]])
-                vectors[start : start + len(pixels)] = unit(
-                    self.model.encode_image(pixels.to(self.device, dtype)), mark.model
-                )
-        return Encoded(vectors, np.zeros(len(images), bool), np.zeros(len(images), np.int64))
+
+        def tower(pixels: Tensor) -> Tensor:
+            features: Tensor = self.model.encode_image(pixels.to(self.device, dtype))
+            return features
+
+        with scaled(self.model, self.fingerprint.temperature):
+            return encode_in_batches(images, self.prepare, tower, self.fingerprint)
 
 
 def load_openclip(

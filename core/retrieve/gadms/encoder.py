@@ -10,10 +10,11 @@ import numpy as np
 import torch
 import torch.nn.functional as F
 from numpy.typing import NDArray
+from torch import Tensor
 
 from ...errors import UsageError
 from ..encoders.base import Encoded, Fingerprint, Side
-from ..encoders.images import BATCH_IMAGES
+from ..encoders.images import encode_in_batches
 from ..encoders.weights import sha256
 from .checkpoint import read_checkpoint
 from .clip import GADMS
@@ -62,14 +63,12 @@ class GADMSEncoder:
 
     def encode_images(self, images: Sequence[NDArray[np.float32]]) -> Encoded:
         """See ``Encoder``."""
-        prepare = preparation(self.model.shape.image_size)
-        vectors = np.zeros((len(images), self.fingerprint.dim), np.float32)
-        with torch.inference_mode():
-            for start in range(0, len(images), BATCH_IMAGES):
-                pixels = torch.stack([prepare(image) for image in images[start : start + BATCH_IMAGES]])
-                feature = self.model.image_feature(pixels.to(self.device, self.model.base_model.text_projection.dtype))
-                vectors[start : start + len(pixels)] = F.normalize(feature.float(), dim=1).cpu().numpy()
-        return Encoded(vectors, np.zeros(len(images), bool), np.zeros(len(images), np.int64))
+        dtype = self.model.base_model.text_projection.dtype
+
+        def tower(pixels: Tensor) -> Tensor:
+            return self.model.image_feature(pixels.to(self.device, dtype))
+
+        return encode_in_batches(images, preparation(self.model.shape.image_size), tower, self.fingerprint)
 
     def explain(self, image: NDArray[np.float32], caption: str) -> Explanation:
         """What the model saw in a photo [3, H, W] in [0, 1]; ``UsageError`` for a caption without words."""

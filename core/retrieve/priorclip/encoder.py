@@ -9,10 +9,11 @@ from pathlib import Path
 import numpy as np
 import torch
 from numpy.typing import NDArray
+from torch import Tensor
 
 from ...errors import UsageError
 from ..encoders.base import Encoded, Fingerprint, Side
-from ..encoders.images import BATCH_IMAGES
+from ..encoders.images import encode_in_batches
 from ..encoders.text import unit
 from ..encoders.weights import fingerprint
 from ..tempscale import scaled
@@ -66,15 +67,13 @@ class PriorCLIPEncoder:
 
     def encode_images(self, images: Sequence[NDArray[np.float32]]) -> Encoded:
         """See ``Encoder``."""
-        mark, size = self.fingerprint, self.model.architecture.image_size
-        dtype = self.model.visual.proj.dtype
-        vectors = np.zeros((len(images), mark.dim), np.float32)
-        with torch.inference_mode(), scaled(self.model, mark.temperature):
-            for start in range(0, len(images), BATCH_IMAGES):
-                pixels = torch.stack([fit_image(image, size) for image in images[start : start + BATCH_IMAGES]])
-                out = self.model.encode_image(pixels.to(self.device, dtype)).embedding
-                vectors[start : start + len(pixels)] = unit(out, mark.model)
-        return Encoded(vectors, np.zeros(len(images), bool), np.zeros(len(images), np.int64))
+        size, dtype = self.model.architecture.image_size, self.model.visual.proj.dtype
+
+        def tower(pixels: Tensor) -> Tensor:
+            return self.model.encode_image(pixels.to(self.device, dtype)).embedding
+
+        with scaled(self.model, self.fingerprint.temperature):
+            return encode_in_batches(images, lambda image: fit_image(image, size), tower, self.fingerprint)
 
     def belief_map(self, image: NDArray[np.float32]) -> NDArray[np.float32]:
         """See ``model.belief_map``; at the temperature of this encoder it is the same, belief is no attention."""

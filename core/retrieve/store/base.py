@@ -192,6 +192,14 @@ def check_vectors(vectors: NDArray[Any], dim: int, what: str) -> NDArray[np.floa
     return out
 
 
+def check_search(queries: NDArray[Any], k: int, dim: int) -> NDArray[np.float32]:
+    """The queries of a search [q, dim]. Raises ``UsageError`` if they do not fit, or for no items at all."""
+    queries = check_vectors(queries, dim, "queries")
+    if k < 1:
+        raise UsageError(f"cannot look for {k} items: at least 1")
+    return queries
+
+
 def check_items(ids: Sequence[str], vectors: NDArray[Any], meta: Sequence[Meta], dim: int) -> NDArray[np.float32]:
     """Check what ``VectorStore.add`` is given; returns the vectors as ``check_vectors`` does."""
     if isinstance(ids, str) or not len(ids) == len(vectors) == len(meta):

@@ -13,7 +13,6 @@ from typing import Any, Literal
 import numpy as np
 from numpy.typing import NDArray
 
-from ...errors import UsageError
 from . import _files, where
 from ._files import Manifest, Shard, ShardFiles
 from ._scan import BLOCK_QUERIES, BLOCK_ROWS, candidates
@@ -25,7 +24,7 @@ from .base import (
     already_there,
     best,
     check_items,
-    check_vectors,
+    check_search,
     damaged,
     similarity,
     unique_rows,
@@ -144,9 +143,7 @@ class FlatStore:
         self, queries: NDArray[np.float32], k: int, *, where: str | None = None, exact: bool = False
     ) -> list[list[Hit]]:
         """See ``VectorStore.search``; always exact."""
-        queries = check_vectors(queries, self.header.dim, "queries")
-        if k < 1:
-            raise UsageError(f"cannot look for {k} items: at least 1")
+        queries = check_search(queries, k, self.header.dim)
         mask = self._alive if where is None else self._select(where)
         k = min(k, int(np.count_nonzero(mask)))
         if k == 0:

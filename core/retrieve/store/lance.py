@@ -31,7 +31,7 @@ from .base import (
     already_there,
     best,
     check_items,
-    check_vectors,
+    check_search,
     damaged,
     similarity,
     unique_rows,
@@ -138,9 +138,7 @@ class LanceStore:
         self, queries: NDArray[np.float32], k: int, *, where: str | None = None, exact: bool = False
     ) -> list[list[Hit]]:
         """See ``VectorStore.search``."""
-        queries = check_vectors(queries, self.header.dim, "queries")
-        if k < 1:
-            raise UsageError(f"cannot look for {k} items: at least 1")
+        queries = check_search(queries, k, self.header.dim)
         condition = None if where is None else self._condition(where)
         with self._told():
             fast = not exact and bool(self._index)

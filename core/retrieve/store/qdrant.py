@@ -29,7 +29,7 @@ from .base import (
     already_there,
     best,
     check_items,
-    check_vectors,
+    check_search,
     damaged,
     escape,
     similarity,
@@ -155,9 +155,7 @@ class QdrantStore:
         self, queries: NDArray[np.float32], k: int, *, where: str | None = None, exact: bool = False
     ) -> list[list[Hit]]:
         """See ``VectorStore.search``."""
-        queries = check_vectors(queries, self.header.dim, "queries")
-        if k < 1:
-            raise UsageError(f"cannot look for {k} items: at least 1")
+        queries = check_search(queries, k, self.header.dim)
         condition = None if where is None else self._condition(where)
         total = len(self)
         return [self._nearest(query, k, condition, exact, total) for query in queries]
