@@ -27,7 +27,7 @@ DataArgument = Annotated[
     Path,
     typer.Argument(
         metavar="DATA",
-        help="A BEIR folder, or a .json or .jsonl file of images with captions (or a folder that holds one).",
+        help="A BEIR or MTEB folder, or a .json or .jsonl file of images with captions (or a folder that holds one).",
         show_default=False,
     ),
 ]

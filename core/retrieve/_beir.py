@@ -5,12 +5,14 @@ Format: methods/retrieval-peers.md, section 6. The text of a document is its tit
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from pathlib import Path
+from typing import Any
 
 from ..errors import InputError, UsageError, did_you_mean
-from ._evalset import EvalSet, counted, empty_texts
+from ._evalset import Content, EvalSet, counted, empty_texts
 from ._records import identifier, json_lines, text_field
+from .metrics import Qrels
 from .runs import read_qrels
 
 
@@ -33,13 +35,18 @@ def read_corpus(path: Path) -> Iterator[tuple[str, str, str]]:
         if key in seen:
             what = f"{place}: the id {key!r} is that of {seen[key]}, too"
             raise InputError(path, what, "Every id must occur once: rename or remove one")
-        if "text" not in record and "title" not in record:
-            raise InputError(path, f"{place} has no 'text'", "Add a text; it may be empty")
         seen[key] = place
-        parts = (text_field(path, place, record, name) for name in ("title", "text"))
-        yield key, " ".join(part for part in parts if part), place
+        yield key, document_text(path, place, record), place
     if not seen:
         raise InputError(path, "holds no lines", 'Write {"_id": "...", "text": "..."} on each line')
+
+
+def document_text(path: Path, place: str, record: Mapping[str, Any]) -> str:
+    """Title, a blank and text. Raises ``InputError`` where there is neither."""
+    if "text" not in record and "title" not in record:
+        raise InputError(path, f"{place} has no 'text'", "Add a text; it may be empty")
+    parts = (text_field(path, place, record, name) for name in ("title", "text"))
+    return " ".join(part for part in parts if part)
 
 
 def splits(folder: Path) -> dict[str, Path]:
@@ -78,11 +85,18 @@ def read_beir(folder: Path, split: str | None = None) -> EvalSet:
     if not judgements:
         raise InputError(folder, "has no judgements", "Put them into qrels/test.tsv: query-id, corpus-id, score")
     split = choose_split(folder, split, list(judgements))
-    documents = {key: text for key, text, _ in read_corpus(corpus)}
-    queries = {key: text for key, text, _ in read_corpus(asked)}
-    qrels = read_qrels(judgements[split])
-    warnings = empty_texts(documents.values(), "document")
-    unknown = sum(document not in documents for judged in qrels.values() for document in judged)
+    documents: dict[str, Content] = {key: text for key, text, _ in read_corpus(corpus)}
+    queries: dict[str, Content] = {key: text for key, text, _ in read_corpus(asked)}
+    return judged(folder, "beir", split, documents, queries, read_qrels(judgements[split]), [])
+
+
+def judged(
+    folder: Path, kind: str, split: str, documents: Mapping[str, Content], queries: Mapping[str, Content], qrels: Qrels,
+    warnings: list[str],
+) -> EvalSet:  # fmt: skip
+    """The queries that are judged, with what should be known of the rest. Raises ``InputError`` if there are none."""
+    warnings = warnings + empty_texts(documents.values(), "document")
+    unknown = sum(document not in documents for levels in qrels.values() for document in levels)
     if unknown:
         warnings.append(
             counted(unknown, "judgement names a document", "judgements name documents")
@@ -92,16 +106,16 @@ def read_beir(folder: Path, split: str | None = None) -> EvalSet:
     if strange:
         warnings.append(
             counted(len(strange), "judged query is", "judged queries are")
-            + f" not in {asked.name} (such as {strange[0]!r}): left out"
+            + f" not among the queries (such as {strange[0]!r}): left out"
         )
-    kept = {query: judged for query, judged in qrels.items() if query in queries}
+    kept = {query: levels for query, levels in qrels.items() if query in queries}
     if not kept:
-        raise InputError(judgements[split], f"judges no query of {asked.name}", "Check that the ids are the same")
+        raise InputError(folder, f"judges none of its queries in {split!r}", "Check that the ids are the same")
     if silent := len(queries) - len(kept):
         warnings.append(counted(silent, "query has", "queries have") + f" no judgement in {split!r}: left out")
     chosen = {query: queries[query] for query in kept}
     warnings += empty_texts(chosen.values(), "query")
-    return EvalSet(folder.resolve().name, "beir", split, documents, chosen, kept, tuple(warnings))
+    return EvalSet(folder.resolve().name, kind, split, documents, chosen, kept, tuple(warnings))
 
 
 def choose_split(path: Path, wanted: str | None, found: list[str]) -> str:

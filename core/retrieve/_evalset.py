@@ -7,10 +7,11 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Literal
 
+from ._tables import StoredImage
 from .metrics import Qrels
 
-Content = str | Path
-"""A text, or the path of an image."""
+Content = str | Path | StoredImage
+"""A text, or an image: its path, or its place in a table."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -24,8 +25,8 @@ class EvalSet:
         Format it was read from (``formats.KINDS``).
     split : str
         Part that was read; empty where the format has none.
-    documents, queries : mapping of str to str or Path
-        By id, in the order of the file: a str is the text itself, a Path an image. All of one sort.
+    documents, queries : mapping of str to Content
+        By id, in the order of the file: a str is the text itself, the rest are images. All of one sort.
     qrels : Qrels
         Query id -> document id -> relevance. May name documents that are not there: they are relevant and never found.
     warnings : tuple of str
@@ -59,7 +60,7 @@ class EvalSet:
 
 
 def _modality(contents: Mapping[str, Content]) -> Literal["text", "image"]:
-    return "image" if isinstance(next(iter(contents.values()), ""), Path) else "text"
+    return "text" if isinstance(next(iter(contents.values()), ""), str) else "image"
 
 
 def counted(count: int, one: str, many: str) -> str:

@@ -33,6 +33,9 @@ class StoredImage:
     column: str
     row: int
 
+    def __str__(self) -> str:
+        return f"{self.table}#{self.row + 1}"
+
     def read_bytes(self) -> bytes:
         """The picture's file as stored. Raises ``InputError`` if the cell is empty or the table cannot be read."""
         cell = _cell(self.table, self.column, self.row)
@@ -49,9 +52,16 @@ class StoredImage:
             file = Path(folder, "picture")
             file.write_bytes(self.read_bytes())
             try:
-                return read_photo(file, max_side=max_side).pixels
+                return read_picture(file, max_side)
             except InputError as error:
                 raise InputError(self.table, f"row {self.row + 1}, {self.column!r}: {error.what}", error.fix) from error
+
+
+def read_picture(image: Path | StoredImage, max_side: int | None = None) -> NDArray[np.float32]:
+    """A picture [3, H, W], RGB in [0, 1], a uniform one, too. Raises ``InputError`` if it cannot be read."""
+    if isinstance(image, StoredImage):
+        return image.read_pixels(max_side)
+    return read_photo(image, max_side=max_side, uniform=True).pixels
 
 
 def read_parquet(path: Path) -> Iterator[tuple[int, dict[str, Any]]]:

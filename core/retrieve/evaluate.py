@@ -16,9 +16,9 @@ import attn
 from ..batch import Silent, Watcher
 from ..device import pick_device, set_threads
 from ..errors import InputError, UsageError
-from ..io.photo import read_photo
 from ..io.report import Item, Report, summarise
 from ._evalset import Content
+from ._tables import read_picture
 from .encoders.base import Encoder, Side
 from .formats import EvalSet, read_dataset
 from .metrics import PERSON_METRICS, TEXT_METRICS, Evaluation, compare, evaluate
@@ -217,12 +217,13 @@ def encode(
             cut += int(found.truncated.sum())
         else:
             rows, pixels = [], []
-            for row, (_, path) in enumerate(block, at):
+            for row, (_, image) in enumerate(block, at):
+                assert not isinstance(image, str)  # all of one sort
                 try:
-                    pixels.append(read_photo(path, max_side=MAX_SIDE, uniform=True).pixels)
+                    pixels.append(read_picture(image, MAX_SIDE))
                     rows.append(row)
                 except InputError as error:
-                    failed[str(path)] = error.reason
+                    failed[str(image)] = error.reason
             if rows:
                 out[rows] = encoder.encode_images(pixels).vectors
         watcher.step(f"embed {side}s", min(at + size, len(items)), len(items))
@@ -232,7 +233,8 @@ def encode(
 def _values(data_set: EvalSet, found: Embedded, options: EvalOptions) -> tuple[Evaluation | None, dict[str, float]]:
     """The evaluation by query, where there is one, and the metrics in percent."""
     scores = found.scores
-    if data_set.modalities == ("image", "text") and data_set.kind not in PERSONS and not options.metrics:
+    both_ways = data_set.modalities == ("image", "text") and data_set.kind not in (*PERSONS, "mteb")
+    if both_ways and not options.metrics:
         depth = min(DEPTH, scores.shape[1])
         asked = evaluate(data_set.qrels, as_run(data_set, scores, depth), IMAGE_TEXT_METRICS)
         back = data_set.reversed()

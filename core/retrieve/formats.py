@@ -13,10 +13,11 @@ from ..errors import InputError, UsageError, did_you_mean
 from ._beir import choose_split, find, read_beir
 from ._captions import LICENCES, READERS, Captioned, read_captioned
 from ._evalset import Content, EvalSet, counted, empty_texts, repeated_texts
+from ._mteb import is_mteb, read_mteb
 
 __all__ = ["KINDS", "Captioned", "Content", "EvalSet", "image_root", "read_captioned", "read_dataset"]
 
-KINDS = ("beir", "captions", *READERS)
+KINDS = ("beir", "mteb", "captions", *READERS)
 """Formats of data sets; ``captions`` is our own JSONL {image, captions, id?, split?}."""
 
 _FILES = ("captions.jsonl", "reid_raw.json", "ICFG-PEDES.json", "data_captions.json")
@@ -30,7 +31,7 @@ def read_dataset(
     Parameters
     ----------
     path : str or Path
-        A BEIR folder, a JSON or JSONL file of images with captions, or a folder that holds one such file.
+        A BEIR or MTEB folder, a JSON or JSONL file of images with captions, or a folder that holds one such file.
     kind : str, optional
         One of ``KINDS``; by default told by content.
     split : str, optional
@@ -42,8 +43,8 @@ def read_dataset(
     Returns
     -------
     EvalSet
-        Documents are texts (BEIR) or images; queries are texts. Images are named by their path in the file, captions by
-        image and number (``0042.jpg#3``). A caption's relevant images are those of its identity.
+        Documents are texts or images; queries are texts, in MTEB perhaps images. Images are named by their path in the
+        file, captions by image and number (``0042.jpg#3``). A caption's relevant images are those of its identity.
 
     Raises
     ------
@@ -61,9 +62,11 @@ def read_dataset(
     if path.is_dir():
         if kind == "beir" or (kind is None and find(path, "corpus.jsonl")):
             return read_beir(path, split)
+        if kind == "mteb" or (kind is None and is_mteb(path)):
+            return read_mteb(path, split)
         path = _file_of(path)
-    elif kind == "beir":
-        raise InputError(path, "is a file", "Name the BEIR folder with corpus.jsonl, queries.jsonl and qrels/")
+    elif kind in ("beir", "mteb"):
+        raise InputError(path, "is a file", f"Name the {kind.upper()} folder with corpus, queries and qrels")
     kind, found = read_captioned(path, kind)
     return _as_set(path, kind, found, split, images)
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import lru_cache
 from pathlib import Path
 from typing import Any
@@ -11,7 +11,7 @@ from typing import Any
 from ..device import pick_device
 from ..errors import UsageError
 from .encoders.base import Encoder, Fingerprint
-from .encoders.load import load
+from .encoders.load import at_temperature, load
 
 MODEL = "minilm"
 """The default encoder of texts; for images it is ``vit-minilm``."""
@@ -63,14 +63,20 @@ class IndexOptions:
     keep_missing: bool = False
 
 
-@lru_cache(maxsize=2)
 def encoder_of(options: EncoderOptions) -> Encoder:
-    """The encoder, loaded once per process. Raises ``UsageError`` where it cannot be had."""
+    """The encoder; its weights are loaded once per process, whatever the temperature.
+
+    Raises ``UsageError`` where it cannot be had.
+    """
     if options.temperature <= 0:
         raise UsageError(f"--temperature: {options.temperature:g} must be above 0; 1 is the model as it is.")
+    return at_temperature(_loaded(replace(options, temperature=1.0)), options.temperature)
+
+
+@lru_cache(maxsize=2)
+def _loaded(options: EncoderOptions) -> Encoder:
     return load(
-        options.model, device=pick_device(options.device), dtype=options.dtype, temperature=options.temperature,
-        max_tokens=options.max_tokens,
+        options.model, device=pick_device(options.device), dtype=options.dtype, max_tokens=options.max_tokens
     )  # fmt: skip
 
 

@@ -188,16 +188,22 @@ def read_qrels(path: str | PathLike[str]) -> dict[str, dict[str, int]]:
         else:
             what = f"{place} has {len(cells)} columns"
             raise InputError(path, what, "Judgements are 'qid 0 docid rel', or query-id, corpus-id, score with tabs")
-        value = _number(path, place, level)
-        if not query or not document or value != int(value):
-            what = f"{place}: {'an id is empty' if value == int(value) else f'{level} is no whole number'}"
-            raise InputError(path, what, "A judgement is a query, a document and a whole number")
-        if qrels.setdefault(query, {}).setdefault(document, int(value)) != int(value):
-            what = f"{place}: query {query!r} and document {document!r} were judged otherwise before"
-            raise InputError(path, what, "Keep one judgement of each pair")
+        add_judgement(qrels, path, place, query, document, _number(path, place, level))
     if not qrels:
         raise InputError(path, "holds no judgements", "Write 'qid 0 docid rel' on each line")
     return qrels
+
+
+def add_judgement(
+    qrels: dict[str, dict[str, int]], path: Path, place: str, query: str, document: str, level: Any
+) -> None:
+    """Put a judgement into ``qrels``. Raises ``InputError`` if it is malformed, or another of the pair is there."""
+    if not query or not document or not isinstance(level, int | float) or not float(level).is_integer():
+        what = f"{place}: {'an id is empty' if not (query and document) else f'{level} is no whole number'}"
+        raise InputError(path, what, "A judgement is a query, a document and a whole number")
+    if qrels.setdefault(query, {}).setdefault(document, int(level)) != int(level):
+        what = f"{place}: query {query!r} and document {document!r} were judged otherwise before"
+        raise InputError(path, what, "Keep one judgement of each pair")
 
 
 def write_qrels(path: str | PathLike[str], qrels: Qrels) -> None:
@@ -250,7 +256,7 @@ def _tsv_row(query: str, rank: int, hit: RankedDocument, tag: str) -> str:
 def _run_rows(path: Path) -> Iterator[tuple[str, str, str, Any]]:
     """Place, query, document and score (still as written) of each hit in a run file."""
     first = next((text for _, text in lines(path, errors="surrogateescape")), "")
-    if first.lstrip().startswith("{"):
+    if first.lstrip().startswith("{") and first.split()[1:2] != ["Q0"]:  # a query of a TREC run may be called "{"
         for place, record in json_lines(path):
             hits = record.get("hits")
             if not isinstance(record.get("query_id"), str) or not isinstance(hits, list):

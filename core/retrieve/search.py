@@ -18,7 +18,6 @@ from ..errors import InputError, UsageError
 from ..io.photo import PHOTO_SUFFIXES, read_photo
 from ..io.report import Item, Report, summarise
 from ._beir import read_corpus
-from ._evalset import Content
 from ._records import lines
 from .encoders.base import Encoder
 from .explain import Explained, check_explains, explain
@@ -26,6 +25,8 @@ from .options import MAX_SIDE, EncoderOptions, check_fingerprint, encoder_of
 from .runs import TABS, Result
 from .store import open_store
 
+Content = str | Path
+"""A text, or the path of an image."""
 BATCH = 64
 """Queries that one pass over the vectors answers."""
 
@@ -169,25 +170,47 @@ def search(
             explained = {r.query_id: explain(r, encoder) for r in results if isinstance(queries[r.query_id], str)}
     finally:
         store.close()
+    return found_of(
+        results, items, index=index, entries=entries, model=encoder.fingerprint.model, start=start,
+        device=str(pick_device(options.device)), explained=explained,
+        arguments=arguments or {"verb": "search", "index": str(index)},
+    )  # fmt: skip
+
+
+def found_of(
+    results: Sequence[Result], failed: Sequence[Item], *, index: str | Path, entries: int, model: str, start: float,
+    arguments: Mapping[str, Any], device: str = "cpu", explained: Mapping[str, Explained] | None = None,
+) -> Found:  # fmt: skip
+    """Rankings with a report that has an item for each.
+
+    Parameters
+    ----------
+    results : sequence of Result
+    failed : sequence of Item
+        Queries that came to nothing.
+    index : str or Path
+    entries : int
+        How many the index has.
+    model : str
+        Whose embeddings they are.
+    start : float
+        When the command began, on the clock of ``time.perf_counter``, in s.
+    arguments, device
+        See ``Report``.
+    explained : mapping of str to Explained, optional
+        By query.
+    """
+    explained = explained or {}
+    items = list(failed)
     for result in results:
         best = result.ranked[0] if result.hits else None
         metrics = {"hits": len(result.hits), "ms": result.ms or 0.0} | ({"best_score": best.score} if best else {})
-        items.append(
-            Item(
-                result.query,
-                None,
-                "ok",
-                (result.ms or 0.0) / 1000,
-                metrics=metrics,
-                details=_details(result, explained.get(result.query_id)),
-            )
-        )
-    summary = dict(summarise(items)) | {"index": str(index), "entries": entries, "model": encoder.fingerprint.model}
+        seconds, details = (result.ms or 0.0) / 1000, _details(result, explained.get(result.query_id))
+        items.append(Item(result.query, None, "ok", seconds, metrics=metrics, details=details))
+    summary = dict(summarise(items)) | {"index": str(index), "entries": entries, "model": model}
     report = Report(
-        "retrieve", attn.__version__, dict(arguments or {"verb": "search", "index": str(index)}),
-        str(pick_device(options.device)),
-        time.perf_counter() - start, tuple(items), summary,
-    )  # fmt: skip
+        "retrieve", attn.__version__, dict(arguments), device, time.perf_counter() - start, tuple(items), summary
+    )
     return Found(tuple(results), report, explained)
 
 
@@ -241,7 +264,7 @@ def _details(result: Result, explained: Explained | None) -> dict[str, Any]:
     """What the report says of a query: its hits with their metadata, and why they matched."""
     patches = explained.patches if explained else {}
     hits = [
-        {"id": hit.id, "score": hit.score, **{k: v for k, v in hit.meta.items() if k not in ("stamp", "kind")}}
+        {"id": hit.id, "score": hit.score, **shown_meta(hit.meta)}
         | ({"patches": patches[hit.id].tolist()} if hit.id in patches else {})
         for hit in result.ranked
     ]
@@ -249,3 +272,8 @@ def _details(result: Result, explained: Explained | None) -> dict[str, Any]:
     if explained and explained.words:
         told["words"] = [{"word": word, "score": score} for word, score in explained.words]
     return told
+
+
+def shown_meta(meta: Mapping[str, Any]) -> dict[str, Any]:
+    """Metadata without what only ``index`` needs."""
+    return {name: value for name, value in meta.items() if name not in ("stamp", "kind")}

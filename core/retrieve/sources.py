@@ -17,14 +17,15 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ..errors import InputError, UsageError, did_you_mean
-from ..io.photo import PHOTO_SUFFIXES, read_photo
+from ..io.photo import PHOTO_SUFFIXES
 from ._beir import find, read_corpus
 from ._evalset import counted, empty_texts
+from ._mteb import is_mteb, parts
 from ._records import identifier, json_lines, lines, text_field
-from ._tables import Picture, StoredImage, is_saved, read_parquet, read_saved
+from ._tables import Picture, StoredImage, is_saved, read_parquet, read_picture, read_saved
 
 TEXT_SUFFIXES = (".txt", ".md")
-KINDS = ("folder", "beir", "jsonl", "tsv", "parquet", "saved")
+KINDS = ("folder", "beir", "mteb", "jsonl", "tsv", "parquet", "saved")
 """``saved`` is a folder of ``Dataset.save_to_disk``."""
 BOTH = frozenset(("text", "image"))
 
@@ -78,11 +79,10 @@ class Entry:
 
     def read_pixels(self, max_side: int | None = None) -> NDArray[np.float32]:
         """The picture [3, H, W], RGB in [0, 1]. Raises ``InputError`` if it cannot be read."""
-        if self.stored is not None:
-            return self.stored.read_pixels(max_side)
-        if self.path is None:
+        image = self.stored or self.path
+        if image is None:
             raise InputError(self.name, "is a text, not a picture", "Use a model that reads texts")
-        return read_photo(self.path, max_side=max_side).pixels
+        return read_picture(image, max_side)
 
 
 @dataclass(frozen=True, slots=True)
@@ -100,6 +100,8 @@ def recognise(path: Path) -> str:
     if path.is_dir():
         if find(path, "corpus.jsonl"):
             return "beir"
+        if is_mteb(path):
+            return "mteb"
         return "saved" if is_saved(path) else "folder"
     name = path.name.lower().removesuffix(".gz")
     for suffix, kind in ((".jsonl", "jsonl"), (".ndjson", "jsonl"), (".tsv", "tsv"), (".parquet", "parquet")):
@@ -117,8 +119,8 @@ def read_source(path: str | Path, modalities: Collection[str] = BOTH, *, kind: s
     ----------
     path : str or Path
         A folder of pictures and ``.txt``, ``.md`` files (searched below, hidden ones passed by; ``metadata.jsonl`` or
-        ``metadata.csv`` with ``file_name`` describes its pictures), a BEIR folder, a JSONL or TSV file with an id and a
-        text or image path on each line, a parquet file, or a folder that ``datasets`` saved.
+        ``metadata.csv`` with ``file_name`` describes its pictures), a BEIR or MTEB folder, a JSONL or TSV file with an
+        id and a text or image path on each line, a parquet file, or a folder that ``datasets`` saved.
     modalities : collection of {"text", "image"}
         What the encoder reads; of a row with both the picture is taken, if it may be.
     kind : str, optional
@@ -239,6 +241,11 @@ def _table(path: Path, modalities: Collection[str]) -> Iterator[Entry]:
         yield from _row(path, f"row {row + 1}", cells, modalities, number=row)
 
 
+def _mteb(folder: Path, modalities: Collection[str]) -> Iterator[Entry]:
+    for path in parts(folder, "corpus"):
+        yield from _table(path, modalities)
+
+
 def _row(
     path: Path, place: str, record: Mapping[str, Any], modalities: Collection[str], number: int | None = None
 ) -> Iterator[Entry]:
@@ -293,6 +300,7 @@ def _plain(record: Mapping[str, Any], used: Collection[str | None]) -> dict[str,
 _READERS: dict[str, Callable[[Path, Collection[str]], Iterator[Entry | InputError]]] = {
     "folder": _folder,
     "beir": _beir,
+    "mteb": _mteb,
     "jsonl": _jsonl,
     "tsv": _tsv,
     "parquet": _table,

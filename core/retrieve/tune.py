@@ -15,7 +15,7 @@ import numpy as np
 from ..batch import Silent, Watcher
 from ..errors import UsageError
 from ._evalset import EvalSet
-from .encoders.load import load
+from .encoders.load import at_temperature, load
 from .metrics import Difference, Qrels, Run, compare, evaluate
 
 GRID = (1.0, 0.95, 0.9, 0.85, 0.8, 0.75, 0.7, 0.6, 0.5)
@@ -79,13 +79,12 @@ def tune_temperature(
 
     grid = sorted({1.0, *grid}, reverse=True)
     first, second = halves(data.qrels, seed)
-    # a temperature at load lets the model be tried before the long work; the vectors are made by ``at``
-    encoder: Any = load(model, temperature=next((tau for tau in grid if tau != 1), 1.0), **options)
-    if not hasattr(encoder, "at"):
-        raise UsageError(f"--model: {model} takes no temperature.")
+    encoder = load(model, **options)
+    for tau in grid:
+        at_temperature(encoder, tau)  # refused before the long work
     runs: dict[float, Run] = {}
     for tau in grid:
-        found = embed(data, encoder.at(tau), watcher or Silent())
+        found = embed(data, at_temperature(encoder, tau), watcher or Silent())
         runs[tau] = as_run(data, found.scores, min(DEPTH, len(data.documents)))
     return choose(runs, first, second, metric, seed)
 

@@ -93,9 +93,25 @@ def load(
     place = pick_device(device) if isinstance(device, str) else device
     request = _Request(place, pick_dtype(dtype), temperature, max_tokens)
     encoder = _load(name, request, pooling)
-    if temperature != 1.0:
-        _check(encoder)
-    return encoder
+    return at_temperature(encoder, temperature)
+
+
+def at_temperature(encoder: Encoder, tau: float) -> Encoder:
+    """The same weights at another temperature, tried first (section 3.7).
+
+    Raises
+    ------
+    UsageError
+        If ``tau`` is not positive, or the model has no temperature to set.
+    """
+    check(tau)
+    if tau == encoder.fingerprint.temperature == 1.0:
+        return encoder
+    if not hasattr(encoder, "at"):
+        raise UsageError(f"--temperature: {encoder.fingerprint.model} has no temperature to set; leave it at 1.")
+    _check(encoder)
+    scaled: Encoder = encoder.at(tau)
+    return scaled
 
 
 def _load(name: str, request: _Request, pooling: str | None) -> Encoder:
@@ -170,8 +186,7 @@ def _possible(name: str) -> str:
 
 
 def _check(encoder: Any) -> None:
-    """Section 3.7, on the tower of the texts; an encoder that cannot change its temperature has to do it itself."""
-    if hasattr(encoder, "at"):
-        plain = encoder.at(1.0)
-        texts = getattr(plain, "text", plain)
-        self_check(texts.model, lambda some: texts.encode_texts(some).vectors)
+    """Section 3.7, on the tower of the texts."""
+    plain = encoder.at(1.0)
+    texts = getattr(plain, "text", plain)
+    self_check(texts.model, lambda some: texts.encode_texts(some).vectors)

@@ -12,7 +12,7 @@ from urllib.parse import unquote
 
 import numpy as np
 import pytest
-from hypothesis import given, settings
+from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from attn.core.errors import InputError, UsageError
@@ -55,6 +55,7 @@ def results_of(run):
 @pytest.mark.parametrize("form", ["trec", "tsv", "jsonl"])
 @settings(deadline=None, max_examples=40)  # each syncs a file to disk
 @given(run=RUNS)
+@example(run={"{": {"0": 0.0}})  # a TREC run that begins as JSON does
 def test_run_round_trip(tmp_path_factory, form, run):
     path = tmp_path_factory.mktemp("runs") / "run"
     write_results(path, results_of(run), form)
