@@ -16,10 +16,10 @@ SMALL = Architecture(
     text_width=64, text_heads=4, text_layers=3, decoder_layers=1, head_dim=16,
 )  # fmt: skip
 """For synthetic people and two cores; the vocabulary is that of the captions."""
-FROM_SCRATCH = {"learning_rate": 2e-3, "losses": ("sdm", "itc", "mlm"), "tau": 0.07}
+FROM_SCRATCH = {"learning_rate": 2e-3, "losses": ("sdm", "itc", "mlm"), "tau": 0.07, "eps": 1e-8}
 """Without pre-trained weights ``sdm`` alone stays near chance for long: its target is out of reach at the start."""
-FROM_WEIGHTS = {"learning_rate": 1e-5, "losses": ("sdm", "mlm"), "tau": 0.02}
-"""The paper's losses, the released script's rate."""
+FROM_WEIGHTS = {"learning_rate": 1e-5, "losses": ("sdm", "mlm"), "tau": 0.02, "eps": 1e-3}
+"""The paper's losses and Adam's eps, the released script's rate."""
 POSITIVES, SCORES = ("person", "pair"), ("gass", "uniform")
 
 
@@ -39,9 +39,9 @@ class GADMSOptions:
     epochs, warmup : int
     batch : int
         Captions per step, each with its image.
-    learning_rate, losses, tau : optional
+    learning_rate, losses, tau, eps : optional
         Of AdamW; of ``ga_dms.LOSSES``, where ``mlm`` is the prediction of informative words; temperature of ``sdm`` and
-        ``itc``. Default: ``FROM_SCRATCH`` or ``FROM_WEIGHTS``.
+        ``itc``; AdamW's. Default: ``FROM_SCRATCH`` or ``FROM_WEIGHTS``.
     weight_decay : float
     beta : float
         Weight of ``mlm``.
@@ -79,6 +79,7 @@ class GADMSOptions:
     losses: tuple[str, ...] | None = None
     beta: float = 0.4
     tau: float | None = None
+    eps: float | None = None
     noise: bool = True
     scores: str = "gass"
     positives: str = "person"

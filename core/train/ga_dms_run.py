@@ -168,6 +168,7 @@ def prepare_run(
     options = complete(options, drawn=data.name == SYNTHETIC)
     assert options.losses is not None
     assert options.learning_rate is not None
+    assert options.eps is not None
     assert options.tau is not None
     training = data.training
     tokenizer = tokenizer or WordTokenizer.of(training.captions)
@@ -194,7 +195,7 @@ def prepare_run(
     plan = EpochPlan(
         steps=options.epochs * batches.epoch, warmup=options.warmup * batches.epoch, epoch=batches.epoch,
         learning_rate=options.learning_rate, weight_decay=options.weight_decay,
-        evaluate_every=options.evaluate_every * batches.epoch, seed=options.seed,
+        evaluate_every=options.evaluate_every * batches.epoch, seed=options.seed, eps=options.eps,
     )  # fmt: skip
     recipe = GADMSRecipe(model, batches, data.held_out, held_out, objective)
     return Run(recipe, plan, gass, tokenizer, (*data.notes, *notes))

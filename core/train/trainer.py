@@ -52,7 +52,7 @@ class Plan:
     ----------
     steps, warmup : int
         Optimisation steps, and over how many the rate rises linearly.
-    learning_rate, weight_decay : float
+    learning_rate, weight_decay, eps : float
         Of AdamW; the highest rate.
     cycles : float
         See ``cosine_cycles``.
@@ -74,6 +74,7 @@ class Plan:
     clip: float = 1.0
     evaluate_every: int = 200
     seed: int = 77
+    eps: float = 1e-8
 
     def rate(self, step: int) -> float:
         """Learning rate of a step, from 0."""
@@ -141,8 +142,9 @@ def fit(
         raise InputError(folder, f"cannot be made ({error.strerror or error})", "Name another folder") from error
     model = recipe.model
     averaged = {name: value.detach().clone() for name, value in model.state_dict().items()}
-    # betas and eps: AdamW's own
-    optimizer = torch.optim.AdamW(model.parameters(), lr=plan.learning_rate, weight_decay=plan.weight_decay)
+    optimizer = torch.optim.AdamW(
+        model.parameters(), lr=plan.learning_rate, weight_decay=plan.weight_decay, eps=plan.eps
+    )
     identity = json.loads(json.dumps(dict(identity or {}) | {"seed": plan.seed}, sort_keys=True, default=str))
     state = State()
     if resume and (folder / CHECKPOINT).exists():

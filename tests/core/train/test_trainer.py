@@ -406,3 +406,17 @@ def test_warnings_reach_the_outcome(tmp_path):
     plan = replace(PLAN, warmup=2)
     assert "stalled" in fit(Toy(scores=(0.1,) * 4), plan, tmp_path / "a").warnings[0]
     assert fit(Toy(scores=(0.1, 0.6, 0.7, 0.8)), plan, tmp_path / "b").warnings == ()
+
+
+def test_eps_reaches_the_optimizer(tmp_path):
+    """Adam's step is rate * m / (sqrt(v) + eps): with a huge eps nothing moves (the decay is off)."""
+    moved = []
+    for name, eps in (("small", 1e-8), ("huge", 1e9)):
+        toy = Toy()
+        start = [value.detach().clone() for value in toy.model.parameters()]
+        fit(toy, replace(PLAN, eps=eps, weight_decay=0.0), tmp_path / name)
+        moved.append(
+            max(float((a - b.detach()).abs().max()) for a, b in zip(start, toy.model.parameters(), strict=True))
+        )
+    assert moved[0] > 1e-2
+    assert moved[1] < 1e-6
