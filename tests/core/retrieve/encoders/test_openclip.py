@@ -16,6 +16,7 @@ from attn.core.retrieve.encoders.load import load
 pytest.importorskip("transformers")
 
 from encoder_folders import photos, write
+from open_clip_package import open_clip
 
 CONFIG = {
     "model_cfg": {
@@ -28,14 +29,6 @@ CONFIG = {
     },
 }  # fmt: skip
 TEXTS = ["a cat", "", "a photo of a dog " * 9]
-
-
-def open_clip() -> Any:
-    try:
-        import open_clip
-    except Exception as error:  # also a torchvision that was built for another torch
-        pytest.skip(f"open_clip cannot be imported: {error}")
-    return open_clip
 
 
 @pytest.fixture
