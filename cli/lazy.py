@@ -6,6 +6,7 @@ Recipe and measurements: PACKAGING.md, section 2. Exceptions become messages and
 from __future__ import annotations
 
 import importlib
+import os
 import sys
 from collections.abc import Mapping, Sequence
 from typing import Any
@@ -22,7 +23,7 @@ SETTINGS: dict[str, Any] = {
     "context_settings": {"help_option_names": ["-h", "--help"]},
 }
 
-EXIT_DONE, EXIT_FAILED, EXIT_USAGE, EXIT_INTERRUPTED = 0, 1, 2, 130
+EXIT_DONE, EXIT_FAILED, EXIT_USAGE, EXIT_INTERRUPTED, EXIT_PIPE = 0, 1, 2, 130, 141
 
 
 class LazyGroup(TyperGroup):
@@ -57,6 +58,14 @@ class LazyGroup(TyperGroup):
             raise UsageError(f"no command named {args[0]!r}. {hint}")
         return super().resolve_command(ctx, args)
 
+    def invoke(self, ctx: Any) -> Any:
+        """Typer would leave with 1, "failed", where the reader of stdout went away: `| head`."""
+        try:
+            return super().invoke(ctx)
+        except BrokenPipeError:
+            os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # or Python complains when it flushes
+            raise SystemExit(EXIT_PIPE) from None
+
     def main(self, args: Sequence[str] | None = None, prog_name: str | None = None, *rest: Any, **extra: Any) -> Any:
         argv = list(sys.argv[1:] if args is None else args)
         verbose = bool({"-v", "--verbose"} & set(argv))
@@ -71,8 +80,6 @@ class LazyGroup(TyperGroup):
                 raise
             typer.echo(f"attn: {error}", err=True)
             raise SystemExit(EXIT_USAGE if isinstance(error, UsageError) else EXIT_FAILED) from None
-        except BrokenPipeError:
-            raise SystemExit(EXIT_FAILED) from None
         except Exception as error:
             if verbose:
                 raise

@@ -30,6 +30,7 @@ EXIT_STATUS = (
     ("2", "Usage error: an unknown option, method or value, or nothing to read."),
     ("3", "attn bench: an operator that claims to be exact was not, or --selftest found a difference."),
     ("130", "Interrupted. Finished outputs stay; the report says what was left."),
+    ("141", "The reader of standard output went away, as `head` does."),
 )
 ENVIRONMENT = (
     ("ATTN_DEVICE", "Default of --device."),

@@ -86,3 +86,10 @@ MaxTokensOption = Annotated[
     int | None,
     typer.Option("--max-tokens", metavar="N", min=4, help="Cut longer texts.", show_default="the model's limit"),
 ]
+IndexArgument = Annotated[
+    str, typer.Argument(metavar="INDEX", help="What `attn retrieve index` made.", show_default=False)
+]
+WhereOption = Annotated[
+    str | None,
+    typer.Option("--where", metavar="EXPR", help="Only entries that fit: \"width > 800 AND lang = 'en'\"."),
+]

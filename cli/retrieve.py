@@ -10,9 +10,13 @@ from .options import JsonOption, ListOption
 VERBS: dict[str, tuple[str, str]] = {
     "index": ("attn.cli.retrieve_index", "Embed a gallery of images or texts; again: only what changed."),
     "search": ("attn.cli.retrieve_search", "Find what a sentence, a photo or a file of queries asks for."),
+    "similar": ("attn.cli.retrieve_similar", "Find entries most like entries of the index; no model is loaded."),
+    "dedup": ("attn.cli.retrieve_dedup", "Group near duplicates; nothing is removed."),
     "eval": ("attn.cli.retrieve_eval", "Score a model on a data set with judgements."),
     "tune-temperature": ("attn.cli.retrieve_tune", "Choose the attention temperature on one half of the queries."),
     "info": ("attn.cli.retrieve_info", "Say what an index holds and which model made it."),
+    "export": ("attn.cli.retrieve_export", "Write an index as Parquet, NumPy arrays, or another store."),
+    "compact": ("attn.cli.retrieve_compact", "Give back the room of deleted entries."),
 }
 EXAMPLES = {
     "": (("attn retrieve --list", "The methods and models."),),
@@ -28,6 +32,16 @@ EXAMPLES = {
         ("attn retrieve search c.index --queries queries.jsonl --format trec --top 1000", "A TREC run on stdout."),
         ("attn retrieve search notes.index 'heat' --where \"path LIKE '%2026%'\"", "Only some of the entries."),
     ),
+    "similar": (
+        ("attn retrieve similar photos.index bear.jpg --top 5", "The five photos most like one of the index."),
+        ("attn retrieve similar photos.index photos/bear.jpg --sheet like.html", "By its path, with a contact sheet."),
+        ("attn retrieve similar c.index 184 29 --format trec", "Of two documents, as a TREC run."),
+    ),
+    "dedup": (
+        ("attn retrieve dedup photos.index", "Groups of near duplicates, with their cosine to the one that is kept."),
+        ("attn retrieve dedup photos.index --threshold 0.98 --sheet groups.html", "Stricter, and to look at."),
+        ("attn retrieve dedup photos.index --format paths0 | xargs -0 -n1 echo", "The paths of the extra copies."),
+    ),
     "eval": (
         ("attn retrieve eval cranfield/", "nDCG@10, recall, MAP, MRR of the packaged text encoder."),
         ("attn retrieve eval cranfield/ --temperature 1,0.9,0.8", "One row per temperature, with intervals."),
@@ -36,6 +50,13 @@ EXAMPLES = {
     ),
     "tune-temperature": (("attn retrieve tune-temperature cranfield/", "The best T of one half, tried on the other."),),
     "info": (("attn retrieve info notes.index --json", "Model, temperature, number of entries, sizes."),),
+    "export": (
+        ("attn retrieve export photos.index -o photos.parquet", "For pandas, DuckDB, Polars; the model in the schema."),
+        ("attn retrieve export photos.index -o photos.npz", 'numpy.load("photos.npz")["vectors"].'),
+        ("attn retrieve export photos.index -o big.index --to lance", "A Lance table, searched as the original is."),
+        ("attn retrieve export photos.index -o qdrant://localhost:6333/photos", "A collection on a server."),
+    ),
+    "compact": (("attn retrieve compact photos.index", "Sizes before and after."),),
 }
 FILES = (
     ("INDEX/", "A folder: vectors, metadata, and a header that names model, weights and temperature."),

@@ -32,7 +32,7 @@ def main(
         list[str],
         typer.Argument(
             metavar="GALLERY",
-            help="Folders of images or texts, BEIR or MTEB folders, .jsonl, .tsv, .parquet, files, or - for paths on stdin.",
+            help="Folders of images or texts, BEIR or MTEB folders, .jsonl, .tsv, .parquet, files; -: paths on stdin.",
             show_default=False,
         ),
     ],

@@ -2,15 +2,13 @@
 
 from __future__ import annotations
 
-from typing import Annotated
-
 import typer
 
-from .options import JsonOption
+from .options import IndexArgument, JsonOption
 
 
 def main(
-    index: Annotated[str, typer.Argument(metavar="INDEX", help="What `attn retrieve index` made.", show_default=False)],
+    index: IndexArgument,
     as_json: JsonOption = False,
 ) -> None:
     """Say what an index holds and which model made it. A damaged one is reported with the file that is damaged."""

@@ -15,6 +15,11 @@ from attn.core.io.report import Item, Report, check_report_path, dumps, write_re
 if TYPE_CHECKING:
     from rich.progress import Progress
 
+_PICTURES = (
+    {code: 0x2400 + code for code in range(32) if chr(code) not in "\t\n"}
+    | {0x7F: 0x2421}
+    | dict.fromkeys(range(0x80, 0xA0), "\ufffd")
+)
 ROWS_SHOWN = 200
 """A terminal is no place for ten thousand rows; reports hold all of them."""
 
@@ -39,7 +44,7 @@ class Watch:
             self._progress.update(self._files, completed=done, total=total)
             self._progress.update(self._steps, visible=False)
         if item.error:
-            self._say(f"attn: {item.input}: {item.error}")
+            self._say(printable(f"attn: {item.input}: {item.error}"))
 
     def step(self, name: str, done: int, total: int) -> None:
         if self._progress:
@@ -214,10 +219,15 @@ def print_rows(rows: Sequence[Mapping[str, Any]], *, title: str | None = None) -
     for row in rows:
         table.add_row(*(_seconds(row.get(key)) if key.endswith("seconds") else cell(row.get(key)) for key in keys))
     # a pipe has no width: 80 columns would fold every path, so give it room
-    width = None if sys.stdout.isatty() else 200
+    console = Console(width=None if sys.stdout.isatty() else 200, highlight=False, markup=False)
+    console.on_broken_pipe = _pipe_closed  # type: ignore[method-assign]  # its own exits with 1, which means failed
     if title:
         typer.echo(title)
-    Console(width=width, highlight=False, markup=False).print(table)
+    console.print(table)
+
+
+def _pipe_closed() -> None:
+    raise BrokenPipeError
 
 
 def _seconds(value: Any) -> str:
@@ -230,4 +240,9 @@ def cell(value: Any) -> str:
         return ""
     if isinstance(value, float):
         return f"{value:.4g}" if abs(value) < 10 else f"{value:.2f}"
-    return str(value)
+    return printable(str(value))
+
+
+def printable(text: str) -> str:
+    """``text`` without characters that steer a terminal: they become their pictures, as in ``␛[31m``."""
+    return text.translate(_PICTURES)

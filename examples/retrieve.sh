@@ -17,3 +17,8 @@ attn retrieve search "$out/readme.index" "remove noise from a CT scan" --top 3
 attn retrieve search "$out/readme.index" "blood vessels in the eye" "how fast is sparse attention" --format tsv --top 2
 attn retrieve search "$out/readme.index" "vessels" --where "path LIKE '%Figures%'" --sheet "$out/hits.html" --top 2
 attn retrieve info "$out/readme.index"
+
+attn retrieve similar "$out/readme.index" "$(ls "$out/sections" | head -1)" --top 3    # by the vectors that are there
+attn retrieve dedup "$out/readme.index" --threshold 0.8
+attn retrieve export "$out/readme.index" -o "$out/readme.parquet" --overwrite
+attn retrieve compact "$out/readme.index"

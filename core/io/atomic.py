@@ -45,8 +45,7 @@ def atomic_path(path: str | PathLike[str]) -> Iterator[Path]:
         If the operating system refuses (no space, no permission, a directory of that name).
     """
     path = Path(path)
-    name = path.name.encode()[-100:].decode(errors="ignore")  # the whole must stay below 255 bytes
-    temporary = path.parent / f".attn-tmp-{_host()}-{os.getpid()}-{next(_COUNTER)}-{name}"
+    temporary = _beside(path)
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         yield temporary
@@ -55,7 +54,7 @@ def atomic_path(path: str | PathLike[str]) -> Iterator[Path]:
         if path.exists():
             shutil.copymode(path, temporary)
         os.replace(temporary, path)
-        _sync_directory(path.parent)
+        _sync(path.parent)
     except OSError as error:
         reason = error.strerror or str(error)
         raise InputError(path, f"cannot be written ({reason})", "Check the place, its permissions and space") from error
@@ -64,10 +63,61 @@ def atomic_path(path: str | PathLike[str]) -> Iterator[Path]:
             temporary.unlink(missing_ok=True)
 
 
-def _sync_directory(directory: Path) -> None:
-    """Make the rename itself durable, where the system lets directories be synced."""
+@contextmanager
+def atomic_folder(path: str | PathLike[str]) -> Iterator[Path]:
+    """A temporary folder beside ``path`` that becomes ``path`` when the block ends well.
+
+    Parameters
+    ----------
+    path : str or PathLike
+        The folder to make. A folder that is there is replaced, with all that is in it; between the two renames that
+        this takes there is none of that name.
+
+    Yields
+    ------
+    Path, an empty folder in the same directory, renamed on success and removed on any exception.
+
+    Raises
+    ------
+    InputError
+        If the operating system refuses (no space, no permission, a file of that name).
+    """
+    path = Path(path)
+    temporary, old = _beside(path), _beside(path, "old")  # not "tmp": never taken for a rest that may be removed
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        if path.exists() and not path.is_dir():
+            raise NotADirectoryError(None, "a file has that name")
+        temporary.mkdir()
+        yield temporary
+        for file in temporary.rglob("*"):
+            _sync(file)
+        if path.exists():
+            os.replace(path, old)
+        os.replace(temporary, path)
+        _sync(path.parent)
+    except OSError as error:
+        reason = error.strerror or str(error)
+        raise InputError(path, f"cannot be written ({reason})", "Check the place, its permissions and space") from error
+    finally:
+        with contextlib.suppress(OSError):
+            if old.exists() and not path.exists():  # interrupted between the renames
+                os.replace(old, path)
+        for folder in (temporary, old):
+            if path.exists() or folder == temporary:
+                shutil.rmtree(folder, ignore_errors=True)
+
+
+def _beside(path: Path, what: str = "tmp") -> Path:
+    """A hidden name in the directory of ``path`` that nobody else takes."""
+    name = path.name.encode()[-100:].decode(errors="ignore")  # the whole must stay below 255 bytes
+    return path.parent / f".attn-{what}-{_host()}-{os.getpid()}-{next(_COUNTER)}-{name}"
+
+
+def _sync(path: Path) -> None:
+    """Make a file, or the renames in a directory, durable, where the system lets them be synced."""
     with contextlib.suppress(OSError):
-        handle = os.open(directory, os.O_RDONLY)
+        handle = os.open(path, os.O_RDONLY)
         try:
             os.fsync(handle)
         finally:
@@ -86,18 +136,18 @@ def write_text(path: str | PathLike[str], text: str) -> None:
 
 
 def remove_stale(directory: str | PathLike[str]) -> list[Path]:
-    """Remove temporary files in ``directory`` that a killed run of this machine left behind.
+    """Remove temporary files and folders in ``directory`` that a killed run of this machine left behind.
 
     Returns
     -------
-    list of Path, the removed files. Files of running processes and of other machines stay.
+    list of Path, the removed files and folders. Those of running processes and of other machines stay.
     """
     removed = []
     for path in sorted(Path(directory).glob(".attn-tmp-*")):
         found = _STALE.match(path.name)
         if found and found[1] == _host() and not _alive(int(found[2])):
             with contextlib.suppress(OSError):
-                path.unlink()
+                shutil.rmtree(path) if path.is_dir() else path.unlink()
                 removed.append(path)
     return removed
 

@@ -22,19 +22,23 @@ import attn
 
 from ..batch import Placement, Silent, Task, Watcher, run_batch
 from ..device import pick_device, set_threads
-from ..errors import InputError, UsageError
+from ..errors import InputError
 from ..io.atomic import atomic_path, remove_stale
 from ..io.report import Item, Report
+from ._evalset import counted
 from .encoders.base import Encoded, Encoder
 from .gallery import read_gallery
 from .options import BLOCK_IMAGES, BLOCK_TEXTS, MAX_SIDE, EncoderOptions, IndexOptions, check_fingerprint, encoder_of
 from .sources import Entry
-from .store import Header, VectorStore, create, open_store
-from .store._files import MANIFEST
+from .store import Header, VectorStore, clear, create, is_vacant, open_store, split_place
+from .store.base import BLOCK_ITEMS
 
 SNIPPET = 300
 """Characters of a text that hits show."""
-COUNTS = ("entries", "added", "changed", "unchanged", "removed", "truncated", "empty", "failed")
+COUNTS = ("entries", "added", "changed", "relabelled", "unchanged", "removed", "truncated", "empty", "failed")
+"""``relabelled``: the content is as it was, its path or other metadata are new."""
+OWN = ("stamp", "kind", "text")
+"""Metadata that the index adds to those of an entry."""
 
 
 def index(
@@ -92,13 +96,15 @@ def index(
             partial(embed_block, options=options.encoder), _blocks(todo, parts), replace(placement, overwrite=False),
             writer,
         )  # fmt: skip
-        gone = [] if options.keep_missing else sorted(writer.known.keys() - {entry.id for entry in found.entries})
+        there = {entry.id for entry in found.entries} - writer.unreadable
+        gone = [] if options.keep_missing else sorted(writer.known.keys() - there)
         if gone and not outcome.interrupted:
             store.delete(gone)
+        relabelled = writer.relabel()
         store.compact()
         counts = writer.counts | {
-            "entries": len(store), "unchanged": len(found.entries) - len(todo) - resumed, "removed": len(gone),
-            "resumed": resumed,
+            "entries": len(store), "unchanged": len(found.entries) - len(todo) - resumed - relabelled,
+            "relabelled": relabelled, "removed": len(gone), "resumed": resumed,
         }  # fmt: skip
         shutil.rmtree(parts, ignore_errors=True)
     finally:
@@ -120,10 +126,11 @@ def index(
 
 def _opened(output: str | Path, options: IndexOptions, encoder: Encoder, count: int) -> VectorStore:
     """The index open for writing: the one that is there, if it is this encoder's, or a new one."""
-    folder = None if "://" in str(output) else Path(output)
+    said, place = split_place(output)
+    folder = None if said == "qdrant" else Path(place)
     if folder is not None and options.rebuild:
-        _clear(folder)
-    if folder is None or not folder.is_dir() or not any(folder.iterdir()):
+        clear(folder)
+    if folder is None or not folder.is_dir() or is_vacant(folder):
         header = Header.new(encoder.fingerprint.to_dict(), encoder.fingerprint.dim)
         return create(output, header, options.store, expected_items=count)  # type: ignore[arg-type]
     store = open_store(output)
@@ -135,21 +142,13 @@ def _opened(output: str | Path, options: IndexOptions, encoder: Encoder, count: 
     return store
 
 
-def _clear(folder: Path) -> None:
-    """Remove an index. Raises ``UsageError`` for a folder that is none: it may be somebody's photos."""
-    if not folder.exists():
-        return
-    if not ((folder / MANIFEST).exists() or any(folder.glob("*.lance")) or not any(folder.iterdir())):
-        raise UsageError(f"--rebuild: {folder} is no index, so it is not removed. Name another place with -o.")
-    shutil.rmtree(folder)
-
-
 def _parts_folder(output: str | Path) -> Path:
     """Where finished blocks wait: inside the index, or for a server's index in the current directory."""
-    if "://" in str(output):
+    said, place = split_place(output)
+    if said == "qdrant":
         name = hashlib.sha256(str(output).encode()).hexdigest()[:12]
         return Path(f".attn-parts-{name}")
-    return Path(output) / ".parts"
+    return Path(place) / ".parts"
 
 
 def _blocks(todo: Sequence[Entry], parts: Path) -> list[Task]:
@@ -174,7 +173,7 @@ def embed_block(task: Task, step: Callable[[int, int], None], options: EncoderOp
             inputs.append(content(entry))
             kept.append(entry)
         except InputError as error:
-            failed.append([entry.name, error.reason if error.path == str(entry.path) else str(error)])
+            failed.append([entry.id, entry.name, error.reason if error.path == str(entry.path) else str(error)])
     step(1, 2)
     out: Encoded | None = None
     if kept:
@@ -209,7 +208,15 @@ class _Writer:
 
     def __init__(self, store: VectorStore, entries: Mapping[str, Entry], watcher: Watcher) -> None:
         self.store, self.entries, self.watcher = store, entries, watcher
-        self.known = {key: str(meta.get("stamp")) for key, meta in store.entries().items()}
+        labels = store.entries()
+        self.known = {key: str(meta.get("stamp")) for key, meta in labels.items()}
+        self.labels = {
+            key: dict(entry.meta)
+            for key, entry in entries.items()
+            if self.known.get(key) == entry.stamp and _own(labels[key]) != entry.meta
+        }
+        """Metadata that changed though the content did not."""
+        self.unreadable: set[str] = set()
         self.counts = dict.fromkeys(COUNTS, 0)
         self.failed: list[Item] = []
 
@@ -217,7 +224,8 @@ class _Writer:
         if item.status == "ok" and item.output:
             for name, value in item.metrics.items():
                 self.counts[name] += int(value)
-            for name, reason in item.details["failed"]:
+            for key, name, reason in item.details["failed"]:
+                self.unreadable.add(key)
                 self.failed.append(Item(name, None, "failed", 0.0, error=reason))
                 self.watcher.item(self.failed[-1], done, total)
             self.take(Path(item.output))
@@ -248,8 +256,27 @@ class _Writer:
         for i in current:
             self.counts["changed" if ids[i] in self.known else "added"] += 1
             self.known[ids[i]] = meta[i]["stamp"]
+            self.labels.pop(ids[i], None)
         part.unlink(missing_ok=True)
         return len(current)
+
+    def relabel(self) -> int:
+        """Write changed metadata beside the vectors that are there; returns of how many entries."""
+        new = []
+        for block in self.store.blocks() if self.labels else ():
+            for key, vector, meta in zip(*block, strict=True):
+                if key in self.labels and self.known[key] == meta["stamp"]:
+                    kept = {name: meta[name] for name in OWN if name in meta}
+                    new.append((key, vector, self.labels[key] | kept))
+        for at in range(0, len(new), BLOCK_ITEMS):
+            ids, vectors, labels = zip(*new[at : at + BLOCK_ITEMS], strict=True)
+            self.store.add(ids, np.stack(vectors), labels)
+        return len(new)
+
+
+def _own(meta: Mapping[str, Any]) -> dict[str, Any]:
+    """Metadata that came with an entry, without those that the index added."""
+    return {name: value for name, value in meta.items() if name not in OWN}
 
 
 def _warnings(counts: Mapping[str, int], encoder: Encoder) -> list[str]:
@@ -257,8 +284,9 @@ def _warnings(counts: Mapping[str, int], encoder: Encoder) -> list[str]:
     if counts["truncated"]:
         limit = encoder.fingerprint.max_tokens
         found.append(
-            f"{counts['truncated']} texts are longer than the model's {limit} tokens: their ends were left out"
+            counted(counts["truncated"], "text is", "texts are")
+            + f" longer than the model's {limit} tokens: what is beyond was left out"
         )
     if counts["empty"]:
-        found.append(f"{counts['empty']} texts are empty: each has the vector of the empty text")
+        found.append(counted(counts["empty"], "text is", "texts are") + " empty: embedded as the empty text")
     return found

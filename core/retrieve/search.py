@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import sys
+import tempfile
 import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
@@ -27,6 +29,7 @@ from .store import open_store
 
 Content = str | Path
 """A text, or the path of an image."""
+_HEADERS = {(key, text) for key in ("id", "_id", "qid", "query_id", "query-id") for text in ("text", "query")}
 BATCH = 64
 """Queries that one pass over the vectors answers."""
 
@@ -76,11 +79,15 @@ class Found:
 def read_queries(path: Path) -> dict[str, Content]:
     """Queries of a file: ``.jsonl`` ({"_id", "text"}), ``.tsv`` (id, tab, text), or one a line, numbered from 1.
 
+    The first line of a TSV file may name the columns. ``-`` is standard input: JSON lines, or one query a line.
+
     Raises
     ------
     InputError
         If the file cannot be read, holds nothing, or an id occurs twice.
     """
+    if str(path) == "-":
+        return _from_stdin()
     name = path.name.removesuffix(".gz")
     if name.endswith(".jsonl"):
         return {key: text for key, text, _ in read_corpus(path)}
@@ -91,11 +98,19 @@ def read_queries(path: Path) -> dict[str, Content]:
             raise InputError(path, f"line {number} has no tab", "A line is an id, a tab and the query")
         if key in found:
             raise InputError(path, f"line {number}: the id {key!r} was there before", "Every id must occur once")
-        if rest.strip():
+        if number > 1 or (key.strip().lower(), rest.strip().lower()) not in _HEADERS:
             found[TABS.read(key)] = rest.strip()
     if not found:
         raise InputError(path, "holds no queries", "Write one a line")
     return found
+
+
+def _from_stdin() -> dict[str, Content]:
+    text = sys.stdin.read()
+    with tempfile.TemporaryDirectory() as folder:
+        file = Path(folder, "stdin.jsonl" if text.lstrip().startswith("{") else "stdin.txt")
+        file.write_text(text, encoding="utf-8", errors="surrogateescape")
+        return read_queries(file)
 
 
 def queries_of(texts: Sequence[str], images: Sequence[Path], file: Path | None) -> dict[str, Content]:
@@ -104,10 +119,15 @@ def queries_of(texts: Sequence[str], images: Sequence[Path], file: Path | None) 
     for number, text in enumerate(texts, 1):
         if not text.strip():
             raise UsageError("the query is empty. Say what to look for, or give --image FILE.")
-        found[str(number)] = text
+        found |= _from_stdin() if text == "-" else {str(number): text}
     found |= {str(path): path for path in images}
     if file is not None:
-        found |= read_queries(file)
+        more = read_queries(file)
+        if twice := next((key for key in more if key in found), None):
+            raise UsageError(
+                f"--queries {file}: the id {twice!r} is that of a sentence, too. Ask for one of them alone."
+            )
+        found |= more
     if not found:
         raise UsageError('nothing to search for. Give a sentence ("a bear on grass"), --image FILE or --queries FILE.')
     return found
@@ -241,9 +261,13 @@ def embed_queries(
     queries: Mapping[str, Content], encoder: Encoder
 ) -> tuple[dict[str, NDArray[np.float32]], list[Item]]:
     """Vectors by query id, and a failed item for each image that cannot be read."""
-    texts = {key: query for key, query in queries.items() if isinstance(query, str)}
+    texts = {key: query for key, query in queries.items() if isinstance(query, str) and query.strip()}
     vectors: dict[str, NDArray[np.float32]] = {}
-    failed: list[Item] = []
+    failed = [
+        Item(f"query {key}", None, "failed", 0.0, error="is empty")
+        for key, query in queries.items()
+        if isinstance(query, str) and not query.strip()
+    ]
     if texts:
         vectors |= dict(zip(texts, encoder.encode_texts(list(texts.values()), side="query").vectors, strict=True))
     for key, path in queries.items():

@@ -38,8 +38,9 @@ def write_sheet(path: Path, found: Found) -> None:
     report = found.report
     facts = " · ".join(escape(f"{text}") for text in (report.version, report.summary["model"], report.summary["index"]))
     sections = [_section(result, found.explained.get(result.query_id, NOTHING)) for result in found.results]
-    body = [f'<h1>attn retrieve search</h1><p class="facts">attn {facts}</p>', *sections]
-    write_text(path, document("attn retrieve search", body, style=STYLE))
+    title = f"attn retrieve {report.arguments.get('verb', 'search')}"
+    body = [f'<h1>{escape(title)}</h1><p class="facts">attn {facts}</p>', *sections]
+    write_text(path, document(title, body, style=STYLE))
 
 
 def _section(result: Result, why: Explained) -> str:
@@ -90,7 +91,7 @@ def _thumbnail(path: Path, patches: NDArray[np.float32] | None = None) -> str:
     return f"data:image/jpeg;base64,{base64.b64encode(memory.getvalue()).decode('ascii')}"
 
 
-def columns(hit: RankedDocument) -> dict[str, Any]:
-    """A hit's metadata as a table shows it, long texts cut."""
+def columns(hit: RankedDocument, name: str = "hit") -> dict[str, Any]:
+    """A hit's metadata as a table shows it, its path or id under ``name``, long texts cut."""
     text = str(hit.meta.get("text") or "")
-    return {"hit": hit.meta.get("path") or hit.id, "text": text if len(text) <= 80 else f"{text[:79]}…"}
+    return {name: hit.meta.get("path") or hit.id, "text": text if len(text) <= 80 else f"{text[:79]}…"}

@@ -7,8 +7,10 @@ from __future__ import annotations
 
 import csv
 import hashlib
+import math
 import os
-from collections.abc import Callable, Collection, Iterator, Mapping
+import re
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal
@@ -19,7 +21,7 @@ from numpy.typing import NDArray
 from ..errors import InputError, UsageError, did_you_mean
 from ..io.photo import PHOTO_SUFFIXES
 from ._beir import find, read_corpus
-from ._evalset import counted, empty_texts
+from ._evalset import counted
 from ._mteb import is_mteb, parts
 from ._records import identifier, json_lines, lines, text_field
 from ._tables import Picture, StoredImage, is_saved, read_parquet, read_picture, read_saved
@@ -31,6 +33,10 @@ BOTH = frozenset(("text", "image"))
 
 _IDS = ("_id", "id", "image_id", "doc_id", "docid")
 _IMAGES = ("image", "file_name", "image_path", "img_path", "file_path", "path")
+RESERVED = ("id", "stamp", "kind", "text")
+"""Fields of a record with these names are kept as ``id_``, ``stamp_``, ``kind_``, ``text_``."""
+_NUMBER = re.compile(r"-?(0|[1-9]\d*)(\.\d+)?([eE][+-]?\d+)?")
+"""Not ``007``: that is a name."""
 _TEXTS = ("text", "caption", "captions", "content", "body", "sentence")
 
 
@@ -74,6 +80,10 @@ class Entry:
             return self.path.read_bytes().decode("utf-8-sig").replace("\r\n", "\n")
         except UnicodeDecodeError as error:
             raise InputError(self.path, f"is not UTF-8 ({error.reason})", "Save it as UTF-8") from error
+        except FileNotFoundError as error:
+            raise InputError(
+                self.path, "is not there", "Remove it from the list, or the link that leads to it"
+            ) from error
         except OSError as error:
             raise InputError(self.path, f"cannot be read ({error.strerror})", "Check its permissions") from error
 
@@ -149,13 +159,19 @@ def read_source(path: str | Path, modalities: Collection[str] = BOTH, *, kind: s
         if failed:
             raise failed[0]
         wanted = " or ".join(sorted(modalities))
-        raise InputError(path, f"holds no {wanted} to index", "Name another gallery, or another model")
+        fix = (
+            "Name another gallery" if len(modalities) == 2 else f"This model reads {wanted}s only: name another --model"
+        )
+        raise InputError(path, f"holds no {wanted} to index", fix)
     seen: set[str] = set()
     for entry in entries:
         if entry.id in seen:
-            raise InputError(path, f"{entry.name}: the id {entry.id!r} occurs twice", "Every id must occur once")
+            raise InputError(path, f"the id {entry.id!r} occurs twice", "Every id must occur once")
         seen.add(entry.id)
-    warnings = empty_texts((entry.text for entry in entries if entry.text is not None), "text")
+    warnings: list[str] = []
+    renamed = sorted({key for entry in entries for key in entry.meta} & {f"{name}_" for name in RESERVED})
+    if renamed:
+        warnings.append(f"fields that an index uses itself got an underscore: {', '.join(renamed)}")
     missing = [entry for entry in entries if entry.path is not None and not entry.stamp]
     if missing:
         warnings.append(counted(len(missing), "file is", "files are") + f" not there (such as {missing[0].path})")
@@ -188,6 +204,8 @@ def _folder(root: Path, modalities: Collection[str]) -> Iterator[Entry | InputEr
             kind: Literal["text", "image"] = "text" if suffix in TEXT_SUFFIXES else "image"
             if name.startswith(".") or kind not in modalities or suffix not in (*TEXT_SUFFIXES, *PHOTO_SUFFIXES):
                 continue
+            if path.exists() and not path.is_file():
+                continue  # a pipe or a device: reading it would wait for ever
             key = path.relative_to(root).as_posix()
             yield Entry(key, kind, str(path), file_stamp(path), path, meta=described.get(key, {}) | {"path": str(path)})
     for problem in problems:
@@ -202,6 +220,7 @@ def _described(root: Path) -> dict[str, dict[str, Any]]:
     elif (table := root / "metadata.csv").is_file():
         listed = table
         rows = [(f"line {i}", dict(row)) for i, row in enumerate(csv.DictReader(t for _, t in lines(table)), 2)]
+        _numbers([row for _, row in rows], ("file_name",))
     else:
         return {}
     return {identifier(listed, place, row, "file_name"): _plain(row, ("file_name",)) for place, row in rows}
@@ -220,8 +239,9 @@ def _jsonl(path: Path, modalities: Collection[str]) -> Iterator[Entry]:
 
 
 def _tsv(path: Path, modalities: Collection[str]) -> Iterator[Entry]:
-    """Cells are taken as they are: no quotes, no escapes."""
+    """Cells are taken as they are: no quotes, no escapes. Columns of numbers are numbers."""
     header: list[str] | None = None
+    rows: list[tuple[str, dict[str, Any]]] = []
     for number, text in lines(path):
         cells = text.split("\t")
         if header is None:
@@ -233,7 +253,10 @@ def _tsv(path: Path, modalities: Collection[str]) -> Iterator[Entry]:
         if len(cells) != len(header):
             what = f"line {number} has {len(cells)} columns, the header {len(header)}"
             raise InputError(path, what, "Part columns by one tab and remove tabs inside texts")
-        yield from _row(path, f"line {number}", dict(zip(header, cells, strict=True)), modalities)
+        rows.append((f"line {number}", dict(zip(header, cells, strict=True))))
+    _numbers([row for _, row in rows], (*_IDS, *_IMAGES, *_TEXTS, "title"))
+    for place, row in rows:
+        yield from _row(path, place, row, modalities)
 
 
 def _table(path: Path, modalities: Collection[str]) -> Iterator[Entry]:
@@ -265,21 +288,23 @@ def _row(
         key = picture.name if isinstance(picture, Picture) and picture.name else str(number)
     else:
         raise InputError(path, f"{place} has no 'id'", "Give every line an id")
-    meta = _plain(record, (name, image_name, text_name, "title"))
+    used = (name, text_name, "title")
     if picture is not None and "image" in modalities:
         if isinstance(picture, Picture):
             stamp = f"{file_stamp(path)}:{picture.image.row}"
+            meta = _plain(record, (*used, image_name))
             yield Entry(key, "image", f"{path}#{key}", stamp, stored=picture.image, meta=meta)
             return
         if not isinstance(picture, str):
             raise InputError(path, f"{place}: {image_name!r} is no path of an image", "Write the path as a string")
         file = path.parent / picture
-        yield Entry(key, "image", str(file), file_stamp(file), file, meta=meta | {"path": str(file)})
+        meta = _plain(record, (*used, image_name)) | {"path": str(file)}
+        yield Entry(key, "image", str(file), file_stamp(file), file, meta=meta)
     elif text_name is not None or "title" in record:
         if "text" in modalities:
             parts = (_text(path, place, record, one) for one in ("title", text_name) if one)
             text = " ".join(part for part in parts if part)
-            yield Entry(key, "text", f"{path}#{key}", text_stamp(text), text=text, meta=meta)
+            yield Entry(key, "text", f"{path}#{key}", text_stamp(text), text=text, meta=_plain(record, used))
     elif picture is None:
         raise InputError(path, f"{place} has neither text nor image", "Add 'text', or 'image' with a path")
 
@@ -293,8 +318,37 @@ def _text(path: Path, place: str, record: Mapping[str, Any], name: str) -> str |
 
 
 def _plain(record: Mapping[str, Any], used: Collection[str | None]) -> dict[str, Any]:
-    """Fields that a filter can compare: strings and numbers that are not used otherwise."""
-    return {k: v for k, v in record.items() if k not in used and isinstance(v, str | int | float | bool)}
+    """Fields that a filter can compare, of those that are not used otherwise: text, finite numbers, yes and no.
+
+    A number that is not finite (as pandas writes for what is missing) is left out; one beyond 64 bits becomes text.
+    Names that an index uses itself get an underscore, see ``RESERVED``.
+    """
+    found: dict[str, Any] = {}
+    for key, value in record.items():
+        if key in used or not isinstance(value, str | int | float | bool):
+            continue
+        if isinstance(value, float) and not math.isfinite(value):
+            continue
+        if isinstance(value, int) and not -(2**63) <= value < 2**63:
+            value = str(value)
+        found[f"{key}_" if key in RESERVED else key] = value
+    return found
+
+
+def _numbers(rows: Sequence[dict[str, Any]], text: Collection[str]) -> None:
+    """In tables of text, columns all of whose cells are plain numbers become numbers (in place); empty ones go.
+
+    Parameters
+    ----------
+    rows : sequence of dict
+    text : collection of str
+        Columns that stay text.
+    """
+    for name in {key for row in rows for key in row} - set(text):
+        cells = [row.get(name) or "" for row in rows]
+        if any(cells) and all(not cell or _NUMBER.fullmatch(cell) for cell in cells):
+            for row, cell in zip(rows, cells, strict=True):
+                row[name] = (float(cell) if set(cell) & set(".eE") else int(cell)) if cell else None
 
 
 _READERS: dict[str, Callable[[Path, Collection[str]], Iterator[Entry | InputError]]] = {

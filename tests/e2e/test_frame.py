@@ -56,7 +56,10 @@ def test_importing_the_command_does_not_import_torch():
     "args",
     [
         *([], ["denoise"], ["segment"], ["bench"], ["methods"], ["doctor"], ["retrieve"], ["train"]),
-        *(["retrieve", verb] for verb in ("index", "search", "eval", "tune-temperature", "info")),
+        *(
+            ["retrieve", verb]
+            for verb in ("index", "search", "similar", "dedup", "eval", "tune-temperature", "info", "export", "compact")
+        ),
         *(["train", recipe] for recipe in ("fsgnet", "ga-dms", "priorclip", "image-text-head")),
     ],
     ids=lambda args: "-".join(["attn", *args]),

@@ -38,6 +38,7 @@ FILES: Mapping[str, str] = {
 
 The function is called with (name, path, device=, dtype=, temperature=, max_tokens=) and returns an ``Encoder``.
 """
+_CONFIGS = ("modules.json", "config.json")
 _HUB_ID = re.compile(r"[A-Za-z0-9][\w.-]*/[A-Za-z0-9][\w.-]*")
 _HUB_FILES = ["*.json", "*.txt", "*.model", "*.safetensors", "*.bin"]
 _HUB_SKIP = ["onnx/*", "openvino/*", "coreml/*", "tf_*", "flax_*", "rust_*", "*training_args.bin"]
@@ -93,7 +94,7 @@ def load(
     place = pick_device(device) if isinstance(device, str) else device
     request = _Request(place, pick_dtype(dtype), temperature, max_tokens)
     encoder = _load(name, request, pooling)
-    return at_temperature(encoder, temperature)
+    return encoder if temperature == 1 else at_temperature(encoder, temperature)
 
 
 def at_temperature(encoder: Encoder, tau: float) -> Encoder:
@@ -135,7 +136,7 @@ def _load_folder(name: str, folder: Path, request: _Request, pooling: str | None
         return load_openclip(name, folder, **request.items())
     if (folder / "modules.json").is_file():
         return load_sentence(name, folder, pooling=pooling, **request.items())
-    if not (folder / "config.json").is_file():
+    if not _is_model(folder):
         raise UsageError(
             f"--model: {folder} is no folder of a model: it holds none of modules.json, config.json, {OPEN_CLIP}."
         )
@@ -175,9 +176,13 @@ def _from_hub(name: str) -> Path:
         ) from None
 
 
+def _is_model(path: Path) -> bool:
+    return path.suffix == ".safetensors" or any((path / file).is_file() for file in (*_CONFIGS, OPEN_CLIP))
+
+
 def _possible(name: str) -> str:
     """What could have been meant, and what can be given."""
-    folders = [str(one) for one in Path(name).expanduser().parent.glob("*") if one.is_dir()]
+    folders = [str(one) for one in Path(name).expanduser().parent.glob("*") if _is_model(one)]
     near = did_you_mean(name, [*NAMES, *folders])
     what = (
         f"Give {' or '.join(NAMES)}, a folder of a model, a .safetensors file of attn, or a Hugging Face id (ORG/NAME)."

@@ -7,15 +7,28 @@ Specification: methods/retrieval-peers.md, sections 3-5, 8 and 9. Places are wri
 from __future__ import annotations
 
 import importlib.util
+import shutil
 import warnings
+from collections.abc import Sequence
+from fnmatch import fnmatchcase
 from os import PathLike
 from pathlib import Path
 from typing import Literal, TypeAlias
 
 from ...errors import InputError, UsageError
+from ._files import MANIFEST, PATTERNS
 from .base import SCHEMA, Header, Hit, VectorStore
+from .lock import LOCK, WriterLock
 
-__all__ = ["FLAT_ITEMS", "SCHEMA", "Header", "Hit", "VectorStore", "create", "open_store"]
+__all__ = [
+    "FLAT_ITEMS", "SCHEMA", "Header", "Hit", "VectorStore", "clear", "create", "holds_index", "is_vacant", "open_store",
+    "split_place",
+]  # fmt: skip
+
+LANCE = "vectors.lance"
+RESTS = (LOCK, ".parts", ".attn-tmp-*")
+OWN = (*RESTS, MANIFEST, *PATTERNS, LANCE, "attn-index.json")
+"""Names of what is ours in an index."""
 
 StoreKind: TypeAlias = Literal["auto", "flat", "lance", "qdrant"]
 KINDS = ("auto", "flat", "lance", "qdrant")
@@ -56,7 +69,7 @@ def create(
     """
     if kind not in KINDS:
         raise UsageError(f"no store called {kind!r}: use {', '.join(KINDS)}.")
-    said, where = _split(place)
+    said, where = split_place(place)
     if kind != "auto" and said not in ("auto", kind):
         raise UsageError(f"{place} is a {said} store, not a {kind} store.")
     chosen = _choose(expected_items) if (said, kind) == ("auto", "auto") else (kind if said == "auto" else said)
@@ -69,7 +82,7 @@ def create(
     directory = Path(where)
     try:
         directory.mkdir(parents=True, exist_ok=True)
-        taken = any(path.name != ".lock" for path in directory.iterdir())
+        taken = not is_vacant(directory)
     except OSError as error:
         raise InputError(directory, f"cannot be made a directory ({error.strerror})", "Choose another place") from error
     if taken:
@@ -101,7 +114,7 @@ def open_store(place: str | PathLike[str], *, lock_timeout: float = 10.0, verify
     UsageError
         If a newer version of attn wrote it, or a package is missing.
     """
-    said, where = _split(place)
+    said, where = split_place(place)
     if said == "qdrant":
         from .qdrant import QdrantStore, connect
 
@@ -109,7 +122,7 @@ def open_store(place: str | PathLike[str], *, lock_timeout: float = 10.0, verify
     directory = Path(where)
     if not directory.is_dir():
         raise InputError(directory, "no such index", "Make one: attn retrieve index")
-    if said == "lance" or (said == "auto" and any(directory.glob("*.lance"))):
+    if said == "lance" or (said == "auto" and (directory / LANCE).is_dir()):
         from .lance import LanceStore
 
         return LanceStore(directory, lock_timeout=lock_timeout)
@@ -118,7 +131,48 @@ def open_store(place: str | PathLike[str], *, lock_timeout: float = 10.0, verify
     return FlatStore(directory, lock_timeout=lock_timeout, verify=verify)
 
 
-def _split(place: str | PathLike[str]) -> tuple[str, str]:
+def holds_index(directory: Path) -> bool:
+    """Whether a folder is an index, or empty: nothing but our own files is in it, so it may be replaced."""
+    return all(_matches(path.name, OWN) for path in directory.iterdir())
+
+
+def is_vacant(directory: Path) -> bool:
+    """Whether a folder holds no index yet: it is empty but for what a killed run leaves before its first commit."""
+    return all(_matches(path.name, RESTS) for path in directory.iterdir())
+
+
+def clear(directory: Path, *, lock_timeout: float = 10.0) -> None:
+    """Remove an index, and nothing else; the lock stays, for those who wait for it.
+
+    Raises
+    ------
+    UsageError
+        If the folder holds anything that is not ours, or another process writes to it.
+    """
+    if not directory.is_dir():
+        return
+    if foreign := sorted(path.name for path in directory.iterdir() if not _matches(path.name, OWN)):
+        raise UsageError(
+            f"--rebuild: {directory} holds {foreign[0]!r}, which is no part of an index, so nothing was removed. "
+            "Name another place with -o."
+        )
+    lock = WriterLock(directory, lock_timeout)
+    lock.acquire()
+    try:
+        for path in directory.iterdir():
+            if path.is_dir():
+                shutil.rmtree(path)
+            elif path.name != LOCK:
+                path.unlink()
+    finally:
+        lock.release()
+
+
+def _matches(name: str, patterns: Sequence[str]) -> bool:
+    return any(fnmatchcase(name, pattern) for pattern in patterns)
+
+
+def split_place(place: str | PathLike[str]) -> tuple[str, str]:
     """What kind the place says it is ("auto": nothing), and the place without that."""
     text = str(place)
     if text.startswith("qdrant://"):

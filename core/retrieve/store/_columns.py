@@ -14,10 +14,16 @@ from typing import Any
 import pyarrow as pa  # type: ignore[import-untyped]
 
 from . import where
-from .base import Meta, escape, unescape
+from .base import Header, Meta, escape, unescape
 
 OWN = ("id", "vector", "meta")
 TYPES = {"text": pa.string(), "int": pa.int64(), "float": pa.float64(), "flag": pa.bool_()}
+
+
+def empty_schema(header: Header) -> pa.Schema:
+    """The schema of a table without metadata columns; the header is in the schema's own metadata, as JSON."""
+    fields = [("id", pa.string()), ("vector", pa.list_(pa.float32(), header.dim)), ("meta", pa.string())]
+    return pa.schema(fields, metadata={"attn": json.dumps(header.to_dict())})
 
 
 def column_type(value: Any) -> str | None:

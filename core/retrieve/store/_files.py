@@ -11,12 +11,14 @@ happens before leaves files that no manifest names; the next writer removes them
 
 from __future__ import annotations
 
+import contextlib
 import functools
 import json
 import zlib
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
+from typing import IO, Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -74,7 +76,8 @@ class Manifest:
 
     def write(self, directory: Path) -> None:
         """Commit."""
-        write_text(directory / MANIFEST, json.dumps({**asdict(self), "format": "attn-store"}, indent=1) + "\n")
+        values = {**asdict(self), "format": "attn-store", "header_crc32": _crc32_of(self.header.to_dict())}
+        write_text(directory / MANIFEST, json.dumps(values, indent=1) + "\n")
 
     @classmethod
     def read(cls, directory: Path) -> Manifest:
@@ -82,6 +85,8 @@ class Manifest:
         try:
             values = json.loads(path.read_bytes())
             header = Header.from_dict(values["header"], str(directory))
+            if values.get("header_crc32", crc := _crc32_of(values["header"])) != crc:
+                raise damaged(path, "its header was changed after it was written")
             if values["dtype"] not in ("float32", "float16"):
                 raise ValueError(values["dtype"])
             shards = tuple(
@@ -91,6 +96,8 @@ class Manifest:
             alive = File(**values["alive"]) if values["alive"] else None
             return cls(header, values["dtype"], int(values["generation"]), shards, alive)
         except FileNotFoundError as error:
+            if any(next(directory.glob(pattern), None) for pattern in PATTERNS):
+                raise damaged(directory, f"{MANIFEST} is missing") from error
             raise InputError(
                 directory, f"not an index ({MANIFEST} is missing)", "Make one: attn retrieve index"
             ) from error
@@ -158,16 +165,26 @@ def write_shard(
     name = f"vectors-{generation:08d}.npy"
     with atomic_path(directory / name) as temporary:
         with open(temporary, "wb") as file:
-            description = {"descr": np.dtype(dtype).str, "fortran_order": False, "shape": (len(items), dim)}
-            np.lib.format.write_array_header_1_0(file, description)
-            for block in blocks:
-                file.write(np.ascontiguousarray(block, dtype=dtype).data)
+            write_npy(file, dtype, (len(items), dim), blocks)
         vectors = File.of(temporary, name)
     name = f"items-{generation:08d}.jsonl"
     with atomic_path(directory / name) as temporary:
-        with open(temporary, "w", encoding="ascii", newline="") as out:
-            out.writelines(json.dumps({"id": key, "meta": dict(meta)}, allow_nan=False) + "\n" for key, meta in items)
+        with open(temporary, "wb") as out:
+            out.writelines(item_line(key, meta) for key, meta in items)
         return ShardFiles(len(items), vectors, File.of(temporary, name))
+
+
+def item_line(key: str, meta: Meta) -> bytes:
+    """An item as a line of JSON, in ASCII."""
+    return (json.dumps({"id": key, "meta": dict(meta)}, allow_nan=False) + "\n").encode("ascii")
+
+
+def write_npy(file: IO[bytes], dtype: str, shape: tuple[int, int], blocks: Iterable[NDArray[np.floating]]) -> None:
+    """An array as ``numpy.load`` reads it, of ``blocks`` [*, dim] that together have ``shape`` [n, dim]."""
+    description = {"descr": np.dtype(dtype).str, "fortran_order": False, "shape": shape}
+    np.lib.format.write_array_header_1_0(file, description)
+    for block in blocks:
+        file.write(np.ascontiguousarray(block, dtype=dtype).data)
 
 
 def write_alive(directory: Path, generation: int, alive: NDArray[np.bool_]) -> File | None:
@@ -192,6 +209,10 @@ def read_alive(directory: Path, file: File | None, rows: int) -> NDArray[np.bool
     return np.unpackbits(bits, count=rows).astype(bool)
 
 
+def _crc32_of(values: Mapping[str, Any]) -> int:
+    return zlib.crc32(json.dumps(values, sort_keys=True).encode())
+
+
 def crc32(path: Path) -> int:
     """CRC-32 of a file's content."""
     value = 0
@@ -200,3 +221,13 @@ def crc32(path: Path) -> int:
         while size := file.readinto(buffer):
             value = zlib.crc32(buffer[:size], value)
     return value
+
+
+def folder_bytes(directory: Path) -> int:
+    """Bytes of all files in a folder and below; files that go meanwhile do not count."""
+    total = 0
+    for path in directory.rglob("*"):
+        with contextlib.suppress(FileNotFoundError):
+            if path.is_file():
+                total += path.stat().st_size
+    return total

@@ -6,12 +6,11 @@ Specification: methods/retrieval-peers.md, sections 4 and 9. Vectors are unit ro
 
 from __future__ import annotations
 
-import math
 import re
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from datetime import UTC, datetime
-from typing import Any, Literal, Protocol, TypeAlias, TypeVar
+from typing import Any, Literal, NamedTuple, Protocol, TypeAlias, TypeVar
 from urllib.parse import unquote
 
 import numpy as np
@@ -28,8 +27,8 @@ AddMode: TypeAlias = Literal["upsert", "strict"]
 
 SLACK = 1e-5
 """How far a float32 score of unit vectors may be from the true one; candidates within it are scored again."""
-UNIT_TOLERANCE = 1e-3
-"""Norms may be this far from 1: what rounding a unit vector to float16 or bfloat16 and back can do."""
+BLOCK_ITEMS = 4_096
+"""Items that ``VectorStore.blocks`` gives at a time."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -99,6 +98,22 @@ class Hit:
     meta: Mapping[str, Any]
 
 
+class Block(NamedTuple):
+    """Some items of a store.
+
+    Parameters
+    ----------
+    ids : list of n str
+    vectors : ndarray, shape (n, dim), float32
+        As they are stored: unit rows, up to rounding where the store keeps float16.
+    meta : list of n mappings
+    """
+
+    ids: list[str]
+    vectors: NDArray[np.float32]
+    meta: list[Meta]
+
+
 class VectorStore(Protocol):
     """Vectors with string ids and flat metadata. Not for use by several threads at once."""
 
@@ -161,6 +176,29 @@ class VectorStore(Protocol):
         """Metadata of all items by id."""
         ...
 
+    def blocks(self, *, where: str | None = None, size: int = BLOCK_ITEMS) -> Iterator[Block]:
+        """All items with their vectors, a block at a time, so that memory does not grow with the store.
+
+        Parameters
+        ----------
+        where : str, optional
+            Which items: see ``where.parse``.
+        size : int
+            Most items in a block; blocks may be smaller, never empty.
+
+        Yields
+        ------
+        Block. Each item once, in an order that is the store's own.
+
+        Raises
+        ------
+        UsageError
+            If ``where`` cannot be understood.
+        InputError
+            If the store cannot be read.
+        """
+        ...
+
     def compact(self) -> dict[str, Any]:
         """Give back the room of deleted items, bring an index up to date where there is one; returns ``stats()``."""
         ...
@@ -174,73 +212,14 @@ class VectorStore(Protocol):
         ...
 
 
+def made_anew(place: object) -> UsageError:
+    """The error of a writer whose index another one replaced before it wrote."""
+    return UsageError(f"{place}: another process made this index anew meanwhile (--rebuild). Start again.")
+
+
 def damaged(place: object, what: str) -> InputError:
     """The error for a store that cannot be trusted any more."""
     return InputError(str(place), what, "Build the index again: --rebuild")
-
-
-def check_vectors(vectors: NDArray[Any], dim: int, what: str) -> NDArray[np.float32]:
-    """``vectors`` as contiguous float32 [n, dim]. Raises ``UsageError`` unless all rows are finite unit vectors."""
-    out = np.ascontiguousarray(vectors, dtype=np.float32)
-    if out.ndim != 2 or out.shape[1] != dim:
-        raise UsageError(f"{what} have shape {list(out.shape)}; this store holds vectors of {dim}: [n, {dim}].")
-    norms = np.sqrt(np.einsum("nd,nd->n", out, out))
-    wrong = np.flatnonzero(~(np.abs(norms - 1) <= UNIT_TOLERANCE))  # NaN compares false, and is wrong
-    if wrong.size:
-        row = int(wrong[0])
-        raise UsageError(f"{what}: row {row} is not a unit vector (its norm is {norms[row]:.4g}).")
-    return out
-
-
-def check_search(queries: NDArray[Any], k: int, dim: int) -> NDArray[np.float32]:
-    """The queries of a search [q, dim]. Raises ``UsageError`` if they do not fit, or for no items at all."""
-    queries = check_vectors(queries, dim, "queries")
-    if k < 1:
-        raise UsageError(f"cannot look for {k} items: at least 1")
-    return queries
-
-
-def check_items(ids: Sequence[str], vectors: NDArray[Any], meta: Sequence[Meta], dim: int) -> NDArray[np.float32]:
-    """Check what ``VectorStore.add`` is given; returns the vectors as ``check_vectors`` does."""
-    if isinstance(ids, str) or not len(ids) == len(vectors) == len(meta):
-        raise UsageError(f"{len(ids)} ids, {len(vectors)} vectors and {len(meta)} metadata: their numbers must agree.")
-    for name, values in zip(ids, meta, strict=True):
-        _check_text(name, f"id {name!r}")
-        if not name:
-            raise UsageError("an id is empty")
-        for key, value in values.items():
-            _check_text(key, f"{name}: metadata name {key!r}")
-            if not key or key == "id":
-                raise UsageError(f"{name}: metadata cannot be called {key!r}. `id` stands for the item's id.")
-            _check_value(value, f"{name}: metadata {key!r}")
-    return check_vectors(vectors, dim, "vectors")
-
-
-def _check_text(text: object, what: str) -> None:
-    if not isinstance(text, str):
-        raise UsageError(f"{what} is not text")
-    try:
-        text.encode()
-    except UnicodeEncodeError as error:
-        raise UsageError(f"{what} is not valid Unicode") from error
-
-
-def _check_value(value: object, what: str) -> None:
-    match value:
-        case None | bool():
-            return
-        case str():
-            _check_text(value, what)
-        case int() if not -(2**63) <= value < 2**63:
-            raise UsageError(f"{what}: {value} does not fit 64 bits")
-        case int():
-            return
-        case float() if not math.isfinite(value):
-            raise UsageError(f"{what} is {value}: numbers must be finite; use None for what is not known")
-        case float():
-            return
-        case _:
-            raise UsageError(f"{what} is of type {type(value).__name__}: use str, int, float, bool or None")
 
 
 def unique_rows(ids: Sequence[str], mode: AddMode) -> list[int]:

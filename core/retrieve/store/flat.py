@@ -5,7 +5,7 @@ Specification: methods/retrieval-peers.md, section 4, back end 1. Files and comm
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any, Literal
@@ -14,18 +14,20 @@ import numpy as np
 from numpy.typing import NDArray
 
 from . import _files, where
+from ._checks import check_items, check_search
 from ._files import Manifest, Shard, ShardFiles
-from ._scan import BLOCK_QUERIES, BLOCK_ROWS, candidates
+from ._scan import BLOCK_QUERIES, BLOCK_ROWS, as_float32, candidates
 from .base import (
+    BLOCK_ITEMS,
     AddMode,
+    Block,
     Header,
     Hit,
     Meta,
     already_there,
     best,
-    check_items,
-    check_search,
     damaged,
+    made_anew,
     similarity,
     unique_rows,
 )
@@ -173,6 +175,16 @@ class FlatStore:
         """See ``VectorStore.entries``."""
         return {name: meta for row, (name, meta) in enumerate(self._items()) if self._alive[row]}
 
+    def blocks(self, *, where: str | None = None, size: int = BLOCK_ITEMS) -> Iterator[Block]:
+        """See ``VectorStore.blocks``; in the order in which items were added."""
+        mask = self._alive if where is None else self._select(where)
+        for shard, first in zip(self._shards, self._first, strict=False):
+            rows = np.flatnonzero(mask[first : first + shard.files.rows])
+            for start in range(0, len(rows), size):
+                some = rows[start : start + size]
+                items = [shard.items[row] for row in some]
+                yield Block([name for name, _ in items], as_float32(shard.vectors[some]), [meta for _, meta in items])
+
     def compact(self) -> dict[str, Any]:
         """See ``VectorStore.compact``: one shard without dead rows."""
         self._begin()
@@ -201,7 +213,10 @@ class FlatStore:
     def _begin(self) -> None:
         """Before a change: be the only writer, know the latest state, clean up after killed ones."""
         if self._lock.acquire():
-            if Manifest.read(self.directory).generation != self._manifest.generation:
+            now = Manifest.read(self.directory)
+            if now.header != self.header:
+                raise made_anew(self.directory)
+            if now.generation != self._manifest.generation:
                 self._load()
             self._manifest.sweep(self.directory)
 

@@ -9,6 +9,7 @@ from pathlib import Path
 
 from ...errors import InputError, UsageError
 
+LOCK = ".lock"
 POLL_SECONDS = 0.05
 
 
@@ -24,8 +25,13 @@ class WriterLock:
     """
 
     def __init__(self, directory: Path, timeout: float) -> None:
-        self.path, self.timeout = directory / ".lock", timeout
+        self.path, self.timeout = directory / LOCK, timeout
         self._handle: int | None = None
+
+    @property
+    def held(self) -> bool:
+        """Whether the right to write is ours."""
+        return self._handle is not None
 
     def acquire(self) -> bool:
         """Take the lock; False if we hold it already. Raises ``UsageError`` if somebody else keeps it."""

@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import contextlib
 import importlib.util
-import sys
 import uuid
 from collections.abc import Iterator, Sequence
 from dataclasses import replace
@@ -21,15 +20,17 @@ from numpy.typing import NDArray
 
 from ...errors import AttnError, InputError, UsageError
 from . import where
+from ._checks import check_items, check_search
+from ._qdrant_filter import to_filter
 from .base import (
+    BLOCK_ITEMS,
     AddMode,
+    Block,
     Header,
     Hit,
     Meta,
     already_there,
     best,
-    check_items,
-    check_search,
     damaged,
     escape,
     similarity,
@@ -39,7 +40,8 @@ from .base import (
 )
 
 PORT = 6333
-POINTS = 256
+POINTS, POINTS_READ = 256, 1_000
+"""Items that are sent, and read, at a time."""
 NAMESPACE = uuid.UUID("6a7c2f0e-5d0b-4f5c-9a52-0c1f6f0f3a11")
 
 
@@ -180,14 +182,29 @@ class QdrantStore:
 
     def entries(self) -> dict[str, Meta]:
         """See ``VectorStore.entries``."""
-        found: dict[str, Meta] = {}
+        return {p.payload["id"]: _plain(p.payload["meta"]) for points in self._scroll(POINTS_READ) for p in points}
+
+    def blocks(self, *, where: str | None = None, size: int = BLOCK_ITEMS) -> Iterator[Block]:
+        """See ``VectorStore.blocks``; in the order of the points' numbers, at most 1,000 at a time."""
+        condition = None if where is None else self._condition(where)
+        for points in self._scroll(min(size, POINTS_READ), condition, with_vectors=True):
+            vectors = np.array([point.vector for point in points], np.float32).reshape(-1, self.header.dim)
+            payloads = [point.payload for point in points]
+            yield Block([one["id"] for one in payloads], vectors, [_plain(one["meta"]) for one in payloads])
+
+    def _scroll(self, size: int, condition: Any = None, *, with_vectors: bool = False) -> Iterator[list[Any]]:
+        """The points that a filter selects, page by page; no page is empty."""
         offset = None
-        with _told(self.collection):
-            while True:
-                points, offset = self._client.scroll(self.collection, limit=1_000, offset=offset, with_payload=True)
-                found.update((point.payload["id"], _plain(point.payload["meta"])) for point in points)
-                if offset is None:
-                    return found
+        while True:
+            with _told(self.collection):
+                points, offset = self._client.scroll(
+                    self.collection, scroll_filter=condition, limit=size, offset=offset, with_payload=True,
+                    with_vectors=with_vectors,
+                )  # fmt: skip
+            if points:
+                yield points
+            if offset is None:
+                return
 
     def compact(self) -> dict[str, Any]:
         """See ``VectorStore.compact``; the server does it by itself."""
@@ -211,65 +228,8 @@ class QdrantStore:
         return [name for name in ids if name in found]
 
     def _condition(self, expression: str) -> Any:
-
         known = {unescape(name) for name in self._metadata().get("names", {})}
         return to_filter(where.parse(expression, known))
-
-
-def to_filter(node: where.Node) -> Any:
-    """The expression as a ``models.Filter``. Raises ``UsageError`` for what Qdrant cannot do: LIKE, order of text."""
-    from qdrant_client import models
-
-    match node:
-        case where.All(parts):
-            return models.Filter(must=[to_filter(part) for part in parts])
-        case where.Some(parts):
-            return models.Filter(should=[to_filter(part) for part in parts])
-        case where.IsNull(column, negated):
-            empty = [_is_empty(_key(column))]
-            return models.Filter(must_not=empty) if negated else models.Filter(must=empty)
-        case where.In(column, values, negated):
-            return _equals(column, values, negated)
-        case where.Compare("=" | "<>" as op, where.Column() as column, value) if not isinstance(value, where.Column):
-            return _equals(column, (value,), op == "<>")
-        case where.Compare(op, where.Column() as column, int() | float() as value) if not isinstance(value, bool):
-            bound = {"<": "lt", "<=": "lte", ">": "gt", ">=": "gte"}[op]
-            condition = models.FieldCondition(key=_key(column), range=models.Range(**{bound: value}))
-            return models.Filter(must=[condition])
-    raise UsageError("--where: Qdrant has no LIKE, no order of text and compares no two columns; use =, <> or IN.")
-
-
-def _equals(column: where.Column, values: Sequence[where.Value], negated: bool) -> Any:
-    """``column IN values``, or NOT IN among the values of the same kind."""
-    from qdrant_client import models
-
-    key, kind = _key(column), where.kind_of(values[0])
-    number = models.FieldCondition(key=key, range=models.Range(gte=-sys.float_info.max))
-    flags = [models.FieldCondition(key=key, match=models.MatchValue(value=flag)) for flag in (False, True)]
-    same: list[Any]
-    match kind:
-        case "text":
-            same = [models.FieldCondition(key=key, match=models.MatchAny(any=[str(value) for value in values]))]
-            of_kind = models.Filter(must_not=[_is_empty(key), number, *flags])
-        case "number":  # as ranges, because a match is for whole numbers only
-            ranges = (models.Range(gte=float(value), lte=float(value)) for value in values)
-            same = [models.FieldCondition(key=key, range=range_) for range_ in ranges]
-            of_kind = models.Filter(must=[number])
-        case _:
-            same = [flags[bool(value)] for value in values]
-            of_kind = models.Filter(should=list[Any](flags))
-    return models.Filter(must=[of_kind], must_not=same) if negated else models.Filter(should=same)
-
-
-def _is_empty(key: str) -> Any:
-    from qdrant_client import models
-
-    return models.IsEmptyCondition(is_empty=models.PayloadField(key=key))
-
-
-def _key(column: where.Column) -> str:
-
-    return "id" if column.name == "id" else f'meta."{escape(column.name)}"'
 
 
 def _point(name: str) -> str:
@@ -277,7 +237,6 @@ def _point(name: str) -> str:
 
 
 def _plain(meta: dict[str, Any]) -> Meta:
-
     return {unescape(key): value for key, value in meta.items()}
 
 

@@ -79,3 +79,49 @@ def test_leftovers_of_killed_runs_are_removed_and_nothing_else(tmp_path):
     removed = atomic.remove_stale(tmp_path)
     assert [path.name.endswith("-a.txt") for path in removed] == [True]
     assert [path.name for path in tmp_path.iterdir()] == [foreign.name]
+
+
+def test_folder_appears_whole_and_replaces_the_old_one(tmp_path):
+    target = tmp_path / "new" / "folder"
+    for text in ("one", "two"):
+        with atomic.atomic_folder(target) as temporary:
+            assert temporary.parent == target.parent
+            assert list(temporary.iterdir()) == []
+            (temporary / text).write_text(text)
+            assert [path.name for path in target.glob("*")] == (["one"] if text == "two" else [])
+    assert [path.name for path in target.iterdir()] == ["two"]
+    assert [path.name for path in target.parent.iterdir()] == ["folder"]
+
+
+@pytest.mark.parametrize("when", ["inside", "between the renames"])
+def test_a_folder_that_fails_leaves_the_old_one_and_no_rest(tmp_path, monkeypatch, when):
+    target = tmp_path / "folder"
+    target.mkdir()
+    (target / "a").write_text("old")
+    real, calls = os.replace, []
+
+    def replace(source, goal):
+        calls.append(goal)
+        if len(calls) == 2 and when != "inside":
+            raise OSError(28, "No space left on device")
+        real(source, goal)
+
+    def fill():
+        with atomic.atomic_folder(target) as temporary:
+            (temporary / "a").write_text("new")
+            if when == "inside":
+                raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(os, "replace", replace)
+    with pytest.raises(InputError, match="No space left"):
+        fill()
+    assert (target / "a").read_text() == "old"
+    assert [path.name for path in tmp_path.iterdir()] == ["folder"]
+
+
+def test_a_file_in_the_place_of_a_folder(tmp_path):
+    (tmp_path / "a").write_text("mine")
+    for place in (tmp_path / "a", tmp_path / "a" / "b"):
+        with pytest.raises(InputError, match="cannot be written"), atomic.atomic_folder(place):
+            pass
+    assert (tmp_path / "a").read_text() == "mine"

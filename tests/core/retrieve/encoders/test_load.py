@@ -41,6 +41,8 @@ def test_unknown_name() -> None:
 
 def test_near_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     (tmp_path / "my-encoder").mkdir()
+    (tmp_path / "my-encoder" / "config.json").touch()
+    (tmp_path / "my-encoders").mkdir()  # nearer or not: it is no model
     monkeypatch.chdir(tmp_path)
     with pytest.raises(UsageError, match=r"Did you mean my-encoder\?"):
         load("my-encodr")

@@ -268,3 +268,31 @@ def test_batch_of_queries_equals_single_ones(store, unit):
     alone = list(itertools.chain.from_iterable(store.search(query[None], 3) for query in queries[:5]))
     assert together[:5] == alone
     assert len(together) == 150
+
+
+@pytest.mark.parametrize("size", [3, 4_096])
+def test_blocks_give_every_item_once_with_its_vector_and_metadata(store, unit, size):
+    vectors = unit(8)
+    store.add(IDS[:5], vectors[:5], META[:5])
+    store.add([*IDS[5:], IDS[0]], np.concatenate([vectors[5:], vectors[:1]]), [*META[5:], META[0]])
+    store.delete([IDS[4]])
+    blocks = list(store.blocks(size=size))
+    assert all(0 < len(block.ids) == len(block.vectors) == len(block.meta) <= size for block in blocks)
+    assert {(block.vectors.dtype, block.vectors.shape[1]) for block in blocks} == {(np.dtype("float32"), 8)}
+    ids = [name for block in blocks for name in block.ids]
+    assert sorted(ids) == [*IDS[:4], *IDS[5:]]
+    order = [IDS.index(name) for name in ids]
+    np.testing.assert_array_equal(np.concatenate([block.vectors for block in blocks]), vectors[order])
+    assert [meta for block in blocks for meta in block.meta] == [META[i] for i in order]
+
+
+def test_blocks_of_a_filter_and_of_nothing(store, unit):
+    assert list(store.blocks()) == []
+    vectors = unit(8)
+    store.add(IDS, vectors, META)
+    (block,) = store.blocks(where="width = 800 OR id = 'dir/6.png'")
+    np.testing.assert_array_equal(block.vectors, vectors[[IDS.index(name) for name in block.ids]])
+    assert sorted(block.ids) == [IDS[1], IDS[6]]
+    assert list(store.blocks(where="width = 7")) == []
+    with pytest.raises(UsageError, match="no metadata called 'widht'"):
+        list(store.blocks(where="widht > 3"))

@@ -11,6 +11,7 @@ pytest.importorskip("lancedb")
 
 from attn.core.errors import InputError, UsageError
 from attn.core.retrieve.store import Header, create, lance, open_store
+from attn.core.retrieve.store._lance import STATE
 
 DIM = 32
 
@@ -74,7 +75,7 @@ def test_versions_are_compacted_by_themselves(store, clustered, monkeypatch):
     monkeypatch.setattr(lance, "COMPACT_VERSIONS", 5)
     for i in range(12):
         store.add([f"{i}"], clustered[i : i + 1], [{}])
-    state = json.loads((store.directory / lance.STATE).read_text())
+    state = json.loads((store.directory / STATE).read_text())
     assert store.stats()["version"] - state["compacted_version"] < 5
     assert len(store) == 12
 

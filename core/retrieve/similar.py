@@ -1,0 +1,163 @@
+"""`attn retrieve similar`: entries most like entries of the index, by their vectors. No model is loaded."""
+
+from __future__ import annotations
+
+import bisect
+import time
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import PurePath
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from ..device import set_threads
+from ..errors import UsageError, did_you_mean
+from ..io.report import Item
+from .runs import Result
+from .search import BATCH, Found, found_of
+from .store import VectorStore, open_store
+from .store.base import Meta
+
+NEIGHBOURS = 500
+"""Names before and after a wrong one, in order, among which the nearest is looked for: all would take seconds."""
+
+
+@dataclass(frozen=True, slots=True)
+class SimilarOptions:
+    """What is asked of an index; see ``SearchOptions``.
+
+    Parameters
+    ----------
+    top : int
+    where : str, optional
+        Which entries may be hits. The entries that are asked about need not fit.
+    exact : bool
+    """
+
+    top: int = 10
+    where: str | None = None
+    exact: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class _Entry:
+    """An entry that is asked about; ``vector`` [dim] is a unit vector."""
+
+    id: str
+    vector: NDArray[np.float32]
+    meta: Meta
+
+
+def similar(
+    index: str | PurePath, names: Sequence[str], options: SimilarOptions = SimilarOptions(),
+    *, threads: int | None = None, arguments: Mapping[str, Any] | None = None,
+) -> Found:  # fmt: skip
+    """Rank an index's entries by their likeness to some of them.
+
+    Parameters
+    ----------
+    index : str or path
+    names : sequence of str
+        Ids, or paths of entries as hits show them. An entry is never among its own hits.
+    options : SimilarOptions
+    threads : int, optional
+    arguments : mapping, optional
+        What the report records as the call's arguments.
+
+    Returns
+    -------
+    Found. The id of each entry is the query's; names that the index does not have are failed items.
+
+    Raises
+    ------
+    UsageError
+        If nothing is asked, or an option makes no sense.
+    InputError
+        If the index is damaged.
+
+    References
+    ----------
+    methods/retrieval-peers.md, section 8.
+    """
+    start = time.perf_counter()
+    if options.top < 1:
+        raise UsageError(f"--top: {options.top} is no number of hits.")
+    if not names:
+        raise UsageError("nothing to compare with. Give ids of entries, or their paths as a search shows them.")
+    set_threads(threads)
+    store = open_store(index)
+    try:
+        entries, failed = _asked(store, list(dict.fromkeys(names)), str(index))
+        results: list[Result] = []
+        for at in range(0, len(entries), BATCH):
+            block = entries[at : at + BATCH]
+            began = time.perf_counter()
+            hits = store.search(
+                np.stack([entry.vector for entry in block]), options.top + 1, where=options.where, exact=options.exact
+            )
+            ms = 1000 * (time.perf_counter() - began) / len(block)
+            for entry, some in zip(block, hits, strict=True):
+                others = [hit for hit in some if hit.id != entry.id][: options.top]
+                results.append(Result(entry.id, title(entry.id, entry.meta), others, ms))
+        count, model = len(store), str(store.header.fingerprint.get("model", ""))
+    finally:
+        store.close()
+    return found_of(
+        results, failed, index=str(index), entries=count, model=model, start=start,
+        arguments=arguments or {"verb": "similar", "index": str(index), "entries": list(names)},
+    )  # fmt: skip
+
+
+def title(name: str, meta: Meta) -> str:
+    """What stands for an entry as a query: its path, else its text, else its id."""
+    return str(meta.get("path") or meta.get("text") or name)
+
+
+def _asked(store: VectorStore, names: Sequence[str], index: str) -> tuple[list[_Entry], list[Item]]:
+    """The entries in the order of their names, each once, and a failed item for each name that is none's."""
+    found = _by_id(store, names)
+    missing = [name for name in names if name not in found]
+    failed: list[Item] = []
+    ids = {name: name for name in found}
+    if missing:
+        known = store.entries()
+        owners: dict[str, list[str]] = {}
+        for key, meta in known.items():
+            if path := meta.get("path"):
+                owners.setdefault(str(path), []).append(key)
+        for name in missing:
+            match owners.get(name, ()):
+                case [key]:
+                    ids[name] = key
+                case [first, second, *rest]:
+                    more = f" and {len(rest)} more" if rest else ""
+                    reason = f"{index} has several entries of that path: {first!r}, {second!r}{more}. Give an id"
+                    failed.append(Item(name, None, "failed", 0.0, error=reason))
+                case _:
+                    hint = _hint(name, known.keys() | owners.keys()) if known else "The index is empty."
+                    reason = f"no entry of {index} has that id or path. {hint}".rstrip()
+                    failed.append(Item(name, None, "failed", 0.0, error=reason))
+        found |= _by_id(store, [key for key in ids.values() if key not in found])
+    return [found[key] for key in dict.fromkeys(ids[name] for name in names if name in ids)], failed
+
+
+def _by_id(store: VectorStore, ids: Sequence[str]) -> dict[str, _Entry]:
+    """Those of some ids that the store has."""
+    found: dict[str, _Entry] = {}
+    for start in range(0, len(ids), BATCH):
+        listed = ", ".join("'" + name.replace("'", "''") + "'" for name in ids[start : start + BATCH])
+        for block in store.blocks(where=f"id IN ({listed})"):
+            for name, vector, meta in zip(*block, strict=True):
+                found[name] = _Entry(name, vector, meta)
+    return found
+
+
+def _hint(name: str, known: Iterable[str]) -> str:
+    """'Did you mean X?', of the names that begin alike or end in the same file name."""
+    order = sorted(known)
+    at = bisect.bisect(order, name)
+    near = set(order[max(0, at - NEIGHBOURS) : at + NEIGHBOURS])
+    near |= {other for other in order if other.endswith(PurePath(name).name)} if PurePath(name).name else set()
+    return did_you_mean(name, sorted(near)) or "`attn retrieve search` shows ids and paths."

@@ -1,0 +1,104 @@
+"""What the Lance store needs beside its table: a connection, errors in our words, notes about the index."""
+
+from __future__ import annotations
+
+import contextlib
+import importlib.util
+import json
+import re
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from ...errors import AttnError, InputError, UsageError
+from ...io.atomic import write_text
+from .base import Header, damaged
+
+_FILE = re.compile(r"vectors\.lance/[\w./-]+\.(lance|manifest|idx|txn|bin)")
+_RUST = re.compile(r",? *\S+\.rs:\d+(:\d+)?")
+"""Where in Lance's own source an error arose: nothing to a user."""
+STATE = "attn-index.json"
+CACHE_BYTES, METADATA_CACHE_BYTES = 640 << 20, 64 << 20
+"""Lance keeps up to 6 GB by default. One million vectors of 384 as HNSW_SQ need about 550 MB."""
+
+
+def connect(directory: Path) -> Any:
+    """The database, with bounded caches."""
+    if importlib.util.find_spec("lancedb") is None:
+        raise UsageError("a Lance store needs a package that is not installed: pip install 'attn[store]'")
+    import lancedb
+
+    if not directory.is_dir():
+        raise InputError(directory, "no such index", "Make one: attn retrieve index")
+    session = lancedb.Session(index_cache_size_bytes=CACHE_BYTES, metadata_cache_size_bytes=METADATA_CACHE_BYTES)
+    return lancedb.connect(str(directory), session=session)
+
+
+@contextlib.contextmanager
+def told(directory: Path) -> Iterator[None]:
+    """Lance's errors as ours: it raises OSError, ValueError or RuntimeError with the reason in the first line."""
+    try:
+        yield
+    except AttnError:
+        raise
+    except (OSError, ValueError, RuntimeError) as error:
+        reason = (str(error).splitlines() or ["no reason given"])[0]
+        file = _FILE.search(reason)
+        where = directory / file[0] if file else _resized(directory) or directory
+        raise damaged(where, f"Lance: {_RUST.sub('', reason)[:300]}") from error
+
+
+def sizes(directory: Path) -> dict[str, int]:
+    """Bytes of the data files, for ``_resized``: Lance says that a read failed, but not always where."""
+    return {path.name: path.stat().st_size for path in (directory / "vectors.lance" / "data").glob("*.lance")}
+
+
+def _resized(directory: Path) -> Path | None:
+    """A data file that is not as long as it was, if there is one."""
+    now, then = sizes(directory), read_state(directory).get("sizes", {})
+    name = next((name for name in now if now[name] != then.get(name, now[name])), None)
+    return directory / "vectors.lance" / "data" / name if name else None
+
+
+def header_of(table: Any, directory: Path) -> Header:
+    """The header in a table's schema. Raises ``InputError`` if there is none."""
+    try:
+        values = json.loads((table.schema.metadata or {})[b"attn"])
+    except (KeyError, ValueError) as error:
+        raise damaged(directory, "a Lance table without attn's header") from error
+    return Header.from_dict(values, str(directory))
+
+
+def id_in(ids: Sequence[str]) -> str:
+    """SQL that selects the items of these ids."""
+    return "id IN (" + ", ".join("'" + name.replace("'", "''") + "'" for name in ids) + ")"
+
+
+def vectors_of(rows: Any, dim: int) -> NDArray[np.float32]:
+    """The column ``vector`` [n, dim] of a table or a batch of Arrow."""
+    column = rows["vector"]
+    if hasattr(column, "combine_chunks"):  # of a table
+        column = column.combine_chunks()
+    out: NDArray[np.float32] = column.flatten().to_numpy().reshape(-1, dim)
+    return out
+
+
+def read_state(directory: Path) -> dict[str, Any]:
+    """What we know of the table beside what is in it; can be lost without harm."""
+    try:
+        return dict(json.loads((directory / STATE).read_bytes()))
+    except (OSError, ValueError, TypeError):
+        return {}
+
+
+def write_state(directory: Path, state: dict[str, Any]) -> None:
+    """Keep what ``read_state`` gives back."""
+    write_text(directory / STATE, json.dumps(state, indent=1) + "\n")
+
+
+def sub_vectors(dim: int) -> int:
+    """PQ's pieces: a quarter of ``dim``, or the next smaller number that divides it."""
+    return next(count for count in range(max(1, dim // 4), 0, -1) if dim % count == 0)
