@@ -6,7 +6,7 @@ import contextlib
 import importlib.util
 import json
 import re
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 
 from ...errors import AttnError, InputError, UsageError
 from ...io.atomic import write_text
-from .base import Header, damaged
+from .base import Block, Header, damaged
 
 _FILE = re.compile(r"vectors\.lance/[\w./-]+\.(lance|manifest|idx|txn|bin)")
 _RUST = re.compile(r",? *\S+\.rs:\d+(:\d+)?")
@@ -102,3 +102,15 @@ def write_state(directory: Path, state: dict[str, Any]) -> None:
 def sub_vectors(dim: int) -> int:
     """PQ's pieces: a quarter of ``dim``, or the next smaller number that divides it."""
     return next(count for count in range(max(1, dim // 4), 0, -1) if dim % count == 0)
+
+
+def nearest_ids(blocks: Iterable[Block], queries: NDArray[np.float32], k: int) -> list[set[str]]:
+    """Ids of the ``k`` items nearest to each query [q, dim], exactly, in one pass for all queries."""
+    scores = np.zeros((len(queries), 0), np.float32)
+    names = np.zeros((len(queries), 0), object)
+    for block in blocks:
+        scores = np.concatenate([scores, queries @ block.vectors.T], axis=1)
+        names = np.concatenate([names, np.tile(np.array(block.ids, object), (len(queries), 1))], axis=1)
+        best = np.argsort(-scores, axis=1)[:, :k]
+        scores, names = (np.take_along_axis(values, best, axis=1) for values in (scores, names))
+    return [set(row) for row in names]

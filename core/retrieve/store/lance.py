@@ -23,7 +23,18 @@ from ...errors import AttnError, UsageError
 from . import FLAT_ITEMS, where
 from ._checks import check_items, check_search
 from ._files import folder_bytes
-from ._lance import connect, header_of, id_in, read_state, sizes, sub_vectors, told, vectors_of, write_state
+from ._lance import (
+    connect,
+    header_of,
+    id_in,
+    nearest_ids,
+    read_state,
+    sizes,
+    sub_vectors,
+    told,
+    vectors_of,
+    write_state,
+)
 from .base import (
     BLOCK_ITEMS,
     AddMode,
@@ -50,7 +61,7 @@ COMPACT_VERSIONS, COMPACT_ROWS = 200, 10_000
 KEEP_VERSIONS = timedelta(days=1)
 """Older versions are removed by ``compact``; a reader that opened the table earlier loses them."""
 ID_CHUNK = 1_000
-RECALL_QUERIES = 100
+RECALL_QUERIES, SCAN_ITEMS = 100, 16_384
 
 
 class LanceStore:
@@ -245,9 +256,9 @@ class LanceStore:
             rows = np.linspace(0, self._table.count_rows() - 1, RECALL_QUERIES).astype(int).tolist()
             found = self._table.take_offsets(rows).select(["vector"]).to_arrow()
         queries = vectors_of(found, self.header.dim)
-        exact, fast = self.search(queries, k, exact=True), self.search(queries, k)
-        common = sum(len({h.id for h in a} & {h.id for h in b}) for a, b in zip(exact, fast, strict=True))
-        return common / sum(len(hits) for hits in exact)
+        exact, fast = nearest_ids(self.blocks(size=SCAN_ITEMS), queries, k), self.search(queries, k)
+        common = sum(len(names & {hit.id for hit in hits}) for names, hits in zip(exact, fast, strict=True))
+        return common / sum(map(len, exact))
 
     def stats(self) -> dict[str, Any]:
         """See ``VectorStore.stats``."""

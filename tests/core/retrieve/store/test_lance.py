@@ -11,7 +11,7 @@ pytest.importorskip("lancedb")
 
 from attn.core.errors import InputError, UsageError
 from attn.core.retrieve.store import Header, create, lance, open_store
-from attn.core.retrieve.store._lance import STATE
+from attn.core.retrieve.store._lance import STATE, nearest_ids
 
 DIM = 32
 
@@ -122,3 +122,11 @@ def test_a_table_of_others_is_no_index_of_ours(tmp_path):
 @pytest.mark.parametrize(("dim", "pieces"), [(384, 96), (10, 2), (7, 1), (1, 1), (770, 154)])
 def test_sub_vectors_divide_the_dimensions(dim, pieces):
     assert lance.sub_vectors(dim) == pieces
+
+
+def test_nearest_in_one_pass_are_those_of_single_exact_searches(store, clustered):
+    fill(store, clustered[:2_500])
+    queries = clustered[2_500:2_540]
+    single = [{hit.id for hit in hits} for hits in store.search(queries, 7, exact=True)]
+    assert nearest_ids(store.blocks(size=300), queries, 7) == single
+    assert nearest_ids(store.blocks(), queries[:2], 5_000) == [set(store.entries())] * 2
