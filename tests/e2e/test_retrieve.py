@@ -193,7 +193,7 @@ def test_bad_entries_are_named_and_the_others_are_done(cli, notes, model):
     [
         (["index", "nothing", "-o", "i"], "holds no"),
         (["index", "absent", "-o", "i"], "does not exist"),
-        (["index", "notes", "-o", "notes", "--rebuild"], "is no index"),
+        (["index", "notes", "-o", "notes", "--rebuild"], "is no part of an index"),
         (["index", "notes", "-o", "notes"], "no"),
         (["search", "absent", "cat"], "attn retrieve index"),
         (["search", "i", ""], "query is empty"),
