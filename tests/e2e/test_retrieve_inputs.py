@@ -201,3 +201,26 @@ def test_a_reader_that_goes_away_is_one_exit_code(tmp_path, index):
         process.stdout.close()
         assert process.wait(timeout=240) == 141, form
         assert b"Traceback" not in process.stderr.read()
+
+
+def test_blocks_that_a_killed_run_had_finished_are_taken_over(cli, tmp_path, index, monkeypatch):
+    """Killed between the writing of a block and its way into the store: nothing of it is embedded again."""
+    from attn.core.retrieve import index as indexing
+
+    write_lines(tmp_path / "g.jsonl", *({"id": f"{i}", "text": f"a cat {i}"} for i in range(6)))
+    take = indexing._Writer.take
+    parts = {}
+    with monkeypatch.context() as patch:
+        patch.setattr(
+            indexing._Writer, "take", lambda own, part: parts.update({part: part.read_bytes()}) or take(own, part)
+        )
+        assert index("g.jsonl")["resumed"] == 0
+    shutil.rmtree(tmp_path / "i")
+    ((part, content),) = parts.items()
+    (tmp_path / part).parent.mkdir(parents=True)
+    (tmp_path / part).write_bytes(content)
+    monkeypatch.setattr(indexing, "embed_block", lambda *_, **__: pytest.fail("embedded again"))
+    counts = index("g.jsonl")
+    assert (counts["resumed"], counts["added"], counts["entries"]) == (6, 6, 6)
+    assert not (tmp_path / part).exists()
+    assert found(cli, "a cat 3", "-k", "6")["1"] == found(cli, "a cat 3", "-k", "6", "--exact")["1"]
