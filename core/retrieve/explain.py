@@ -15,7 +15,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ..errors import InputError, UsageError
-from ..io.photo import PHOTO_SUFFIXES, read_photo
+from ..io.photo import PHOTO_SUFFIXES
+from ._tables import read_picture
 from .encoders.base import Encoder
 from .options import MAX_SIDE
 from .runs import Result
@@ -46,7 +47,7 @@ def explain(result: Result, encoder: Any) -> Explained:
         if path.suffix.lower() not in PHOTO_SUFFIXES:
             continue
         try:
-            pixels = read_photo(path, max_side=MAX_SIDE, uniform=True).pixels
+            pixels = read_picture(path, MAX_SIDE)
         except InputError:  # gone or damaged since it was indexed
             continue
         if hasattr(encoder, "explain"):

@@ -29,7 +29,7 @@ from ._evalset import counted
 from .encoders.base import Encoded, Encoder
 from .gallery import read_gallery
 from .options import BLOCK_IMAGES, BLOCK_TEXTS, MAX_SIDE, EncoderOptions, IndexOptions, check_fingerprint, encoder_of
-from .sources import Entry
+from .sources import ADDED, Entry
 from .store import Header, VectorStore, clear, create, is_vacant, open_store, split_place
 from .store.base import BLOCK_ITEMS
 
@@ -37,8 +37,6 @@ SNIPPET = 300
 """Characters of a text that hits show."""
 COUNTS = ("entries", "added", "changed", "relabelled", "unchanged", "removed", "truncated", "empty", "failed")
 """``relabelled``: the content is as it was, its path or other metadata are new."""
-OWN = ("stamp", "kind", "text")
-"""Metadata that the index adds to those of an entry."""
 
 
 def index(
@@ -266,7 +264,7 @@ class _Writer:
         for block in self.store.blocks() if self.labels else ():
             for key, vector, meta in zip(*block, strict=True):
                 if key in self.labels and self.known[key] == meta["stamp"]:
-                    kept = {name: meta[name] for name in OWN if name in meta}
+                    kept = {name: meta[name] for name in ADDED if name in meta}
                     new.append((key, vector, self.labels[key] | kept))
         for at in range(0, len(new), BLOCK_ITEMS):
             ids, vectors, labels = zip(*new[at : at + BLOCK_ITEMS], strict=True)
@@ -276,7 +274,7 @@ class _Writer:
 
 def _own(meta: Mapping[str, Any]) -> dict[str, Any]:
     """Metadata that came with an entry, without those that the index added."""
-    return {name: value for name, value in meta.items() if name not in OWN}
+    return {name: value for name, value in meta.items() if name not in ADDED}
 
 
 def _warnings(counts: Mapping[str, int], encoder: Encoder) -> list[str]:

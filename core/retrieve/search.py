@@ -17,10 +17,11 @@ import attn
 
 from ..device import pick_device, set_threads
 from ..errors import InputError, UsageError
-from ..io.photo import PHOTO_SUFFIXES, read_photo
+from ..io.photo import PHOTO_SUFFIXES
 from ..io.report import Item, Report, summarise
 from ._beir import read_corpus
 from ._records import lines
+from ._tables import read_picture
 from .encoders.base import Encoder
 from .explain import Explained, check_explains, explain
 from .options import MAX_SIDE, EncoderOptions, check_fingerprint, encoder_of
@@ -276,7 +277,7 @@ def embed_queries(
         try:
             if path.suffix.lower() not in PHOTO_SUFFIXES:
                 raise InputError(path, "is no image", f"Known are {' '.join(PHOTO_SUFFIXES)}")
-            pixels = read_photo(path, max_side=MAX_SIDE, uniform=True).pixels
+            pixels = read_picture(path, MAX_SIDE)
         except InputError as error:
             failed.append(Item(str(path), None, "failed", 0.0, error=error.reason))
             continue

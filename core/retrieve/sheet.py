@@ -15,7 +15,8 @@ from numpy.typing import NDArray
 from ..errors import InputError
 from ..io.atomic import write_text
 from ..io.html import document
-from ..io.photo import PHOTO_SUFFIXES, read_photo
+from ..io.photo import PHOTO_SUFFIXES
+from ._tables import read_picture
 from .explain import Explained
 from .runs import RankedDocument, Result
 from .search import Found
@@ -78,7 +79,7 @@ def _thumbnail(path: Path, patches: NDArray[np.float32] | None = None) -> str:
     from PIL import Image
 
     try:
-        pixels = read_photo(path, max_side=4 * THUMBNAIL, uniform=True).pixels  # [3, H, W]
+        pixels = read_picture(path, 4 * THUMBNAIL)  # [3, H, W]
     except InputError:
         return ""
     picture = Image.fromarray((pixels.transpose(1, 2, 0) * 255 + 0.5).astype("uint8"))

@@ -33,7 +33,9 @@ BOTH = frozenset(("text", "image"))
 
 _IDS = ("_id", "id", "image_id", "doc_id", "docid")
 _IMAGES = ("image", "file_name", "image_path", "img_path", "file_path", "path")
-RESERVED = ("id", "stamp", "kind", "text")
+ADDED = ("stamp", "kind", "text")
+"""Metadata that an index adds to those of an entry."""
+RESERVED = ("id", *ADDED)
 """Fields of a record with these names are kept as ``id_``, ``stamp_``, ``kind_``, ``text_``."""
 _NUMBER = re.compile(r"-?(0|[1-9]\d*)(\.\d+)?([eE][+-]?\d+)?")
 """Not ``007``: that is a name."""

@@ -80,11 +80,10 @@ def tune_temperature(
     grid = sorted({1.0, *grid}, reverse=True)
     first, second = halves(data.qrels, seed)
     encoder = load(model, **options)
-    for tau in grid:
-        at_temperature(encoder, tau)  # refused before the long work
+    encoders = {tau: at_temperature(encoder, tau) for tau in grid}  # refused before the long work
     runs: dict[float, Run] = {}
-    for tau in grid:
-        found = embed(data, at_temperature(encoder, tau), watcher or Silent())
+    for tau, scaled in encoders.items():
+        found = embed(data, scaled, watcher or Silent())
         runs[tau] = as_run(data, found.scores, min(DEPTH, len(data.documents)))
     return choose(runs, first, second, metric, seed)
 

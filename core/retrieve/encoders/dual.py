@@ -3,60 +3,38 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
-from numpy.typing import NDArray
 from torch import Tensor
 
 from ...errors import UsageError
 from ..tempscale import scaled
 from . import hf
 from .base import Encoded, Fingerprint, Side
-from .images import ImagePreparation, encode_in_batches
+from .images import ImagePreparation
 from .text import unit
 from .tokens import batches, padded, tokenise
+from .towers import TwoTowers
 from .weights import fingerprint, read_json, weight_files
 
 MODELS = {"clip": "CLIPModel", "siglip": "SiglipModel"}
 
 
 @dataclass(frozen=True)
-class DualEncoder:
-    """Two towers of transformers.
+class DualEncoder(TwoTowers):
+    """Two towers of transformers: ``TwoTowers`` with ``get_text_features`` and ``get_image_features``.
 
     Parameters
     ----------
-    model : Module of transformers
-        With ``get_text_features`` and ``get_image_features``.
-    tokeniser : tokeniser of transformers
-    prepare : ImagePreparation
-    fingerprint : Fingerprint
-    device : torch.device
     fixed_length : bool
         Every text is padded to ``max_tokens`` and nothing is masked: SigLIP was trained so.
-    warnings : tuple of str
     """
 
-    model: Any
-    tokeniser: Any
-    prepare: ImagePreparation
-    fingerprint: Fingerprint
-    device: torch.device
     fixed_length: bool = False
-    warnings: tuple[str, ...] = ()
-
-    @property
-    def modalities(self) -> frozenset[str]:
-        """Texts and images."""
-        return frozenset({"text", "image"})
-
-    def at(self, tau: float) -> DualEncoder:
-        """The same encoder at another temperature; the weights are shared."""
-        return replace(self, fingerprint=replace(self.fingerprint, temperature=tau))
 
     def encode_texts(self, texts: Sequence[str], *, side: Side = "document") -> Encoded:
         """See ``Encoder``; both sides are treated alike."""
@@ -73,15 +51,9 @@ class DualEncoder:
                 vectors[rows] = unit(_features(out), mark.model)
         return Encoded(vectors, tokens.truncated, tokens.counts)
 
-    def encode_images(self, images: Sequence[NDArray[np.float32]]) -> Encoded:
-        """See ``Encoder``."""
-        dtype = next(self.model.parameters()).dtype
-
-        def tower(pixels: Tensor) -> Tensor:
-            return _features(self.model.get_image_features(pixel_values=pixels.to(self.device, dtype)))
-
-        with scaled(self.model, self.fingerprint.temperature):
-            return encode_in_batches(images, self.prepare, tower, self.fingerprint)
+    def image_features(self, pixels: Tensor) -> Tensor:
+        """See ``TwoTowers``."""
+        return _features(self.model.get_image_features(pixel_values=pixels))
 
 
 def _features(out: Any) -> Tensor:
@@ -117,4 +89,4 @@ def load_dual(
     mark = Fingerprint(
         name, fingerprint(weight_files(folder)), dim, "siglip" if siglip else "clip", True, temperature, limit, side
     )
-    return DualEncoder(model, hf.load_tokeniser(folder), prepare, mark, device, siglip, tuple(warnings))
+    return DualEncoder(model, hf.load_tokeniser(folder), prepare, mark, device, tuple(warnings), siglip)

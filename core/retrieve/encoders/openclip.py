@@ -3,21 +3,21 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
-from numpy.typing import NDArray
 from torch import Tensor
 
 from ...errors import UsageError
 from ..tempscale import scaled
 from .base import Encoded, Fingerprint, Side
-from .images import ImagePreparation, encode_in_batches
+from .images import ImagePreparation
 from .text import unit
 from .tokens import batches
+from .towers import TwoTowers
 from .weights import fingerprint, read_json
 
 CONFIG = "open_clip_config.json"
@@ -26,35 +26,8 @@ _FITS = {"shortest": "crop", "squash": "squash"}
 
 
 @dataclass(frozen=True)
-class OpenClipEncoder:
-    """Two towers of open_clip.
-
-    Parameters
-    ----------
-    model : Module of open_clip
-        With ``encode_text`` and ``encode_image``.
-    tokeniser : tokeniser of open_clip
-    prepare : ImagePreparation
-    fingerprint : Fingerprint
-    device : torch.device
-    warnings : tuple of str
-    """
-
-    model: Any
-    tokeniser: Any
-    prepare: ImagePreparation
-    fingerprint: Fingerprint
-    device: torch.device
-    warnings: tuple[str, ...] = ()
-
-    @property
-    def modalities(self) -> frozenset[str]:
-        """Texts and images."""
-        return frozenset({"text", "image"})
-
-    def at(self, tau: float) -> OpenClipEncoder:
-        """The same encoder at another temperature; the weights are shared."""
-        return replace(self, fingerprint=replace(self.fingerprint, temperature=tau))
+class OpenClipEncoder(TwoTowers):
+    """Two towers of open_clip: ``TwoTowers`` with ``encode_text`` and ``encode_image``."""
 
     def encode_texts(self, texts: Sequence[str], *, side: Side = "document") -> Encoded:
         """See ``Encoder``; both sides are treated alike, and every text is padded to the full length."""
@@ -68,16 +41,10 @@ class OpenClipEncoder:
                 vectors[rows] = unit(self.model.encode_text(ids.to(self.device)), mark.model)
         return Encoded(vectors, lengths > length, np.minimum(lengths, length))
 
-    def encode_images(self, images: Sequence[NDArray[np.float32]]) -> Encoded:
-        """See ``Encoder``."""
-        dtype = next(self.model.parameters()).dtype
-
-        def tower(pixels: Tensor) -> Tensor:
-            features: Tensor = self.model.encode_image(pixels.to(self.device, dtype))
-            return features
-
-        with scaled(self.model, self.fingerprint.temperature):
-            return encode_in_batches(images, self.prepare, tower, self.fingerprint)
+    def image_features(self, pixels: Tensor) -> Tensor:
+        """See ``TwoTowers``."""
+        features: Tensor = self.model.encode_image(pixels)
+        return features
 
 
 def load_openclip(

@@ -13,7 +13,7 @@ import torch.nn.functional as F
 from numpy.typing import NDArray
 from torch import Tensor
 
-from ...io.photo import read_photo
+from .._tables import read_picture
 from ..encoders.images import ImagePreparation
 from .clip import CLIP_MEAN, CLIP_STD
 
@@ -51,7 +51,7 @@ class FileImages:
 
     def __getitem__(self, index: int) -> Tensor:
         unscaled = ImagePreparation(self.size, (0.0, 0.0, 0.0), (1.0, 1.0, 1.0), "squash")
-        return unscaled(read_photo(self.paths[index], uniform=True).pixels)
+        return unscaled(read_picture(self.paths[index]))
 
 
 @dataclass(frozen=True, slots=True)

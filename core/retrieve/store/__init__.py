@@ -17,6 +17,7 @@ from typing import Literal, TypeAlias
 
 from ...errors import InputError, UsageError
 from ._files import MANIFEST, PATTERNS
+from ._lance import FOLDER, STATE
 from .base import SCHEMA, Header, Hit, VectorStore
 from .lock import LOCK, WriterLock
 
@@ -25,9 +26,8 @@ __all__ = [
     "split_place",
 ]  # fmt: skip
 
-LANCE = "vectors.lance"
 RESTS = (LOCK, ".parts", ".attn-tmp-*")
-OWN = (*RESTS, MANIFEST, *PATTERNS, LANCE, "attn-index.json")
+OWN = (*RESTS, MANIFEST, *PATTERNS, FOLDER, STATE)
 """Names of what is ours in an index."""
 
 StoreKind: TypeAlias = Literal["auto", "flat", "lance", "qdrant"]
@@ -122,7 +122,7 @@ def open_store(place: str | PathLike[str], *, lock_timeout: float = 10.0, verify
     directory = Path(where)
     if not directory.is_dir():
         raise InputError(directory, "no such index", "Make one: attn retrieve index")
-    if said == "lance" or (said == "auto" and (directory / LANCE).is_dir()):
+    if said == "lance" or (said == "auto" and (directory / FOLDER).is_dir()):
         from .lance import LanceStore
 
         return LanceStore(directory, lock_timeout=lock_timeout)

@@ -17,7 +17,9 @@ from ...errors import AttnError, InputError, UsageError
 from ...io.atomic import write_text
 from .base import Block, Header, damaged
 
-_FILE = re.compile(r"vectors\.lance/[\w./-]+\.(lance|manifest|idx|txn|bin)")
+TABLE = "vectors"
+FOLDER = f"{TABLE}.lance"
+_FILE = re.compile(re.escape(FOLDER) + r"/[\w./-]+\.(lance|manifest|idx|txn|bin)")
 _RUST = re.compile(r",? *\S+\.rs:\d+(:\d+)?")
 """Where in Lance's own source an error arose: nothing to a user."""
 STATE = "attn-index.json"
@@ -53,14 +55,14 @@ def told(directory: Path) -> Iterator[None]:
 
 def sizes(directory: Path) -> dict[str, int]:
     """Bytes of the data files, for ``_resized``: Lance says that a read failed, but not always where."""
-    return {path.name: path.stat().st_size for path in (directory / "vectors.lance" / "data").glob("*.lance")}
+    return {path.name: path.stat().st_size for path in (directory / FOLDER / "data").glob("*.lance")}
 
 
 def _resized(directory: Path) -> Path | None:
     """A data file that is not as long as it was, if there is one."""
     now, then = sizes(directory), read_state(directory).get("sizes", {})
     name = next((name for name in now if now[name] != then.get(name, now[name])), None)
-    return directory / "vectors.lance" / "data" / name if name else None
+    return directory / FOLDER / "data" / name if name else None
 
 
 def header_of(table: Any, directory: Path) -> Header:

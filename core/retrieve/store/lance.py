@@ -24,6 +24,8 @@ from . import FLAT_ITEMS, where
 from ._checks import check_items, check_search
 from ._files import folder_bytes
 from ._lance import (
+    FOLDER,
+    TABLE,
     connect,
     header_of,
     id_in,
@@ -52,7 +54,7 @@ from .base import (
 )
 from .lock import WriterLock
 
-TABLE, INDEX = "vectors", "vector_idx"
+INDEX = "vector_idx"
 NPROBES, REFINE_PQ = 20, 10
 EF_CONSTRUCTION = 150
 """Half of Lance's default: half the time to build, and recall@10 0.99 instead of 1.00 on a million vectors."""
@@ -89,9 +91,7 @@ class LanceStore:
             self._look()
         self.header = header_of(self._table, directory)
         if int(self._table.version) < (least := read_state(directory).get("last_version", 0)):
-            raise damaged(
-                directory, f"version {least} of {TABLE}.lance is missing, {self._table.version} is the newest"
-            )
+            raise damaged(directory, f"version {least} of {FOLDER} is missing, {self._table.version} is the newest")
 
     @classmethod
     def create(cls, directory: Path, header: Header, *, lock_timeout: float = 10.0) -> LanceStore:
