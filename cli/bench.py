@@ -19,6 +19,7 @@ from .options import (
     VerboseOption,
     complete_methods,
 )
+from .say import say
 
 if TYPE_CHECKING:
     from attn.core.bench.options import BenchOptions
@@ -356,4 +357,4 @@ def _print_rest(report: Report) -> None:
         print_rows(shown, title="scaling: time ~ length ^ exponent")
     found = report.summary["machine"]
     peaks = ", ".join(f"{name.replace('_', ' ')} {value:.0f}" for name, value in report.summary["ceilings"].items())
-    typer.echo(f"{found['cpu']}, {found['threads']} threads, torch {found['torch']}; ceilings: {peaks}")
+    say(f"{found['cpu']}, {found['threads']} threads, torch {found['torch']}; ceilings: {peaks}")

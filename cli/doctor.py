@@ -13,6 +13,7 @@ import typer
 import attn
 
 from .options import JsonOption
+from .say import say
 
 EXAMPLES = (("attn doctor", "Versions, devices, optional parts."),)
 
@@ -72,9 +73,7 @@ def main(as_json: JsonOption = False) -> None:
     if as_json:
         import json
 
-        typer.echo(
-            json.dumps({"versions": found, "devices": hardware, "optional": parts}, indent=2, ensure_ascii=False)
-        )
+        say(json.dumps({"versions": found, "devices": hardware, "optional": parts}, indent=2, ensure_ascii=False))
     else:
         from .show import print_rows
 
@@ -90,5 +89,5 @@ def main(as_json: JsonOption = False) -> None:
         if version == "missing" and (name != "triton" or sys.platform == "linux")
     ]
     if missing:
-        typer.echo(f"attn: missing: {', '.join(missing)}. Reinstall attn: pip install --force-reinstall attn", err=True)
+        say(f"attn: missing: {', '.join(missing)}. Reinstall attn: pip install --force-reinstall attn", err=True)
         raise typer.Exit(1)

@@ -9,6 +9,8 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from .say import say
+
 if TYPE_CHECKING:
     from attn.core.retrieve.search import Found
 
@@ -55,11 +57,11 @@ def show_hits(
     from attn.core.retrieve.runs import render, write_results
     from attn.core.retrieve.sheet import write_sheet
 
-    from .show import ROWS_SHOWN, printable, show
+    from .show import ROWS_SHOWN, show
 
     for item in found.report.items:
         if item.error:
-            typer.echo(printable(f"attn: {item.input}: {item.error}"), err=True)
+            say(f"attn: {item.input}: {item.error}", err=True)
     if sheet is not None:
         write_sheet(sheet, found)
     if output is not None:
@@ -69,7 +71,7 @@ def show_hits(
         some = rows[:ROWS_SHOWN]
         show(found.report, as_json=as_json, quiet=quiet, verbose=verbose, report_file=report_file, rows=some)
         if len(rows) > ROWS_SHOWN and not as_json and not quiet:
-            typer.echo(f"the first {ROWS_SHOWN} of {len(rows)} are shown; --format jsonl and --report have all")
+            say(f"the first {ROWS_SHOWN} of {len(rows)} are shown; --format jsonl and --report have all")
         return True
     if report_file is not None:
         write_report(found.report, report_file)

@@ -5,16 +5,21 @@ Recipe and measurements: PACKAGING.md, section 2. Exceptions become messages and
 
 from __future__ import annotations
 
+import functools
 import importlib
+import inspect
 import os
 import sys
-from collections.abc import Mapping, Sequence
-from typing import Any
+from collections.abc import Callable, Mapping, Sequence
+from typing import Annotated, Any
 
 import typer
 from typer.core import TyperGroup
 
 from attn.core.errors import AttnError, UsageError, did_you_mean
+from attn.core.memory import VARIABLE, parse_budget, set_budget
+
+from .say import say
 
 SETTINGS: dict[str, Any] = {
     "rich_markup_mode": None,  # help drawn by Rich costs 160 ms and reads badly in a pipe or a man page
@@ -24,6 +29,34 @@ SETTINGS: dict[str, Any] = {
 }
 
 EXIT_DONE, EXIT_FAILED, EXIT_USAGE, EXIT_INTERRUPTED, EXIT_PIPE = 0, 1, 2, 130, 141
+
+
+READ_NOTHING = frozenset({"methods", "doctor", "man"})
+"""Commands without a budget of memory."""
+MaxMemoryOption = Annotated[
+    str | None,
+    typer.Option(
+        "--max-memory",
+        metavar="SIZE",
+        envvar=VARIABLE,
+        show_default="half of the machine's",
+        help="Memory that one input may take, such as 4g; what would take more is refused before it is read.",
+    ),
+]
+
+
+def _with_budget(main: Callable[..., Any]) -> Callable[..., Any]:
+    """A command with ``--max-memory``, which takes effect here: no command passes it on."""
+
+    @functools.wraps(main)
+    def command(*args: Any, max_memory: str | None = None, **options: Any) -> Any:
+        set_budget(None if max_memory is None else parse_budget(max_memory))
+        return main(*args, **options)
+
+    signature = inspect.signature(main, eval_str=True)
+    added = inspect.Parameter("max_memory", inspect.Parameter.KEYWORD_ONLY, default=None, annotation=MaxMemoryOption)
+    command.__signature__ = signature.replace(parameters=[*signature.parameters.values(), added])  # type: ignore[attr-defined]
+    return command
 
 
 class LazyGroup(TyperGroup):
@@ -43,7 +76,8 @@ class LazyGroup(TyperGroup):
                 self.commands[cmd_name].name = cmd_name
             else:
                 sub = typer.Typer(**SETTINGS)
-                sub.command(name=cmd_name)(module.main)
+                main = module.main if cmd_name in READ_NOTHING else _with_budget(module.main)
+                sub.command(name=cmd_name)(main)
                 self.commands[cmd_name] = typer.main.get_command(sub)
         return super().get_command(ctx, cmd_name)
 
@@ -78,13 +112,11 @@ class LazyGroup(TyperGroup):
         except AttnError as error:
             if verbose:
                 raise
-            typer.echo(f"attn: {error}", err=True)
+            say(f"attn: {error}", err=True)
             raise SystemExit(EXIT_USAGE if isinstance(error, UsageError) else EXIT_FAILED) from None
         except Exception as error:
             if verbose:
                 raise
             text = " ".join(str(error).split())
-            typer.echo(
-                f"attn: internal error, {type(error).__name__}: {text}. Please report it (-v shows where)", err=True
-            )
+            say(f"attn: internal error, {type(error).__name__}: {text}. Please report it (-v shows where)", err=True)
             raise SystemExit(EXIT_FAILED) from None

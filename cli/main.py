@@ -12,6 +12,7 @@ import typer
 import attn
 
 from .lazy import EXIT_INTERRUPTED, SETTINGS, LazyGroup
+from .say import say
 
 COMMANDS: dict[str, tuple[str, str]] = {
     "denoise": ("attn.cli.denoise", "Denoise CT and other grey images without training data."),
@@ -62,7 +63,7 @@ app = typer.Typer(
 
 def _version(wanted: bool) -> None:
     if wanted:
-        typer.echo(f"attn {attn.__version__}")
+        say(f"attn {attn.__version__}")
         raise typer.Exit
 
 

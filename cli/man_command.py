@@ -7,6 +7,8 @@ from typing import Annotated
 
 import typer
 
+from .say import say
+
 
 def main(
     directory: Annotated[Path, typer.Argument(metavar="DIR", help="Where the pages go; made if missing.")],
@@ -15,4 +17,4 @@ def main(
     from .man import write_man_pages
 
     for path in write_man_pages(directory):
-        typer.echo(str(path))
+        say(str(path))

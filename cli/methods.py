@@ -4,11 +4,10 @@ from __future__ import annotations
 
 from typing import Any
 
-import typer
-
 from attn.core.registry import Registry
 
 from .options import JsonOption
+from .say import say
 
 EXAMPLES = (
     ("attn methods", "All methods as a table."),
@@ -46,7 +45,7 @@ def _print(table: list[dict[str, Any]], *, as_json: bool, title: str) -> None:
     if as_json:
         import json
 
-        typer.echo(json.dumps(table, indent=2, ensure_ascii=False))
+        say(json.dumps(table, indent=2, ensure_ascii=False))
     else:
         from .show import print_rows
 

@@ -9,6 +9,7 @@ import typer
 
 from .hits import HitsOption, SheetOption
 from .options import IndexArgument, JsonOption, QuietOption, ReportOption, ThreadsOption, VerboseOption, WhereOption
+from .say import say
 
 FORMATS = ("jsonl", "tsv", "paths0")
 
@@ -60,7 +61,5 @@ def main(
     )  # fmt: skip
     if shown and not as_json and not quiet:
         counts = found.report.items[0].metrics
-        typer.echo(
-            f"{counts['duplicates']} of {counts['entries']} entries are extra copies, in {counts['groups']} groups"
-        )
+        say(f"{counts['duplicates']} of {counts['entries']} entries are extra copies, in {counts['groups']} groups")
     raise typer.Exit(found.report.exit_code)

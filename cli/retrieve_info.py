@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-import typer
-
 from .options import IndexArgument, JsonOption
+from .say import say
 
 
 def main(
@@ -25,7 +24,7 @@ def main(
     finally:
         store.close()
     if as_json:
-        typer.echo(json.dumps(plain(facts), indent=2, ensure_ascii=False))
+        say(json.dumps(plain(facts), indent=2, ensure_ascii=False))
     else:
         model = facts.pop("fingerprint")
         print_rows([{"what": name, "is": str(value)} for name, value in {**facts, **model}.items()], title=index)

@@ -22,6 +22,7 @@ from .options import (
     WorkersOption,
     complete_methods,
 )
+from .say import say
 
 if TYPE_CHECKING:
     from attn.core.io.report import Item, Report
@@ -265,4 +266,4 @@ def _print_rest(report: Report) -> None:
     if pooled := report.summary.get("pooled"):
         print_rows([pooled], title="pooled over the pixels of all photos")
     if table := report.summary.get("measures"):
-        typer.echo(f"measures: {table}")
+        say(f"measures: {table}")

@@ -11,15 +11,13 @@ from typing import TYPE_CHECKING, Any
 import typer
 
 from attn.core.io.report import Item, Report, check_report_path, dumps, write_report
+from attn.core.text import printable
+
+from .say import say
 
 if TYPE_CHECKING:
     from rich.progress import Progress
 
-_PICTURES = (
-    {code: 0x2400 + code for code in range(32) if chr(code) not in "\t\n"}
-    | {0x7F: 0x2421}
-    | dict.fromkeys(range(0x80, 0xA0), "\ufffd")
-)
 ROWS_SHOWN = 200
 """A terminal is no place for ten thousand rows; reports hold all of them."""
 
@@ -44,18 +42,19 @@ class Watch:
             self._progress.update(self._files, completed=done, total=total)
             self._progress.update(self._steps, visible=False)
         if item.error:
-            self._say(printable(f"attn: {item.input}: {item.error}"))
+            self._say(f"attn: {item.input}: {item.error}")
 
     def step(self, name: str, done: int, total: int) -> None:
         if self._progress:
+            name = printable(name).replace("[", "\\[")  # a name is no markup of Rich
             shown = name if len(name) <= 40 else f"…{name[-39:]}"
             self._progress.update(self._steps, description=shown, completed=done, total=total, visible=True)
 
     def _say(self, text: str) -> None:
         if self._progress:
-            self._progress.console.print(text, markup=False, highlight=False, soft_wrap=True)
+            self._progress.console.print(printable(text, keep="\n"), markup=False, highlight=False, soft_wrap=True)
         else:
-            typer.echo(text, err=True)
+            say(text, err=True)
 
     def close(self) -> None:
         if self._progress:
@@ -149,20 +148,20 @@ def show(
     if verbose:
         for item in report.items:
             if trace := item.details.get("traceback"):
-                typer.echo(trace, err=True)
+                say(trace, err=True)
     if not quiet:
         _print_warnings(report)
     if report.summary.get("interrupted"):
         left = report.summary.get("left", ())
-        typer.echo(f"attn: interrupted, {len(left)} inputs left; the same command again goes on from here", err=True)
+        say(f"attn: interrupted, {len(left)} inputs left; the same command again goes on from here", err=True)
     if as_json:
-        typer.echo(dumps(report))
+        say(dumps(report))
     elif not quiet:
         _print_items(report, rows)
         if comparison := report.summary.get("comparison"):
             print_rows(comparison, title="mean over the files")
         for notice in report.notices:
-            typer.echo(notice)
+            say(notice)
 
 
 def _print_warnings(report: Report) -> None:
@@ -173,10 +172,10 @@ def _print_warnings(report: Report) -> None:
             found.setdefault(warning, []).append(item.input)
     for warning, names in found.items():
         more = f" and {len(names) - 1} more" if len(names) > 1 else ""
-        typer.echo(f"attn: warning: {names[0]}{more}: {warning}", err=True)
+        say(f"attn: warning: {names[0]}{more}: {warning}", err=True)
     for series in report.summary.get("series", ()):
         for warning in series["warnings"]:
-            typer.echo(f"attn: warning: series fitted on {series['fitted_on']}: {warning}", err=True)
+            say(f"attn: warning: series fitted on {series['fitted_on']}: {warning}", err=True)
 
 
 def _print_items(report: Report, shown: Sequence[Mapping[str, Any]] | None = None) -> None:
@@ -199,7 +198,7 @@ def _print_items(report: Report, shown: Sequence[Mapping[str, Any]] | None = Non
     print_rows(rows, title=f"attn {report.command}: {counts}, {report.seconds:.1f} s on {report.device}")
     if len(report.items) == 1 and report.items[0].output:
         verb = "written" if report.items[0].status == "ok" else "exists already"
-        typer.echo(f"{verb}: {report.items[0].output}")
+        say(f"{verb}: {report.items[0].output}")
 
 
 def print_rows(rows: Sequence[Mapping[str, Any]], *, title: str | None = None) -> None:
@@ -222,7 +221,7 @@ def print_rows(rows: Sequence[Mapping[str, Any]], *, title: str | None = None) -
     console = Console(width=None if sys.stdout.isatty() else 200, highlight=False, markup=False)
     console.on_broken_pipe = _pipe_closed  # type: ignore[method-assign]  # its own exits with 1, which means failed
     if title:
-        typer.echo(title)
+        say(title)
     console.print(table)
 
 
@@ -241,8 +240,3 @@ def cell(value: Any) -> str:
     if isinstance(value, float):
         return f"{value:.4g}" if abs(value) < 10 else f"{value:.2f}"
     return printable(str(value))
-
-
-def printable(text: str) -> str:
-    """``text`` without characters that steer a terminal: they become their pictures, as in ``␛[31m``."""
-    return text.translate(_PICTURES)

@@ -24,6 +24,7 @@ from .batch import Placement, Task, Work, do_task
 from .device import available_cores, set_threads
 from .errors import UsageError
 from .io.report import Item
+from .memory import budget, set_budget
 
 ENVIRONMENT = {"OMP_NUM_THREADS": "1", "MKL_NUM_THREADS": "1", "OPENBLAS_NUM_THREADS": "1"}
 """Of our worker processes: dask's own without MALLOC_TRIM_THRESHOLD_, which hands memory back to the system after every
@@ -108,8 +109,10 @@ def _check(client: Client, first_input: str) -> None:
             )
 
 
-def _on_worker(work: Work, task: Task, threads: int) -> Item:
+def _on_worker(work: Work, task: Task, threads: int, memory: int | None) -> Item:
     set_threads(threads)
+    if memory is not None:  # on other machines: what their own environment says
+        set_budget(memory)
     return do_task(work, task, lambda done, total: None)
 
 
@@ -126,13 +129,16 @@ def _pump(
     """Keep every worker busy until all tasks have an item."""
     slots = max(1, len(client.ncores()))
     threads = placement.threads or (max(1, available_cores() // slots) if local else 1)
+    memory = budget() // slots if local else None
     # one task per worker makes "submitted" mean "started", which a time limit needs; two hide the scheduler's latency
     in_flight = slots if placement.item_timeout else 2 * slots
     queue, running = list(todo), list[_Running]()
     while queue or running:
         while queue and len(running) < in_flight:
             index = queue.pop(0)
-            future = client.submit(_on_worker, work, _absolute(tasks[index]), threads, pure=False, retries=RETRIES)
+            future = client.submit(
+                _on_worker, work, _absolute(tasks[index]), threads, memory, pure=False, retries=RETRIES
+            )
             running.append(_Running(index, future, time.monotonic()))
         try:
             wait([entry.future for entry in running], timeout=0.5, return_when="FIRST_COMPLETED")

@@ -15,12 +15,13 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ..errors import InputError
+from ..text import one_line
 from .dicom_codecs import decode, is_colour, make_grey, shape_of
 from .dicom_padding import valid_pixels
 from .dicom_series import slice_info
 from .image import GreyImage
 from .kinds import open_regular
-from .pixels import MAX_PIXELS, filled, printable, reading, to_float
+from .pixels import MAX_PIXELS, filled, reading, to_float
 
 PIXEL_KEYWORDS = ("PixelData", "FloatPixelData", "DoubleFloatPixelData")
 _LOSSY = ("1.2.840.10008.1.2.4.50", "1.2.840.10008.1.2.4.51", "1.2.840.10008.1.2.4.81", "1.2.840.10008.1.2.4.91")
@@ -103,7 +104,7 @@ def read_dicom(path: Path, *, luma: bool = False, fill: float | None = None) -> 
         _drop_damaged(dataset, notes)
         modality = str(dataset.get("Modality") or "")
     source = DicomSource(dataset, keyword, slope, intercept, lossy, colour)
-    warnings = tuple(printable(text) for text in dict.fromkeys(notes))
+    warnings = tuple(one_line(text) for text in dict.fromkeys(notes))
     return GreyImage(path, "dicom", pixels, unit, valid, spacing, modality, stored, source, info, warnings)
 
 

@@ -66,29 +66,34 @@ def split_key(path: Path) -> tuple[Path, str | None]:
 def has_dicom_mark(path: Path) -> bool:
     """Whether ``DICM`` stands after a preamble of 128 bytes. False for anything that cannot be read."""
     try:
-        if not stat.S_ISREG(os.stat(path).st_mode):
-            return False  # opening a pipe would wait for its writer
-        with open(path, "rb") as file:
+        with open_regular(path) as file:
             return file.read(132)[128:] == b"DICM"
-    except (OSError, ValueError):
+    except (InputError, OSError):
         return False
 
 
-def open_regular(path: Path) -> BinaryIO:
-    """Open for reading; ``InputError`` for what is missing, forbidden, a directory or no regular file."""
+def open_regular(path: str | os.PathLike[str]) -> BinaryIO:
+    """Open for reading; ``InputError`` for what is missing, forbidden, a directory or no regular file.
+
+    Every file of a user is opened here: a pipe would wait for its writer, a device never end. What is looked at is what
+    was opened, not what had the name before.
+    """
     try:
-        mode = os.stat(path).st_mode
-        if stat.S_ISDIR(mode):
-            raise InputError(path, "is a directory", "Name the files in it")
-        if not stat.S_ISREG(mode):
-            raise InputError(path, "is not a regular file", "Save it to disk first")
-        return open(path, "rb")
+        handle = os.open(path, os.O_RDONLY | getattr(os, "O_NONBLOCK", 0) | getattr(os, "O_BINARY", 0))
     except FileNotFoundError:
         raise InputError(path, "does not exist", "Check the name") from None
     except PermissionError:
         raise InputError(path, "may not be read", "Check its permissions") from None
-    except (OSError, ValueError) as error:  # ValueError: a NUL byte in the name
-        raise InputError(path, f"cannot be opened ({error})") from error
+    except (OSError, ValueError) as error:  # ValueError: a NUL byte in the name; OSError: a socket
+        reason = getattr(error, "strerror", None) or error
+        raise InputError(path, f"cannot be opened ({reason})", "Check the name") from error
+    mode = os.fstat(handle).st_mode
+    if stat.S_ISREG(mode):
+        return open(path, "rb", opener=lambda name, flags: handle)  # keeps its name
+    os.close(handle)
+    if stat.S_ISDIR(mode):
+        raise InputError(path, "is a directory", "Name the files in it")
+    raise InputError(path, "is not a regular file", "Save it to disk first")
 
 
 def sniff(path: Path) -> Kind:

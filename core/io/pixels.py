@@ -14,6 +14,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ..errors import InputError
+from ..text import one_line
 from .image import GreyImage
 
 MAX_PIXELS = 2**28
@@ -54,17 +55,12 @@ def check_bytes(path: str | PathLike[str], expected: int, found: int, ratio: flo
         )
 
 
-def printable(text: str) -> str:
-    """One line without control characters: what a file says of itself must not move the cursor of a terminal."""
-    return "".join(letter if letter.isprintable() else "?" for letter in " ".join(text.split()))
-
-
 def first_line(message: object) -> str:
     """The first line of a library's message (and the second after a colon), shortened, without a full stop."""
     lines = str(message).strip().splitlines() or [""]
     text = f"{lines[0]} {lines[1].strip()}" if len(lines) > 1 and lines[0].endswith(":") else lines[0]
     text = text.partition(" Please see <")[0].strip().rstrip(".")
-    return printable(text if len(text) <= 160 else text[:157] + "...")
+    return one_line(text if len(text) <= 160 else text[:157] + "...")
 
 
 class _Collect(logging.Handler):
@@ -107,7 +103,7 @@ def reading(path: str | PathLike[str], kind: str, found: list[str]) -> Iterator[
         with captured(found):
             yield
     except InputError as error:
-        raise InputError(error.path, printable(error.what), printable(error.fix)) from error
+        raise InputError(error.path, one_line(error.what), one_line(error.fix)) from error
     except MemoryError as error:
         raise InputError(path, "needs more memory than there is", "Split the file") from error
     except Exception as error:  # decoders raise anything on damaged bytes; each is the file's fault

@@ -1,0 +1,128 @@
+"""One budget of memory, which every reader asks before it decodes and keeps to while it unpacks.
+
+A small file may unpack to terabytes, and a header may promise them. So sizes are computed from headers and compared
+with the budget first (``check_memory``), and what a stream unpacks to is counted while it unpacks (``read_within``,
+``Counted``). The budget is for one input and what is made of it, beside the program itself (about 0.5 GB with torch).
+"""
+
+from __future__ import annotations
+
+import io
+import os
+from os import PathLike
+from typing import IO
+
+from .errors import InputError, UsageError
+from .sizes import parse_size, show_bytes
+
+VARIABLE = "ATTN_MAX_MEMORY"
+"""Environment variable with the default of ``--max-memory``."""
+LEAST = 2**26
+"""Below 64 MiB nothing could be read."""
+FIX = "Raise --max-memory if it is what it should be, and the machine has that much"
+_BLOCK = 2**20
+_budget: int | None = None
+
+
+def set_budget(size: int | None) -> None:
+    """Let one input take ``size`` bytes in this process; None: what the environment or the machine say."""
+    global _budget
+    _budget = size
+
+
+def budget() -> int:
+    """Bytes that one input may take, with what is made of it."""
+    if _budget is not None:
+        return _budget
+    if text := os.environ.get(VARIABLE):
+        return parse_budget(text, VARIABLE)
+    return max(LEAST, machine_memory() // 2)
+
+
+def parse_budget(text: str, name: str = "--max-memory") -> int:
+    """``4g``, ``512m`` as bytes. Raises ``UsageError`` for anything else, or less than 64 MiB."""
+    try:
+        size = parse_size(text)
+    except UsageError:
+        raise UsageError(f"{name}: {text!r} is no amount of memory. Use a number such as 512m or 4g.") from None
+    if size < LEAST:
+        raise UsageError(f"{name}: {text} is too little to read anything. Use at least {LEAST // 2**20}m.")
+    return size
+
+
+def machine_memory() -> int:
+    """Bytes of memory that this process may use: those of the machine, or of the container where it has fewer."""
+    sizes = []
+    if hasattr(os, "sysconf"):
+        sizes.append(os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE"))
+    for place in ("/sys/fs/cgroup/memory.max", "/sys/fs/cgroup/memory/memory.limit_in_bytes"):
+        try:
+            with open(place) as file:
+                sizes.append(int(file.read()))
+        except (OSError, ValueError):  # no such file, or "max"
+            continue
+    return min((size for size in sizes if size > 0), default=2**32)
+
+
+def check_memory(path: str | PathLike[str], need: int, what: str = "its pixels take", fix: str = FIX) -> None:
+    """Refuse before anything is allocated what does not fit.
+
+    Parameters
+    ----------
+    path : str or PathLike
+        The file whose header was read.
+    need : int
+        Bytes at the peak, with copies.
+    what : str
+        Begins the sentence: ``"its pixels take"``.
+    fix : str
+
+    Raises
+    ------
+    InputError
+        If ``need`` is more than the budget.
+    """
+    if need > (most := budget()):
+        raise InputError(path, f"{what} {show_bytes(need)} of memory, more than the budget of {show_bytes(most)}", fix)
+
+
+def read_within(
+    file: IO[bytes], path: str | PathLike[str], limit: int | None = None, what: str = "unpacks to"
+) -> bytes:
+    """All that is left of a stream, at most ``limit`` bytes (None: a third of the budget, for what is made of them).
+
+    Raises
+    ------
+    InputError
+        As soon as there is more; the stream is not unpacked further.
+    """
+    most = budget() // 3 if limit is None else limit
+    parts, total = [], 0
+    while part := file.read(min(_BLOCK, most - total + 1)):
+        total += len(part)
+        if total > most:
+            raise InputError(path, f"{what} more than {show_bytes(most)}", FIX)
+        parts.append(part)
+    return b"".join(parts)
+
+
+class Counted(io.RawIOBase):
+    """A stream that refuses to give more than ``limit`` bytes (None: a third of the budget): for decoders that read it.
+
+    Wrap it in ``io.BufferedReader`` for lines.
+    """
+
+    def __init__(self, file: IO[bytes], path: str | PathLike[str], limit: int | None = None) -> None:
+        self._file, self._path, self._given = file, path, 0
+        self._limit = budget() // 3 if limit is None else limit
+
+    def readable(self) -> bool:
+        return True
+
+    def readinto(self, buffer: bytearray | memoryview) -> int:  # type: ignore[override]
+        data = self._file.read(len(buffer))
+        self._given += len(data)
+        if self._given > self._limit:
+            raise InputError(self._path, f"unpacks to more than {show_bytes(self._limit)}", FIX)
+        buffer[: len(data)] = data
+        return len(data)
