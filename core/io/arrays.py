@@ -127,7 +127,7 @@ def _load(path: Path, file: IO[bytes], size: int) -> NDArray[Any]:
         raise InputError(path, f"holds values of type {dtype}", "Save it as bool, integer or float")
     if len(shape) not in (2, 3):
         raise InputError(path, f"has {len(shape)} axes (shape {shape})", "Save one image [H, W] or a stack [Z, H, W]")
-    check_size(path, shape)
+    check_size(path, shape, itemsize=dtype.itemsize)
     check_bytes(path, math.prod(shape) * dtype.itemsize, size - file.tell())
     file.seek(0)
     return np.asarray(np.lib.format.read_array(file, allow_pickle=False))

@@ -131,7 +131,8 @@ def shape_of(path: Path, dataset: Any) -> tuple[int, int, int, int]:
     rows, columns = _integer(path, dataset, "Rows"), _integer(path, dataset, "Columns")
     samples = _integer(path, dataset, "SamplesPerPixel", 1)
     shape = (frames, rows, columns, samples)
-    check_size(path, shape if samples != 1 else shape[:3])
+    bits = _integer(path, dataset, "BitsAllocated", 32)
+    check_size(path, shape if samples != 1 else shape[:3], itemsize=max(1, bits // 8))
     if samples not in (1, 3):
         raise InputError(path, f"has {samples} samples per pixel", "Only grey (1) and colour (3) are known")
     return shape

@@ -15,13 +15,14 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ..errors import InputError
+from ..memory import budget
 from ..text import one_line
 from .dicom_codecs import decode, is_colour, make_grey, shape_of
 from .dicom_padding import valid_pixels
 from .dicom_series import slice_info
 from .image import GreyImage
 from .kinds import open_regular
-from .pixels import MAX_PIXELS, filled, reading, to_float
+from .pixels import filled, reading, to_float
 
 PIXEL_KEYWORDS = ("PixelData", "FloatPixelData", "DoubleFloatPixelData")
 _LOSSY = ("1.2.840.10008.1.2.4.50", "1.2.840.10008.1.2.4.51", "1.2.840.10008.1.2.4.81", "1.2.840.10008.1.2.4.91")
@@ -148,7 +149,7 @@ def _parse(path: Path) -> Any:
 
 def _check_deflated(path: Path) -> None:
     """Refuse a deflated data set that would unpack to more than any image may hold."""
-    limit = 4 * MAX_PIXELS
+    limit = budget() // 3
     with open_regular(path) as file:
         head = file.read(4096)
         if _DEFLATED.encode() not in head or head[128:132] != b"DICM":

@@ -15,10 +15,11 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ..errors import InputError
+from ..memory import budget
 from .atomic import atomic_path
 from .image import GreyImage
 from .kinds import open_regular
-from .pixels import MAX_PIXELS, check_bytes, check_size, filled, reading, to_stored
+from .pixels import check_bytes, check_size, filled, reading, to_stored
 
 
 @dataclass(frozen=True, slots=True)
@@ -70,7 +71,7 @@ def read_nifti(path: Path, *, fill: float | None = None) -> GreyImage:
             raise InputError(path, f"has {len(slim)} axes (shape {shape})", "Split it into 3-D volumes")
         if dtype.kind not in "biuf" or dtype.itemsize > 8:
             raise InputError(path, f"holds values of type {dtype}", "Convert it to integer or float")
-        check_size(path, slim)
+        check_size(path, slim, itemsize=dtype.itemsize)
         offset, count = int(header["vox_offset"]), math.prod(slim)
         if not header.sizeof_hdr <= offset:
             raise InputError(path, f"says its voxels begin at byte {offset}, inside the header", "It may be damaged")
@@ -105,8 +106,8 @@ def write_nifti(image: GreyImage, pixels: NDArray[Any], path: Path) -> None:
 
 
 def _bytes(path: Path) -> bytes:
-    """The whole file, unpacked if it is gzip, within the limit that ``MAX_PIXELS`` of 8 bytes would need."""
-    limit = MAX_PIXELS * 8 + 2**20
+    """The whole file, unpacked if it is gzip, within a third of the budget of memory."""
+    limit = budget() // 3
     with open_regular(path) as file:
         if file.read(2) != b"\x1f\x8b":
             file.seek(0)

@@ -81,7 +81,8 @@ def reduced(size: tuple[int, int], max_side: int | None) -> tuple[int, int]:
 
 
 def _check_size(path: Path, height: int, width: int) -> None:
-    check_size(path, (height, width), limit=MAX_PHOTO_PIXELS, advice="reduce the photo")
+    # four bytes per pixel while decoding; what is made of a photo depends on its reduction, and is its user's to count
+    check_size(path, (height, width), itemsize=1, each=2, slice_each=0, limit=MAX_PHOTO_PIXELS, advice="reduce it")
 
 
 def _array(path: Path, notes: list[str]) -> Source:

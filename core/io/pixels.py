@@ -14,11 +14,15 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ..errors import InputError
+from ..memory import check_memory
 from ..text import one_line
 from .image import GreyImage
 
-MAX_PIXELS = 2**28
-"""Pixels in one file, all slices together: 1 GB as float32. Headers that promise more are refused before allocating."""
+STACK_BYTES = 64
+"""Bytes at the peak for each pixel of a file, beside twice what it stores: reading, denoising, scoring and writing a
+stack, measured."""
+SLICE_BYTES = 512
+"""Bytes at the peak for each pixel of one slice: what the most demanding method needs while it works, measured."""
 
 DAMAGED = "The file may be damaged: copy or export it again"
 """What to do about bytes that make no sense."""
@@ -29,16 +33,55 @@ LUMA = (0.299, 0.587, 0.114)
 
 
 def check_size(
-    path: str | PathLike[str], shape: Sequence[int], *, limit: int = MAX_PIXELS, advice: str = "split the file"
+    path: str | PathLike[str],
+    shape: Sequence[int],
+    *,
+    itemsize: int = 4,
+    each: int = STACK_BYTES,
+    slice_each: int = SLICE_BYTES,
+    limit: int | None = None,
+    advice: str = "split the file",
 ) -> int:
-    """Number of values in ``shape`` [Z, H, W, ...]; ``InputError`` if a side is < 1 or there are too many values."""
+    """Refuse what a header promises before anything is allocated, unless it fits into the budget of memory.
+
+    Parameters
+    ----------
+    path : str or PathLike
+    shape : sequence of int
+        [Z, H, W, ...], or [H, W]. Colours are values like others: [Z, H, W, 3].
+    itemsize : int
+        Bytes of one value as the file stores it.
+    each : int
+        Bytes that everything made of one value takes at the peak, beside twice ``itemsize`` (the file's bytes and the
+        stored values).
+    slice_each : int
+        Bytes per pixel of one slice (of the last two axes, the last three of four) that work on it takes beside that.
+    limit : int or None
+        Most values, where there is a limit besides the budget.
+    advice : str
+        What to do about a file that is too large and not damaged.
+
+    Returns
+    -------
+    int
+        Number of values.
+
+    Raises
+    ------
+    InputError
+        If a side is < 1, or there are more values than ``limit`` or than the budget holds.
+    """
     count = math.prod(shape)
     sides = " x ".join(str(side) for side in shape)
     if not shape or min(shape) < 1:
         raise InputError(path, f"has no pixels: its size is {sides}", "The header may be damaged")
-    if count > limit:
+    if limit is not None and count > limit:
         fix = f"The header may be damaged; if it is not, {advice}"
         raise InputError(path, f"claims {sides} pixels, more than the limit of {limit}", fix)
+    one = count // (shape[0] if len(shape) > 2 else 1)
+    need = count * (2 * itemsize + each) + one * slice_each
+    fix = f"The header may be damaged; if it is not, {advice} or raise --max-memory"
+    check_memory(path, need, f"claims {sides} pixels, which take", fix)
     return count
 
 

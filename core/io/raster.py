@@ -117,7 +117,7 @@ def _png_header(path: Path) -> tuple[int, int, int, int]:
 
 @contextmanager
 def _unlimited() -> Iterator[None]:
-    """Lift Pillow's own limit, which is lower than ``MAX_PIXELS``; the size was checked before."""
+    """Lift Pillow's own limit, which is lower than a budget may be; the size was checked before."""
     from PIL import Image
 
     before, Image.MAX_IMAGE_PIXELS = Image.MAX_IMAGE_PIXELS, None
@@ -159,7 +159,7 @@ def read_tiff(path: Path, *, luma: bool = False, fill: float | None = None) -> G
             one, page = series[0], series[0].keyframe
             if page.dtype is None or page.dtype.kind not in "biuf":
                 raise InputError(path, f"holds values of type {page.dtype}", "Save it as integer or float TIFF")
-            check_size(path, one.shape)
+            check_size(path, one.shape, itemsize=page.dtype.itemsize)
             packed = (int(np.prod(one.shape)) * page.bitspersample + 7) // 8
             check_bytes(path, packed, path.stat().st_size, _RATIOS.get(int(page.compression), 1100.0))
             array = _tiff_pixels(path, one, page)

@@ -68,7 +68,7 @@ def test_what_is_no_image_is_refused(array, message, tmp_path):
 
 
 def test_absurd_shape_is_refused_before_allocating(tmp_path):
-    for shape, message in (((9999999, 999999), "limit"), ((16000, 16000), "cut off"), ((4, -4), "no pixels")):
+    for shape, message in (((9999999, 999999), "budget"), ((1000, 1000), "cut off"), ((4, -4), "no pixels")):
         with open(tmp_path / "a.npy", "wb") as file:
             header = {"descr": "<f4", "fortran_order": False, "shape": shape}
             np.lib.format.write_array_header_1_0(file, header)
