@@ -25,7 +25,7 @@ OPTIONAL = (
     ("JPEG 2000 in DICOM", "openjpeg", "pip install pylibjpeg pylibjpeg-openjpeg"),
     ("JPEG in DICOM", "libjpeg", "pip install pylibjpeg pylibjpeg-libjpeg"),
     ("JPEG-LS in DICOM", "jpeg_ls", "pip install pyjpegls"),
-    ("language and vision models", "transformers", "pip install 'attn[models]'"),
+    ("language and vision models", "transformers", "pip install transformers"),
 )
 
 

@@ -15,7 +15,7 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 import dask
-from distributed import Client, LocalCluster, wait
+from distributed import Client, LocalCluster, get_worker, wait
 from distributed.scheduler import KilledWorker
 
 import attn
@@ -31,6 +31,10 @@ ENVIRONMENT = {"OMP_NUM_THREADS": "1", "MKL_NUM_THREADS": "1", "OPENBLAS_NUM_THR
 tensor; photos took twice as long with it, most of that in the kernel."""
 RETRIES = 2
 """How often a file whose worker died is tried again."""
+
+
+STARTED = "attn-started"
+"""Topic under which a worker says that it begins a task."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -113,6 +117,8 @@ def _on_worker(work: Work, task: Task, threads: int, memory: int | None) -> Item
     set_threads(threads)
     if memory is not None:  # on other machines: what their own environment says
         set_budget(memory)
+    worker = get_worker()
+    worker.log_event(STARTED, worker.get_current_task())
     return do_task(work, task, lambda done, total: None)
 
 
@@ -130,7 +136,9 @@ def _pump(
     slots = max(1, len(client.ncores()))
     threads = placement.threads or (max(1, available_cores() // slots) if local else 1)
     memory = budget() // slots if local else None
-    # one task per worker makes "submitted" mean "started", which a time limit needs; two hide the scheduler's latency
+    began: dict[Any, float] = {}  # a time limit is for the file: starting a process and importing torch do not count
+    client.subscribe_topic(STARTED, lambda event: began.update({event[1]: time.monotonic()}))
+    # with a limit one task per worker, so that none waits behind one that hangs; two hide the scheduler's latency
     in_flight = slots if placement.item_timeout else 2 * slots
     queue, running = list(todo), list[_Running]()
     while queue or running:
@@ -148,11 +156,12 @@ def _pump(
             running.remove(entry)
             record(entry.index, _collect(entry, tasks[entry.index]))
         limit = placement.item_timeout
-        for entry in [entry for entry in running if limit and time.monotonic() - entry.since > limit]:
+        now = time.monotonic()
+        for entry in [entry for entry in running if limit and now - began.get(entry.future.key, now) > limit]:
             running.remove(entry)
             _abandon(client, entry.future)
             text = f"gave up after {limit:g} s (--item-timeout)"
-            record(entry.index, _failed(tasks[entry.index], time.monotonic() - entry.since, text))
+            record(entry.index, _failed(tasks[entry.index], now - began[entry.future.key], text))
 
 
 def _absolute(task: Task) -> Task:

@@ -40,7 +40,7 @@ def test_a_need_above_the_budget_is_refused_with_both_numbers():
 
 def test_a_stream_is_not_unpacked_beyond_the_limit():
     packed = io.BytesIO(gzip.compress(bytes(2**26)))
-    with pytest.raises(InputError, match="unpacks to more than 1.0 MiB"):
+    with pytest.raises(InputError, match=r"unpacks to more than 1\.0 MiB"):
         memory.read_within(gzip.GzipFile(fileobj=packed), "a.gz", 2**20)
     assert packed.tell() < 2**20
     assert memory.read_within(io.BytesIO(b"ab" * 5), "a", 10) == b"ab" * 5

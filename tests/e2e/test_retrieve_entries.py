@@ -9,9 +9,6 @@ import sys
 
 import numpy as np
 import pytest
-
-pytest.importorskip("transformers", reason="the text encoders need transformers")
-
 from encoder_folders import sentence_folder
 
 TEXTS = {

@@ -10,11 +10,8 @@ import sys
 
 import numpy as np
 import pytest
-from PIL import Image
-
-pytest.importorskip("transformers", reason="the text encoders need transformers")
-
 from encoder_folders import dual_folder, sentence_folder
+from PIL import Image
 
 
 @pytest.fixture(scope="module")

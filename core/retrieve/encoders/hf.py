@@ -24,7 +24,7 @@ def transformers() -> Any:
     try:
         import transformers
     except ImportError:
-        raise UsageError("--model: this model needs transformers. Install it: pip install 'attn[models]'") from None
+        raise UsageError("--model: this model needs transformers. Install it: pip install transformers") from None
     return transformers
 
 

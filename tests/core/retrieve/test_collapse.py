@@ -103,7 +103,6 @@ def test_sink_is_rank_one_and_uniform_is_nothing() -> None:
 
 @pytest.fixture
 def encoder(tmp_path: Path) -> Any:
-    pytest.importorskip("transformers")
     from encoder_folders import text_folder
 
     from attn.core.retrieve.encoders.load import load

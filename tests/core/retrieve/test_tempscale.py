@@ -8,13 +8,12 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+import transformers
 from torch import Tensor, nn
 
 from attn.core.errors import AttnError, UsageError
 from attn.core.retrieve import _sites
 from attn.core.retrieve.tempscale import observed, scaled, self_check, temperature
-
-transformers = pytest.importorskip("transformers")
 
 SMALL = dict(vocab_size=50, hidden_size=16, num_hidden_layers=2, num_attention_heads=2, intermediate_size=24)
 LLAMA = SMALL | dict(num_key_value_heads=1, pad_token_id=0, bos_token_id=1, eos_token_id=2)

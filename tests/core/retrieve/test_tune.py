@@ -53,7 +53,6 @@ def test_of_equal_ones_the_nearest_to_one() -> None:
 
 
 def test_whole(tmp_path: Path) -> None:
-    pytest.importorskip("transformers")
     from encoder_folders import TEXTS, text_folder
 
     documents = {str(i): text for i, text in enumerate(TEXTS)}

