@@ -16,6 +16,7 @@ from .options import (
     InputsArgument,
     JsonOption,
     ListOption,
+    NulOption,
     OutputOption,
     OverwriteOption,
     QuietOption,
@@ -215,6 +216,7 @@ def main(
         float | None,
         typer.Option("--fill", metavar="VALUE", help="Replaces NaN and infinities instead of refusing them."),
     ] = None,
+    nul: NulOption = False,
     list_: ListOption = False,
     as_json: JsonOption = False,
     report_file: ReportOption = None,
@@ -282,5 +284,6 @@ def main(
     from .show import run_files
 
     run_files(
-        run, inputs, output, options, placement, as_json=as_json, report_file=report_file, quiet=quiet, verbose=verbose
-    )
+        run, inputs, output, options, placement, nul=nul, as_json=as_json, report_file=report_file, quiet=quiet,
+        verbose=verbose,
+    )  # fmt: skip

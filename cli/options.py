@@ -31,8 +31,14 @@ InputsArgument = Annotated[
 OutputOption = Annotated[
     str | None,
     typer.Option(
-        "--output", "-o", metavar="PATH", help="Directory for the results, or a file when there is one input."
+        "--output",
+        "-o",
+        metavar="PATH",
+        help="Directory for the results; with one input, NAME with an image's suffix is the result.",
     ),
+]
+NulOption = Annotated[
+    bool, typer.Option("--null", "-0", help="The list on stdin is separated by NUL, as find -print0 writes it.")
 ]
 ListOption = Annotated[bool, typer.Option("--list", help="List the methods and leave.")]
 JsonOption = Annotated[bool, typer.Option("--json", help="Print one JSON document on stdout and nothing else.")]

@@ -13,6 +13,7 @@ from .options import (
     DtypeOption,
     JsonOption,
     ListOption,
+    NulOption,
     OverwriteOption,
     QuietOption,
     ReportOption,
@@ -177,6 +178,7 @@ def main(
     official_auc: Annotated[
         bool, typer.Option("--official-auc", help="With --protocol fsg: also what that code calls AUC.")
     ] = False,
+    nul: NulOption = False,
     list_: ListOption = False,
     as_json: JsonOption = False,
     report_file: ReportOption = None,
@@ -231,8 +233,8 @@ def main(
     from .show import run_files
 
     run_files(
-        run, inputs, output, options, placement, as_json=as_json, report_file=report_file, quiet=quiet, verbose=verbose,
-        row=_row, after=_print_rest,
+        run, inputs, output, options, placement, nul=nul, as_json=as_json, report_file=report_file, quiet=quiet,
+        verbose=verbose, row=_row, after=_print_rest,
     )  # fmt: skip
 
 

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 import typer
 
 from attn.core.io.report import Item, Report, check_report_path, dumps, write_report
+from attn.core.io.walk import read_list
 from attn.core.text import printable
 
 from .say import say
@@ -72,20 +73,22 @@ def run_files(
     report_file: Path | None,
     quiet: bool,
     verbose: bool,
+    nul: bool = False,
     row: Callable[[Item], Mapping[str, Any]] | None = None,
     after: Callable[[Report], None] | None = None,
 ) -> None:
     """Call a command's ``run`` over the user's files, show its report, and leave with the report's exit code.
 
     ``row`` makes a line of the table of an item where a command has too many metrics for one; ``after`` prints what
-    follows the table.
+    follows the table; with ``nul``, NUL separates the names of a list on standard input.
     """
     if report_file is not None:
         check_report_path(report_file)  # before hours of work, not after
     watch = Watch(quiet=quiet)
     try:
+        listed = read_list(nul=nul) if "-" in inputs else ()
         arguments = {"inputs": inputs, "output": output, **asdict(options), **asdict(placement), "argv": sys.argv[1:]}
-        report = run(inputs, output, options, placement, watcher=watch, stdin=sys.stdin, arguments=arguments)
+        report = run(inputs, output, options, placement, watcher=watch, stdin=listed, arguments=arguments)
     finally:
         watch.close()
     rows = [row(item) for item in report.items[:ROWS_SHOWN]] if row else None
@@ -173,6 +176,8 @@ def _print_warnings(report: Report) -> None:
     for warning, names in found.items():
         more = f" and {len(names) - 1} more" if len(names) > 1 else ""
         say(f"attn: warning: {names[0]}{more}: {warning}", err=True)
+    for row in report.summary.get("skipped_files", ()):
+        say(f"attn: passed by, {row['why']}: {row['files']} ({row['names']})", err=True)
     for series in report.summary.get("series", ()):
         for warning in series["warnings"]:
             say(f"attn: warning: series fitted on {series['fitted_on']}: {warning}", err=True)

@@ -18,6 +18,7 @@ from ..io import GreyImage, expand_inputs, output_paths, read_image
 from ..io.atomic import remove_stale
 from ..io.kinds import split_key
 from ..io.report import Item, Report
+from ..io.walk import Passed
 from . import METHODS
 from .base import Filter
 from .evaluate import compare_methods, mean_comparison, noise_metrics, scores
@@ -50,7 +51,7 @@ def run(
     inputs : sequence of str
         Files, directories, glob patterns, ``-`` (paths on ``stdin``) or ``example:NAME``.
     output : str, Path or None
-        A directory (as text, a ``/`` at its end says so), a file when there is one input, or None: beside the input.
+        A directory; with one input and a suffix of an image, the result itself. None: beside the input.
     options : DenoiseOptions
     placement : Placement
         Where the batch runs, and whether finished outputs are done again.
@@ -73,7 +74,8 @@ def run(
     start = time.perf_counter()
     check_options(options)
     device = str(pick_device(options.device))
-    sources = expand_inputs(inputs, stdin=stdin)
+    passed = Passed()
+    sources = expand_inputs(inputs, stdin=stdin, output=output, passed=passed)
     if options.save_filter and options.fit_on == "each" and len(sources) > 1:
         raise UsageError("--save-filter keeps one filter: add --fit first, middle or INDEX, or name one input.")
     targets = output_paths(sources, output, word="denoised")
@@ -88,7 +90,7 @@ def run(
     elif options.fit_on != "each":
         tasks, series = _fit_series(tasks, options, placement, watcher)
     outcome = run_batch(partial(denoise_file, options=options), tasks, placement, watcher)
-    summary: dict[str, Any] = {"series": series} if series else {}
+    summary: dict[str, Any] = passed.summary() | ({"series": series} if series else {})
     if options.compare:
         summary["comparison"] = mean_comparison(outcome.items)
     told = arguments or {"inputs": list(inputs), "output": output and str(output), "method": options.method}

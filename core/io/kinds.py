@@ -46,6 +46,8 @@ _FOREIGN: tuple[tuple[bytes | tuple[bytes, ...], str, str], ...] = (
     (b"%PDF", "a PDF document", ""),
     (b"MATLAB 5.0", "a MATLAB file", "Export the array as NPY"),
 )
+HEAD = 352
+"""So many first bytes tell the kind of a file: a NIfTI header without extension."""
 READABLE = "Readable are DICOM, PNG, TIFF, NPY, NPZ and NIfTI"
 
 
@@ -60,16 +62,29 @@ def suffix_of(path: Path) -> str:
 def split_key(path: Path) -> tuple[Path, str | None]:
     """``FILE.npz#KEY`` to file and key; the key is None where a file of the whole name exists or no # follows .npz."""
     head, mark, key = path.name.partition(".npz#")
-    return (path.with_name(head + ".npz"), key) if mark and key and head and not path.exists() else (path, None)
+    return (path.with_name(head + ".npz"), key) if mark and key and head and not os.path.exists(path) else (path, None)
 
 
-def has_dicom_mark(path: Path) -> bool:
-    """Whether ``DICM`` stands after a preamble of 128 bytes. False for anything that cannot be read."""
-    try:
-        with open_regular(path) as file:
-            return file.read(132)[128:] == b"DICM"
-    except (InputError, OSError):
-        return False
+def is_dicom(head: bytes) -> bool:
+    """Whether a file that begins with ``head`` (``HEAD`` bytes) is DICOM, with or without a preamble.
+
+    Without one, the data set begins at once, in little or big endian: an element of group 0002 or 0008, then a value
+    representation of two capitals, or (implicit) a length that an element at that place can have.
+    """
+    if head[128:132] == b"DICM":
+        return True
+    for order in ("little", "big"):
+        group, element = (int.from_bytes(head[at : at + 2], order) for at in (0, 2))  # type: ignore[arg-type]
+        if group in (2, 8) and element <= 0xFF and len(head) >= 8:
+            explicit = head[4:6].isalpha() and head[4:6].isupper()
+            if explicit or int.from_bytes(head[4:8], order) <= 0xFFFF:  # type: ignore[arg-type]
+                return True
+    return False
+
+
+def is_dicomdir(head: bytes) -> bool:
+    """Whether ``head`` (``HEAD`` bytes) begins a DICOMDIR, the table of contents of a medium: no image is in it."""
+    return head[128:132] == b"DICM" and b"1.2.840.10008.1.3.10\0" in head
 
 
 def open_regular(path: str | os.PathLike[str]) -> BinaryIO:
@@ -114,7 +129,7 @@ def sniff(path: Path) -> Kind:
         If the file cannot be opened, is empty, or is of no readable kind.
     """
     with open_regular(path) as file:
-        head = file.read(352)
+        head = file.read(HEAD)
     if not head:
         raise InputError(path, "is empty (0 bytes)", "Copy or export it again")
     if head[128:132] == b"DICM":
@@ -124,8 +139,8 @@ def sniff(path: Path) -> Kind:
             return kind
     if head[344:348] in (b"n+1\0", b"n+2\0", b"ni1\0") or head[4:8] in (b"n+2\0", b"ni2\0"):
         return "nifti"
-    if (head[:2] in (b"\x02\x00", b"\x08\x00") and head[3:4] == b"\0") or head[:3] == b"\0\x08\0":
-        return "dicom"  # no preamble: the data set begins at once, little or big endian
+    if is_dicom(head):
+        return "dicom"
     for magic, name, fix in _FOREIGN:
         if head.startswith(magic):
             raise InputError(path, f"is {name}", fix)

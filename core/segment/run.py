@@ -19,7 +19,7 @@ from ..io.atomic import remove_stale
 from ..io.photo import PHOTO_SUFFIXES, read_photo
 from ..io.raster import read_png
 from ..io.report import Item, Report, plain
-from ..io.walk import expand_inputs
+from ..io.walk import Passed, expand_inputs
 from . import metrics as scoring
 from .case import MAX_SIDE, Case, as_mask, read_case, segment_case, segmenter_of, threshold_of
 from .measure import measure
@@ -95,7 +95,8 @@ def run(
     check_options(options)
     device = str(pick_device(options.device))
     options = replace(options, model=model_name(options.model), compare=other_models(options))
-    sources = expand_inputs(inputs, suffixes=PHOTO_SUFFIXES, stdin=stdin)
+    passed = Passed()
+    sources = expand_inputs(inputs, suffixes=PHOTO_SUFFIXES, stdin=stdin, output=output, passed=passed)
     if len(sources) > 1 and options.truth is not None and not options.truth.is_dir():
         raise UsageError(
             f"--truth: {options.truth} is one file, but there are {len(sources)} photos. Name a directory."
@@ -110,7 +111,7 @@ def run(
         remove_stale(place)  # what a killed run left half-written
     outcome = run_batch(partial(segment_file, options=options), tasks, placement, watcher or Silent())
     items = tuple(_told(item, options) if item.status == "skipped" else item for item in outcome.items)
-    summary: dict[str, Any] = {}
+    summary: dict[str, Any] = passed.summary()
     notices = [NOTICE]
     if options.truth is not None:
         by_name = {task.name: task.payload for task in tasks}

@@ -5,7 +5,7 @@ import sys
 
 import pytest
 
-from attn.core.errors import InputError
+from attn.core.errors import InputError, UsageError
 from attn.core.io import atomic
 
 
@@ -125,3 +125,75 @@ def test_a_file_in_the_place_of_a_folder(tmp_path):
         with pytest.raises(InputError, match="cannot be written"), atomic.atomic_folder(place):
             pass
     assert (tmp_path / "a").read_text() == "mine"
+
+
+def test_a_writer_whose_number_is_not_seen_keeps_its_file(tmp_path, monkeypatch):
+    """As one in another container on shared storage: only the lock tells that it lives."""
+    with atomic.atomic_path(tmp_path / "a.txt") as temporary:
+        renamed = temporary.with_name(temporary.name.replace(f"-{os.getpid()}-", "-4194304999-"))
+        temporary.rename(renamed)
+        assert atomic.remove_stale(tmp_path) == []
+        renamed.rename(temporary)
+    with atomic.atomic_folder(tmp_path / "folder") as temporary:
+        assert atomic.remove_stale(tmp_path) == []
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["a.txt", "folder"]
+
+
+def test_where_locks_say_nothing_age_does(tmp_path, monkeypatch):
+    old, new = (tmp_path / f".attn-tmp-00000000-1-{n}-b.txt" for n in (0, 1))
+    for path in (old, new):
+        path.write_text("")
+    os.utime(old, (1, 1))
+    assert atomic.remove_stale(tmp_path) == [old]
+    os.utime(new, (1, 1))
+    monkeypatch.setattr(atomic, "_locked", lambda handle: None)  # a file system without locks
+    with atomic.atomic_path(tmp_path / "a.txt") as temporary:
+        temporary.write_text("x")
+        assert atomic.remove_stale(tmp_path) == []
+    assert (tmp_path / "a.txt").read_text() == "x"
+
+
+def test_every_writer_tidies_the_directory_that_it_writes_to(tmp_path, monkeypatch):
+    """Training, figures and reports too: none of them has to remember it."""
+    monkeypatch.setattr(atomic, "_TIDIED", set())
+    leftover = tmp_path / f".attn-tmp-{atomic._host()}-1-0-last.pt"
+    leftover.write_text("half")  # of process 1, which lives: its number says nothing
+    atomic.write_text(tmp_path / "report.md", "x")
+    assert [path.name for path in tmp_path.iterdir()] == ["report.md"]
+
+
+def test_names_that_are_not_utf8(tmp_path):
+    path = tmp_path / os.fsdecode(b"\xff" * 120 + b".txt")
+    atomic.write_text(path, "x")
+    assert path.read_text() == "x"
+    with pytest.raises(InputError, match="NUL"):
+        atomic.write_text(tmp_path / "a\0b", "x")
+
+
+def test_places_are_judged_before_the_work(tmp_path):
+    (tmp_path / "file").write_text("")
+    os.mkfifo(tmp_path / "pipe")
+    (tmp_path / "nowhere").symlink_to(tmp_path / "gone")
+    for name, fault in (
+        ("new/folder/a.txt", ""),
+        ("file", ""),
+        (".", "is a directory"),
+        ("pipe", "no regular file"),
+        ("file/a.txt", "is a file, not a directory"),
+        ("nowhere/a.txt", "link to nowhere"),
+        ("x" * 256, "256 bytes"),
+        ("a\0b", "null byte"),
+        ("x" * 256 + "/a", "too long"),
+    ):
+        found = atomic.place_fault(os.path.join(tmp_path, name))
+        assert (fault in found) if fault else (found == "")
+    assert not (tmp_path / "new").exists()
+    with pytest.raises(UsageError, match=r"--plot a\.doc: the file is written as \.png or \.svg"):
+        atomic.check_place("--plot", "a.doc", (".png", ".svg"))
+
+
+@pytest.mark.skipif(os.geteuid() == 0, reason="root may write everywhere")
+def test_a_place_that_may_not_be_written(tmp_path):
+    tmp_path.chmod(0o500)
+    assert "may not be written" in atomic.place_fault(tmp_path / "a.txt")
+    tmp_path.chmod(0o700)
