@@ -24,14 +24,17 @@ from .options import (
 def main(
     index: IndexArgument,
     query: Annotated[
-        list[str] | None, typer.Argument(metavar="QUERY", help="Sentences, each a query.", show_default=False)
+        list[str] | None,
+        typer.Argument(
+            metavar="QUERY", help="Sentences, each a query; - reads more of standard input.", show_default=False
+        ),
     ] = None,
     image: Annotated[
         list[Path] | None, typer.Option("--image", metavar="FILE", help="A photo as the query; may be repeated.")
     ] = None,
     queries: Annotated[
         Path | None,
-        typer.Option("--queries", metavar="FILE", help=".jsonl (_id, text), .tsv (id, text), or one query a line."),
+        typer.Option("--queries", metavar="FILE", help=".txt (one a line), .tsv (id, text), .csv, .jsonl or .json."),
     ] = None,
     top: TopOption = 10,
     where: WhereOption = None,
@@ -59,8 +62,9 @@ def main(
 
     The model is the one that made the index. Exit code 1 when nothing is found at all.
     """
+    from attn.core.retrieve.queries import queries_of
     from attn.core.retrieve.runs import FORMATS
-    from attn.core.retrieve.search import SearchOptions, encoder_options, queries_of, search
+    from attn.core.retrieve.search import SearchOptions, encoder_options, search
 
     from .hits import check_hits, show_hits
     from .show import print_rows

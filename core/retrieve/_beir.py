@@ -41,7 +41,7 @@ def read_corpus(path: Path) -> Iterator[tuple[str, str, str]]:
         raise InputError(path, "holds no lines", 'Write {"_id": "...", "text": "..."} on each line')
 
 
-def document_text(path: Path, place: str, record: Mapping[str, Any]) -> str:
+def document_text(path: str | Path, place: str, record: Mapping[str, Any]) -> str:
     """Title, a blank and text. Raises ``InputError`` where there is neither."""
     if "text" not in record and "title" not in record:
         raise InputError(path, f"{place} has no 'text'", "Add a text; it may be empty")

@@ -24,12 +24,15 @@ class Ranked:
     gains : ndarray [F], float64
         Their gains, in the same order.
     ideal : ndarray [R], float64
-        Gains of all relevant documents, found or not, largest first; R >= 1.
+        Gains of all relevant documents, found or not, largest first; R >= 1 (a query without any is worth 0).
+    answered : bool
+        The run holds results of it.
     """
 
     ranks: NDArray[np.int64]
     gains: NDArray[np.float64]
     ideal: NDArray[np.float64]
+    answered: bool = True
 
 
 @dataclass(frozen=True, slots=True)
@@ -43,15 +46,18 @@ class Evaluation:
     per_query : mapping of str to ndarray [Q]
         Metric -> value of each of these queries.
     dropped : int
-        Queries without any relevant document; they do not count.
+        Queries that do not count: without judgements, or, where so asked for, without any relevant document.
     unanswered : int
         Queries that count but have no results; their values are 0.
+    unanswerable : int
+        Queries that count but have judgements of 0 and below only; their values are 0, as in trec_eval.
     """
 
     queries: tuple[str, ...]
     per_query: Mapping[str, NDArray[np.float64]]
     dropped: int = 0
     unanswered: int = 0
+    unanswerable: int = 0
 
     @property
     def values(self) -> dict[str, float]:
@@ -141,7 +147,7 @@ def parse_metric(text: str) -> tuple[str, int]:
 
 
 def relevant_ranks(
-    scores: NDArray[Any], relevant: NDArray[np.intp], ids: Sequence[str] | None = None
+    scores: NDArray[Any], relevant: NDArray[np.intp], ids: Sequence[str] | None = None, *, descending: bool = False
 ) -> NDArray[np.int64]:
     """Ranks from 1 of some documents among all, by score, then id.
 
@@ -152,6 +158,8 @@ def relevant_ranks(
         Positions of the documents asked for.
     ids : sequence of N str, optional
         Break ties; without them the position does.
+    descending : bool
+        Equal scores by descending id, as trec_eval ranks them.
 
     Returns
     -------
@@ -177,5 +185,9 @@ def relevant_ranks(
     for i in np.flatnonzero(after - first > 1):
         place = relevant[i]
         equal = np.flatnonzero(scores == wanted[i])
-        ranks[i] += (equal < place).sum() if ids is None else sum(ids[j] < ids[int(place)] for j in equal.tolist())
+        if ids is None:
+            ranks[i] += (equal < place).sum()
+        else:
+            mine = ids[int(place)]
+            ranks[i] += sum((ids[j] > mine) if descending else (ids[j] < mine) for j in equal.tolist())
     return np.asarray(ranks, np.int64)

@@ -6,34 +6,54 @@ A byte order mark, CRLF and gzip (by content) are taken as they come. Identifier
 from __future__ import annotations
 
 import gzip
+import io
 import json
+import os
 import zlib
-from collections.abc import Iterator, Mapping
+from collections import Counter
+from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from os import PathLike
 from pathlib import Path
-from typing import IO, Any
+from typing import IO, Any, cast
 
 from ..errors import InputError
+from ..io.kinds import open_regular
+from ..memory import FIX, Counted, budget, check_memory, read_within
+from ..sizes import show_bytes
 
 GZIP = b"\x1f\x8b"
+LINE_SHARE = 32
+"""Of the budget of memory one line, or one text, may take: with its tokens it takes some thirty times its size."""
+
+
+def line_limit() -> int:
+    """Bytes of one line of a list, or of one text file."""
+    return budget() // LINE_SHARE
 
 
 @contextmanager
-def _opened(path: Path) -> Iterator[IO[bytes] | gzip.GzipFile]:
-    """The bytes of a file, unpacked where gzip packed them; all that can go wrong is an ``InputError``."""
+def opened(path: Path) -> Iterator[IO[bytes]]:
+    """The bytes of a file, unpacked where gzip packed them; all that can go wrong is an ``InputError``.
+
+    A file, or what it unpacks to, that is more than the budget of memory is refused.
+    """
     try:
-        with path.open("rb") as raw:
+        with open_regular(path) as raw:
             packed = raw.read(2) == GZIP
-        with gzip.open(path) if packed else path.open("rb") as file:
-            yield file
-    except FileNotFoundError as error:
-        raise InputError(path, "does not exist", "Check the name") from error
-    except IsADirectoryError as error:
-        raise InputError(path, "is a directory, not a file", "Name the file itself") from error
+            raw.seek(0)
+            if packed:
+                with (
+                    gzip.GzipFile(fileobj=raw) as file,
+                    io.BufferedReader(Counted(cast(IO[bytes], file), path)) as counted,
+                ):
+                    yield counted
+            else:
+                check_memory(path, os.fstat(raw.fileno()).st_size, "its text takes")
+                yield raw
     except (EOFError, gzip.BadGzipFile, zlib.error) as error:
         raise InputError(path, "is a damaged gzip file", "Copy or download it again") from error
-    except (OSError, ValueError) as error:  # ValueError: a NUL byte in the name
+    except OSError as error:
         raise InputError(path, f"cannot be read ({error})", "Check its permissions") from error
 
 
@@ -52,20 +72,32 @@ def lines(path: str | PathLike[str], *, errors: str = "strict") -> Iterator[tupl
         If the file cannot be read, or a line is no UTF-8.
     """
     path = Path(path)
-    with _opened(path) as file:
-        for number, raw in enumerate(file, 1):
-            try:
-                text = raw.decode("utf-8-sig" if number == 1 else "utf-8", errors)
-            except UnicodeDecodeError as error:
-                raise InputError(path, f"line {number} is not UTF-8 ({error.reason})", "Save it as UTF-8") from error
-            if text := text.rstrip("\r\n"):
-                if not text.isspace():
-                    yield number, text
+    with opened(path) as file:
+        yield from decoded(path, file, errors=errors)
+
+
+def decoded(path: str | PathLike[str], file: IO[bytes], *, errors: str = "strict") -> Iterator[tuple[int, str]]:
+    """``lines`` of a file that is open. Raises ``InputError`` if a line is no UTF-8, or too long for the budget."""
+    most = line_limit()
+    for number, raw in enumerate(iter(lambda: file.readline(most + 1), b""), 1):
+        if len(raw) > most:
+            raise InputError(path, f"line {number} is longer than {show_bytes(most)}", FIX)
+        try:
+            text = raw.decode("utf-8-sig" if number == 1 else "utf-8", errors)
+        except UnicodeDecodeError as error:
+            raise InputError(path, f"line {number} is not UTF-8 ({error.reason})", "Save it as UTF-8") from error
+        if (text := text.rstrip("\r\n")) and not text.isspace():
+            yield number, text
 
 
 def json_lines(path: str | PathLike[str]) -> Iterator[tuple[str, dict[str, Any]]]:
     """``"line 7"`` and the object on it, for each line. Raises ``InputError`` as ``lines``, or if it is no object."""
-    for number, text in lines(path):
+    yield from json_objects(path, lines(path))
+
+
+def json_objects(path: str | PathLike[str], found: Iterable[tuple[int, str]]) -> Iterator[tuple[str, dict[str, Any]]]:
+    """``json_lines`` of lines that are read already. Raises ``InputError`` if one is no object."""
+    for number, text in found:
         try:
             value = json.loads(text)
         except (ValueError, RecursionError) as error:
@@ -79,15 +111,29 @@ def json_lines(path: str | PathLike[str]) -> Iterator[tuple[str, dict[str, Any]]
 def json_file(path: str | PathLike[str]) -> Any:
     """The value of a JSON file. Raises ``InputError`` if it cannot be read or is no JSON."""
     path = Path(path)
-    with _opened(path) as file:
-        data = file.read()
+    with opened(path) as file:
+        return json_value(path, read_within(file, path, what="holds"))
+
+
+def json_value(path: str | PathLike[str], data: bytes) -> Any:
+    """The value of JSON that is read already. Raises ``InputError`` if it is none."""
     try:
-        return json.loads(data.decode("utf-8-sig"))
+        return json.loads(data.decode("utf-8-sig"), object_pairs_hook=_once)
     except UnicodeDecodeError as error:
         line = data.count(b"\n", 0, error.start) + 1
         raise InputError(path, f"line {line} is not UTF-8 ({error.reason})", "Save it as UTF-8") from error
     except (ValueError, RecursionError) as error:
-        raise InputError(path, f"is no JSON ({error})", "Repair it, or download it again") from error
+        fix = "Repair it, or download it again; a file with an object on each line is a .jsonl"
+        raise InputError(path, f"is no JSON ({error})", fix) from error
+
+
+def _once(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    """An object, none of whose members would replace another. Raises ``ValueError`` for two of one name."""
+    found = dict(pairs)
+    if len(found) < len(pairs):
+        name, _ = Counter(name for name, _ in pairs).most_common(1)[0]
+        raise ValueError(f"an object has {name!r} twice")
+    return found
 
 
 def identifier(path: str | PathLike[str], place: str, record: Mapping[str, Any], *names: str) -> str:

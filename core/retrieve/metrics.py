@@ -5,8 +5,10 @@ methods/priorclip.md, section 6. All values are shares in [0, 1]; papers print t
 
 Every metric follows from the ranks of the relevant documents of a query, so that is all that is computed
 (``_measures.py``). A document is relevant when its judgement is above 0; others count as not relevant, judged or not.
-Ties: the higher score first, equal scores by id in string order (in a matrix: by column). trec_eval breaks ties by
-*descending* id, so values of runs with ties differ from it.
+Ties: the higher score first, equal scores by id in string order (in a matrix: by column). trec_eval ranks otherwise:
+scores are cut to float32, and equal ones go by *descending* id; ``evaluate(..., ties="trec_eval")`` is equal to it.
+Queries whose judgements are all 0 or below are left out and counted; in trec_eval they count as 0, and so they do with
+``unanswerable=True`` and in ``attn retrieve eval``.
 """
 
 from __future__ import annotations
@@ -22,7 +24,7 @@ from ._measures import MEASURES, Difference, Evaluation, Ranked, parse_metric, r
 
 __all__ = [
     "PERSON_METRICS", "TEXT_METRICS", "Difference", "Evaluation", "Qrels", "Run", "compare", "evaluate",
-    "evaluate_identities", "evaluate_scores", "image_text_recall", "parse_metric",
+    "evaluate_identities", "evaluate_rows", "evaluate_scores", "image_text_recall", "parse_metric",
 ]  # fmt: skip
 
 Qrels = Mapping[str, Mapping[str, int]]
@@ -44,6 +46,8 @@ def evaluate(
     metrics: Sequence[str] = TEXT_METRICS,
     *,
     gain: Literal["linear", "exponential"] = "linear",
+    ties: Literal["id", "trec_eval"] = "id",
+    unanswerable: bool = False,
 ) -> Evaluation:
     """Score a run against judgements.
 
@@ -58,10 +62,14 @@ def evaluate(
         ``mrr`` and ``minp`` without cut take the whole ranking.
     gain : {"linear", "exponential"}
         Of nDCG: the relevance itself, or 2**relevance - 1.
+    ties : {"id", "trec_eval"}
+        How equal scores are ranked: by ascending id, or as trec_eval does.
+    unanswerable : bool
+        Queries whose judgements are all 0 or below count as 0, as in trec_eval; by default they are left out.
 
     Returns
     -------
-    Evaluation
+    Evaluation. Queries that are judged and not in the run count as 0 (``trec_eval -c``).
 
     Raises
     ------
@@ -73,20 +81,47 @@ def evaluate(
 
     def judged() -> Iterator[tuple[str, Ranked | None]]:
         for query, judgements in qrels.items():
-            gains = {document: _gain(level, gain) for document, level in judgements.items() if level > 0}
-            if not gains:
-                yield query, None
-                continue
             results = run.get(query, {})
             ids = list(results)
-            relevant = np.array([i for i, document in enumerate(ids) if document in gains], np.intp)
             scores = np.fromiter(results.values(), np.float64, len(ids))
-            ideal = np.sort(np.fromiter(gains.values(), np.float64, len(gains)))[::-1]
-            yield query, _ranked(scores, relevant, np.array([gains[ids[i]] for i in relevant]), ideal, ids)
+            if ties == "trec_eval":
+                with np.errstate(over="ignore"):
+                    scores = scores.astype(np.float32)
+            yield query, _judged(judgements, ids, scores, gain, ties)
 
-    counted = [query for query, judgements in qrels.items() if any(level > 0 for level in judgements.values())]
-    unanswered = sum(not run.get(query) for query in counted)
-    return _collect(judged(), metrics, dropped=sum(query not in qrels for query in run), unanswered=unanswered)
+    return _collect(
+        judged(), metrics, dropped=sum(query not in qrels for query in run), judged=qrels if unanswerable else None
+    )  # fmt: skip
+
+
+def evaluate_rows(
+    qrels: Qrels,
+    ids: Sequence[str],
+    rows: Iterable[tuple[str, NDArray[Any]]],
+    metrics: Sequence[str] = TEXT_METRICS,
+    *,
+    unanswerable: bool = False,
+) -> Evaluation:
+    """Score whole rankings of named documents; equal to ``evaluate`` of the same numbers, in less memory.
+
+    Parameters
+    ----------
+    qrels : Qrels
+    ids : sequence of D str
+        The documents.
+    rows : iterable of (str, ndarray [D] of float)
+        A query and its score of each document; -inf: that one is not found. Ties go by id.
+    metrics, unanswerable
+        As in ``evaluate``.
+
+    Raises
+    ------
+    UsageError, ValueError
+        As ``evaluate``.
+    """
+    place = {name: i for i, name in enumerate(ids)}
+    found = ((query, _judged(qrels.get(query, {}), ids, row, place=place)) for query, row in rows)
+    return _collect(found, metrics, judged=qrels if unanswerable else None)
 
 
 def evaluate_scores(
@@ -127,7 +162,8 @@ def evaluate_scores(
             relevant = np.flatnonzero(levels > 0)
             gains = np.array([_gain(level, gain) for level in levels[relevant].tolist()])
             name = str(i) if query_ids is None else query_ids[i]
-            yield name, _ranked(values, relevant, gains, np.sort(gains)[::-1]) if relevant.size else None
+            ranks = relevant_ranks(values, relevant)
+            yield name, _sorted(ranks, gains, np.sort(gains)[::-1]) if relevant.size else None
 
     return _collect(rows(), metrics)
 
@@ -228,38 +264,53 @@ def compare(
     )
 
 
+def _judged(
+    judgements: Mapping[str, int], ids: Sequence[str], scores: NDArray[Any], gain: str = "linear", ties: str = "id",
+    place: Mapping[str, int] | None = None,
+) -> Ranked | None:  # fmt: skip
+    """Where the relevant documents of one query are; None where none is relevant. ``place`` is where ``ids`` stand."""
+    gains = {document: _gain(level, gain) for document, level in judgements.items() if level > 0}
+    if not gains:
+        return None
+    if place is None:
+        at = [i for i, document in enumerate(ids) if document in gains]
+    else:
+        at = [place[document] for document in gains if document in place and np.isfinite(scores[place[document]])]
+    relevant, ideal = np.array(at, np.intp), np.sort(np.fromiter(gains.values(), np.float64, len(gains)))[::-1]
+    ranks = relevant_ranks(scores, relevant, ids, descending=ties == "trec_eval")
+    return _sorted(ranks, np.array([gains[ids[i]] for i in at]), ideal, bool(np.isfinite(scores).any()))
+
+
 def _gain(level: float, kind: str) -> float:
     return float(level) if kind == "linear" else 2.0 ** float(level) - 1
 
 
-def _ranked(
-    scores: NDArray[Any],
-    relevant: NDArray[np.intp],
-    gains: NDArray[np.float64],
-    ideal: NDArray[np.float64],
-    ids: Sequence[str] | None = None,
+def _sorted(
+    ranks: NDArray[np.int64], gains: NDArray[np.float64], ideal: NDArray[np.float64], answered: bool = True
 ) -> Ranked:
     """The relevant documents of one query in the order of their ranks."""
-    ranks = relevant_ranks(scores, relevant, ids)
     order = np.argsort(ranks)
-    return Ranked(ranks[order], gains[order], ideal)
+    return Ranked(ranks[order], gains[order], ideal, answered)
 
 
 def _collect(
-    found: Iterable[tuple[str, Ranked | None]], metrics: Sequence[str], *, dropped: int = 0, unanswered: int = 0
+    found: Iterable[tuple[str, Ranked | None]], metrics: Sequence[str], *, dropped: int = 0, judged: Qrels | None = None
 ) -> Evaluation:
-    """The metrics of each query; None stands for a query without relevant documents."""
+    """The metrics of each query; None stands for a query without relevant documents, worth 0 where it is ``judged``."""
     wanted = {name: parse_metric(name) for name in metrics}
     queries: list[str] = []
     values: dict[str, list[float]] = {name: [] for name in wanted}
+    unanswered = unanswerable = 0
     for query, ranked in found:
-        if ranked is None:
+        if ranked is None and not (judged or {}).get(query):
             dropped += 1
             continue
         queries.append(query)
+        unanswerable += ranked is None
+        unanswered += ranked is not None and not ranked.answered
         for name, (kind, cut) in wanted.items():
-            values[name].append(MEASURES[kind](ranked, cut))
-    if not queries:
+            values[name].append(0.0 if ranked is None else MEASURES[kind](ranked, cut))
+    if len(queries) == unanswerable:
         raise UsageError("no query has a relevant document: check that the judgements belong to these queries")
     per_query = {name: np.array(row) for name, row in values.items()}
-    return Evaluation(tuple(queries), per_query, dropped, unanswered)
+    return Evaluation(tuple(queries), per_query, dropped, unanswered, unanswerable)

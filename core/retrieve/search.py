@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import sys
-import tempfile
 import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
@@ -17,20 +15,15 @@ import attn
 
 from ..device import pick_device, set_threads
 from ..errors import InputError, UsageError
-from ..io.photo import PHOTO_SUFFIXES
 from ..io.report import Item, Report, summarise
-from ._beir import read_corpus
-from ._records import lines
 from ._tables import read_picture
 from .encoders.base import Encoder
 from .explain import Explained, check_explains, explain
 from .options import MAX_SIDE, EncoderOptions, check_fingerprint, encoder_of
-from .runs import TABS, Result
+from .queries import Content
+from .runs import Result
 from .store import open_store
 
-Content = str | Path
-"""A text, or the path of an image."""
-_HEADERS = {(key, text) for key in ("id", "_id", "qid", "query_id", "query-id") for text in ("text", "query")}
 BATCH = 64
 """Queries that one pass over the vectors answers."""
 
@@ -75,63 +68,6 @@ class Found:
     results: tuple[Result, ...]
     report: Report
     explained: Mapping[str, Explained] = field(default_factory=dict)
-
-
-def read_queries(path: Path) -> dict[str, Content]:
-    """Queries of a file: ``.jsonl`` ({"_id", "text"}), ``.tsv`` (id, tab, text), or one a line, numbered from 1.
-
-    The first line of a TSV file may name the columns. ``-`` is standard input: JSON lines, or one query a line.
-
-    Raises
-    ------
-    InputError
-        If the file cannot be read, holds nothing, or an id occurs twice.
-    """
-    if str(path) == "-":
-        return _from_stdin()
-    name = path.name.removesuffix(".gz")
-    if name.endswith(".jsonl"):
-        return {key: text for key, text, _ in read_corpus(path)}
-    found: dict[str, Content] = {}
-    for number, text in lines(path):
-        key, tab, rest = text.partition("\t") if name.endswith(".tsv") else (str(number), "\t", text)
-        if not tab:
-            raise InputError(path, f"line {number} has no tab", "A line is an id, a tab and the query")
-        if key in found:
-            raise InputError(path, f"line {number}: the id {key!r} was there before", "Every id must occur once")
-        if number > 1 or (key.strip().lower(), rest.strip().lower()) not in _HEADERS:
-            found[TABS.read(key)] = rest.strip()
-    if not found:
-        raise InputError(path, "holds no queries", "Write one a line")
-    return found
-
-
-def _from_stdin() -> dict[str, Content]:
-    text = sys.stdin.read()
-    with tempfile.TemporaryDirectory() as folder:
-        file = Path(folder, "stdin.jsonl" if text.lstrip().startswith("{") else "stdin.txt")
-        file.write_text(text, encoding="utf-8", errors="surrogateescape")
-        return read_queries(file)
-
-
-def queries_of(texts: Sequence[str], images: Sequence[Path], file: Path | None) -> dict[str, Content]:
-    """All queries of a command line by id. Raises ``UsageError`` where there is none, or one is empty."""
-    found: dict[str, Content] = {}
-    for number, text in enumerate(texts, 1):
-        if not text.strip():
-            raise UsageError("the query is empty. Say what to look for, or give --image FILE.")
-        found |= _from_stdin() if text == "-" else {str(number): text}
-    found |= {str(path): path for path in images}
-    if file is not None:
-        more = read_queries(file)
-        if twice := next((key for key in more if key in found), None):
-            raise UsageError(
-                f"--queries {file}: the id {twice!r} is that of a sentence, too. Ask for one of them alone."
-            )
-        found |= more
-    if not found:
-        raise UsageError('nothing to search for. Give a sentence ("a bear on grass"), --image FILE or --queries FILE.')
-    return found
 
 
 def search(
@@ -275,8 +211,6 @@ def embed_queries(
         if isinstance(path, str):
             continue
         try:
-            if path.suffix.lower() not in PHOTO_SUFFIXES:
-                raise InputError(path, "is no image", f"Known are {' '.join(PHOTO_SUFFIXES)}")
             pixels = read_picture(path, MAX_SIDE)
         except InputError as error:
             failed.append(Item(str(path), None, "failed", 0.0, error=error.reason))
