@@ -124,7 +124,7 @@ class BPETokenizer:
             from tokenizers import Regex, Tokenizer, normalizers, pre_tokenizers
             from tokenizers.models import BPE
         except ImportError:
-            raise UsageError("CLIP's tokenizer needs transformers: pip install 'attn[models]'") from None
+            raise UsageError("CLIP's tokenizer needs transformers: pip install transformers") from None
         names = sorted(vocabulary, key=lambda name: vocabulary[name])
         last = "".join(merges[-1].split())
         if names[-2:] != list(SPECIAL[1:]) or names[-3] not in (SPECIAL[0], last):
