@@ -3,12 +3,18 @@
 from __future__ import annotations
 
 import difflib
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
 from os import PathLike
+
+from .text import one_line
+
+LONGEST = 600
+"""Characters of a message: a file's own words may be millions."""
 
 
 class AttnError(Exception):
-    """Base of every error whose text is written for the person at the terminal."""
+    """Base of every error whose text is written for the person at the terminal: one line, and not an endless one."""
 
 
 class InputError(AttnError):
@@ -25,6 +31,7 @@ class InputError(AttnError):
     """
 
     def __init__(self, path: str | PathLike[str], what: str, fix: str = "") -> None:
+        what, fix = shortened(what), shortened(fix)
         super().__init__(path, what, fix)  # all three in args, so that the error survives pickling to a worker and back
         self.path, self.what, self.fix = str(path), what, fix
 
@@ -39,6 +46,43 @@ class InputError(AttnError):
 
 class UsageError(AttnError, ValueError):
     """Arguments that make no sense together or name something that does not exist (exit code 2)."""
+
+    def __init__(self, text: object = "") -> None:
+        super().__init__(shortened(str(text)))
+
+
+def shortened(text: str, longest: int = LONGEST) -> str:
+    """One line of at most ``longest`` characters; what is cut out of its middle is marked ``…``."""
+    text = one_line(text)
+    return text if len(text) <= longest else f"{text[: longest // 2]} … {text[-(longest // 2) + 3 :]}"
+
+
+@contextmanager
+def decoding(path: str | PathLike[str], kind: str, fix: str = "Copy or export it again") -> Iterator[None]:
+    """Turn whatever a library raises on damaged bytes into one ``InputError``: each is the file's fault.
+
+    Parameters
+    ----------
+    path : str or PathLike
+    kind : str
+        What the file should be: ``"parquet"``.
+    fix : str
+
+    Raises
+    ------
+    InputError
+        For any exception but our own, also for a lack of memory.
+    """
+    try:
+        yield
+    except AttnError:
+        raise
+    except MemoryError as error:
+        raise InputError(path, "needs more memory than there is", "Split the file") from error
+    except Exception as error:
+        raise InputError(
+            path, f"cannot be read as {kind} ({shortened(str(error), 200) or type(error).__name__})", fix
+        ) from error
 
 
 def did_you_mean(name: str, known: Iterable[str]) -> str:

@@ -51,6 +51,14 @@ def one_line(text: str) -> str:
     return printable(" ".join(text.split()))
 
 
+def first_line(message: object) -> str:
+    """The first line of a library's message (and the second after a colon), shortened, without a full stop."""
+    lines = str(message).strip().splitlines() or [""]
+    text = f"{lines[0]} {lines[1].strip()}" if len(lines) > 1 and lines[0].endswith(":") else lines[0]
+    text = text.partition(" Please see <")[0].strip().rstrip(".")
+    return one_line(text if len(text) <= 160 else text[:157] + "...")
+
+
 def csv_cell(value: Any) -> Any:
     """A cell that a spreadsheet takes for text and never for a formula: ``'`` before what begins with = + - @.
 

@@ -13,9 +13,9 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from ..errors import InputError
+from ..errors import InputError, decoding
 from ..memory import check_memory
-from ..text import one_line
+from ..text import first_line
 from .image import GreyImage
 
 STACK_BYTES = 64
@@ -98,14 +98,6 @@ def check_bytes(path: str | PathLike[str], expected: int, found: int, ratio: flo
         )
 
 
-def first_line(message: object) -> str:
-    """The first line of a library's message (and the second after a colon), shortened, without a full stop."""
-    lines = str(message).strip().splitlines() or [""]
-    text = f"{lines[0]} {lines[1].strip()}" if len(lines) > 1 and lines[0].endswith(":") else lines[0]
-    text = text.partition(" Please see <")[0].strip().rstrip(".")
-    return one_line(text if len(text) <= 160 else text[:157] + "...")
-
-
 class _Collect(logging.Handler):
     def __init__(self, found: list[str]) -> None:
         super().__init__(logging.WARNING)
@@ -141,17 +133,9 @@ def captured(found: list[str]) -> Iterator[None]:
 
 @contextmanager
 def reading(path: str | PathLike[str], kind: str, found: list[str]) -> Iterator[None]:
-    """Turn whatever a decoder raises into one ``InputError``, and keep its chatter off stderr."""
-    try:
-        with captured(found):
-            yield
-    except InputError as error:
-        raise InputError(error.path, one_line(error.what), one_line(error.fix)) from error
-    except MemoryError as error:
-        raise InputError(path, "needs more memory than there is", "Split the file") from error
-    except Exception as error:  # decoders raise anything on damaged bytes; each is the file's fault
-        detail = first_line(error) or type(error).__name__
-        raise InputError(path, f"cannot be read as {kind} ({detail})", DAMAGED) from error
+    """``decoding`` with the decoder's chatter kept off stderr: it goes to ``found``."""
+    with decoding(path, kind, DAMAGED), captured(found):
+        yield
 
 
 def to_float(stored: NDArray[Any]) -> NDArray[np.floating[Any]]:
