@@ -91,7 +91,9 @@ class _Worker:
         self.total[:rows] = 0
         for tile in tiles(self.pattern, head, block, self.size):
             self._step(query, self.keys[head], self.values[head], tile)
-        finish()(self.mean_array[:rows], self.high[:rows], self.total[:rows], lse[head, start:stop].numpy())
+        finish()(
+            self.mean_array[:rows], self.high[:rows], self.total[:rows], self.factor, lse[head, start:stop].numpy()
+        )
         out[head, start:stop] = self.mean[:rows]
 
     def _step(self, query: Tensor, k: Tensor, v: Tensor, tile: Tile) -> None:

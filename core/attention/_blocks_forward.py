@@ -7,7 +7,7 @@ from torch import Tensor
 
 from ._blocks_cpu import forward_cpu
 from ._blocks_tiles import Pattern, gather, tiles
-from .base import accumulator
+from .base import accumulator, weighted_sum
 
 _TILE_KEYS = 2048
 
@@ -15,7 +15,17 @@ _TILE_KEYS = 2048
 def forward(q: Tensor, k: Tensor, v: Tensor, pattern: Pattern, scale: float) -> tuple[Tensor, Tensor]:
     """``out`` [B, Hq, Lq, Dv] and ``lse`` [B, Hq, Lq] of softmax attention over the pattern's keys."""
     if q.device.type == "cpu" and q.dtype != torch.float64 and scale:
-        return forward_cpu(q, k, v, pattern, scale)
+        out, lse = forward_cpu(q, k, v, pattern, scale)
+        bad = ~out.isfinite().all(-1)
+        if bad.any():  # as ``again_where_not_finite``, for two results
+            plain_out, plain_lse = _plain(q, k, v, pattern, scale)
+            out, lse = torch.where(bad[..., None], plain_out, out), torch.where(bad, plain_lse, lse)
+        return out, lse
+    return _plain(q, k, v, pattern, scale)
+
+
+def _plain(q: Tensor, k: Tensor, v: Tensor, pattern: Pattern, scale: float) -> tuple[Tensor, Tensor]:
+    """``forward`` in torch."""
     batch, heads, len_q, _ = q.shape
     group = heads // k.shape[1]
     accum = accumulator(q.dtype)
@@ -38,7 +48,8 @@ def forward(q: Tensor, k: Tensor, v: Tensor, pattern: Pattern, scale: float) -> 
                 base = new.clamp(min=torch.finfo(accum).min)  # rows that have seen no key yet: exp(-inf), not NaN
                 weight, fade = (scores - base).exp(), (high - base).exp()
                 total = total * fade + weight.sum(-1, keepdim=True)
-                mean = mean * fade + weight @ gather(v[b, h // group], tile.spans).to(accum)
+                value = gather(v[b, h // group], tile.spans).to(accum)
+                mean = mean * fade + weighted_sum(weight, value, None if hidden is None else ~hidden)
                 high = new
             out[b, h, rows] = (mean / total).masked_fill(total == 0, 0.0).to(q.dtype)
             lse[b, h, rows] = (high + total.log())[:, 0]

@@ -15,6 +15,7 @@ _ZERO, _LOWEST = np.float32(0), np.float32(-np.inf)
 _SIXTEEN, _ROUND, _UPPER = np.uint32(16), np.int32(0x8000), np.uint32(0xFFFF0000)
 _D1, _D2, _D3, _D4 = (np.float32(d) for d in (6.9312199e-01, 2.4023718e-01, 5.5916890e-02, 9.6004000e-03))
 _LN2 = np.float32(np.log(2))
+_LARGE = np.float32(4096)  # scaled scores whose products are rounded by up to 2^-12
 _ONE, _HALF, _LOWEST2, _MANTISSA = np.float32(1), np.float32(0.5), np.float32(-125), np.int32(23)
 
 
@@ -61,9 +62,15 @@ def _highest(row: Array) -> Any:
 
 @njit(fastmath=FASTMATH, error_model="numpy")
 def _weigh_float32(row: Array, factor: Any, high: Any) -> Any:
-    total = _ZERO
+    total, scaled = _ZERO, high * factor
+    if not abs(scaled) < _LARGE:
+        for j in range(row.size):
+            weight = exp2_negative((row[j] - high) * factor)
+            row[j] = weight
+            total += weight
+        return total
     for j in range(row.size):
-        weight = exp2_negative(row[j] * factor - high)
+        weight = exp2_negative(row[j] * factor - scaled)
         row[j] = weight
         total += weight
     return total
@@ -75,9 +82,11 @@ def _weigh_bfloat16(row: Array, factor: Any, high: Any) -> Any:
 
     2^f by a polynomial of degree 4, relative error 3e-6: a thousandth of what the rounding to bfloat16 adds.
     """
-    total = _ZERO
+    total, scaled = _ZERO, high * factor
+    large = not abs(scaled) < _LARGE
     for j in range(row.size):
-        x = max(_widen(row[j]) * factor - high, _LOWEST2)
+        x = (_widen(row[j]) - high) * factor if large else _widen(row[j]) * factor - scaled
+        x = min(max(x, _LOWEST2), _ZERO)  # rounding alone lifts it above 0: see ``jit``
         n = np.int32(x - _HALF)
         f = x - np.float32(n)
         p = (((_D4 * f + _D3) * f + _D2) * f + _D1) * f + _ONE
@@ -88,7 +97,10 @@ def _weigh_bfloat16(row: Array, factor: Any, high: Any) -> Any:
 
 
 def _weigh(row: Array, factor: Any, high: Any) -> Any:
-    """Scores to weights 2^(factor * score - high) in place; their sum. ``row``: float32, or bfloat16 as uint16."""
+    """Scores to weights 2^(factor * (score - high)) in place; their sum. ``row``: float32, or bfloat16 as uint16.
+
+    Where the scaled scores are large, the difference comes first: that of two rounded products would be anything.
+    """
 
 
 @overload(_weigh, strict=False)
@@ -123,14 +135,14 @@ def _softmax(
     """One step of the online softmax in base 2: ``scores`` [rows, keys] to weights in place.
 
     ``bits`` is the same memory as signed integers. Row i sees the columns below ``last[i]``, except those from
-    ``sinks`` on that are below ``first[i]``. ``high`` and ``total`` [rows] are brought up to date; ``fade`` is what
-    earlier sums are to be multiplied with.
+    ``sinks`` on that are below ``first[i]``. ``high``, the largest scores without ``factor``, and ``total`` [rows] are
+    brought up to date; ``fade`` is what earlier sums are to be multiplied with.
     """
     for i in range(scores.shape[0]):
         c = last[i]
         b = min(first[i], c)
         a = min(sinks, b)  # seen: columns [0, a) and [b, c)
-        new = _higher(high[i], _higher(_highest(bits[i, :a]), _highest(bits[i, b:c])) * factor)
+        new = _higher(high[i], _higher(_highest(bits[i, :a]), _highest(bits[i, b:c])))
         if new == _LOWEST:  # no key seen so far
             _clear(scores[i])
             fade[i] = _ZERO
@@ -141,7 +153,7 @@ def _softmax(
             continue
         _clear(scores[i, a:b])
         _clear(scores[i, c:])
-        fade[i] = exp2_negative(high[i] - new) if high[i] > _LOWEST else _ZERO
+        fade[i] = exp2_negative((high[i] - new) * factor) if high[i] > _LOWEST else _ZERO
         total[i] = total[i] * fade[i] + _weigh(scores[i, :a], factor, new) + _weigh(scores[i, b:c], factor, new)
         high[i] = new
 
@@ -170,14 +182,14 @@ def scale_and_add_bfloat16(mean: Array, fade: Array, part: Array) -> None:
             row[j] = row[j] * factor + _widen(add[j])
 
 
-@kernel("void(float32[:,::1],float32[::1],float32[::1],float32[::1])")
-def finish(mean: Array, high: Array, total: Array, lse: Array) -> None:
+@kernel("void(float32[:,::1],float32[::1],float32[::1],float32,float32[::1])")
+def finish(mean: Array, high: Array, total: Array, factor_of_scores: Any, lse: Array) -> None:
     """Divide ``mean`` [rows, Dv] by the sums of weights; ``lse`` in natural logarithm. Rows without keys: 0, -inf."""
     for i in range(mean.shape[0]):
         row, factor = mean[i], _ONE / total[i] if total[i] != _ZERO else _ZERO
         for d in range(row.size):
             row[d] *= factor
-        lse[i] = (high[i] + np.log2(total[i])) * _LN2 if total[i] != _ZERO else _LOWEST
+        lse[i] = (high[i] * factor_of_scores + np.log2(total[i])) * _LN2 if total[i] != _ZERO else _LOWEST
 
 
 @kernel("void(int64[:,::1],int64,int64,int64[::1],int64[::1])")

@@ -10,7 +10,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from ._bra_regions import Routing, from_regions, to_regions
-from .base import accumulator
+from .base import accumulator, weighted_sum
 
 CHUNK_BYTES = 8 << 20
 """Most that one chunk's gathered keys and values take (one region's at least): they stay in the third-level cache."""
@@ -41,17 +41,31 @@ def gather(x: Tensor, index: Tensor) -> Tensor:
 
 
 def _attend_chunk(
-    q: Tensor, k: Tensor, v: Tensor, part: slice, weight: Tensor | None, on_map: Tensor | None, scale: float
-) -> Tensor:
+    q: Tensor, k: Tensor, v: Tensor, part: slice, weight: Tensor | None, on_map: Tensor | None, scale: float,
+    plain: bool = False,
+) -> Tensor:  # fmt: skip
     """Steps 3.8-3.9 for the query regions ``part``: q [H, c, M, D] over the gathered k, v [H, c, topk * T, D].
 
-    Of all regions: weight [N, topk] on the slots of k and v, and which tokens to see [N, topk * T].
+    Of all regions: weight [N, topk] on the slots of k and v, and which tokens to see [N, topk * T]. ``plain``: without
+    the library's kernel, which may give a row of NaN scores as zeros.
     """
     if weight is not None:
         factor = weight[part].repeat_interleave(k.shape[2] // weight.shape[1], 1)[:, :, None]  # [c, topk * T, 1]
         k, v = k * factor, v * factor
     mask = None if on_map is None else on_map[None, part, None]  # [1, c, 1, topk * T]
+    if plain:
+        scores = ((q * scale) @ k.mT).to(accumulator(q.dtype))
+        scores = scores if mask is None else scores.masked_fill(~mask, -torch.inf)
+        return weighted_sum(scores.softmax(-1).to(v.dtype), v, mask)
     return F.scaled_dot_product_attention(q, k, v, attn_mask=mask, scale=scale)
+
+
+def _may_overflow(q: Tensor, k: Tensor) -> bool:
+    """Whether a product of a query and a key may be infinite or NaN."""
+    if not q.numel() or not k.numel():
+        return False
+    bound = q.abs().amax().double() * k.abs().amax().double() * q.shape[-1]
+    return not bool(bound < torch.finfo(accumulator(q.dtype)).max)
 
 
 class _Attend(torch.autograd.Function):
@@ -67,10 +81,10 @@ class _Attend(torch.autograd.Function):
     ) -> Tensor:  # fmt: skip
         ctx.save_for_backward(q, k, v, index, weight, on_map)
         ctx.scale = scale
-        out = torch.empty_like(q)
+        out, plain = torch.empty_like(q), _may_overflow(q, k)
         for part in _chunks(k, index):
             kc, vc = gather(k, index[part]), gather(v, index[part])
-            out[:, part] = _attend_chunk(q[:, part], kc, vc, part, weight, on_map, scale)
+            out[:, part] = _attend_chunk(q[:, part], kc, vc, part, weight, on_map, scale, plain)
         return out
 
     @staticmethod

@@ -7,7 +7,7 @@ from torch import Tensor
 from torch.utils.checkpoint import checkpoint
 
 from ._hip_selection import HipSelection
-from .base import accumulator, causal_mask, masked_attention
+from .base import accumulator, causal_mask, masked_attention, weighted_sum
 
 _GATHER_BYTES = 1 << 25  # keys and values gathered at a time
 
@@ -73,13 +73,13 @@ def _attend(
     scores = scores.to(accumulator(q.dtype)).masked_fill(~visible, -torch.inf)  # [B, Hq, C, M, T]
     values = _gather(v, key, heads)
     if own is None:
-        out = scores.softmax(-1).to(v.dtype) @ values
+        out = weighted_sum(scores.softmax(-1).to(v.dtype), values, visible)
     else:
         position = row.clamp(max=layout.len_k - 1).expand(*queries.shape[:3], -1)
         score = (queries * _gather(k, position, heads)).sum(-1, keepdim=True) * scale
         score = score.to(scores.dtype).masked_fill(own.any(-1, keepdim=True), -torch.inf)
         prob = torch.cat([scores, score], -1).softmax(-1).to(v.dtype)
-        out = prob[..., :-1] @ values + prob[..., -1:] * _gather(v, position, heads)
+        out = weighted_sum(prob[..., :-1], values, visible) + prob[..., -1:] * _gather(v, position, heads)
     return out.flatten(2, 3)[:, :, : layout.len_q - begin * size]
 
 

@@ -22,7 +22,7 @@ from ._hip_tile import LANES, bands, eight_by_16, eight_by_32, four_by_16, four_
 Array = np.ndarray[Any, Any]
 _LOG2_E = 1.4426950408889634
 _ZERO, _ONE = np.float32(0), np.float32(1)
-_HIDDEN = np.float32(-1e30)
+_HIDDEN = np.float32(-np.inf)
 _KEYS = 32  # values of so many keys at a time: 16 KB, half of a first-level cache
 
 

@@ -9,6 +9,8 @@ import torch
 from torch import Tensor
 
 from ._hip_layout import Layout, pick
+from ._hip_search_plain import children
+from ._topk import largest
 from .base import accumulator
 
 _GATHER_BYTES = 1 << 25  # keys gathered at a time
@@ -56,13 +58,13 @@ def search(queries: Tensor, rows: Tensor, table: Tensor, layout: Layout) -> tupl
         # a node of one unit survives further halvings, so blocks that are done sooner may go on with the others
         for step in range(int(layout.rounds[skipped:][part].max())):
             half = size // 2
-            start, size = torch.cat([start, start + half], 3), torch.cat([half, size - half], 3)  # [B, H, C, 2K]
+            start, size = children(start, start + half), children(half, size - half)  # [B, H, C, 2K]
             unit = pick(settings, start, size, step, block)
             vector = torch.minimum(unit[..., None] * per + torch.arange(per, device=q.device), last)
             keys = flat[entry + vector].to(q.dtype)  # [B, H, C, 2K, per, D]
             scores = torch.einsum("bhcrd,bhckjd->bhckjr", q, keys).amax((4, 5)).masked_fill(size == 0, -torch.inf)
-            best = scores.topk(k, 3).indices
+            best = largest(scores, k).sort(3).values  # nodes stay ascending, so that ties are the same everywhere
             start, size = start.gather(3, best), size.gather(3, best)
             searched += scores.numel() * per * rows.shape[1]
-        starts[:, :, part] = start.sort(3).values
+        starts[:, :, part] = start
     return starts, searched

@@ -23,6 +23,7 @@ _REPRESENTATIVES = ("first", "center", "random")
 _LOWEST = np.int32(-(2**31))
 _PIECE = 64  # items of a vector: four cache lines
 _MAGNITUDE = np.int32(2**31 - 1)
+_INFINITY = np.int32(0x7F800000)
 
 
 @njit(inline="always")
@@ -69,7 +70,8 @@ def _score(
                 top = _LOWEST
                 for r in range(LANES):
                     b = bits[j, r]
-                    top = max(top, b ^ ((b >> np.int32(31)) & _MAGNITUDE))
+                    rank = b ^ ((b >> np.int32(31)) & _MAGNITUDE)
+                    top = max(top, _MAGNITUDE if b & _MAGNITUDE > _INFINITY else rank)  # NaN is the largest
                 best[i + j] = max(best[i + j], top)
 
 

@@ -9,7 +9,13 @@ import torch
 from torch import Tensor
 
 from ._hip_layout import Layout, pick
+from ._topk import largest
 from .base import accumulator, repeat_kv
+
+
+def children(left: Tensor, right: Tensor) -> Tensor:
+    """Of each node of [..., K] its left and its right half, in the order of their keys: [..., 2K]."""
+    return torch.stack([left, right], -1).flatten(-2)
 
 
 def search_block(queries: Tensor, table: Tensor, layout: Layout, block: int) -> Tensor:
@@ -26,15 +32,15 @@ def search_block(queries: Tensor, table: Tensor, layout: Layout, block: int) -> 
     remaining, step = units / k, 0
     while remaining > 1:
         half = size // 2
-        start, size = torch.cat([start, start + half], 1), torch.cat([half, size - half], 1)  # [N, 2K]
+        start, size = children(start, start + half), children(half, size - half)  # [N, 2K]
         unit = pick(settings, start, size, step, torch.tensor(block, device=queries.device))
         vector = (unit[..., None] * per + torch.arange(per, device=queries.device)).clamp(max=last)  # [N, 2K, per]
         keys = table[torch.arange(entries, device=queries.device)[:, None, None], vector]  # [N, 2K, per, D]
         scores = torch.einsum("nrd,nkjd->nkjr", queries, keys).amax((2, 3))
-        best = scores.masked_fill(size == 0, -torch.inf).topk(k, 1).indices
+        best = largest(scores.masked_fill(size == 0, -torch.inf), k).sort(1).values
         start, size = start.gather(1, best), size.gather(1, best)
         remaining, step = remaining / 2, step + 1
-    return start.sort(1).values
+    return start
 
 
 def search(queries: Tensor, rows: Tensor, table: Tensor, layout: Layout) -> tuple[Tensor, int]:

@@ -18,16 +18,22 @@ from torch import Tensor
 
 from ..jit import FASTMATH, kernel
 from ..threads import run, thread_count
-from ._topk_cpu import emit, emit_ties, threshold
+from ._topk_cpu import LARGEST, emit, emit_ties, ranked, threshold
 
 Floats = np.ndarray[Any, np.dtype[np.float32]]
 Ints = np.ndarray[Any, np.dtype[np.int32]]
 Longs = np.ndarray[Any, np.dtype[np.int64]]
-_ZERO = np.float32(0)
+_ZERO, _INF = np.float32(0), np.float32(np.inf)
 _COLUMNS = 128
 _STRIDE = 528  # between the products of the four queries: constant, so that LLVM sees that they do not overlap
 LARGEST_BLOCK = 512
 _SCORES = 1 << 23  # scores of a chunk of queries, per thread: 32 MB
+
+
+@njit(fastmath=FASTMATH, error_model="numpy", inline="always")
+def _relu(x: Any) -> Any:
+    """max(x, 0) of which NaN stays NaN."""
+    return _ZERO if x <= _ZERO else x
 
 
 @njit(fastmath=FASTMATH, error_model="numpy")
@@ -100,10 +106,10 @@ def _score(
                         dot = dots[r * _STRIDE : r * _STRIDE + columns]
                         if h == 0:
                             for j in range(columns):
-                                row[j] = weight * max(dot[j], _ZERO)
+                                row[j] = weight * _relu(dot[j])
                         else:
                             for j in range(columns):
-                                row[j] += weight * max(dot[j], _ZERO)
+                                row[j] += weight * _relu(dot[j])
         first = last
 
 
@@ -128,8 +134,9 @@ def _select(
             row = scores[t]
             start = ks[t] - np.int64(blocks[t, 0]) * size
             stop = (counts[t] - 1) * size + ke[t] - np.int64(blocks[t, counts[t] - 1]) * size
-            lo = hi = np.float32(-np.inf)
+            lo = hi = -LARGEST
             ties = 0
+            ranked(row[start:stop], LARGEST if force else _INF)  # below what is forced
             if stop - start > top_k:
                 if force:
                     row[start] = np.float32(np.inf)

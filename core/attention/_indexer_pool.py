@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from ._indexer import QUANTS, Quant, index_scores, quantise_fp8
-from ._topk import top_k_positions
+from ._topk import ranked, top_k_positions
 from .base import accumulator
 
 CoarseDtype = Literal["fp32", "bf16"]
@@ -126,7 +126,8 @@ def block_scores(
     block = torch.arange(pooled.shape[0], device=q.device)
     first, last = (ks // block_size)[:, None], (-(-ke // block_size) - 1)[:, None]
     seen = (block >= first) & (block <= last) & (ke > ks)[:, None]
-    scores = scores.masked_fill(~seen, -torch.inf)
+    # NaN counts as infinity (``_topk``), but nothing comes before the first and the last block
+    scores = ranked(scores).clamp(max=torch.finfo(scores.dtype).max).masked_fill(~seen, -torch.inf)
     return scores.masked_fill(seen & ((block == first) | (block == last)), torch.inf)
 
 

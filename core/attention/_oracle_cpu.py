@@ -11,6 +11,7 @@ from ..jit import FASTMATH, exp_negative, kernel
 from ._topk_cpu import threshold
 
 Array = np.ndarray[Any, Any]
+_INF = np.float32(np.inf)
 _STRIDE = 32  # scores looked at together: most strides hold nothing above the cut
 
 
@@ -45,12 +46,19 @@ def _add(out: Array, weight: Any, value: Array) -> None:
 
 @kernel("void(float32[:,::1],int64[::1],float32[::1],int64[::1],float32[:,::1],float32[:,::1])")
 def mean_of_chosen(scores: Array, seen: Array, cut: Array, ties: Array, v: Array, out: Array) -> None:
-    """out[i] = softmax-weighted mean of the values that ``cut_rows`` chose for row i; zeros where there is none."""
+    """out[i] = softmax-weighted mean of the values that ``cut_rows`` chose for row i; zeros where there is none.
+
+    A score that is NaN or infinity is always among the chosen, and makes the row NaN.
+    """
     for i in range(scores.shape[0]):
         row, mean = scores[i, : seen[i]], out[i]
-        high = np.float32(-np.inf)
+        high, lost = np.float32(-np.inf), np.int32(0)
         for j in range(row.size):
             high = max(high, row[j])
+            lost += np.int32(not row[j] < _INF)
+        if lost or (row.size and high == -_INF):
+            mean[:] = np.nan
+            continue
         total = np.float32(0)
         mean[:] = 0
         equal = 0

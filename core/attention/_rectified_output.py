@@ -8,7 +8,7 @@ from torch import Tensor
 from ._blocks import BlockSelection, attend_blocks
 from ._rectified_blocks import block_mean
 from ._rectified_choice import Choice, Rectified
-from .base import repeat_kv
+from .base import repeat_kv, weighted_sum
 
 
 def ordered(x: Tensor, order: Tensor | None) -> Tensor:
@@ -22,7 +22,8 @@ def correct(choice: Choice, v: Tensor, sparse: Tensor) -> tuple[Tensor, Tensor, 
     num = blocks.no_gain.shape[-1]
     restored = blocks.prob * blocks.restored
     factor = 1 - restored.sum(-1)  # the mass of E, for the rows of prob sum to 1
-    compensation = restored[..., :num] @ repeat_kv(block_mean(v, size), restored.shape[1])  # [B, Hq, nv, Dv]
+    means = repeat_kv(block_mean(v, size), restored.shape[1])
+    compensation = weighted_sum(restored[..., :num], means, blocks.restored[..., :num])  # [B, Hq, nv, Dv]
     parts = []
     whole = sparse.shape[2] // size  # blocks of full size; views, so that nothing is repeated for each token
     for first, last, length in ((0, whole, size), (whole, num, sparse.shape[2] - whole * size)):

@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 
 from . import _sparse_tokens_cpu
-from .base import accumulator
+from .base import accumulator, weighted_sum
 
 _CHUNK = 1 << 22  # gathered key entries held at a time
 
@@ -136,7 +136,9 @@ def attend_rows(
         return out
     for b, h, heads, rows in _pieces(q, k, index):
         token, prob, _ = _weights(q, k, index, scale, b, h, heads, rows)
-        out[b, heads, rows] = (prob @ v[b, h][token].to(prob.dtype)).transpose(0, 1).to(q.dtype)
+        listed = index[b, h, rows, None] >= 0
+        part = weighted_sum(prob, v[b, h][token].to(prob.dtype), listed)
+        out[b, heads, rows] = part.transpose(0, 1).to(q.dtype)
     return out
 
 

@@ -13,7 +13,7 @@ from ..threads import run
 
 Array = np.ndarray[Any, Any]
 _TILE = 512  # queries: with the keys that neighbouring stripes share, 2 x 256 KB at D = 128, inside a 1 MB cache
-_ZERO = np.float32(0)
+_ZERO, _INF = np.float32(0), np.float32(np.inf)
 
 
 @kernel("void(float32[:,::1],float32[:,::1],int64[::1],int64,float32[:,::1],int32[:,::1],int64,int64)")
@@ -33,6 +33,8 @@ def _search(
             score = _ZERO
             for d in range(a.shape[0]):
                 score += a[d] * b[d]
+            if score != score:
+                score = _INF  # as in ``_topk``
             if score > scores[row, count - 1]:
                 place = count - 1
                 while place > 0 and score > scores[row, place - 1]:

@@ -15,7 +15,8 @@ from torch.autograd.function import once_differentiable
 
 from ._superlinear_backward import span_gradients
 from ._superlinear_span import span_attention
-from .base import accumulator, positions
+from ._topk import ranked
+from .base import accumulator, again_where_not_finite, positions
 
 if TYPE_CHECKING:
     from ._superlinear_comb import Spans
@@ -65,7 +66,7 @@ def chunked_search(q: Tensor, k: Tensor, steps: Tensor, num_spans: int) -> tuple
         anchors = part.here[:, None] + 1 - steps.flip(0)  # [C, S], far to near
         keys = gather(k, part.kv, anchors.clamp_min(0))  # [C, S, D]
         s = torch.einsum("cd,csd->cs", query[part.rows].to(keys.dtype), keys)
-        s, order = s.masked_fill(anchors < 0, -torch.inf).sort(dim=-1, descending=True, stable=True)
+        s, order = ranked(s).masked_fill(anchors < 0, -torch.inf).sort(dim=-1, descending=True, stable=True)
         best = anchors.gather(-1, order)[:, :kept].masked_fill(s[:, :kept] == -torch.inf, -1)
         flat(scores)[part.rows, :kept] = s[:, :kept]
         flat(chosen)[part.rows, :kept] = best.to(torch.int32)
@@ -116,7 +117,15 @@ def attend_chunk(
     joint = joint.masked_fill(~seen, -torch.inf).masked_fill(~seen.any(-1, keepdim=True), 0.0)
     weight = joint.softmax(-1) * seen * gate[..., None]
     out = torch.einsum("ckj,ckjd->cd", weight[..., :n], v_span)
-    return out + torch.einsum("cw,cwd->cd", weight[..., n:].sum(1), v_near)
+    out = out + torch.einsum("cw,cwd->cd", weight[..., n:].sum(1), v_near)
+    if not out.detach().isfinite().all():  # what was gathered for want of a key must not count: 0 times NaN is NaN
+        v_span, v_near = (
+            v_span.masked_fill(~chunk.has_key[..., None], 0),
+            v_near.masked_fill(~chunk.has_near[..., None], 0),
+        )
+        out = torch.einsum("ckj,ckjd->cd", weight[..., :n], v_span)
+        out = out + torch.einsum("cw,cwd->cd", weight[..., n:].sum(1), v_near)
+    return out
 
 
 def chunked_attention(q: Tensor, k: Tensor, v: Tensor, spans: Spans, scale: float, gate_scale: float) -> Tensor:
@@ -135,7 +144,8 @@ def forward(q: Tensor, k: Tensor, v: Tensor, spans: Spans, scale: float, gate_sc
     """Steps 5 and 6 without gradients, by the faster of two ways."""
     if q.dtype == torch.float64 or q.shape[2] <= FEW:
         return chunked_attention(q, k, v, spans, scale, gate_scale)
-    return span_attention(q, k, v, spans, scale, gate_scale)
+    out = span_attention(q, k, v, spans, scale, gate_scale)
+    return again_where_not_finite(out, lambda: chunked_attention(q, k, v, spans, scale, gate_scale))
 
 
 class SpanAttention(torch.autograd.Function):

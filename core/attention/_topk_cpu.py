@@ -19,6 +19,7 @@ Ints = np.ndarray[Any, np.dtype[np.int32]]
 _SIGN = np.int32(0x7FFFFFFF)
 _ZERO, _ONE = np.int32(0), np.int32(1)
 _INF, _NAN = np.float32(np.inf), np.float32(np.nan)
+LARGEST = np.float32(np.finfo(np.float32).max)
 
 
 @njit(fastmath=FASTMATH, error_model="numpy")
@@ -45,8 +46,15 @@ def _unrank(rank: Any) -> Any:
 
 
 @njit(fastmath=FASTMATH, error_model="numpy")
+def ranked(x: Floats, top: Any) -> None:
+    """In place: NaN, and what is above ``top``, to ``top``. With infinity as ``top``: ``_topk.ranked``."""
+    for i in range(x.size):
+        x[i] = x[i] if x[i] <= top else top
+
+
+@njit(fastmath=FASTMATH, error_model="numpy")
 def threshold(x: Floats, top_k: int, guess: Any) -> tuple[Any, Any, Any]:
-    """Where to cut ``x`` so that ``top_k`` < x.size entries remain.
+    """Where to cut ``x``, without NaN (``ranked``), so that ``top_k`` < x.size entries remain.
 
     Returns (hi, lo, ties): take what is >= hi and the first ``ties`` entries that equal lo. From ``guess`` in growing
     steps until both sides are known, then Illinois steps, then halving of the bit patterns: some 60 passes at most,

@@ -255,4 +255,43 @@ def masked_attention(q: Tensor, k: Tensor, v: Tensor, mask: Tensor | None, *, sc
     prob = scores.softmax(-1)
     if mask is not None:
         prob = prob * mask  # ... and gives zeros
-    return prob.to(v.dtype) @ v
+    return weighted_sum(prob.to(v.dtype), v, mask)
+
+
+def weighted_sum(weight: Tensor, v: Tensor, seen: Tensor | None) -> Tensor:
+    """``weight @ v``, where what a row does not see cannot spoil it: a weight of 0 times NaN or infinity is NaN.
+
+    Parameters
+    ----------
+    weight : Tensor [..., R, n]
+        0 (or NaN, in a row that is NaN whatever its values are) where ``seen`` is False.
+    v : Tensor [..., n, Dv]
+    seen : Tensor, bool, broadcastable to ``weight``, or None
+        None: every row sees everything.
+
+    Returns
+    -------
+    Tensor [..., R, Dv]. What is seen counts as in the product: NaN gives NaN, infinity gives infinity, or NaN where its
+    weight is 0 or another one has the opposite sign.
+    """
+    out = weight @ v
+    if seen is None or bool(out.detach().isfinite().all()):
+        return out
+    bad = ~v.isfinite()
+    out = weight @ v.masked_fill(bad, 0.0)
+    for key in bad.any(-1).view(-1, v.shape[-2]).any(0).nonzero()[:, 0].tolist():  # few, or the input is beyond help
+        value = v[..., key, None, :].masked_fill(~bad[..., key, None, :], 0.0)  # [..., 1, Dv]
+        sight = seen[..., key, None]  # [..., R, 1]
+        # hidden entries are filled after the product, so that neither it nor its gradient can spoil a row
+        out = out + (weight[..., key, None] * value).masked_fill(~sight, 0.0)
+    return out
+
+
+def again_where_not_finite(out: Tensor, plain: Callable[[], Tensor]) -> Tensor:
+    """``out`` [..., Dv] of a fast kernel, its rows that hold NaN or infinity computed again by ``plain()``.
+
+    Kernels multiply what a row does not see by 0, which NaN and infinity survive: such a row may be NaN for no reason.
+    What a kernel owes in turn is never to hide a NaN.
+    """
+    bad = ~out.isfinite().all(-1, keepdim=True)
+    return torch.where(bad, plain(), out) if bool(bad.any()) else out

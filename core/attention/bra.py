@@ -14,7 +14,7 @@ from torch import Tensor
 
 from ._bra_attend import attend_regions, gather
 from ._bra_regions import Regions, Routing, cut, pad_map, route, to_regions
-from .base import Cost, Operator, Shape, accumulator, repeat_kv
+from .base import Cost, Operator, Shape, accumulator, repeat_kv, weighted_sum
 
 
 def default_scale(q: Tensor) -> float:
@@ -60,7 +60,7 @@ def reference(
     qp, kp, vp = (pad_map(repeat_kv(x, q.shape[1]), regions).flatten(2, 3) for x in (q, k, v))
     scores = ((qp @ kp.mT) * scale * factor).to(accumulator(q.dtype))  # [B, Hq, L, L]
     prob = scores.masked_fill(~visible[:, None], -torch.inf).softmax(-1).to(q.dtype)
-    out = (prob * factor) @ vp  # [B, Hq, L, Dv]
+    out = weighted_sum(prob * factor, vp, visible[:, None])  # [B, Hq, L, Dv]
     out = out.reshape(*out.shape[:2], *regions.padded, v.shape[3])[:, :, : grid[0], : grid[1]].flatten(2, 3)
     return add_lepe(out, v, grid, lepe, lepe_bias)
 

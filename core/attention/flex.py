@@ -17,8 +17,9 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from .base import Cost, Operator, Shape
+from .base import Cost, Operator, Shape, again_where_not_finite
 from .window_sink import BandSelection, at_budget, check
+from .window_sink import blocked as window_attention
 from .window_sink import reference as window_reference
 
 _BLOCK = 128  # FlexAttention's own default
@@ -128,7 +129,10 @@ def blocked(
     with torch.no_grad(), warnings.catch_warnings():  # on the CPU it has no backward pass
         warnings.filterwarnings("ignore", "flex_attention called without torch.compile")  # bounded above
         result: Tensor = run(q, k, v, block_mask=mask, scale=scale, enable_gqa=q.shape[1] != k.shape[1])
-    return result
+    # its own engine multiplies hidden keys by 0
+    return again_where_not_finite(
+        result, lambda: window_attention(q, k, v, scale=scale, window=window, num_sinks=num_sinks)
+    )
 
 
 def cost(shape: Shape, *, window: int = 1024, num_sinks: int = 4, compile: bool = False) -> Cost:

@@ -196,9 +196,9 @@ def reference(
     if settings.mode == "triangle" and len_q > 1:
         mask = mask | (torch.arange(len_q, device=q.device) >= len_q - settings.last)[:, None]
     full = route_full(q, k, settings).to(q.dtype)[:, None, None, None]
-    return full * masked_attention(q, k, v, seen, scale=scale) + (1 - full) * masked_attention(
-        q, k, v, mask & seen, scale=scale
-    )
+    routes = (masked_attention(q, k, v, seen, scale=scale), masked_attention(q, k, v, mask & seen, scale=scale))
+    chosen = torch.where(full > 0.5, *routes)  # no product: 0 times NaN is NaN
+    return chosen + (full - full.detach()) * (routes[0] - routes[1]) if full.requires_grad else chosen
 
 
 def blocked(

@@ -15,7 +15,7 @@ from torch import Tensor
 
 from ._halo_attend import attend_blocks
 from ._halo_blocks import Halo, from_blocks, query_blocks
-from .base import Cost, Operator, Shape, accumulator, repeat_kv
+from .base import Cost, Operator, Shape, accumulator, repeat_kv, weighted_sum
 
 
 def layout_of(grid: tuple[int, int], block_size: int, halo: int, *, pad: bool, stride: int = 1) -> Halo:
@@ -75,7 +75,7 @@ def reference(
             position = position + (q @ table.to(q.dtype).mT).gather(3, row.to(q.device).expand_as(scores))
         scores = scores + position * (scale if scale_pos else 1.0)
     scores = scores.to(accumulator(q.dtype)).masked_fill(~visible.to(q.device), -torch.inf)
-    return scores.softmax(-1).to(v.dtype) @ v.flatten(2, 3)
+    return weighted_sum(scores.softmax(-1).to(v.dtype), v.flatten(2, 3), visible.to(q.device))
 
 
 def blocked(

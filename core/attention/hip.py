@@ -19,7 +19,7 @@ from torch import Tensor
 from . import _hip_attend, _hip_attend_cpu, _hip_search, _hip_search_cpu, _hip_search_plain
 from ._hip_layout import Layout, Representative, Settings, search_table
 from ._hip_selection import HipSelection
-from .base import Cost, Operator, Shape, accumulator, masked_attention
+from .base import Cost, Operator, Shape, accumulator, again_where_not_finite, masked_attention
 
 Searcher = Callable[[Tensor, Tensor, Tensor, Layout], tuple[Tensor, int]]
 
@@ -72,8 +72,11 @@ def attend(
 ) -> Tensor:
     """Section 3.3: softmax attention over sink, chosen keys and window."""
     with_grad = torch.is_grad_enabled() and (q.requires_grad or k.requires_grad or v.requires_grad)
-    run = _hip_attend_cpu.attend if _has_kernel(q) and not with_grad else _hip_attend.attend
-    return run(q, k, v, selection, scale=_scale(q, scale))
+    arguments, factor = (q, k, v, selection), _scale(q, scale)
+    if with_grad or not _has_kernel(q):
+        return _hip_attend.attend(*arguments, scale=factor)
+    out = _hip_attend_cpu.attend(*arguments, scale=factor)
+    return again_where_not_finite(out, lambda: _hip_attend.attend(*arguments, scale=factor))
 
 
 def blocked(

@@ -15,8 +15,8 @@ from typing import Literal, cast
 import torch
 from torch import Tensor
 
-from ._lightning_block import BLOCK, final_state, linear_attention
-from .base import Cost, Operator, Shape, accumulator, check_qkv, positions, repeat_kv
+from ._lightning_block import BLOCK, decayed, final_state, linear_attention
+from .base import Cost, Operator, Shape, accumulator, check_qkv, positions, repeat_kv, weighted_sum
 
 Decay = Literal["code", "paper", "none", "custom"]
 _ROWS_CHUNK = 4096  # keys at a time in ``rows``: 256 rows x 4096 keys x 8 bytes = 8 MB a head
@@ -90,8 +90,8 @@ def reference(
     rows, cols = positions(q.shape[2], k.shape[2], q.device), torch.arange(k.shape[2], device=q.device)
     distance = rows[:, None] - cols  # [Lq, Lk]
     weight = torch.exp(-rate.to(accum)[:, None, None] * distance.clamp(min=0)) * (distance >= 0)  # [Hq, Lq, Lk]
-    scores = (q @ k.mT) * (1.0 if scale is None else scale)
-    return (scores.to(accum) * weight).to(v.dtype) @ v
+    scores = ((q @ k.mT) * (1.0 if scale is None else scale)).to(accum).masked_fill(distance < 0, 0.0)
+    return weighted_sum((scores * weight).to(v.dtype), v, distance >= 0)
 
 
 def recurrent(q: Tensor, k: Tensor, v: Tensor, slope: Tensor, state: Tensor | None = None) -> tuple[Tensor, Tensor]:
@@ -123,9 +123,8 @@ def decode_step(q: Tensor, k: Tensor, v: Tensor, slope: Tensor, state: Tensor) -
     out [B, Hq, 1, Dv] in q's dtype, and the state after the token.
     """
     heads = q.shape[1]
-    lam = torch.exp(-slope.to(state.dtype).reshape(heads, 1, 1))
     k, v = (repeat_kv(x, heads).to(state.dtype) for x in (k, v))
-    state = torch.addcmul(k.mT * v, state, lam)  # [B, Hq, D, Dv]
+    state = decayed(state, slope.to(state.dtype).reshape(heads, 1, 1), 1) + k.mT * v  # [B, Hq, D, Dv]
     return (q.to(state.dtype) @ state).to(q.dtype), state
 
 
@@ -248,7 +247,8 @@ def rows(
         keys, values = (repeat_kv(x[:, :, start : start + _ROWS_CHUNK], heads).to(accum) for x in (k, v))
         distance = at[:, None] - torch.arange(start, start + keys.shape[2], device=q.device)
         weight = torch.exp(-rate * distance.clamp(min=0)) * (distance >= 0)  # [Hq, R, chunk]
-        out += (chosen @ keys.mT * weight) @ values
+        scores = (chosen @ keys.mT).masked_fill(distance < 0, 0.0)
+        out += weighted_sum(scores * weight, values, distance >= 0)
     return out
 
 

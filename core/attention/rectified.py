@@ -21,7 +21,7 @@ from ._rectified_blocks import choose
 from ._rectified_choice import Choice, Rectified
 from ._rectified_order import Video, neighbour_blocks, token_order
 from ._rectified_output import finish, ordered
-from .base import Cost, Operator, Shape, masked_attention, repeat_kv
+from .base import Cost, Operator, Shape, masked_attention, repeat_kv, weighted_sum
 
 Gapr = Literal["on", "off", "all"]
 
@@ -256,9 +256,12 @@ def reference(
     mask[..., len_video + choice.valid_text :] = False
     sparse = masked_attention(q, k, v, mask, scale=scale)
     member = torch.nn.functional.one_hot(block, num).to(blocks.prob.dtype)  # [Tv, nv]
-    v_mean = repeat_kv((member.T @ v[:, :, :len_video].to(member.dtype)) / member.sum(0)[:, None], heads)
+    v_sum = weighted_sum(member.T, v[:, :, :len_video].to(member.dtype), member.T > 0)
+    v_mean = repeat_kv(v_sum / member.sum(0)[:, None], heads)
     factor = (blocks.prob * ~blocks.restored).sum(-1)  # R, step 10
-    compensation = (blocks.prob * blocks.restored)[..., :num] @ v_mean  # step 11
+    compensation = weighted_sum(
+        (blocks.prob * blocks.restored)[..., :num], v_mean, blocks.restored[..., :num]
+    )  # step 11
     rectified = factor[:, :, block, None] * sparse[:, :, :len_video] + compensation[:, :, block]
     return torch.cat([rectified.to(q.dtype), sparse[:, :, len_video:]], 2)
 

@@ -23,6 +23,7 @@ from torch import Tensor
 from ._superlinear_comb import UPSCALED_POWER, Spans, accumulated, comb, spans_of
 from ._superlinear_search import search
 from ._superlinear_torch import FEW, SpanAttention, chunked_search, forward
+from ._topk import ranked
 from .base import Cost, Operator, Shape, accumulator, masked_attention, positions, repeat_kv
 
 
@@ -88,7 +89,7 @@ def reference(
     dense = (q if q_search is None else q_search).to(keys.dtype) @ keys.mT  # [B, Hq, Lq, Lk]
     here = positions(len_q, len_k)[:, None]
     anchors = (here + 1 - tables.steps.flip(0)).expand(*dense.shape[:2], -1, -1)  # [B, Hq, Lq, S], far to near
-    scores = dense.gather(-1, anchors.clamp_min(0)).masked_fill(anchors < 0, -torch.inf)
+    scores = ranked(dense.gather(-1, anchors.clamp_min(0))).masked_fill(anchors < 0, -torch.inf)
     missing = num_spans - anchors.shape[-1]
     if missing > 0:
         scores = torch.nn.functional.pad(scores, (0, missing), value=-torch.inf)
