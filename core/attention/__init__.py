@@ -208,11 +208,12 @@ def attention(
     >>> attention("window+sink", q, k, v, causal=True, window=64).shape
     torch.Size([1, 2, 300, 64])
     """
-    from .base import check_call, check_qkv
+    from .base import check_call, check_gradients, check_qkv
 
     operator = OPERATORS[name].resolve()
     check_qkv(q, k, v)
     check_call(name, operator, q, k, causal=causal, grid=grid, params=params)
+    check_gradients(name, operator, q, k, v, backend)
     if backend not in ("auto", "reference", "blocked", "triton"):
         raise ValueError(f"backend is auto, reference, blocked or triton, not {backend!r}.")
     if backend == "triton":

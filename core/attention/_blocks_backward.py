@@ -52,5 +52,5 @@ def _scatter(x: Tensor, spans: Spans, part: Tensor) -> None:
     """Add ``part`` to the rows ``spans`` of ``x``: the transpose of ``gather``."""
     done = 0
     for start, stop in spans.tolist():
-        x[start:stop] += part[done : done + stop - start]
+        x.narrow(0, start, stop - start).add_(part[done : done + stop - start])  # ``x[:] +=`` fails under create_graph
         done += stop - start

@@ -9,6 +9,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from ..first_order import first_order_only
 from ._bra_regions import Routing, from_regions, to_regions
 from .base import accumulator, weighted_sum
 
@@ -88,7 +89,7 @@ class _Attend(torch.autograd.Function):
         return out
 
     @staticmethod
-    @torch.autograd.function.once_differentiable
+    @first_order_only
     def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
         q, k, v, index, weight, on_map = ctx.saved_tensors
         q_grad = torch.empty_like(q)

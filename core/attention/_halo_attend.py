@@ -9,6 +9,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from ..first_order import first_order_only
 from ._halo_blocks import Halo, add_border, relative_logits, windows
 from .base import accumulator
 
@@ -104,7 +105,7 @@ class _Attend(torch.autograd.Function):
         return out
 
     @staticmethod
-    @torch.autograd.function.once_differentiable
+    @first_order_only
     def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
         q, k, v, *tables = ctx.saved_tensors
         rule, hidden = ctx.rule, _hidden(ctx.rule, q.device)

@@ -134,7 +134,7 @@ def _select(
             row = scores[t]
             start = ks[t] - np.int64(blocks[t, 0]) * size
             stop = (counts[t] - 1) * size + ke[t] - np.int64(blocks[t, counts[t] - 1]) * size
-            lo = hi = -LARGEST
+            lo = hi = -_INF
             ties = 0
             ranked(row[start:stop], LARGEST if force else _INF)  # below what is forced
             if stop - start > top_k:

@@ -11,6 +11,7 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor
 
+from ..first_order import first_order_only
 from .base import accumulator, weighted_sum
 
 BLOCK = (
@@ -129,7 +130,7 @@ class _LinearAttention(torch.autograd.Function):
         return _sweep(q, k, v, slope, state, block)
 
     @staticmethod
-    @torch.autograd.function.once_differentiable  # type: ignore[untyped-decorator]
+    @first_order_only
     def backward(ctx: Any, grad: Tensor, grad_last: Tensor) -> tuple[Tensor | None, ...]:
         q, k, v, slope, state = ctx.saved_tensors
         heads = k.shape[1:3]  # [Hkv, group]

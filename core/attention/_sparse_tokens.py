@@ -12,6 +12,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from ..first_order import first_order_only
 from . import _sparse_tokens_cpu
 from .base import accumulator, weighted_sum
 
@@ -102,7 +103,7 @@ class _SparseTokens(torch.autograd.Function):
         return attend_rows(q, k, v, index, scale)
 
     @staticmethod
-    @torch.autograd.function.once_differentiable
+    @first_order_only
     def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor | None, ...]:
         q, k, v, index = ctx.saved_tensors
         dtype = accumulator(q.dtype)

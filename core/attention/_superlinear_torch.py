@@ -11,8 +11,8 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 import torch
 from torch import Tensor
-from torch.autograd.function import once_differentiable
 
+from ..first_order import first_order_only
 from ._superlinear_backward import span_gradients
 from ._superlinear_span import span_attention
 from ._topk import ranked
@@ -161,7 +161,7 @@ class SpanAttention(torch.autograd.Function):
         return forward(q, k, v, spans, scale, gate_scale)
 
     @staticmethod
-    @once_differentiable
+    @first_order_only
     def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
         spans, scale, gate_scale = ctx.rest
         saved: tuple[Tensor, ...] = ctx.saved_tensors

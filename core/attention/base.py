@@ -210,6 +210,13 @@ def check_call(
             raise ValueError(f"{name} has no parameter {parameter!r}. {hint}")
 
 
+def check_gradients(name: str, operator: Operator, q: Tensor, k: Tensor, v: Tensor, backend: str) -> None:
+    """Raise ``ValueError`` where gradients are wanted of an operator that has none: no result without its graph."""
+    wanted = torch.is_grad_enabled() and (q.requires_grad or k.requires_grad or v.requires_grad)
+    if wanted and not operator.differentiable and backend != "reference":
+        raise ValueError(f"{name} has no gradients: call it under torch.no_grad(), or with backend='reference'.")
+
+
 def repeat_kv(x: Tensor, num_heads: int) -> Tensor:
     """Each key/value head once per query head of its group: [B, Hkv, L, D] -> [B, Hq, L, D]; a view if Hq = Hkv."""
     return x if x.shape[1] == num_heads else x.repeat_interleave(num_heads // x.shape[1], dim=1)

@@ -73,7 +73,9 @@ def _checked(slope: Tensor, num_heads: int, device: torch.device) -> Tensor:
     """Slopes of any shape with one entry a head -> [H], at least float32."""
     if slope.numel() != num_heads:
         raise ValueError(f"slope {list(slope.shape)} for {num_heads} heads: one slope per query head is needed.")
-    slope = slope.detach().to(device=device, dtype=accumulator(slope.dtype)).reshape(-1)
+    if slope.requires_grad and torch.is_grad_enabled():
+        raise ValueError("slope has no gradient here: pass slope.detach(), so that nobody waits for one.")
+    slope = slope.to(device=device, dtype=accumulator(slope.dtype)).reshape(-1)
     if not bool(((slope >= 0) & slope.isfinite()).all()):
         raise ValueError("slope must be finite and not negative: exp(-slope) is a decay.")
     return slope

@@ -15,8 +15,9 @@ from torch import Tensor
 
 from ..threads import kernels_own_the_threads, run
 from ._oracle_cpu import cut_rows, mean_of_chosen
-from ._topk import top_k_positions
-from .base import Cost, Operator, Shape, accumulator, causal_mask, masked_attention, positions, repeat_kv
+from ._sparse_tokens import token_attention
+from ._topk import ranked, top_k_positions
+from .base import Cost, Operator, Shape, accumulator, causal_mask, masked_attention, positions, repeat_kv, weighted_sum
 
 _SCORES = 1 << 21  # of a chunk of query rows: 8 MiB in float32
 
@@ -124,7 +125,7 @@ def _each_chunk(q: Tensor, k: Tensor, *, causal: bool, scale: float, visit: Visi
 def _cut(scores: Tensor, seen: Tensor, top_k: int) -> tuple[Tensor, Tensor]:
     """``cut`` and ``ties`` of a chunk in plain torch: what ``cut_rows`` does."""
     hidden = torch.arange(scores.shape[1], device=scores.device) >= seen[:, None]
-    scores = scores.masked_fill(hidden, -torch.inf)
+    scores = ranked(scores).masked_fill(hidden, -torch.inf)
     cut = scores.topk(min(top_k, scores.shape[1]), dim=-1).values[:, -1]
     return cut, top_k - (scores > cut[:, None]).sum(-1)
 
@@ -133,9 +134,10 @@ def _mean(scores: Tensor, seen: Tensor, cut: Tensor, ties: Tensor, v: Tensor) ->
     """Weighted mean of the chosen values in plain torch: what ``mean_of_chosen`` does."""
     hidden = torch.arange(scores.shape[1], device=scores.device) >= seen[:, None]
     scores = scores.masked_fill(hidden, -torch.inf)
-    equal = scores == cut[:, None]
-    keep = (scores > cut[:, None]) | (equal & (equal.cumsum(-1) <= ties[:, None]))
-    return scores.masked_fill(~keep, -torch.inf).softmax(-1) @ v[: scores.shape[1]]
+    compared = ranked(scores)
+    equal = compared == cut[:, None]
+    keep = (compared > cut[:, None]) | (equal & (equal.cumsum(-1) <= ties[:, None]))
+    return weighted_sum(scores.masked_fill(~keep, -torch.inf).softmax(-1), v[: scores.shape[1]], keep)
 
 
 def _compiled(q: Tensor) -> bool:
@@ -157,6 +159,20 @@ def select(q: Tensor, k: Tensor, *, causal: bool, scale: float | None = None, to
 
     _each_chunk(q, k, causal=causal, scale=scale, visit=visit)
     return OracleSelection(q, k, cut, ties, top_k, causal, scale)
+
+
+def _positions(q: Tensor, k: Tensor, *, causal: bool, scale: float, top_k: int) -> Tensor:
+    """The chosen keys of every query as lists: int32 [B, Hq, Lq, min(top_k, Lk)], ascending, -1 at the end."""
+    _check(top_k)
+    chosen = torch.full((*q.shape[:3], min(top_k, k.shape[2])), -1, dtype=torch.int32, device=q.device)
+
+    def visit(b: int, h: int, rows: slice, scores: Tensor, seen: Tensor) -> None:
+        hidden = torch.arange(scores.shape[1], device=scores.device) >= seen[:, None]
+        found = top_k_positions(scores.masked_fill(hidden, -torch.inf), top_k)
+        chosen[b, h, rows, : found.shape[1]] = found
+
+    _each_chunk(q, k, causal=causal, scale=scale, visit=visit)
+    return chosen
 
 
 def attend(
@@ -185,6 +201,9 @@ def attend(
 def blocked(q: Tensor, k: Tensor, v: Tensor, *, causal: bool, scale: float | None = None, top_k: int = 1024) -> Tensor:
     """Linear memory, quadratic time: every score twice, in chunks of query rows.
 
+    Differentiable in q, k and v through the chosen keys, the choice constant; then 4 bytes x ``top_k`` for every query
+    are kept.
+
     Parameters
     ----------
     q, k, v : Tensor [B, Hq, Lq, D], [B, Hkv, Lk, D], [B, Hkv, Lk, Dv]
@@ -196,7 +215,10 @@ def blocked(q: Tensor, k: Tensor, v: Tensor, *, causal: bool, scale: float | Non
     ValueError
         If ``top_k`` is less than 1.
     """
-    q, k, v = q.detach(), k.detach(), v.detach()
+    if torch.is_grad_enabled() and (q.requires_grad or k.requires_grad or v.requires_grad):
+        factor = q.shape[-1] ** -0.5 if scale is None else scale
+        chosen = _positions(q.detach(), k.detach(), causal=causal, scale=factor, top_k=top_k)
+        return token_attention(q, repeat_kv(k, q.shape[1]), repeat_kv(v, q.shape[1]), chosen, factor)
     return attend(q, k, v, select(q, k, causal=causal, scale=scale, top_k=top_k), causal=causal, scale=scale)
 
 
@@ -216,4 +238,12 @@ def at_budget(keys: int, shape: Shape) -> dict[str, Any]:
     return {"top_k": max(1, keys)}
 
 
-OPERATOR = Operator(reference=reference, blocked=blocked, cost=cost, select=select, attend=attend, at_budget=at_budget)
+OPERATOR = Operator(
+    reference=reference,
+    blocked=blocked,
+    cost=cost,
+    select=select,
+    attend=attend,
+    at_budget=at_budget,
+    differentiable=True,
+)

@@ -5,32 +5,11 @@ import math
 import pytest
 import torch
 from qkv import random_qkv, threads
+from small_operators import NAMES, arguments
 
-from attn.core.attention import OPERATORS, attention, operators
+from attn.core.attention import OPERATORS, attention
 from attn.core.attention.base import shape_of
 from attn.core.errors import UsageError
-
-SMALL = {  # parameters with which something is left out at 256 tokens
-    "hip": {"mask_k": 32, "sliding_window": 32, "sink": 4},
-    "dsa": {"top_k": 32},
-    "hisa": {"top_k": 32, "block_size": 16, "top_blocks": 4},
-    "superlinear": {"sw_index": 3},
-    "flux": {"sink": 16, "local": 64, "block_size": 16},
-    "rectified": {"block_size": 16, "drop_rate": 0.7},
-    "bra": {"n_win": 4, "topk": 2},
-    "halo": {"block_size": 4, "halo": 1},
-    "sparsifiner": {"reduce_n": 8},
-    "window+sink": {"window": 32},
-    "blocktopk": {"block_size": 16, "top_k": 4},
-    "oracle": {"top_k": 32},
-    "flex": {"window": 32},
-}
-NAMES = [name for name in operators() if not OPERATORS[name].missing()]
-
-
-def arguments(name):
-    operator = OPERATORS[name].resolve()
-    return {"causal": operator.causal[0], **({"grid": (16, 16)} if operator.grid else {}), **SMALL.get(name, {})}
 
 
 @pytest.fixture(params=NAMES)

@@ -104,6 +104,21 @@ def test_prefill_then_decode(cut, block):
     assert relative(state, last) < 1e-12
 
 
+@pytest.mark.parametrize("layer", [0, 31])
+def test_decoding_does_not_drift(layer):
+    """4096 tokens at the slowest head of the first and of the last layer, one at a time, against float64."""
+    slope = slopes(32, layer=layer, num_layers=32).min()[None]
+    q, k, v = random_qkv((1, 1, 1, 4096, 4096, 16), seed=4)
+    state = torch.zeros(1, 1, 16, 16)
+    for t in range(4096):
+        out, state = decode_step(q[:, :, t, None], k[:, :, t, None], v[:, :, t, None], slope, state)
+    age = torch.arange(4095, -1, -1, dtype=torch.float64)[:, None]
+    true = (k[0, 0].double() * torch.exp(-slope.double() * age)).T @ v[0, 0].double()
+    assert (state[0, 0] - true).norm() <= 5e-5 * true.norm()
+    last = q[0, 0, -1:].double() @ true
+    assert (out[0, 0] - last).norm() <= 5e-5 * last.norm()
+
+
 def test_decode_step_leaves_the_state_alone():
     q, k, v = random_qkv((1, 2, 1, 1, 1, 8), torch.bfloat16)
     state = torch.ones(1, 2, 8, 8)
