@@ -62,6 +62,8 @@ def show_hits(
     for item in found.report.items:
         if item.error:
             say(f"attn: {item.input}: {item.error}", err=True)
+    for warning in found.warnings:
+        say(f"attn: warning: {warning}", err=True)
     if sheet is not None:
         write_sheet(sheet, found)
     if output is not None:

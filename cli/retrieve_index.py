@@ -22,9 +22,10 @@ from .options import (
     VerboseOption,
     WorkersOption,
 )
+from .say import say
 
 if TYPE_CHECKING:
-    from attn.core.io.report import Item
+    from attn.core.io.report import Item, Report
 
 
 def main(
@@ -54,6 +55,18 @@ def main(
     keep_missing: Annotated[
         bool, typer.Option("--keep-missing", help="Keep entries that the gallery no longer holds.")
     ] = False,
+    prune: Annotated[
+        bool, typer.Option("--prune", help="Forget also entries of galleries that are empty or not named now.")
+    ] = False,
+    chunk: Annotated[
+        str | None,
+        typer.Option(
+            "--chunk",
+            metavar="auto|TOKENS|off",
+            help="Embed long texts in passages that overlap; hits are whole documents.",
+            show_default="as the index has it",
+        ),
+    ] = None,
     as_json: JsonOption = False,
     report_file: ReportOption = None,
     quiet: QuietOption = False,
@@ -68,8 +81,13 @@ def main(
 ) -> None:
     """Embed a gallery of images or texts into an index.
 
-    The same command again embeds only what is new or has changed, and forgets what is gone. A run that was killed
-    goes on where it was. The index remembers the model, its weights and the temperature.
+    The same command again embeds only what is new or has changed, and forgets what is gone: what an argument that was
+    read whole does not hold any more. What cannot be read now keeps its entries, and the exit code is 1; so does an
+    argument that holds nothing at all (a disk that is not mounted). Entries of galleries that are not named stay;
+    --prune forgets them. A run that was killed goes on where it was, and forgets nothing.
+
+    The index remembers the model, its weights and the temperature, the galleries, and the absolute path of each file
+    and where that is from the index: hits are found from any folder, and after both moved together.
     """
     from attn.core.batch import Placement
     from attn.core.retrieve.index import index
@@ -78,13 +96,24 @@ def main(
     from .show import run_files
 
     options = IndexOptions(
-        EncoderOptions(model, temperature, max_tokens, device, dtype), store, rebuild, keep_missing
+        EncoderOptions(model, temperature, max_tokens, device, dtype), store, rebuild, keep_missing, prune, chunk
     )  # fmt: skip
     placement = Placement(
         workers=workers, cluster=cluster, item_timeout=item_timeout, threads=threads, overwrite=overwrite
     )
+
+    def told(*args: Any, **named: Any) -> Report:
+        report = index(*args, **named)
+        if count := report.items[0].metrics.get("removed"):  # also with --quiet: nothing goes without a word
+            some = ", ".join(report.items[0].details["removed"][:3])
+            say(
+                f"attn: {output}: {count} removed, gone from the gallery: {some}{', ...' if count > 3 else ''}",
+                err=True,
+            )
+        return report
+
     run_files(
-        index, gallery, output, options, placement, as_json=as_json, report_file=report_file, quiet=quiet,
+        told, gallery, output, options, placement, as_json=as_json, report_file=report_file, quiet=quiet,
         verbose=verbose, row=_row,
     )  # fmt: skip
 

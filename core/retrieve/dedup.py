@@ -36,6 +36,8 @@ from ..batch import Silent, Watcher
 from ..device import set_threads
 from ..errors import InputError, UsageError
 from ..io.report import Item, Report, summarise
+from .passages import PASSAGE_OF, document_of
+from .places import Places
 from .runs import Result
 from .search import Found, shown_meta
 from .similar import title
@@ -105,7 +107,7 @@ def dedup(
     store = open_store(index)
     try:
         with tempfile.TemporaryFile() as file:
-            ids, vectors = _read(store, options.where, file, str(index))
+            ids, vectors = _documents(*_read(store, options.where, file, str(index)))
             order = np.array(sorted(range(len(ids)), key=ids.__getitem__), np.int64)
             owner = np.empty(0, np.int64)
             for done, owner in owners(vectors, order, options.threshold):  # noqa: B007 - the last one counts
@@ -115,7 +117,8 @@ def dedup(
         members: dict[str, list[tuple[str, float]]] = {}
         for copy, score in zip(copies.tolist(), scores.tolist(), strict=True):
             members.setdefault(ids[order[owner[copy]]], []).append((ids[order[copy]], score))
-        meta = _meta(store, options.where, members)
+        places = Places(index)
+        meta = {name: places.shown(one) for name, one in _meta(store, options.where, members).items()}
         model = str(store.header.fingerprint.get("model", ""))
     finally:
         store.close()
@@ -137,29 +140,46 @@ def dedup(
     item = Item(str(index), None, "ok", seconds, metrics=metrics, details=details)
     summary = {**summarise([item]), "index": str(index), "model": model, "duplicates": pairs}
     told = arguments or {"verb": "dedup", "index": str(index), "threshold": options.threshold}
-    return Found(tuple(results), Report("retrieve", attn.__version__, dict(told), "cpu", seconds, (item,), summary))
+    report = Report("retrieve", attn.__version__, dict(told), "cpu", seconds, (item,), summary)
+    return Found(tuple(results), report, warnings=places.warnings())
 
 
-def _read(store: VectorStore, where: str | None, file: Any, name: str) -> tuple[list[str], NDArray[np.float32]]:
-    """Ids and unit rows [n, dim] in the store's order; many rows lie in ``file``, not in memory."""
+def _documents(
+    ids: list[str], documents: list[str], vectors: NDArray[np.float32]
+) -> tuple[list[str], NDArray[np.float32]]:
+    """Documents whose passages lie in several rows become one row: the mean of them, as a unit vector."""
+    if documents == ids:
+        return ids, vectors
+    rows = {name: number for number, name in enumerate(dict.fromkeys(documents))}
+    sums = np.zeros((len(rows), vectors.shape[1]), np.float64)
+    np.add.at(sums, [rows[name] for name in documents], vectors)
+    return list(rows), _unit(sums)
+
+
+def _read(
+    store: VectorStore, where: str | None, file: Any, name: str
+) -> tuple[list[str], list[str], NDArray[np.float32]]:
+    """Ids, their documents, and unit rows [n, dim] in the store's order; many rows lie in ``file``, not in memory."""
     shape = max(len(store), 1), store.header.dim
     in_memory = 4 * shape[0] * shape[1] <= ROOM_BYTES
     rows: NDArray[np.float32] = np.empty(shape, np.float32) if in_memory else _mapped(file, shape)
     ids: list[str] = []
+    documents: list[str] = []
     for block in store.blocks(where=where):
         stop = len(ids) + len(block.ids)
         if stop > len(rows):
             raise InputError(name, "changes while it is read", "Try again when nobody writes to it")
         rows[len(ids) : stop] = _unit(block.vectors)
         ids += block.ids
-    return ids, rows[: len(ids)]
+        documents += [document_of(key, meta) for key, meta in zip(block.ids, block.meta, strict=True)]
+    return ids, documents, rows[: len(ids)]
 
 
 def _mapped(file: Any, shape: tuple[int, int]) -> NDArray[np.float32]:
     return np.memmap(file, np.float32, shape=shape).view(np.ndarray)
 
 
-def _unit(vectors: NDArray[np.float32]) -> NDArray[np.float32]:
+def _unit(vectors: NDArray[np.floating]) -> NDArray[np.float32]:
     """Rows of norm 1: those of a float16 store are not."""
     wide = vectors.astype(np.float64)
     rows: NDArray[np.float32] = (wide / np.linalg.norm(wide, axis=1, keepdims=True)).astype(np.float32)
@@ -298,4 +318,8 @@ def _meta(store: VectorStore, where: str | None, members: Mapping[str, list[tupl
     if not wanted:
         return {}
     pairs = (pair for block in store.blocks(where=where) for pair in zip(block.ids, block.meta, strict=True))
-    return {name: meta for name, meta in pairs if name in wanted}
+    found: dict[str, Meta] = {}
+    for key, meta in pairs:
+        if (name := document_of(key, meta)) in wanted:
+            found.setdefault(name, {one: value for one, value in meta.items() if one != PASSAGE_OF})
+    return found

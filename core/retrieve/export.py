@@ -20,6 +20,7 @@ Specification: methods/retrieval-peers.md, sections 4 and 8.
 from __future__ import annotations
 
 import json
+import os
 import shutil
 import tempfile
 import time
@@ -38,9 +39,10 @@ from ..batch import Silent, Watcher
 from ..errors import InputError, UsageError, did_you_mean
 from ..io.atomic import atomic_folder, atomic_path
 from ..io.report import Item, Report, summarise
+from .places import FOLDER, GALLERY, Places, file_name, index_folder, stored_name
 from .store import Header, VectorStore, create, holds_index, open_store, split_place
 from .store._files import folder_bytes, item_line, write_npy
-from .store.base import Block
+from .store.base import Block, Meta
 
 FORMS = ("parquet", "npz", "arrays", "flat", "lance")
 """What ``--to`` takes; a Qdrant collection is told by its address."""
@@ -87,7 +89,9 @@ def export(
         _check_free(str(index), place, form, overwrite)
         count = len(store)
         header = replace(Header.new(store.header.fingerprint, store.header.dim), store=form)
-        blocks = _watched(store, count, str(index), watcher)
+        blocks = _watched(
+            store, count, str(index), watcher, _Moved(index, place if form in ("flat", "lance") else None)
+        )
         if form == "qdrant":
             _fill(create(place, header), blocks)
         elif form in ("parquet", "npz"):
@@ -146,7 +150,29 @@ def _check_free(index: str, place: str, form: str, overwrite: bool) -> None:
         raise UsageError(f"-o {place} is no index and no export, so it is not replaced. Name another place.")
 
 
-def _watched(store: VectorStore, count: int, name: str, watcher: Watcher) -> Callable[[], Iterator[Block]]:
+class _Moved:
+    """Metadata as the copy keeps it: paths that hold now, and for an index where that will be."""
+
+    def __init__(self, index: str | Path, copy: str | None) -> None:
+        self.places = Places(index)
+        self.copy = None if copy is None else index_folder(copy)
+
+    def __call__(self, meta: Meta) -> Meta:
+        if FOLDER not in meta:
+            return meta
+        found = {name: value for name, value in meta.items() if name != FOLDER}
+        for name in ("path", GALLERY):
+            if not isinstance(stored := meta.get(name), str):
+                continue
+            if self.places.moved(path := file_name(stored), meta) != path:
+                place = self.places.find(meta) if name == "path" else self.places.moved(path, meta)
+                found[name] = stored_name(place if place and (name == "path" or os.path.lexists(place)) else path)
+        return found if self.copy is None else found | {FOLDER: stored_name(self.copy)}
+
+
+def _watched(
+    store: VectorStore, count: int, name: str, watcher: Watcher, moved: _Moved
+) -> Callable[[], Iterator[Block]]:
     """The store's blocks, as often as they are asked for; raises ``InputError`` if there are not ``count`` entries."""
 
     def blocks() -> Iterator[Block]:
@@ -156,7 +182,7 @@ def _watched(store: VectorStore, count: int, name: str, watcher: Watcher) -> Cal
             if done > count:
                 break
             watcher.step(name, done, count)
-            yield block
+            yield block._replace(meta=[moved(meta) for meta in block.meta])
         if done != count:
             raise InputError(name, "changes while it is read", "Try again when nobody writes to it")
 

@@ -1,5 +1,8 @@
 """`attn retrieve index`: from a gallery to an index. Unchanged entries are not embedded again, removed ones go.
 
+Gone is only what an argument that was read whole does not hold any more (``gallery.Matched``); what cannot be read now
+keeps its entries, and is reported.
+
 Work is done in blocks. A block's vectors are a file of their own before they enter the store, so a run that is killed
 has lost at most the blocks in hand: the next run takes the finished ones over.
 """
@@ -10,6 +13,7 @@ import hashlib
 import json
 import shutil
 import time
+import zipfile
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import replace
 from functools import partial
@@ -17,26 +21,37 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+from numpy.typing import NDArray
 
 import attn
 
 from ..batch import Placement, Silent, Task, Watcher, run_batch
 from ..device import pick_device, set_threads
-from ..errors import InputError
+from ..errors import InputError, UsageError
 from ..io.atomic import atomic_path, remove_stale
+from ..io.kinds import open_regular
 from ..io.report import Item, Report
+from ..memory import check_memory
 from ._evalset import counted
 from .encoders.base import Encoded, Encoder
-from .gallery import read_gallery
+from .gallery import Known, Matched, read_gallery
 from .options import BLOCK_IMAGES, BLOCK_TEXTS, MAX_SIDE, EncoderOptions, IndexOptions, check_fingerprint, encoder_of
+from .passages import PASSAGE_OF, document_of, passage_tokens, passages
+from .places import Places
 from .sources import ADDED, Entry
 from .store import Header, VectorStore, clear, create, is_vacant, open_store, split_place
+from .store._checks import check_items
 from .store.base import BLOCK_ITEMS
 
+REMOVED_SHOWN = 1000
+"""Ids of removed entries that a report lists."""
 SNIPPET = 300
 """Characters of a text that hits show."""
-COUNTS = ("entries", "added", "changed", "relabelled", "unchanged", "removed", "truncated", "empty", "failed")
-"""``relabelled``: the content is as it was, its path or other metadata are new."""
+COUNTS = (
+    "entries", "added", "changed", "relabelled", "unchanged", "removed", "kept", "truncated", "empty", "failed",
+    "passages",
+)  # fmt: skip
+"""``relabelled``: the content is as it was, its path or other metadata are new. ``kept``: not found now, not gone."""
 
 
 def index(
@@ -79,47 +94,80 @@ def index(
     """
     start = time.perf_counter()
     set_threads(placement.threads)
+    if options.prune and options.keep_missing:
+        raise UsageError("--prune and --keep-missing exclude each other: forget what is not found, or keep it.")
+    watcher = watcher or Silent()
     encoder = encoder_of(options.encoder)
     found = read_gallery(gallery, encoder.modalities, stdin=stdin)
-    store = _opened(output, options, encoder, len(found.entries))
+    passage_tokens(options.chunk, encoder)  # refused before anything is opened
+    store = _opened(output, options, encoder, len(found))
     try:
-        writer = _Writer(store, {entry.id: entry for entry in found.entries}, watcher or Silent())
+        labels = store.entries()
+        places = Places(output)
+        chunk = _chunk(options.chunk, encoder, labels)
+        arguments_ = tuple(
+            replace(one, entries=tuple(_restamped(entry, chunk) for entry in one.entries)) for one in found.arguments
+        )
+        found = replace(found, arguments=arguments_)
+        known = {document_of(key, meta): Known.of(meta, places) for key, meta in labels.items()}
+        matched = Matched(found, known, places, prune=options.prune)
+        gone, unread, noted = matched.forgets()
+        gone = [] if options.keep_missing else gone
+        kept = len(known.keys() - matched.entries.keys()) - len(gone)
+        unread_items = [Item(name, None, "failed", 0.0, error=why) for name, why in unread.items()]
+        for item in (*found.failed, *unread_items):
+            watcher.item(item, 0, len(matched.entries))
+        writer = _Writer(store, labels, matched.entries, watcher)
         parts = _parts_folder(output)
         remove_stale(parts)
         resumed = sum(writer.take(part) for part in sorted(parts.glob("*.npz")))
         if placement.overwrite:
             writer.known = dict.fromkeys(writer.known, "")
-        todo = [entry for entry in found.entries if writer.known.get(entry.id) != entry.stamp]
+        todo = [entry for entry in matched.entries.values() if writer.known.get(entry.id) != entry.stamp]
         outcome = run_batch(
-            partial(embed_block, options=options.encoder), _blocks(todo, parts), replace(placement, overwrite=False),
-            writer,
+            partial(embed_block, options=options.encoder, chunk=chunk), _blocks(todo, parts),
+            replace(placement, overwrite=False), writer,
         )  # fmt: skip
-        there = {entry.id for entry in found.entries} - writer.unreadable
-        gone = [] if options.keep_missing else sorted(writer.known.keys() - there)
-        if gone and not outcome.interrupted:
-            store.delete(gone)
+        if outcome.interrupted:
+            gone = []  # a run that did not come to its end forgets nothing
+        writer.forget(gone)
         relabelled = writer.relabel()
         store.compact()
         counts = writer.counts | {
-            "entries": len(store), "unchanged": len(found.entries) - len(todo) - resumed - relabelled,
-            "relabelled": relabelled, "removed": len(gone), "resumed": resumed,
+            "entries": len(writer.members), "unchanged": len(matched.entries) - len(todo) - resumed - relabelled,
+            "relabelled": relabelled, "removed": len(gone), "kept": kept, "resumed": resumed,
+            "passages": len(store) if chunk else 0,
         }  # fmt: skip
         shutil.rmtree(parts, ignore_errors=True)
     finally:
         store.close()
-    failed = [*found.failed, *writer.failed]
+    failed = [*found.failed, *unread_items, *writer.failed]
     failed += [item for item in outcome.items if item.status == "failed"]
-    warnings = [*found.warnings, *_warnings(counts, encoder)]
+    stale = sum(item.details.get("stale", False) for item in writer.failed)
+    warnings = [*found.warnings, *noted, *_warnings(counts, encoder, chunk, stale)]
     item = Item(
         input=", ".join(gallery), output=str(output), status="ok", seconds=time.perf_counter() - start,
         metrics=counts | {"failed": len(failed)}, warnings=tuple(warnings),
-        details={"model": encoder.fingerprint.to_dict(), "store": store.header.store},
+        details={"model": encoder.fingerprint.to_dict(), "store": store.header.store, "removed": gone[:REMOVED_SHOWN]},
     )  # fmt: skip
     summary = {"model": encoder.fingerprint.model, "store": store.header.store}
     return outcome.report(
         "retrieve", arguments or {"verb": "index", "gallery": list(gallery), "output": str(output)},
         str(pick_device(options.encoder.device)), start, items=[item, *failed], summary=summary,
     )  # fmt: skip
+
+
+def _chunk(wanted: str | None, encoder: Encoder, labels: Mapping[str, Any]) -> int:
+    """Tokens of a passage; as the index has them where nothing else is wanted."""
+    if wanted is None:
+        stamps = (str(meta.get("stamp")).partition("@")[2] for meta in labels.values() if meta.get("kind") == "text")
+        wanted = next((text for text in stamps if text.isdecimal()), None)
+    return passage_tokens(wanted, encoder)
+
+
+def _restamped(entry: Entry, chunk: int) -> Entry:
+    """An entry whose stamp tells of passages, too: other passages are to be embedded again."""
+    return replace(entry, stamp=f"{entry.stamp}@{chunk}") if chunk and entry.kind == "text" else entry
 
 
 def _opened(output: str | Path, options: IndexOptions, encoder: Encoder, count: int) -> VectorStore:
@@ -162,8 +210,11 @@ def _blocks(todo: Sequence[Entry], parts: Path) -> list[Task]:
     return tasks
 
 
-def embed_block(task: Task, step: Callable[[int, int], None], options: EncoderOptions) -> Item:
-    """Read and embed the entries of one block and write their vectors; what cannot be read is listed, not fatal."""
+def embed_block(task: Task, step: Callable[[int, int], None], options: EncoderOptions, chunk: int = 0) -> Item:
+    """Read and embed the entries of one block and write their vectors; what cannot be read is listed, not fatal.
+
+    ``chunk`` is how many tokens a passage has, 0 for whole texts.
+    """
     encoder = encoder_of(options)
     kept, inputs, failed = [], [], []
     for entry in task.payload:
@@ -173,26 +224,32 @@ def embed_block(task: Task, step: Callable[[int, int], None], options: EncoderOp
         except InputError as error:
             failed.append([entry.id, entry.name, error.reason if error.path == str(entry.path) else str(error)])
     step(1, 2)
+    ids, meta = [], []
+    empty = sum(entry.kind == "text" and not text.strip() for entry, text in zip(kept, inputs, strict=True))
+    if chunk and kept and kept[0].kind == "text":
+        cut = [passages(text, chunk, encoder) for text in inputs]
+        inputs = [one for some in cut for one in some]
+    else:
+        cut = [[one] for one in inputs]
+    for entry, some in zip(kept, cut, strict=True):
+        for number, one in enumerate(some, 1):
+            added = {"stamp": entry.stamp, "kind": entry.kind} | (
+                {"text": one[:SNIPPET]} if entry.kind == "text" else {}
+            )
+            added |= {PASSAGE_OF: entry.id} if len(some) > 1 else {}
+            ids.append(f"{entry.id}#{number}" if len(some) > 1 else entry.id)
+            meta.append({**entry.meta, **added})
     out: Encoded | None = None
     if kept:
         out = encoder.encode_texts(inputs) if kept[0].kind == "text" else encoder.encode_images(inputs)
-    meta = [
-        {**entry.meta, "stamp": entry.stamp, "kind": entry.kind}
-        | ({"text": text[:SNIPPET]} if entry.kind == "text" else {})
-        for entry, text in zip(kept, inputs, strict=True)
-    ]
     assert task.output is not None
+    about = {"ids": ids, "meta": meta, "fingerprint": encoder.fingerprint.to_dict(), "version": attn.__version__}
     with atomic_path(task.output) as temporary:
         np.savez(
-            temporary, ids=np.array([entry.id for entry in kept], dtype=np.str_),
-            vectors=out.vectors if out else np.zeros((0, encoder.fingerprint.dim), np.float32),
-            meta=np.frombuffer(json.dumps(meta).encode(), np.uint8), version=np.array(attn.__version__),
-            fingerprint=np.array(json.dumps(encoder.fingerprint.to_dict(), sort_keys=True)),
+            temporary, vectors=out.vectors if out else np.zeros((0, encoder.fingerprint.dim), np.float32),
+            about=np.frombuffer(json.dumps(about).encode(), np.uint8),
         )  # fmt: skip
-    counts = {
-        "truncated": int(out.truncated.sum()) if out else 0,
-        "empty": sum(entry.kind == "text" and not text.strip() for entry, text in zip(kept, inputs, strict=True)),
-    }
+    counts = {"truncated": int(out.truncated.sum()) if out else 0, "empty": empty}
     return Item(task.name, str(task.output), "ok", 0.0, metrics=counts, details={"failed": failed})
 
 
@@ -204,17 +261,25 @@ def content(entry: Entry) -> Any:
 class _Writer:
     """Watches the batch and takes each finished block into the store at once, in this process only."""
 
-    def __init__(self, store: VectorStore, entries: Mapping[str, Entry], watcher: Watcher) -> None:
+    def __init__(
+        self, store: VectorStore, labels: Mapping[str, Mapping[str, Any]], entries: Mapping[str, Entry],
+        watcher: Watcher,
+    ) -> None:  # fmt: skip
         self.store, self.entries, self.watcher = store, entries, watcher
-        labels = store.entries()
-        self.known = {key: str(meta.get("stamp")) for key, meta in labels.items()}
-        self.labels = {
-            key: dict(entry.meta)
-            for key, entry in entries.items()
-            if self.known.get(key) == entry.stamp and _own(labels[key]) != entry.meta
-        }
+        self.members: dict[str, list[str]] = {}
+        """What is in the store of each entry: itself, or its passages."""
+        self.known: dict[str, str] = {}
+        self.labels: dict[str, dict[str, Any]] = {}
         """Metadata that changed though the content did not."""
-        self.unreadable: set[str] = set()
+        for key, meta in labels.items():
+            document, stamp = document_of(key, meta), str(meta.get("stamp"))
+            self.members.setdefault(document, []).append(key)
+            if self.known.setdefault(document, stamp) != stamp:
+                self.known[document] = ""  # passages of two states: a run was killed between them
+        for key, meta in labels.items():
+            entry = entries.get(document_of(key, meta))
+            if entry is not None and self.known[entry.id] == entry.stamp and _own(meta) != entry.meta:
+                self.labels[entry.id] = dict(entry.meta)
         self.counts = dict.fromkeys(COUNTS, 0)
         self.failed: list[Item] = []
 
@@ -223,8 +288,9 @@ class _Writer:
             for name, value in item.metrics.items():
                 self.counts[name] += int(value)
             for key, name, reason in item.details["failed"]:
-                self.unreadable.add(key)
-                self.failed.append(Item(name, None, "failed", 0.0, error=reason))
+                stale = key in self.members
+                told = f"{reason.rstrip('.')}. Its entry of before was kept" if stale else reason
+                self.failed.append(Item(name, None, "failed", 0.0, error=told, details={"stale": stale}))
                 self.watcher.item(self.failed[-1], done, total)
             self.take(Path(item.output))
         self.watcher.item(item, done, total)
@@ -233,58 +299,92 @@ class _Writer:
         self.watcher.step(name, done, total)
 
     def take(self, part: Path) -> int:
-        """Add a block's vectors that are still wanted, then remove its file; returns how many."""
+        """Add a block's vectors that are still wanted, then remove its file; returns of how many entries."""
         try:
-            with np.load(part) as saved:
-                ids, vectors = saved["ids"].tolist(), saved["vectors"]
-                meta, fingerprint = json.loads(saved["meta"].tobytes()), json.loads(str(saved["fingerprint"]))
-        except Exception:  # half a zip file raises anything; what it held is embedded again
+            ids, vectors, meta, fingerprint = read_part(part)
+        except InputError:  # half a file, or another attn's; what it held is embedded again
             part.unlink(missing_ok=True)
             return 0
-        if fingerprint != self.store.header.fingerprint:
-            part.unlink(missing_ok=True)
-            return 0
-        current = [
-            i
-            for i, key in enumerate(ids)
-            if key in self.entries and self.entries[key].stamp == meta[i]["stamp"] != self.known.get(key)
-        ]
-        if current:
+        wanted: dict[str, list[int]] = {}
+        for i, key in enumerate(ids):
+            entry = self.entries.get(document_of(key, meta[i]))
+            if entry is not None and entry.stamp == meta[i]["stamp"] != self.known.get(entry.id):
+                wanted.setdefault(entry.id, []).append(i)
+        current = [i for some in wanted.values() for i in some]
+        if current and fingerprint == self.store.header.fingerprint:
             self.store.add([ids[i] for i in current], vectors[current], [meta[i] for i in current])
-        for i in current:
-            self.counts["changed" if ids[i] in self.known else "added"] += 1
-            self.known[ids[i]] = meta[i]["stamp"]
-            self.labels.pop(ids[i], None)
+            new = {key: [ids[i] for i in some] for key, some in wanted.items()}
+            self.forget_keys(old for key in new for old in self.members.get(key, ()) if old not in new[key])
+            for key in new:
+                self.counts["changed" if key in self.known else "added"] += 1
+                self.known[key] = self.entries[key].stamp
+                self.labels.pop(key, None)
+            self.members |= new
+        else:
+            wanted = {}
         part.unlink(missing_ok=True)
-        return len(current)
+        return len(wanted)
+
+    def forget(self, gone: Iterable[str]) -> None:
+        """Remove entries with all their passages."""
+        self.forget_keys(key for document in gone for key in self.members.pop(document, ()))
+
+    def forget_keys(self, keys: Iterable[str]) -> None:
+        """Remove items of the store."""
+        if listed := list(keys):
+            self.store.delete(listed)
 
     def relabel(self) -> int:
         """Write changed metadata beside the vectors that are there; returns of how many entries."""
         new = []
         for block in self.store.blocks() if self.labels else ():
             for key, vector, meta in zip(*block, strict=True):
-                if key in self.labels and self.known[key] == meta["stamp"]:
-                    kept = {name: meta[name] for name in ADDED if name in meta}
-                    new.append((key, vector, self.labels[key] | kept))
+                document = document_of(key, meta)
+                if document in self.labels and self.known[document] == meta["stamp"]:
+                    kept = {name: meta[name] for name in (*ADDED, PASSAGE_OF) if name in meta}
+                    new.append((key, vector, self.labels[document] | kept))
         for at in range(0, len(new), BLOCK_ITEMS):
             ids, vectors, labels = zip(*new[at : at + BLOCK_ITEMS], strict=True)
             self.store.add(ids, np.stack(vectors), labels)
-        return len(new)
+        return len(self.labels)
+
+
+def read_part(part: Path) -> tuple[list[str], NDArray[np.float32], list[dict[str, Any]], dict[str, Any]]:
+    """Ids, vectors [n, dim], metadata and fingerprint of a finished block. Raises ``InputError`` if it is not whole."""
+    try:
+        with open_regular(part) as file, zipfile.ZipFile(file) as archive:
+            check_memory(part, 2 * sum(one.file_size for one in archive.infolist()), "unpacked it takes")
+            file.seek(0)
+            with np.load(file, allow_pickle=False) as saved:
+                vectors, about = saved["vectors"], json.loads(saved["about"].tobytes())
+        ids, meta, fingerprint = about["ids"], about["meta"], about["fingerprint"]
+        sound = len(ids) == len(meta) == len(vectors) and isinstance(fingerprint, dict)
+        if not sound or not all(isinstance(one["stamp"], str) for one in meta):
+            raise ValueError("its parts do not fit")
+        check_items(ids, vectors, meta, int(fingerprint["dim"]))
+    except InputError:
+        raise
+    except Exception as error:  # half a zip file raises anything
+        raise InputError(part, f"is no finished block ({error})", "Remove it") from error
+    return ids, vectors, meta, fingerprint
 
 
 def _own(meta: Mapping[str, Any]) -> dict[str, Any]:
     """Metadata that came with an entry, without those that the index added."""
-    return {name: value for name, value in meta.items() if name not in ADDED}
+    return {name: value for name, value in meta.items() if name not in (*ADDED, PASSAGE_OF)}
 
 
-def _warnings(counts: Mapping[str, int], encoder: Encoder) -> list[str]:
+def _warnings(counts: Mapping[str, int], encoder: Encoder, chunk: int, stale: int) -> list[str]:
     found = []
     if counts["truncated"]:
         limit = encoder.fingerprint.max_tokens
+        fix = "" if chunk else " (--chunk auto embeds it in passages)"
         found.append(
             counted(counts["truncated"], "text is", "texts are")
-            + f" longer than the model's {limit} tokens: what is beyond was left out"
+            + f" longer than the model's {limit} tokens: what is beyond was left out{fix}"
         )
     if counts["empty"]:
         found.append(counted(counts["empty"], "text is", "texts are") + " empty: embedded as the empty text")
+    if stale:
+        found.append(counted(stale, "entry is", "entries are") + " stale: the file cannot be read as it is now")
     return found

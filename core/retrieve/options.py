@@ -55,12 +55,18 @@ class IndexOptions:
         Begin anew: the only way to another model, and out of a damaged index.
     keep_missing : bool
         Keep what the gallery no longer holds.
+    prune : bool
+        Forget also what is of galleries that are empty now, or are not named.
+    chunk : str, optional
+        See ``passages.passage_tokens``; default: as the index has it.
     """
 
     encoder: EncoderOptions = field(default_factory=EncoderOptions)
     store: str = "auto"
     rebuild: bool = False
     keep_missing: bool = False
+    prune: bool = False
+    chunk: str | None = None
 
 
 def encoder_of(options: EncoderOptions) -> Encoder:

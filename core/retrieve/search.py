@@ -20,9 +20,11 @@ from ._tables import read_picture
 from .encoders.base import Encoder
 from .explain import Explained, check_explains, explain
 from .options import MAX_SIDE, EncoderOptions, check_fingerprint, encoder_of
+from .passages import nearest
+from .places import FOLDER, GALLERY, Places
 from .queries import Content
 from .runs import Result
-from .store import open_store
+from .store import Hit, open_store
 
 BATCH = 64
 """Queries that one pass over the vectors answers."""
@@ -63,11 +65,19 @@ class Found:
     report : Report
     explained : mapping of str to Explained
         With ``explain``, by query.
+    warnings : tuple of str
+        What the user should know of the files that were found.
     """
 
     results: tuple[Result, ...]
     report: Report
     explained: Mapping[str, Explained] = field(default_factory=dict)
+    warnings: tuple[str, ...] = ()
+
+
+def placed(hits: Sequence[Hit], places: Places) -> list[Hit]:
+    """Hits whose paths lead to the files from the current folder."""
+    return [replace(hit, meta=places.shown(hit.meta)) for hit in hits]
 
 
 def search(
@@ -111,15 +121,15 @@ def search(
         vectors, items = embed_queries(queries, encoder)
         results: list[Result] = []
         ids = list(vectors)
+        places = Places(index)
         for at in range(0, len(ids), BATCH):
             block = ids[at : at + BATCH]
             began = time.perf_counter()
-            found = store.search(
-                np.stack([vectors[key] for key in block]), options.top, where=options.where, exact=options.exact
-            )
+            asked = np.stack([vectors[key] for key in block])
+            found = nearest(store, asked, options.top, where=options.where, exact=options.exact)
             ms = 1000 * (time.perf_counter() - began) / len(block)
             results += [
-                Result(key, str(queries[key]), hits, ms) for key, hits in zip(block, found, strict=True)
+                Result(key, str(queries[key]), placed(hits, places), ms) for key, hits in zip(block, found, strict=True)
             ]  # fmt: skip
         entries = len(store)
         explained: dict[str, Explained] = {}
@@ -130,13 +140,14 @@ def search(
     return found_of(
         results, items, index=index, entries=entries, model=encoder.fingerprint.model, start=start,
         device=str(pick_device(options.device)), explained=explained,
-        arguments=arguments or {"verb": "search", "index": str(index)},
+        arguments=arguments or {"verb": "search", "index": str(index)}, warnings=places.warnings(),
     )  # fmt: skip
 
 
 def found_of(
     results: Sequence[Result], failed: Sequence[Item], *, index: str | Path, entries: int, model: str, start: float,
     arguments: Mapping[str, Any], device: str = "cpu", explained: Mapping[str, Explained] | None = None,
+    warnings: tuple[str, ...] = (),
 ) -> Found:  # fmt: skip
     """Rankings with a report that has an item for each.
 
@@ -156,6 +167,8 @@ def found_of(
         See ``Report``.
     explained : mapping of str to Explained, optional
         By query.
+    warnings : tuple of str
+        Of ``Places``.
     """
     explained = explained or {}
     items = list(failed)
@@ -164,11 +177,15 @@ def found_of(
         metrics = {"hits": len(result.hits), "ms": result.ms or 0.0} | ({"best_score": best.score} if best else {})
         seconds, details = (result.ms or 0.0) / 1000, _details(result, explained.get(result.query_id))
         items.append(Item(result.query, None, "ok", seconds, metrics=metrics, details=details))
-    summary = dict(summarise(items)) | {"index": str(index), "entries": entries, "model": model}
+    summary = (
+        dict(summarise(items))
+        | {"index": str(index), "entries": entries, "model": model}
+        | ({"warnings": list(warnings)} if warnings else {})
+    )
     report = Report(
         "retrieve", attn.__version__, dict(arguments), device, time.perf_counter() - start, tuple(items), summary
     )
-    return Found(tuple(results), report, explained)
+    return Found(tuple(results), report, explained, warnings)
 
 
 def encoder_options(
@@ -235,4 +252,4 @@ def _details(result: Result, explained: Explained | None) -> dict[str, Any]:
 
 def shown_meta(meta: Mapping[str, Any]) -> dict[str, Any]:
     """Metadata without what only ``index`` needs."""
-    return {name: value for name, value in meta.items() if name not in ("stamp", "kind")}
+    return {name: value for name, value in meta.items() if name not in ("stamp", "kind", GALLERY, FOLDER)}

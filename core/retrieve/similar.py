@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import bisect
+import os
 import time
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
@@ -15,8 +16,10 @@ from numpy.typing import NDArray
 from ..device import set_threads
 from ..errors import UsageError, did_you_mean
 from ..io.report import Item
+from .passages import PASSAGE_OF, document_of, nearest
+from .places import Places, file_name
 from .runs import Result
-from .search import BATCH, Found, found_of
+from .search import BATCH, Found, found_of, placed
 from .store import VectorStore, open_store
 from .store.base import Meta
 
@@ -88,25 +91,26 @@ def similar(
         raise UsageError("nothing to compare with. Give ids of entries, or their paths as a search shows them.")
     set_threads(threads)
     store = open_store(index)
+    places = Places(index)
     try:
-        entries, failed = _asked(store, list(dict.fromkeys(names)), str(index))
+        entries, failed = _asked(store, list(dict.fromkeys(names)), str(index), places)
         results: list[Result] = []
         for at in range(0, len(entries), BATCH):
             block = entries[at : at + BATCH]
             began = time.perf_counter()
-            hits = store.search(
-                np.stack([entry.vector for entry in block]), options.top + 1, where=options.where, exact=options.exact
-            )
+            asked = np.stack([entry.vector for entry in block])
+            hits = nearest(store, asked, options.top + 1, where=options.where, exact=options.exact)
             ms = 1000 * (time.perf_counter() - began) / len(block)
             for entry, some in zip(block, hits, strict=True):
                 others = [hit for hit in some if hit.id != entry.id][: options.top]
-                results.append(Result(entry.id, title(entry.id, entry.meta), others, ms))
+                results.append(Result(entry.id, title(entry.id, places.shown(entry.meta)), placed(others, places), ms))
         count, model = len(store), str(store.header.fingerprint.get("model", ""))
     finally:
         store.close()
     return found_of(
         results, failed, index=str(index), entries=count, model=model, start=start,
         arguments=arguments or {"verb": "similar", "index": str(index), "entries": list(names)},
+        warnings=places.warnings(),
     )  # fmt: skip
 
 
@@ -115,20 +119,31 @@ def title(name: str, meta: Meta) -> str:
     return str(meta.get("path") or meta.get("text") or name)
 
 
-def _asked(store: VectorStore, names: Sequence[str], index: str) -> tuple[list[_Entry], list[Item]]:
+def _asked(store: VectorStore, names: Sequence[str], index: str, places: Places) -> tuple[list[_Entry], list[Item]]:
     """The entries in the order of their names, each once, and a failed item for each name that is none's."""
     found = _by_id(store, names)
     missing = [name for name in names if name not in found]
     failed: list[Item] = []
     ids = {name: name for name in found}
     if missing:
-        known = store.entries()
+        stored = store.entries()
+        known: dict[str, list[str]] = {}
+        for key, meta in stored.items():
+            known.setdefault(document_of(key, meta), []).append(key)
         owners: dict[str, list[str]] = {}
-        for key, meta in known.items():
-            if path := meta.get("path"):
-                owners.setdefault(str(path), []).append(key)
+        for key, members in known.items():
+            if path := stored[members[0]].get("path"):
+                here = file_name(str(path))
+                both = (
+                    {here, places.moved(here, stored[members[0]])} if os.path.isabs(here) else {os.path.abspath(here)}
+                )
+                for one in both:
+                    owners.setdefault(one, []).append(key)
         for name in missing:
-            match owners.get(name, ()):
+            if name in known:
+                ids[name] = name
+                continue
+            match owners.get(os.path.abspath(name), ()):
                 case [key]:
                     ids[name] = key
                 case [first, second, *rest]:
@@ -136,10 +151,12 @@ def _asked(store: VectorStore, names: Sequence[str], index: str) -> tuple[list[_
                     reason = f"{index} has several entries of that path: {first!r}, {second!r}{more}. Give an id"
                     failed.append(Item(name, None, "failed", 0.0, error=reason))
                 case _:
-                    hint = _hint(name, known.keys() | owners.keys()) if known else "The index is empty."
+                    hint = _hint(name, {*known, *owners}) if known else "The index is empty."
                     reason = f"no entry of {index} has that id or path. {hint}".rstrip()
                     failed.append(Item(name, None, "failed", 0.0, error=reason))
-        found |= _by_id(store, [key for key in ids.values() if key not in found])
+        found |= _by_id(store, [key for key in ids.values() if key not in found and known[key] == [key]])
+        for key in {key for key in ids.values() if key not in found}:
+            found[key] = _document(key, list(_by_id(store, known[key]).values()))
     return [found[key] for key in dict.fromkeys(ids[name] for name in names if name in ids)], failed
 
 
@@ -152,6 +169,14 @@ def _by_id(store: VectorStore, ids: Sequence[str]) -> dict[str, _Entry]:
             for name, vector, meta in zip(*block, strict=True):
                 found[name] = _Entry(name, vector, meta)
     return found
+
+
+def _document(key: str, passages: Sequence[_Entry]) -> _Entry:
+    """A document of several passages: the mean of their vectors, as a unit vector."""
+    mean = np.mean([one.vector for one in passages], axis=0, dtype=np.float64)
+    meta = {name: value for name, value in passages[0].meta.items() if name != PASSAGE_OF}
+    vector: NDArray[np.float32] = np.asarray(mean / max(float(np.linalg.norm(mean)), 1e-12), np.float32)
+    return _Entry(key, vector, meta)
 
 
 def _hint(name: str, known: Iterable[str]) -> str:

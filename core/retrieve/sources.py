@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import csv
 import hashlib
+import json
 import math
 import os
 import re
@@ -19,12 +20,16 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ..errors import InputError, UsageError, did_you_mean
+from ..io.kinds import open_regular
 from ..io.photo import PHOTO_SUFFIXES
+from ..memory import check_memory, read_within
 from ._beir import find, read_corpus
 from ._evalset import counted
 from ._mteb import is_mteb, parts
-from ._records import identifier, json_lines, lines, text_field
+from ._records import identifier, json_lines, line_limit, lines, text_field
 from ._tables import Picture, StoredImage, is_saved, read_parquet, read_picture, read_saved
+from .passages import PASSAGE_OF
+from .places import FOLDER, GALLERY, file_stamp, stored_name, stored_path
 
 TEXT_SUFFIXES = (".txt", ".md")
 KINDS = ("folder", "beir", "mteb", "jsonl", "tsv", "parquet", "saved")
@@ -34,9 +39,9 @@ BOTH = frozenset(("text", "image"))
 _IDS = ("_id", "id", "image_id", "doc_id", "docid")
 _IMAGES = ("image", "file_name", "image_path", "img_path", "file_path", "path")
 ADDED = ("stamp", "kind", "text")
-"""Metadata that an index adds to those of an entry."""
-RESERVED = ("id", *ADDED)
-"""Fields of a record with these names are kept as ``id_``, ``stamp_``, ``kind_``, ``text_``."""
+"""Metadata that an index adds to those of an entry when it embeds it."""
+RESERVED = ("id", *ADDED, GALLERY, FOLDER, PASSAGE_OF)
+"""Fields of a record with these names get an underscore: ``id_``, ``stamp_``, ``kind_``, ``text_``, ``gallery_``."""
 _NUMBER = re.compile(r"-?(0|[1-9]\d*)(\.\d+)?([eE][+-]?\d+)?")
 """Not ``007``: that is a name."""
 _TEXTS = ("text", "caption", "captions", "content", "body", "sentence")
@@ -79,13 +84,11 @@ class Entry:
         if self.text is not None or self.path is None:
             return self.text or ""
         try:
-            return self.path.read_bytes().decode("utf-8-sig").replace("\r\n", "\n")
+            with open_regular(self.path) as file:
+                data = read_within(file, self.path, line_limit(), "is a text of")
+            return data.decode("utf-8-sig").replace("\r\n", "\n")
         except UnicodeDecodeError as error:
             raise InputError(self.path, f"is not UTF-8 ({error.reason})", "Save it as UTF-8") from error
-        except FileNotFoundError as error:
-            raise InputError(
-                self.path, "is not there", "Remove it from the list, or the link that leads to it"
-            ) from error
         except OSError as error:
             raise InputError(self.path, f"cannot be read ({error.strerror})", "Check its permissions") from error
 
@@ -99,12 +102,45 @@ class Entry:
 
 @dataclass(frozen=True, slots=True)
 class Source:
-    """The entries of one argument in their order, what the user should know, and folders that could not be listed."""
+    """The entries of one argument in their order, and what the user should know.
+
+    Parameters
+    ----------
+    kind : str
+    entries : tuple of Entry
+    warnings : tuple of str
+    failed : tuple of InputError
+        Folders that could not be listed.
+    unseen : tuple of str
+        What could not be looked into: beginnings of ids that may exist all the same.
+    """
 
     kind: str
     entries: tuple[Entry, ...]
     warnings: tuple[str, ...] = ()
     failed: tuple[InputError, ...] = ()
+    unseen: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class Unseen:
+    """What of a source is not among its entries.
+
+    Parameters
+    ----------
+    prefix : str or None
+        How the ids begin of what was not looked into; None where that is nothing.
+    error : InputError or None
+    warning : str
+    """
+
+    prefix: str | None
+    error: InputError | None = None
+    warning: str = ""
+
+
+class NothingToIndex(InputError):
+    """A source that was read whole, and holds nothing for this model."""
 
 
 def recognise(path: Path) -> str:
@@ -154,9 +190,17 @@ def read_source(path: str | Path, modalities: Collection[str] = BOTH, *, kind: s
         hint = did_you_mean(kind, KINDS)
         raise UsageError(f"no kind of gallery named {kind!r}. {hint} There are: {', '.join(KINDS)}".replace("  ", " "))
     kind = kind or recognise(path)
-    found = list(_READERS[kind](path, modalities))
-    entries = [one for one in found if isinstance(one, Entry)]
-    failed = [one for one in found if isinstance(one, InputError)]
+    entries: list[Entry] = []
+    unseen: list[Unseen] = []
+    held = 0
+    for one in _READERS[kind](path, modalities):
+        if isinstance(one, Unseen):
+            unseen.append(one)
+            continue
+        entries.append(one)
+        held += 4 * len(one.text or "")  # bytes of a letter, at most; file sizes say little of packed lists
+        check_memory(path, held, "its texts take")
+    failed = [one.error for one in unseen if one.error]
     if not entries:
         if failed:
             raise failed[0]
@@ -164,29 +208,21 @@ def read_source(path: str | Path, modalities: Collection[str] = BOTH, *, kind: s
         fix = (
             "Name another gallery" if len(modalities) == 2 else f"This model reads {wanted}s only: name another --model"
         )
-        raise InputError(path, f"holds no {wanted} to index", fix)
+        raise NothingToIndex(path, f"holds no {wanted} to index", fix)
     seen: set[str] = set()
     for entry in entries:
         if entry.id in seen:
             raise InputError(path, f"the id {entry.id!r} occurs twice", "Every id must occur once")
         seen.add(entry.id)
-    warnings: list[str] = []
+    warnings = list(dict.fromkeys(one.warning for one in unseen if one.warning))
     renamed = sorted({key for entry in entries for key in entry.meta} & {f"{name}_" for name in RESERVED})
     if renamed:
         warnings.append(f"fields that an index uses itself got an underscore: {', '.join(renamed)}")
     missing = [entry for entry in entries if entry.path is not None and not entry.stamp]
     if missing:
         warnings.append(counted(len(missing), "file is", "files are") + f" not there (such as {missing[0].path})")
-    return Source(kind, tuple(entries), tuple(warnings), tuple(failed))
-
-
-def file_stamp(path: Path) -> str:
-    """Size and time of change; empty where there is no such file."""
-    try:
-        state = path.stat()
-    except OSError:
-        return ""
-    return f"{state.st_size}:{state.st_mtime_ns}"
+    prefixes = tuple(one.prefix for one in unseen if one.prefix is not None)
+    return Source(kind, tuple(entries), tuple(warnings), tuple(failed), prefixes)
 
 
 def text_stamp(text: str) -> str:
@@ -194,24 +230,60 @@ def text_stamp(text: str) -> str:
     return hashlib.blake2b(text.encode("utf-8", "surrogatepass"), digest_size=8).hexdigest()
 
 
-def _folder(root: Path, modalities: Collection[str]) -> Iterator[Entry | InputError]:
-    """Pictures and text files below a folder, in sorted order; an error for each folder that cannot be listed."""
+def _folder(root: Path, modalities: Collection[str]) -> Iterator[Entry | Unseen]:
+    """Pictures and text files below a folder, in sorted order, and what of it could not be looked into.
+
+    Links to folders are followed, each folder once: those of the tree itself first, so that a new link never renames
+    what is there.
+    """
     described = _described(root)
+    seen: set[tuple[int, int]] = set()
+    waiting = [root]
+    while waiting:
+        links: list[Path] = []
+        for top in waiting:
+            yield from _tree(root, top, modalities, described, seen, links)
+        waiting = links
+
+
+def _tree(
+    root: Path, top: Path, modalities: Collection[str], described: Mapping[str, Mapping[str, Any]],
+    seen: set[tuple[int, int]], links: list[Path],
+) -> Iterator[Entry | Unseen]:  # fmt: skip
+    """What is in one folder and below, links to folders aside (they are added to ``links``)."""
+
+    def prefix(place: str | Path) -> str:
+        below = Path(place).relative_to(root).as_posix()
+        return "" if below == "." else stored_name(below) + "/"
+
     problems: list[OSError] = []
-    for directory, names, files in os.walk(root, onerror=problems.append):
+    for directory, names, files in os.walk(top, onerror=problems.append):
+        state = os.stat(directory)
+        if (mark := (state.st_dev, state.st_ino)) in seen and state.st_ino:
+            names[:] = []
+            told = f"{directory} is a link to a folder that is in the gallery already: not read twice"
+            yield Unseen(prefix(directory), warning=told)
+            continue
+        seen.add(mark)
         names[:] = sorted(name for name in names if not name.startswith("."))
+        links += [Path(directory, name) for name in names if os.path.islink(os.path.join(directory, name))]
         for name in sorted(files):
             path = Path(directory, name)
             suffix = path.suffix.lower()
             kind: Literal["text", "image"] = "text" if suffix in TEXT_SUFFIXES else "image"
-            if name.startswith(".") or kind not in modalities or suffix not in (*TEXT_SUFFIXES, *PHOTO_SUFFIXES):
+            known = suffix in (*TEXT_SUFFIXES, *PHOTO_SUFFIXES)
+            if not known and path.is_symlink() and not os.path.exists(path):
+                yield Unseen(prefix(path))  # perhaps to a folder that is not mounted now
+            if name.startswith(".") or kind not in modalities or not known:
                 continue
-            if path.exists() and not path.is_file():
+            if os.path.exists(path) and not os.path.isfile(path):
                 continue  # a pipe or a device: reading it would wait for ever
             key = path.relative_to(root).as_posix()
-            yield Entry(key, kind, str(path), file_stamp(path), path, meta=described.get(key, {}) | {"path": str(path)})
+            meta = {**described.get(key, {}), "path": stored_path(path)}
+            yield Entry(stored_name(key), kind, str(path), file_stamp(path), path, meta=meta)
     for problem in problems:
-        yield InputError(str(problem.filename), f"cannot be listed ({problem.strerror})", "Check its permissions")
+        error = InputError(str(problem.filename), f"cannot be listed ({problem.strerror})", "Check its permissions")
+        yield Unseen(prefix(problem.filename), error)
 
 
 def _described(root: Path) -> dict[str, dict[str, Any]]:
@@ -221,7 +293,12 @@ def _described(root: Path) -> dict[str, dict[str, Any]]:
         rows = list(json_lines(listed))
     elif (table := root / "metadata.csv").is_file():
         listed = table
-        rows = [(f"line {i}", dict(row)) for i, row in enumerate(csv.DictReader(t for _, t in lines(table)), 2)]
+        try:
+            rows = [(f"line {i}", dict(row)) for i, row in enumerate(csv.DictReader(t for _, t in lines(table)), 2)]
+        except csv.Error as error:
+            raise InputError(table, f"is no CSV ({error})", "Save it again, or remove it") from error
+        if wrong := next((place for place, row in rows if None in row), None):
+            raise InputError(table, f"{wrong} has more columns than the first line", "Put texts with commas in quotes")
         _numbers([row for _, row in rows], ("file_name",))
     else:
         return {}
@@ -235,12 +312,12 @@ def _beir(path: Path, modalities: Collection[str]) -> Iterator[Entry]:
             yield Entry(key, "text", key, text_stamp(text), text=text)
 
 
-def _jsonl(path: Path, modalities: Collection[str]) -> Iterator[Entry]:
+def _jsonl(path: Path, modalities: Collection[str]) -> Iterator[Entry | Unseen]:
     for place, record in json_lines(path):
         yield from _row(path, place, record, modalities)
 
 
-def _tsv(path: Path, modalities: Collection[str]) -> Iterator[Entry]:
+def _tsv(path: Path, modalities: Collection[str]) -> Iterator[Entry | Unseen]:
     """Cells are taken as they are: no quotes, no escapes. Columns of numbers are numbers."""
     header: list[str] | None = None
     rows: list[tuple[str, dict[str, Any]]] = []
@@ -261,19 +338,19 @@ def _tsv(path: Path, modalities: Collection[str]) -> Iterator[Entry]:
         yield from _row(path, place, row, modalities)
 
 
-def _table(path: Path, modalities: Collection[str]) -> Iterator[Entry]:
+def _table(path: Path, modalities: Collection[str]) -> Iterator[Entry | Unseen]:
     for row, cells in read_saved(path) if path.is_dir() else read_parquet(path):
         yield from _row(path, f"row {row + 1}", cells, modalities, number=row)
 
 
-def _mteb(folder: Path, modalities: Collection[str]) -> Iterator[Entry]:
+def _mteb(folder: Path, modalities: Collection[str]) -> Iterator[Entry | Unseen]:
     for path in parts(folder, "corpus"):
         yield from _table(path, modalities)
 
 
 def _row(
     path: Path, place: str, record: Mapping[str, Any], modalities: Collection[str], number: int | None = None
-) -> Iterator[Entry]:
+) -> Iterator[Entry | Unseen]:
     """The entry of a record: its picture if that may be, else its text; nothing if the encoder reads neither.
 
     Rows of tables (``number``) without an id get the name of the picture, or their number.
@@ -291,6 +368,7 @@ def _row(
     else:
         raise InputError(path, f"{place} has no 'id'", "Give every line an id")
     used = (name, text_name, "title")
+    yield from _left_out(path, record, (*used, image_name))
     if picture is not None and "image" in modalities:
         if isinstance(picture, Picture):
             stamp = f"{file_stamp(path)}:{picture.image.row}"
@@ -300,13 +378,16 @@ def _row(
         if not isinstance(picture, str):
             raise InputError(path, f"{place}: {image_name!r} is no path of an image", "Write the path as a string")
         file = path.parent / picture
-        meta = _plain(record, (*used, image_name)) | {"path": str(file)}
-        yield Entry(key, "image", str(file), file_stamp(file), file, meta=meta)
+        meta = _plain(record, (*used, image_name)) | {"path": stored_path(file)}
+        yield Entry(stored_name(key), "image", str(file), file_stamp(file), file, meta=meta)
     elif text_name is not None or "title" in record:
         if "text" in modalities:
             parts = (_text(path, place, record, one) for one in ("title", text_name) if one)
             text = " ".join(part for part in parts if part)
-            yield Entry(key, "text", f"{path}#{key}", text_stamp(text), text=text, meta=_plain(record, used))
+            meta = _plain(record, used)
+            if meta.get("path") and isinstance(meta["path"], str):
+                meta["path"] = stored_path(meta["path"], path.parent)
+            yield Entry(key, "text", f"{path}#{key}", text_stamp(text), text=text, meta=meta)
     elif picture is None:
         raise InputError(path, f"{place} has neither text nor image", "Add 'text', or 'image' with a path")
 
@@ -322,19 +403,44 @@ def _text(path: Path, place: str, record: Mapping[str, Any], name: str) -> str |
 def _plain(record: Mapping[str, Any], used: Collection[str | None]) -> dict[str, Any]:
     """Fields that a filter can compare, of those that are not used otherwise: text, finite numbers, yes and no.
 
-    A number that is not finite (as pandas writes for what is missing) is left out; one beyond 64 bits becomes text.
-    Names that an index uses itself get an underscore, see ``RESERVED``.
+    Fields of an object inside get dotted names (``meta.lang``), a list becomes its JSON text, a date its ISO form. A
+    number that is not finite (as pandas writes for what is missing) and null are left out; a number beyond 64 bits
+    becomes text. Names that an index uses itself get an underscore, see ``RESERVED``.
     """
     found: dict[str, Any] = {}
-    for key, value in record.items():
-        if key in used or not isinstance(value, str | int | float | bool):
+    waiting = [(str(key), value) for key, value in [*record.items()][::-1] if key not in used]
+    while waiting:
+        key, value = waiting.pop()
+        if isinstance(value, Mapping):
+            waiting += [(f"{key}.{name}", one) for name, one in [*value.items()][::-1]]
             continue
-        if isinstance(value, float) and not math.isfinite(value):
+        if (
+            value is None
+            or isinstance(value, Picture | bytes)
+            or (isinstance(value, float) and not math.isfinite(value))
+        ):
             continue
         if isinstance(value, int) and not -(2**63) <= value < 2**63:
-            value = str(value)
-        found[f"{key}_" if key in RESERVED else key] = value
+            value = hex(value) if value.bit_length() > 10_000 else str(value)
+        elif isinstance(value, list | tuple):
+            value = json.dumps(value, ensure_ascii=False, default=str)
+        elif not isinstance(value, str | int | float | bool):
+            value = value.isoformat() if hasattr(value, "isoformat") else str(value)
+        key = _encodable(key) or "_"
+        found[f"{key}_" if key in RESERVED else key] = _encodable(value) if isinstance(value, str) else value
     return found
+
+
+def _encodable(text: str) -> str:
+    """Text that a file can hold: half a character (a lone surrogate) becomes ``\ufffd``, which says so."""
+    return text if text.isascii() else re.sub("[\ud800-\udfff]", "\ufffd", text)
+
+
+def _left_out(path: Path, record: Mapping[str, Any], used: Collection[str | None]) -> Iterator[Unseen]:
+    """A word on fields that cannot be metadata."""
+    for key, value in record.items():
+        if key not in used and isinstance(value, Picture | bytes):
+            yield Unseen(None, warning=f"{path}: the field {key!r} holds bytes: left out")
 
 
 def _numbers(rows: Sequence[dict[str, Any]], text: Collection[str]) -> None:
@@ -348,12 +454,12 @@ def _numbers(rows: Sequence[dict[str, Any]], text: Collection[str]) -> None:
     """
     for name in {key for row in rows for key in row} - set(text):
         cells = [row.get(name) or "" for row in rows]
-        if any(cells) and all(not cell or _NUMBER.fullmatch(cell) for cell in cells):
+        if any(cells) and all(not cell or (len(cell) < 400 and _NUMBER.fullmatch(cell)) for cell in cells):
             for row, cell in zip(rows, cells, strict=True):
                 row[name] = (float(cell) if set(cell) & set(".eE") else int(cell)) if cell else None
 
 
-_READERS: dict[str, Callable[[Path, Collection[str]], Iterator[Entry | InputError]]] = {
+_READERS: dict[str, Callable[[Path, Collection[str]], Iterator[Entry | Unseen]]] = {
     "folder": _folder,
     "beir": _beir,
     "mteb": _mteb,
