@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import sys
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
@@ -54,7 +55,7 @@ def show_hits(
     ``row`` makes a line of the table of a result, a rank and a hit.
     """
     from attn.core.io.report import write_report
-    from attn.core.retrieve.runs import render, write_results
+    from attn.core.retrieve.runs import apart, render, write_results
     from attn.core.retrieve.sheet import write_sheet
 
     from .show import ROWS_SHOWN, show
@@ -66,8 +67,9 @@ def show_hits(
         say(f"attn: warning: {warning}", err=True)
     if sheet is not None:
         write_sheet(sheet, found)
+    results = list(apart(found.results)) if form == "trec" else found.results
     if output is not None:
-        write_results(output, found.results, form)
+        write_results(output, results, form)
     if form == "table" or as_json or output is not None:
         rows = [row(result, rank, hit) for result in found.results for rank, hit in enumerate(result.ranked, 1)]
         some = rows[:ROWS_SHOWN]
@@ -77,7 +79,11 @@ def show_hits(
         return True
     if report_file is not None:
         write_report(found.report, report_file)
-    for piece in render(found.results, form):
+    if sys.stdout.isatty():  # somebody looks at it: ids and texts must not steer the terminal
+        for piece in render(results, form):
+            say(os.fsdecode(piece).removesuffix("\n").removesuffix("\0"))
+        return False
+    for piece in render(results, form):
         sys.stdout.buffer.write(piece)
     sys.stdout.buffer.flush()
     return False

@@ -36,6 +36,15 @@ SplitOption = Annotated[
 ]
 
 
+KeepIdenticalOption = Annotated[
+    bool,
+    typer.Option(
+        "--keep-identical",
+        help="Rank a document with the id of the query, too; else it is left out, as in BEIR, unless judged relevant.",
+    ),
+]
+
+
 def parse_temperatures(text: str) -> tuple[float, ...]:
     """``1,0.9,0.8`` as numbers. Raises ``UsageError`` for anything else."""
     from attn.core.errors import UsageError
@@ -73,6 +82,11 @@ def main(
     run_file: Annotated[
         Path | None, typer.Option("--run", metavar="FILE", help="Write the rankings as a TREC run.")
     ] = None,
+    keep_identical: KeepIdenticalOption = False,
+    answerable: Annotated[
+        bool,
+        typer.Option("--answerable", help="Leave out queries without a relevant document; trec_eval counts them as 0."),
+    ] = False,
     diagnose: Annotated[
         bool, typer.Option("--diagnose", help="Do embeddings crowd together as texts grow longer?")
     ] = False,
@@ -86,9 +100,10 @@ def main(
 ) -> None:
     """Score a model on a data set with judgements, by exact search.
 
-    Metrics are in percent. Text data sets get nDCG@10, recall, MAP and MRR; images with captions R@1/5/10 in both
-    directions and their mean; data sets of persons R@k, mAP and mINP. R@k counts a query as found when any right one is
-    among the first k.
+    Metrics are in percent, of the ranking of all documents. Text data sets get nDCG@10, recall, MAP and MRR; images
+    with captions R@1/5/10 in both directions and their mean; data sets of persons R@k, mAP and mINP. R@k counts a query
+    as found when any right one is among the first k. Equal scores are ranked by id; scores in a --run file differ in
+    their last digit there, so that trec_eval gives the same figures.
     """
     from attn.core.io.report import check_report_path
     from attn.core.retrieve.evaluate import EvalOptions, score
@@ -100,7 +115,8 @@ def main(
         check_report_path(report_file)
     options = EvalOptions(
         EncoderOptions(model, 1.0, max_tokens, device, dtype), parse_temperatures(temperature), kind, split, images,
-        tuple(name.strip() for name in metrics.split(",")) if metrics else (), run_file, diagnose,
+        tuple(dict.fromkeys(name.strip() for name in metrics.split(","))) if metrics else (), run_file, diagnose,
+        keep_identical, answerable,
     )  # fmt: skip
     watch = Watch(quiet=quiet)
     try:

@@ -19,7 +19,7 @@ from .options import (
     ThreadsOption,
     VerboseOption,
 )
-from .retrieve_eval import DataArgument, SplitOption, parse_temperatures
+from .retrieve_eval import DataArgument, KeepIdenticalOption, SplitOption, parse_temperatures
 
 
 def main(
@@ -31,6 +31,7 @@ def main(
     metric: Annotated[str, typer.Option("--metric", metavar="NAME", help="What is to be largest.")] = "ndcg@10",
     max_tokens: MaxTokensOption = None,
     split: SplitOption = None,
+    keep_identical: KeepIdenticalOption = False,
     as_json: JsonOption = False,
     report_file: ReportOption = None,
     quiet: QuietOption = False,
@@ -60,8 +61,9 @@ def main(
     try:
         data_set = read_dataset(data, split=split)
         found = tune_temperature(
-            model, data_set, values, seed, metric=metric, watcher=watch, device=device, max_tokens=max_tokens
-        )
+            model, data_set, values, seed, metric=metric, watcher=watch, keep_identical=keep_identical, device=device,
+            max_tokens=max_tokens,
+        )  # fmt: skip
     finally:
         watch.close()
     held = found.held_out
@@ -72,13 +74,18 @@ def main(
     }  # fmt: skip
     seconds = time.perf_counter() - start
     table = [{key: value if key == "temperature" else 100 * value for key, value in row.items()} for row in found.table]
-    item = Item(str(data), None, "ok", seconds, metrics=metrics, warnings=data_set.warnings)
+    item = Item(str(data), None, "ok", seconds, metrics=metrics, warnings=(*data_set.warnings, *found.notes))
     report = Report(
         "retrieve", attn.__version__,
         {"verb": "tune-temperature", "data": str(data), "model": model, "metric": metric, "argv": sys.argv[1:]},
-        device, seconds, (item,), dict(summarise([item])) | {"temperatures": plain(table)},
+        device, seconds, (item,), dict(summarise([item])) | {"metric": metric, "temperatures": plain(table)},
     )  # fmt: skip
-    show(report, as_json=as_json, quiet=quiet, verbose=verbose, report_file=report_file)
+    row = {
+        "input": item.input, "chosen temperature": found.temperature, f"{metric} at 1": metrics["held_out_at_1"],
+        f"{metric} at the chosen one": metrics["held_out"], "difference": metrics["difference"],
+        "95 % from": metrics["low"], "to": metrics["high"], "queries": found.queries[1],
+    }  # fmt: skip
+    show(report, as_json=as_json, quiet=quiet, verbose=verbose, report_file=report_file, rows=[row])
     if not as_json and not quiet:
-        print_rows(table, title=f"{metric} in percent on both halves of the queries")
+        print_rows(table, title=f"{metric} in percent, on the half that chose and on the held-out one")
     raise typer.Exit(report.exit_code)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
@@ -17,13 +17,13 @@ from ..batch import Silent, Watcher
 from ..device import pick_device, set_threads
 from ..errors import InputError, UsageError
 from ..io.report import Item, Report, summarise
-from ._evalset import Content
+from ._evalset import Content, counted
 from ._tables import read_picture
 from .encoders.base import Encoder, Side
 from .formats import EvalSet, read_dataset
-from .metrics import PERSON_METRICS, TEXT_METRICS, Evaluation, compare, evaluate
+from .metrics import PERSON_METRICS, TEXT_METRICS, Evaluation, Qrels, compare, evaluate_rows, parse_metric
 from .options import BLOCK_IMAGES, BLOCK_TEXTS, MAX_SIDE, EncoderOptions, encoder_of
-from .runs import Result, write_results
+from .runs import Result, apart, write_results
 from .store import Hit
 
 PERSONS = ("cuhk-pedes", "icfg-pedes", "rstpreid", "webperson")
@@ -31,7 +31,9 @@ PERSONS = ("cuhk-pedes", "icfg-pedes", "rstpreid", "webperson")
 IMAGE_TEXT_METRICS = ("hit@1", "hit@5", "hit@10")
 """In both directions; their mean is mR."""
 DEPTH = 1000
-"""Hits of a run; mAP and mINP of person retrieval take the whole gallery."""
+"""Hits of each query in a written run, or as many as the metrics look at; metrics themselves rank all documents."""
+_SCORES = 2**26
+"""Scores in memory at a time."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -51,6 +53,10 @@ class EvalOptions:
         Where the first temperature's rankings go, as a TREC run.
     diagnose : bool
         How embeddings crowd together as texts grow longer.
+    keep_identical : bool
+        Rank documents that have the id of the query, too; see ``Rankings``.
+    answerable : bool
+        Leave out queries whose judgements are all 0 or below; trec_eval counts them as 0.
     """
 
     encoder: EncoderOptions = field(default_factory=EncoderOptions)
@@ -61,22 +67,87 @@ class EvalOptions:
     metrics: tuple[str, ...] = ()
     run: Path | None = None
     diagnose: bool = False
+    keep_identical: bool = False
+    answerable: bool = False
 
 
 @dataclass(frozen=True, slots=True)
 class Embedded:
-    """Vectors of a data set, in its order, and what of it could not be read."""
+    """Vectors of a data set, in its order, and what of it could not be read (rows of zeros)."""
 
     documents: NDArray[np.float32]
     queries: NDArray[np.float32]
     truncated: int
     failed: Mapping[str, str]
 
+
+@dataclass(frozen=True, slots=True)
+class Rankings:
+    """The whole ranking of every query, by cosine, made anew each time it is asked for: [Q, D] may not fit in memory.
+
+    What could not be read is never found, and finds nothing. As in BEIR, a document with the id of the query is left
+    out of its hits: it is the query itself. Unlike in BEIR it stays where it is judged relevant.
+
+    Parameters
+    ----------
+    data : EvalSet
+    documents, queries : ndarray [D, dim] and [Q, dim], float32
+    keep_identical : bool
+        Leave no document out.
+    """
+
+    data: EvalSet
+    documents: NDArray[np.float32]
+    queries: NDArray[np.float32]
+    keep_identical: bool = False
+
+    def reversed(self) -> Rankings:
+        """The other direction: see ``EvalSet.reversed``."""
+        return Rankings(self.data.reversed(), self.queries, self.documents, self.keep_identical)
+
+    def of(self, qrels: Qrels) -> Rankings:
+        """Those of the queries that ``qrels`` judges."""
+        rows = [i for i, query in enumerate(self.data.queries) if query in qrels]
+        asked = {query: content for query, content in self.data.queries.items() if query in qrels}
+        part = replace(self.data, queries=asked, qrels=qrels)
+        return Rankings(part, self.documents, self.queries[rows], self.keep_identical)
+
     @property
-    def scores(self) -> NDArray[np.float32]:
-        """Cosine of every query with every document, [Q, D]; what could not be read is never found."""
-        out: NDArray[np.float32] = self.queries @ self.documents.T
-        return out
+    def identical(self) -> tuple[list[str], list[str]]:
+        """Queries with the id of a document: those whose document is left out, and those whose it is relevant."""
+        same = [query for query in self.data.queries if query in self.data.documents]
+        own = [query for query in same if self.data.qrels.get(query, {}).get(query, 0) > 0]
+        relevant = set(own)
+        return [query for query in same if query not in relevant], own
+
+    def rows(self) -> Iterator[tuple[str, NDArray[np.float32]]]:
+        """Each query with its score of every document; -inf where that is not found."""
+        place = {document: i for i, document in enumerate(self.data.documents)}
+        left_out = set() if self.keep_identical else set(self.identical[0])
+        gone = ~self.documents.any(axis=1)
+        ids = list(self.data.queries)
+        size = max(1, _SCORES // max(1, len(self.documents)))
+        for at in range(0, len(ids), size):
+            block = self.queries[at : at + size]
+            scores = block @ self.documents.T
+            scores[:, gone] = -np.inf
+            scores[~block.any(axis=1)] = -np.inf
+            for query, row in zip(ids[at : at + size], scores, strict=True):
+                if query in left_out:
+                    row[place[query]] = -np.inf
+                yield query, row
+
+    def evaluate(self, metrics: Sequence[str], *, answerable: bool = False) -> Evaluation:
+        """See ``metrics.evaluate_rows``; queries without a relevant document count as 0 unless ``answerable``."""
+        ids = list(self.data.documents)
+        return evaluate_rows(self.data.qrels, ids, self.rows(), metrics, unanswerable=not answerable)
+
+    def results(self, depth: int) -> Iterator[Result]:
+        """The best ``depth`` hits of each query."""
+        ids = list(self.data.documents)
+        for query, row in self.rows():
+            hits = [Hit(ids[i], float(row[i]), {}) for i in best_rows(row, ids, depth)]
+            yield Result(query, str(self.data.queries[query]), hits)
 
 
 def score(
@@ -110,6 +181,8 @@ def score(
     start = time.perf_counter()
     set_threads(threads)
     watcher = watcher or Silent()
+    for name in options.metrics:
+        parse_metric(name)  # refused before the long work
     data_set = read_dataset(data, kind=options.kind, split=options.split, images=options.images)
     items: list[Item] = []
     first: Evaluation | None = None
@@ -120,25 +193,18 @@ def score(
         _check_modalities(data_set, encoder)
         found = embed(data_set, encoder, watcher)
         failed = found.failed
-        evaluation, values = _values(data_set, found, options)
+        ranked = Rankings(data_set, found.documents, found.queries, options.keep_identical)
+        evaluation, values = _values(ranked, options)
         details: dict[str, Any] = {"temperature": temperature, "model": encoder.fingerprint.to_dict()}
-        if first is not None and evaluation is not None:
+        warnings = [*data_set.warnings, *_notes(ranked, evaluation, options, found, encoder)]
+        if first is not None:
             details["differences"] = [
                 vars_of(compare(first, evaluation, metric)) for metric in evaluation.per_query
             ]  # fmt: skip
-        elif first is None:
+        else:
             first = evaluation
             if options.run is not None:
-                write_results(
-                    options.run, rankings(data_set, found.scores), "trec", tag=f"attn-{encoder.fingerprint.model}"
-                )
-        warnings = list(data_set.warnings)
-        if found.truncated:
-            warnings.append(
-                f"{found.truncated} texts are longer than the model's {encoder.fingerprint.max_tokens} tokens"
-            )
-        if evaluation is not None and evaluation.dropped:
-            warnings.append(f"{evaluation.dropped} queries have no relevant document: left out")
+                warnings += _write_run(options.run, ranked, tuple(evaluation.per_query), encoder.fingerprint.model)
         items.append(
             Item(
                 str(data) if len(options.temperatures) == 1 else f"{data}, temperature {temperature:g}",
@@ -230,42 +296,81 @@ def encode(
     return out, cut
 
 
-def _values(data_set: EvalSet, found: Embedded, options: EvalOptions) -> tuple[Evaluation | None, dict[str, float]]:
-    """The evaluation by query, where there is one, and the metrics in percent."""
-    scores = found.scores
-    both_ways = data_set.modalities == ("image", "text") and data_set.kind not in (*PERSONS, "mteb")
+def _values(ranked: Rankings, options: EvalOptions) -> tuple[Evaluation, dict[str, float]]:
+    """The evaluation by query, and the metrics in percent."""
+    kind, answerable = ranked.data.kind, options.answerable
+    both_ways = ranked.data.modalities == ("image", "text") and kind not in (*PERSONS, "mteb")
     if both_ways and not options.metrics:
-        depth = min(DEPTH, scores.shape[1])
-        asked = evaluate(data_set.qrels, as_run(data_set, scores, depth), IMAGE_TEXT_METRICS)
-        back = data_set.reversed()
-        other = evaluate(back.qrels, as_run(back, scores.T, min(DEPTH, scores.shape[0])), IMAGE_TEXT_METRICS)
+        asked = ranked.evaluate(IMAGE_TEXT_METRICS, answerable=answerable)
+        other = ranked.reversed().evaluate(IMAGE_TEXT_METRICS, answerable=answerable)
         values = {f"{way}_r@{name.partition('@')[2]}": 100 * value
                   for way, one in (("i2t", other), ("t2i", asked)) for name, value in one.values.items()}  # fmt: skip
         return asked, values | {"mr": float(np.mean(list(values.values())))}
-    persons = data_set.kind in PERSONS
-    metrics = options.metrics or (PERSON_METRICS if persons else TEXT_METRICS)
-    depth = scores.shape[1] if persons else min(DEPTH, scores.shape[1])
-    evaluation = evaluate(data_set.qrels, as_run(data_set, scores, depth), metrics)
+    metrics = options.metrics or (PERSON_METRICS if kind in PERSONS else TEXT_METRICS)
+    evaluation = ranked.evaluate(metrics, answerable=answerable)
     return evaluation, {name: 100 * value for name, value in evaluation.values.items()}
 
 
-def as_run(data_set: EvalSet, scores: NDArray[np.float32], depth: int) -> dict[str, dict[str, float]]:
-    """The ``depth`` best documents of each query."""
-    ids = list(data_set.documents)
-    run = {}
-    for query, row in zip(data_set.queries, scores, strict=True):
-        best = np.argpartition(-row, depth - 1)[:depth] if depth < len(row) else range(len(row))
-        run[query] = {ids[i]: float(row[i]) for i in best}
-    return run
+def _notes(
+    ranked: Rankings, evaluation: Evaluation, options: EvalOptions, found: Embedded, encoder: Encoder
+) -> Iterator[str]:
+    """What the user should know of the figures."""
+    if found.truncated:
+        yield (
+            counted(found.truncated, "text is longer", "texts are longer")
+            + f" than the model's {encoder.fingerprint.max_tokens} tokens"
+        )
+    if evaluation.unanswerable:
+        yield (
+            counted(evaluation.unanswerable, "query has", "queries have")
+            + " judgements of 0 only: worth 0, as in trec_eval (--answerable leaves them out)"
+        )
+    if evaluation.dropped:
+        yield counted(evaluation.dropped, "query has", "queries have") + " no relevant document: left out"
+    if evaluation.unanswered:
+        yield counted(evaluation.unanswered, "query finds", "queries find") + " nothing: worth 0"
+    yield from identical_note(ranked)
 
 
-def rankings(data_set: EvalSet, scores: NDArray[np.float32]) -> Sequence[Result]:
-    """The same for a file."""
-    run = as_run(data_set, scores, min(DEPTH, scores.shape[1]))
+def identical_note(ranked: Rankings) -> list[str]:
+    """Says which documents with the id of a query were left out, if there are any."""
+    left_out, own = ranked.identical
+    if ranked.keep_identical or not left_out:
+        return []
+    kept = f", and kept where it is judged relevant ({len(own):,})" if own else ""
     return [
-        Result(query, str(data_set.queries[query]), [Hit(key, value, {}) for key, value in found.items()])
-        for query, found in run.items()
+        counted(len(left_out), "query has", "queries have")
+        + f" the id of a document: that one is left out of its hits, as in BEIR{kept} (--keep-identical keeps all)"
     ]
+
+
+def _write_run(path: Path, ranked: Rankings, metrics: Sequence[str], model: str) -> list[str]:
+    """Write the rankings as deep as the metrics look, at least 1000; says so where they look at all documents."""
+    cuts = [parse_metric(name)[1] for name in metrics]
+    finite = [cut for cut in cuts if cut < len(ranked.documents)]
+    depth = max([DEPTH, *finite])
+    write_results(path, apart(ranked.results(depth)), "trec", tag=f"attn-{model}")
+    whole = [name for name, cut in zip(metrics, cuts, strict=True) if cut > depth]
+    if not whole or depth >= len(ranked.documents):
+        return []
+    return [f"{path} has the {depth} best of each query; {', '.join(whole)} are of all {len(ranked.documents):,}"]
+
+
+def best_rows(row: NDArray[np.float32], ids: Sequence[str], depth: int) -> list[int]:
+    """Positions of the ``depth`` best documents that are found, best first: by score, then id."""
+    at = np.flatnonzero(row > -np.inf)
+    if depth < at.size:
+        at = at[row[at] >= np.partition(row[at], -depth)[-depth]]  # all that tie with the last one, too
+    return sorted(at.tolist(), key=lambda i: (-row[i], ids[i]))[:depth]
+
+
+def as_run(data_set: EvalSet, scores: NDArray[np.float32], depth: int) -> dict[str, dict[str, float]]:
+    """The ``depth`` best documents of each query, [Q, D]."""
+    ids = list(data_set.documents)
+    return {
+        query: {ids[i]: float(row[i]) for i in best_rows(row, ids, depth)}
+        for query, row in zip(data_set.queries, scores, strict=True)
+    }
 
 
 def vars_of(difference: Any) -> dict[str, Any]:

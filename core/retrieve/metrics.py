@@ -13,6 +13,7 @@ Queries whose judgements are all 0 or below are left out and counted; in trec_ev
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Any, Literal
 
@@ -282,7 +283,13 @@ def _judged(
 
 
 def _gain(level: float, kind: str) -> float:
-    return float(level) if kind == "linear" else 2.0 ** float(level) - 1
+    if kind == "linear":
+        return float(level)
+    if level > 1000:
+        raise UsageError(
+            f"exponential gain: 2 to the {level:g} is too large. Use the linear gain, or smaller judgements."
+        )
+    return math.pow(2.0, level) - 1
 
 
 def _sorted(

@@ -1,8 +1,8 @@
 """Result files: rankings out as JSONL, TREC run, TSV or paths; runs and judgements in.
 
 Formats: methods/retrieval-peers.md, section 6. Hits are ranked by score, equal scores by id, as the metrics do
-(trec_eval takes equal scores by *descending* id). TREC columns are parted by blanks, so blanks inside an id are written
-as in a URL (``a b`` -> ``a%20b``) and read back; other ids stay as they are.
+(trec_eval takes equal scores by *descending* id: see ``apart``). TREC columns are parted by blanks, so blanks inside an
+id are written as in a URL (``a b`` -> ``a%20b``) and read back; other ids stay as they are.
 """
 
 from __future__ import annotations
@@ -12,11 +12,13 @@ import math
 import os
 import re
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from os import PathLike
 from pathlib import Path
 from typing import Any, Protocol
 from urllib.parse import quote
+
+import numpy as np
 
 from ..errors import InputError, UsageError, did_you_mean
 from ..io.atomic import atomic_path
@@ -25,6 +27,10 @@ from .metrics import Qrels, Run
 
 FORMATS = ("jsonl", "trec", "tsv", "paths0")
 TSV_HEADER = "query_id\trank\tid\tscore"
+_NUMBER = re.compile(r"[+-]?([0-9]+\.?[0-9]*|\.[0-9]+)([eE][+-]?[0-9]+)?")
+_HEADER = re.compile(r"(?!(nan|inf|infinity)$)[a-z_ -]+", re.IGNORECASE)
+"""What the column of judgements is called in a header, and no judgement gone wrong."""
+_MOST_RELEVANT = 2**31
 
 
 class RankedDocument(Protocol):
@@ -139,6 +145,31 @@ def write_results(path: str | PathLike[str], results: Iterable[Result], form: st
             file.write(piece)
 
 
+def apart(results: Iterable[Result]) -> Iterator[Result]:
+    """Results whose equal scores are told apart in the last digits of a float32, in the order of their ranks.
+
+    trec_eval ignores ranks and takes equal scores by descending id: of a run written so it gives our figures.
+    """
+    for result in results:
+        hits, last = list[RankedDocument](), np.float32(np.inf)
+        for hit in result.ranked:
+            score = np.float32(hit.score)
+            if score < last:
+                hits.append(hit)
+            else:
+                score = np.nextafter(last, np.float32(-np.inf))
+                hits.append(_Told(hit.id, float(score), hit.meta))
+            last = score
+        yield replace(result, hits=hits)
+
+
+@dataclass(frozen=True, slots=True)
+class _Told:
+    id: str
+    score: float
+    meta: Mapping[str, Any]
+
+
 def as_run(results: Iterable[Result]) -> Run:
     """Results as the metrics take them."""
     return {result.query_id: {hit.id: float(hit.score) for hit in result.hits} for result in results}
@@ -181,8 +212,8 @@ def read_qrels(path: str | PathLike[str]) -> dict[str, dict[str, int]]:
         place, cells = f"line {number}", text.split("\t")
         if len(cells) == 3:
             query, document, level = (cell.strip() for cell in cells)
-            if number == 1 and not _is_number(level):
-                continue  # the header
+            if number == 1 and _HEADER.fullmatch(level):
+                continue
         elif len(cells := text.split()) == 4:
             query, document, level = BLANKS.read(cells[0]), BLANKS.read(cells[2]), cells[3]
         else:
@@ -198,8 +229,10 @@ def add_judgement(
     qrels: dict[str, dict[str, int]], path: Path, place: str, query: str, document: str, level: Any
 ) -> None:
     """Put a judgement into ``qrels``. Raises ``InputError`` if it is malformed, or another of the pair is there."""
-    if not query or not document or not isinstance(level, int | float) or not float(level).is_integer():
-        what = f"{place}: {'an id is empty' if not (query and document) else f'{level} is no whole number'}"
+    if not query or not document:
+        raise InputError(path, f"{place}: an id is empty", "A judgement is a query, a document and a whole number")
+    if not _is_number(level) or not float(level).is_integer() or abs(level) > _MOST_RELEVANT:
+        what = f"{place}: {_short(level)} is no whole number below {_MOST_RELEVANT:,}"
         raise InputError(path, what, "A judgement is a query, a document and a whole number")
     if qrels.setdefault(query, {}).setdefault(document, int(level)) != int(level):
         what = f"{place}: query {query!r} and document {document!r} were judged otherwise before"
@@ -283,12 +316,21 @@ def _run_rows(path: Path) -> Iterator[tuple[str, str, str, Any]]:
 def _number(path: Path, place: str, text: Any) -> float:
     """A number that can be ranked. Raises ``InputError`` for anything else, NaN and infinity included."""
     if not _is_number(text):
-        raise InputError(path, f"{place}: {text!r} is no number", "Scores and judgements are plain numbers")
+        what = f"{place}: {_short(repr(text))} is no number"
+        raise InputError(path, what, "Scores and judgements are plain numbers, below 1e308")
     return float(text)
 
 
 def _is_number(text: Any) -> bool:
+    """Whether it is a finite number, as JSON has it or as text. Python's own spellings (1_000) are none."""
+    if isinstance(text, str):
+        return bool(_NUMBER.fullmatch(text.strip())) and math.isfinite(float(text))
     try:
-        return not isinstance(text, bool) and math.isfinite(float(text))
-    except (TypeError, ValueError, OverflowError):
+        return isinstance(text, int | float) and not isinstance(text, bool) and math.isfinite(float(text))
+    except OverflowError:
         return False
+
+
+def _short(value: Any) -> str:
+    text = f"{value}"
+    return text if len(text) <= 60 else f"{text[:50]}... ({len(text)} characters)"

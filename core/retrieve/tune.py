@@ -6,20 +6,19 @@ good; only the other half says what it is worth.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
 
 from ..batch import Silent, Watcher
 from ..errors import UsageError
-from ._evalset import EvalSet
+from ._evalset import EvalSet, counted
 from .encoders.load import at_temperature, load
-from .metrics import Difference, Qrels, Run, compare, evaluate
+from .metrics import Difference, Evaluation, Qrels, Run, compare, evaluate, parse_metric
 
 GRID = (1.0, 0.95, 0.9, 0.85, 0.8, 0.75, 0.7, 0.6, 0.5)
-DEPTH = 1000
 
 
 @dataclass(frozen=True, slots=True)
@@ -38,6 +37,8 @@ class Tuning:
     queries : tuple of 2 int
         Queries of the two halves.
     seed : int
+    notes : tuple of str
+        What the user should know of the figures.
     """
 
     temperature: float
@@ -46,11 +47,12 @@ class Tuning:
     held_out: Difference
     queries: tuple[int, int]
     seed: int
+    notes: tuple[str, ...] = ()
 
 
 def tune_temperature(
     model: str, data: EvalSet, grid: Sequence[float] = GRID, seed: int = 0, *, metric: str = "ndcg@10",
-    watcher: Watcher | None = None, **options: Any,
+    watcher: Watcher | None = None, keep_identical: bool = False, **options: Any,
 ) -> Tuning:  # fmt: skip
     """Encode the data set at each temperature and choose.
 
@@ -66,6 +68,8 @@ def tune_temperature(
     metric : str
         See ``metrics.evaluate``.
     watcher : Watcher, optional
+    keep_identical : bool
+        See ``evaluate.Rankings``.
     **options
         ``device``, ``dtype``, ``max_tokens``, ``pooling``, ``threads`` of ``load``.
 
@@ -75,17 +79,23 @@ def tune_temperature(
         If there are fewer than 4 queries with relevant documents, the model takes no temperature, or a value is not
         positive.
     """
-    from .evaluate import as_run, embed
+    from .evaluate import Rankings, embed, identical_note
 
+    parse_metric(metric)  # refused before the long work, as everything here
     grid = sorted({1.0, *grid}, reverse=True)
     first, second = halves(data.qrels, seed)
     encoder = load(model, **options)
-    encoders = {tau: at_temperature(encoder, tau) for tau in grid}  # refused before the long work
-    runs: dict[float, Run] = {}
+    encoders = {tau: at_temperature(encoder, tau) for tau in grid}
+    scored: dict[float, tuple[Evaluation, Evaluation]] = {}
+    notes: list[str] = []
     for tau, scaled in encoders.items():
         found = embed(data, scaled, watcher or Silent())
-        runs[tau] = as_run(data, found.scores, min(DEPTH, len(data.documents)))
-    return choose(runs, first, second, metric, seed)
+        ranked = Rankings(data, found.documents, found.queries, keep_identical)
+        scored[tau] = tuple(ranked.of(half).evaluate((metric,)) for half in (first, second))  # type: ignore[assignment]
+        notes = identical_note(ranked)
+    if silent := len(data.qrels) - len(first) - len(second):
+        notes.append(counted(silent, "query has", "queries have") + " no relevant document: in neither half")
+    return replace(chosen(scored, metric, seed), notes=tuple(notes))
 
 
 def halves(qrels: Qrels, seed: int) -> tuple[Qrels, Qrels]:
@@ -116,14 +126,26 @@ def choose(runs: dict[float, Run], first: Qrels, second: Qrels, metric: str, see
     metric : str
     seed : int
     """
-    scored = {
-        tau: tuple(evaluate(half, {q: run.get(q, {}) for q in half}, (metric,)) for half in (first, second))
-        for tau, run in runs.items()
-    }
-    best = max(runs, key=lambda tau: (scored[tau][0].values[metric], -abs(tau - 1)))
+    return chosen(
+        {
+            tau: (
+                evaluate(first, {q: run.get(q, {}) for q in first}, (metric,)),
+                evaluate(second, {q: run.get(q, {}) for q in second}, (metric,)),
+            )
+            for tau, run in runs.items()
+        },
+        metric,
+        seed,
+    )
+
+
+def chosen(scored: Mapping[float, tuple[Evaluation, Evaluation]], metric: str, seed: int) -> Tuning:
+    """The temperature that is best in the first evaluation, compared with 1 in the second."""
+    best = max(scored, key=lambda tau: (scored[tau][0].values[metric], -abs(tau - 1)))
     table = [
         {"temperature": tau, "chosen_on": one.values[metric], "held_out": two.values[metric]}
         for tau, (one, two) in scored.items()
     ]
     change = compare(scored[1.0][1], scored[best][1], metric, seed=seed)
-    return Tuning(best, metric, table, change, (len(first), len(second)), seed)
+    sizes = len(scored[1.0][0].queries), len(scored[1.0][1].queries)
+    return Tuning(best, metric, table, change, sizes, seed)

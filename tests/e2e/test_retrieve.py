@@ -295,6 +295,24 @@ def test_eval_of_a_beir_folder(cli, beir, model, tmp_path):
     assert told["length_layers"]
 
 
+def test_eval_says_what_its_figures_are_of(cli, beir, model):
+    with (beir / "qrels" / "test.tsv").open("a") as file:
+        file.write("07\t03\t1\nzeros\t03\t0\n")
+    with (beir / "queries.jsonl").open("a") as file:
+        file.write('{"_id": "07", "text": "on photo in air"}\n{"_id": "zeros", "text": "on red in air"}\n')
+    ran = cli("retrieve", "eval", "set", "--model", model, "--json", "--metrics", "hit@1,recall@10")
+    assert ran.report["items"][0]["metrics"]["hit@1"] == pytest.approx(1000 / 12)
+    assert "1 query has judgements of 0 only: worth 0" in ran.stderr
+    assert "1 query has the id of a document: that one is left out of its hits, as in BEIR" in ran.stderr
+    ran = cli("retrieve", "eval", "set", "--model", model, "--json", "--answerable", "--keep-identical")
+    assert ran.report["items"][0]["metrics"]["hit@1"] == pytest.approx(1000 / 11)
+    assert "1 query has no relevant document: left out" in ran.stderr
+    assert "BEIR" not in ran.stderr
+    assert (
+        "no relevant document: in neither half" in cli("retrieve", "tune-temperature", "set", "--model", model).stderr
+    )
+
+
 def test_photos_by_photo_and_by_sentence(cli, photos, clip, tmp_path):
     ran = cli("retrieve", "index", "photos", "-o", "i", "--model", clip, "--json")
     assert ran.code == 1

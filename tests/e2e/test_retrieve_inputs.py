@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import json
 import os
 import shutil
@@ -178,6 +179,28 @@ def test_terminal_codes_in_texts_do_not_reach_the_terminal(cli, tmp_path, index)
     shown = cli("retrieve", "search", "i", "cat").stdout
     assert "␛[31m" in shown
     assert not set(shown) & {"\033", "\007", "\x9b"}
+
+
+def test_ids_cannot_steer_a_terminal_and_reach_scripts_as_they_are(capfdbinary, monkeypatch):
+    from attn.cli.hits import show_hits
+    from attn.core.retrieve.runs import Result, render
+    from attn.core.retrieve.search import found_of
+    from attn.core.retrieve.store import Hit
+
+    name = "a\tb\n\x1b]0;c\x07\x9b5m\u202ed"
+    result = Result("q\x1b[2J", "x", [Hit(name, 0.5, {"path": name})])
+    found = found_of([result], [], index="i", entries=1, model="m", start=0.0, arguments={})
+    for form in ("tsv", "trec", "jsonl", "paths0"):
+        options = {"as_json": False, "quiet": False, "verbose": False, "row": dict}
+        monkeypatch.setattr(sys, "stdout", io.TextIOWrapper(os.fdopen(os.dup(1), "wb"), "utf-8"))
+        show_hits(found, form, None, None, None, **options)
+        assert b"".join(render([result], form)) == capfdbinary.readouterr().out
+        monkeypatch.setattr(sys.stdout, "isatty", lambda: True)
+        show_hits(found, form, None, None, None, **options)
+        sys.stdout.flush()
+        shown = capfdbinary.readouterr().out.decode()
+        assert not set(shown) & {"\x1b", "\x07", "\x9b", "\u202e", "\0"}
+        assert shown.count("\n") == {"tsv": 2, "paths0": 2}.get(form, 1)  # a header; a path of two lines
 
 
 def test_photos_for_an_encoder_of_texts(cli, tmp_path, model):
