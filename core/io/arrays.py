@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import math
+import struct
 import zipfile
 from pathlib import Path
 from typing import IO, Any
@@ -13,25 +14,32 @@ from numpy.typing import NDArray
 
 from ..errors import InputError, did_you_mean
 from .atomic import atomic_path
+from .axes import is_colour, plain_shape, told
 from .image import GreyImage
 from .kinds import open_regular
-from .pixels import check_bytes, check_size, filled, grey, reading, to_stored
+from .pixels import check_bytes, check_size, grey, reading, replaced, to_float, to_stored
 
 IMAGE_KEYS = ("image", "noisy", "data", "arr_0")
 """Keys of an archive that are taken for the image, in this order, when it holds several arrays."""
-_DEFLATE = 1100.0  # deflate packs at most 1032 bytes into one
+_HEADER = 2**16  # bytes; NumPy itself writes fewer than 200, and reads fewer than 10,000
+_BLOCK = 2**20
 
 
 def read_npy(path: Path, *, luma: bool = False, fill: float | None = None) -> GreyImage:
-    """Read an NPY file of shape [H, W], [Z, H, W] or [H, W, 3 or 4]. Raises ``InputError``."""
+    """Read an NPY file of shape [H, W], [Z, H, W] or [H, W, 3 or 4]; axes of length 1 are left out.
+
+    Raises
+    ------
+    InputError
+    """
     notes: list[str] = []
     with reading(path, "NPY", notes), open_regular(path) as file:
         array = _load(path, file, path.stat().st_size)
-        return _image(path, "npy", array, luma, fill, notes, {"ndim": array.ndim})
+        return _image(path, "npy", array, luma, fill, notes, {})
 
 
 def read_npz(path: Path, file: Path, key: str | None, *, luma: bool = False, fill: float | None = None) -> GreyImage:
-    """Read one array of an NPZ archive.
+    """Read one array of an NPZ archive; of the others no more than their headers is unpacked.
 
     Parameters
     ----------
@@ -45,34 +53,39 @@ def read_npz(path: Path, file: Path, key: str | None, *, luma: bool = False, fil
     InputError
     """
     notes: list[str] = []
-    with reading(path, "NPZ", notes), zipfile.ZipFile(file) as archive:
+    with reading(path, "NPZ", notes), open_regular(file) as stream, zipfile.ZipFile(stream) as archive:
         members = {info.filename.removesuffix(".npy"): info for info in archive.infolist() if _is_array(info)}
+        if not members:
+            held = ", ".join(archive.namelist()[:4]) or "nothing"
+            what = f"is a ZIP archive without NumPy arrays (it holds {held})"
+            raise InputError(path, what, "Unpack it and name the files in it; an NPZ is made by numpy.savez")
         chosen = _choose(path, file, archive, members, key)
-        info = members[chosen]
-        check_bytes(path, info.file_size, info.compress_size, _DEFLATE)
-        with archive.open(info) as member:
-            array = _load(path, member, info.file_size)
-        others = sorted(set(members) - {chosen})
-        if others and key is None:
-            notes.append(f"read array '{chosen}'; pick another with {file.name}#KEY ({', '.join(others[:8])})")
-        return _image(path, "npz", array, luma, fill, notes, {"ndim": array.ndim, "key": chosen})
+        with archive.open(members[chosen]) as member:
+            array = _load(path, member, members[chosen].file_size)
+            member.read(1)  # its checksum is compared at its end
+        others = sorted(set(archive.namelist()) - {members[chosen].filename})
+        if others:
+            listed = ", ".join(name.removesuffix(".npy") for name in others[:8])
+            pick = f"; pick another with {file.name}#KEY" if key is None and len(members) > 1 else ""
+            notes.append(f"read array '{chosen}', which alone is written{pick} (there are also: {listed})")
+        return _image(path, "npz", array, luma, fill, notes, {"key": chosen})
 
 
-def write_npy(image: GreyImage, pixels: NDArray[Any], path: Path) -> None:
-    """Write [Z, H, W] as NPY with the dtype, byte order and number of axes that were read."""
-    stored = _shaped(image, to_stored(image, pixels))
+def write_npy(image: GreyImage, pixels: NDArray[Any], path: Path, notes: list[str] | None = None) -> None:
+    """Write [Z, H, W] as NPY with the dtype, byte order and axes that were read; ``notes`` as ``to_stored`` has it."""
+    stored = _shaped(image, to_stored(image, pixels, notes=notes))
     with atomic_path(path) as temporary, open(temporary, "wb") as file:
         np.save(file, stored, allow_pickle=False)
 
 
-def write_npz(image: GreyImage, pixels: NDArray[Any], path: Path) -> None:
+def write_npz(image: GreyImage, pixels: NDArray[Any], path: Path, notes: list[str] | None = None) -> None:
     """Write [Z, H, W] as an NPZ archive that holds this one array under the key it was read from."""
-    stored = _shaped(image, to_stored(image, pixels))
-    key = str((image.source or {}).get("key", "image"))
-    with atomic_path(path) as temporary, zipfile.ZipFile(temporary, "w", zipfile.ZIP_DEFLATED) as archive:
-        buffer = io.BytesIO()
-        np.save(buffer, stored, allow_pickle=False)
-        archive.writestr(zipfile.ZipInfo(f"{key}.npy"), buffer.getvalue(), zipfile.ZIP_DEFLATED)
+    stored = _shaped(image, to_stored(image, pixels, notes=notes))
+    member = zipfile.ZipInfo(f"{(image.source or {}).get('key', 'image')}.npy")  # of 1980: same pixels, same bytes
+    member.compress_type = zipfile.ZIP_DEFLATED
+    with atomic_path(path) as temporary, zipfile.ZipFile(temporary, "w") as archive:
+        with archive.open(member, "w", force_zip64=stored.nbytes > 2**30) as file:
+            np.lib.format.write_array(file, stored, allow_pickle=False)
 
 
 def _is_array(info: zipfile.ZipInfo) -> bool:
@@ -84,19 +97,14 @@ def _choose(
 ) -> str:
     """The key to read, or an error that lists what there is."""
     listed = ", ".join(list(members)[:12])
-    if not members:
-        raise InputError(path, "holds no NumPy array", "An NPZ archive made by numpy.savez is needed")
     if key is not None:
         if key in members:
             return key
         hint = did_you_mean(key, members)
         raise InputError(path, f"has no array '{key}'", f"{hint} It has: {listed}".strip())
-    images = []
-    for name, info in members.items():
-        with archive.open(info) as member:
-            shape, dtype = _header(path, member)
-        if len(shape) in (2, 3) and dtype.kind in "biuf" and 0 not in shape:
-            images.append(name)
+    if len(members) == 1:
+        return next(iter(members))
+    images = [name for name, info in members.items() if _may_be_image(path, archive, info)]
     if len(images) == 1:
         return images[0]
     for name in IMAGE_KEYS:
@@ -106,46 +114,91 @@ def _choose(
     raise InputError(path, f"holds {len(images)} arrays that could be the image. Keys: {listed}", pick)
 
 
-def _header(path: Path, file: IO[bytes]) -> tuple[tuple[int, ...], np.dtype[Any]]:
-    """Shape and dtype that an NPY stream announces; leaves the stream behind the header."""
+def _may_be_image(path: Path, archive: zipfile.ZipFile, info: zipfile.ZipInfo) -> bool:
+    """By its header; a damaged member beside the image does no harm."""
+    try:
+        with archive.open(info) as member:
+            shape, _, dtype = _header(path, member)
+    except (InputError, ValueError, OSError, EOFError, RuntimeError, NotImplementedError, zipfile.BadZipFile):
+        return False
+    return len(plain_shape(shape)) in (2, 3) and dtype.kind in "biuf" and 0 not in shape
+
+
+def _header(path: Path, file: IO[bytes]) -> tuple[tuple[int, ...], bool, np.dtype[Any]]:
+    """Shape, Fortran order and dtype that an NPY stream announces; leaves the stream behind the header."""
     version = np.lib.format.read_magic(file)
+    width = 2 if version == (1, 0) else 4
+    length = file.read(width)
+    if len(length) < width:
+        raise InputError(path, "is cut off in its NPY header", "Copy or export it again")
+    size = struct.unpack("<H" if width == 2 else "<I", length)[0]
+    if size > _HEADER:
+        raise InputError(path, f"claims an NPY header of {size} bytes, which is no array's", "Save the array again")
+    head = io.BytesIO(length + file.read(size))
     if version == (1, 0):
-        shape, _, dtype = np.lib.format.read_array_header_1_0(file)
+        shape, fortran, dtype = np.lib.format.read_array_header_1_0(head)
     elif version == (2, 0):
-        shape, _, dtype = np.lib.format.read_array_header_2_0(file)
+        shape, fortran, dtype = np.lib.format.read_array_header_2_0(head)
     else:
         raise InputError(path, f"has NPY version {version[0]}.{version[1]}", "Save a plain numeric array again")
     if dtype.hasobject:
         raise InputError(path, "holds pickled Python objects, which are never loaded", "Save a numeric array")
-    return tuple(int(side) for side in shape), dtype
+    return tuple(int(side) for side in shape), fortran, dtype
 
 
 def _load(path: Path, file: IO[bytes], size: int) -> NDArray[Any]:
-    """The array of an NPY stream of ``size`` bytes: [H, W], [Z, H, W] or [H, W, 3 or 4]."""
-    shape, dtype = _header(path, file)
+    """The array of an NPY stream of ``size`` bytes, of the shape in the file; ``plain_shape`` of it has 2 or 3 axes."""
+    shape, fortran, dtype = _header(path, file)
     if dtype.kind not in "biuf" or dtype.itemsize > 8:
-        raise InputError(path, f"holds values of type {dtype}", "Save it as bool, integer or float")
-    if len(shape) not in (2, 3):
+        held = f"{len(dtype.names)} named fields a value" if dtype.names else f"values of type {dtype}"
+        raise InputError(path, f"holds {held}", "Save it as bool, integer or float")
+    if len(plain_shape(shape)) not in (2, 3):
         raise InputError(path, f"has {len(shape)} axes (shape {shape})", "Save one image [H, W] or a stack [Z, H, W]")
-    check_size(path, shape, itemsize=dtype.itemsize)
-    check_bytes(path, math.prod(shape) * dtype.itemsize, size - file.tell())
-    file.seek(0)
-    return np.asarray(np.lib.format.read_array(file, allow_pickle=False))
+    count = check_size(path, plain_shape(shape), itemsize=dtype.itemsize)
+    check_bytes(path, count * dtype.itemsize, size - file.tell())
+    array = np.empty(math.prod(shape), dtype)
+    _read_into(path, file, memoryview(array.view(np.uint8)))
+    if dtype.kind == "b":
+        array = array.view(np.uint8) != 0  # any other byte than 0 and 1 is a third truth to NumPy
+    return array.reshape(shape[::-1]).T if fortran else array.reshape(shape)
+
+
+def _read_into(path: Path, file: IO[bytes], buffer: memoryview) -> None:
+    """Fill ``buffer``, a block at a time: a ZIP member would unpack a second copy of it at once."""
+    done = 0
+    while done < len(buffer):
+        part = file.read(min(_BLOCK, len(buffer) - done))
+        if not part:
+            check_bytes(path, len(buffer), done)
+        buffer[done : done + len(part)] = part
+        done += len(part)
 
 
 def _image(
     path: Path, kind: Any, array: NDArray[Any], luma: bool, fill: float | None, notes: list[str], source: dict[str, Any]
 ) -> GreyImage:
-    """GreyImage of an array; a last axis of 3 or 4 is colour (nobody has slices three pixels wide)."""
-    if array.ndim == 3 and array.shape[-1] in (3, 4) and min(array.shape[:2]) > 4:
-        if array.shape[-1] == 4:
+    """GreyImage of an array; a last axis of 3 or 4 is colour."""
+    shape = array.shape
+    array = array.reshape(plain_shape(shape))
+    if is_colour(array.shape):
+        channels = array.shape[-1]
+        hint = (
+            f"shape {list(shape)} was read as colour, [H, W, {channels}]; "
+            f"if these are {channels} slices, move them to the front: numpy.moveaxis(a, -1, 0)"
+        )
+        array = grey(path, array[..., :3], luma=luma, notes=notes, hint=hint)
+        notes.append(hint)
+        if channels == 4:
             notes.append("the fourth channel (alpha) was dropped")
-        array = grey(path, array[..., :3], luma=luma, notes=notes)
-        source["ndim"] = 2
+        shape = array.shape
     stored = np.ascontiguousarray(array if array.ndim == 3 else array[None])  # [Z, H, W]
-    return GreyImage(path, kind, filled(path, stored, fill, notes), stored=stored, source=source, warnings=tuple(notes))
+    slices, height, width = stored.shape
+    notes += told(shape, (slices, height, width))
+    stored = replaced(path, stored, fill, notes)
+    source["shape"] = shape
+    return GreyImage(path, kind, to_float(stored), stored=stored, source=source, warnings=tuple(notes))
 
 
 def _shaped(image: GreyImage, stored: NDArray[Any]) -> NDArray[Any]:
-    """[Z, H, W] with as many axes as the file had."""
-    return stored[0] if (image.source or {}).get("ndim") == 2 else stored
+    """[Z, H, W] with the axes that the file had."""
+    return stored.reshape((image.source or {}).get("shape", stored.shape))

@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from ..errors import InputError, decoding
+from ..errors import InputError, UsageError, decoding
 from ..memory import check_memory
 from ..text import first_line
 from .image import GreyImage
@@ -149,12 +149,41 @@ def to_float(stored: NDArray[Any]) -> NDArray[np.floating[Any]]:
     return stored.astype(np.float32)
 
 
-def filled(
-    path: str | PathLike[str], stored: NDArray[Any], fill: float | None, notes: list[str]
-) -> NDArray[np.floating[Any]]:
-    """``to_float`` of [Z, H, W] whose NaN and infinities are replaced by ``fill``, or refused when it is None."""
+def replaced(
+    path: str | PathLike[str],
+    stored: NDArray[Any],
+    fill: float | None,
+    notes: list[str],
+    *,
+    slope: Any = 1.0,
+    intercept: Any = 0.0,
+) -> NDArray[Any]:
+    """Stored values without NaN and infinities.
+
+    Parameters
+    ----------
+    path : str or PathLike
+    stored : ndarray, shape (Z, H, W)
+        As in the file.
+    fill : float or None
+        What takes their place, in physical units; None refuses them.
+    notes : list of str
+        Is told how many there were.
+    slope, intercept : float or ndarray that broadcasts to (Z, H, W)
+        Physical value = stored · slope + intercept.
+
+    Returns
+    -------
+    ndarray, shape and dtype of ``stored``; itself where all is finite. What is written later is made of it, so that
+    the file's own NaN do not come back.
+
+    Raises
+    ------
+    InputError
+        If there are some and ``fill`` is None, or cannot be stored in that type.
+    """
     if stored.dtype.kind != "f" or (finite := np.isfinite(stored)).all():
-        return to_float(stored)
+        return stored
     count = int(stored.size - finite.sum())
     if fill is None:
         z, y, x = (int(i) for i in np.unravel_index(int(np.argmin(finite)), finite.shape))
@@ -163,17 +192,35 @@ def filled(
             f"holds NaN or infinite values: {count}, the first at slice {z}, row {y}, column {x}",
             "Add --fill VALUE to replace them",
         )
+    with np.errstate(over="ignore"):
+        value = np.asarray((fill - np.asarray(intercept, np.float64)) / slope).astype(stored.dtype)
+    if not np.isfinite(value).all():
+        most = float(np.finfo(stored.dtype).max)
+        what = f"stores values as {stored.dtype}, up to {most:g}, and the fill value {fill:g} does not fit"
+        raise InputError(path, what, "Use a smaller --fill")
     notes.append(f"{count} NaN or infinite values were replaced by {fill:g}")
-    return to_float(np.where(finite, stored, np.asarray(fill, stored.dtype)))
+    return np.where(finite, stored, value).astype(stored.dtype, copy=False)
 
 
-def grey(path: str | PathLike[str], colour: NDArray[Any], *, luma: bool, notes: list[str]) -> NDArray[Any]:
-    """One channel from [..., 3]: the common one where all three are equal, else BT.601 luma when it is wished."""
+def check_fill(fill: float | None) -> None:
+    """Raise ``UsageError`` for a fill value that would itself have to be replaced."""
+    if fill is not None and not math.isfinite(fill):
+        raise UsageError(f"--fill: {fill:g} is no finite number. Use a value of the image's background, such as -1000.")
+
+
+def grey(
+    path: str | PathLike[str], colour: NDArray[Any], *, luma: bool, notes: list[str], hint: str = ""
+) -> NDArray[Any]:
+    """One channel from [..., 3]: the common one where all three are equal, else BT.601 luma when it is wished.
+
+    ``hint`` ends the message where it is not, in case the axis is no colour.
+    """
     if np.array_equal(colour[..., 0], colour[..., 1]) and np.array_equal(colour[..., 0], colour[..., 2]):
         notes.append("red, green and blue are equal: read as grey, written as grey")
         return np.ascontiguousarray(colour[..., 0])
     if not luma:
-        raise InputError(path, "is a colour image", "Add --luma to convert it to grey")
+        fix = "Add --luma to convert it to grey"
+        raise InputError(path, "is a colour image", f"{fix}; {hint}" if hint else fix)
     notes.append("colour converted to grey (BT.601 luma)")
     mixed: NDArray[Any] = colour.astype(np.float64) @ np.array(LUMA)
     return mixed.astype(colour.dtype) if colour.dtype.kind == "f" else np.rint(mixed).astype(colour.dtype)
@@ -186,6 +233,7 @@ def to_stored(
     slope: NDArray[np.float64] | None = None,
     intercept: NDArray[np.float64] | None = None,
     limits: tuple[int, int] | None = None,
+    notes: list[str] | None = None,
 ) -> NDArray[Any]:
     """Values as the file stores them.
 
@@ -199,6 +247,8 @@ def to_stored(
         value = stored · slope + intercept, per slice.
     limits : (int, int) or None
         Least and greatest storable integer; those of the stored dtype when None.
+    notes : list of str, optional
+        Is told how many values did not fit.
 
     Returns
     -------
@@ -214,7 +264,8 @@ def to_stored(
         raise ValueError("image has no stored values: it was not read from a file")
     if pixels.shape != image.pixels.shape:
         raise ValueError(f"pixels have shape {pixels.shape}, the image has {image.pixels.shape}")
-    out = np.array(stored)
+    out, cut = np.array(stored), 0
+    low, high = _range(stored.dtype, limits)
     for z in range(len(out)):  # slice by slice: a stack needs no second float64 copy of itself
         changed = pixels[z] != image.pixels[z]
         if image.valid is not None:
@@ -228,19 +279,26 @@ def to_stored(
             values -= intercept[z]
         if slope is not None:
             values /= slope[z]
-        out[z][changed] = _cast(values, stored.dtype, limits)
+        if stored.dtype.kind in "iu":
+            np.rint(values, out=values)
+        cut += int(((values < low) | (values > high)).sum())
+        out[z][changed] = _cast(np.clip(values, low, high), stored.dtype)
+    if cut and notes is not None:
+        notes.append(f"{cut} values do not fit into the file's {stored.dtype}: cut to {low:g} ... {high:g}")
     return out
 
 
-def _cast(values: NDArray[np.float64], dtype: np.dtype[Any], limits: tuple[int, int] | None) -> NDArray[Any]:
-    """float64 [N] to a storage dtype."""
+def _range(dtype: np.dtype[Any], limits: tuple[int, int] | None) -> tuple[float, float]:
+    """Least and greatest float64 that a storage dtype holds."""
     if dtype.kind == "b":
-        return np.asarray(values >= 0.5, dtype)
+        return -np.inf, np.inf
     if dtype.kind == "f":
-        info = np.finfo(dtype)
-        return np.clip(values, float(info.min), float(info.max)).astype(dtype)
+        return float(np.finfo(dtype).min), float(np.finfo(dtype).max)
     low, high = limits or (int(np.iinfo(dtype).min), int(np.iinfo(dtype).max))
     top = float(high)
-    if int(top) > high:  # 2**63 - 1 is no float64; its neighbour above would wrap around
-        top = float(np.nextafter(top, 0))
-    return np.clip(np.rint(values), low, top).astype(dtype)
+    return float(low), top if int(top) <= high else float(np.nextafter(top, 0))  # 2**63 - 1 is no float64
+
+
+def _cast(values: NDArray[np.float64], dtype: np.dtype[Any]) -> NDArray[Any]:
+    """float64 [N] within the range of a storage dtype, whole where it holds integers, to that dtype."""
+    return np.asarray(values >= 0.5, dtype) if dtype.kind == "b" else values.astype(dtype)
