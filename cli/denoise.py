@@ -214,7 +214,18 @@ def main(
     ] = False,
     fill: Annotated[
         float | None,
-        typer.Option("--fill", metavar="VALUE", help="Replaces NaN and infinities instead of refusing them."),
+        typer.Option(
+            "--fill", metavar="VALUE", help="Replaces NaN and infinities, in physical units, instead of refusing them."
+        ),
+    ] = None,
+    unit: Annotated[
+        str | None,
+        typer.Option(
+            "--unit",
+            metavar="hu",
+            help="The values are HU, in a file that does not say so: CT as NIfTI, NPY, NPZ, TIFF or PNG. Allows the "
+            "windows in HU, and cuts auto as for DICOM.",
+        ),
     ] = None,
     nul: NulOption = False,
     list_: ListOption = False,
@@ -275,6 +286,7 @@ def main(
         dtype=dtype,
         luma=luma,
         fill=fill,
+        unit=unit,
     )
     placement = Placement(
         workers=workers, cluster=cluster, item_timeout=item_timeout, threads=threads, overwrite=overwrite

@@ -10,7 +10,6 @@ import os
 from collections.abc import Mapping, Sequence
 
 import torch
-from safetensors import SafetensorError, safe_open
 from safetensors.torch import save
 from torch import Tensor
 
@@ -18,9 +17,11 @@ import attn
 
 from ..errors import InputError
 from ..io.atomic import write_bytes
+from ..io.weights import read_tensors
 from ..threads import kernels_own_the_threads
 from ._bilateral import bilateral_filter, to_pixels
 from ._model import SIGMA_FLOOR, Filter2Noise
+from ._schedule import RECIPES
 from .base import FitOptions, Region
 
 _SMALLEST = 16  # pixels; half of it, the side at half resolution, must exceed the largest filter radius, 7
@@ -209,15 +210,15 @@ class Filter2NoiseFilter:
     @classmethod
     def load(cls, path: str | os.PathLike[str]) -> Filter2NoiseFilter:
         """Read a filter that ``save`` wrote. Raises ``InputError`` for any other file."""
-        fix = "Give a file that `attn denoise --save-filter` wrote."
+        fix = "Give a file that `attn denoise --save-filter` wrote"
+        if not os.path.lexists(path):
+            raise InputError(path, "there is no such file", fix)
         try:
-            with safe_open(path, framework="pt") as file:
-                metadata = file.metadata() or {}
-                state = {name: file.get_tensor(name) for name in file.keys()}
-        except FileNotFoundError as error:
-            raise InputError(path, "there is no such file", fix) from error
-        except (OSError, SafetensorError) as error:
-            raise InputError(path, "not a safetensors file, or a damaged one", fix) from error
+            metadata, state = read_tensors(path)
+        except InputError as error:
+            sick = "weights" in error.what
+            what = error.what if sick else f"not a safetensors file that can be read: it {error.what}"
+            raise InputError(path, what, fix) from error
         if metadata.get("method") != "filter2noise":
             raise InputError(path, "a safetensors file, but not a Filter2Noise filter", fix)
         try:
@@ -233,8 +234,11 @@ class Filter2NoiseFilter:
             )
             if not 1 <= options.stages <= len(state) or not 1 <= options.patch_size <= 256:
                 raise ValueError("sizes out of range")
+            numbers = options.edge_weight, options.learning_rate
+            if quality not in RECIPES or not all(math.isfinite(number) for number in numbers if number is not None):
+                raise ValueError("no recipe that attn has")
             model = Filter2Noise(options.stages, options.patch_size)
             model.load_state_dict(state)
-        except (KeyError, ValueError, RuntimeError) as error:
+        except Exception as error:  # a forged description fails anywhere: in numbers, in torch
             raise InputError(path, "a Filter2Noise filter whose description and contents do not match", fix) from error
         return cls(model, options)

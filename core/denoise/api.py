@@ -7,6 +7,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from ..io.axes import plain_shape
 from .base import FitOptions, Quality, Region
 from .options import DenoiseOptions
 from .pipeline import Denoised, denoise_stack
@@ -36,7 +37,7 @@ def denoise(
     Parameters
     ----------
     image : ndarray, shape (H, W) or (Z, H, W), any real dtype
-        Intensities in any unit (HU for CT), finite.
+        Intensities in any unit (HU for CT), finite. Axes of length 1 beyond that make no slices: [H, W, 1] is an image.
     method : str
         A name in ``attn.core.denoise.METHODS``.
     window : (low, high), optional
@@ -73,10 +74,11 @@ def denoise(
     >>> attn.denoise(noisy, "tv").pixels.std() < noisy.std()
     True
     """
-    if image.ndim not in (2, 3) or not image.size:
+    plain = plain_shape(image.shape)
+    if len(plain) not in (2, 3) or not image.size:
         raise ValueError(f"expected an image [H, W] or a stack [Z, H, W], got shape {image.shape}")
     dtype: type[np.floating[Any]] = np.float64 if image.dtype == np.float64 else np.float32
-    pixels = image.reshape(-1, *image.shape[-2:]).astype(dtype)
+    pixels = image.reshape(-1, *plain[-2:]).astype(dtype)
     masks = None if valid is None else valid.reshape(pixels.shape)
     seen = pixels if masks is None else pixels[masks]
     if not np.isfinite(seen).all():
@@ -92,8 +94,11 @@ def denoise(
         device=device,
     )
     result = denoise_stack(pixels, Window(*window), options, valid=masks)
-    if image.ndim == 3:
-        return result
     return Denoised(
-        result.pixels[0], result.seen, result.normalised, result.filters, result.fit_seconds, result.apply_seconds
+        result.pixels.reshape(image.shape),
+        result.seen,
+        result.normalised,
+        result.filters,
+        result.fit_seconds,
+        result.apply_seconds,
     )

@@ -39,7 +39,9 @@ class DenoiseOptions:
     luma : bool
         Turn colour images into grey instead of refusing them.
     fill : float or None
-        Replaces NaN and infinities in floating-point input instead of refusing them.
+        Replaces NaN and infinities in floating-point input instead of refusing them; in physical units.
+    unit : "hu" or None
+        What the values of files are in that do not say (all kinds but DICOM).
     """
 
     method: str = "filter2noise"
@@ -59,3 +61,4 @@ class DenoiseOptions:
     dtype: str = "float32"
     luma: bool = False
     fill: float | None = None
+    unit: str | None = None

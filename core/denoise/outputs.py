@@ -51,8 +51,12 @@ def write_outputs(
     options: DenoiseOptions,
     reference: Stack | None,
     pictures: dict[str, NDArray[Any]] | None,
+    warnings: list[str],
 ) -> dict[str, str]:
-    """Write what the options ask for; the main output comes last, so that its presence means "complete"."""
+    """Write what the options ask for; the main output comes last, so that its presence means "complete".
+
+    ``warnings`` is told what the file could not hold.
+    """
     files: dict[str, str] = {}
     output = task.output
     if output is None:
@@ -61,7 +65,8 @@ def write_outputs(
         dose, seed = options.simulate_dose, options.fit.seed
         text = f"attn {attn.__version__}: simulated at {dose:g} of the dose, seed {seed}. Not for diagnosis."
         path = side_path(output, "lowdose")
-        write_image(image, noisy.pixels, path, Derivation(text, "simulated low dose", _series_uid(image, text)))
+        derivation = Derivation(text, "simulated low dose", _series_uid(image, text))
+        warnings += [f"{path.name}: {note}" for note in write_image(image, noisy.pixels, path, derivation)]
         files["simulated"] = str(path)
     if options.maps and result.filters:
         files |= _write_maps(output, result, options)
@@ -79,7 +84,9 @@ def write_outputs(
         save_filter(result.filters[0], options.save_filter)
         files["filter"] = str(options.save_filter)
     text = describe(options, result, window, noisy.unit)
-    write_image(image, result.pixels, output, Derivation(text, "denoised", _series_uid(image, f"{options}")))
+    warnings += write_image(
+        image, result.pixels, output, Derivation(text, "denoised", _series_uid(image, f"{options}"))
+    )
     return files
 
 

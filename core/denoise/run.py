@@ -16,7 +16,9 @@ from ..device import pick_device, pick_dtype
 from ..errors import AttnError, InputError, UsageError
 from ..io import GreyImage, expand_inputs, output_paths, read_image
 from ..io.atomic import remove_stale
+from ..io.image import check_unit
 from ..io.kinds import split_key
+from ..io.pixels import check_fill
 from ..io.report import Item, Report
 from ..io.walk import Passed
 from . import METHODS
@@ -26,7 +28,7 @@ from .options import DenoiseOptions
 from .outputs import save_filter, write_outputs
 from .pipeline import Denoised, Shared, denoise_stack, fit_filter, see, slice_to_fit
 from .series import group_series
-from .window import choose_window, parse_window
+from .window import choose_window, outside, parse_window
 
 LITTLE = 0.3
 """Share of the estimated noise below which a user should know that a fit did next to nothing."""
@@ -101,6 +103,8 @@ def check_options(options: DenoiseOptions) -> None:
     """Refuse before any file is read what can never work. Raises ``UsageError``."""
     METHODS[options.method].resolve()
     parse_window(options.window)
+    check_fill(options.fill)
+    check_unit(options.unit)
     dtype = str(pick_dtype(options.dtype)).removeprefix("torch.")
     if dtype not in ("float32", "float64"):
         raise UsageError(f"--dtype {dtype}: the range sigma gets too small for half precision. Use float32 or float64.")
@@ -140,7 +144,7 @@ def load_filter(path: Path) -> Filter:
 
 def denoise_file(task: Task, step: Callable[[int, int], None], options: DenoiseOptions) -> Item:
     """Read one file, denoise it, write what was asked for (the main output last), and report it."""
-    image = read_image(task.source, luma=options.luma, fill=options.fill)
+    image = read_image(task.source, luma=options.luma, fill=options.fill, unit=options.unit)
     reference = _reference(image, options)
     noisy = simulated(image, options) if options.simulate_dose is not None else image
     shared: Shared | None = task.payload
@@ -148,6 +152,7 @@ def denoise_file(task: Task, step: Callable[[int, int], None], options: DenoiseO
     warnings = list(noisy.warnings)
     if window.width <= 0:
         warnings.append("constant image: written unchanged")
+    warnings += outside(window, noisy)
     fitted = shared.fitted if shared else None
     result = denoise_stack(noisy.pixels, window, options, valid=noisy.valid, fitted=fitted, progress=step)
     metrics = noise_metrics(noisy, result.pixels)
@@ -162,7 +167,7 @@ def denoise_file(task: Task, step: Callable[[int, int], None], options: DenoiseO
         details["comparison"], pictures = compare_methods(noisy, result, window, reference, options, step)
     else:
         pictures = None
-    files = write_outputs(task, image, noisy, result, window, options, reference, pictures)
+    files = write_outputs(task, image, noisy, result, window, options, reference, pictures, warnings)
     return Item(
         input=task.name,
         output=str(task.output) if task.output else None,
@@ -212,7 +217,7 @@ def _reference(image: GreyImage, options: DenoiseOptions) -> np.ndarray[Any, Any
         path = path / image.path.name
         if not path.exists():
             raise InputError(image.path, f"the reference directory {options.reference} has no {image.path.name}")
-    reference = read_image(path, luma=options.luma, fill=options.fill)
+    reference = read_image(path, luma=options.luma, fill=options.fill, unit=options.unit)
     if reference.pixels.shape != image.pixels.shape:
         raise InputError(
             image.path, f"its reference {path} has shape {reference.pixels.shape}, the image {image.pixels.shape}"
@@ -279,7 +284,7 @@ def _fit_nearest(
     for index in sorted(range(len(members)), key=lambda i: abs(i - chosen)):
         task = members[index]
         try:
-            image = read_image(task.source, luma=options.luma, fill=options.fill)
+            image = read_image(task.source, luma=options.luma, fill=options.fill, unit=options.unit)
             noisy = simulated(image, options) if options.simulate_dose is not None else image
         except InputError:
             continue

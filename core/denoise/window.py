@@ -25,6 +25,9 @@ PRESETS = {
 # What a 12-bit scanner with the usual intercept can store. Below lies only padding, above only metal.
 CT_RANGE = (-1024.0, 3071.0)
 
+LEAST_INSIDE = 0.01
+"""Share of an image's pixels below which a window is likely in another unit."""
+
 
 @dataclass(frozen=True, slots=True)
 class Window:
@@ -95,7 +98,8 @@ def choose_window(text: str, image: GreyImage) -> Window:
     if asked is not None:
         if text in PRESETS and image.unit != "HU":
             raise UsageError(
-                f"--window {text} is in HU, and {image.path} has no HU. Use auto, or CENTER,WIDTH in its own values."
+                f"--window {text} is in HU, and {image.path} has no HU, or does not say so. Add --unit hu if its "
+                "values are HU; else use auto, or CENTER,WIDTH in its own values."
             )
         centre, width = asked
         return Window(centre - width / 2, centre + width / 2)
@@ -106,3 +110,17 @@ def choose_window(text: str, image: GreyImage) -> Window:
     if image.unit == "HU":
         low, high = max(low, CT_RANGE[0]), min(high, CT_RANGE[1])
     return Window(low, high)
+
+
+def outside(window: Window, image: GreyImage) -> list[str]:
+    """What a user should know where a window holds next to nothing of an image, which then comes back as it was."""
+    pixels = image.pixels if image.valid is None else image.pixels[image.valid]
+    if window.width <= 0 or not pixels.size:
+        return []
+    share = float(window.inside(pixels).mean())
+    if share >= LEAST_INSIDE:
+        return []
+    return [
+        f"only {share:.1%} of its pixels lie in the window {window} and are filtered; its values are "
+        f"{float(pixels.min()):g} ... {float(pixels.max()):g}"
+    ]

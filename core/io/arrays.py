@@ -17,12 +17,11 @@ from .atomic import atomic_path
 from .axes import is_colour, plain_shape, told
 from .image import GreyImage
 from .kinds import open_regular
-from .pixels import check_bytes, check_size, grey, reading, replaced, to_float, to_stored
+from .pixels import check_bytes, check_size, grey, read_into, reading, replaced, to_float, to_stored
 
 IMAGE_KEYS = ("image", "noisy", "data", "arr_0")
 """Keys of an archive that are taken for the image, in this order, when it holds several arrays."""
 _HEADER = 2**16  # bytes; NumPy itself writes fewer than 200, and reads fewer than 10,000
-_BLOCK = 2**20
 
 
 def read_npy(path: Path, *, luma: bool = False, fill: float | None = None) -> GreyImage:
@@ -56,8 +55,8 @@ def read_npz(path: Path, file: Path, key: str | None, *, luma: bool = False, fil
     with reading(path, "NPZ", notes), open_regular(file) as stream, zipfile.ZipFile(stream) as archive:
         members = {info.filename.removesuffix(".npy"): info for info in archive.infolist() if _is_array(info)}
         if not members:
-            held = ", ".join(archive.namelist()[:4]) or "nothing"
-            what = f"is a ZIP archive without NumPy arrays (it holds {held})"
+            held = ", ".join(archive.namelist()[:4])
+            what = "is a ZIP archive that holds no NumPy array" + (f", but {held}" if held else "")
             raise InputError(path, what, "Unpack it and name the files in it; an NPZ is made by numpy.savez")
         chosen = _choose(path, file, archive, members, key)
         with archive.open(members[chosen]) as member:
@@ -150,28 +149,18 @@ def _load(path: Path, file: IO[bytes], size: int) -> NDArray[Any]:
     """The array of an NPY stream of ``size`` bytes, of the shape in the file; ``plain_shape`` of it has 2 or 3 axes."""
     shape, fortran, dtype = _header(path, file)
     if dtype.kind not in "biuf" or dtype.itemsize > 8:
-        held = f"{len(dtype.names)} named fields a value" if dtype.names else f"values of type {dtype}"
-        raise InputError(path, f"holds {held}", "Save it as bool, integer or float")
+        kinds = {"c": "complex numbers", "U": "text", "S": "text", "V": "records", "M": "dates", "m": "durations"}
+        what = f"holds values of type {dtype}"[:120] + (f" ({kinds[dtype.kind]})" if dtype.kind in kinds else "")
+        raise InputError(path, what, "Save it as bool, integer or float")
     if len(plain_shape(shape)) not in (2, 3):
         raise InputError(path, f"has {len(shape)} axes (shape {shape})", "Save one image [H, W] or a stack [Z, H, W]")
     count = check_size(path, plain_shape(shape), itemsize=dtype.itemsize)
     check_bytes(path, count * dtype.itemsize, size - file.tell())
     array = np.empty(math.prod(shape), dtype)
-    _read_into(path, file, memoryview(array.view(np.uint8)))
+    read_into(path, file, array.view(np.uint8).data)
     if dtype.kind == "b":
         array = array.view(np.uint8) != 0  # any other byte than 0 and 1 is a third truth to NumPy
     return array.reshape(shape[::-1]).T if fortran else array.reshape(shape)
-
-
-def _read_into(path: Path, file: IO[bytes], buffer: memoryview) -> None:
-    """Fill ``buffer``, a block at a time: a ZIP member would unpack a second copy of it at once."""
-    done = 0
-    while done < len(buffer):
-        part = file.read(min(_BLOCK, len(buffer) - done))
-        if not part:
-            check_bytes(path, len(buffer), done)
-        buffer[done : done + len(part)] = part
-        done += len(part)
 
 
 def _image(

@@ -22,7 +22,7 @@ from .dicom_padding import valid_pixels
 from .dicom_series import slice_info
 from .image import GreyImage
 from .kinds import open_regular
-from .pixels import filled, reading, to_float
+from .pixels import reading, replaced, to_float
 
 PIXEL_KEYWORDS = ("PixelData", "FloatPixelData", "DoubleFloatPixelData")
 _LOSSY = ("1.2.840.10008.1.2.4.50", "1.2.840.10008.1.2.4.51", "1.2.840.10008.1.2.4.81", "1.2.840.10008.1.2.4.91")
@@ -93,7 +93,8 @@ def read_dicom(path: Path, *, luma: bool = False, fill: float | None = None) -> 
             notes.append("colour converted to grey (BT.601 luma)")
             make_grey(dataset, stored)
         slope, intercept, unit = _rescale(path, dataset, len(stored), notes)
-        pixels = _physical(stored, slope, intercept) if slope is not None else filled(path, stored, fill, notes)
+        stored = replaced(path, stored, fill, notes, slope=_column(slope, 1.0), intercept=_column(intercept, 0.0))
+        pixels = _physical(stored, slope, intercept) if slope is not None else to_float(stored)
         if not np.isfinite(pixels).all():
             raise InputError(path, "has a rescale that gives values out of range", "Correct the header")
         valid = valid_pixels(dataset, stored, pixels if unit == "HU" else None, lossy, notes)
@@ -222,6 +223,11 @@ def _physical(
     for z, frame in enumerate(stored):
         out[z] = frame * slope[z] + (0.0 if intercept is None else intercept[z])
     return out
+
+
+def _column(values: NDArray[np.float64] | None, default: float) -> NDArray[np.float64]:
+    """One number per frame as [Z, 1, 1]."""
+    return np.asarray(default if values is None else values, np.float64).reshape(-1, 1, 1)
 
 
 def _spacing(dataset: Any) -> tuple[float, float] | None:

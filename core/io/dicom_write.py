@@ -49,7 +49,13 @@ def derived_uid(*parts: str) -> str:
     return f"2.25.{uuid.uuid5(_NAMESPACE, chr(31).join(parts)).int}"
 
 
-def write_dicom(image: GreyImage, pixels: NDArray[Any], path: Path, derivation: Derivation | None = None) -> None:
+def write_dicom(
+    image: GreyImage,
+    pixels: NDArray[Any],
+    path: Path,
+    derivation: Derivation | None = None,
+    notes: list[str] | None = None,
+) -> None:
     """Write [Z, H, W] as uncompressed DICOM (Explicit VR Little Endian) with the data set that was read.
 
     Parameters
@@ -78,7 +84,7 @@ def write_dicom(image: GreyImage, pixels: NDArray[Any], path: Path, derivation: 
     with captured([]):
         dataset = copy.deepcopy(source.dataset)
         limits = _limits(dataset, image.stored)
-        stored = to_stored(image, pixels, slope=source.slope, intercept=source.intercept, limits=limits)
+        stored = to_stored(image, pixels, slope=source.slope, intercept=source.intercept, limits=limits, notes=notes)
         _swap_words(dataset)
         for tag in [tag for tag in dataset.keys() if tag.group in (0x0000, 0x0002) or keyword_for_tag(tag) in _STALE]:
             del dataset[tag]  # command and file header elements do not belong into a data set

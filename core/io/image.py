@@ -9,6 +9,10 @@ from typing import Any, Literal
 import numpy as np
 from numpy.typing import NDArray
 
+from ..errors import UsageError
+
+UNITS = ("hu",)
+"""What a user may say that values are in where a file does not tell."""
 Kind = Literal["dicom", "png", "tiff", "npy", "npz", "nifti"]
 
 
@@ -25,7 +29,7 @@ class GreyImage:
     pixels : ndarray, shape (Z, H, W), float32 (float64 where the file needs it)
         Intensities in ``unit``; Z = 1 for a single image.
     unit : str
-        ``"HU"`` for CT with a rescale, else ``"stored"`` (values as in the file).
+        ``"HU"`` for CT with a rescale, or where the user says so, else ``"stored"`` (values as in the file).
     valid : ndarray of bool, shape (Z, H, W), or None
         False where the file marks pixels as padding (outside the scanner's field of view). They take no part in any
         statistic and come back unchanged. None means all valid.
@@ -73,3 +77,9 @@ class Derivation:
     description: str
     suffix: str
     series_uid: str
+
+
+def check_unit(unit: str | None) -> None:
+    """Raise ``UsageError`` for a unit that is none of ``UNITS``."""
+    if unit is not None and unit not in UNITS:
+        raise UsageError(f"--unit: {unit!r} is unknown. Use {' or '.join(UNITS)}, or leave it out.")

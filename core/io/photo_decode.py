@@ -18,6 +18,7 @@ from numpy.typing import NDArray
 
 from ..errors import InputError
 from .arrays import _load
+from .axes import plain_shape
 from .kinds import MAGIC, open_regular, sniff
 from .pixels import DAMAGED, check_bytes, check_size
 from .raster import _PNG_CHANNELS, _RATIOS, _painted, _png_header, _silenced, _unlimited
@@ -89,6 +90,7 @@ def _array(path: Path, notes: list[str]) -> Source:
     """NPY of [H, W], [H, W, 3 or 4] or [3, H, W]."""
     with open_regular(path) as file:
         array = _load(path, file, path.stat().st_size)
+    array = array.reshape(plain_shape(array.shape))
     if array.ndim == 3 and array.shape[-1] not in (3, 4):
         if len(array) != 3:
             raise InputError(path, f"has shape {array.shape}", "Save one photo as [H, W, 3] or [3, H, W]")

@@ -8,7 +8,7 @@ import warnings
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from os import PathLike
-from typing import Any
+from typing import IO, Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -24,6 +24,7 @@ stack, measured."""
 SLICE_BYTES = 512
 """Bytes at the peak for each pixel of one slice: what the most demanding method needs while it works, measured."""
 
+_BLOCK = 2**20
 DAMAGED = "The file may be damaged: copy or export it again"
 """What to do about bytes that make no sense."""
 
@@ -96,6 +97,20 @@ def check_bytes(path: str | PathLike[str], expected: int, found: int, ratio: flo
             f"pixel data is cut off: expected {words}{least} bytes, found {found}",
             "Copy or export the file again",
         )
+
+
+def read_into(path: str | PathLike[str], file: IO[bytes], buffer: memoryview, found: int = 0) -> None:
+    """Fill ``buffer`` from a stream, a block at a time: at once, an archive would unpack a second copy of it.
+
+    Raises ``InputError`` where the stream ends early; ``found`` counts what was read before.
+    """
+    done = 0
+    while done < len(buffer):
+        part = file.read(min(_BLOCK, len(buffer) - done))
+        if not part:
+            check_bytes(path, found + len(buffer), found + done)
+        buffer[done : done + len(part)] = part
+        done += len(part)
 
 
 class _Collect(logging.Handler):

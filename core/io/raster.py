@@ -17,7 +17,7 @@ from ..errors import InputError
 from .atomic import atomic_path
 from .image import Derivation, GreyImage
 from .kinds import open_regular
-from .pixels import captured, check_bytes, check_size, filled, grey, reading, to_float, to_stored
+from .pixels import captured, check_bytes, check_size, grey, reading, replaced, to_float, to_stored
 
 _PNG_CHANNELS = {0: 1, 2: 3, 3: 1, 4: 2, 6: 4}
 _RATIOS = {1: 1.0, 5: 2500.0, 32773: 64.0}  # uncompressed, LZW (12-bit codes of up to 4096 bytes), PackBits
@@ -83,12 +83,18 @@ def read_png(path: Path, *, luma: bool = False) -> GreyImage:
     return GreyImage(path, "png", to_float(stored), valid=valid, stored=stored, source=source, warnings=tuple(notes))
 
 
-def write_png(image: GreyImage, pixels: NDArray[Any], path: Path, derivation: Derivation | None = None) -> None:
+def write_png(
+    image: GreyImage,
+    pixels: NDArray[Any],
+    path: Path,
+    derivation: Derivation | None = None,
+    notes: list[str] | None = None,
+) -> None:
     """Write [1, H, W] as grey PNG of the depth that was read (bool: 1 bit). Raises ``ValueError`` for other dtypes."""
     from PIL import Image
     from PIL.PngImagePlugin import PngInfo
 
-    stored = to_stored(image, pixels)
+    stored = to_stored(image, pixels, notes=notes)
     if len(stored) != 1 or stored.dtype not in (np.dtype(bool), np.dtype(np.uint8), np.dtype(np.uint16)):
         raise ValueError(f"PNG holds one image of bool, uint8 or uint16; got {stored.dtype}, shape {stored.shape}")
     source = image.source or {}
@@ -176,8 +182,8 @@ def read_tiff(path: Path, *, luma: bool = False, fill: float | None = None) -> G
                 raise InputError(path, f"has axes {one.axes} of {one.shape}", "Save one image or one stack of images")
             stored = np.ascontiguousarray(array if array.ndim == 3 else array[None])  # [Z, H, W]
             source = _tiff_source(tiff, page)
-        pixels = filled(path, stored, fill, notes)
-    return GreyImage(path, "tiff", pixels, stored=stored, source=source, warnings=tuple(notes))
+        stored = replaced(path, stored, fill, notes)
+    return GreyImage(path, "tiff", to_float(stored), stored=stored, source=source, warnings=tuple(notes))
 
 
 def _painted(index: NDArray[Any], page: Any) -> NDArray[np.uint8]:
@@ -248,12 +254,18 @@ def _is_ratio(value: Any) -> bool:
     return isinstance(value, tuple) and len(value) == 2 and all(isinstance(n, int) and n > 0 for n in value)
 
 
-def write_tiff(image: GreyImage, pixels: NDArray[Any], path: Path, derivation: Derivation | None = None) -> None:
+def write_tiff(
+    image: GreyImage,
+    pixels: NDArray[Any],
+    path: Path,
+    derivation: Derivation | None = None,
+    notes: list[str] | None = None,
+) -> None:
     """Write [Z, H, W] as TIFF of the type, byte order and resolution that were read; compressed stays compressed."""
     import tifffile
 
-    stored, source = to_stored(image, pixels), dict(image.source or {})
-    source.pop("ndim", None)
+    stored, source = to_stored(image, pixels, notes=notes), dict(image.source or {})
+    source.pop("shape", None)
     if derivation and "description" not in source:
         source["description"] = derivation.description.encode("ascii", "replace").decode()
     source.setdefault("photometric", "minisblack")

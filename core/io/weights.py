@@ -3,12 +3,16 @@
 from __future__ import annotations
 
 import json
+import os
 from collections.abc import Callable, Mapping
 from os import PathLike
 from typing import TYPE_CHECKING, Any, TypeVar
 
-from ..errors import UsageError
+from ..errors import InputError, UsageError
+from ..memory import check_memory
+from ..text import one_line
 from .atomic import write_bytes
+from .kinds import open_regular
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -43,21 +47,56 @@ def write_weights(path: str | PathLike[str], state: Mapping[str, Tensor], descri
 
 def read_description(path: str | PathLike[str]) -> dict[str, Any]:
     """The header of a model file, without its weights; empty where attn did not write it. Raises ``UsageError``."""
-    return _opened(path, weights=False)[0]
+    return _described(path, weights=False)[0]
 
 
-def _opened(path: str | PathLike[str], *, weights: bool) -> tuple[dict[str, Any], dict[str, Tensor]]:
-    from safetensors import SafetensorError, safe_open
+def read_tensors(path: str | PathLike[str], *, weights: bool = True) -> tuple[dict[str, str], dict[str, Tensor]]:
+    """Metadata and tensors of any safetensors file; no tensors without ``weights``.
 
+    Raises
+    ------
+    InputError
+        If there is no such file, it is no regular one or no safetensors file, takes more than the budget of memory, or
+        holds weights that are NaN or infinite.
+    """
+    import torch
+    from safetensors import safe_open
+
+    with open_regular(path) as file:  # a pipe or a device is refused here; safetensors opens by name
+        size = os.fstat(file.fileno()).st_size
+    if weights:
+        check_memory(path, 3 * size, "its weights take")
     try:
         with safe_open(path, "pt") as file:
-            described = json.loads((file.metadata() or {}).get("attn", "{}"))
+            metadata = dict(file.metadata() or {})
             state = {name: file.get_tensor(name) for name in file.keys()} if weights else {}
-    except FileNotFoundError:
-        raise UsageError(f"--model: {path} does not exist.") from None
-    except (SafetensorError, OSError, ValueError) as error:
-        raise UsageError(f"--model: {path} is no safetensors file ({str(error).splitlines()[0]}).") from None
-    return described if isinstance(described, dict) else {}, state
+        sick = [n for n, t in state.items() if t.is_floating_point() and not bool(torch.isfinite(t).all())]
+    except Exception as error:  # damaged headers fail anywhere: in JSON, in offsets, in types that torch does not know
+        reason = one_line(str(error).partition("\n")[0]) or type(error).__name__
+        raise InputError(path, f"is no safetensors file, or a damaged one ({reason[:160]})", "Copy it again") from None
+    if sick:
+        listed = ", ".join(one_line(name) for name in sick[:3])
+        raise InputError(path, f"holds NaN or infinite weights ({listed})", "Train or save it again")
+    return metadata, state
+
+
+def _described(path: str | PathLike[str], *, weights: bool) -> tuple[dict[str, Any], dict[str, Tensor]]:
+    """What a model file says of itself, and its tensors; nothing where it says it in no form that attn writes."""
+    try:
+        metadata, state = read_tensors(path, weights=weights)
+    except InputError as error:
+        raise UsageError(f"{error.path} {error.reason}.") from None
+    try:
+        described = json.loads(metadata.get("attn", "{}"), parse_constant=_refused)
+    except (ValueError, RecursionError) as error:
+        reason = one_line(str(error))[:160]
+        raise UsageError(f"{path} is no safetensors file of attn: its description cannot be read ({reason}).") from None
+    known = isinstance(described, dict) and isinstance(described.get("format"), str)
+    return described if known else {}, state
+
+
+def _refused(word: str) -> Any:
+    raise ValueError(f"it holds {word}")
 
 
 def read_weights(
@@ -83,15 +122,16 @@ def read_weights(
     UsageError
         If there is no such file, it is another kind's or a newer version's, or it is damaged.
     """
-    described, state = _opened(path, weights=True)
+    described, state = _described(path, weights=True)
     if described.get("format") != form:
-        raise UsageError(f"--model: {path} is no {what}.")
+        raise UsageError(f"{path} is no {what}.")
     try:
         if described["version"] > version:
-            raise UsageError(f"--model: {path} was written by a newer attn (format {described['version']}). Upgrade.")
+            newer = one_line(str(described["version"]))[:40]
+            raise UsageError(f"{path} was written by a newer attn (format {newer}). Upgrade.")
         return build(described, state)
     except UsageError:
         raise
     except Exception as error:  # a damaged description fails anywhere: in JSON, in the dataclasses, in torch
-        reason = (str(error) or type(error).__name__).splitlines()[0]
-        raise UsageError(f"--model: {path} does not hold the model it describes ({reason}).") from None
+        reason = one_line((str(error) or type(error).__name__).splitlines()[0])[:160]
+        raise UsageError(f"{path} does not hold the model it describes ({reason}).") from None

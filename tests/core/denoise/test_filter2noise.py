@@ -15,6 +15,7 @@ from torch import Tensor
 from attn.core.denoise.base import FitOptions, Region
 from attn.core.denoise.filter2noise import Filter2Noise, Filter2NoiseFilter, fit, local_shuffle, loss_terms
 from attn.core.errors import InputError
+from attn.core.io.weights import read_tensors
 
 
 def noisy_disc(height: int = 48, width: int = 64, seed: int = 0) -> tuple[Tensor, Tensor]:
@@ -206,6 +207,45 @@ def test_load_refuses_other_files(fitted: Filter2NoiseFilter, tmp_path: Path) ->
         with pytest.raises(InputError, match=message) as caught:
             Filter2NoiseFilter.load(path)
         assert str(path) in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"stages": "9" * 5000}, "do not match"),
+        ({"stages": "3"}, "do not match"),
+        ({"patch_size": "-8"}, "do not match"),
+        ({"lambda": "nan"}, "do not match"),
+        ({"quality": "perfect"}, "do not match"),
+        ({"method": "\x1b[2J"}, "not a Filter2Noise filter"),
+    ],
+    ids=str,
+)
+def test_load_refuses_forged_descriptions(
+    fitted: Filter2NoiseFilter, change: dict, message: str, tmp_path: Path
+) -> None:
+    path = tmp_path / "f.safetensors"
+    fitted.save(path)
+    metadata, state = read_tensors(path)
+    save_file(state, path, metadata | change)
+    with pytest.raises(InputError, match=message):
+        Filter2NoiseFilter.load(path)
+
+
+@pytest.mark.parametrize("sick", [torch.nan, torch.inf])
+def test_load_refuses_weights_that_are_not_finite(fitted: Filter2NoiseFilter, sick: float, tmp_path: Path) -> None:
+    path = tmp_path / "f.safetensors"
+    fitted.save(path)
+    metadata, state = read_tensors(path)
+    name = sorted(state)[0]
+    state[name].view(-1)[0] = sick
+    save_file(state, path, metadata)
+    with pytest.raises(InputError, match=rf"NaN or infinite weights \({name}\)"):
+        Filter2NoiseFilter.load(path)
+    del state[name]
+    save_file(state, path, metadata)
+    with pytest.raises(InputError, match="do not match"):
+        Filter2NoiseFilter.load(path)
 
 
 def test_shuffle_keeps_every_block_and_needs_even_sides() -> None:

@@ -7,8 +7,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from attn.core.denoise.window import PRESETS, Window, choose_window, parse_window
+from attn.core.denoise.window import PRESETS, Window, choose_window, outside, parse_window
 from attn.core.errors import UsageError
+from attn.core.io import read_image
 from attn.core.io.image import GreyImage
 
 
@@ -57,3 +58,23 @@ def test_inside_values_survive_the_round_trip(low, width, values):
     assert ((seen >= 0) & (seen <= 1)).all()
     inside = window.inside(pixels)
     np.testing.assert_allclose(window.restore(seen)[inside], pixels[inside], atol=2e-3)
+
+
+def test_a_window_in_another_unit_than_the_image_is_told():
+    values = image(np.linspace(0, 1, 200))
+    (text,) = outside(Window(-1350, -150), values)
+    assert text == "only 0.0% of its pixels lie in the window -1350..-150 and are filtered; its values are 0 ... 1"
+    assert outside(Window(0, 1), values) == []
+    assert outside(Window(0, 0), values) == []  # a constant image has a word of its own
+
+
+def test_the_user_may_say_that_values_are_hounsfield_units(tmp_path):
+    np.save(tmp_path / "a.npy", np.array([[-2048, 0, 4600]], np.int16))
+    plain, said = read_image(tmp_path / "a.npy"), read_image(tmp_path / "a.npy", unit="hu")
+    assert (plain.unit, said.unit) == ("stored", "HU")
+    assert choose_window("auto", said) == Window(-1024, 3071)
+    assert choose_window("lung", said) == Window(-1350, 150)
+    with pytest.raises(UsageError, match="--unit hu"):
+        choose_window("lung", plain)
+    with pytest.raises(UsageError, match="--unit: 'mm'"):
+        read_image(tmp_path / "a.npy", unit="mm")
