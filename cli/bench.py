@@ -265,24 +265,22 @@ def _run(
 ) -> None:
     from dataclasses import asdict
 
-    from attn.core.io.report import check_report_path
+    from .show import Watch, show, watched
 
-    from .show import Watch, show
+    arguments: dict[str, Any] = {"operators": options} if isinstance(options, tuple) else asdict(options)
+    arguments["argv"] = sys.argv[1:]
 
-    if report_file is not None:
-        check_report_path(report_file)  # before minutes of work, not after
-    watch = Watch(quiet=quiet)
-    try:
+    def call(watch: Watch) -> Report:
         if isinstance(options, tuple):
             from attn.core.bench import selftest
 
-            report = selftest.run(options, watcher=watch, arguments={"operators": options, "argv": sys.argv[1:]})
-        else:
-            from attn.core.bench.run import run
+            return selftest.run(options, watcher=watch, arguments=arguments)
+        from attn.core.bench.run import run
 
-            report = run(options, watcher=watch, arguments={**asdict(options), "argv": sys.argv[1:]})
-    finally:
-        watch.close()
+        return run(options, watcher=watch, arguments=arguments)
+
+    left = options if isinstance(options, tuple) else options.operators
+    report = watched("bench", call, arguments, left, report_file=report_file, quiet=quiet)
     tested = isinstance(options, tuple)
     table = None if tested else [_row(item) for item in report.items]
     show(report, as_json=as_json, quiet=quiet, verbose=verbose, report_file=report_file, rows=table)

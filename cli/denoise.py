@@ -113,7 +113,10 @@ def main(
         ),
     ] = "balanced",
     steps: Annotated[
-        int | None, typer.Option("--steps", metavar="N", min=1, help="Optimisation steps.", show_default="by --quality")
+        int | None,
+        typer.Option(
+            "--steps", metavar="N", min=1, max=1_000_000, help="Optimisation steps.", show_default="by --quality"
+        ),
     ] = None,
     stages: Annotated[
         int, typer.Option("--stages", metavar="N", min=1, max=4, help="filter2noise: filters in sequence.")
@@ -291,11 +294,9 @@ def main(
     placement = Placement(
         workers=workers, cluster=cluster, item_timeout=item_timeout, threads=threads, overwrite=overwrite
     )
-    from attn.core.denoise.run import run
-
     from .show import run_files
 
     run_files(
-        run, inputs, output, options, placement, nul=nul, as_json=as_json, report_file=report_file, quiet=quiet,
-        verbose=verbose,
+        "attn.core.denoise.run:run", inputs, output, options, placement, nul=nul, as_json=as_json,
+        report_file=report_file, quiet=quiet, verbose=verbose,
     )  # fmt: skip

@@ -73,7 +73,10 @@ def main(as_json: JsonOption = False) -> None:
     if as_json:
         import json
 
-        say(json.dumps({"versions": found, "devices": hardware, "optional": parts}, indent=2, ensure_ascii=False))
+        say(
+            json.dumps({"versions": found, "devices": hardware, "optional": parts}, indent=2, ensure_ascii=False),
+            lines=True,
+        )
     else:
         from .show import print_rows
 

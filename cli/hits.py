@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from .say import say
+from .say import say, say_bytes
 
 if TYPE_CHECKING:
     from attn.core.retrieve.search import Found
@@ -54,11 +54,10 @@ def show_hits(
 
     ``row`` makes a line of the table of a result, a rank and a hit.
     """
-    from attn.core.io.report import write_report
     from attn.core.retrieve.runs import apart, render, write_results
     from attn.core.retrieve.sheet import write_sheet
 
-    from .show import ROWS_SHOWN, show
+    from .show import ROWS_SHOWN, save_report, show
 
     for item in found.report.items:
         if item.error:
@@ -78,12 +77,11 @@ def show_hits(
             say(f"the first {ROWS_SHOWN} of {len(rows)} are shown; --format jsonl and --report have all")
         return True
     if report_file is not None:
-        write_report(found.report, report_file)
+        save_report(found.report, report_file, verbose=verbose)
     if sys.stdout.isatty():  # somebody looks at it: ids and texts must not steer the terminal
         for piece in render(results, form):
-            say(os.fsdecode(piece).removesuffix("\n").removesuffix("\0"))
+            say(os.fsdecode(piece).removesuffix("\n").removesuffix("\0"), lines=True)
         return False
     for piece in render(results, form):
-        sys.stdout.buffer.write(piece)
-    sys.stdout.buffer.flush()
+        say_bytes(piece)
     return False

@@ -8,18 +8,22 @@ from __future__ import annotations
 import functools
 import importlib
 import inspect
-import os
+import io
+import math
 import sys
+import traceback
 from collections.abc import Callable, Mapping, Sequence
-from typing import Annotated, Any
+from typing import Annotated, Any, get_args
 
 import typer
 from typer.core import TyperGroup
 
 from attn.core.errors import AttnError, UsageError, did_you_mean
 from attn.core.memory import VARIABLE, parse_budget, set_budget
+from attn.core.text import one_line
 
-from .say import say
+from .say import say, undelivered
+from .streams import EXIT_PIPE, OutputLost
 
 SETTINGS: dict[str, Any] = {
     "rich_markup_mode": None,  # help drawn by Rich costs 160 ms and reads badly in a pipe or a man page
@@ -28,7 +32,7 @@ SETTINGS: dict[str, Any] = {
     "context_settings": {"help_option_names": ["-h", "--help"]},
 }
 
-EXIT_DONE, EXIT_FAILED, EXIT_USAGE, EXIT_INTERRUPTED, EXIT_PIPE = 0, 1, 2, 130, 141
+EXIT_DONE, EXIT_FAILED, EXIT_USAGE, EXIT_INTERRUPTED = 0, 1, 2, 130
 
 
 READ_NOTHING = frozenset({"methods", "doctor", "man"})
@@ -48,15 +52,40 @@ MaxMemoryOption = Annotated[
 def _with_budget(main: Callable[..., Any]) -> Callable[..., Any]:
     """A command with ``--max-memory``, which takes effect here: no command passes it on."""
 
+    signature = inspect.signature(main, eval_str=True)
+
     @functools.wraps(main)
     def command(*args: Any, max_memory: str | None = None, **options: Any) -> Any:
+        _check_numbers(options, signature.parameters)
         set_budget(None if max_memory is None else parse_budget(max_memory))
         return main(*args, **options)
 
-    signature = inspect.signature(main, eval_str=True)
     added = inspect.Parameter("max_memory", inspect.Parameter.KEYWORD_ONLY, default=None, annotation=MaxMemoryOption)
     command.__signature__ = signature.replace(parameters=[*signature.parameters.values(), added])  # type: ignore[attr-defined]
     return command
+
+
+LARGEST = 2**63 - 1
+"""No number of an option may be larger: neither NumPy nor torch holds more."""
+
+
+def _check_numbers(options: Mapping[str, Any], parameters: Mapping[str, inspect.Parameter]) -> None:
+    """``UsageError`` for a number that is none (NaN passes every range of Typer's), infinite or beyond 64 bits."""
+    for name, value in options.items():
+        flag = _flag(parameters[name])
+        if isinstance(value, float) and not math.isfinite(value):
+            raise UsageError(f"{flag}: {value} is no number to work with.")
+        if isinstance(value, int) and abs(value) > LARGEST:
+            raise UsageError(f"{flag}: {value} is too large.")
+
+
+def _flag(parameter: inspect.Parameter) -> str:
+    """The longest spelling of an option; in ``Annotated`` Typer keeps the first of them as the default."""
+    for told in get_args(parameter.annotation):
+        words = (getattr(told, "default", None), *(getattr(told, "param_decls", None) or ()))
+        if flags := [word for word in words if isinstance(word, str) and word.startswith("-")]:
+            return max(flags, key=len)
+    return parameter.name
 
 
 class LazyGroup(TyperGroup):
@@ -92,31 +121,54 @@ class LazyGroup(TyperGroup):
             raise UsageError(f"no command named {args[0]!r}. {hint}")
         return super().resolve_command(ctx, args)
 
-    def invoke(self, ctx: Any) -> Any:
-        """Typer would leave with 1, "failed", where the reader of stdout went away: `| head`."""
-        try:
-            return super().invoke(ctx)
-        except BrokenPipeError:
-            os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # or Python complains when it flushes
-            raise SystemExit(EXIT_PIPE) from None
-
     def main(self, args: Sequence[str] | None = None, prog_name: str | None = None, *rest: Any, **extra: Any) -> Any:
+        """Run the command and leave with its exit code; faults become one line (with -v also a traceback)."""
         argv = list(sys.argv[1:] if args is None else args)
         verbose = bool({"-v", "--verbose"} & set(argv))
+        undelivered(False)
         try:
             if argv and argv[0] in self.table and {"-h", "--help"} & set(argv[1:]):  # help needs no value conversion
                 return self.get_command(None, argv[0]).main(
                     argv[1:], prog_name=f"{prog_name or 'attn'} {argv[0]}", **extra
                 )
-            return super().main(argv, prog_name, *rest, **extra)
+            code = super().main(argv, prog_name, *rest, **{**extra, "standalone_mode": False})
+            raise SystemExit(code or int(undelivered()))
+        except typer.Abort:
+            raise SystemExit(EXIT_INTERRUPTED) from None
         except AttnError as error:
-            if verbose:
-                raise
+            _trace(verbose)
             say(f"attn: {error}", err=True)
             raise SystemExit(EXIT_USAGE if isinstance(error, UsageError) else EXIT_FAILED) from None
+        except BrokenPipeError:
+            raise SystemExit(EXIT_PIPE) from None
+        except OutputLost:
+            raise
         except Exception as error:
-            if verbose:
-                raise
-            text = " ".join(str(error).split())
+            if hasattr(error, "format_message"):  # Typer's own: an option or a value that it does not take
+                say(_usage(error), err=True, lines=True)
+                raise SystemExit(EXIT_USAGE) from None
+            _trace(verbose)
+            text = one_line(str(error))
             say(f"attn: internal error, {type(error).__name__}: {text}. Please report it (-v shows where)", err=True)
             raise SystemExit(EXIT_FAILED) from None
+
+    def invoke(self, ctx: Any) -> Any:
+        """Typer would leave without a word on Ctrl-C."""
+        try:
+            return super().invoke(ctx)
+        except KeyboardInterrupt:
+            say("attn: interrupted", err=True)
+            raise typer.Exit(EXIT_INTERRUPTED) from None
+
+
+def _usage(error: Any) -> str:
+    """What Typer says of a wrong command line: usage and hint as they are, what is wrong in one line."""
+    text = io.StringIO()
+    error.show(file=text)
+    message = error.format_message()
+    return text.getvalue().rstrip().removesuffix(message.rstrip()) + one_line(message)
+
+
+def _trace(wanted: bool) -> None:
+    if wanted:
+        say(traceback.format_exc().rstrip(), err=True, lines=True)

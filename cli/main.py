@@ -4,15 +4,15 @@ from __future__ import annotations
 
 import os
 import signal
-import sys
 from typing import Annotated, Any
 
 import typer
 
 import attn
 
-from .lazy import EXIT_INTERRUPTED, SETTINGS, LazyGroup
+from .lazy import EXIT_FAILED, EXIT_INTERRUPTED, SETTINGS, LazyGroup
 from .say import say
+from .streams import OutputLost, Streams
 
 COMMANDS: dict[str, tuple[str, str]] = {
     "denoise": ("attn.cli.denoise", "Denoise CT and other grey images without training data."),
@@ -77,21 +77,31 @@ def _root(
 
 
 def _interrupt(signum: int, frame: Any) -> None:
-    """SIGTERM ends a batch like Ctrl-C, so that its report is still written."""
+    """SIGTERM, and the terminal that goes away, end a batch like Ctrl-C, so that its report is still written."""
     raise KeyboardInterrupt
 
 
 def main() -> None:
     """Entry point of the command."""
-    signal.signal(signal.SIGTERM, _interrupt)
+    for name in ("SIGTERM", "SIGHUP"):
+        number = getattr(signal, name, None)
+        if number is not None and signal.getsignal(number) == signal.SIG_DFL:  # nohup ignores SIGHUP
+            signal.signal(number, _interrupt)
     # torch's OpenMP threads spin while they wait: beside other load a small fit took 12 times as long as with this
     os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
+    streams = Streams()
+    code: Any = EXIT_FAILED
     try:
         app()
+    except SystemExit as left:
+        code = left.code or 0
+    except OutputLost:
+        pass  # told below
     except KeyboardInterrupt:
-        sys.stderr.write("attn: interrupted\n")
-        sys.stderr.flush()
+        say("attn: interrupted", err=True)
+        streams.leave(EXIT_INTERRUPTED)
         os._exit(EXIT_INTERRUPTED)  # before the first file: nothing to tidy up, and threads of torch may hang an exit
+    raise SystemExit(streams.leave(code))
 
 
 if __name__ == "__main__":

@@ -45,7 +45,7 @@ def _print(table: list[dict[str, Any]], *, as_json: bool, title: str) -> None:
     if as_json:
         import json
 
-        say(json.dumps(table, indent=2, ensure_ascii=False))
+        say(json.dumps(table, indent=2, ensure_ascii=False), lines=True)
     else:
         from .show import print_rows
 

@@ -52,20 +52,24 @@ DeviceOption = Annotated[
     str, typer.Option("--device", metavar="DEVICE", envvar="ATTN_DEVICE", help="auto, cpu, cuda, cuda:N or mps.")
 ]
 DtypeOption = Annotated[str, typer.Option("--dtype", metavar="DTYPE", help="float32 or float64.")]
-SeedOption = Annotated[int, typer.Option("--seed", metavar="N", min=0, help="Seed of everything random.")]
+SeedOption = Annotated[
+    int, typer.Option("--seed", metavar="N", min=0, max=2**32 - 1, help="Seed of everything random.")
+]
 ThreadsOption = Annotated[
     int | None,
     typer.Option(
         "--threads",
         metavar="N",
         min=1,
+        max=1024,
         envvar="ATTN_THREADS",
         help="CPU threads per process.",
         show_default="all cores",
     ),
 ]
 WorkersOption = Annotated[
-    int, typer.Option("--workers", metavar="N", min=1, envvar="ATTN_WORKERS", help="Processes on this machine.")
+    int,
+    typer.Option("--workers", metavar="N", min=1, max=1024, envvar="ATTN_WORKERS", help="Processes on this machine."),
 ]
 ClusterOption = Annotated[
     str | None,

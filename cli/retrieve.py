@@ -6,6 +6,7 @@ import typer
 
 from .lazy import SETTINGS, LazyGroup
 from .options import JsonOption, ListOption
+from .say import say
 
 VERBS: dict[str, tuple[str, str]] = {
     "index": ("attn.cli.retrieve_index", "Embed a gallery of images or texts; again: only what changed."),
@@ -88,5 +89,5 @@ def _retrieve(ctx: typer.Context, list_: ListOption = False, as_json: JsonOption
         list_methods("retrieve", as_json=as_json)
         raise typer.Exit
     if ctx.invoked_subcommand is None:
-        typer.echo(ctx.get_help())
+        say(ctx.get_help(), lines=True)
         raise typer.Exit

@@ -12,6 +12,7 @@ from .options import (
     DtypeOption,
     JsonOption,
     MaxTokensOption,
+    NulOption,
     OverwriteOption,
     QuietOption,
     ReportOption,
@@ -67,6 +68,7 @@ def main(
             show_default="as the index has it",
         ),
     ] = None,
+    nul: NulOption = False,
     as_json: JsonOption = False,
     report_file: ReportOption = None,
     quiet: QuietOption = False,
@@ -90,7 +92,6 @@ def main(
     and where that is from the index: hits are found from any folder, and after both moved together.
     """
     from attn.core.batch import Placement
-    from attn.core.retrieve.index import index
     from attn.core.retrieve.options import EncoderOptions, IndexOptions
 
     from .show import run_files
@@ -102,19 +103,18 @@ def main(
         workers=workers, cluster=cluster, item_timeout=item_timeout, threads=threads, overwrite=overwrite
     )
 
-    def told(*args: Any, **named: Any) -> Report:
-        report = index(*args, **named)
-        if count := report.items[0].metrics.get("removed"):  # also with --quiet: nothing goes without a word
+    def removed(report: Report) -> None:
+        """Also with --quiet: nothing goes without a word."""
+        if count := next((item.metrics.get("removed") for item in report.items), None):
             some = ", ".join(report.items[0].details["removed"][:3])
             say(
                 f"attn: {output}: {count} removed, gone from the gallery: {some}{', ...' if count > 3 else ''}",
                 err=True,
             )
-        return report
 
     run_files(
-        told, gallery, output, options, placement, as_json=as_json, report_file=report_file, quiet=quiet,
-        verbose=verbose, row=_row,
+        "attn.core.retrieve.index:index", gallery, output, options, placement, nul=nul, as_json=as_json,
+        report_file=report_file, quiet=quiet, verbose=verbose, row=_row, before=removed,
     )  # fmt: skip
 
 

@@ -24,7 +24,7 @@ def main(
     finally:
         store.close()
     if as_json:
-        say(json.dumps(plain(facts), indent=2, ensure_ascii=False))
+        say(json.dumps(plain(facts), indent=2, ensure_ascii=False), lines=True)
     else:
         model = facts.pop("fingerprint")
         print_rows([{"what": name, "is": str(value)} for name, value in {**facts, **model}.items()], title=index)

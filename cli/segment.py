@@ -228,13 +228,11 @@ def main(
     placement = Placement(
         workers=workers, cluster=cluster, item_timeout=item_timeout, threads=threads, overwrite=overwrite
     )
-    from attn.core.segment.run import run
-
     from .show import run_files
 
     run_files(
-        run, inputs, output, options, placement, nul=nul, as_json=as_json, report_file=report_file, quiet=quiet,
-        verbose=verbose, row=_row, after=_print_rest,
+        "attn.core.segment.run:run", inputs, output, options, placement, nul=nul, as_json=as_json,
+        report_file=report_file, quiet=quiet, verbose=verbose, row=_row, after=_print_rest,
     )  # fmt: skip
 
 

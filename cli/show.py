@@ -2,19 +2,24 @@
 
 from __future__ import annotations
 
+import importlib
 import sys
+import time
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import typer
 
+from attn.core.batch import Outcome
+from attn.core.errors import AttnError, UsageError
+from attn.core.io.atomic import place_fault
 from attn.core.io.report import Item, Report, check_report_path, dumps, write_report
 from attn.core.io.walk import read_list
-from attn.core.text import printable
+from attn.core.text import one_line, printable
 
-from .say import say
+from .say import say, say_above, say_table, undelivered
 
 if TYPE_CHECKING:
     from rich.progress import Progress
@@ -32,7 +37,8 @@ class Watch:
             from rich.console import Console
             from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
 
-            columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn())
+            name = TextColumn("{task.description}", markup=False)  # a file's name is no markup
+            columns = (name, BarColumn(), MofNCompleteColumn(), TimeElapsedColumn())
             self._progress = Progress(*columns, console=Console(stderr=True), transient=True)
             self._files = self._progress.add_task("files", total=None)
             self._steps = self._progress.add_task("steps", total=None, visible=False)
@@ -47,13 +53,13 @@ class Watch:
 
     def step(self, name: str, done: int, total: int) -> None:
         if self._progress:
-            name = printable(name).replace("[", "\\[")  # a name is no markup of Rich
+            name = printable(name)
             shown = name if len(name) <= 40 else f"…{name[-39:]}"
             self._progress.update(self._steps, description=shown, completed=done, total=total, visible=True)
 
     def _say(self, text: str) -> None:
         if self._progress:
-            self._progress.console.print(printable(text, keep="\n"), markup=False, highlight=False, soft_wrap=True)
+            say_above(self._progress.console, text)
         else:
             say(text, err=True)
 
@@ -63,7 +69,7 @@ class Watch:
 
 
 def run_files(
-    run: Callable[..., Report],
+    run: str,
     inputs: list[str],
     output: str | None,
     options: Any,
@@ -75,22 +81,28 @@ def run_files(
     verbose: bool,
     nul: bool = False,
     row: Callable[[Item], Mapping[str, Any]] | None = None,
+    before: Callable[[Report], None] | None = None,
     after: Callable[[Report], None] | None = None,
 ) -> None:
     """Call a command's ``run`` over the user's files, show its report, and leave with the report's exit code.
 
-    ``row`` makes a line of the table of an item where a command has too many metrics for one; ``after`` prints what
-    follows the table; with ``nul``, NUL separates the names of a list on standard input.
+    ``run`` is where it is, ``attn.core.COMMAND.MODULE:NAME``: Ctrl-C while it is imported is told as any other. With
+    ``nul``, NUL separates the names of a list on standard input. ``row`` makes a line of the table of an item where a
+    command has too many metrics for one; ``before`` says what is said even with ``quiet``, ``after`` prints what follows
+    the table.
     """
-    if report_file is not None:
-        check_report_path(report_file)  # before hours of work, not after
-    watch = Watch(quiet=quiet)
-    try:
+    arguments = {"inputs": inputs, "output": output, **asdict(options), **asdict(placement), "argv": sys.argv[1:]}
+
+    def call(watch: Watch) -> Report:
+        module, _, name = run.partition(":")
         listed = read_list(nul=nul) if "-" in inputs else ()
-        arguments = {"inputs": inputs, "output": output, **asdict(options), **asdict(placement), "argv": sys.argv[1:]}
-        report = run(inputs, output, options, placement, watcher=watch, stdin=listed, arguments=arguments)
-    finally:
-        watch.close()
+        work = getattr(importlib.import_module(module), name)
+        report: Report = work(inputs, output, options, placement, watcher=watch, stdin=listed, arguments=arguments)
+        return report
+
+    report = watched(run.split(".")[2], call, arguments, inputs, report_file=report_file, quiet=quiet)
+    if before:
+        before(report)
     rows = [row(item) for item in report.items[:ROWS_SHOWN]] if row else None
     show(report, as_json=as_json, quiet=quiet, verbose=verbose, report_file=report_file, rows=rows)
     if after and not as_json and not quiet:
@@ -116,21 +128,45 @@ def run_recipe(
     ``train`` takes ``progress`` and ``arguments``; ``told`` puts the newest metrics into words for the progress bar;
     ``rows`` makes the table of the report where the items are not it.
     """
-    if report_file is not None:
-        check_report_path(report_file)  # before hours of work, not after
-    watch = Watch(quiet=quiet)
-
-    def progress(step: int, total: int, metrics: Mapping[str, float]) -> None:
-        watch.step(told(metrics), step, total)
-
+    if fault := place_fault(output / "model"):  # before hours of work, not after
+        raise UsageError(f"-o {output}: {fault}.")
     arguments = {"recipe": recipe, "data": str(data), "output": str(output), "argv": sys.argv[1:]}
-    try:
-        report = train(progress=progress, arguments=arguments)
-    finally:
-        watch.close()
+
+    def call(watch: Watch) -> Report:
+        def progress(step: int, total: int, metrics: Mapping[str, float]) -> None:
+            watch.step(told(metrics), step, total)
+
+        return train(progress=progress, arguments=arguments)
+
+    report = watched("train", call, arguments, [recipe], report_file=report_file, quiet=quiet)
     shown = rows(report) if rows else None
     show(report, as_json=as_json, quiet=quiet, verbose=verbose, report_file=report_file, rows=shown)
     raise typer.Exit(report.exit_code)
+
+
+def watched(
+    command: str,
+    call: Callable[[Watch], Report],
+    arguments: Mapping[str, Any],
+    left: Sequence[str],
+    *,
+    report_file: Path | None,
+    quiet: bool,
+) -> Report:
+    """The report of ``call``, which is given the progress display.
+
+    Ctrl-C that ``call`` does not answer itself (before its first file) gives a report too, with all of ``left``.
+    """
+    if report_file is not None:
+        check_report_path(report_file)  # before hours of work, not after
+    start = time.perf_counter()
+    watch = Watch(quiet=quiet)
+    try:
+        return call(watch)
+    except KeyboardInterrupt:
+        return Outcome((), tuple(left), interrupted=True).report(command, arguments, "-", start)
+    finally:
+        watch.close()
 
 
 def show(
@@ -142,29 +178,50 @@ def show(
     report_file: Path | None,
     rows: Sequence[Mapping[str, Any]] | None = None,
 ) -> None:
-    """Print a report and write it to ``report_file`` where one is wanted.
+    """Print a report and write it to ``report_file`` where one is wanted; that this fails loses nothing else.
 
-    ``rows`` replaces the table of items where a command has too many metrics for one.
+    ``rows`` replaces the table of items where a command has too many metrics for one. Tracebacks are for ``verbose``.
     """
     if report_file is not None:
-        write_report(report, report_file)
+        save_report(report, report_file, verbose=verbose)
     if verbose:
         for item in report.items:
             if trace := item.details.get("traceback"):
-                say(trace, err=True)
+                say(trace.rstrip(), err=True, lines=True)
     if not quiet:
         _print_warnings(report)
     if report.summary.get("interrupted"):
         left = report.summary.get("left", ())
         say(f"attn: interrupted, {len(left)} inputs left; the same command again goes on from here", err=True)
     if as_json:
-        say(dumps(report))
+        say(dumps(report if verbose else _without_traces(report)), lines=True)
     elif not quiet:
         _print_items(report, rows)
         if comparison := report.summary.get("comparison"):
             print_rows(comparison, title="mean over the files")
         for notice in report.notices:
             say(notice)
+
+
+def save_report(report: Report, path: Path, *, verbose: bool) -> None:
+    """Write a report file; where that fails, say so: the work is done, and what is printed is still to come."""
+    try:
+        write_report(report if verbose else _without_traces(report), path)
+    except AttnError as error:
+        say(f"attn: {error}", err=True)
+        undelivered(True)
+    except Exception as error:  # a fault of ours in a picture of the report costs the report, not the results
+        say(f"attn: {path}: internal error, {type(error).__name__}: {one_line(str(error))}. Please report it", err=True)
+        undelivered(True)
+
+
+def _without_traces(report: Report) -> Report:
+    """The report without the tracebacks of failed items: those are for who asks for them."""
+    items = tuple(
+        replace(item, details={key: value for key, value in item.details.items() if key != "traceback"})
+        for item in report.items
+    )
+    return replace(report, items=items)
 
 
 def _print_warnings(report: Report) -> None:
@@ -207,31 +264,16 @@ def _print_items(report: Report, shown: Sequence[Mapping[str, Any]] | None = Non
 
 
 def print_rows(rows: Sequence[Mapping[str, Any]], *, title: str | None = None) -> None:
-    """A Rich table of flat rows; columns in the order in which keys first appear, empty columns left out."""
-    from rich.console import Console
-    from rich.table import Table
-
+    """A table of flat rows; columns in the order in which keys first appear, empty columns left out."""
     keys = [
         key
         for key in dict.fromkeys(key for row in rows for key in row)
         if any(row.get(key) not in (None, "") for row in rows)
     ]
-    table = Table()
-    for key in keys:
-        numeric = any(isinstance(row.get(key), (int, float)) for row in rows)
-        table.add_column(key, justify="right" if numeric else "left", overflow="fold")
-    for row in rows:
-        table.add_row(*(_seconds(row.get(key)) if key.endswith("seconds") else cell(row.get(key)) for key in keys))
-    # a pipe has no width: 80 columns would fold every path, so give it room
-    console = Console(width=None if sys.stdout.isatty() else 200, highlight=False, markup=False)
-    console.on_broken_pipe = _pipe_closed  # type: ignore[method-assign]  # its own exits with 1, which means failed
+    texts = [{k: _seconds(row.get(k)) if k.endswith("seconds") else cell(row.get(k)) for k in keys} for row in rows]
     if title:
         say(title)
-    console.print(table)
-
-
-def _pipe_closed() -> None:
-    raise BrokenPipeError
+    say_table(texts, right=frozenset(k for k in keys if any(isinstance(row.get(k), (int, float)) for row in rows)))
 
 
 def _seconds(value: Any) -> str:
@@ -244,4 +286,4 @@ def cell(value: Any) -> str:
         return ""
     if isinstance(value, float):
         return f"{value:.4g}" if abs(value) < 10 else f"{value:.2f}"
-    return printable(str(value))
+    return str(value)

@@ -6,6 +6,7 @@ import typer
 
 from .lazy import SETTINGS, LazyGroup
 from .options import JsonOption, ListOption
+from .say import say
 
 VERBS: dict[str, tuple[str, str]] = {
     "fsgnet": ("attn.cli.train_fsgnet", "Train vessel segmentation on fundus photos with labels."),
@@ -64,5 +65,5 @@ def _train(ctx: typer.Context, list_: ListOption = False, as_json: JsonOption = 
         list_methods("train", as_json=as_json)
         raise typer.Exit
     if ctx.invoked_subcommand is None:
-        typer.echo(ctx.get_help())
+        say(ctx.get_help(), lines=True)
         raise typer.Exit

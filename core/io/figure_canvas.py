@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING, Any
 from numpy.typing import NDArray
 
 from ..errors import UsageError
+from .atomic import atomic_path, place_fault
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -32,6 +33,8 @@ def check_figure_path(path: str | PathLike[str]) -> None:
     """Raise ``UsageError`` where a figure would: for commands to call before the work, not after it."""
     if Path(path).suffix.lower() not in (".png", ".svg"):
         raise UsageError(f"{path}: figures end in .png or .svg, which says how they are written.")
+    if fault := place_fault(path):
+        raise UsageError(f"{path}: {fault}.")
 
 
 @contextmanager
@@ -41,8 +44,6 @@ def canvas(path: str | PathLike[str], size: tuple[int, int], layout: Any = None)
     suffix = Path(path).suffix.lower()
     import matplotlib
     from matplotlib.figure import Figure
-
-    from .atomic import atomic_path
 
     with matplotlib.rc_context(), warnings.catch_warnings():
         warnings.filterwarnings("ignore", message="Glyph .* missing from font")  # a Japanese file name: boxes will do

@@ -20,6 +20,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 from ..errors import UsageError
+from .atomic import atomic_path, place_fault
 
 Status = Literal["ok", "failed", "skipped"]
 SUFFIXES = (".json", ".csv", ".md", ".html")
@@ -193,8 +194,6 @@ def write_report(report: Report, path: str | PathLike[str]) -> None:
     UsageError
         If the suffix is none of the four.
     """
-    from .atomic import atomic_path
-
     path = Path(path)
     text = render(report, path)
     with atomic_path(path) as temporary:
@@ -203,7 +202,13 @@ def write_report(report: Report, path: str | PathLike[str]) -> None:
 
 
 def check_report_path(path: str | PathLike[str]) -> None:
-    """Raise ``UsageError`` where ``write_report`` would: for commands to call before the work, not after it."""
+    """Raise ``UsageError`` where ``write_report`` would fail: for commands to call before the work, not after it."""
+    _check_suffix(path)
+    if fault := place_fault(path):
+        raise UsageError(f"--report {path}: {fault}.")
+
+
+def _check_suffix(path: str | PathLike[str]) -> None:
     if Path(path).suffix.lower() not in SUFFIXES:
         what = f"reports end in {', '.join(SUFFIXES[:-1])} or {SUFFIXES[-1]}"
         raise UsageError(f"--report {path}: {what}, which says how they are written.")
@@ -211,7 +216,7 @@ def check_report_path(path: str | PathLike[str]) -> None:
 
 def render(report: Report, path: str | PathLike[str]) -> str:
     """The text that ``write_report`` puts into ``path``."""
-    check_report_path(path)
+    _check_suffix(path)
     match Path(path).suffix.lower():
         case ".json":
             return dumps(report) + "\n"
