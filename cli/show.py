@@ -88,8 +88,8 @@ def run_files(
 
     ``run`` is where it is, ``attn.core.COMMAND.MODULE:NAME``: Ctrl-C while it is imported is told as any other. With
     ``nul``, NUL separates the names of a list on standard input. ``row`` makes a line of the table of an item where a
-    command has too many metrics for one; ``before`` says what is said even with ``quiet``, ``after`` prints what follows
-    the table.
+    command has too many metrics for one; ``before`` says what is said even with ``quiet``, ``after`` what follows the
+    table.
     """
     arguments = {"inputs": inputs, "output": output, **asdict(options), **asdict(placement), "argv": sys.argv[1:]}
 
