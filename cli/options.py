@@ -96,6 +96,9 @@ MaxTokensOption = Annotated[
     int | None,
     typer.Option("--max-tokens", metavar="N", min=4, help="Cut longer texts.", show_default="the model's limit"),
 ]
+AllowDownloadOption = Annotated[
+    bool, typer.Option("--allow-download", help="Ask the Hugging Face hub for a model that is not on this machine.")
+]
 IndexArgument = Annotated[
     str, typer.Argument(metavar="INDEX", help="What `attn retrieve index` made.", show_default=False)
 ]

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from .options import (
+    AllowDownloadOption,
     DeviceOption,
     DtypeOption,
     JsonOption,
@@ -90,6 +91,7 @@ def main(
     diagnose: Annotated[
         bool, typer.Option("--diagnose", help="Do embeddings crowd together as texts grow longer?")
     ] = False,
+    allow_download: AllowDownloadOption = False,
     as_json: JsonOption = False,
     report_file: ReportOption = None,
     quiet: QuietOption = False,
@@ -114,7 +116,8 @@ def main(
     if report_file is not None:
         check_report_path(report_file)
     options = EvalOptions(
-        EncoderOptions(model, 1.0, max_tokens, device, dtype), parse_temperatures(temperature), kind, split, images,
+        EncoderOptions(model, 1.0, max_tokens, device, dtype, allow_download),
+        parse_temperatures(temperature), kind, split, images,
         tuple(dict.fromkeys(name.strip() for name in metrics.split(","))) if metrics else (), run_file, diagnose,
         keep_identical, answerable,
     )  # fmt: skip

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from .options import (
+    AllowDownloadOption,
     ClusterOption,
     DeviceOption,
     DtypeOption,
@@ -69,6 +70,7 @@ def main(
         ),
     ] = None,
     nul: NulOption = False,
+    allow_download: AllowDownloadOption = False,
     as_json: JsonOption = False,
     report_file: ReportOption = None,
     quiet: QuietOption = False,
@@ -97,7 +99,8 @@ def main(
     from .show import run_files
 
     options = IndexOptions(
-        EncoderOptions(model, temperature, max_tokens, device, dtype), store, rebuild, keep_missing, prune, chunk
+        EncoderOptions(model, temperature, max_tokens, device, dtype, allow_download),
+        store, rebuild, keep_missing, prune, chunk,
     )  # fmt: skip
     placement = Placement(
         workers=workers, cluster=cluster, item_timeout=item_timeout, threads=threads, overwrite=overwrite

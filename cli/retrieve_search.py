@@ -10,6 +10,7 @@ import typer
 
 from .hits import ExactOption, FormatOption, HitsOption, SheetOption, TopOption
 from .options import (
+    AllowDownloadOption,
     DeviceOption,
     IndexArgument,
     JsonOption,
@@ -51,6 +52,7 @@ def main(
     temperature: Annotated[
         float | None, typer.Option("--temperature", "-T", metavar="T", help="Default: the index's own.")
     ] = None,
+    allow_download: AllowDownloadOption = False,
     as_json: JsonOption = False,
     report_file: ReportOption = None,
     quiet: QuietOption = False,
@@ -73,7 +75,7 @@ def main(
     asked = queries_of(query or [], image or [], queries)
     options = SearchOptions(
         encoder=encoder_options(index, model, temperature, device), device=device, top=top, where=where, exact=exact,
-        explain=explain,
+        explain=explain, allow_download=allow_download,
     )  # fmt: skip
     arguments: dict[str, Any] = {"verb": "search", "index": index, "queries": len(asked), "argv": sys.argv[1:]}
     found = search(index, asked, options, threads=threads, arguments=arguments)

@@ -9,6 +9,7 @@ from typing import Annotated
 import typer
 
 from .options import (
+    AllowDownloadOption,
     DeviceOption,
     JsonOption,
     MaxTokensOption,
@@ -32,6 +33,7 @@ def main(
     max_tokens: MaxTokensOption = None,
     split: SplitOption = None,
     keep_identical: KeepIdenticalOption = False,
+    allow_download: AllowDownloadOption = False,
     as_json: JsonOption = False,
     report_file: ReportOption = None,
     quiet: QuietOption = False,
@@ -62,7 +64,7 @@ def main(
         data_set = read_dataset(data, split=split)
         found = tune_temperature(
             model, data_set, values, seed, metric=metric, watcher=watch, keep_identical=keep_identical, device=device,
-            max_tokens=max_tokens,
+            max_tokens=max_tokens, allow_download=allow_download,
         )  # fmt: skip
     finally:
         watch.close()

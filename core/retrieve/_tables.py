@@ -14,6 +14,7 @@ from numpy.typing import NDArray
 
 from ..errors import InputError
 from ..io.photo import read_photo
+from ..network import network
 
 
 @dataclass(frozen=True, slots=True)
@@ -165,10 +166,11 @@ def _group(path: Path, stamp: int, group: int, column: str) -> Any:
 @lru_cache(maxsize=2)
 def _saved(folder: Path) -> Any:
     """The table of a saved folder, pictures not decoded."""
-    import datasets
-
+    with network():
+        import datasets
     try:
-        table = datasets.load_from_disk(str(folder))
+        with network():
+            table = datasets.load_from_disk(str(folder))
     except Exception as error:  # datasets raises whatever its parts raise
         raise InputError(folder, f"cannot be read as a saved data set ({error})", "Save it again") from error
     for name, feature in table.features.items():

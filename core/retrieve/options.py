@@ -34,6 +34,8 @@ class EncoderOptions:
     max_tokens : int, optional
         Longer texts are cut; default: the model's own limit.
     device, dtype : str
+    allow_download : bool
+        Ask the hub for a model that is not on this machine.
     """
 
     model: str = MODEL
@@ -41,6 +43,7 @@ class EncoderOptions:
     max_tokens: int | None = None
     device: str = "auto"
     dtype: str = "float32"
+    allow_download: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -82,7 +85,8 @@ def encoder_of(options: EncoderOptions) -> Encoder:
 @lru_cache(maxsize=2)
 def _loaded(options: EncoderOptions) -> Encoder:
     return load(
-        options.model, device=pick_device(options.device), dtype=options.dtype, max_tokens=options.max_tokens
+        options.model, device=pick_device(options.device), dtype=options.dtype, max_tokens=options.max_tokens,
+        allow_download=options.allow_download,
     )  # fmt: skip
 
 

@@ -17,7 +17,7 @@ from ..device import pick_device, set_threads
 from ..errors import InputError, UsageError
 from ..io.report import Item, Report, summarise
 from ._tables import read_picture
-from .encoders.base import Encoder
+from .encoders.base import Encoder, Fingerprint
 from .explain import Explained, check_explains, explain
 from .options import MAX_SIDE, EncoderOptions, check_fingerprint, encoder_of
 from .passages import nearest
@@ -45,6 +45,8 @@ class SearchOptions:
         Compare with every entry even where the store has an approximate index.
     explain : bool
         Say which words of a query counted, and where in each picture.
+    allow_download : bool
+        Ask the hub for the model if it is not on this machine.
     """
 
     encoder: EncoderOptions | None = None
@@ -53,6 +55,7 @@ class SearchOptions:
     where: str | None = None
     exact: bool = False
     explain: bool = False
+    allow_download: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -114,7 +117,8 @@ def search(
     set_threads(threads)
     store = open_store(index)
     try:
-        encoder = encoder_of(options.encoder or own_encoder(store.header.fingerprint, options.device))
+        wanted = options.encoder or own_encoder(store.header.fingerprint, options.device)
+        encoder = encoder_of(replace(wanted, allow_download=options.allow_download))
         check_fingerprint(index, store.header.fingerprint, encoder)
         if options.explain:
             check_explains(encoder)
@@ -206,9 +210,8 @@ def encoder_options(
 
 def own_encoder(fingerprint: Mapping[str, Any], device: str) -> EncoderOptions:
     """The options with which an index was made."""
-    return EncoderOptions(
-        fingerprint["model"], fingerprint["temperature"], fingerprint["max_tokens"], device
-    )  # fmt: skip
+    mark = Fingerprint.from_dict(fingerprint)
+    return EncoderOptions(mark.model, mark.temperature, mark.max_tokens, device)
 
 
 def embed_queries(

@@ -71,7 +71,7 @@ def tune_temperature(
     keep_identical : bool
         See ``evaluate.Rankings``.
     **options
-        ``device``, ``dtype``, ``max_tokens``, ``pooling``, ``threads`` of ``load``.
+        ``device``, ``dtype``, ``max_tokens``, ``pooling``, ``threads``, ``allow_download`` of ``load``.
 
     Raises
     ------

@@ -54,10 +54,16 @@ class Fingerprint:
 
     @classmethod
     def from_dict(cls, values: Mapping[str, Any]) -> Fingerprint:
-        """Of ``to_dict``; further keys are ignored. Raises ``UsageError`` where one is missing."""
+        """Of ``to_dict``; further keys are ignored. Raises ``UsageError`` where one is missing or wrong."""
         names = [field.name for field in fields(cls)]
         if missing := [name for name in names if name not in values]:
             raise UsageError(f"this is no fingerprint of an encoder: {', '.join(missing)} missing.")
+        kinds = {
+            "model": str, "sha256": str, "dim": int, "pooling": str, "normalise": bool, "temperature": float | int,
+            "max_tokens": int | None, "image_size": int | None,
+        }  # fmt: skip
+        if wrong := [name for name, kind in kinds.items() if not isinstance(values[name], kind)]:
+            raise UsageError(f"this is no fingerprint of an encoder: {', '.join(wrong)} of the wrong type.")
         return cls(**{name: values[name] for name in names})
 
     def difference(self, other: Fingerprint) -> str:

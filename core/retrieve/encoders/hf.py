@@ -12,6 +12,7 @@ import torch
 from torch import nn
 
 from ...errors import UsageError
+from ...network import network
 
 _ENCODERS = {"t5": "T5EncoderModel", "mt5": "MT5EncoderModel", "umt5": "UMT5EncoderModel"}
 _OFFSET = ("roberta", "xlm-roberta", "camembert", "mpnet")  # their positions start behind the padding index
@@ -30,13 +31,14 @@ def transformers() -> Any:
 
 @contextmanager
 def _quiet() -> Iterator[None]:
-    """Neither progress bars nor load reports of transformers; what matters in them becomes an error here."""
+    """Neither network, progress bars nor load reports of transformers; what matters in them becomes an error here."""
     logging = transformers().utils.logging
     level, bars = logging.get_verbosity(), logging.is_progress_bar_enabled()
     logging.set_verbosity(logging.CRITICAL)
     logging.disable_progress_bar()
     try:
-        yield
+        with network():
+            yield
     finally:
         logging.set_verbosity(level)
         if bars:

@@ -6,6 +6,7 @@ Temperatures are checked when a model is loaded (methods/tempscale.md, section 3
 from __future__ import annotations
 
 import importlib
+import itertools
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -17,6 +18,7 @@ import torch
 from ...device import pick_device, pick_dtype, set_threads
 from ...errors import UsageError, did_you_mean
 from ...io.weights import read_description
+from ...network import network
 from ..tempscale import check, self_check
 from . import hf
 from .base import Encoder
@@ -38,6 +40,8 @@ FILES: Mapping[str, str] = {
 
 The function is called with (name, path, device=, dtype=, temperature=, max_tokens=) and returns an ``Encoder``.
 """
+MOST_LOOKED_AT = 2000
+"""Names among which a mistyped one is looked for."""
 _CONFIGS = ("modules.json", "config.json")
 _HUB_ID = re.compile(r"[A-Za-z0-9][\w.-]*/[A-Za-z0-9][\w.-]*")
 _HUB_FILES = ["*.json", "*.txt", "*.model", "*.safetensors", "*.bin"]
@@ -61,6 +65,7 @@ class _Request:
 def load(
     name: str, *, device: torch.device | str = "cpu", dtype: str = "float32", temperature: float = 1.0,
     max_tokens: int | None = None, pooling: str | None = None, threads: int | None = None,
+    allow_download: bool = False,
 ) -> Encoder:  # fmt: skip
     """An encoder.
 
@@ -68,7 +73,7 @@ def load(
     ----------
     name : str
         ``minilm``, ``vit-minilm``, a folder (sentence-transformers, transformers, CLIP, SigLIP, open_clip), a
-        .safetensors file that attn wrote, or a Hugging Face id, which is looked for on this machine first.
+        .safetensors file that attn wrote, or a Hugging Face id that is on this machine.
     device : torch.device or str
         ``auto``, ``cpu``, ``cuda``, ``cuda:N`` or ``mps``.
     dtype : str
@@ -81,6 +86,8 @@ def load(
         For text encoders, instead of what the folder says: see ``text.POOLINGS``.
     threads : int, optional
         Of the CPU; by default torch keeps what it has.
+    allow_download : bool
+        Ask the hub for an id that is not on this machine. Without it nothing leaves the machine.
 
     Raises
     ------
@@ -93,7 +100,7 @@ def load(
         set_threads(threads)
     place = pick_device(device) if isinstance(device, str) else device
     request = _Request(place, pick_dtype(dtype), temperature, max_tokens)
-    encoder = _load(name, request, pooling)
+    encoder = _load(name, request, pooling, allow_download)
     return encoder if temperature == 1 else at_temperature(encoder, temperature)
 
 
@@ -115,8 +122,8 @@ def at_temperature(encoder: Encoder, tau: float) -> Encoder:
     return scaled
 
 
-def _load(name: str, request: _Request, pooling: str | None) -> Encoder:
-    path = Path(name).expanduser()
+def _load(name: str, request: _Request, pooling: str | None, allow_download: bool) -> Encoder:
+    path = _path(name)
     if name == "minilm":
         return load_sentence(name, minilm_dir(), pooling=pooling, **request.items())
     if name == "vit-minilm":
@@ -125,8 +132,8 @@ def _load(name: str, request: _Request, pooling: str | None) -> Encoder:
         return _load_file(name, path, request)
     if path.is_dir():
         return _load_folder(name, path, request, pooling)
-    if _HUB_ID.fullmatch(name):
-        return _load_folder(name, _from_hub(name), request, pooling)
+    if _HUB_ID.fullmatch(name) and not path.parent.is_dir():  # beside a folder that is there it is a path, mistyped
+        return _load_folder(name, _from_hub(name, allow_download), request, pooling)
     raise UsageError(f"--model: no model named {name!r}, and no folder of that name. {_possible(name)}")
 
 
@@ -156,18 +163,35 @@ def _load_file(name: str, path: Path, request: _Request) -> Encoder:
     return encoder
 
 
-def _from_hub(name: str) -> Path:
-    """Folder of a Hugging Face id: the copy on this machine, or else a download."""
+def _path(name: str) -> Path:
+    """What the user typed as a path. Raises ``UsageError`` where it can be none."""
+    try:
+        path = Path(name).expanduser()
+        path.is_dir()
+    except (OSError, ValueError, RuntimeError) as error:  # too long, a NUL byte, a user that does not exist
+        raise UsageError(f"--model: {name[:80]!r} cannot be a path ({error}).") from None
+    return path
+
+
+def _from_hub(name: str, allow_download: bool) -> Path:
+    """Folder of a Hugging Face id: the copy on this machine, or else a download, if that is allowed."""
     hf.transformers()
     from huggingface_hub import snapshot_download
 
     wanted: dict[str, Any] = {"allow_patterns": _HUB_FILES, "ignore_patterns": _HUB_SKIP}
     try:
-        return Path(snapshot_download(name, local_files_only=True, **wanted))
+        with network():
+            return Path(snapshot_download(name, local_files_only=True, **wanted))
     except Exception:  # not in the cache, whatever the package calls that
         pass
+    if not allow_download:
+        raise UsageError(
+            f"--model: {name} is no folder, and not on this machine. {_possible(name)} "
+            "--allow-download asks the Hugging Face hub for an id."
+        )
     try:
-        return Path(snapshot_download(name, **wanted))
+        with network(allowed=True):
+            return Path(snapshot_download(name, **wanted))
     except Exception as error:  # no network, no such id, no permission, no space
         reason = (str(error).strip().splitlines() or [type(error).__name__])[0].rstrip(".")
         raise UsageError(
@@ -182,7 +206,9 @@ def _is_model(path: Path) -> bool:
 
 def _possible(name: str) -> str:
     """What could have been meant, and what can be given."""
-    folders = [str(one) for one in Path(name).expanduser().parent.glob("*") if _is_model(one)]
+    parent = Path(name).expanduser().parent
+    places = parent.glob("*") if parent.is_dir() else parent.parent.glob("*/*")
+    folders = [str(one) for one in itertools.islice(places, MOST_LOOKED_AT) if _is_model(one)]
     near = did_you_mean(name, [*NAMES, *folders])
     what = (
         f"Give {' or '.join(NAMES)}, a folder of a model, a .safetensors file of attn, or a Hugging Face id (ORG/NAME)."

@@ -12,6 +12,7 @@ import torch
 from torch import Tensor
 
 from ...errors import UsageError
+from ...network import network
 from ..tempscale import scaled
 from .base import Encoded, Fingerprint, Side
 from .images import ImagePreparation
@@ -68,9 +69,15 @@ def load_openclip(
     files = [folder / one for one in _WEIGHTS if (folder / one).is_file()][:1]
     if not files:
         raise UsageError(f"--model: {folder} holds no weights ({' or '.join(_WEIGHTS[:2])}).")
+    parts = [part for part in (config.get("model_cfg") or {}).values() if isinstance(part, dict)]
+    if any(part.get("timm_model_pretrained") for part in parts):
+        raise UsageError(
+            f"--model: {folder / CONFIG} wants weights from the network (timm_model_pretrained): make it false."
+        )
     try:
-        model = open_clip.create_model(f"local-dir:{folder}").to(device, dtype).eval()
-        tokeniser = open_clip.get_tokenizer(f"local-dir:{folder}")
+        with network():  # its configuration may name a tokeniser or a tower by a hub's id
+            model = open_clip.create_model(f"local-dir:{folder}").to(device, dtype).eval()
+            tokeniser = open_clip.get_tokenizer(f"local-dir:{folder}")
     except Exception as error:  # of any kind: configuration, shapes, pickle
         raise UsageError(f"--model: {folder} cannot be loaded by open_clip ({error}).") from None
     prepare = _preparation(config, model)

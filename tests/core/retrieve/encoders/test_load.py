@@ -74,7 +74,7 @@ class TestHub:
 
         monkeypatch.setattr("huggingface_hub.snapshot_download", snapshot)
         with pytest.raises(UsageError, match=r"org/name is no folder and not on this machine.*\(no route to host\)"):
-            load("org/name")
+            load("org/name", allow_download=True)
 
 
 class TestFiles:
