@@ -16,7 +16,8 @@ from pathlib import Path
 from typing import Any
 from urllib.parse import quote
 
-from .report import Item, Report, metric_names, number, plain, split_tables
+from .metric_words import in_words
+from .report import MEAN, Item, Report, means, metric_names, number, plain, rest_of_summary, split_tables, unit_of
 
 MAX_SIDE = 1600  # px, longer side of an inlined picture: wide enough for any screen, small enough for a hundred
 MAX_INLINE_BYTES = 48 * 2**20  # of all pictures together, before base64
@@ -47,7 +48,8 @@ td.name { overflow-wrap: anywhere; min-width: 12rem }
 .status { font-weight: 600 } .ok { color: var(--good) } .failed { color: var(--bad) } .skipped { color: var(--wait) }
 section { border-top: 2px solid var(--line); margin-top: 2.2rem; padding-top: 1rem }
 .columns { display: flex; flex-wrap: wrap; gap: 0 3rem } .error { color: var(--bad); overflow-wrap: anywhere }
-.pictures { display: flex; flex-wrap: wrap; gap: 1rem }
+.mean td { font-weight: 600; border-top: 2px solid var(--line) }
+.pictures { display: flex; flex-wrap: wrap; gap: 1rem; margin: .8rem 0 }
 figure { margin: 0; max-width: 100%; flex: 0 1 auto }
 figure img { display: block; max-width: 100%; height: auto; border: 1px solid var(--line); border-radius: 4px;
   background: #fff } figcaption { color: var(--soft); font-size: .87em; margin-top: .25rem; overflow-wrap: anywhere }
@@ -68,15 +70,18 @@ def page(report: Report, path: Path) -> str:
         f"<h1>{escape(title)}</h1>",
         f'<p class="facts">attn {escape(report.version)} · {escape(report.device)} · {report.seconds:.1f} s</p>',
         *(f'<p class="notice" role="note">{escape(notice)}</p>' for notice in report.notices),
-        f"<pre>{escape(report.command_line)}</pre>" if report.command_line else "",
-        _values("Summary", report.summary),
     ]
     if len(report.items) > 1:
-        body.append(_overview(report.items))
+        body.append(_overview(report))
     body += [_section(index, item, pictures) for index, item in enumerate(report.items)]
+    told = [_values("Summary", rest_of_summary(report))]
     if arguments := {name: value for name, value in report.arguments.items() if name != "argv"}:
-        body.append(f"<section>{_values('Arguments', arguments)}</section>")
-    return document(title, filter(None, body))
+        told.append(_values("Arguments", arguments))
+    if report.command_line:
+        told.append(f"<h3>Command</h3><pre>{escape(report.command_line)}</pre>")
+    if any(told):
+        body.append(f"<section>{''.join(told)}</section>")
+    return document(title, body)
 
 
 def document(title: str, body: Iterable[str], *, style: str = "") -> str:
@@ -98,47 +103,55 @@ def _section(index: int, item: Item, pictures: _Pictures) -> str:
     facts = [f'<span class="status {item.status}">{item.status}</span>', f"{item.seconds:.2f} s"]
     if item.output:
         facts.append(pictures.link(item.output))
+    unit = unit_of([item])
+    metrics = {in_words(name, unit): value for name, value in item.metrics.items()}
     parts = [
         f'<section id="item-{index}">',
         f"<h2>{escape(item.input)}</h2>",
         f'<p class="facts">{" · ".join(facts)}</p>',
         f'<p class="error">{escape(item.error)}</p>' if item.error else "",
-        _list("Warnings", item.warnings),
-        f'<div class="columns">{_pairs("Metrics", item.metrics)}{_values("Settings", settings)}</div>',
         pictures.show(item.files),
+        _list("Warnings", item.warnings),
+        f'<div class="columns">{_pairs("Measured", metrics)}{_values("Settings", settings, unit)}</div>',
         _curve(losses) if losses is not None else "",
+        pictures.links(),
         "</section>",
     ]
     return "\n".join(filter(None, parts))
 
 
-def _overview(items: Sequence[Item]) -> str:
-    names = metric_names(items)
-    head = ["input", "status", "seconds", *names]
+def _overview(report: Report) -> str:
+    names, averages = metric_names(report.items), means(report)
     rows = []
-    for index, item in enumerate(items):
+    for index, item in enumerate(report.items):
         cells = [f'<td class="name"><a href="#item-{index}">{escape(item.input)}</a></td>']
         cells += [f'<td class="status {item.status}">{item.status}</td>', f'<td class="n">{item.seconds:.2f}</td>']
         cells += [_cell(item.metrics[name]) if name in item.metrics else "<td></td>" for name in names]
         rows.append(f"<tr>{''.join(cells)}</tr>")
-    heads = "".join(_head(name, index > 1) for index, name in enumerate(head))
-    return _table("All inputs", f"<thead><tr>{heads}</tr></thead><tbody>{''.join(rows)}</tbody>")
+    if averages:
+        cells = [_cell(averages[name]) if name in averages else "<td></td>" for name in names]
+        rows.append(f'<tr class="mean"><td class="name">{MEAN}</td><td></td><td></td>{"".join(cells)}</tr>')
+    unit = unit_of(report.items)
+    heads = [_head("input", False), _head("status", False), _head("time, s", True)]
+    heads += [_head(in_words(name, unit), True) for name in names]
+    return _table("All inputs", f"<thead><tr>{''.join(heads)}</tr></thead><tbody>{''.join(rows)}</tbody>")
 
 
-def _rows(title: str, rows: Sequence[Mapping[str, Any]]) -> str:
-    """Flat dicts as a table: columns in the order in which they first appear."""
+def _rows(title: str, rows: Sequence[Mapping[str, Any]], unit: str = "") -> str:
+    """Flat dicts as a table: columns in the order in which they first appear, named in words."""
     columns = list(dict.fromkeys(key for row in rows for key in row))
     numeric = {c for c in columns if any(isinstance(plain(row.get(c)), (int, float)) for row in rows)}
-    heads = "".join(_head(str(column), column in numeric) for column in columns)
+    heads = "".join(_head(in_words(str(column), unit), column in numeric) for column in columns)
     body = "".join(f"<tr>{''.join(_cell(row[c]) if c in row else '<td></td>' for c in columns)}</tr>" for row in rows)
     return _table(title, f"<thead><tr>{heads}</tr></thead><tbody>{body}</tbody>")
 
 
-def _values(title: str, values: Mapping[str, Any]) -> str:
+def _values(title: str, values: Mapping[str, Any], unit: str = "") -> str:
     """Names and values, then each list of flat dicts among them as a table of its own."""
     single, tables = split_tables(values)
-    return _pairs(title, single) + "".join(
-        _rows(name.replace("_", " ").capitalize(), rows) for name, rows in tables.items()
+    named = {in_words(str(name), unit): value for name, value in single.items()}
+    return _pairs(title, named) + "".join(
+        _rows(name.replace("_", " ").capitalize(), rows, unit) for name, rows in tables.items()
     )
 
 
@@ -175,6 +188,7 @@ class _Pictures:
 
     def __init__(self, folder: Path) -> None:
         self.folder, self.left = folder, MAX_INLINE_BYTES
+        self.linked: list[str] = []
 
     def link(self, name: str) -> str:
         """A link that works while report and file keep their places relative to each other."""
@@ -183,16 +197,21 @@ class _Pictures:
         return f'<a href="{escape(address)}">{escape(name)}</a>'
 
     def show(self, files: Mapping[str, str]) -> str:
-        figures, links = [], []
+        """The pictures among the files, as far as the budget goes; ``links`` has the rest."""
+        figures = []
+        self.linked = []
         for what, name in files.items():
-            caption = f"{escape(what.replace('_', ' '))}: {self.link(name)}"
+            caption = f"{escape(what.replace('_', ' ').capitalize())}: {self.link(name)}"
             if source := self._inline(self._find(name)):
                 picture = f'<img src="{source}" alt="{escape(what)}" loading="lazy">'
                 figures.append(f"<figure>{picture}<figcaption>{caption}</figcaption></figure>")
             else:
-                links.append(f"<li>{caption}</li>")
-        html = f'<h3>Pictures</h3><div class="pictures">{"".join(figures)}</div>' if figures else ""
-        return html + (f"<h3>Files</h3><ul>{''.join(links)}</ul>" if links else "")
+                self.linked.append(f"<li>{caption}</li>")
+        return f'<div class="pictures">{"".join(figures)}</div>' if figures else ""
+
+    def links(self) -> str:
+        """The files that ``show`` did not show."""
+        return f"<h3>Files</h3><ul>{''.join(self.linked)}</ul>" if self.linked else ""
 
     def _find(self, name: str) -> Path:
         """Names are relative to the working directory; a worker's may be relative to the report."""

@@ -5,10 +5,8 @@ Schema: DESIGN.md section 2. NaN and infinity become ``null`` (an empty cell in 
 
 from __future__ import annotations
 
-import csv
 import dataclasses
 import enum
-import io
 import json
 import math
 import re
@@ -20,10 +18,14 @@ from pathlib import Path
 from typing import Any, Literal
 
 from ..errors import UsageError
+from ..text import csv_text
 from .atomic import atomic_path, place_fault
+from .metric_words import SETTINGS, in_words
 
 Status = Literal["ok", "failed", "skipped"]
 SUFFIXES = (".json", ".csv", ".md", ".html")
+MEAN = "mean"
+"""What the line of means is called in a table."""
 CSV_COLUMNS = ("input", "output", "status", "error", "seconds")
 
 
@@ -144,13 +146,16 @@ def summarise(items: Iterable[Item]) -> dict[str, Any]:
     -------
     dict
         ``done``, ``failed``, ``skipped`` (numbers of items; done are those with status "ok"), and ``mean_NAME`` for
-        each metric: its mean over the done items that report a finite value, or None where none does.
+        each metric that is measured, not set (``metric_words.SETTINGS``): its mean over the done items that report a
+        finite value, or None where none does.
     """
     items = list(items)
     counts = {key: sum(i.status == status for i in items) for key, status in _COUNTS.items()}
     done = [item for item in items if item.status == "ok"]
     means: dict[str, float | None] = {}
     for name in metric_names(done):
+        if name in SETTINGS:
+            continue
         values = [v for item in done if (v := plain(item.metrics.get(name))) is not None]
         means[f"mean_{name}"] = math.fsum(values) / len(values) if values else None
     return {**counts, **means}
@@ -233,13 +238,33 @@ def render(report: Report, path: str | PathLike[str]) -> str:
 def _csv(report: Report) -> str:
     """One row per item: five stable columns, then every metric that any item has."""
     names = [name for name in metric_names(report.items) if name not in CSV_COLUMNS]
-    text = io.StringIO()
-    writer = csv.writer(text, lineterminator="\r\n")  # with "\n" alone, Python < 3.13 leaves a lone "\r" unquoted
-    writer.writerow([*CSV_COLUMNS, *names])
-    for item in report.items:
-        fixed = [plain(getattr(item, column)) for column in CSV_COLUMNS]
-        writer.writerow([*fixed, *(plain(item.metrics.get(name)) for name in names)])
-    return text.getvalue()
+    rows = [
+        [plain(getattr(item, column)) for column in CSV_COLUMNS] + [plain(item.metrics.get(name)) for name in names]
+        for item in report.items
+    ]
+    return csv_text([[*CSV_COLUMNS, *names], *rows])
+
+
+def unit_of(items: Iterable[Item]) -> str:
+    """The unit of the pixels, where all items have the same."""
+    units = {str(item.details["unit"]) for item in items if "unit" in item.details}
+    return units.pop() if len(units) == 1 else ""
+
+
+def means(report: Report) -> dict[str, Any]:
+    """The means of the summary by the name of their metric, where there are several files to take the mean of."""
+    if sum(item.status == "ok" for item in report.items) < 2:
+        return {}
+    names = metric_names(report.items)
+    return {name: report.summary[f"mean_{name}"] for name in names if f"mean_{name}" in report.summary}
+
+
+def rest_of_summary(report: Report) -> dict[str, Any]:
+    """The summary without means, and without counts where there is one item and it is done."""
+    names = {f"mean_{name}" for name in metric_names(report.items)}
+    if len(report.items) == 1 and report.items[0].status == "ok":
+        names |= set(_COUNTS)
+    return {name: value for name, value in report.summary.items() if name not in names}
 
 
 def number(value: Any) -> str:
@@ -257,7 +282,7 @@ def number(value: Any) -> str:
 
 def _markdown(report: Report) -> str:
     names = metric_names(report.items)
-    header = ["input", "status", "output", "seconds", *names]
+    header = ["input", "status", "output", "seconds", *(in_words(name, unit_of(report.items)) for name in names)]
     errors = any(item.error for item in report.items)
     lines = [f"# attn {report.command}", "", *(f"> **{_md(notice)}**\n" for notice in report.notices)]
     if report.command_line:
@@ -269,8 +294,11 @@ def _markdown(report: Report) -> str:
         + ([item.error or ""] if errors else [])
         for item in report.items
     ]
+    if averages := means(report):
+        row = [number(averages[name]) if name in averages else "" for name in names]
+        rows.append([MEAN, "", "", "", *row, *([""] if errors else [])])
     lines += _md_table(header + (["error"] if errors else []), rows)
-    single, tables = split_tables(report.summary)
+    single, tables = split_tables(rest_of_summary(report))
     lines += _md_table(["summary", "value"], [[name, number(value)] for name, value in single.items()])
     for name, table in tables.items():
         keys = list(dict.fromkeys(key for row in table for key in row))

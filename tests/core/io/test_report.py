@@ -23,6 +23,7 @@ from PIL import Image
 from attn.core.errors import UsageError
 from attn.core.io import html
 from attn.core.io.report import Item, Report, check_report_path, dumps, render, summarise, write_report
+from attn.core.text import csv_cell
 
 NASTY = "a <b>&\"c',\n|x`*.dcm"
 
@@ -129,7 +130,7 @@ def test_any_file_name_survives(name: str) -> None:
     one = report(done(name, metrics={"psnr": 1.0}))
     assert json.loads(dumps(one))["items"][0]["input"] == name
     rows = list(csv.reader(io.StringIO(render(one, "r.csv"), newline="")))
-    assert rows[1][0] == name
+    assert rows[1][0] == csv_cell(name)
     assert "".join(Page(render(one, "r.html")).text("h2")) == name
     table = [line for line in render(one, "r.md").split("\n") if line.startswith("| ")]
     assert len({len(re.findall(r"(?<!\\)(?:\\\\)*\|", line)) for line in table[:2]}) == 1
@@ -226,13 +227,36 @@ def test_html_shows_notice_comparison_losses_settings_and_warnings() -> None:
     seen = page(item, arguments={})
     assert seen.text("p").count("Not for diagnosis.") == 1
     assert "window was guessed" in seen.text("li")
-    heads = [head for head in seen.text("th") if head in {"method", "psnr", "note", "steps", "unit", "ssim"}]
-    assert heads == ["psnr", "ssim", "steps", "unit", "method", "psnr", "note"]
+    words = ["PSNR after, dB", "SSIM after", "Steps of the fit", "unit", "method", "PSNR after, dB", "note"]
+    assert [head for head in seen.text("th") if head in words] == words
     assert {"38.25", "–", "500", "HU", "tv", "36.5", "slow"} <= set(seen.text("td"))
     (points,) = seen.values("polyline", "points")
     heights = [float(point.partition(",")[2]) for point in points.split()]
     assert len(heights) == 3  # the NaN is left out
     assert heights == sorted(heights)  # falling losses run down the page
+
+
+def test_one_file_has_no_means_and_the_picture_comes_first(tmp_path: Path) -> None:
+    Image.new("L", (40, 20), 128).save(tmp_path / "a.png")
+    numbers = {"mean_calibre_px": 4.5, "parameters": 100.0, "noise_std_after": 3.0, "odd_name": 1.0}
+    one = done(metrics=numbers, files={"figure": str(tmp_path / "a.png")}, details={"unit": "HU"})
+    text = render(report(one, arguments={"argv": ["denoise", "a.dcm"]}), "r.html")
+    assert text.index("<img") < text.index("<table") < text.index("attn denoise a.dcm")
+    heads = Page(text).text("th")
+    assert heads[:4] == ["Mean vessel calibre, px", "Parameters of the model", "Noise after (SD), HU", "odd name"]
+    both = Page(render(report(one, done(metrics=numbers | {"mean_calibre_px": 5.5})), "r.html"))
+    assert not [name for name in both.text("th") + both.text("td") if "_" in name]
+    cells = both.text("td")
+    assert cells[cells.index("mean") + 1] == "5"  # of the calibre; the parameters have none
+    for form in ("r.json", "r.csv"):
+        assert "mean_calibre_px" in render(report(one), form)
+    assert "mean_parameters" not in summarise([one])
+
+
+def test_csv_cells_are_no_formulas() -> None:
+    rows = list(csv.reader(io.StringIO(render(report(done("=1+1.dcm", metrics={"psnr": -1.5})), "r.csv"), newline="")))
+    assert rows[1][0] == "'=1+1.dcm"
+    assert rows[1][5] == "-1.5"
 
 
 @pytest.mark.parametrize("losses", [[], [1.0], [float("nan")] * 5, [2.0] * 5, np.linspace(1, 0, 5000)], ids=len)

@@ -1,0 +1,59 @@
+"""What metrics are called for people: words, unit, and whether they were measured or set.
+
+JSON and CSV have the stable names of DESIGN.md, section 2; pages and their tables have these words. A name that is not
+here is shown with blanks for its underscores, and the unit that its end says.
+"""
+
+from __future__ import annotations
+
+import re
+
+WORDS: dict[str, tuple[str, str]] = {
+    # denoise
+    "psnr": ("PSNR after", "dB"), "psnr_noisy": ("PSNR before", "dB"),
+    "ssim": ("SSIM after", ""), "ssim_noisy": ("SSIM before", ""),
+    "rmse_hu": ("RMS error after", "HU"), "rmse_hu_noisy": ("RMS error before", "HU"),
+    "rmse": ("RMS error after", ""), "rmse_noisy": ("RMS error before", ""),
+    "noise_std_before": ("Noise before (SD)", ""), "noise_std_after": ("Noise after (SD)", ""),
+    "removed_std": ("Removed (SD)", ""),
+    "fit_seconds": ("Time to fit", "s"), "apply_seconds": ("Time to apply", "s"), "seconds": ("Time", "s"),
+    "parameters": ("Parameters of the model", ""), "steps": ("Steps of the fit", ""),
+    # segment
+    "vessel_density": ("Vessel density (share of the field of view)", ""),
+    "skeleton_length_px": ("Length of the vessels", "px"), "branch_points": ("Branch points", ""),
+    "end_points": ("End points", ""), "segments": ("Vessel segments", ""),
+    "mean_calibre_px": ("Mean vessel calibre", "px"), "tortuosity": ("Tortuosity (arc / chord)", ""),
+    "fractal_dimension": ("Fractal dimension", ""), "fov_diameter_px": ("Diameter of the field of view", "px"),
+    "threshold": ("Threshold", ""), "f1": ("F1 (Dice)", ""), "miou": ("Mean IoU", ""), "auc": ("AUC", ""),
+    "mcc": ("Matthews correlation", ""), "cldice": ("clDice", ""),
+    # retrieve
+    "mr": ("Mean recall", "%"), "minp": ("mINP", ""), "map": ("mAP", ""),
+    # bench
+    "seq_len": ("Sequence length", "tokens"), "median_ms": ("Median time", "ms"), "min_ms": ("Shortest time", "ms"),
+    "max_ms": ("Longest time", "ms"), "cpu_ms": ("Processor time", "ms"), "cold_ms": ("First call", "ms"),
+    "gflops_useful": ("Useful rate", "GFLOP/s"), "gflops_executed": ("Executed rate", "GFLOP/s"),
+    "ceiling_share": ("Share of the machine's ceiling", ""), "peak_bytes": ("Peak memory", "bytes"),
+}  # fmt: skip
+"""Name -> words and unit. Those of what differs from file to file (the unit of the pixels) have none."""
+SETTINGS = frozenset(
+    {"parameters", "steps", "threshold", "seq_len", "temperature", "penalty", "dim", "runs", "memory_bound"}
+)
+"""What was chosen, not measured: means of these say nothing."""
+_UNITS = {"px": "px", "ms": "ms", "seconds": "s", "hu": "HU", "bytes": "bytes", "mm": "mm"}
+_IN_PIXELS = frozenset({"noise_std_before", "noise_std_after", "removed_std", "rmse", "rmse_noisy"})
+"""Measured in the unit of the pixels."""
+
+
+def in_words(name: str, unit: str = "") -> str:
+    """``"mean_calibre_px"`` -> ``"Mean vessel calibre, px"``; ``unit`` is that of the pixels, where it is known."""
+    words, own = WORDS.get(name) or _guess(name)
+    if name in _IN_PIXELS and unit != "stored":
+        own = unit
+    return f"{words}, {own}" if own else words
+
+
+def _guess(name: str) -> tuple[str, str]:
+    if not re.fullmatch(r"[a-z0-9_@]+", name):
+        return name, ""
+    head, _, end = name.rpartition("_")
+    return (head.replace("_", " "), _UNITS[end]) if head and end in _UNITS else (name.replace("_", " "), "")
