@@ -25,6 +25,8 @@ OPTIONAL = (
     ("JPEG 2000 in DICOM", "openjpeg", "pip install pylibjpeg pylibjpeg-openjpeg"),
     ("JPEG in DICOM", "libjpeg", "pip install pylibjpeg pylibjpeg-libjpeg"),
     ("JPEG-LS in DICOM", "jpeg_ls", "pip install pyjpegls"),
+    ("HEIC photos", "pillow_heif", "pip install 'attn[photos]'"),
+    ("JPEG XL photos", "pillow_jxl", "pip install 'attn[photos]'"),
     ("language and vision models", "transformers", "pip install transformers"),
 )
 
@@ -58,10 +60,12 @@ def devices() -> list[dict[str, Any]]:
 
 
 def optional_parts() -> list[dict[str, str]]:
-    return [
-        {"part": part, "status": "found" if importlib.util.find_spec(module) else "missing", "get": command}
-        for part, module, command in OPTIONAL
-    ]
+    """Modules that may be missing, and parts that Pillow may have been built without."""
+    from attn.core.io.photo_decode import OPTIONAL as READERS
+
+    found = [(part, importlib.util.find_spec(module) is not None, command) for part, module, command in OPTIONAL]
+    found += [(f"{kind} photos", reader.found, reader.get) for kind, reader in READERS.items() if reader.feature]
+    return [{"part": part, "status": "found" if here else "missing", "get": command} for part, here, command in found]
 
 
 def main(as_json: JsonOption = False) -> None:

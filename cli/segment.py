@@ -128,6 +128,14 @@ def main(
             "--truth", metavar="PATH", help="True vessels, or a directory of them named like the photos: adds scores."
         ),
     ] = None,
+    observer: Annotated[
+        str | None,
+        typer.Option(
+            "--observer",
+            metavar="WORD",
+            help="Which truth where a photo has several: 2 takes 21_manual2 or 2nd_manual/21, vk takes im0001.vk.",
+        ),
+    ] = None,
     measure: Annotated[
         bool,
         typer.Option(
@@ -213,6 +221,7 @@ def main(
         model=model,
         fov=fov,
         truth=truth,
+        observer=observer,
         measure=measure,
         threshold=parse_threshold(threshold),
         tta=tta,

@@ -12,7 +12,7 @@ import re
 from collections.abc import Iterable
 from typing import Any
 
-_FORMULA = re.compile(r"^\s*[=+\-@\t\r]")
+_FORMULA = re.compile(r"^'*\s*[=+\-@\t\r]")  # with quotes before it, so that csv_value gives back each text
 
 
 def printable(text: str, *, keep: str = "") -> str:
@@ -71,6 +71,11 @@ def csv_cell(value: Any) -> Any:
     except ValueError:
         return "'" + value
     return value
+
+
+def csv_value(text: str) -> str:
+    """The text that ``csv_cell`` made a cell of."""
+    return text[1:] if text.startswith("'") and csv_cell(text[1:]) == text else text
 
 
 def csv_text(rows: Iterable[Iterable[Any]], *, delimiter: str = ",", line_end: str = "\r\n") -> str:

@@ -18,8 +18,11 @@ from ..errors import InputError
 from .photo_decode import Source, decode, kind_of, reduced
 from .pixels import DAMAGED, reading
 
-PHOTO_SUFFIXES = (".png", ".jpg", ".jpeg", ".tif", ".tiff", ".bmp", ".gif", ".ppm", ".pgm", ".webp", ".npy")
-"""Suffixes under which a directory is searched for photos."""
+PHOTO_SUFFIXES = tuple(
+    ".png .jpg .jpeg .jpe .jfif .tif .tiff .bmp .gif .ppm .pgm .pbm .pnm .webp .jp2 .j2k .jpf .jpx .avif .heic .heif "
+    ".jxl .npy".split()
+)
+"""Suffixes under which a directory is searched for photos; ``photo_decode.OPTIONAL`` says which need another reader."""
 _SHALLOW = (10, 12, 14)  # bits of sensors whose values cameras store in 16 without scaling them
 _STRIP = 2**24  # values per strip: 64 MB as float32
 
@@ -38,6 +41,10 @@ class Photo:
         Of the whole photo in pixels, upright.
     bits : int
         Stored bits per channel.
+    white : float
+        The stored value that became 1.
+    orientation : int
+        EXIF's, 1 to 8, which was undone: ``pixels`` are upright. 1 where the file names none.
     warnings : tuple of str
         What the reader noticed and the user should know.
     """
@@ -46,22 +53,36 @@ class Photo:
     pixels: NDArray[np.float32]
     size: tuple[int, int]
     bits: int
+    white: float = 255.0
+    orientation: int = 1
     warnings: tuple[str, ...] = ()
 
 
-def read_photo(path: str | PathLike[str], *, max_side: int | None = None, uniform: bool = False) -> Photo:
+def read_photo(
+    path: str | PathLike[str],
+    *,
+    max_side: int | None = None,
+    uniform: bool = False,
+    alpha: bool = False,
+    orientation: int | None = None,
+) -> Photo:
     """Read a colour photo.
 
     Parameters
     ----------
     path : str or PathLike
-        PNG (1 to 16 bits), JPEG (RGB, grey, CMYK), TIFF (8 or 16 bits, float), BMP, GIF, PPM, WebP or NPY ([H, W],
-        [H, W, 3 or 4], [3, H, W]). Told by content, not by name.
+        PNG (1 to 16 bits), JPEG (RGB, grey, CMYK), TIFF (8 or 16 bits, float), BMP, GIF, PPM, WebP, JPEG 2000, AVIF,
+        DICOM or NPY ([H, W], [H, W, 3 or 4], [3, H, W]); HEIC and JPEG XL where Pillow's plug-in for them is installed.
+        Told by content, not by name.
     max_side : int, optional
         Reduce a larger photo so that its longer side has this many pixels, by area means; a smaller one is left. JPEG
         is reduced while it is decoded. Without it 20000 x 20000 pixels take 4.8 GB, and 1.2 to 1.6 GB while decoding.
     uniform : bool
         Accept one colour all over, as a mask may have; a photo of that kind is refused.
+    alpha : bool
+        Read the opacity in the place of the colours: 1 all over where the file has none.
+    orientation : int, optional
+        Undo this EXIF orientation, whatever the file says: 1 leaves it as it is stored.
 
     Returns
     -------
@@ -70,8 +91,8 @@ def read_photo(path: str | PathLike[str], *, max_side: int | None = None, unifor
     Raises
     ------
     InputError
-        If the file is no picture, damaged, too large (``photo_decode.MAX_PHOTO_PIXELS``), holds NaN, or one colour only
-        (unless ``uniform``).
+        If the file is no picture, damaged, larger than the budget of memory allows, holds NaN or one colour only
+        (unless ``uniform``), or needs a reader that is not installed.
     ValueError
         If ``max_side`` < 1.
     """
@@ -80,9 +101,25 @@ def read_photo(path: str | PathLike[str], *, max_side: int | None = None, unifor
     path, notes = Path(path), list[str]()
     kind = kind_of(path)
     with reading(path, kind, notes):
-        source = decode(path, kind, max_side, notes)
-        pixels, size = _assemble(path, source, max_side, uniform, notes)
-    return Photo(path, pixels, size, source.bits, tuple(dict.fromkeys(notes)))
+        source = decode(path, kind, max_side, notes, alpha=alpha)
+        pixels, white = _assemble(path, source, max_side, uniform or alpha, notes)
+    size, told, turned = source.size, source.orientation, source.turned
+    if turned != 1 and orientation is not None:  # the decoder has turned it: back to what is stored
+        pixels, size = _upright(pixels, _INVERSE[turned]), _sides(size, turned)
+        told = 1
+    wanted = told if orientation is None else orientation
+    pixels, size = _upright(pixels, wanted), _sides(size, wanted)
+    found = max(told, turned) if orientation is None else orientation
+    return Photo(path, pixels, size, source.bits, white, found, tuple(dict.fromkeys(notes)))
+
+
+_INVERSE = {**{turn: turn for turn in range(1, 9)}, 6: 8, 8: 6}
+"""EXIF orientations by the one that undoes them."""
+
+
+def _sides(size: tuple[int, int], orientation: int) -> tuple[int, int]:
+    """(H, W) once turned."""
+    return size[::-1] if orientation in (5, 6, 7, 8) else size
 
 
 def _area_weights(extent: float, count: int) -> Any:
@@ -96,10 +133,20 @@ def _area_weights(extent: float, count: int) -> Any:
     return csr_array((weight, (row, middle.astype(np.int64))), shape=(count, math.ceil(extent)))
 
 
+def shrunk(plane: NDArray[np.float32], max_side: int) -> NDArray[np.float32]:
+    """``plane`` [H, W] by area means, with the longer side at most ``max_side``, as a photo of that size is reduced."""
+    height, width = plane.shape
+    small = reduced((height, width), max_side)
+    if small == (height, width):
+        return plane
+    narrow = (_area_weights(width, small[1]) @ plane.T).T  # [H, w]
+    return np.asarray(_area_weights(height, small[0]) @ narrow, np.float32)
+
+
 def _assemble(
     path: Path, source: Source, max_side: int | None, uniform: bool, notes: list[str]
-) -> tuple[NDArray[np.float32], tuple[int, int]]:
-    """Strip by strip to float32 [3, h, w] in [0, 1], and the size of the whole photo; both upright."""
+) -> tuple[NDArray[np.float32], float]:
+    """Strip by strip to float32 [3, h, w] in [0, 1], as it is stored, and the value of white."""
     height, width = reduced(source.size, max_side)
     total = math.ceil(source.extent[0])
     down: Any = None
@@ -140,8 +187,7 @@ def _assemble(
     top = source.top or _white(path, kind, float(low.min()), float(high.max()), notes)
     pixels *= np.float32(1 / top)
     np.clip(pixels, 0, 1, out=pixels)
-    size = source.size[::-1] if source.orientation in (5, 6, 7, 8) else source.size
-    return _upright(pixels, source.orientation), size
+    return pixels, top
 
 
 def _extremes(strip: NDArray[Any], low: Any, high: Any) -> tuple[Any, Any]:
@@ -158,6 +204,8 @@ def _white(path: Path, dtype: np.dtype[Any], low: float, high: float, notes: lis
         return 1.0
     if dtype == np.uint8:
         return 255.0
+    if dtype == np.int8:
+        return 127.0
     if dtype.kind == "f" and high <= 1.001:
         return 1.0
     if high <= 255 and (dtype.kind == "f" or dtype.itemsize > 2):

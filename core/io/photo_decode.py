@@ -1,8 +1,10 @@
 """Decoders of photos: a file of any common kind, told by content, as values handed out in strips.
 
-PNG, JPEG, GIF, BMP, PPM and WebP go through Pillow, TIFF through tifffile (through Pillow where tifffile would need
-the package imagecodecs), arrays through NumPy. Pillow cuts 16-bit colour to its high bytes; the low bytes come from a
-second decoding that reads the same samples in the other byte order.
+PNG, JPEG, GIF, BMP, PPM, WebP, JPEG 2000 and AVIF go through Pillow, HEIC and JPEG XL through a plug-in of Pillow
+where one is installed, TIFF through tifffile (through Pillow where tifffile would need the package imagecodecs), DICOM
+through our own reader, arrays through NumPy. Pillow cuts 16-bit colour to its high bytes; the low bytes of PNG and TIFF
+come from a second decoding that reads the same samples in the other byte order. What a picture will take is computed
+from its header and compared with the budget of memory before a decoder sees it.
 """
 
 from __future__ import annotations
@@ -10,6 +12,8 @@ from __future__ import annotations
 import sys
 from collections.abc import Callable
 from dataclasses import dataclass
+from importlib import import_module
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
@@ -17,19 +21,55 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ..errors import InputError
+from ..memory import check_memory
 from .arrays import _load
 from .axes import plain_shape
-from .kinds import MAGIC, open_regular, sniff
-from .pixels import DAMAGED, check_bytes, check_size
+from .kinds import open_regular, sniff
+from .photo_header import declared, kind_by_head
+from .pixels import DAMAGED, check_bytes
 from .raster import _PNG_CHANNELS, _RATIOS, _painted, _png_header, _silenced, _unlimited
+from .tiff_segments import check_segments
 
-MAX_PHOTO_PIXELS = 2**29
-"""Pixels in one photo; 20000 x 20000 fits. Headers that promise more are refused before anything is allocated."""
-
-_MARKED = ("PNG", "JPEG", "TIFF", "GIF", "BMP", "NPY")
-_READABLE = "Readable are PNG, JPEG, TIFF, BMP, GIF, PPM, WebP and NPY"
+_READABLE = (
+    "Readable are PNG, JPEG, TIFF, BMP, GIF, PPM, WebP, JPEG 2000, AVIF, DICOM and NPY, with a plug-in HEIC and JPEG XL"
+)
+_FORMATS = {"WebP": ["WEBP"], "JPEG": ["JPEG", "MPO"], "JPEG 2000": ["JPEG2000"], "HEIC": ["HEIF"], "JPEG XL": ["JXL"]}
+"""Pillow's names, where they are others than ours."""
 _DENSEST = {"JPEG": 1e4, "GIF": 2500.0, "PPM": 8.0}  # most bytes of pixels in one byte of file; PPM: bitmaps
 _TIFFFILE_CODINGS = (1, 8, 32773, 32946, 34925)  # none, Deflate, PackBits, LZMA: those without imagecodecs
+_BESIDE = {"WebP": 12, "AVIF": 12, "HEIC": 16, "JPEG XL": 16, "JPEG 2000": 20}
+"""Bytes per pixel that a decoder holds beside Pillow's picture: frames of its own, planes of 32-bit integers."""
+ALPHA_DROPPED = "the alpha channel was dropped"
+_STRIP_BYTES = 2**28
+"""Most that a strip takes on its way to float32 (``photo.py``), copies and all."""
+
+
+@dataclass(frozen=True, slots=True)
+class Optional:
+    """A reader that not every installation has: a module, or (``feature``) a part that Pillow was built with."""
+
+    module: str
+    get: str
+    feature: str = ""
+
+    @property
+    def found(self) -> bool:
+        if not self.feature:
+            return find_spec(self.module) is not None
+        from PIL import features
+
+        return self.feature in features.get_supported()
+
+
+_PLUGINS = "pip install 'attn[photos]'"
+OPTIONAL = {
+    "WebP": Optional("PIL", "pip install --upgrade pillow", "webp"),
+    "JPEG 2000": Optional("PIL", "pip install --upgrade pillow", "jpg_2000"),
+    "AVIF": Optional("PIL", "pip install --upgrade 'pillow>=11.3'", "avif"),
+    "HEIC": Optional("pillow_heif", _PLUGINS),
+    "JPEG XL": Optional("pillow_jxl", _PLUGINS),
+}
+"""Kinds of photo that need an optional reader."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -37,7 +77,8 @@ class Source:
     """Decoded values, handed out in strips so that no second copy of a large photo is made.
 
     rows(a, b) gives [b - a, W] or [b - a, W, C]; ``extent`` is the part of them (rows, columns) that is picture;
-    ``top`` is the value of white where the type does not tell; ``orientation`` is EXIF's.
+    ``top`` is the value of white where the type does not tell; ``orientation`` is EXIF's, still to be applied, and
+    ``turned`` what the decoder has applied already.
     """
 
     rows: Callable[[int, int], NDArray[Any]]
@@ -46,32 +87,35 @@ class Source:
     bits: int
     top: float | None = None
     orientation: int = 1
+    turned: int = 1
 
 
-def decode(path: Path, kind: str, max_side: int | None, notes: list[str]) -> Source:
-    """The first picture of a file of ``kind``; a JPEG perhaps already reduced towards ``max_side``."""
+def decode(path: Path, kind: str, max_side: int | None, notes: list[str], *, alpha: bool = False) -> Source:
+    """The first picture of a file of ``kind``; a JPEG perhaps already reduced towards ``max_side``.
+
+    With ``alpha`` its opacity in the place of its colours, opaque where the file has none.
+    """
     if kind == "NPY":
-        return _array(path, notes)
+        return _array(path, notes, alpha)
     if kind == "TIFF":
-        return _tiff(path, notes)
-    return _pillow(path, kind, max_side, notes)
+        return _tiff(path, max_side, notes, alpha)
+    if kind == "DICOM":
+        return _dicom(path, max_side, notes, alpha)
+    return _pillow(path, kind, max_side, notes, alpha)
 
 
 def kind_of(path: Path) -> str:
     """``PNG``, ``JPEG``, ... by the first bytes. Raises ``InputError`` for what is no photo."""
     with open_regular(path) as file:
-        head = file.read(16)
-    for kind in _MARKED:
-        if head.startswith(MAGIC[kind.lower()]):
-            return kind
-    if head[:1] == b"P" and head[1:2] in b"123456" and head[2:3].isspace():
-        return "PPM"
-    if head[:4] == b"RIFF" and head[8:12] == b"WEBP":
-        return "WEBP"
+        head = file.read(64)
+    if kind := kind_by_head(head):
+        return kind
     try:
         other = sniff(path)
     except InputError as error:
         raise InputError(path, error.what, _READABLE if head else error.fix) from None
+    if other == "dicom":
+        return "DICOM"
     raise InputError(path, f"is no colour photo but a file of kind {other}", "Export it as PNG, TIFF or JPEG")
 
 
@@ -81,12 +125,18 @@ def reduced(size: tuple[int, int], max_side: int | None) -> tuple[int, int]:
     return max(1, round(size[0] * scale)), max(1, round(size[1] * scale))
 
 
-def _check_size(path: Path, height: int, width: int) -> None:
-    # four bytes per pixel while decoding; what is made of a photo depends on its reduction, and is its user's to count
-    check_size(path, (height, width), itemsize=1, each=2, slice_each=0, limit=MAX_PHOTO_PIXELS, advice="reduce it")
+def _check_fits(path: Path, size: tuple[int, int], need: int, max_side: int | None) -> None:
+    """``InputError`` unless a picture of ``size`` (H, W) has pixels and fits the budget with ``need`` more bytes."""
+    if min(size) < 1:
+        raise InputError(path, f"has no pixels: its size is {size[1]} x {size[0]}", "The header may be damaged")
+    height, width = reduced(size, max_side)
+    result = 24 * height * width  # float32 [3, h, w], once more while it is turned upright
+    whole = need + result + min(_STRIP_BYTES, 36 * size[0] * size[1])
+    fix = "The header may be damaged; if it is not, reduce the photo or raise --max-memory"
+    check_memory(path, whole, f"claims {size[1]} x {size[0]} pixels, which take", fix)
 
 
-def _array(path: Path, notes: list[str]) -> Source:
+def _array(path: Path, notes: list[str], alpha: bool) -> Source:
     """NPY of [H, W], [H, W, 3 or 4] or [3, H, W]."""
     with open_regular(path) as file:
         array = _load(path, file, path.stat().st_size)
@@ -96,19 +146,23 @@ def _array(path: Path, notes: list[str]) -> Source:
             raise InputError(path, f"has shape {array.shape}", "Save one photo as [H, W, 3] or [3, H, W]")
         array = np.moveaxis(array, 0, -1)  # [H, W, 3]
     bits = 1 if array.dtype.kind == "b" else 8 * array.dtype.itemsize
-    return _whole(array, bits, notes)
+    return _whole(array, bits, notes, alpha)
 
 
-def _whole(array: NDArray[Any], bits: int, notes: list[str], top: float | None = None, orientation: Any = 1) -> Source:
+def _whole(
+    array: NDArray[Any], bits: int, notes: list[str], alpha: bool, top: float | None = None, orientation: Any = 1
+) -> Source:
     """A source of [H, W] or [H, W, C], all of it in memory."""
     height, width = array.shape[:2]
     if array.ndim == 3 and array.shape[-1] in (2, 4):
-        notes.append("the alpha channel was dropped")
-        array = array[..., :-1]
+        notes.append(ALPHA_DROPPED)
+        array = array[..., -1] if alpha else array[..., :-1]
+    elif alpha:
+        array, top = np.ones((height, width), bool), None
     return Source(lambda a, b: array[a:b], (height, width), (height, width), bits, top, _turn(orientation))
 
 
-def _tiff(path: Path, notes: list[str]) -> Source:
+def _tiff(path: Path, max_side: int | None, notes: list[str], alpha: bool) -> Source:
     """The first full-size picture of a TIFF."""
     import tifffile
 
@@ -117,18 +171,20 @@ def _tiff(path: Path, notes: list[str]) -> Source:
         height, width, bits = page.imagelength, page.imagewidth, page.bitspersample
         if not all(isinstance(value, int) for value in (height, width, bits)):  # each may be a tuple in a damaged file
             raise InputError(path, f"has channels of different depth or no proper size (bits {bits!s:.40})", DAMAGED)
-        _check_size(path, height, width)
         coding, photometric, colours = int(page.compression), int(page.photometric), page.samplesperpixel
         if not 1 <= colours <= 5 or page.imagedepth != 1:
             raise InputError(path, f"has {colours} channels and depth {page.imagedepth}", "Save it as an RGB image")
+        values = height * width * colours * max(1, bits // 8)
+        _check_fits(path, (height, width), 2 * values, max_side)
         packed = (height * width * colours * bits + 7) // 8
         check_bytes(path, packed, path.stat().st_size, _RATIOS.get(coding, 1e4))
         if len(tiff.pages) > 1:
             notes.append(f"holds {len(tiff.pages)} pictures: only the first is read")
         if coding not in _TIFFFILE_CODINGS or photometric not in (0, 1, 2, 3):
-            return _pillow(path, "TIFF", None, notes)
+            return _pillow(path, "TIFF", max_side, notes, alpha)
         if page.dtype is None or page.dtype.kind not in "biuf":
             raise InputError(path, f"holds values of type {page.dtype}", "Save it with 8 or 16 bits per channel")
+        check_segments(path, page)
         array = page.asarray()
         if array.ndim == 3 and page.axes[0] == "S":
             array = np.moveaxis(array, 0, -1)  # [H, W, C]
@@ -137,33 +193,65 @@ def _tiff(path: Path, notes: list[str]) -> Source:
             array, bits, top = _painted(array, page), 8, None  # [H, W, 3]
         elif photometric == 0 and array.dtype.kind in "bu":
             array = ~array if top is None or array.dtype.kind == "b" else (int(top) - array).astype(array.dtype)
-        return _whole(array, bits, notes, top, page.tags.valueof(274))
+        return _whole(array, bits, notes, alpha, top, page.tags.valueof(274))
 
 
-def _pillow(path: Path, kind: str, max_side: int | None, notes: list[str]) -> Source:
+def _dicom(path: Path, max_side: int | None, notes: list[str], alpha: bool) -> Source:
+    """The first frame of a DICOM file, in colour where it has one."""
+    from .photo_dicom import read_picture
+
+    array, bits = read_picture(path, notes)  # [H, W] or [H, W, 3]
+    _check_fits(path, array.shape[:2], array.nbytes, max_side)
+    return _whole(array, bits, notes, alpha, None if array.dtype.kind == "f" else float(2**bits - 1))
+
+
+def _opener(path: Path, kind: str) -> None:
+    """See that Pillow can read ``kind``. Raises ``InputError`` that says how to get the reader."""
+    if (optional := OPTIONAL.get(kind)) is None:
+        return
+    if not optional.found:
+        raise InputError(path, f"is {kind}, for which no reader is installed", optional.get)
+    if optional.module != "PIL":
+        module = import_module(optional.module)
+        if hasattr(module, "register_heif_opener"):
+            module.register_heif_opener()
+
+
+def _pillow(path: Path, kind: str, max_side: int | None, notes: list[str], alpha: bool) -> Source:
     """The first picture of a file that Pillow reads."""
     from PIL import Image
 
-    formats = ["JPEG", "MPO"] if kind == "JPEG" else [kind]
-    depth = 8
+    _opener(path, kind)
+    formats = _FORMATS.get(kind, [kind])
+    depth, beside = 8, _BESIDE.get(kind, 0)
+    said = declared(path, kind)
+    if said.size is not None:  # these readers allocate as soon as they open the file
+        _check_fits(path, said.size, (4 + beside) * said.size[0] * said.size[1], max_side)
     if kind == "PNG":
         width, height, depth, colour = _png_header(path)
-        _check_size(path, height, width)
+        _check_fits(path, (height, width), 0, max_side)
         row = (width * depth * _PNG_CHANNELS[colour] + 7) // 8
         check_bytes(path, height * row, path.stat().st_size, 1100.0)
         depth = 8 if colour == 3 else depth
     with _silenced(), _unlimited(), open_regular(path) as file, Image.open(file, formats=formats) as picture:
         width, height = picture.size
-        _check_size(path, height, width)
         if kind in _DENSEST:
             check_bytes(path, height * width * len(picture.getbands()), path.stat().st_size, _DENSEST[kind])
-        if getattr(picture, "n_frames", 1) > 1 and kind in ("PNG", "GIF", "WEBP"):
+        if getattr(picture, "n_frames", 1) > 1 and kind != "TIFF":
             notes.append("holds several pictures: only the first is read")
+        if said.bits is not None and said.bits > 8 and not picture.mode.startswith(("I", "F")):
+            notes.append(f"{said.bits} bits per channel were cut to 8")
+        if kind == "JPEG" and picture.info.get("progressive"):
+            beside = 2 * len(picture.getbands())  # all coefficients of the whole picture, reduced or not
+        beside *= height * width
         if kind == "JPEG" and max_side is not None and max(width, height) > max_side:
             picture.draft(None, reduced((width, height), max_side))  # decodes 1/2, 1/4 or 1/8 of the size
         extent, low = (float(height), float(width)), None
-        mark = _raw_mode(picture)
+        mark, second = _raw_mode(picture), 1
         if ";16" in mark and not picture.mode.startswith("I"):
+            second = 2
+        _check_fits(path, (height, width), beside + second * 4 * picture.size[0] * picture.size[1], max_side)
+        if second == 2:
             if mark == "LA;16B":  # as four bytes per pixel: high and low of grey, high and low of alpha
                 picture._mode = "RGBA"
                 _set_raw_mode(picture, "RGBA")
@@ -172,26 +260,45 @@ def _pillow(path: Path, kind: str, max_side: int | None, notes: list[str]) -> So
             else:
                 notes.append("16 bits per channel were cut to 8")
                 mark = ""
+        turned = picture.getexif().get(274, 1) if kind == "TIFF" else 1  # Pillow turns TIFF itself while it loads
         picture.load()
         if kind == "JPEG":  # a reduced picture's last row and column may stand for less than a whole pixel
             scale = max(1, round(width / picture.size[0]), round(height / picture.size[1]))
             extent = (height / scale, width / scale)
         elif picture.size != (width, height):  # TIFF: Pillow has turned it already
             (width, height), extent = picture.size, (float(picture.size[1]), float(picture.size[0]))
-        orientation = picture.getexif().get(274, 1)
-        if "A" in picture.getbands() or "transparency" in picture.info:
-            notes.append("the alpha channel was dropped")
+        # what AVIF and HEIC say of turning is done by their decoders; in JPEG XL and JPEG 2000 EXIF does not count
+        orientation = 1 if kind in ("JPEG XL", "JPEG 2000") else picture.getexif().get(274, 1)
+        has_alpha = "A" in picture.getbands() or "transparency" in picture.info
+        if has_alpha:
+            notes.append(ALPHA_DROPPED)
         if picture.mode == "CMYK":
             notes.append("CMYK converted to RGB without a colour profile")
+    if alpha:
+        return _opacity(picture if has_alpha else None, mark, (height, width), extent, _turn(orientation))
     deep = mark == "LA;16B" or low is not None or picture.mode.startswith("I")
     bits = 16 if deep else 1 if picture.mode == "1" else 32 if picture.mode == "F" else min(depth, 8)
     rows = _strips(picture, low, mark)
-    return Source(rows, (height, width), extent, bits, None, _turn(orientation))
+    return Source(rows, (height, width), extent, bits, None, _turn(orientation), _turn(turned))
+
+
+def _opacity(picture: Any, mark: str, size: tuple[int, int], extent: tuple[float, float], orientation: int) -> Source:
+    """The alpha channel of a decoded picture, eight bits; opaque where there is no picture or it has none."""
+    if picture is None:
+        return Source(lambda a, b: np.full((b - a, size[1]), 255, np.uint8), size, extent, 8, None, orientation)
+
+    def rows(start: int, stop: int) -> NDArray[Any]:
+        strip = picture.crop((0, start, picture.size[0], stop))
+        if mark == "LA;16B":  # high and low byte of grey, then those of alpha
+            return np.asarray(strip)[..., 2]
+        return np.asarray(strip if strip.mode in ("RGBA", "LA") else strip.convert("RGBA"))[..., -1]
+
+    return Source(rows, size, extent, 8, None, orientation)
 
 
 def _turn(orientation: Any) -> int:
-    """EXIF's orientation; damaged files hold anything."""
-    return orientation if isinstance(orientation, int) else 1
+    """EXIF's orientation, 1 to 8; damaged files hold anything."""
+    return orientation if isinstance(orientation, int) and 1 <= orientation <= 8 else 1
 
 
 def _raw_mode(picture: Any) -> str:

@@ -15,7 +15,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ..io.atomic import atomic_path
-from ..io.kinds import MAGIC
+from ..io.kinds import MAGIC, open_regular
 
 BAND_PIXELS = 2**21
 LEVEL = 4
@@ -112,8 +112,8 @@ def _chunk(file: BinaryIO, kind: bytes, data: bytes) -> None:
 
 
 def read_text(path: Path, key: str) -> bytes | None:
-    """The text that a PNG holds under ``key``, before its pixels; None where there is none. Raises ``OSError``."""
-    with path.open("rb") as file:
+    """The text that a PNG holds under ``key``, before its pixels; None where there is none. Raises ``InputError``."""
+    with open_regular(path) as file:
         if not file.read(8).startswith(MAGIC["png"]):
             return None
         while len(head := file.read(8)) == 8 and head[4:] != b"IDAT":

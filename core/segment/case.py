@@ -13,14 +13,21 @@ from ..batch import Task
 from ..device import pick_device
 from ..errors import InputError, UsageError
 from ..io.photo import Photo, read_photo
+from ..memory import check_memory
+from .companions import Companions
 from .fov import Fov, find_fov, fov_from_mask, whole_image
+from .masks import MAX_SIDE, Mask, brightness, darkness, mask_of
 from .models import Prediction, Segmenter, load
-from .options import Companions, SegmentOptions
+from .options import SegmentOptions
 from .outputs import Segmented, least, quantise
 
-MAX_SIDE = 4096
-"""Longer photos are reduced while they are read: models work at about 600 pixels, fine cameras have 4000."""
 LEAST_SIDE = 16
+LEAST_DIAMETER = 128
+"""Fields of view of fewer pixels across show few vessels: most are thinner than a pixel."""
+MOST_VESSEL = 0.5
+"""Share of the field of view; a truth with more is inverted, or no truth. Vessels take 7 to 16 %."""
+WORK_BYTES = 96
+"""Bytes per pixel of the reduced photo at the peak, from reading to writing, beside the network itself; measured."""
 OFFICIAL_THRESHOLD = 0.5
 
 
@@ -38,7 +45,7 @@ class Case:
     photo: Photo
     fov: Fov
     pixels: NDArray[np.float32]
-    truth: NDArray[np.bool_] | None
+    truth: Mask | None
 
     @property
     def factor(self) -> float:
@@ -55,14 +62,32 @@ def read_case(task: Task, options: SegmentOptions) -> tuple[Case, list[str]]:
         raise InputError(task.source, f"is too small: {sides} pixels, at least {LEAST_SIDE} a side are needed")
     warnings = [*photo.warnings, *found.notes]
     shape = photo.pixels.shape[1:]
+    check_memory(task.source, WORK_BYTES * shape[0] * shape[1], "segmenting it takes")
     if shape != photo.size:
         warnings.append(f"segmented, measured and drawn at {shape[1]} x {shape[0]} pixels, written at its own size")
+    if photo.orientation != 1:
+        warnings.append(f"turned upright by its EXIF orientation {photo.orientation}; the results are upright, too")
     fov = _field_of_view(task, photo, options, warnings)
+    if fov.diameter * max(photo.size) / max(shape) < LEAST_DIAMETER:
+        warnings.append(f"its field of view is {fov.diameter:.0f} pixels across: too few to show most vessels")
     truth = None
     if found.truth is not None:
-        truth = _read_mask(task.source, found.truth, "truth", photo, warnings)
+        truth = mask_of(photo, found.truth, "truth", warnings, lambda: darkness(photo.pixels))
+        _look_at(truth, fov, warnings)
     pixels = clahe(photo.pixels) if options.clahe else photo.pixels
     return Case(task.source, photo, fov, pixels, truth), warnings
+
+
+def _look_at(truth: Mask, fov: Fov, warnings: list[str]) -> None:
+    """Warn of a truth that cannot be one."""
+    inside = truth.pixels[fov.mask]
+    share = np.count_nonzero(inside) / max(1, inside.size)
+    if share == 0:
+        warnings.append("its truth has no vessel in the field of view: sensitivity and AUC have no value")
+    elif share == 1:
+        warnings.append("its truth is vessel all over the field of view: specificity and AUC have no value")
+    elif share > MOST_VESSEL:
+        warnings.append(f"its truth calls {share:.0%} of the field of view vessel: are black and white exchanged?")
 
 
 def _field_of_view(task: Task, photo: Photo, options: SegmentOptions, warnings: list[str]) -> Fov:
@@ -72,30 +97,18 @@ def _field_of_view(task: Task, photo: Photo, options: SegmentOptions, warnings: 
         if options.fov == "auto":
             fov = find_fov(photo.pixels)
         else:
+            path: Path = task.payload.fov
             what = "mask of the field of view"
-            fov = fov_from_mask(_read_mask(task.source, task.payload.fov, what, photo, warnings))
+            mask = mask_of(photo, path, what, warnings, lambda: brightness(photo.pixels), word="inside")
+            if not mask.pixels.any():
+                fix = "Give one that is white inside, --fov auto or --fov none"
+                raise InputError(task.source, f"its {what} {path} is black: no pixel would be inside", fix)
+            fov = fov_from_mask(mask.pixels)
     except ValueError as error:
         fix = "If it is a fundus photograph, give --fov none or a mask"
         raise InputError(task.source, str(error).partition(". ")[0].rstrip("."), fix) from None
     warnings += fov.warnings
     return fov
-
-
-def _read_mask(source: Path, path: Path, what: str, photo: Photo, warnings: list[str]) -> NDArray[np.bool_]:
-    """A mask [h, w] of the photo's size. Raises ``InputError``."""
-    found = read_photo(path, max_side=MAX_SIDE, uniform=True)  # all field of view, or no vessel at all
-    if found.size != photo.size:
-        sides = f"{found.size[1]} x {found.size[0]} pixels, the photo {photo.size[1]} x {photo.size[0]}"
-        raise InputError(source, f"its {what} {path} has {sides}", "They must be of one size")
-    values = found.pixels.max(0)  # [h, w]
-    if float(values.max()) < 0.5:
-        warnings.append(f"the brightest value of its {what} is below half of full scale: half of it is the limit")
-    return as_mask(values)
-
-
-def as_mask(values: NDArray[np.float32]) -> NDArray[np.bool_]:
-    """A mask from its file's values [h, w] in [0, 1]: from one half on; in a file of 0 and 1, where it is not 0."""
-    return np.asarray(values >= (0.5 if float(values.max()) >= 0.5 else 0.5 * float(values.max())))
 
 
 def clahe(pixels: NDArray[np.float32]) -> NDArray[np.float32]:

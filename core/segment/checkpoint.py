@@ -7,14 +7,20 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
+import torch
 from torch import Tensor
 
 from ..io.weights import read_weights, write_weights
+from ..text import one_line
 from .fsgnet import FSGNet
 from .prepare import Preparation
-from .trunks import build
+from .record import is_number
+from .trunks import TRUNKS, build
 
 FORMAT, VERSION = "attn-segment", 1
+MOST = 1024
+"""Largest width, depth or kernel that is built."""
+LONGEST_NAME = 100
 
 
 @dataclass(frozen=True, slots=True)
@@ -80,6 +86,20 @@ class Checkpoint:
         return net.eval()
 
 
+def _check(architecture: Architecture, preparation: Preparation) -> None:
+    """``ValueError`` for what no training wrote, before it is built."""
+    whole = {"width": architecture.width, "kernel": architecture.kernel, "depths": architecture.depths}
+    numbers = (architecture.width, architecture.kernel, *architecture.depths)
+    if not all(isinstance(n, int) and not isinstance(n, bool) and 1 <= n <= MOST for n in numbers):
+        raise ValueError(f"its architecture {whole!s:.80} is none: numbers from 1 to {MOST} are expected")
+    flags = (architecture.guided, architecture.attention, architecture.batch_coupled, architecture.drop_block)
+    if architecture.trunk not in TRUNKS or len(architecture.depths) != 4 or not all(type(f) is bool for f in flags):
+        raise ValueError("its architecture is unknown")
+    diameter = preparation.fov_diameter
+    if not is_number(diameter) or not 16 <= diameter <= 2**14 or preparation.normalise not in ("fov", "imagenet"):
+        raise ValueError(f"its preparation is none (fov_diameter {diameter!s:.20})")
+
+
 def write_checkpoint(checkpoint: Checkpoint, path: Path) -> None:
     """Write a model file, atomically. Weights are rounded to float16: the shipped ones lose nothing that counts."""
     described = {
@@ -94,11 +114,24 @@ def read_checkpoint(path: Path) -> Checkpoint:
     """A model file of ``write_checkpoint``. Raises ``UsageError`` for anything else."""
 
     def build(described: dict[str, Any], state: dict[str, Tensor]) -> Checkpoint:
-        shape = described["architecture"]
-        checkpoint = Checkpoint(
-            described["name"], Architecture(**shape | {"depths": tuple(shape["depths"])}),
-            Preparation(**described["preparation"]), float(described["threshold"]), state, described["training"],
-        )  # fmt: skip
+        shape, threshold, name = described["architecture"], described["threshold"], described["name"]
+        architecture = Architecture(**shape | {"depths": tuple(shape["depths"])})
+        preparation = Preparation(**described["preparation"])
+        _check(architecture, preparation)
+        if not isinstance(name, str) or not 0 < len(name) <= LONGEST_NAME:
+            raise ValueError("it has no proper name")
+        if not is_number(threshold) or not 0 < threshold < 1:
+            raise ValueError(f"its threshold {threshold!s:.20} is no number between 0 and 1")
+        training = described.get("training")
+        training = training if isinstance(training, dict) else {}
+        checkpoint = Checkpoint(one_line(name), architecture, preparation, float(threshold), state, training)
+        if sum(architecture.depths) > len(state):
+            raise ValueError("it has more blocks than weights")
+        with torch.device("meta"):  # compared by shape first: a forged header may ask for terabytes
+            wanted = {name: value.shape for name, value in architecture.build().state_dict().items()}
+        have = {name: value.shape for name, value in state.items()}
+        if other := [name for name in wanted.keys() | have.keys() if wanted.get(name) != have.get(name)]:
+            raise ValueError(f"{len(other)} of its weights are of another architecture, such as {min(other)!s:.60}")
         checkpoint.build()
         return checkpoint
 

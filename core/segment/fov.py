@@ -9,7 +9,7 @@ black, and the frame's corners are of one colour, what differs from that colour 
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -27,6 +27,7 @@ _NOT_FUNDUS = "does not look like a fundus photograph"
 _CORNER, _UNIFORM = 0.02, 0.03  # side of a corner as a share of the frame's; spread of one colour
 _INLIER = 0.01  # distance from the fitted circle as a share of the mask's larger side
 _TRIALS = 300
+_OTHER_FIELD = 0.2  # least area of a second field of view, as a share of the first
 _DISC = 0.75  # roundness of a disc whose upper and lower parts the frame cuts off
 
 Mask = NDArray[np.bool_]
@@ -66,7 +67,8 @@ def find_fov(pixels: NDArray[np.float32]) -> Fov:
 
     Returns
     -------
-    Fov. Warns where the mask is not round or fills the frame, corners included, as in photos of other things.
+    Fov, the largest there is. Warns where the mask is not round or fills the frame, corners included, as in photos of
+    other things, and where there is a second field of view.
 
     Raises
     ------
@@ -86,16 +88,30 @@ def find_fov(pixels: NDArray[np.float32]) -> Fov:
         raise ValueError("no field of view found: the photo is black or of one colour")
     bright = small.max(0)  # [h, w]
     level = LEVEL * float(np.percentile(bright, 99))
-    mask = _clean(bright > level)
+    mask = _clean(lit := bright > level)
     if _fills_corners(mask) and (surround := _surround(small)) is not None:
-        other = _clean(np.abs(small - surround[:, None, None]).max(0) > max(level, _UNIFORM))
-        if other.any():
-            mask = other
-    if not (mask.any() and _is_disc(mask)) and _is_disc(other := _clean(bright > _otsu(bright))):
-        mask = other  # a surround that is not dark: what splits the brightness best is the rim
+        differs = np.abs(small - surround[:, None, None]).max(0) > max(level, _UNIFORM)
+        if (other := _clean(differs)).any():
+            mask, lit = other, differs
+    if not (mask.any() and _is_disc(mask)) and _is_disc(other := _clean(upper := bright > _otsu(bright))):
+        mask, lit = other, upper  # a surround that is not dark: what splits the brightness best is the rim
     if not mask.any():
         raise ValueError("no field of view found: no part of the photo is bright enough and large enough")
-    return fov_from_mask(mask if factor == 1 else _enlarge(mask, shape, factor))
+    found = fov_from_mask(mask if factor == 1 else _enlarge(mask, shape, factor))
+    if share := _second(lit, mask):
+        what = f"a second bright field, {share:.0%} as large, was left out"
+        found = replace(found, warnings=(*found.warnings, f"{what}: if it is another eye, cut the photo in two"))
+    return found
+
+
+def _second(lit: Mask, mask: Mask) -> float:
+    """Area of the largest other part of ``lit`` [h, w] as a share of the field that was chosen; 0 where it is small."""
+    from scipy.ndimage import distance_transform_edt
+
+    far = distance_transform_edt(~mask) > 2 * max(1.0, OPENING * mask.shape[1])  # not the rim that opening cut off
+    rest = _clean(lit & far)
+    share = float(np.count_nonzero(rest) / np.count_nonzero(mask))
+    return share if share >= _OTHER_FIELD else 0.0
 
 
 def _is_disc(mask: Mask) -> bool:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import csv
 import io
-import json
 import math
 import os
 from collections.abc import Iterable, Iterator, Mapping, Sequence
@@ -17,10 +16,14 @@ from numpy.typing import NDArray
 
 import attn
 
-from ..errors import UsageError
+from ..errors import InputError, UsageError
 from ..io.atomic import atomic_path, write_text
+from ..io.kinds import open_regular
 from ..io.report import Item, plain
-from ._bands import bilinear, nearest, read_text, resized, spans, write_png
+from ..memory import read_within
+from ..text import csv_text, csv_value, printable
+from ._bands import bilinear, nearest, resized, spans, write_png
+from .record import RECORD, Record, read_record
 
 if TYPE_CHECKING:
     from ..io.photo import Photo
@@ -34,8 +37,6 @@ VESSEL_SHARE = 0.7
 TABLE = "vessels.csv"
 FIXED = ("image", "mask", "model", "threshold")
 WORDS = ("prob", "overlay", "attention", "compare")
-RECORD = "attn-segment"
-"""Keyword of the mask's text that holds model, threshold and measures: a resumed batch reads them back."""
 FIGURE_SIDE = 1024
 
 
@@ -103,7 +104,7 @@ def least(threshold: float) -> int:
 def write_outputs(
     output: Path | None,
     done: Segmented,
-    record: Mapping[str, Any],
+    record: Record,
     pictures: Mapping[str, NDArray[Any]] | None = None,
     captions: Mapping[str, str] | None = None,
 ) -> dict[str, str]:
@@ -114,8 +115,8 @@ def write_outputs(
     output : Path or None
         Of the mask; None writes nothing.
     done : Segmented
-    record : mapping
-        Kept in the mask, as JSON: model, threshold, measures.
+    record : Record
+        Kept in the mask.
     pictures : mapping of str to ndarray, shape (h, w), in [0, 1], optional
         Drawn side by side.
     captions : mapping of str to str, optional
@@ -136,7 +137,7 @@ def write_outputs(
     write_png(files["probability"], size, prob, bits=16, text=text)
     write_png(files["overlay"], size, _overlay_bands(done), channels=3, text=text)
     masks = ((stored >= least(done.threshold)).astype(np.uint8) * 255 for _, stored in stored_bands(done))
-    write_png(output, size, masks, text=text | {RECORD: json.dumps(record, allow_nan=False)})
+    write_png(output, size, masks, text=text | {RECORD: record.text()})
     return {name: str(path) for name, path in files.items()}
 
 
@@ -205,37 +206,32 @@ def _outline(mask: NDArray[np.bool_]) -> NDArray[np.bool_]:
     return np.asarray(mask & (inner == 0))
 
 
-def read_record(mask: Path) -> dict[str, Any]:
-    """What an earlier run kept in its mask; empty for any other file. Reads no pixels."""
-    try:
-        found = json.loads(read_text(mask, RECORD) or "{}")
-    except (OSError, ValueError):
-        return {}
-    return found if isinstance(found, dict) else {}
-
-
 def measured_rows(items: Iterable[Item], folder: Path) -> list[dict[str, Any]]:
     """A row from every mask that was measured, in this run or in an earlier one that was killed."""
     rows = []
     for item in items:
-        record = read_record(Path(item.output)) if item.output else {}
-        if measures := record.get("measures"):
-            mask = os.path.relpath(str(item.output), folder)
-            fixed = {"image": item.input, "mask": mask, "model": record["model"], "threshold": record["threshold"]}
-            rows.append(fixed | measures)
+        record = read_record(Path(item.output)) if item.output else None
+        if record is not None and record.measures:
+            mask = printable(os.path.relpath(str(item.output), folder))
+            fixed = {"image": printable(item.input), "mask": mask, "model": record.model, "threshold": record.threshold}
+            rows.append(fixed | record.measures)
     return rows
 
 
 def check_table(path: Path) -> list[dict[str, str]]:
     """The rows of an earlier ``vessels.csv``, none where there is none. Raises ``UsageError`` if it is not ours."""
-    if not path.exists():
+    if not os.path.lexists(path):
         return []
     try:
-        with path.open(encoding="utf-8", newline="") as file:
-            reader = csv.DictReader(file)
-            if list(reader.fieldnames or ())[: len(FIXED)] == list(FIXED):
-                return [{key: row[key] or "" for key in reader.fieldnames or ()} for row in reader]
-    except (OSError, UnicodeDecodeError, csv.Error):
+        with open_regular(path) as file:
+            text = read_within(file, path).decode("utf-8-sig")
+        rows = csv.reader(io.StringIO(text, newline=""), strict=True)
+        names = next(rows, [])
+        if tuple(names[: len(FIXED)]) == FIXED and len(set(names)) == len(names) and "\0" not in text:
+            found = [[csv_value(cell) for cell in row] for row in rows if row]
+            if all(len(row) <= len(names) for row in found):
+                return [dict(zip(names, row + [""] * (len(names) - len(row)), strict=True)) for row in found]
+    except (OSError, InputError, UnicodeDecodeError, csv.Error):
         pass
     raise UsageError(f"{path} exists and is no table of attn segment: move it away, or name another place with -o.")
 
@@ -244,8 +240,5 @@ def write_table(path: Path, old: Sequence[Mapping[str, Any]], new: Sequence[Mapp
     """Write ``vessels.csv``: rows of this run in the place of older ones of the same mask, other older rows kept."""
     rows = {str(row["mask"]): row for row in [*old, *new]}
     columns = list(dict.fromkeys([*FIXED, *(key for row in [*new, *old] for key in row)]))
-    text = io.StringIO()
-    writer = csv.DictWriter(text, columns, restval="", lineterminator="\r\n")
-    writer.writeheader()
-    writer.writerows({key: plain(value) for key, value in row.items()} for row in rows.values())
-    write_text(path, text.getvalue())
+    cells = [[plain(row.get(key, "")) for key in columns] for row in rows.values()]
+    write_text(path, csv_text([columns, *cells]))

@@ -16,35 +16,28 @@ from ..batch import Placement, Silent, Task, Watcher, run_batch
 from ..device import pick_device
 from ..errors import InputError, UsageError
 from ..io.atomic import remove_stale
-from ..io.photo import PHOTO_SUFFIXES, read_photo
 from ..io.raster import read_png
 from ..io.report import Item, Report, plain
-from ..io.walk import Passed, expand_inputs
+from ..io.walk import Input, Passed, expand_inputs
 from . import metrics as scoring
-from .case import MAX_SIDE, Case, as_mask, read_case, segment_case, segmenter_of, threshold_of
+from .case import Case, read_case, segment_case, segmenter_of, threshold_of
+from .companions import Companions, companions
+from .masks import read_mask
 from .measure import measure
 from .models import Prediction
-from .options import (
-    Companions,
-    SegmentOptions,
-    check_options,
-    keep_what_is_there,
-    model_name,
-    other_models,
-    places,
-    task_of,
-)
+from .naming import SUFFIXES, Target, keep_what_is_there, places
+from .options import SegmentOptions, check_options, model_name, other_models
 from .outputs import (
     TABLE,
     Segmented,
     check_table,
     measured_rows,
     probability,
-    read_record,
     thinned,
     write_outputs,
     write_table,
 )
+from .record import Record, read_record, source_of
 
 NOTICE = "Results are for research, not for diagnosis."
 POOL_PIXELS = 2**28
@@ -96,21 +89,25 @@ def run(
     device = str(pick_device(options.device))
     options = replace(options, model=model_name(options.model), compare=other_models(options))
     passed = Passed()
-    sources = expand_inputs(inputs, suffixes=PHOTO_SUFFIXES, stdin=stdin, output=output, passed=passed)
+    sources = expand_inputs(inputs, suffixes=SUFFIXES, stdin=stdin, output=output, passed=passed)
     if len(sources) > 1 and options.truth is not None and not options.truth.is_dir():
         raise UsageError(
             f"--truth: {options.truth} is one file, but there are {len(sources)} photos. Name a directory."
         )
-    folder, targets = places(sources, output)
-    tasks = [task_of(s, target, options) for s, target in zip(sources, targets, strict=True)]
+    folder, targets = places(sources, output, overwrite=placement.overwrite)
+    tasks = [_task(source, target, options) for source, target in zip(sources, targets, strict=True)]
     keep_what_is_there(tasks)
     table = check_table(folder / TABLE) if options.measure else []
     for name in (options.model, *options.compare):
         segmenter_of(name, options.device, options.dtype)  # a file that cannot be used is refused before the work
-    for place in {target.parent for target in targets}:
+    for place in {target.path.parent for target in targets}:
         remove_stale(place)  # what a killed run left half-written
     outcome = run_batch(partial(segment_file, options=options), tasks, placement, watcher or Silent())
-    items = tuple(_told(item, options) if item.status == "skipped" else item for item in outcome.items)
+    noted = {task.name: target.notes for task, target in zip(tasks, targets, strict=True)}
+    items = tuple(
+        _told(item, options) if item.status == "skipped" else item
+        for item in (replace(item, warnings=(*noted[item.input], *item.warnings)) for item in outcome.items)
+    )
     summary: dict[str, Any] = passed.summary()
     notices = [NOTICE]
     if options.truth is not None:
@@ -125,6 +122,17 @@ def run(
     return outcome.report("segment", told, device, start, items=items, summary=summary, notices=notices)
 
 
+def _task(source: Input, target: Target, options: SegmentOptions) -> Task:
+    error, found = source.error or target.error, None
+    if error is None:
+        try:
+            found = companions(source, options)
+        except InputError as missing:
+            error = missing
+    path = None if target.error is not None else target.path  # what is there is not this photo's: not "skipped"
+    return Task(source.path, path, source.name, payload=found, error=error)
+
+
 def segment_file(task: Task, step: Callable[[int, int], None], options: SegmentOptions) -> Item:
     """Read one photo, segment it, write what was asked for (the mask last), and report it."""
     stages = 3 + len(options.compare)
@@ -134,7 +142,13 @@ def segment_file(task: Task, step: Callable[[int, int], None], options: SegmentO
     segmenter = segmenter_of(options.model, options.device, options.dtype)
     warnings += [*prediction.warnings, *(["the model has no attention maps"] if _lacks(prediction, options) else [])]
     measures = _measures(case, done) if options.measure else {}
-    metrics = _density(case, done) | measures | _scored(case, done, options)
+    scored = _scored(case, done, options)
+    metrics = _density(case, done) | measures | scored
+    if scored.get("auc", 1.0) < 0.5:
+        words = "are black and white of the truth exchanged, or is it of another photo?"
+        warnings.append(f"the AUC of {scored['auc']:.2f} is below 0.5: {words}")
+    if not done.mask.any():
+        warnings.append(f"{done.model} finds no vessel in it: the result is empty")
     metrics |= {
         "threshold": done.threshold,
         "fov_diameter_px": case.fov.diameter * case.factor,
@@ -143,10 +157,13 @@ def segment_file(task: Task, step: Callable[[int, int], None], options: SegmentO
     step(2, stages)
     details: dict[str, Any] = {"model": done.model, "size": list(case.photo.size), "fov": options.fov}
     details |= {name: str(path) for name in ("truth", "fov") if (path := getattr(task.payload, name)) is not None}
+    if case.truth is not None and case.truth.orientation != 1:
+        details["truth_orientation"] = case.truth.orientation
     pictures = captions = None
     if options.compare:
         details["comparison"], pictures, captions = _compare(case, done, options, lambda k: step(k, stages))
-    record = {"model": done.model, "threshold": done.threshold, "measures": {k: plain(v) for k, v in measures.items()}}
+    kept = {key: plain(value) for key, value in measures.items()}
+    record = Record(done.model, done.threshold, kept, source_of(task.source), case.photo.orientation)
     files = write_outputs(task.output, done, record, pictures, captions)
     return Item(
         input=task.name,
@@ -178,7 +195,7 @@ def _measures(case: Case, done: Segmented) -> dict[str, float]:
 def _scored(case: Case, done: Segmented, options: SegmentOptions) -> dict[str, float]:
     if case.truth is None:
         return {}
-    return _scores([(done.prob, case.truth, case.fov.mask)], done.threshold, options, pool=False)
+    return _scores([(done.prob, case.truth.pixels, case.fov.mask)], done.threshold, options, pool=False)
 
 
 def _scores(pairs: Sequence[Pair], threshold: float, options: SegmentOptions, *, pool: bool) -> dict[str, float]:
@@ -207,7 +224,7 @@ def _compare(
     key = "f1" if case.truth is not None else "vessel_density"
     captions = {row["method"]: f"{key.replace('_', ' ')} {row[key]:.3f}" for row in rows if key in row}
     if case.truth is not None:
-        pictures["truth"] = case.truth
+        pictures["truth"] = case.truth.pixels
     return rows, pictures, captions
 
 
@@ -239,10 +256,10 @@ def _pooled(
             if found.truth is None or "probability" not in item.files:
                 continue
             stored = read_png(Path(item.files["probability"])).stored
-            truth = read_photo(found.truth, max_side=MAX_SIDE).pixels.max(0)
+            truth = read_mask(found.truth, orientation=item.details.get("truth_orientation", 1)).pixels
             assert stored is not None
             prob = thinned(stored[0], truth.shape)
-            pairs.append((probability(prob), as_mask(truth), prob > 0))
+            pairs.append((probability(prob), truth, prob > 0))
             if sum(one.size for one, _, _ in pairs) > POOL_PIXELS:
                 notices.append(f"No pooled scores: the photos have more than {POOL_PIXELS} pixels together.")
                 return None
@@ -256,14 +273,16 @@ def _pooled(
 
 def _told(item: Item, options: SegmentOptions) -> Item:
     """A skipped item with what its result differs in from what is asked for now."""
-    record = read_record(Path(item.output)) if item.output else {}
+    record = read_record(Path(item.output)) if item.output else None
     notes = []
     wanted = segmenter_of(options.model, options.device, options.dtype)
     threshold = threshold_of(wanted, options, own=True)
-    if record and (record.get("model"), record.get("threshold")) != (wanted.name, threshold):
-        made = f"{record.get('model')}, threshold {record.get('threshold')}"
+    if record is None:
+        notes.append("what is there in the place of its result is none of attn segment; --overwrite replaces it")
+    elif (record.model, record.threshold) != (wanted.name, threshold):
+        made = f"{record.model}, threshold {record.threshold}"
         notes.append(f"the result that exists was made with {made}; --overwrite makes it again")
-    if options.measure and not record.get("measures"):
+    if options.measure and (record is None or not record.measures):
         notes.append(f"the result that exists was not measured; --overwrite adds it to {TABLE}")
     if options.truth is not None:
         notes.append("skipped: not among the pooled scores; --overwrite scores it again")

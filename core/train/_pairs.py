@@ -9,7 +9,7 @@ from pathlib import Path
 
 from ..errors import InputError, UsageError
 from ..io.photo import PHOTO_SUFFIXES
-from ..segment.options import core_of
+from ..segment.companions import core_of
 
 IMAGES = ("images", "image", "img")
 LABELS = ("manual", "1st_manual", "labels", "label", "truth", "masks", "annotations", "vessels")

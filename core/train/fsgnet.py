@@ -6,8 +6,10 @@ normalisation and the averaged weights are ours (``augment.ROBUST``, ``prepare.P
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -16,9 +18,10 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from ..errors import InputError
-from ..io.photo import read_photo
+from ..io.photo import Photo, read_photo
 from ..segment.fov import find_fov, fov_from_mask
 from ..segment.fsgnet import Outputs
+from ..segment.masks import brightness, darkness, mask_of, read_mask
 from ..segment.metrics import best_threshold, scores
 from ..segment.prepare import Preparation, normalise, padded, prepare, rescale
 from ._pairs import Pair
@@ -54,11 +57,14 @@ class Example:
         Red, green, blue in [0, 1], label, field of view.
     samples : Tensor, shape (3, N)
         Pixels inside the field of view.
+    notes : tuple of str
+        What was guessed of the label and the mask.
     """
 
     name: str
     layers: Tensor
     samples: Tensor
+    notes: tuple[str, ...] = ()
 
     @property
     def pixels(self) -> Tensor:
@@ -77,11 +83,12 @@ class Example:
 def load_example(pair: Pair, preparation: Preparation) -> Example:
     """Read a pair; ``InputError`` where label or mask do not fit the photo."""
     photo = read_photo(pair.image)
-    label = read_photo(pair.label, uniform=True).pixels[1] > 0.5
+    notes: list[str] = []
+    label = _mask(photo, pair.label, "label", notes, darkness)
     if label.shape != photo.pixels.shape[1:]:
         raise InputError(pair.label, f"is {label.shape[1]} x {label.shape[0]}, its photo {pair.image.name} is not")
     if pair.fov is not None:
-        fov = fov_from_mask(read_photo(pair.fov, uniform=True).pixels[1] > 0.5)
+        fov = fov_from_mask(_mask(photo, pair.fov, "mask of the field of view", notes, brightness))
         if fov.mask.shape != label.shape:
             raise InputError(pair.fov, f"has another size than its photo {pair.image.name}")
     else:
@@ -100,7 +107,18 @@ def load_example(pair: Pair, preparation: Preparation) -> Example:
     inside = ready.pixels[:, ready.mask]  # [3, M]
     spread = torch.linspace(0, inside.shape[1] - 1, min(SAMPLES, inside.shape[1])).long()
     layers = torch.cat([ready.pixels * ready.mask, truth, ready.mask[None].float()])
-    return Example(pair.name, layers, inside[:, spread])
+    return Example(pair.name, layers, inside[:, spread], tuple(f"{pair.image.name}: {note}" for note in notes))
+
+
+def _mask(
+    photo: Photo, path: Path, what: str, notes: list[str], evidence: Callable[[NDArray[np.float32]], NDArray[Any]]
+) -> NDArray[np.bool_]:
+    """A label or mask [H, W] as ``attn segment`` reads it, the way up that its photo is."""
+    mask = read_mask(path, max_side=None)
+    if mask.orientation != photo.orientation:
+        return mask_of(photo, path, what, notes, lambda: evidence(photo.pixels), max_side=None).pixels
+    notes += [f"its {what} {note}" for note in mask.notes]
+    return mask.pixels
 
 
 @dataclass(frozen=True, slots=True)

@@ -103,7 +103,7 @@ def train_fsgnet(
     return training_report(
         "fsgnet", str(data), output, outcome, device=str(device), seconds=time.perf_counter() - start,
         details={"options": plain(asdict(options)), "initialised": list(notes)}, arguments=arguments,
-        notices=("For research, not for diagnosis.",),
+        notices=("For research, not for diagnosis.", *(note for example in examples for note in example.notes)),
     )  # fmt: skip
 
 

@@ -265,7 +265,7 @@ def test_bad_paths_and_sizes(tmp_path):
         read_photo(tmp_path, max_side=0)
     data = bytearray(encoded(RGB8, "PNG"))
     data[16:24] = struct.pack(">II", 40000, 40000)
-    with pytest.raises(InputError, match="more than the limit"):
+    with pytest.raises(InputError, match="more than the budget"):
         read_photo(put(tmp_path, bytes(data)))
     data[16:24] = struct.pack(">II", 20000, 20000)  # allowed, but not with so few bytes
     with pytest.raises(InputError, match="cut off"):

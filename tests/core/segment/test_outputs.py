@@ -11,8 +11,11 @@ from PIL import Image, PngImagePlugin
 from attn.core.errors import InputError, UsageError
 from attn.core.io.walk import Input, expand_inputs
 from attn.core.segment import _bands, outputs
-from attn.core.segment.options import SegmentOptions, companions, core_of, places
+from attn.core.segment.companions import companions, core_of
+from attn.core.segment.naming import places
+from attn.core.segment.options import SegmentOptions
 from attn.core.segment.outputs import Segmented
+from attn.core.segment.record import Record, Source, read_record
 
 
 def segmented(size=(60, 50), reduced=None, threshold=0.5):
@@ -93,7 +96,7 @@ def test_enlarging_in_bands_has_no_seams_and_is_bilinear():
 def test_pictures_have_the_size_of_the_photo(tmp_path, monkeypatch, reduced):
     monkeypatch.setattr(_bands, "BAND_PIXELS", 350)  # seven rows
     done = segmented(reduced=reduced)
-    files = outputs.write_outputs(tmp_path / "p.mask.png", done, {})
+    files = outputs.write_outputs(tmp_path / "p.mask.png", done, Record("sato", 0.5))
     mask, prob, overlay = (pixels_of(tmp_path / f"p.{word}.png") for word in ("mask", "prob", "overlay"))
     assert set(files) == {"overlay", "probability"}
     assert (mask.shape, prob.shape, overlay.shape) == ((60, 50), (60, 50), (60, 50, 3))
@@ -125,7 +128,7 @@ def test_the_mask_comes_last(tmp_path, monkeypatch):
     monkeypatch.setattr(
         outputs, "write_png", lambda path, *a, **k: (written.append(path.name), original(path, *a, **k))
     )
-    outputs.write_outputs(tmp_path / "p.mask.png", segmented(), {})
+    outputs.write_outputs(tmp_path / "p.mask.png", segmented(), Record("sato", 0.5))
     assert written[-1] == "p.mask.png"
     assert len(written) == 3
 
@@ -135,7 +138,7 @@ def test_attention_and_comparison(tmp_path):
     maps = {f"att{n}": np.random.default_rng(n).random((60 // n, 50 // n), np.float32) for n in (1, 2, 4)}
     done = Segmented(done.photo, done.fov, done.stored, done.mask, "fsgnet", 0.5, maps)
     pictures = {"green": done.photo.pixels[1], "sato": done.prob}
-    files = outputs.write_outputs(tmp_path / "p.mask.png", done, {}, pictures, {"sato": "f1 0.5"})
+    files = outputs.write_outputs(tmp_path / "p.mask.png", done, Record("sato", 0.5), pictures, {"sato": "f1 0.5"})
     assert set(files) == {"overlay", "probability", "attention", "attention_figure", "compare"}
     with np.load(files["attention"]) as archive:
         assert {name: archive[name].shape for name in archive} == {name: one.shape for name, one in maps.items()}
@@ -145,10 +148,11 @@ def test_attention_and_comparison(tmp_path):
 
 
 def test_the_record_is_read_back_from_masks_of_ours_only(tmp_path):
-    record = {"model": "sato", "threshold": 0.5, "measures": {"vessel_density": 0.1, "tortuosity": None}}
+    source = Source("p.jpg", 5, "00ff", "12345678")
+    record = Record("sato", 0.5, {"vessel_density": 0.1, "tortuosity": None}, source, orientation=6)
     path = tmp_path / "p.mask.png"
     outputs.write_outputs(path, segmented(), record)
-    assert outputs.read_record(path) == record
+    assert read_record(path) == record
     (tmp_path / "cut.png").write_bytes(path.read_bytes()[:60])
     (tmp_path / "text.png").write_text("hello")
     text = PngImagePlugin.PngInfo()
@@ -156,7 +160,7 @@ def test_the_record_is_read_back_from_masks_of_ours_only(tmp_path):
     Image.new("L", (3, 3)).save(tmp_path / "odd.png", pnginfo=text)
     Image.new("L", (3, 3)).save(tmp_path / "foreign.png")
     for name in ("cut", "text", "odd", "foreign", "missing"):
-        assert outputs.read_record(tmp_path / f"{name}.png") == {}
+        assert read_record(tmp_path / f"{name}.png") is None
 
 
 def test_the_table_keeps_older_rows_and_replaces_its_own(tmp_path):
@@ -261,7 +265,7 @@ def test_a_photo_is_not_its_own_truth(tmp_path):
 def test_where_results_land(tmp_path, monkeypatch, out, folder, mask):
     monkeypatch.chdir(tmp_path)
     home, (target,) = places([Input(Path("in/21.jpg"), "in/21.jpg")], out)
-    assert (home.resolve(), target.resolve()) == ((tmp_path / folder).resolve(), tmp_path / mask)
+    assert (home.resolve(), target.path.resolve()) == ((tmp_path / folder).resolve(), tmp_path / mask)
 
 
 def test_one_name_for_several_photos_or_another_kind_is_refused(tmp_path):

@@ -5,7 +5,7 @@ import pytest
 from PIL import Image
 
 from attn.core.errors import InputError, UsageError
-from attn.core.segment.options import core_of
+from attn.core.segment.companions import core_of
 from attn.core.segment.prepare import Preparation
 from attn.core.train import fsgnet
 from attn.core.train._pairs import IMAGES, LABELS, by_stem, find_pairs
