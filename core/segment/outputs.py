@@ -214,7 +214,7 @@ def measured_rows(items: Iterable[Item], folder: Path) -> list[dict[str, Any]]:
         if record is not None and record.measures:
             mask = printable(os.path.relpath(str(item.output), folder))
             fixed = {"image": printable(item.input), "mask": mask, "model": record.model, "threshold": record.threshold}
-            rows.append(fixed | record.measures)
+            rows.append(fixed | {name: value for name, value in record.measures.items() if name not in fixed})
     return rows
 
 

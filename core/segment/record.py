@@ -13,6 +13,7 @@ from typing import Any
 
 from ..errors import InputError
 from ..io.kinds import open_regular
+from ..text import printable
 from ._bands import read_text
 
 RECORD = "attn-segment"
@@ -104,7 +105,8 @@ def read_record(mask: Path) -> Record | None:
             return None
     except (OSError, InputError, ValueError, KeyError, TypeError, AttributeError, RecursionError):
         return None
-    return Record(model, float(threshold), dict(measures), source, int(orientation))
+    shown = {printable(name): value for name, value in measures.items()}
+    return Record(printable(model), float(threshold), shown, source, int(orientation))
 
 
 def is_number(value: Any) -> bool:

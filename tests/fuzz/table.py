@@ -48,6 +48,92 @@ def photo(form: str) -> Callable[[], Files]:
     return build
 
 
+def photo_plugin(form: str) -> Callable[[], Files]:
+    @cache
+    def build() -> Files:
+        if form == "HEIF":
+            import pillow_heif
+
+            pillow_heif.register_heif_opener()
+        else:
+            import pillow_jxl  # noqa: F401 - registers itself
+        return photo(form)()
+
+    return build
+
+
+@cache
+def photo_array() -> Files:
+    data = io.BytesIO()
+    np.save(data, np.random.default_rng(0).integers(0, 65535, (20, 24, 3), np.uint16))
+    return {"a.npy": data.getvalue()}
+
+
+@cache
+def photo_deflate() -> Files:
+    import tifffile
+
+    data = io.BytesIO()
+    pixels = np.random.default_rng(0).integers(0, 255, (40, 48, 3), np.uint8)
+    tifffile.imwrite(data, pixels, compression="zlib", rowsperstrip=8, photometric="rgb")
+    return {"a.tif": data.getvalue()}
+
+
+@cache
+def photo_dicom() -> Files:
+    from pydicom.dataset import Dataset, FileMetaDataset
+    from pydicom.uid import ExplicitVRLittleEndian, OphthalmicPhotography8BitImageStorage
+
+    pixels = np.random.default_rng(0).integers(0, 255, (20, 24, 3), np.uint8)
+    dataset = Dataset()
+    dataset.file_meta = FileMetaDataset()
+    dataset.file_meta.TransferSyntaxUID = ExplicitVRLittleEndian
+    dataset.file_meta.MediaStorageSOPClassUID = dataset.SOPClassUID = OphthalmicPhotography8BitImageStorage
+    dataset.file_meta.MediaStorageSOPInstanceUID = dataset.SOPInstanceUID = "1.2.3"
+    dataset.Modality, dataset.SamplesPerPixel, dataset.PhotometricInterpretation = "OP", 3, "RGB"
+    dataset.PlanarConfiguration = dataset.PixelRepresentation = 0
+    dataset.Rows, dataset.Columns = pixels.shape[:2]
+    dataset.BitsAllocated, dataset.BitsStored, dataset.HighBit = 8, 8, 7
+    dataset.PixelData = pixels.tobytes()
+    return made(lambda root: dataset.save_as(root / "a.dcm", enforce_file_format=True))
+
+
+@cache
+def mask_files() -> Files:
+    from PIL import Image
+
+    data = io.BytesIO()
+    labels = np.random.default_rng(0).integers(0, 4, (40, 48, 1), np.uint8)
+    picture = np.concatenate([np.repeat(labels, 3, -1), np.full_like(labels, 255)], -1)
+    Image.fromarray(picture).save(data, "PNG")
+    return {"a.png": data.getvalue()}
+
+
+def read_mask(path: Path) -> object:
+    from attn.core.segment.masks import read_mask
+
+    return read_mask(path)
+
+
+def record_files() -> Files:
+    """A mask of one pixel, whose record is damaged as JSON and put into its place."""
+    source = {"name": "a.png", "size": 5, "sample": "00ff", "place": "12345678"}
+    kept = {"model": "sato", "threshold": 0.5, "measures": {"tortuosity": 1.5}, "source": source, "orientation": 1}
+    return {"record.json": json.dumps(kept).encode()}
+
+
+def read_record(path: Path) -> object:
+    from attn.core.io.report import Item
+    from attn.core.segment import _bands, outputs
+
+    mask = path.with_suffix(".mask.png")
+    text = {outputs.RECORD: path.read_bytes().decode("latin-1")}
+    _bands.write_png(mask, (1, 1), [np.zeros((1, 1), np.uint8)], text=text)
+    rows = outputs.measured_rows([Item("a.png", str(mask), "ok", 0.0)], path.parent)
+    outputs.write_table(path.parent / "vessels.csv", [], rows)
+    return outputs.check_table(path.parent / "vessels.csv")
+
+
 def read_photo(path: Path) -> object:
     from attn.core.io.photo import read_photo
 
@@ -297,6 +383,12 @@ def read_qkv(path: Path) -> object:
 READERS = (
     *(Reader(f"photo-{form}", photo(form), read_photo, f"a.{form.lower()}") for form in
       ("PNG", "JPEG", "TIFF", "GIF", "BMP", "PPM", "WEBP", "JPEG2000", "AVIF")),
+    *(Reader(f"photo-{form}", photo_plugin(form), read_photo, f"a.{form.lower()}") for form in ("HEIF", "JXL")),
+    Reader("photo-NPY", photo_array, read_photo, "a.npy"),
+    Reader("photo-deflate", photo_deflate, read_photo, "a.tif"),
+    Reader("photo-DICOM", photo_dicom, read_photo, "a.dcm"),
+    Reader("mask", mask_files, read_mask, "a.png"),
+    Reader("mask-record", record_files, read_record, "record.json"),
     Reader("filter", filter_files, read_filter, "f.safetensors"),
     Reader("segmenter", segmenter_files, read_segmenter, "m.safetensors"),
     Reader("vessels", lambda: {"vessels.csv": b"image,mask,model,threshold,density\na.png,a.mask.png,fsgnet,0.5,0.1\n"},
