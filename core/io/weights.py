@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 
 from ..errors import InputError, UsageError
 from ..memory import check_memory
-from ..text import first_line, one_line
+from ..text import one_line
 from .atomic import write_bytes
 from .kinds import open_regular
 
