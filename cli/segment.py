@@ -42,14 +42,15 @@ NOTES = (
     "Results are for research, not for diagnosis.",
     "Files of --truth and --fov are matched by name: the photo's own name first, then the name without last words such "
     "as training, mask or manual1 (21_training.tif, 21_manual1.gif), with a warning that says what was taken. Where "
-    "several would fit, or none, that photo fails with the reason and the others go on; --observer chooses among truths.",
-    "A mask's vessels are what is not black: labels 1, 2, 3 all count, of soft edges what reaches half of full scale, of "
-    "a mask that is drawn in its alpha channel alone what is opaque. What had to be guessed is a warning.",
-    "Photos that EXIF turns are turned upright, and so are their results; a truth or mask without an orientation of its "
-    "own is turned with them where its sides, or the picture, show that it must be. A warning says so.",
-    "NAME is the photo's without its suffix; with it (eye.jpg.mask.png) where another photo in its folder has that name, "
-    "or where the result of another photo is there. Each result records which photo it is of: only that is taken for "
-    "done.",
+    "several would fit, or none, that photo fails with the reason and the others go on; --observer chooses among "
+    "several truths.",
+    "A mask's vessels are what is not black: labels 1, 2, 3 all count, of soft edges what reaches half of full scale, "
+    "of a mask that is drawn in its alpha channel alone what is opaque. What had to be guessed is a warning.",
+    "Photos that EXIF turns are turned upright, and so are their results; a truth or mask without an orientation of "
+    "its own is turned with them where its sides, or the picture, show that it must be. A warning says so.",
+    "NAME is the photo's without its suffix; with it (eye.jpg.mask.png) where another photo in its folder has that "
+    "name, or where the result of another photo is there. Each result records which photo it is of: only that is taken "
+    "for done.",
     "Photos with a side above 4096 pixels are reduced to that while they are read; the files written have the photo's "
     "own size, and lengths are in its pixels.",
     "--protocol fsg scores whole squares without the field of view, as the official FSG-Net code does. Its numbers are "
@@ -210,8 +211,8 @@ def main(
     """Segment the retinal vessels of fundus photographs.
 
     Reads PNG, JPEG, TIFF, WebP, JPEG 2000, AVIF, DICOM and others (HEIC and JPEG XL with attn[photos]), grey or colour,
-    of any size, 8 and 16 bit, and writes at the photo's own size a mask, the probability of a vessel, and an overlay. The trained weights are part of the package; nothing is
-    downloaded. Results are for research, not for diagnosis.
+    of any size, 8 and 16 bit, and writes at the photo's own size a mask, the probability of a vessel, and an overlay.
+    The trained weights are part of the package; nothing is downloaded. Results are for research, not for diagnosis.
     """
     if list_:
         from .methods import list_methods
