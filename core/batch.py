@@ -7,6 +7,7 @@ replaced and its file is tried again elsewhere.
 
 from __future__ import annotations
 
+import os
 import time
 import traceback
 from collections.abc import Callable, Mapping, Sequence
@@ -18,6 +19,7 @@ from typing import Any, Protocol
 import attn
 
 from .errors import AttnError, InputError, UsageError
+from .io.atomic import place_fault
 from .io.report import Item, Report, summarise
 
 
@@ -25,7 +27,8 @@ from .io.report import Item, Report, summarise
 class Task:
     """One input, where its main output goes (None: nothing is written), and what belongs to this file alone.
 
-    ``error`` is why it cannot be read at all, where that is known beforehand.
+    ``error`` is why it cannot be read at all, where that is known beforehand. ``whole``: another input of the batch has
+    its name but for the suffix, so what comes with the output keeps the suffix in its name.
     """
 
     source: Path
@@ -33,6 +36,7 @@ class Task:
     name: str
     payload: Any = None
     error: InputError | None = None
+    whole: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -113,7 +117,14 @@ Work = Callable[[Task, Callable[[int, int], None]], Item]
 """``work(task, step)`` does one file and returns its item; ``step(done, total)`` reports progress inside it."""
 
 
-def run_batch(work: Work, tasks: Sequence[Task], placement: Placement, watcher: Watcher | None = None) -> Outcome:
+def run_batch(
+    work: Work,
+    tasks: Sequence[Task],
+    placement: Placement,
+    watcher: Watcher | None = None,
+    *,
+    prepare: Callable[[Sequence[Task]], Sequence[Task]] | None = None,
+) -> Outcome:
     """Do ``work`` for every task and return the items in the order of the tasks.
 
     Parameters
@@ -123,6 +134,9 @@ def run_batch(work: Work, tasks: Sequence[Task], placement: Placement, watcher: 
     tasks : sequence of Task
     placement : Placement
     watcher : Watcher, optional
+    prepare : callable, optional
+        What comes before the first task, where any is open; returns the tasks with what it found out. Ctrl-C in it is
+        Ctrl-C in the batch.
 
     Returns
     -------
@@ -138,7 +152,7 @@ def run_batch(work: Work, tasks: Sequence[Task], placement: Placement, watcher: 
     items: dict[int, Item] = {}
     open_tasks: list[int] = []
     for index, task in enumerate(tasks):
-        if task.output is not None and task.output.exists() and not placement.overwrite:
+        if task.error is None and task.output is not None and _exists(task.output) and not placement.overwrite:
             items[index] = Item(input=task.name, output=str(task.output), status="skipped", seconds=0.0)
             watcher.item(items[index], len(items), len(tasks))
         else:
@@ -150,6 +164,8 @@ def run_batch(work: Work, tasks: Sequence[Task], placement: Placement, watcher: 
 
     interrupted = False
     try:
+        if prepare is not None and open_tasks:
+            tasks = prepare(tasks)
         if placement.distributed and open_tasks:
             from .cluster import run_distributed  # dask costs a second to import: only where it is wanted
 
@@ -162,6 +178,11 @@ def run_batch(work: Work, tasks: Sequence[Task], placement: Placement, watcher: 
     return Outcome(tuple(items[index] for index in sorted(items)), left, interrupted)
 
 
+def _exists(path: Path) -> bool:
+    """Whether a finished output is there; a name that no file can have is none."""
+    return os.path.exists(path) if "\0" not in str(path) else False
+
+
 def do_task(work: Work, task: Task, step: Callable[[int, int], None]) -> Item:
     """One task, whose faults become a failed item instead of an exception."""
     start = time.perf_counter()
@@ -169,6 +190,8 @@ def do_task(work: Work, task: Task, step: Callable[[int, int], None]) -> Item:
     try:
         if task.error is not None:
             raise task.error
+        if task.output is not None and (fault := place_fault(task.output)):  # before the work, not after it
+            raise InputError(task.output, f"cannot be written: {fault}", "Name another place with -o")
         item = work(task, step)
         return replace(item, seconds=time.perf_counter() - start)
     except InputError as error:

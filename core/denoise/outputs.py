@@ -13,16 +13,24 @@ import attn
 from ..batch import Task
 from ..io import Derivation, GreyImage, write_image
 from ..io.atomic import atomic_path
+from ..io.kinds import SUFFIXES
+from ..io.walk import split_suffix
+from ..text import printable
 from .options import DenoiseOptions
 from .pipeline import Denoised, Stack, edited
 from .window import Window
 
 
-def side_path(output: Path, word: str, suffix: str | None = None) -> Path:
-    """``out/scan.denoised.dcm`` and word ``sigma``, suffix ``.npy`` → ``out/scan.sigma.npy``; None keeps the suffix."""
-    tail = ".nii.gz" if output.name.endswith(".nii.gz") else output.suffix
-    stem = output.name.removesuffix(tail).removesuffix(".denoised")
-    return output.with_name(f"{stem}.{word}{tail if suffix is None else suffix}")
+def side_path(output: Path, word: str, suffix: str | None = None, *, whole: bool = False) -> Path:
+    """``out/scan.denoised.dcm`` and word ``sigma``, suffix ``.npy`` → ``out/scan.sigma.npy``; None keeps the suffix.
+
+    ``whole``, and a suffix that is no kind's own (``s0.MR``): ``out/s0.MR.sigma.npy``, since others share the rest.
+    """
+    stem, tail = split_suffix(output.name.removesuffix(".denoised"))
+    stem = stem.removesuffix(".denoised")
+    if suffix is None:
+        return output.with_name(f"{stem}.{word}{tail}")
+    return output.with_name(f"{stem}{tail if whole or tail.lower() not in SUFFIXES else ''}.{word}{suffix}")
 
 
 def describe(options: DenoiseOptions, result: Denoised, window: Window, unit: str) -> str:
@@ -49,13 +57,15 @@ def write_outputs(
     result: Denoised,
     window: Window,
     options: DenoiseOptions,
+    request: str,
     reference: Stack | None,
     pictures: dict[str, NDArray[Any]] | None,
     warnings: list[str],
 ) -> dict[str, str]:
     """Write what the options ask for; the main output comes last, so that its presence means "complete".
 
-    ``warnings`` is told what the file could not hold.
+    ``request`` is the ``identity`` of the options: a derived series is named after it. ``warnings`` is told what the
+    file could not hold.
     """
     files: dict[str, str] = {}
     output = task.output
@@ -65,17 +75,17 @@ def write_outputs(
         dose, seed = options.simulate_dose, options.fit.seed
         text = f"attn {attn.__version__}: simulated at {dose:g} of the dose, seed {seed}. Not for diagnosis."
         path = side_path(output, "lowdose")
-        derivation = Derivation(text, "simulated low dose", _series_uid(image, text))
+        derivation = Derivation(text, "simulated low dose", _series_uid(image, f"low dose {dose!r} {seed}"))
         warnings += [f"{path.name}: {note}" for note in write_image(image, noisy.pixels, path, derivation)]
         files["simulated"] = str(path)
     if options.maps and result.filters:
-        files |= _write_maps(output, result, options)
+        files |= _write_maps(task, result, options)
     if options.figure and window.width > 0:
-        files["figure"] = str(_write_figure(output, noisy, result, window, reference))
+        files["figure"] = str(_write_figure(task, noisy, result, window, reference))
     if pictures is not None and len(pictures) > 1:
         from ..io.figure import comparison
 
-        path = side_path(output, "compare", ".png")
+        path = side_path(output, "compare", ".png", whole=task.whole)
         limits = (window.low, window.high)
         clean = pictures.pop("reference", None)
         comparison(pictures, path, window=limits, reference=clean)
@@ -84,9 +94,7 @@ def write_outputs(
         save_filter(result.filters[0], options.save_filter)
         files["filter"] = str(options.save_filter)
     text = describe(options, result, window, noisy.unit)
-    warnings += write_image(
-        image, result.pixels, output, Derivation(text, "denoised", _series_uid(image, f"{options}"))
-    )
+    warnings += write_image(image, result.pixels, output, Derivation(text, "denoised", _series_uid(image, request)))
     return files
 
 
@@ -99,7 +107,7 @@ def _series_uid(image: GreyImage, entropy: str) -> str:
     return derived_uid(str(image.series.get("uid", "")), entropy)
 
 
-def _write_maps(output: Path, result: Denoised, options: DenoiseOptions) -> dict[str, str]:
+def _write_maps(task: Task, result: Denoised, options: DenoiseOptions) -> dict[str, str]:
     """Sigma maps of every slice as NPY [Z, stages, 3, H, W] (float32; σx, σy in pixels, σr in units of the window)."""
     import torch
 
@@ -111,24 +119,26 @@ def _write_maps(output: Path, result: Denoised, options: DenoiseOptions) -> dict
         maps = fitted.sigma_maps(torch.from_numpy(np.ascontiguousarray(seen)))
         stacks.append(np.stack([m.cpu().numpy() for m in maps]))
     stack = np.stack(stacks)  # [Z, stages, 3, H, W]
-    numbers, picture = side_path(output, "sigma", ".npy"), side_path(output, "sigma", ".png")
+    assert task.output is not None
+    numbers, picture = (side_path(task.output, "sigma", suffix, whole=task.whole) for suffix in (".npy", ".png"))
     with atomic_path(numbers) as temporary, temporary.open("wb") as stream:
         np.save(stream, stack.astype(np.float32))
     sigma_maps(list(stack[len(stack) // 2]), picture)
     return {"sigma": str(numbers), "sigma_figure": str(picture)}
 
 
-def _write_figure(output: Path, noisy: GreyImage, result: Denoised, window: Window, reference: Stack | None) -> Path:
+def _write_figure(task: Task, noisy: GreyImage, result: Denoised, window: Window, reference: Stack | None) -> Path:
     from ..io.figure import before_after
 
-    middle, path = len(noisy.pixels) // 2, side_path(output, "figure", ".png")
+    assert task.output is not None
+    middle, path = len(noisy.pixels) // 2, side_path(task.output, "figure", ".png", whole=task.whole)
     before_after(
         noisy.pixels[middle],
         result.pixels[middle],
         path,
         reference=None if reference is None else reference[middle],
         window=(window.low, window.high),
-        title=noisy.path.name,
+        title=printable(noisy.path.name),
         unit=noisy.unit,
     )
     return path

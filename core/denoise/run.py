@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import time
+from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -15,7 +15,7 @@ from ..batch import Placement, Silent, Task, Watcher, run_batch
 from ..device import pick_device, pick_dtype
 from ..errors import AttnError, InputError, UsageError
 from ..io import GreyImage, expand_inputs, output_paths, read_image
-from ..io.atomic import remove_stale
+from ..io.atomic import check_place, remove_stale
 from ..io.image import check_unit
 from ..io.kinds import split_key
 from ..io.pixels import check_fill
@@ -24,10 +24,12 @@ from ..io.walk import Passed
 from . import METHODS
 from .base import Filter
 from .evaluate import compare_methods, mean_comparison, noise_metrics, scores
+from .identity import identity, resumed
 from .options import DenoiseOptions
-from .outputs import save_filter, write_outputs
-from .pipeline import Denoised, Shared, denoise_stack, fit_filter, see, slice_to_fit
-from .series import group_series
+from .outputs import side_path, write_outputs
+from .pipeline import Denoised, Shared, denoise_stack, slice_to_fit
+from .series import fit_series
+from .simulate import simulated
 from .window import choose_window, outside, parse_window
 
 LITTLE = 0.3
@@ -83,20 +85,29 @@ def run(
     targets = output_paths(sources, output, word="denoised")
     for folder in {target.parent for target in targets}:
         remove_stale(folder)  # what a killed run left half-written
-    tasks = [Task(s.path, target, s.name, error=s.error) for s, target in zip(sources, targets, strict=True)]
+    shared = Shared(load_filter(options.filter)) if options.filter is not None else None
+    alike = Counter(side_path(target, "", "") for target in targets)
+    tasks = [
+        Task(s.path, target, s.name, payload=shared, error=s.error, whole=alike[side_path(target, "", "")] > 1)
+        for s, target in zip(sources, targets, strict=True)
+    ]
     watcher = watcher or Silent()
     series: list[dict[str, Any]] = []
-    if options.filter is not None:
-        shared = Shared(load_filter(options.filter))
-        tasks = [replace(task, payload=shared) for task in tasks]
-    elif options.fit_on != "each":
-        tasks, series = _fit_series(tasks, options, placement, watcher)
-    outcome = run_batch(partial(denoise_file, options=options), tasks, placement, watcher)
+
+    def prepare(tasks: Sequence[Task]) -> Sequence[Task]:
+        if shared is not None or options.fit_on == "each":
+            return tasks
+        return fit_series(tasks, options, placement, watcher, series)
+
+    request = identity(options)
+    work = partial(denoise_file, options=options, request=request)
+    outcome = run_batch(work, tasks, placement, watcher, prepare=prepare)
+    items = resumed(outcome.items, tasks, options, request)
     summary: dict[str, Any] = passed.summary() | ({"series": series} if series else {})
     if options.compare:
-        summary["comparison"] = mean_comparison(outcome.items)
+        summary["comparison"] = mean_comparison(items)
     told = arguments or {"inputs": list(inputs), "output": output and str(output), "method": options.method}
-    return outcome.report("denoise", told, device, start, summary=summary, notices=(NOTICE,))
+    return outcome.report("denoise", told, device, start, items=items, summary=summary, notices=(NOTICE,))
 
 
 def check_options(options: DenoiseOptions) -> None:
@@ -127,6 +138,8 @@ def check_options(options: DenoiseOptions) -> None:
             )
         if options.reference is not None:
             raise UsageError("--simulate-dose: the input itself is the reference then; leave --reference out.")
+    if options.save_filter is not None:
+        check_place("--save-filter", options.save_filter, (".safetensors",))
     if options.reference is not None and not split_key(options.reference)[0].exists():
         raise UsageError(f"--reference: {options.reference} does not exist.")
 
@@ -142,12 +155,17 @@ def load_filter(path: Path) -> Filter:
     return fitted
 
 
-def denoise_file(task: Task, step: Callable[[int, int], None], options: DenoiseOptions) -> Item:
-    """Read one file, denoise it, write what was asked for (the main output last), and report it."""
+def denoise_file(task: Task, step: Callable[[int, int], None], options: DenoiseOptions, request: str) -> Item:
+    """Read one file, denoise it, write what was asked for (the main output last), and report it.
+
+    ``request`` is the ``identity`` of the options, which all files of one call share.
+    """
     image = read_image(task.source, luma=options.luma, fill=options.fill, unit=options.unit)
     reference = _reference(image, options)
     noisy = simulated(image, options) if options.simulate_dose is not None else image
     shared: Shared | None = task.payload
+    if options.save_filter is not None and shared is None and options.fit_on == "each" and len(noisy.pixels) > 1:
+        raise UsageError(f"--save-filter keeps one filter: {task.name} has {len(noisy.pixels)} slices. Add --fit.")
     window = (shared and shared.window) or choose_window(options.window, noisy)
     warnings = list(noisy.warnings)
     if window.width <= 0:
@@ -167,7 +185,7 @@ def denoise_file(task: Task, step: Callable[[int, int], None], options: DenoiseO
         details["comparison"], pictures = compare_methods(noisy, result, window, reference, options, step)
     else:
         pictures = None
-    files = write_outputs(task, image, noisy, result, window, options, reference, pictures, warnings)
+    files = write_outputs(task, image, noisy, result, window, options, request, reference, pictures, warnings)
     return Item(
         input=task.name,
         output=str(task.output) if task.output else None,
@@ -178,32 +196,6 @@ def denoise_file(task: Task, step: Callable[[int, int], None], options: DenoiseO
         warnings=tuple(warnings),
         details=details,
     )
-
-
-def simulated(image: GreyImage, options: DenoiseOptions) -> GreyImage:
-    """``image`` as it would look at a fraction of its dose. Raises ``InputError`` unless it is CT in HU."""
-    from .simulate import simulate_low_dose
-
-    assert options.simulate_dose is not None
-    if image.unit != "HU":
-        raise InputError(image.path, "a dose can be simulated for CT in HU only", "Leave --simulate-dose out")
-    pixel_mm = float(np.mean(image.spacing_mm)) if image.spacing_mm else 1.0
-    pixels = np.stack(
-        [
-            simulate_low_dose(
-                hu,
-                dose=options.simulate_dose,
-                pixel_mm=pixel_mm,
-                seed=options.fit.seed + z,
-                valid=None if image.valid is None else image.valid[z],
-            )
-            for z, hu in enumerate(image.pixels)
-        ]
-    ).astype(image.pixels.dtype)
-    warnings = image.warnings
-    if not image.spacing_mm:
-        warnings = (*warnings, "no pixel spacing in the file: the dose was simulated with 1 mm pixels")
-    return replace(image, pixels=pixels, warnings=warnings)
 
 
 def _reference(image: GreyImage, options: DenoiseOptions) -> np.ndarray[Any, Any] | None:
@@ -253,48 +245,3 @@ def _settings(result: Denoised) -> dict[str, Any]:
     if losses := list(getattr(result.filters[0], "losses", ())) if result.filters else []:
         found["losses"] = losses
     return found
-
-
-def _fit_series(
-    tasks: list[Task], options: DenoiseOptions, placement: Placement, watcher: Watcher
-) -> tuple[list[Task], list[dict[str, Any]]]:
-    """Fit one filter per series and hand it to the series' tasks; a file that is a series by itself fits its own.
-
-    A chosen slice that cannot be read gives way to its nearest readable neighbour; the file fails in its own turn.
-    """
-    by_path = {task.source: task for task in tasks}
-    ready: dict[Path, Task] = {}
-    found: list[dict[str, Any]] = []
-    for group in group_series([task.source for task in tasks]):
-        members = [by_path[path] for path in group.paths]
-        wanted = [t for t in members if placement.overwrite or t.output is None or not t.output.exists()]
-        if len(members) > 1 and wanted:
-            chosen = slice_to_fit(options.fit_on, len(members))
-            assert chosen is not None
-            shared, name = _fit_nearest(members, chosen, options, watcher)
-            members = [replace(task, payload=shared) for task in members]
-            found.append({"series": group.name, "files": len(members), "fitted_on": name, "warnings": group.warnings})
-        ready |= {task.source: task for task in members}
-    return [ready[task.source] for task in tasks], found
-
-
-def _fit_nearest(
-    members: list[Task], chosen: int, options: DenoiseOptions, watcher: Watcher
-) -> tuple[Shared | None, str | None]:
-    for index in sorted(range(len(members)), key=lambda i: abs(i - chosen)):
-        task = members[index]
-        try:
-            image = read_image(task.source, luma=options.luma, fill=options.fill, unit=options.unit)
-            noisy = simulated(image, options) if options.simulate_dose is not None else image
-        except InputError:
-            continue
-        window = choose_window(options.window, noisy)
-        if window.width <= 0:
-            continue
-        middle = len(noisy.pixels) // 2
-        seen = see(noisy.pixels[middle], window, None if noisy.valid is None else noisy.valid[middle])
-        fitted = fit_filter(seen, options, partial(watcher.step, f"fit on {task.name}"))
-        if options.save_filter is not None:
-            save_filter(fitted, options.save_filter)
-        return Shared(fitted, window), task.name
-    return None, None

@@ -1,13 +1,23 @@
-"""Which files belong together when one filter serves a whole series."""
+"""Which files belong together when one filter serves a whole series, and that filter."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
+from typing import Any
 
+from ..batch import Placement, Task, Watcher
+from ..errors import InputError, UsageError
+from ..io import read_image
 from ..io.dicom_series import sort_series
 from ..io.kinds import suffix_of
+from .options import DenoiseOptions
+from .outputs import save_filter
+from .pipeline import Shared, fit_filter, see, slice_to_fit
+from .simulate import simulated
+from .window import choose_window
 
 
 @dataclass(frozen=True, slots=True)
@@ -32,3 +42,64 @@ def group_series(paths: Sequence[Path]) -> list[Group]:
         if path not in dicom:
             others.setdefault((path.parent, suffix_of(path)), []).append(path)
     return groups + [Group(str(folder), tuple(found)) for (folder, _), found in others.items()]
+
+
+def fit_series(
+    tasks: Sequence[Task],
+    options: DenoiseOptions,
+    placement: Placement,
+    watcher: Watcher,
+    found: list[dict[str, Any]],
+) -> list[Task]:
+    """Fit one filter per series and hand it to the series' tasks; a file that is a series by itself fits its own.
+
+    A chosen slice that cannot be read gives way to its nearest readable neighbour; the file fails in its own turn.
+    ``found`` is told of each series as soon as it is fitted.
+
+    Raises
+    ------
+    UsageError
+        If one filter is to be kept, and there are several.
+    """
+    by_path = {task.source: task for task in tasks}
+    groups = []
+    for group in group_series([task.source for task in tasks]):
+        members = [by_path[path] for path in group.paths]
+        if any(placement.overwrite or t.output is None or not t.output.exists() for t in members):
+            groups.append((group, members))
+    if options.save_filter is not None and len(groups) > 1:
+        raise UsageError(f"--save-filter keeps one filter, but the input has {len(groups)} series. Name one of them.")
+    ready: dict[Path, Task] = {}
+    for group, members in groups:
+        if len(members) > 1:
+            chosen = slice_to_fit(options.fit_on, len(members))
+            assert chosen is not None
+            shared, name = _fit_nearest(members, chosen, options, watcher)
+            ready |= {task.source: replace(task, payload=shared) for task in members}
+            warnings = group.warnings
+            if name is not None and name != members[chosen].name:
+                warnings = (*warnings, f"not on {members[chosen].name}, which cannot be used")
+            found.append({"series": group.name, "files": len(members), "fitted_on": name, "warnings": warnings})
+    return [ready.get(task.source, task) for task in tasks]
+
+
+def _fit_nearest(
+    members: Sequence[Task], chosen: int, options: DenoiseOptions, watcher: Watcher
+) -> tuple[Shared | None, str | None]:
+    for index in sorted(range(len(members)), key=lambda i: abs(i - chosen)):
+        task = members[index]
+        try:
+            image = read_image(task.source, luma=options.luma, fill=options.fill, unit=options.unit)
+            noisy = simulated(image, options) if options.simulate_dose is not None else image
+        except InputError:
+            continue
+        window = choose_window(options.window, noisy)
+        if window.width <= 0:
+            continue
+        middle = len(noisy.pixels) // 2
+        seen = see(noisy.pixels[middle], window, None if noisy.valid is None else noisy.valid[middle])
+        fitted = fit_filter(seen, options, partial(watcher.step, f"fit on {task.name}"))
+        if options.save_filter is not None:
+            save_filter(fitted, options.save_filter)
+        return Shared(fitted, window), task.name
+    return None, None

@@ -18,10 +18,15 @@ Steps
 from __future__ import annotations
 
 import math
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
+
+from ..errors import InputError
+from ..io import GreyImage
+from .options import DenoiseOptions
 
 MU_WATER = 0.0193
 """Attenuation of water in 1/mm at 70 keV, the mean energy of a 120 kVp beam (NIST XCOM)."""
@@ -185,3 +190,27 @@ def simulate_low_dose(
     top, left = (side - hu.shape[0]) // 2, (side - hu.shape[1]) // 2
     noisy = hu + (added * (1000 / MU_WATER))[top : top + hu.shape[0], left : left + hu.shape[1]]
     return (noisy if valid is None else np.where(valid, noisy, hu)).astype(hu.dtype)
+
+
+def simulated(image: GreyImage, options: DenoiseOptions) -> GreyImage:
+    """``image`` as it would look at a fraction of its dose. Raises ``InputError`` unless it is CT in HU."""
+    assert options.simulate_dose is not None
+    if image.unit != "HU":
+        raise InputError(image.path, "a dose can be simulated for CT in HU only", "Leave --simulate-dose out")
+    pixel_mm = float(np.mean(image.spacing_mm)) if image.spacing_mm else 1.0
+    pixels = np.stack(
+        [
+            simulate_low_dose(
+                hu,
+                dose=options.simulate_dose,
+                pixel_mm=pixel_mm,
+                seed=options.fit.seed + z,
+                valid=None if image.valid is None else image.valid[z],
+            )
+            for z, hu in enumerate(image.pixels)
+        ]
+    ).astype(image.pixels.dtype)
+    warnings = image.warnings
+    if not image.spacing_mm:
+        warnings = (*warnings, "no pixel spacing in the file: the dose was simulated with 1 mm pixels")
+    return replace(image, pixels=pixels, warnings=warnings)

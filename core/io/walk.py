@@ -317,7 +317,7 @@ def _passed_by(path: Path, names: Collection[str], suffixes: Collection[str]) ->
 
 def _is_result(path: Path, stems: Collection[str]) -> bool:
     """Whether an earlier run wrote it; ``stems`` are the names in its directory, with and without their suffixes."""
-    whole = path.name if path.name.endswith(f".{WORD}") else split_suffix(path.name)[0]
+    whole = path.name if path.suffix[1:] in (WORD, *SIDE_WORDS) else split_suffix(path.name)[0]
     base, _, word = whole.rpartition(".")
     if word == WORD:
         return True
