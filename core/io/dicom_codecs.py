@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import math
 import struct
+from collections.abc import Iterator
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -11,6 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ..errors import InputError
+from .dicom_bits import Samples, extended, values_of
 from .pixels import LUMA, check_bytes, check_size
 
 _PACKAGES = {
@@ -26,13 +29,25 @@ _PACKAGES = {
     "1.2.840.10008.1.2.4.202": "pylibjpeg pylibjpeg-openjpeg",
     "1.2.840.10008.1.2.4.203": "pylibjpeg pylibjpeg-openjpeg",
 }
+_JPEG_2000 = tuple(f"1.2.840.10008.1.2.4.{number}" for number in (90, 91, 201, 202, 203))
 _RLE = "1.2.840.10008.1.2.5"
 _RETIRED_JPEG = tuple(f"1.2.840.10008.1.2.4.{number}" for number in (*range(52, 57), *range(58, 67)))
 _PALETTE = ("PaletteColorLookupTableDescriptor", "PaletteColorLookupTableData", "SegmentedPaletteColorLookupTableData")
 _START_OF_FRAME = frozenset(range(0xC0, 0xD0)) - {0xC4, 0xC8, 0xCC} | {0xF7}  # F7: JPEG-LS
 
 
-def check_encapsulated(path: Path, dataset: Any, shape: tuple[int, int, int, int], expected: int) -> None:
+@dataclass(frozen=True, slots=True)
+class Stream:
+    """What a compressed stream says of itself: rows and columns, bits of a value, whether values are signed."""
+
+    size: tuple[int, int]
+    precision: int
+    signed: bool = False
+
+
+def check_encapsulated(
+    path: Path, dataset: Any, shape: tuple[int, int, int, int], expected: int, notes: list[str]
+) -> list[Stream]:
     """Refuse what cannot be decoded, before a decoder allocates anything.
 
     Parameters
@@ -44,6 +59,13 @@ def check_encapsulated(path: Path, dataset: Any, shape: tuple[int, int, int, int
         Frames, rows, columns, samples.
     expected : int
         Bytes of the decoded pixels.
+    notes : list of str
+        Takes what is left out.
+
+    Returns
+    -------
+    list of Stream
+        One per frame; none for RLE, which says nothing of itself.
 
     Raises
     ------
@@ -56,18 +78,26 @@ def check_encapsulated(path: Path, dataset: Any, shape: tuple[int, int, int, int
     _check_decoder(path, dataset.file_meta.TransferSyntaxUID)
     frames = list(generate_frames(dataset.PixelData, number_of_frames=shape[0]))
     if len(frames) < shape[0]:
-        what = f"pixel data is cut off: expected {shape[0]} frames, found {len(frames)}"
+        what = f"pixel data is cut off: NumberOfFrames says {shape[0]} frames, found {len(frames)}"
         raise InputError(path, what, "Copy or export the file again")
+    if len(frames) > shape[0]:
+        notes.append(
+            f"NumberOfFrames says {shape[0]}, the pixel data hold {len(frames)} frames: the others are left out"
+        )
     if dataset.file_meta.TransferSyntaxUID == _RLE:
         check_bytes(path, expected, sum(map(len, frames)), 64.0)  # two bytes stand for at most 128
-        return
+        return []
+    streams = []
     for number, frame in enumerate(frames[: shape[0]]):
-        size = stream_size(frame)
-        if size is None:
+        stream = stream_header(frame)
+        if stream is None:
             raise InputError(path, f"frame {number + 1} holds no image stream", "Copy or export the file again")
-        if size != shape[1:3]:
-            what = f"frame {number + 1} is {size[0]} x {size[1]}, the header says {shape[1]} x {shape[2]}"
+        if stream.size != shape[1:3]:
+            what = f"frame {number + 1} is {stream.size[0]} x {stream.size[1]}"
+            what += f", the header says {shape[1]} x {shape[2]} (Rows, Columns)"
             raise InputError(path, what, "Export the file again")
+        streams.append(stream)
+    return streams
 
 
 def _check_decoder(path: Path, syntax: Any) -> None:
@@ -80,21 +110,22 @@ def _check_decoder(path: Path, syntax: Any) -> None:
         fix = "No decoder for it exists here"
         if str(syntax) in _RETIRED_JPEG:
             fix += "; DCMTK can convert the file: dcmdjpeg OLD NEW"
-        raise InputError(path, f"pixel data is {syntax.name}", fix) from None
+        name = "of a transfer syntax that is not known" if syntax.name == str(syntax) else syntax.name
+        raise InputError(path, f"pixel data is {name}", fix) from None
     if not available:
         package = _PACKAGES.get(str(syntax), "python-gdcm")
         what = f"pixel data is {syntax.name} and no decoder is installed"
         raise InputError(path, what, f"Install one: pip install {package}")
 
 
-def stream_size(data: bytes) -> tuple[int, int] | None:
-    """Rows and columns that a JPEG, JPEG-LS or JPEG 2000 stream announces, or None."""
+def stream_header(data: bytes) -> Stream | None:
+    """What a JPEG, JPEG-LS or JPEG 2000 stream announces, or None."""
     if data[:4] == b"\0\0\0\x0c":  # JP2 boxes around the stream
         start = data.find(b"\xff\x4f\xff\x51")
         data = data[start:] if start >= 0 else data
-    if data[:4] == b"\xff\x4f\xff\x51" and len(data) >= 24:
+    if data[:4] == b"\xff\x4f\xff\x51" and len(data) >= 43:
         right, lower, left, upper = struct.unpack(">4I", data[8:24])
-        return lower - upper, right - left
+        return Stream((lower - upper, right - left), (data[42] & 127) + 1, bool(data[42] & 128))
     position = 2
     while position + 9 <= len(data):
         if data[position] != 0xFF:
@@ -103,8 +134,8 @@ def stream_size(data: bytes) -> tuple[int, int] | None:
         if marker == 0xFF:  # fill byte
             position += 1
         elif marker in _START_OF_FRAME:
-            rows, columns = struct.unpack(">HH", data[position + 5 : position + 9])
-            return rows, columns
+            precision, rows, columns = struct.unpack(">BHH", data[position + 4 : position + 9])
+            return Stream((rows, columns), precision)
         else:
             position += 2 + int.from_bytes(data[position + 2 : position + 4], "big")
     return None
@@ -118,21 +149,27 @@ def _integer(path: Path, dataset: Any, keyword: str, default: int | None = None)
             if default is None:
                 raise InputError(path, f"lacks {keyword}, so its pixels cannot be laid out", "Export it again")
             return default
-        return int(value)
-    except (TypeError, ValueError, OverflowError):
-        shown = dataset.get_item(keyword).value
-        text = shown.decode("ascii", "replace") if isinstance(shown, bytes) else str(shown)
-        raise InputError(path, f"has {keyword} {text.strip()[:40]!r}, which is no number", "Export it again") from None
+        number = int(value)
+    except InputError:
+        raise
+    except Exception:  # pydicom parses on access and raises whatever the damage causes
+        number = None
+    if number is None or abs(number) >= 2**31:  # the value is not shown: it may be anything, a name as well
+        raise InputError(path, f"has a {keyword} that is no number of a possible size", "Export it again")
+    return number
 
 
-def shape_of(path: Path, dataset: Any) -> tuple[int, int, int, int]:
+def shape_of(path: Path, dataset: Any, notes: list[str]) -> tuple[int, int, int, int]:
     """Frames, rows, columns, samples per pixel: checked against the limits before anything is allocated."""
-    frames = max(1, _integer(path, dataset, "NumberOfFrames", 1))
+    frames = _integer(path, dataset, "NumberOfFrames", 1)
+    if frames < 1:
+        notes.append(f"NumberOfFrames is {frames}: read as one frame")
+        dataset.NumberOfFrames = frames = 1
     rows, columns = _integer(path, dataset, "Rows"), _integer(path, dataset, "Columns")
     samples = _integer(path, dataset, "SamplesPerPixel", 1)
     shape = (frames, rows, columns, samples)
     bits = _integer(path, dataset, "BitsAllocated", 32)
-    check_size(path, shape if samples != 1 else shape[:3], itemsize=max(1, bits // 8))
+    check_size(path, shape if samples != 1 else shape[:3], itemsize=min(8, max(1, bits // 8)))
     if samples not in (1, 3):
         raise InputError(path, f"has {samples} samples per pixel", "Only grey (1) and colour (3) are known")
     return shape
@@ -145,29 +182,40 @@ def is_colour(dataset: Any) -> bool:
     return not str(dataset.PhotometricInterpretation).startswith("MONOCHROME")
 
 
-def decode(path: Path, dataset: Any, keyword: str, shape: tuple[int, int, int, int], colour: bool) -> NDArray[Any]:
-    """Stored values [Z, H, W], sign-extended, in native byte order; colour as luma."""
+def decode(
+    path: Path, dataset: Any, keyword: str, shape: tuple[int, int, int, int], colour: bool, notes: list[str]
+) -> NDArray[Any]:
+    """Stored values [Z, H, W], sign-extended, in native byte order; colour as luma.
+
+    The header elements that describe the samples are corrected where the data show that they are wrong, with a note.
+    """
     from pydicom.pixels.processing import apply_color_lut
     from pydicom.pixels.utils import pixel_array
 
     allocated = {"FloatPixelData": 32, "DoubleFloatPixelData": 64}.get(keyword)
     bits = allocated or _integer(path, dataset, "BitsAllocated")
-    if keyword == "PixelData":
-        _integer(path, dataset, "PixelRepresentation", 0)
-        used = _integer(path, dataset, "BitsStored", bits)
-        if not 1 <= used <= bits:
-            raise InputError(path, f"has BitsStored {used} with BitsAllocated {bits}", "Export it again")
-    expected = math.prod(shape) * bits // 8
-    if dataset.file_meta.TransferSyntaxUID.is_encapsulated:
-        check_encapsulated(path, dataset, shape, expected)
-    elif not colour:
-        check_bytes(path, expected, len(dataset[keyword].value))
-    if "PixelRepresentation" not in dataset:
+    if bits not in (8, 16, 32, 64):
+        raise InputError(path, f"has BitsAllocated {bits}: only 8, 16, 32 and 64 are known", "Export it again")
+    used = _integer(path, dataset, "BitsStored", bits)
+    if keyword == "PixelData" and not 1 <= used <= bits:
+        raise InputError(path, f"has BitsStored {used} with BitsAllocated {bits}", "Export it again")
+    sign = _integer(path, dataset, "PixelRepresentation", 0)
+    if sign not in (0, 1):
+        raise InputError(path, f"has PixelRepresentation {sign}: only 0 and 1 are known", "Export it again")
+    if dataset.get("PixelRepresentation") is None:
         dataset.PixelRepresentation = 0
-    high = _integer(path, dataset, "HighBit", -1)
-    if keyword == "PixelData" and not colour and not dataset.file_meta.TransferSyntaxUID.is_encapsulated:
-        if high not in (-1, used - 1):
-            return _shifted(dataset, shape, bits, used, high)
+    expected = math.prod(shape) * bits // 8
+    streams: list[Stream] | None = None
+    if dataset.file_meta.TransferSyntaxUID.is_encapsulated:
+        streams = check_encapsulated(path, dataset, shape, expected, notes)
+    elif not colour:
+        _check_native(path, len(dataset[keyword].value), expected, shape, notes)
+    if keyword == "PixelData" and not colour:
+        samples = _samples(path, dataset, shape, bits, streams, bool(sign), notes)
+        high = _integer(path, dataset, "HighBit", used - 1)
+        values = values_of(dataset, samples, min(used, 8 * samples.raw.dtype.itemsize), high, bool(sign), notes)
+        dataset.BitsAllocated = 8 * values.dtype.itemsize
+        return np.ascontiguousarray(values)
     array = pixel_array(dataset)
     if colour and str(dataset.PhotometricInterpretation) == "PALETTE COLOR":
         array = apply_color_lut(array, dataset)
@@ -178,15 +226,76 @@ def decode(path: Path, dataset: Any, keyword: str, shape: tuple[int, int, int, i
     return np.ascontiguousarray(array.astype(array.dtype.newbyteorder("="), copy=False))
 
 
-def _shifted(dataset: Any, shape: tuple[int, int, int, int], bits: int, used: int, high: int) -> NDArray[Any]:
-    """Uncompressed values whose sample does not begin at bit 0: BitsStored bits up to and including HighBit."""
-    order = "<" if dataset.file_meta.TransferSyntaxUID.is_little_endian else ">"
-    raw = np.frombuffer(dataset.PixelData, f"{order}u{bits // 8}", math.prod(shape)).astype(np.int64)
-    values = (raw >> max(0, high + 1 - used)) & ((1 << used) - 1)
-    if dataset.PixelRepresentation == 1:
-        values -= (values >> (used - 1)) << used  # two's complement in `used` bits
-    kind = "i" if dataset.PixelRepresentation == 1 else "u"
-    return values.astype(f"{kind}{bits // 8}").reshape(shape[:3])
+def _check_native(path: Path, found: int, expected: int, shape: tuple[int, int, int, int], notes: list[str]) -> None:
+    """``InputError`` unless uncompressed pixel data of ``found`` bytes hold the image; a note where they hold more."""
+    frame = expected // shape[0]
+    if shape[0] > 1 and found < expected and found >= frame:
+        what = f"pixel data is cut off: NumberOfFrames says {shape[0]} frames"
+        raise InputError(path, f"{what} ({expected} bytes), found {found / frame:.3g}", "Copy or export the file again")
+    check_bytes(path, expected, found)
+    if found >= expected + frame:
+        total = found // frame
+        notes.append(f"NumberOfFrames says {shape[0]}, the pixel data hold {total} frames: the others are left out")
+    elif found > expected + 1:
+        notes.append(f"{found - expected} bytes follow the pixels and are left out")
+
+
+def _samples(
+    path: Path,
+    dataset: Any,
+    shape: tuple[int, int, int, int],
+    bits: int,
+    streams: list[Stream] | None,
+    signed: bool,
+    notes: list[str],
+) -> Samples:
+    """Bit patterns [Z, H, W] as they were coded: nothing masked, shifted or sign-extended that was not in the file."""
+    if streams is None:
+        syntax = dataset.file_meta.TransferSyntaxUID
+        order = "<" if syntax.is_little_endian else ">"
+        data = dataset.PixelData
+        if bits == 8 and order == ">" and dataset["PixelData"].VR == "OW":  # bytes in words of the other order
+            data = np.frombuffer(data, np.uint16, len(data) // 2).byteswap().tobytes()
+        raw = np.frombuffer(data, f"{order}u{bits // 8}", math.prod(shape)).reshape(shape[:3])
+        return Samples(raw.astype(raw.dtype.newbyteorder("="), copy=False), bits)
+    widest = max((stream.precision for stream in streams), default=bits)
+    size = max(bits // 8, 1 if widest <= 8 else 2 if widest <= 16 else 4)
+    if 8 * size > bits:
+        notes.append(f"BitsAllocated says {bits} bits, the compressed values have {widest}: all of them are kept")
+    used = _integer(path, dataset, "BitsStored", bits)
+    patterns: NDArray[Any] = np.empty(shape[:3], f"u{size}")
+    for z, frame in enumerate(_frames(path, dataset, shape)):
+        patterns[z] = _pattern(frame, streams[z], used, signed, notes) if streams else frame
+    whole = not streams or (signed and any(stream.signed or stream.precision < used for stream in streams))
+    return Samples(patterns, 8 * size if whole else max(1, widest))
+
+
+def _pattern(frame: NDArray[Any], stream: Stream, used: int, signed: bool, notes: list[str]) -> NDArray[Any]:
+    """One decoded frame [H, W] as the stream means it: signed numbers, or patterns of its precision."""
+    precise = min(stream.precision, 8 * frame.dtype.itemsize)
+    if signed and (stream.signed or precise < used):
+        return extended(frame, precise, True)
+    if stream.signed and (extended(frame, precise, True) < 0).any():
+        word = "the compressed values are signed, PixelRepresentation says unsigned: read as the header says"
+        notes += [] if word in notes else [word]
+    return extended(frame, precise, False)
+
+
+def _frames(path: Path, dataset: Any, shape: tuple[int, int, int, int]) -> Iterator[NDArray[Any]]:
+    """Each compressed frame decoded [H, W], as unsigned integers of the size that the decoder gives."""
+    from pydicom.pixels.decoders.base import get_decoder
+
+    syntax = dataset.file_meta.TransferSyntaxUID
+    decoder = get_decoder(syntax)
+    # of the decoders of JPEG 2000 this one gives the samples as they were coded
+    plugin = "pylibjpeg" if str(syntax) in _JPEG_2000 and "pylibjpeg" in decoder.available_plugins else ""
+    decoded = decoder.iter_buffer(dataset, decoding_plugin=plugin)
+    for _ in range(shape[0]):
+        data, _ = next(decoded)
+        size = len(data) // (shape[1] * shape[2])
+        if size not in (1, 2, 4, 8) or len(data) != size * shape[1] * shape[2]:
+            raise InputError(path, "has compressed pixels of another size than the header says", "Export it again")
+        yield np.frombuffer(data, f"<u{size}").reshape(shape[1:3])
 
 
 def make_grey(dataset: Any, stored: NDArray[Any]) -> None:

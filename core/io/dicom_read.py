@@ -82,13 +82,13 @@ def read_dicom(path: Path, *, luma: bool = False, fill: float | None = None) -> 
     with reading(path, "DICOM", notes):
         dataset = _parse(path)
         keyword = _pixel_keyword(path, dataset)
-        shape = shape_of(path, dataset)
+        shape = shape_of(path, dataset, notes)
         lossy = str(dataset.file_meta.TransferSyntaxUID) in _LOSSY or str(dataset.get("LossyImageCompression")) == "01"
         colour = is_colour(dataset)
         if colour and not luma:
             interpretation = dataset.get("PhotometricInterpretation", "no photometric interpretation")
             raise InputError(path, f"is a colour image ({interpretation})", "Add --luma to convert it to grey")
-        stored = decode(path, dataset, keyword, shape, colour)  # [Z, H, W]
+        stored = decode(path, dataset, keyword, shape, colour, notes)  # [Z, H, W]
         if colour:
             notes.append("colour converted to grey (BT.601 luma)")
             make_grey(dataset, stored)

@@ -21,7 +21,7 @@ from .image import GreyImage
 STACK_BYTES = 64
 """Bytes at the peak for each pixel of a file, beside twice what it stores: reading, denoising, scoring and writing a
 stack, measured."""
-SLICE_BYTES = 512
+SLICE_BYTES = 256
 """Bytes at the peak for each pixel of one slice: what the most demanding method needs while it works, measured."""
 
 _BLOCK = 2**20

@@ -36,7 +36,7 @@ COLOUR = ["other/no_pixel_spacing.dcm", "other/secondary_capture_rgb_odd.dcm", "
 GOOD = CT + SERIES + COMPRESSED + ENHANCED + GREY_OTHER
 
 BROKEN = {
-    "bad_vr": "NumberOfFrames '1A'",
+    "bad_vr": "NumberOfFrames that is no number",
     "ct_jpegls_cut_in_half": "cut off or damaged",
     "ct_raw_cut_at_30_percent": "expected 524288 bytes, found 155928",
     "empty": "empty",
