@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import difflib
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from os import PathLike
 
@@ -58,7 +58,9 @@ def shortened(text: str, longest: int = LONGEST) -> str:
 
 
 @contextmanager
-def decoding(path: str | PathLike[str], kind: str, fix: str = "Copy or export it again") -> Iterator[None]:
+def decoding(
+    path: str | PathLike[str], kind: str, fix: str = "Copy or export it again", shown: Callable[[str], str] = str
+) -> Iterator[None]:
     """Turn whatever a library raises on damaged bytes into one ``InputError``: each is the file's fault.
 
     Parameters
@@ -67,6 +69,8 @@ def decoding(path: str | PathLike[str], kind: str, fix: str = "Copy or export it
     kind : str
         What the file should be: ``"parquet"``.
     fix : str
+    shown : callable
+        Makes of the library's words what may be shown of them.
 
     Raises
     ------
@@ -79,10 +83,11 @@ def decoding(path: str | PathLike[str], kind: str, fix: str = "Copy or export it
         raise
     except MemoryError as error:
         raise InputError(path, "needs more memory than there is", "Split the file") from error
+    except RecursionError as error:
+        raise InputError(path, "nests its elements too deeply to be read", fix) from error
     except Exception as error:
-        raise InputError(
-            path, f"cannot be read as {kind} ({shortened(str(error), 200) or type(error).__name__})", fix
-        ) from error
+        detail = shown(shortened(str(error), 200)) or type(error).__name__
+        raise InputError(path, f"cannot be read as {kind} ({detail})", fix) from error
 
 
 def did_you_mean(name: str, known: Iterable[str]) -> str:

@@ -6,7 +6,6 @@ Source: methods/filter2noise.md, section 8, rules 1-3 and 6; DICOM PS3.3 C.7.6.3
 from __future__ import annotations
 
 import math
-import zlib
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -15,18 +14,29 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ..errors import InputError
-from ..memory import budget
 from ..text import one_line
 from .dicom_codecs import decode, is_colour, make_grey, shape_of
 from .dicom_padding import valid_pixels
+from .dicom_parse import DEEPEST, parse, without_values
 from .dicom_series import slice_info
 from .image import GreyImage
-from .kinds import open_regular
 from .pixels import reading, replaced, to_float
 
+_UNITS = {
+    "BQML": "Bq/ml", "CNTS": "counts", "CPS": "counts/s", "CPSML": "counts/s/ml", "PROPCNTS": "proportional to counts",
+    "PROPCPS": "proportional to counts/s", "GML": "g/ml", "CM2ML": "cm2/ml", "PCNT": "percent", "NONE": "none",
+    "MLMING": "ml/min/g", "MLG": "ml/g", "MLMINML": "ml/min/ml", "MLML": "ml/ml", "UMOLML": "umol/ml",
+    "UMOLMINML": "umol/min/ml", "MGMINML": "mg/min/ml", "1CM": "1/cm", "STDDEV": "standard deviations", "SUV": "SUV",
+}  # fmt: skip
+"""PET Units (PS3.3 C.8.9.1.1.3) in words."""
+_TYPES = {
+    "HU": "HU", "OD": "OD/1000", "MGML": "mg/ml", "Z_EFF": "Z_EFF", "ED": "ED", "EDW": "EDW", "HU_MOD": "HU_MOD",
+    "PCT": "percent",
+}  # fmt: skip
+"""RescaleType (PS3.3 C.11.1.1.2) in words."""
+_COLOURS = ("RGB", "PALETTE COLOR", "YBR_FULL", "YBR_FULL_422", "YBR_PARTIAL_420", "YBR_RCT", "YBR_ICT")
 PIXEL_KEYWORDS = ("PixelData", "FloatPixelData", "DoubleFloatPixelData")
 _LOSSY = ("1.2.840.10008.1.2.4.50", "1.2.840.10008.1.2.4.51", "1.2.840.10008.1.2.4.81", "1.2.840.10008.1.2.4.91")
-_DEFLATED = "1.2.840.10008.1.2.1.99"
 
 
 @dataclass(frozen=True, slots=True)
@@ -67,8 +77,9 @@ def read_dicom(path: Path, *, luma: bool = False, fill: float | None = None) -> 
 
     Returns
     -------
-    GreyImage, pixels [Z, H, W]. In HU (float32 of stored · slope + intercept) for CT with a rescale whose type is HU or
-    not given; otherwise the stored values: MR, PET and others keep their own scale. MONOCHROME1 concerns display only.
+    GreyImage, pixels [Z, H, W]: float32 of stored · slope + intercept where the file has a rescale. In HU for CT whose
+    rescale type is HU or not given, in the unit that PET Units or RescaleType name, else in "rescaled" values that
+    compare within a series; the stored values where there is no rescale. MONOCHROME1 concerns display only.
     ``valid`` is False where the value is PixelPaddingValue (up to PixelPaddingRangeLimit), and in CT in the flat region
     below -1100 HU that reaches a corner of the image: scanners often fill the outside of the reconstructed circle with
     such a value and do not say so.
@@ -79,15 +90,16 @@ def read_dicom(path: Path, *, luma: bool = False, fill: float | None = None) -> 
         If the file is damaged or cut off, holds no image, is in colour, or needs a decoder that is not installed.
     """
     notes: list[str] = []
-    with reading(path, "DICOM", notes):
-        dataset = _parse(path)
+    with reading(path, "DICOM", notes, shown=without_values):
+        dataset = parse(path)
         keyword = _pixel_keyword(path, dataset)
         shape = shape_of(path, dataset, notes)
         lossy = str(dataset.file_meta.TransferSyntaxUID) in _LOSSY or str(dataset.get("LossyImageCompression")) == "01"
         colour = is_colour(dataset)
         if colour and not luma:
-            interpretation = dataset.get("PhotometricInterpretation", "no photometric interpretation")
-            raise InputError(path, f"is a colour image ({interpretation})", "Add --luma to convert it to grey")
+            named = str(dataset.get("PhotometricInterpretation", ""))
+            kind = f" ({named})" if named in _COLOURS else ", or says so in its PhotometricInterpretation"
+            raise InputError(path, f"is a colour image{kind}", "Add --luma to convert it to grey")
         stored = decode(path, dataset, keyword, shape, colour, notes)  # [Z, H, W]
         if colour:
             notes.append("colour converted to grey (BT.601 luma)")
@@ -118,51 +130,24 @@ def _drop_damaged(dataset: Any, notes: list[str]) -> None:
             notes.append(f"element {tag} is damaged and left out")
 
 
-def _is_damaged(dataset: Any, tag: Any) -> bool:
-    """Whether an element, or one inside it, cannot be parsed. Looks at a copy: untouched elements are written as is."""
+def _is_damaged(dataset: Any, tag: Any, depth: int = 0) -> bool:
+    """Whether an element, or one inside it, cannot be parsed, or nests deeper than anybody could look.
+
+    Looks at a copy: untouched elements are written as is.
+    """
     from pydicom.dataelem import RawDataElement, convert_raw_data_element
 
+    if depth > DEEPEST:
+        return True
     element = dataset.get_item(tag)
     try:
         if isinstance(element, RawDataElement):
             element = convert_raw_data_element(element, ds=dataset)
-        return element.VR == "SQ" and any(_is_damaged(item, inner) for item in element.value for inner in item.keys())
+        if element.VR != "SQ":
+            return False
+        return any(_is_damaged(item, inner, depth + 1) for item in element.value for inner in item.keys())
     except Exception:  # pydicom raises whatever the damage causes
         return True
-
-
-def _parse(path: Path) -> Any:
-    """The data set, with a transfer syntax in its ``file_meta`` even where the file names none."""
-    import pydicom
-    from pydicom.dataset import FileMetaDataset
-    from pydicom.uid import ExplicitVRBigEndian, ExplicitVRLittleEndian, ImplicitVRLittleEndian
-
-    _check_deflated(path)
-    dataset = pydicom.dcmread(path, force=True)
-    if not isinstance(getattr(dataset, "file_meta", None), FileMetaDataset):
-        dataset.file_meta = FileMetaDataset()
-    if not dataset.file_meta.get("TransferSyntaxUID"):
-        implicit, little = dataset.original_encoding
-        syntax = ImplicitVRLittleEndian if implicit else ExplicitVRLittleEndian if little else ExplicitVRBigEndian
-        dataset.file_meta.TransferSyntaxUID = syntax
-    return dataset
-
-
-def _check_deflated(path: Path) -> None:
-    """Refuse a deflated data set that would unpack to more than any image may hold."""
-    limit = budget() // 3
-    with open_regular(path) as file:
-        head = file.read(4096)
-        if _DEFLATED.encode() not in head or head[128:132] != b"DICM":
-            return
-        file.seek(144 + int.from_bytes(head[140:144], "little"))  # group 0002 ends where its group length says
-        unpack, total = zlib.decompressobj(-zlib.MAX_WBITS), 0
-        block = file.read(2**16)
-        while block and not unpack.eof:
-            total += len(unpack.decompress(block, 2**24))
-            block = unpack.unconsumed_tail or file.read(2**16)
-            if total > limit:
-                raise InputError(path, f"unpacks to more than {limit} bytes", "It may be damaged")
 
 
 def _pixel_keyword(path: Path, dataset: Any) -> str:
@@ -174,9 +159,9 @@ def _pixel_keyword(path: Path, dataset: Any) -> str:
             return keyword
     if uid := dataset.get("SOPClassUID") or dataset.file_meta.get("MediaStorageSOPClassUID"):
         if dataset.get("SOPClassUID") or "DirectoryRecordSequence" in dataset:
-            modality = dataset.get("Modality")
-            what = f"holds no image: no pixel data in this {uid.name}" + (f" ({modality})" if modality else "")
-            raise InputError(path, what, "Leave it out")
+            known = getattr(uid, "name", uid) != uid  # else it is a UID that somebody made: not shown
+            kind = uid.name if known else "data set of a SOPClassUID that is not known"
+            raise InputError(path, f"holds no image: no pixel data in this {kind}", "Leave it out")
     if "TransferSyntaxUID" in dataset.file_meta and dataset.file_meta.get("MediaStorageSOPClassUID"):
         raise InputError(path, "is cut off or damaged: no image follows the file header", "Copy or export it again")
     raise InputError(path, "is not DICOM or holds no image: no pixel data found", "Leave it out or export it again")
@@ -197,22 +182,66 @@ def _rescale(
     if "ModalityLUTSequence" in dataset:
         notes.append("a modality lookup table is kept; values are the stored ones, not HU")
         return None, None, "stored"
+    modality = str(dataset.get("Modality") or "")
     items = [item or dataset for item in _groups(dataset, frames, "PixelValueTransformationSequence")]
-    if dataset.get("Modality") != "CT" or any(item.get("RescaleSlope") is None for item in items):
+    pairs = [tuple(_number(path, item, word) for word in ("RescaleSlope", "RescaleIntercept")) for item in items]
+    if all(pair == (None, None) for pair in pairs):
         return None, None, "stored"
-    slope = np.array([float(item.RescaleSlope) for item in items])
-    intercept = np.array([float(item.get("RescaleIntercept") or 0.0) for item in items])
-    if not (np.isfinite(slope).all() and np.isfinite(intercept).all() and (slope != 0).all()):
-        raise InputError(path, "has a RescaleSlope of 0 or no number", "Correct the header or export it again")
-    kinds = {str(item.get("RescaleType") or "") for item in items}
+    kinds = {_word(item, "RescaleType") for item in items}
     captured_secondarily = str(dataset.get("SOPClassUID", "")).startswith("1.2.840.10008.5.1.4.1.1.7")
     if captured_secondarily and "HU" not in kinds:  # a screen copy: its slope 1 and intercept 0 mean nothing
         return None, None, "stored"
-    if "US" in kinds:
-        notes.append("the rescale type is US (unspecified); values are taken as HU")
-    if other := kinds - {"", "HU", "US"}:
-        return slope, intercept, " ".join(sorted(other))
-    return slope, intercept, "HU"
+    for position, (word, default) in enumerate((("RescaleSlope", 1), ("RescaleIntercept", 0))):
+        if any(pair[position] is None for pair in pairs):
+            notes.append(f"{word} is missing or empty: taken as {default}")
+            for item, pair in zip(items, pairs, strict=True):
+                if pair[position] is None:
+                    setattr(item, word, default)
+    slope = np.array([1.0 if pair[0] is None else pair[0] for pair in pairs])
+    intercept = np.array([0.0 if pair[1] is None else pair[1] for pair in pairs])
+    if (slope == 0).any():
+        raise InputError(path, "has a RescaleSlope of 0", "Correct the header or export it again")
+    if modality != "CT" and (slope == 1).all() and (intercept == 0).all() and modality != "PT":
+        return None, None, "stored"
+    return slope, intercept, _unit(dataset, modality, kinds, notes)
+
+
+def _unit(dataset: Any, modality: str, kinds: set[str], notes: list[str]) -> str:
+    """The unit of rescaled values, in words of this program's own: a header may hold anything."""
+    if modality == "CT" and kinds <= {"", "HU", "US"}:
+        if "US" in kinds:
+            notes.append("the rescale type is US (unspecified); values are taken as HU")
+        return "HU"
+    if modality == "PT" and (unit := _UNITS.get(_word(dataset, "Units"))):
+        return unit
+    known = [_TYPES[kind] for kind in sorted(kinds - {"", "US"}) if kind in _TYPES]
+    if len(known) == len(kinds - {"", "US"}) and known:
+        return " ".join(known)
+    if kinds - {"", "US"}:
+        notes.append("RescaleType names a unit that is not known: values are rescaled, without a unit")
+    return "rescaled"
+
+
+def _number(path: Path, item: Any, keyword: str) -> float | None:
+    """A finite number; None where the element is missing or empty; ``InputError`` that names it for anything else."""
+    try:
+        value = item.get(keyword)
+        if value is None or value == "":
+            return None
+        number = float(value)
+    except Exception:  # pydicom parses on access and raises whatever the damage causes
+        number = math.nan
+    if not math.isfinite(number):
+        raise InputError(path, f"has a {keyword} that is no number", "Correct the header or export it again")
+    return number
+
+
+def _word(item: Any, keyword: str) -> str:
+    """A short text, or empty for what is missing or damaged."""
+    try:
+        return str(item.get(keyword) or "").strip()
+    except Exception:  # as above
+        return ""
 
 
 def _physical(

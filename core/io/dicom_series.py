@@ -10,6 +10,7 @@ from typing import Any, Generic, TypeVar
 
 import numpy as np
 
+from .dicom_parse import parse
 from .image import GreyImage
 from .kinds import sniff
 from .pixels import captured
@@ -108,14 +109,11 @@ def sort_series(items: Sequence[ItemT]) -> list[Series[ItemT]]:
 
 def read_info(path: Path) -> dict[str, Any]:
     """``slice_info`` of a file without reading its pixels; empty for what is no readable DICOM."""
-    import pydicom
-
     try:
         with captured([]):
             if sniff(path) != "dicom":
                 return {}
-            dataset = pydicom.dcmread(path, stop_before_pixels=True, force=True)
-            return slice_info(dataset)
+            return slice_info(parse(path, pixels=False))
     except Exception:  # whatever is wrong is reported when the file itself is read
         return {}
 

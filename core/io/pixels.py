@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 import math
 import warnings
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from os import PathLike
 from typing import IO, Any
@@ -147,10 +147,19 @@ def captured(found: list[str]) -> Iterator[None]:
 
 
 @contextmanager
-def reading(path: str | PathLike[str], kind: str, found: list[str]) -> Iterator[None]:
-    """``decoding`` with the decoder's chatter kept off stderr: it goes to ``found``."""
-    with decoding(path, kind, DAMAGED), captured(found):
-        yield
+def reading(
+    path: str | PathLike[str], kind: str, found: list[str], shown: Callable[[str], str] = str
+) -> Iterator[None]:
+    """``decoding`` with the decoder's chatter kept off stderr: it goes to ``found``.
+
+    ``shown`` makes of a library's words what may be shown of them.
+    """
+    words: list[str] = []
+    try:
+        with decoding(path, kind, DAMAGED, shown), captured(words):
+            yield
+    finally:
+        found += [shown(word) for word in words]
 
 
 def to_float(stored: NDArray[Any]) -> NDArray[np.floating[Any]]:
