@@ -17,6 +17,7 @@ from .metrics import psnr, rmse, ssim
 from .noise import noise_std
 from .options import DenoiseOptions
 from .pipeline import Denoised, Stack, denoise_stack, for_method
+from .reference import Reference
 from .window import Window
 
 
@@ -37,29 +38,32 @@ def _noise(pixels: Stack, image: GreyImage) -> float:
     return float(np.mean([noise_std(slice_, mask, level=2) for slice_, mask in zip(pixels, masks, strict=True)]))
 
 
-def scores(image: GreyImage, denoised: Stack, reference: Stack, window: Window) -> dict[str, float]:
+def scores(image: GreyImage, denoised: Stack, reference: Reference, window: Window) -> dict[str, float]:
     """Agreement with a reference: PSNR and SSIM of what the window shows (data range: its width), RMSE of everything.
 
     Parameters
     ----------
     image : GreyImage
-        The noisy image; its padding takes no part.
-    denoised, reference : ndarray, shape (Z, H, W)
+        The noisy image.
+    denoised : ndarray, shape (Z, H, W)
         In the image's unit.
+    reference : Reference
+        Where it or the image is padding, nothing is compared.
     window : Window
         Not empty; values outside are clipped before PSNR and SSIM.
     """
     if window.width <= 0:
         return {}
-    truth, before, after = (window.normalise(pixels) for pixels in (reference, image.pixels, denoised))
+    clean, valid = reference.pixels, reference.valid
+    truth, before, after = (window.normalise(pixels) for pixels in (clean, image.pixels, denoised))
     name = "rmse_hu" if image.unit == "HU" else "rmse"
     return {
-        "psnr_noisy": psnr(before, truth, valid=image.valid),
-        "psnr": psnr(after, truth, valid=image.valid),
-        "ssim_noisy": ssim(before, truth, valid=image.valid),
-        "ssim": ssim(after, truth, valid=image.valid),
-        f"{name}_noisy": rmse(image.pixels, reference, valid=image.valid),
-        name: rmse(denoised, reference, valid=image.valid),
+        "psnr_noisy": psnr(before, truth, valid=valid),
+        "psnr": psnr(after, truth, valid=valid),
+        "ssim_noisy": ssim(before, truth, valid=valid),
+        "ssim": ssim(after, truth, valid=valid),
+        f"{name}_noisy": rmse(image.pixels, clean, valid=valid),
+        name: rmse(denoised, clean, valid=valid),
     }
 
 
@@ -67,7 +71,7 @@ def compare_methods(
     image: GreyImage,
     result: Denoised,
     window: Window,
-    reference: Stack | None,
+    reference: Reference | None,
     options: DenoiseOptions,
     step: Callable[[int, int], None],
 ) -> tuple[list[dict[str, Any]], dict[str, NDArray[Any]]]:
@@ -102,7 +106,7 @@ def compare_methods(
         rows.append(row)
         pictures[name] = done.pixels[middle]
     if reference is not None:
-        pictures["reference"] = reference[middle]
+        pictures["reference"] = reference.pixels[middle]
     return rows, pictures
 
 

@@ -7,6 +7,7 @@ uniform window, K1 = 0.01, K2 = 0.03 and sample covariance. A figure means somet
 from __future__ import annotations
 
 import math
+from collections.abc import Iterator
 from typing import Any
 
 import numpy as np
@@ -19,15 +20,24 @@ Image = NDArray[Any]
 Mask = NDArray[np.bool_]
 
 
-def _checked(image: Image, reference: Image, valid: Mask | None) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
-    """Both images in float64, once they and the mask have proved to fit each other."""
+def _check_shapes(image: Image, reference: Image, valid: Mask | None) -> None:
+    """``ValueError`` unless both images and the mask fit each other."""
     if image.shape != reference.shape:
         raise ValueError(f"the image is {image.shape}, its reference {reference.shape}: both must have the same shape")
     if image.ndim not in (2, 3):
         raise ValueError(f"expected an image [H, W] or a stack [Z, H, W], got shape {image.shape}")
     if valid is not None and valid.shape != image.shape:
         raise ValueError(f"the image is {image.shape}, its mask of valid pixels {valid.shape}: both must be the same")
-    return image.astype(np.float64), reference.astype(np.float64)
+
+
+def _slices(
+    image: Image, reference: Image, valid: Mask | None
+) -> Iterator[tuple[NDArray[np.float64], NDArray[np.float64], Mask | None]]:
+    """Slice by slice in float64, with its mask: a stack needs no copy of itself."""
+    shape = (-1, *image.shape[-2:])
+    masks = None if valid is None else valid.reshape(shape)
+    for z, (a, b) in enumerate(zip(image.reshape(shape), reference.reshape(shape), strict=True)):
+        yield a.astype(np.float64), b.astype(np.float64), None if masks is None else masks[z]
 
 
 def _check_range(data_range: float) -> None:
@@ -54,9 +64,12 @@ def rmse(image: Image, reference: Image, *, valid: Mask | None = None) -> float:
     ValueError
         If the shapes differ or are not those of an image or a stack.
     """
-    a, b = _checked(image, reference, valid)
-    squared = (a - b) ** 2 if valid is None else (a[valid] - b[valid]) ** 2
-    return math.sqrt(squared.mean()) if squared.size else math.nan
+    _check_shapes(image, reference, valid)
+    total, count = 0.0, 0
+    for a, b, mask in _slices(image, reference, valid) if image.size else ():
+        squared = (a - b) ** 2 if mask is None else (a[mask] - b[mask]) ** 2
+        total, count = total + float(squared.sum()), count + squared.size
+    return math.sqrt(total / count) if count else math.nan
 
 
 def psnr(image: Image, reference: Image, *, data_range: float = 1.0, valid: Mask | None = None) -> float:
@@ -114,23 +127,18 @@ def ssim(image: Image, reference: Image, *, data_range: float = 1.0, valid: Mask
     from skimage.metrics import structural_similarity
 
     _check_range(data_range)
-    a, b = _checked(image, reference, valid)
-    if min(a.shape[-2:]) < SSIM_WINDOW or not a.size:
+    _check_shapes(image, reference, valid)
+    if min(image.shape[-2:]) < SSIM_WINDOW or not image.size:
         return math.nan
     border = SSIM_WINDOW // 2
     inside = (slice(border, -border), slice(border, -border))
-    a, b = a.reshape(-1, *a.shape[-2:]), b.reshape(-1, *b.shape[-2:])  # [Z, H, W]
-    masks = None if valid is None else valid.reshape(a.shape)
-    scores: list[NDArray[np.float64]] = []
-    for index, (x, y) in enumerate(zip(a, b, strict=True)):
+    total, count = 0.0, 0
+    for x, y, mask in _slices(image, reference, valid):
         _, full = structural_similarity(  # type: ignore[no-untyped-call]
             y, x, data_range=data_range, win_size=SSIM_WINDOW, full=True
         )
         score = full[inside]
-        if masks is None:
-            scores.append(score.ravel())
-        else:
-            whole = minimum_filter(masks[index], size=SSIM_WINDOW)[inside]  # a window with any padding does not count
-            scores.append(score[whole])
-    kept = np.concatenate(scores)
-    return float(kept.mean()) if kept.size else math.nan
+        if mask is not None:
+            score = score[minimum_filter(mask, size=SSIM_WINDOW)[inside]]  # a window with any padding does not count
+        total, count = total + float(score.sum()), count + score.size
+    return total / count if count else math.nan

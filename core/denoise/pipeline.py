@@ -132,9 +132,6 @@ def denoise_stack(
         flat = np.zeros(pixels.shape, np.float32)
         return Denoised(pixels, flat, flat, (), 0.0, 0.0)
     seen = see(pixels, window, valid)
-    replaced = window.inside(pixels)
-    if valid is not None:
-        replaced &= valid
     index = slice_to_fit(options.fit_on, len(pixels))
     fits = 0 if fitted else (len(pixels) if index is None else 1)
     filters: list[Filter] = []
@@ -150,13 +147,16 @@ def denoise_stack(
         return result
 
     shared = fitted or (fit(seen[index]) if index is not None else None)
-    normalised = np.empty_like(seen)
+    normalised, restored = np.empty_like(seen), pixels.copy()
     for z, image in enumerate(seen):
         current = edited(shared or fit(image), options)
         start = time.perf_counter()
         normalised[z] = apply_filter(current, image, options)
         apply_seconds += time.perf_counter() - start
-    restored = np.where(replaced, window.restore(normalised), pixels).astype(pixels.dtype)
+        replaced = window.inside(pixels[z])
+        if valid is not None:
+            replaced &= valid[z]
+        restored[z][replaced] = window.restore(normalised[z])[replaced]
     used = tuple(filters) or ((fitted,) if fitted else ())
     return Denoised(restored, seen, normalised, used, fit_seconds, apply_seconds)
 

@@ -9,11 +9,9 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-
 from ..batch import Placement, Silent, Task, Watcher, run_batch
 from ..device import pick_device, pick_dtype
-from ..errors import AttnError, InputError, UsageError
+from ..errors import AttnError, UsageError
 from ..io import GreyImage, expand_inputs, output_paths, read_image
 from ..io.atomic import check_place, remove_stale
 from ..io.image import check_unit
@@ -28,6 +26,7 @@ from .identity import identity, resumed
 from .options import DenoiseOptions
 from .outputs import side_path, write_outputs
 from .pipeline import Denoised, Shared, denoise_stack, slice_to_fit
+from .reference import Reference, read_reference
 from .series import fit_series
 from .simulate import simulated
 from .window import choose_window, outside, parse_window
@@ -178,6 +177,7 @@ def denoise_file(task: Task, step: Callable[[int, int], None], options: DenoiseO
         warnings += _little_removed(metrics)
     if reference is not None:
         metrics |= scores(noisy, result.pixels, reference, window)
+        warnings += reference.warnings
     metrics |= _cost(result, shared is not None)
     details: dict[str, Any] = {"window": str(window), "unit": noisy.unit, "shape": list(noisy.pixels.shape)}
     details |= _settings(result)
@@ -185,7 +185,8 @@ def denoise_file(task: Task, step: Callable[[int, int], None], options: DenoiseO
         details["comparison"], pictures = compare_methods(noisy, result, window, reference, options, step)
     else:
         pictures = None
-    files = write_outputs(task, image, noisy, result, window, options, request, reference, pictures, warnings)
+    truth = None if reference is None else reference.pixels
+    files = write_outputs(task, image, noisy, result, window, options, request, truth, pictures, warnings)
     return Item(
         input=task.name,
         output=str(task.output) if task.output else None,
@@ -193,28 +194,18 @@ def denoise_file(task: Task, step: Callable[[int, int], None], options: DenoiseO
         seconds=0.0,
         metrics=metrics,
         files=files,
-        warnings=tuple(warnings),
+        warnings=tuple(dict.fromkeys(warnings)),
         details=details,
     )
 
 
-def _reference(image: GreyImage, options: DenoiseOptions) -> np.ndarray[Any, Any] | None:
-    """The clean image [Z, H, W] to compare with, or None."""
+def _reference(image: GreyImage, options: DenoiseOptions) -> Reference | None:
+    """The clean image to compare with, or None."""
     if options.simulate_dose is not None:
-        return image.pixels
+        return Reference(image.pixels, image.valid)
     if options.reference is None:
         return None
-    path = options.reference
-    if path.is_dir():
-        path = path / image.path.name
-        if not path.exists():
-            raise InputError(image.path, f"the reference directory {options.reference} has no {image.path.name}")
-    reference = read_image(path, luma=options.luma, fill=options.fill, unit=options.unit)
-    if reference.pixels.shape != image.pixels.shape:
-        raise InputError(
-            image.path, f"its reference {path} has shape {reference.pixels.shape}, the image {image.pixels.shape}"
-        )
-    return reference.pixels
+    return read_reference(image, options.reference, luma=options.luma, fill=options.fill, unit=options.unit)
 
 
 def _little_removed(metrics: Mapping[str, float]) -> list[str]:

@@ -122,7 +122,7 @@ def write_image(
     Returns
     -------
     tuple of str
-        What the user should know: how many values did not fit into the file's type.
+        What of the source could not be kept, how many values did not fit into the file's type.
 
     Raises
     ------

@@ -56,7 +56,8 @@ def slice_info(dataset: Any) -> dict[str, Any]:
     Returns
     -------
     dict with ``uid`` (str), ``number`` (int or None), ``position`` (mm along the normal, or None), ``normal`` (3
-    floats, or None), ``localizer`` (bool), ``size`` (rows, columns, frames), ``thickness`` (mm or None), ``sop_uid``.
+    floats, or None), ``orientation`` (6 floats, or None), ``localizer`` (bool), ``size`` (rows, columns, frames),
+    ``thickness`` (mm or None), ``sop_uid``.
     Damaged values count as missing.
     """
     direction, origin = _numbers(dataset, "ImageOrientationPatient", 6), _numbers(dataset, "ImagePositionPatient", 3)
@@ -73,6 +74,7 @@ def slice_info(dataset: Any) -> dict[str, Any]:
         "number": int(number[0]) if number else None,
         "position": position,
         "normal": normal,
+        "orientation": tuple(direction) if direction else None,
         "localizer": "LOCALIZER" in _text(dataset, "ImageType").upper(),
         "size": (int(rows[0]) if rows else 0, int(columns[0]) if columns else 0, int(frames[0]) if frames else 1),
         "thickness": thickness[0] if thickness else None,

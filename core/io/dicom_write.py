@@ -21,6 +21,7 @@ from numpy.typing import NDArray
 from ..errors import InputError
 from ..text import first_line
 from .atomic import write_bytes
+from .dicom_parse import without_values
 from .dicom_read import PIXEL_KEYWORDS, DicomSource
 from .image import Derivation, GreyImage
 from .pixels import captured, to_stored
@@ -41,6 +42,8 @@ _STALE = (
     "InstanceCreationTime",
     *PIXEL_KEYWORDS,
 )
+_TOLD = ("IconImageSequence", "DigitalSignaturesSequence", "MACParametersSequence", "PixelDataProviderURL")
+"""Of these, what a user may miss; the rest describes how the old pixels were packed, or when."""
 _SWAPPED_WORDS = {"OW": 2, "OF": 4, "OL": 4, "OD": 8, "OV": 8}
 
 
@@ -68,6 +71,8 @@ def write_dicom(
     derivation : Derivation or None
         Makes the file a derived instance of a new series: UIDs, ImageType, DerivationDescription, source reference,
         equipment. None changes the instance UID only, and that only when a pixel changed.
+    notes : list of str or None
+        Is told what of the source could not be kept, that no pixel changed, how many values did not fit.
 
     Raises
     ------
@@ -76,26 +81,50 @@ def write_dicom(
     ValueError
         If the shape differs or a pixel to be written is NaN or infinite.
     """
-    from pydicom.datadict import keyword_for_tag
-
     source = image.source
     if not isinstance(source, DicomSource) or image.stored is None:
         raise ValueError("a DICOM file can only be written like one that was read")
-    with captured([]):
-        dataset = copy.deepcopy(source.dataset)
-        limits = _limits(dataset, image.stored)
-        stored = to_stored(image, pixels, slope=source.slope, intercept=source.intercept, limits=limits, notes=notes)
-        _swap_words(dataset)
-        for tag in [tag for tag in dataset.keys() if tag.group in (0x0000, 0x0002) or keyword_for_tag(tag) in _STALE]:
+    notes = [] if notes is None else notes
+    limits = _limits(source.dataset, image.stored)
+    stored = to_stored(image, pixels, slope=source.slope, intercept=source.intercept, limits=limits, notes=notes)
+    try:
+        with captured([]):
+            data = _file(image, source, stored, limits, derivation, notes)
+    except Exception as error:  # pydicom raises whatever a damaged value causes
+        detail = without_values(first_line(error)) or type(error).__name__
+        raise InputError(image.path, f"cannot be written as DICOM ({detail})", "Its header is damaged") from error
+    write_bytes(path, data)
+
+
+def _file(
+    image: GreyImage,
+    source: DicomSource,
+    stored: NDArray[Any],
+    limits: tuple[int, int] | None,
+    derivation: Derivation | None,
+    notes: list[str],
+) -> bytes:
+    """The bytes of the file with ``stored`` [Z, H, W] as its pixels."""
+    from pydicom.datadict import keyword_for_tag
+
+    dataset = copy.deepcopy(source.dataset)
+    _swap_words(dataset)
+    for tag in list(dataset.keys()):
+        keyword = keyword_for_tag(tag)
+        if tag.group in (0x0000, 0x0002) or keyword in _STALE:
             del dataset[tag]  # command and file header elements do not belong into a data set
-        _set_pixels(dataset, source, stored, limits)
-        changed = derivation is not None or source.luma or not np.array_equal(stored, image.stored)
-        if changed:
-            _set_identity(dataset, stored, derivation)
-        if derivation is not None:
-            _set_derivation(dataset, derivation)
-        _set_meta(dataset)
-        write_bytes(path, _encoded(path, dataset))
+            if keyword in _TOLD:
+                notes.append(f"{keyword} belongs to the old pixels and is left out")
+    _set_pixels(dataset, source, stored, limits, notes)
+    same = not source.luma and bool((stored == image.stored).all())
+    if same and derivation is not None:
+        notes.append("no stored value changed: the result says so, and claims no smoothing")
+    if derivation is not None or not same:
+        _set_identity(dataset, stored, derivation)
+    if derivation is not None:
+        _set_derivation(dataset, derivation, same)
+    _set_meta(dataset)
+    return _encoded(dataset, notes)
 
 
 def _limits(dataset: Any, stored: NDArray[Any]) -> tuple[int, int] | None:
@@ -110,7 +139,9 @@ def _limits(dataset: Any, stored: NDArray[Any]) -> tuple[int, int] | None:
     return max(low, int(info.min)), min(high, int(info.max))
 
 
-def _set_pixels(dataset: Any, source: DicomSource, stored: NDArray[Any], limits: tuple[int, int] | None) -> None:
+def _set_pixels(
+    dataset: Any, source: DicomSource, stored: NDArray[Any], limits: tuple[int, int] | None, notes: list[str]
+) -> None:
     """Pixel data and the elements that describe it, all consistent with each other."""
     data = stored.astype(stored.dtype.newbyteorder("<"), copy=False).tobytes()
     data += b"\0" * (len(data) % 2)
@@ -135,6 +166,7 @@ def _set_pixels(dataset: Any, source: DicomSource, stored: NDArray[Any], limits:
         if (group, 0x0010) in dataset and (group, 0x3000) not in dataset:
             for tag in [tag for tag in dataset.keys() if tag.group == group]:
                 del dataset[tag]
+            notes.append(f"overlay {group:04X} lay in the colour pixels and is left out")
 
 
 def _set_identity(dataset: Any, stored: NDArray[Any], derivation: Derivation | None) -> None:
@@ -143,16 +175,16 @@ def _set_identity(dataset: Any, stored: NDArray[Any], derivation: Derivation | N
 
     old_class, old_uid = dataset.get("SOPClassUID"), dataset.get("SOPInstanceUID")
     words = (derivation.description, derivation.series_uid) if derivation else ("", "")
-    dataset.SOPInstanceUID = derived_uid(str(old_uid or ""), *words, hashlib.sha256(stored.tobytes()).hexdigest())
+    dataset.SOPInstanceUID = derived_uid(str(old_uid or ""), *words, hashlib.sha256(stored.data).hexdigest())
     if old_class and old_uid:
         item = Dataset()
         item.ReferencedSOPClassUID, item.ReferencedSOPInstanceUID = old_class, old_uid
         item.PurposeOfReferenceCodeSequence = [_code("121322", "Source image for image processing operation")]
-        dataset.SourceImageSequence = [item]
+        dataset.SourceImageSequence = [item, *_several(dataset, "SourceImageSequence")]
 
 
-def _set_derivation(dataset: Any, derivation: Derivation) -> None:
-    """What makes the instance a derived one of a new series."""
+def _set_derivation(dataset: Any, derivation: Derivation, same: bool) -> None:
+    """What makes the instance a derived one of a new series; ``same``: without a change of its pixels."""
     from pydicom.dataset import Dataset
 
     from attn import __version__
@@ -160,21 +192,33 @@ def _set_derivation(dataset: Any, derivation: Derivation) -> None:
     dataset.SeriesInstanceUID = derivation.series_uid
     enhanced = str(dataset.get("SOPClassUID")) in _ENHANCED  # there the second value has to be PRIMARY (C.8.16.1)
     second = "PRIMARY" if enhanced else "SECONDARY"
-    dataset.ImageType = ["DERIVED", second, *list(dataset.get("ImageType") or [])[2:]]
+    dataset.ImageType = ["DERIVED", second, *_several(dataset, "ImageType")[2:]]
     for groups in ("SharedFunctionalGroupsSequence", "PerFrameFunctionalGroupsSequence"):
         for item in dataset.get(groups) or []:
             for name in ("CTImageFrameTypeSequence", "MRImageFrameTypeSequence", "PETFrameTypeSequence"):
                 for frame in item.get(name) or []:
-                    frame.FrameType = ["DERIVED", "PRIMARY", *list(frame.get("FrameType") or [])[2:]]
-    dataset.DerivationDescription = _plain(derivation.description)[:1024]
-    dataset.DerivationCodeSequence = [_code("113087", "Smoothing")]
+                    frame.FrameType = ["DERIVED", "PRIMARY", *_several(frame, "FrameType")[2:]]
+    said = "The pixel values are unchanged. " if same else ""
+    new = f"{said}{_plain(derivation.description)}"[:1024]
+    before = str(dataset.get("DerivationDescription") or "").strip()[: max(0, 1022 - len(new))]
+    dataset.DerivationDescription = f"{before}; {new}" if before else new
+    if not same:
+        dataset.DerivationCodeSequence = [*_several(dataset, "DerivationCodeSequence"), _code("113087", "Smoothing")]
     suffix = _plain(derivation.suffix)[:64]
     old = str(dataset.get("SeriesDescription") or "").strip()
     dataset.SeriesDescription = f"{old[: max(0, 63 - len(suffix))]} {suffix}".strip()
     item = Dataset()
     item.Manufacturer, item.ManufacturerModelName, item.SoftwareVersions = "attn", "attn", __version__
     item.PurposeOfReferenceCodeSequence = [_code("109103", "Modifying Equipment")]
-    dataset.ContributingEquipmentSequence = [*(dataset.get("ContributingEquipmentSequence") or []), item]
+    dataset.ContributingEquipmentSequence = [*_several(dataset, "ContributingEquipmentSequence"), item]
+
+
+def _several(dataset: Any, keyword: str) -> list[Any]:
+    """The values, or items, of an element; empty where it is missing."""
+    value = dataset.get(keyword)
+    if value is None or value == "":
+        return []
+    return [value] if isinstance(value, str) else list(value)
 
 
 def _plain(text: str) -> str:
@@ -225,18 +269,15 @@ def _swap_words(dataset: Any) -> None:
             element.value = np.frombuffer(element.value, f"u{size}").byteswap().tobytes()
 
 
-def _encoded(path: Path, dataset: Any) -> bytes:
-    """The file's bytes; if an element of the source cannot be encoded, without every such element."""
+def _encoded(dataset: Any, notes: list[str]) -> bytes:
+    """The file's bytes; if an element of the source cannot be encoded, without every such element, named in notes."""
     try:
         return _file_bytes(dataset)
     except Exception:  # pydicom raises whatever a damaged value causes
         for tag in [tag for tag in dataset.keys() if not _encodable(dataset, tag)]:
             del dataset[tag]
-    try:
-        return _file_bytes(dataset)
-    except Exception as error:
-        detail = first_line(error)
-        raise InputError(path, f"cannot be written as DICOM ({detail})", "The source is damaged") from error
+            notes.append(f"element {tag} cannot be written and is left out")
+    return _file_bytes(dataset)
 
 
 def _file_bytes(dataset: Any) -> bytes:

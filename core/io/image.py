@@ -29,8 +29,8 @@ class GreyImage:
     pixels : ndarray, shape (Z, H, W), float32 (float64 where the file needs it)
         Intensities in ``unit``; Z = 1 for a single image.
     unit : str
-        ``"HU"`` for CT with a rescale, or where the user says so, for other DICOM what its header names (``"Bq/ml"``), ``"rescaled"`` where it has
-        a rescale and no unit, else ``"stored"`` (values as in the file).
+        ``"HU"`` for CT with a rescale, or where the user says so; for other DICOM what its header names (``"Bq/ml"``),
+        ``"rescaled"`` where it has a rescale and no unit; else ``"stored"`` (values as in the file).
     valid : ndarray of bool, shape (Z, H, W), or None
         False where the file marks pixels as padding (outside the scanner's field of view). They take no part in any
         statistic and come back unchanged. None means all valid.

@@ -18,7 +18,7 @@ from ..memory import check_memory
 from ..text import first_line
 from .image import GreyImage
 
-STACK_BYTES = 64
+STACK_BYTES = 48
 """Bytes at the peak for each pixel of a file, beside twice what it stores: reading, denoising, scoring and writing a
 stack, measured."""
 SLICE_BYTES = 256
