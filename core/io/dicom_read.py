@@ -92,7 +92,7 @@ def read_dicom(path: Path, *, luma: bool = False, fill: float | None = None) -> 
     notes: list[str] = []
     with reading(path, "DICOM", notes, shown=without_values):
         dataset = parse(path)
-        keyword = _pixel_keyword(path, dataset)
+        keyword = pixel_keyword(path, dataset)
         shape = shape_of(path, dataset, notes)
         lossy = str(dataset.file_meta.TransferSyntaxUID) in _LOSSY or str(dataset.get("LossyImageCompression")) == "01"
         colour = is_colour(dataset)
@@ -150,7 +150,7 @@ def _is_damaged(dataset: Any, tag: Any, depth: int = 0) -> bool:
         return True
 
 
-def _pixel_keyword(path: Path, dataset: Any) -> str:
+def pixel_keyword(path: Path, dataset: Any) -> str:
     """Which element holds the pixels, or an error that says what the file is instead."""
     for keyword in PIXEL_KEYWORDS:
         if keyword in dataset:

@@ -10,7 +10,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from .dicom_codecs import check_encapsulated, is_colour, shape_of
-from .dicom_read import _parse, _pixel_keyword, read_dicom
+from .dicom_parse import parse
+from .dicom_read import pixel_keyword, read_dicom
 from .pixels import check_bytes
 
 
@@ -38,23 +39,23 @@ def read_picture(path: Path, notes: list[str]) -> tuple[NDArray[Any], int]:
     from pydicom.pixels.processing import apply_color_lut
     from pydicom.pixels.utils import pixel_array
 
-    dataset = _parse(path)
-    keyword = _pixel_keyword(path, dataset)
-    shape = shape_of(path, dataset)
+    dataset = parse(path)
+    keyword = pixel_keyword(path, dataset)
+    shape = shape_of(path, dataset, notes)
     if shape[0] > 1:
         notes.append(f"holds {shape[0]} pictures: only the first is read")
     if not is_colour(dataset):
         image = read_dicom(path)
         notes += image.warnings
         stored = image.pixels[0] if image.stored is None else image.stored[0]
-        bits = int(dataset.get("BitsStored") or 8 * stored.dtype.itemsize)
+        bits = int(image.source.dataset.get("BitsStored") or 8 * stored.dtype.itemsize)  # as the pixels have it
         if dataset.PhotometricInterpretation == "MONOCHROME1" and stored.dtype.kind == "u":  # low is white
             stored = (2**bits - 1 - stored.astype(np.int64)).clip(0).astype(stored.dtype)
         return stored, bits
     bits = int(dataset.get("BitsStored") or 8)
     expected = math.prod(shape) * int(dataset.BitsAllocated) // 8
     if dataset.file_meta.TransferSyntaxUID.is_encapsulated:
-        check_encapsulated(path, dataset, shape, expected)
+        check_encapsulated(path, dataset, shape, expected, notes)
     elif "422" not in str(dataset.PhotometricInterpretation):
         check_bytes(path, expected, len(dataset[keyword].value))
     if "PixelRepresentation" not in dataset:
