@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import os
 import tempfile
-from collections.abc import Iterator, Mapping
+from collections.abc import Collection, Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
@@ -12,8 +14,10 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from ..errors import InputError
+from ..errors import AttnError, InputError
+from ..io.kinds import open_regular
 from ..io.photo import read_photo
+from ..memory import budget, check_memory, read_within
 from ..network import network
 
 
@@ -42,7 +46,9 @@ class StoredImage:
         cell = _cell(self.table, self.column, self.row)
         data = cell.get("bytes") if isinstance(cell, Mapping) else cell
         if isinstance(cell, Mapping) and data is None and cell.get("path"):
-            return _beside(self.table, str(cell["path"])).read_bytes()
+            beside = _beside(self.table, str(cell["path"]))
+            with open_regular(beside) as file:
+                return read_within(file, beside, what="holds")
         if not isinstance(data, bytes) or not data:
             raise InputError(self.table, f"row {self.row + 1} has no picture in {self.column!r}", "Remove the row")
         return data
@@ -75,22 +81,65 @@ def read_parquet(path: Path) -> Iterator[tuple[int, dict[str, Any]]]:
     """
     import pyarrow as pa
 
-    try:
-        file = _parquet(path, path.stat().st_mtime_ns)
+    with _told(path):
+        file = _parquet(path, _mark(path))
         pictures = [field.name for field in file.schema_arrow if _is_picture(field.type)]
         plain = [field.name for field in file.schema_arrow if field.name not in pictures]
         paths = [f"{name}.path" for name in pictures if pa.types.is_struct(file.schema_arrow.field(name).type)]
+        wanted = [*plain, *paths]
         row = 0
-        for batch in file.iter_batches(columns=[*plain, *paths], batch_size=4096):
-            for cells in batch.to_pylist():
-                yield row, cells | {name: _stored(path, name, row, cells.get(name)) for name in pictures}
-                row += 1
-    except (OSError, pa.ArrowException) as error:
-        raise InputError(path, f"cannot be read as parquet ({error})", "Copy or download it again") from error
+        for group in range(file.metadata.num_row_groups):
+            _check_group(path, file.metadata.row_group(group), wanted)
+            for batch in file.iter_batches(_few_rows(file.metadata.row_group(group), wanted), [group], wanted):
+                for cells in batch.to_pylist():
+                    yield row, cells | {name: _stored(path, name, row, cells.get(name)) for name in pictures}
+                    row += 1
+
+
+@contextmanager
+def _told(table: Path) -> Iterator[None]:
+    """Whatever Arrow makes of a damaged file as an ``InputError``."""
+    try:
+        yield
+    except (AttnError, MemoryError, RecursionError):
+        raise
+    except Exception as error:  # OSError, ArrowException, and of damaged files also TypeError, KeyError, UnicodeError
+        reason = (str(error).splitlines() or [type(error).__name__])[0]
+        raise InputError(table, f"cannot be read as parquet ({reason})", "Copy or download it again") from error
+
+
+def _mark(table: Path) -> int:
+    """When a table changed. Raises ``InputError`` if it is no regular file, which Arrow would wait for or map."""
+    with open_regular(table) as file:
+        return os.fstat(file.fileno()).st_mtime_ns
+
+
+def _columns(group: Any, wanted: Collection[str]) -> list[Any]:
+    """The chunks of a row group that belong to some columns, their inner ones too."""
+    chunks = [group.column(i) for i in range(group.num_columns)]
+    return [one for one in chunks if any(f"{one.path_in_schema}.".startswith(f"{name}.") for name in wanted)]
+
+
+def _check_group(table: Path, group: Any, wanted: Collection[str]) -> None:
+    """Refuse a row group that unpacks to more than the budget of memory: its sizes stand in the footer."""
+    check_memory(
+        table, 3 * sum(max(0, one.total_uncompressed_size) for one in _columns(group, wanted)), "a row group takes"
+    )
+
+
+def _few_rows(group: Any, wanted: Collection[str]) -> int:
+    """Rows to unpack at a time. A dictionary has a long value once, its rows have it each: they must fit, too."""
+    size = max([1, *(one.total_uncompressed_size for one in _columns(group, wanted) if one.has_dictionary_page)])
+    return max(1, min(4096, budget() // 8 // int(size)))
 
 
 def read_saved(folder: Path) -> Iterator[tuple[int, dict[str, Any]]]:
     """``read_parquet`` for a folder of ``Dataset.save_to_disk``. Raises ``InputError`` if it cannot be read."""
+    for name in ("state.json", "dataset_info.json"):
+        open_regular(folder / name).close()
+    for file in sorted(folder.glob("*.arrow")):
+        with open_regular(file) as arrow:
+            check_memory(file, os.fstat(arrow.fileno()).st_size // 8, "it takes")  # it is mapped, not read
     table = _saved(folder)
     pictures = [name for name, feature in table.features.items() if type(feature).__name__ == "Image"]
     flat = table.flatten()
@@ -134,19 +183,15 @@ def _cell(table: Path, column: str, row: int) -> Any:
     """One cell, from the block of rows that was read last where it is in that."""
     if table.is_dir():
         return _saved(table)[row][column]
-    import pyarrow as pa
-
-    try:
-        stamp = table.stat().st_mtime_ns
+    with _told(table):
+        stamp = _mark(table)
         metadata = _parquet(table, stamp).metadata
         first = 0
         for group in range(metadata.num_row_groups):
             count = metadata.row_group(group).num_rows
             if row < first + count:
-                return _group(table, stamp, group, column)[row - first].as_py()
+                return _in_group(table, stamp, group, column, row - first)
             first += count
-    except (OSError, pa.ArrowException) as error:
-        raise InputError(table, f"cannot be read as parquet ({error})", "Copy or download it again") from error
     raise InputError(table, f"has no row {row + 1}", "It changed while it was read: start again")
 
 
@@ -155,6 +200,19 @@ def _parquet(path: Path, stamp: int) -> Any:
     import pyarrow.parquet
 
     return pyarrow.parquet.ParquetFile(path, memory_map=True)
+
+
+def _in_group(table: Path, stamp: int, group: int, column: str, row: int) -> Any:
+    """A cell of a row group, which is unpacked whole where all its rows fit."""
+    about = _parquet(table, stamp).metadata.row_group(group)
+    _check_group(table, about, [column])
+    if (few := _few_rows(about, [column])) >= min(4096, about.num_rows):
+        return _group(table, stamp, group, column)[row].as_py()
+    for batch in _parquet(table, stamp).iter_batches(few, [group], [column]):
+        if row < batch.num_rows:
+            return batch.column(0)[row].as_py()
+        row -= batch.num_rows
+    raise InputError(table, f"row group {group + 1} is shorter than it says", "Copy or download it again")
 
 
 @lru_cache(maxsize=2)

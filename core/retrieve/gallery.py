@@ -7,7 +7,6 @@ any more (``Gallery.forgets``). What was not looked into, is not named now, or h
 from __future__ import annotations
 
 import os
-import sys
 from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -16,6 +15,7 @@ from typing import Any
 from ..errors import InputError, UsageError
 from ..io.photo import PHOTO_SUFFIXES
 from ..io.report import Item
+from ..io.walk import read_list
 from ._evalset import counted
 from .places import FOLDER, GALLERY, Places, file_name, file_stamp, is_below, stored_name, stored_path
 from .sources import TEXT_SUFFIXES, Entry, NothingToIndex, read_source
@@ -106,7 +106,7 @@ def _lines(arguments: Iterable[str], stdin: Iterable[str] | None) -> list[str]:
     found: list[str] = []
     for argument in arguments:
         if argument == "-":
-            found += [text for line in (sys.stdin if stdin is None else stdin) if (text := line.rstrip("\r\n"))]
+            found += read_list(stdin) if stdin is None or hasattr(stdin, "read") else stdin
         else:
             found.append(argument)
     return found

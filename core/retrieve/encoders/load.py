@@ -29,6 +29,7 @@ from .openclip import load_openclip
 from .sentence import load_plain, load_sentence
 from .vit_minilm import FORMAT as VIT_MINILM
 from .vit_minilm import load_vit_minilm, minilm_dir
+from .weights import check_regular
 
 NAMES = ("minilm", "vit-minilm")
 FILES: Mapping[str, str] = {
@@ -139,6 +140,7 @@ def _load(name: str, request: _Request, pooling: str | None, allow_download: boo
 
 def _load_folder(name: str, folder: Path, request: _Request, pooling: str | None) -> Encoder:
     """By the files that are in it."""
+    check_regular(folder)
     if (folder / OPEN_CLIP).is_file():
         return load_openclip(name, folder, **request.items())
     if (folder / "modules.json").is_file():

@@ -10,6 +10,8 @@ import torch
 from torch import Tensor, nn
 
 from ...errors import UsageError, did_you_mean
+from ...io.kinds import open_regular
+from ...io.weights import read_tensors
 from . import hf
 from .base import Encoder, Fingerprint
 from .text import POOLINGS, TextEncoder
@@ -147,11 +149,10 @@ def _dense(folder: Path) -> Dense:
     file = weight_files(folder)[0]
     try:
         if file.suffix == ".safetensors":
-            from safetensors.torch import load_file
-
-            state = load_file(file)
+            state = read_tensors(file)[1]
         else:
-            state = torch.load(file, map_location="cpu", weights_only=True)
+            with open_regular(file) as data:
+                state = torch.load(data, map_location="cpu", weights_only=True)
         layer.load_state_dict(state)
     except Exception as error:  # of any kind: pickle, safetensors, shapes
         raise UsageError(f"--model: {file} does not hold the layer that its config.json describes ({error}).") from None

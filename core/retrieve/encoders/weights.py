@@ -5,11 +5,14 @@ from __future__ import annotations
 import hashlib
 import importlib.util
 import json
+import os
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from ...errors import UsageError
+from ...errors import InputError, UsageError
+from ...io.kinds import open_regular
+from ...memory import read_within
 
 _HASHES: dict[tuple[str, int, int], str] = {}
 """(path, size, mtime in ns) -> sha256: large files are read once per process."""
@@ -30,8 +33,8 @@ def sha256(path: Path) -> str:
     status = path.stat()
     key = (str(path.resolve()), status.st_size, status.st_mtime_ns)
     if key not in _HASHES:
-        with path.open("rb") as file:
-            _HASHES[key] = hashlib.file_digest(file, "sha256").hexdigest()
+        with open_regular(path) as file:
+            _HASHES[key] = hashlib.file_digest(file, "sha256").hexdigest()  # type: ignore[arg-type]
     return _HASHES[key]
 
 
@@ -55,11 +58,23 @@ def weight_files(folder: Path) -> list[Path]:
     raise UsageError(f"--model: {folder} holds no weights (model.safetensors or pytorch_model.bin).")
 
 
+def check_regular(folder: Path) -> None:
+    """Refuse a folder of a model with a pipe or a device in it: packages that read it would wait for ever.
+
+    Raises ``UsageError``.
+    """
+    for path in (*folder.glob("*"), *folder.glob("*/*")):
+        if path.exists() and not path.is_dir() and not path.is_file():
+            raise UsageError(f"--model: {path} is not a regular file. Save it to disk first.")
+
+
 def read_json(path: Path) -> Any:
     """A JSON file. Raises ``UsageError`` where it is missing or damaged."""
     try:
-        return json.loads(path.read_text(encoding="utf-8"))
-    except FileNotFoundError:
-        raise UsageError(f"--model: {path} is missing.") from None
-    except (OSError, ValueError) as error:
+        with open_regular(path) as file:
+            return json.loads(read_within(file, path, what="holds"))
+    except InputError as error:
+        what = "is missing" if not os.path.lexists(path) else error.what
+        raise UsageError(f"--model: {path} {what}.") from None
+    except (OSError, ValueError, RecursionError) as error:
         raise UsageError(f"--model: {path} cannot be read ({error}).") from None

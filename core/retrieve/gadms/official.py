@@ -12,6 +12,8 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from ...errors import UsageError
+from ...io.kinds import open_regular
+from ...io.weights import read_tensors
 from ..encoders.weights import weight_files
 from .clip import GADMS, Architecture
 
@@ -48,10 +50,9 @@ def read_state(path: Path) -> dict[str, Tensor]:
         return read_state(file)
     try:
         if path.suffix == ".safetensors":
-            from safetensors.torch import load_file
-
-            return dict(load_file(path))
-        found = torch.load(path, map_location="cpu", weights_only=True)
+            return dict(read_tensors(path)[1])
+        with open_regular(path) as data:
+            found = torch.load(data, map_location="cpu", weights_only=True)
     except Exception as error:  # torch.load raises anything on damaged files
         raise UsageError(f"--weights: {path} cannot be read ({str(error).splitlines()[0]}).") from None
     found = found.get("model", found) if isinstance(found, dict) else {}

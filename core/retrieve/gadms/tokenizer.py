@@ -19,6 +19,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ...errors import InputError, UsageError
+from ...io.kinds import open_regular
+from ...memory import read_within
 
 SPECIAL = ("<|mask|>", "<|startoftext|>", "<|endoftext|>")
 UNKNOWN = "<|unknown|>"
@@ -170,11 +172,14 @@ def from_dict(described: Mapping[str, Any]) -> Tokenizer:
 def read_clip_tokenizer(folder: Path) -> BPETokenizer:
     """The tokenizer of a CLIP folder: vocab.json and merges.txt. Raises ``InputError`` where they are no CLIP's."""
     try:
-        vocabulary = json.loads((folder / "vocab.json").read_text("utf-8"))
-        lines = (folder / "merges.txt").read_text("utf-8").splitlines()
-    except OSError as error:
-        raise InputError(folder, f"has no {Path(str(error.filename)).name}", "Name a folder of a CLIP model") from error
-    except ValueError as error:
+        texts = []
+        for name in ("vocab.json", "merges.txt"):
+            if not (folder / name).exists():
+                raise InputError(folder, f"has no {name}", "Name a folder of a CLIP model")
+            with open_regular(folder / name) as file:
+                texts.append(read_within(file, folder / name, what="holds").decode())
+        vocabulary, lines = json.loads(texts[0]), texts[1].splitlines()
+    except (ValueError, RecursionError) as error:
         raise InputError(folder / "vocab.json", "is not JSON") from error
     merges = [line for line in lines if line.strip() and not line.startswith("#version")]
     try:

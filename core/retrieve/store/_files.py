@@ -14,9 +14,11 @@ from __future__ import annotations
 import contextlib
 import functools
 import json
+import re
 import zlib
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
+from fnmatch import fnmatchcase
 from pathlib import Path
 from typing import IO, Any
 
@@ -25,9 +27,13 @@ from numpy.typing import NDArray
 
 from ...errors import InputError, UsageError
 from ...io.atomic import atomic_path, remove_stale, write_text
-from .base import Header, Meta, damaged
+from ...io.kinds import open_regular
+from ...memory import read_within
+from .base import Header, Meta, damaged, sound_item
 
 MANIFEST = "attn-store.json"
+UNIT_SLACK = 0.01
+"""How far the square of a norm may be from 1: what rounding to float16 does, and no forged vector."""
 PATTERNS = ("vectors-*.npy", "items-*.jsonl", "alive-*.npy")
 
 
@@ -43,12 +49,33 @@ class File:
     def of(cls, path: Path, final: str) -> File:
         return cls(final, path.stat().st_size, crc32(path))
 
-    def check(self, directory: Path) -> Path:
-        """Its path. Raises ``InputError`` if the content is not what was written; ``FileNotFoundError`` if missing."""
+    @classmethod
+    def read(cls, values: Any) -> File:
+        """Of the manifest. Raises ``ValueError`` for names that are not ours: they could lead out of the folder."""
+        file = cls(**values)
+        if not isinstance(file.name, str) or not any(fnmatchcase(file.name, pattern) for pattern in PATTERNS):
+            raise ValueError(f"a file called {file.name!r}")
+        if re.search(r"[/\\\0]", file.name) or not _natural(file.bytes, file.crc32):
+            raise ValueError(f"the file {file.name!r}")
+        return file
+
+    def find(self, directory: Path) -> Path:
+        """Its path. Raises ``InputError`` if it is no regular file; ``FileNotFoundError`` if missing."""
         path = directory / self.name
         try:
+            open_regular(path).close()
+        except InputError:
+            path.stat()  # missing: a writer may have replaced it
+            raise
+        return path
+
+    def check(self, directory: Path) -> Path:
+        """Its path. Raises ``InputError`` if the content is not what was written; ``FileNotFoundError`` if missing."""
+        path = self.find(directory)
+        try:
             intact = path.stat().st_size == self.bytes and crc32(path) == self.crc32
-        except FileNotFoundError:
+        except InputError:
+            path.stat()
             raise
         except OSError as error:
             raise damaged(path, f"cannot be read ({error.strerror})") from error
@@ -83,18 +110,24 @@ class Manifest:
     def read(cls, directory: Path) -> Manifest:
         path = directory / MANIFEST
         try:
-            values = json.loads(path.read_bytes())
+            path.stat()
+            with open_regular(path) as file:
+                values = json.loads(read_within(file, path, what="holds"))
+            if not isinstance(values, dict):
+                raise ValueError("no object")
             header = Header.from_dict(values["header"], str(directory))
             if values.get("header_crc32", crc := _crc32_of(values["header"])) != crc:
                 raise damaged(path, "its header was changed after it was written")
             if values["dtype"] not in ("float32", "float16"):
                 raise ValueError(values["dtype"])
             shards = tuple(
-                ShardFiles(shard["rows"], File(**shard["vectors"]), File(**shard["items"]))
+                ShardFiles(shard["rows"], File.read(shard["vectors"]), File.read(shard["items"]))
                 for shard in values["shards"]
             )
-            alive = File(**values["alive"]) if values["alive"] else None
-            return cls(header, values["dtype"], int(values["generation"]), shards, alive)
+            if not _natural(values["generation"], *(shard.rows for shard in shards)):
+                raise ValueError("a number that counts nothing")
+            alive = File.read(values["alive"]) if values["alive"] else None
+            return cls(header, values["dtype"], values["generation"], shards, alive)
         except FileNotFoundError as error:
             if any(next(directory.glob(pattern), None) for pattern in PATTERNS):
                 raise damaged(directory, f"{MANIFEST} is missing") from error
@@ -103,7 +136,7 @@ class Manifest:
             ) from error
         except OSError as error:
             raise InputError(path, f"cannot be read ({error.strerror})", "Check the permissions") from error
-        except (ValueError, KeyError, TypeError, AttributeError) as error:
+        except (ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
             if isinstance(error, UsageError):
                 raise
             raise damaged(path, "cannot be understood") from error
@@ -129,15 +162,18 @@ class Shard:
     def __init__(self, directory: Path, files: ShardFiles, dim: int, dtype: str, verify: bool) -> None:
         self.files = files
         vectors, items = (
-            file.check(directory) if verify else directory / file.name for file in (files.vectors, files.items)
+            file.check(directory) if verify else file.find(directory) for file in (files.vectors, files.items)
         )
+        self.place = items
         try:
             self.vectors: NDArray[np.floating] = np.load(vectors, mmap_mode="r").view(np.ndarray)
-        except ValueError as error:  # cut short; found by its checksum unless the caller wanted none
-            raise damaged(vectors, "is no whole array") from error
+            self._text = np.memmap(items, np.uint8, "r").view(np.ndarray)
+        except (ValueError, EOFError, OverflowError, TypeError, SyntaxError) as error:
+            raise damaged(vectors, "or its items are no whole array") from error  # cut short, and not verified
         if self.vectors.shape != (files.rows, dim) or self.vectors.dtype != np.dtype(dtype):
             raise damaged(vectors, f"holds {self.vectors.dtype} {list(self.vectors.shape)}, not {[files.rows, dim]}")
-        self._text = np.memmap(items, np.uint8, "r").view(np.ndarray)
+        if verify and not all(_unit_rows(self.vectors[at : at + 8192]) for at in range(0, files.rows, 8192)):
+            raise damaged(vectors, "holds vectors that are no unit vectors")
 
     @functools.cached_property
     def _ends(self) -> NDArray[np.int64]:
@@ -146,15 +182,39 @@ class Shard:
 
     def item(self, row: int) -> tuple[str, Meta]:
         """Id and metadata of one row; reads only its line."""
-        start = int(self._ends[row - 1]) + 1 if row else 0
-        item = json.loads(self._text[start : int(self._ends[row])].tobytes())
-        return item["id"], item["meta"]
+        with self._told():
+            start = int(self._ends[row - 1]) + 1 if row else 0
+            item = json.loads(self._text[start : int(self._ends[row])].tobytes())
+            return sound_item(self.place, item["id"], item["meta"])
 
     @functools.cached_property
     def items(self) -> list[tuple[str, Meta]]:
         """Id and metadata of all rows. One document is parsed several times faster than many lines."""
-        text = self._text.tobytes().rstrip(b"\n").replace(b"\n", b",")
-        return [(item["id"], item["meta"]) for item in json.loads(b"[" + text + b"]")]
+        with self._told():
+            text = self._text.tobytes().rstrip(b"\n").replace(b"\n", b",")
+            found = [sound_item(self.place, item["id"], item["meta"]) for item in json.loads(b"[" + text + b"]")]
+            if len(found) != self.files.rows:
+                raise damaged(self.place, f"holds {len(found)} entries, not {self.files.rows}")
+            return found
+
+    @contextlib.contextmanager
+    def _told(self) -> Iterator[None]:
+        """What is wrong with the items, in our words."""
+        try:
+            yield
+        except (ValueError, KeyError, IndexError, TypeError, RecursionError) as error:
+            raise damaged(self.place, "cannot be understood") from error
+
+
+def _natural(*values: Any) -> bool:
+    """Whether all are whole numbers from 0 that a file can count."""
+    return all(type(value) is int and 0 <= value < 2**63 for value in values)
+
+
+def _unit_rows(rows: NDArray[np.floating]) -> bool:
+    """Whether all rows have length 1, up to rounding to float16."""
+    wide = rows.astype(np.float32)
+    return bool((np.abs(np.einsum("nd,nd->n", wide, wide) - 1) < UNIT_SLACK).all())  # NaN compares false
 
 
 def write_shard(
@@ -203,7 +263,12 @@ def read_alive(directory: Path, file: File | None, rows: int) -> NDArray[np.bool
     if file is None:
         return np.ones(rows, bool)
     path = file.check(directory)
-    bits = np.load(path)
+    try:
+        if path.stat().st_size > rows // 8 + 4096:
+            raise ValueError("too long")
+        bits = np.load(path, mmap_mode="r")
+    except (ValueError, EOFError, OverflowError, TypeError, SyntaxError) as error:
+        raise damaged(path, "is no whole array") from error
     if bits.dtype != np.uint8 or bits.size != -(-rows // 8):
         raise damaged(path, f"does not describe {rows} rows")
     return np.unpackbits(bits, count=rows).astype(bool)
@@ -216,9 +281,9 @@ def _crc32_of(values: Mapping[str, Any]) -> int:
 def crc32(path: Path) -> int:
     """CRC-32 of a file's content."""
     value = 0
-    with open(path, "rb", buffering=0) as file:
+    with open_regular(path) as file:
         buffer = memoryview(bytearray(1 << 20))
-        while size := file.readinto(buffer):
+        while size := file.readinto(buffer):  # type: ignore[attr-defined]
             value = zlib.crc32(buffer[:size], value)
     return value
 

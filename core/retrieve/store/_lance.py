@@ -15,7 +15,9 @@ from numpy.typing import NDArray
 
 from ...errors import AttnError, InputError, UsageError
 from ...io.atomic import write_text
-from .base import Block, Header, damaged
+from ...io.kinds import open_regular
+from ...memory import read_within
+from .base import Block, Header, Meta, damaged, sound_item
 
 TABLE = "vectors"
 FOLDER = f"{TABLE}.lance"
@@ -35,6 +37,9 @@ def connect(directory: Path) -> Any:
 
     if not directory.is_dir():
         raise InputError(directory, "no such index", "Make one: attn retrieve index")
+    for path in (directory / FOLDER).rglob("*"):
+        if not path.is_dir() and not path.is_file():
+            raise damaged(path, "is not a regular file")  # reading a pipe would wait for ever
     session = lancedb.Session(index_cache_size_bytes=CACHE_BYTES, metadata_cache_size_bytes=METADATA_CACHE_BYTES)
     return lancedb.connect(str(directory), session=session)
 
@@ -46,7 +51,9 @@ def told(directory: Path) -> Iterator[None]:
         yield
     except AttnError:
         raise
-    except (OSError, ValueError, RuntimeError) as error:
+    except BaseException as error:  # its panics are no Exception
+        if not isinstance(error, Exception) and type(error).__name__ != "PanicException":
+            raise
         reason = (str(error).splitlines() or ["no reason given"])[0]
         file = _FILE.search(reason)
         where = directory / file[0] if file else _resized(directory) or directory
@@ -69,9 +76,23 @@ def header_of(table: Any, directory: Path) -> Header:
     """The header in a table's schema. Raises ``InputError`` if there is none."""
     try:
         values = json.loads((table.schema.metadata or {})[b"attn"])
-    except (KeyError, ValueError) as error:
+    except (KeyError, ValueError, RecursionError) as error:
         raise damaged(directory, "a Lance table without attn's header") from error
-    return Header.from_dict(values, str(directory))
+    header = Header.from_dict(values, str(directory))
+    from ._columns import empty_schema
+
+    types = {field.name: field.type for field in table.schema}
+    if wrong := [field.name for field in empty_schema(header) if types.get(field.name) != field.type]:
+        raise damaged(directory, f"its table has no column {wrong[0]!r} as the header promises")
+    return header
+
+
+def item_meta(directory: Path, key: Any, text: Any) -> Meta:
+    """Metadata of an entry of its JSON. Raises ``InputError`` if it is damaged."""
+    try:
+        return sound_item(directory, key, json.loads(text))[1]
+    except (ValueError, TypeError, RecursionError) as error:
+        raise damaged(directory, f"the metadata of {str(key)[:40]!r} cannot be understood") from error
 
 
 def id_in(ids: Sequence[str]) -> str:
@@ -91,9 +112,12 @@ def vectors_of(rows: Any, dim: int) -> NDArray[np.float32]:
 def read_state(directory: Path) -> dict[str, Any]:
     """What we know of the table beside what is in it; can be lost without harm."""
     try:
-        return dict(json.loads((directory / STATE).read_bytes()))
-    except (OSError, ValueError, TypeError):
+        with open_regular(path := directory / STATE) as file:
+            state = dict(json.loads(read_within(file, path, 2**20, "holds")))
+    except (InputError, OSError, ValueError, TypeError, RecursionError):
         return {}
+    kinds = {"last_version": int, "compacted_version": int, "sizes": dict, "index": dict}
+    return {name: value for name, value in state.items() if type(value) is kinds.get(name, type(value))}
 
 
 def write_state(directory: Path, state: dict[str, Any]) -> None:

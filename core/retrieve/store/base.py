@@ -25,6 +25,8 @@ Scalar: TypeAlias = str | int | float | bool | None
 Meta: TypeAlias = Mapping[str, Scalar]
 AddMode: TypeAlias = Literal["upsert", "strict"]
 
+MOST_DIM = 2**20
+"""Dimensions of a vector; a header that names more was forged."""
 SLACK = 1e-5
 """How far a float32 score of unit vectors may be from the true one; candidates within it are scored again."""
 BLOCK_ITEMS = 4_096
@@ -74,8 +76,10 @@ class Header:
     @classmethod
     def from_dict(cls, values: Any, place: str) -> Header:
         """The header found at ``place``. Raises ``InputError`` if it is damaged, ``UsageError`` if it is too new."""
-        schema = values.get("schema") if isinstance(values, Mapping) else None
-        if isinstance(schema, int) and schema > SCHEMA:
+        if not isinstance(values, Mapping):
+            raise damaged(place, "its header is no object")
+        schema = values.get("schema")
+        if type(schema) is int and schema > SCHEMA:
             raise UsageError(
                 f"{place}: written by attn {values.get('attn', '?')} in schema {schema}; this version reads up to "
                 f"{SCHEMA}. Update attn, or build the index again (--rebuild)."
@@ -84,8 +88,13 @@ class Header:
             header = cls(**{name: values[name] for name in cls.__dataclass_fields__})
         except (KeyError, TypeError) as error:
             raise damaged(place, "its header is incomplete") from error
-        if header.metric != "cosine" or not isinstance(header.dim, int) or header.dim < 1:
-            raise damaged(place, f"its header names metric {header.metric!r} and dim {header.dim!r}")
+        if header.metric != "cosine" or type(header.dim) is not int or not 1 <= header.dim <= MOST_DIM:
+            raise damaged(place, f"its header names metric {str(header.metric)[:40]} and dim {str(header.dim)[:40]}")
+        texts = (header.attn, header.created, header.store)
+        if type(schema) is not int or schema < 0 or not isinstance(header.fingerprint, Mapping):
+            raise damaged(place, "its header has a schema or a fingerprint of the wrong type")
+        if not all(isinstance(text, str) for text in texts):
+            raise damaged(place, "its header has a name or a date of the wrong type")
         return header
 
 
@@ -230,6 +239,17 @@ def unique_rows(ids: Sequence[str], mode: AddMode) -> list[int]:
         twice = next(name for name in ids if name in seen or seen.add(name))  # type: ignore[func-returns-value]
         raise UsageError(f"id {twice!r} is given twice")
     return sorted(last.values())
+
+
+def sound_item(place: object, key: Any, meta: Any) -> tuple[str, Meta]:
+    """Id and metadata as a store gave them. Raises ``InputError`` if they are none that ``check_items`` let in."""
+    try:
+        good = isinstance(key, str) and key.encode() and isinstance(meta, dict)
+        if good and all(isinstance(value, str | int | float | bool | None) for value in meta.values()):
+            return key, meta
+    except UnicodeEncodeError:
+        pass
+    raise damaged(place, f"holds an entry that is none ({str(key)[:40]!r})")
 
 
 def already_there(name: str) -> UsageError:

@@ -7,7 +7,6 @@ the table's schema), unique ids, scores instead of distances, ties by id, and th
 from __future__ import annotations
 
 import contextlib
-import json
 import math
 import time
 from collections.abc import Iterator, Sequence
@@ -29,6 +28,7 @@ from ._lance import (
     connect,
     header_of,
     id_in,
+    item_meta,
     nearest_ids,
     read_state,
     sizes,
@@ -177,13 +177,13 @@ class LanceStore:
 
         scores, items = fetch(k + OVERFETCH) if fast else until_decided(fetch, k, total)
         order = best(scores, [name for name, _ in items], k)
-        return [Hit(items[i][0], float(scores[i]), json.loads(items[i][1])) for i in order]
+        return [Hit(items[i][0], float(scores[i]), item_meta(self.directory, *items[i])) for i in order]
 
     def entries(self) -> dict[str, Meta]:
         """See ``VectorStore.entries``."""
         with told(self.directory):
             return {
-                name: json.loads(meta)
+                name: item_meta(self.directory, name, meta)
                 for batch in self._table.search().select(["id", "meta"]).to_batches()
                 for name, meta in zip(batch["id"].to_pylist(), batch["meta"].to_pylist(), strict=True)
             }
@@ -196,8 +196,9 @@ class LanceStore:
         with told(self.directory):
             for batch in query.to_batches(size):
                 if batch.num_rows:
-                    meta = [json.loads(text) for text in batch["meta"].to_pylist()]
-                    yield Block(batch["id"].to_pylist(), vectors_of(batch, self.header.dim), meta)
+                    ids, texts = batch["id"].to_pylist(), batch["meta"].to_pylist()
+                    meta = [item_meta(self.directory, *pair) for pair in zip(ids, texts, strict=True)]
+                    yield Block(ids, vectors_of(batch, self.header.dim), meta)
 
     def compact(self) -> dict[str, Any]:
         """See ``VectorStore.compact``. Builds an index if there is none for more than ``FLAT_ITEMS`` items."""
