@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import hashlib
 import os
-import zipfile
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -19,10 +18,13 @@ import torch
 from torch import Tensor
 
 from ..errors import InputError, UsageError, did_you_mean
+from ..io.arrays import read_archive
 from ._generators import GENERATORS as _FUNCTIONS
 from ._generators import video_grid
 
 ALIASES = {"structured": "lowrank"}
+OPTIONAL = ("scale", "head", "kv_head", "ref_rows", "ref_out", "ref_lse")
+"""Arrays that a file of q, k and v may hold besides."""
 GENERATORS: tuple[str, ...] = (*_FUNCTIONS, *ALIASES)
 """What ``generate`` knows, aliases last."""
 
@@ -185,20 +187,11 @@ def load_captured(
     """
     path = Path(path)
     stored = _read(path)
-    q, k, v = (_four(path, name, stored) for name in "qkv")
-    if k.shape[:3] != v.shape[:3] or q.shape[0] != k.shape[0] or q.shape[2:] != k.shape[2:] or q.shape[1] % k.shape[1]:
-        shapes = ", ".join(f"{name} {list(array.shape)}" for name, array in (("q", q), ("k", k), ("v", v)))
-        raise InputError(path, f"q, k and v do not fit together: {shapes}", "Store [heads, length, head_dim] each.")
-    for name, array in (("q", q), ("k", k), ("v", v)):
-        if not np.isfinite(array).all():
-            raise InputError(path, f"{name} holds NaN or infinity", "Capture it in float32.")
+    q, k, v = _checked(path, stored)
     total, length = q.shape[1], q.shape[2]
     chosen = list(range(total)) if heads is None else [int(head) for head in heads]
-    if not chosen or not all(0 <= head < total for head in chosen):
-        raise InputError(path, f"has heads 0 to {total - 1}, asked for {chosen}", "Choose among those.")
     seq = length if seq is None else seq
-    if seq < 1 or (seq > length and not tile):
-        raise InputError(path, f"holds {length} positions, asked for {seq}", f"Ask for 1 to {length}, or for tiling.")
+    _check_choice(path, q, chosen, seq, tile)
 
     if heads is not None:
         shared = np.array(chosen) // (total // k.shape[1])
@@ -206,6 +199,11 @@ def load_captured(
     q, k, v = (_resized(array, seq) for array in (q, k, v))
     copies = -(-seq // length)
     tq, tk, tv = (torch.from_numpy(np.ascontiguousarray(array)).to(dtype) for array in (q, k, v))
+    for name, before, tensor in (("q", q, tq), ("k", k, tk), ("v", v, tv)):
+        if not bool(tensor.isfinite().all()):
+            largest = float(np.abs(before).max())
+            kind = str(dtype).removeprefix("torch.")
+            raise InputError(path, f"{name} holds {largest:.1e}, which is infinite as {kind}", "Ask for another dtype")
     return Inputs(
         path.name if copies == 1 else f"{path.name} tiled x{copies}",
         tq,
@@ -220,21 +218,44 @@ def load_captured(
     )
 
 
+def check_captured(
+    path: str | os.PathLike[str], *, heads: Sequence[int] | None, lengths: Sequence[int], tile: bool
+) -> tuple[int, int, int, int]:
+    """What ``load_captured`` refuses at any of ``lengths``, before the work; batch, heads, kv heads and head_dim."""
+    path = Path(path)
+    stored = _read(path)
+    q, k, v = _checked(path, stored)
+    chosen = list(range(q.shape[1])) if heads is None else list(heads)
+    for seq in lengths:
+        _check_choice(path, q, chosen, seq, tile)
+    _scale(path, stored)
+    _references(path, stored, chosen, max(lengths), q.shape[1])
+    return q.shape[0], len(chosen), len(chosen) if heads is not None else k.shape[1], max(q.shape[3], v.shape[3])
+
+
+def _check_choice(path: Path, q: np.ndarray[Any, Any], chosen: Sequence[int], seq: int, tile: bool) -> None:
+    total, length = q.shape[1], q.shape[2]
+    if not chosen or not all(0 <= head < total for head in chosen):
+        raise InputError(path, f"has heads 0 to {total - 1}, asked for {list(chosen)}", "Choose among those")
+    if seq < 1 or (seq > length and not tile):
+        raise InputError(path, f"holds {length} positions, asked for {seq}", f"Ask for 1 to {length}, or for tiling")
+
+
+def _checked(path: Path, stored: Mapping[str, np.ndarray[Any, Any]]) -> list[np.ndarray[Any, Any]]:
+    """q, k and v [B, H, L, D] that fit together and are finite."""
+    q, k, v = (_four(path, name, stored) for name in "qkv")
+    if k.shape[:3] != v.shape[:3] or q.shape[0] != k.shape[0] or q.shape[2:] != k.shape[2:] or q.shape[1] % k.shape[1]:
+        shapes = ", ".join(f"{name} {list(array.shape)}" for name, array in (("q", q), ("k", k), ("v", v)))
+        raise InputError(path, f"q, k and v do not fit together: {shapes}", "Store [heads, length, head_dim] each.")
+    for name, array in (("q", q), ("k", k), ("v", v)):
+        if not np.isfinite(array).all():
+            raise InputError(path, f"{name} holds NaN or infinity", "Capture it in float32.")
+    return [q, k, v]
+
+
 def _read(path: Path) -> dict[str, np.ndarray[Any, Any]]:
-    """All arrays of an NPZ file."""
-    fix = "Give an NPZ archive with the arrays q, k and v, as numpy.savez writes it."
-    try:
-        loaded = np.load(path, allow_pickle=False)
-        if not isinstance(loaded, np.lib.npyio.NpzFile):
-            raise InputError(path, "is a single array, not an archive", fix)
-        with loaded as archive:
-            if missing := [name for name in "qkv" if name not in archive.files]:
-                raise InputError(path, f"has no array {', '.join(missing)} (it has {', '.join(archive.files)})", fix)
-            return {name: archive[name] for name in archive.files}
-    except FileNotFoundError:
-        raise InputError(path, "no such file") from None
-    except (OSError, ValueError, EOFError, zipfile.BadZipFile) as error:
-        raise InputError(path, f"cannot be read as an NPZ archive ({error})", fix) from error
+    """What we use of an NPZ file."""
+    return read_archive(path, (*"qkv", *OPTIONAL), "qkv")
 
 
 def _four(path: Path, name: str, stored: Mapping[str, np.ndarray[Any, Any]]) -> np.ndarray[Any, Any]:

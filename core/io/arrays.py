@@ -6,13 +6,16 @@ import io
 import math
 import struct
 import zipfile
+from collections.abc import Collection
+from os import PathLike
 from pathlib import Path
 from typing import IO, Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from ..errors import InputError, did_you_mean
+from ..errors import InputError, decoding, did_you_mean
+from ..memory import check_memory
 from .atomic import atomic_path
 from .axes import is_colour, plain_shape, told
 from .image import GreyImage
@@ -68,6 +71,48 @@ def read_npz(path: Path, file: Path, key: str | None, *, luma: bool = False, fil
             pick = f"; pick another with {file.name}#KEY" if key is None and len(members) > 1 else ""
             notes.append(f"read array '{chosen}', which alone is written{pick} (there are also: {listed})")
         return _image(path, "npz", array, luma, fill, notes, {"key": chosen})
+
+
+def read_archive(path: str | PathLike[str], names: Collection[str], needed: Collection[str]) -> dict[str, NDArray[Any]]:
+    """Numeric arrays of any shape from an NPZ archive, in this machine's byte order.
+
+    Parameters
+    ----------
+    path : str or PathLike
+    names : collection of str
+        What to read, where it is there; other arrays are left alone.
+    needed : collection of str
+        Those of ``names`` that must be there.
+
+    Raises
+    ------
+    InputError
+        If the file cannot be read, lacks an array, or holds more than half of the budget of memory.
+    """
+    path = Path(path)
+    fix = f"Give an NPZ archive with the arrays {', '.join(needed)}, as numpy.savez writes it"
+    with open_regular(path) as file:
+        if file.read(6) == b"\x93NUMPY":
+            raise InputError(path, "is a single array, not an archive", fix)
+        file.seek(0)
+        with decoding(path, "an NPZ archive", fix), zipfile.ZipFile(file) as archive:
+            members = {info.filename.removesuffix(".npy"): info for info in archive.infolist() if _is_array(info)}
+            if missing := [name for name in needed if name not in members]:
+                listed = ", ".join(list(members)[:12]) or "none"
+                raise InputError(path, f"has no array {', '.join(missing)} (it has {listed})", fix)
+            wanted = {name: info for name, info in members.items() if name in names}
+            check_memory(path, 2 * sum(info.file_size for info in wanted.values()), "its arrays take")
+            return {name: _numbers(path, name, archive, info) for name, info in wanted.items()}
+
+
+def _numbers(path: Path, name: str, archive: zipfile.ZipFile, info: zipfile.ZipInfo) -> NDArray[Any]:
+    """One array of an archive, its header checked before anything is allocated."""
+    with archive.open(info) as member:
+        shape, fortran, dtype = _header(path, member)
+        _check_type(path, dtype, name)
+        array = _values(path, member, info.file_size, shape, fortran, dtype)
+        member.read(1)  # its checksum is compared at its end
+    return array.astype(dtype.newbyteorder("="), copy=False)
 
 
 def write_npy(image: GreyImage, pixels: NDArray[Any], path: Path, notes: list[str] | None = None) -> None:
@@ -145,17 +190,30 @@ def _header(path: Path, file: IO[bytes]) -> tuple[tuple[int, ...], bool, np.dtyp
     return tuple(int(side) for side in shape), fortran, dtype
 
 
+def _check_type(path: Path, dtype: np.dtype[Any], name: str = "") -> None:
+    """``InputError`` for values that are no numbers; ``name`` of the array, where there are several."""
+    if dtype.kind not in "biuf" or dtype.itemsize > 8:
+        kinds = {"c": "complex numbers", "U": "text", "S": "text", "V": "records", "M": "dates", "m": "durations"}
+        what = f"{name} holds values of type {dtype}".strip()[:120]
+        what += f" ({kinds[dtype.kind]})" if dtype.kind in kinds else ""
+        raise InputError(path, what, "Save it as bool, integer or float")
+
+
 def _load(path: Path, file: IO[bytes], size: int) -> NDArray[Any]:
     """The array of an NPY stream of ``size`` bytes, of the shape in the file; ``plain_shape`` of it has 2 or 3 axes."""
     shape, fortran, dtype = _header(path, file)
-    if dtype.kind not in "biuf" or dtype.itemsize > 8:
-        kinds = {"c": "complex numbers", "U": "text", "S": "text", "V": "records", "M": "dates", "m": "durations"}
-        what = f"holds values of type {dtype}"[:120] + (f" ({kinds[dtype.kind]})" if dtype.kind in kinds else "")
-        raise InputError(path, what, "Save it as bool, integer or float")
+    _check_type(path, dtype)
     if len(plain_shape(shape)) not in (2, 3):
         raise InputError(path, f"has {len(shape)} axes (shape {shape})", "Save one image [H, W] or a stack [Z, H, W]")
-    count = check_size(path, plain_shape(shape), itemsize=dtype.itemsize)
-    check_bytes(path, count * dtype.itemsize, size - file.tell())
+    check_size(path, plain_shape(shape), itemsize=dtype.itemsize)
+    return _values(path, file, size, shape, fortran, dtype)
+
+
+def _values(
+    path: Path, file: IO[bytes], size: int, shape: tuple[int, ...], fortran: bool, dtype: np.dtype[Any]
+) -> NDArray[Any]:
+    """What follows the header in an NPY stream of ``size`` bytes."""
+    check_bytes(path, math.prod(shape) * dtype.itemsize, size - file.tell())
     array = np.empty(math.prod(shape), dtype)
     read_into(path, file, array.view(np.uint8).data)
     if dtype.kind == "b":
