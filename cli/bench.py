@@ -8,6 +8,8 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import typer
 
+from attn.core.errors import UsageError
+
 from .options import (
     DeviceOption,
     JsonOption,
@@ -63,16 +65,35 @@ def complete_inputs(incomplete: str) -> list[str]:
     return [name for name in GENERATOR_NAMES if name.startswith(incomplete)]
 
 
+SIZES = {"batch": "batch", "heads": "num_heads", "kv_heads": "num_kv_heads", "dim": "head_dim"}
+OUTPUT_OPTIONS = frozenset({"as_json", "report_file", "quiet", "verbose", "max_memory"})
+
+
+def _given(context: typer.Context) -> set[str]:
+    """Names of the parameters that stand on the command line."""
+    sources = {name: context.get_parameter_source(name) for name in context.params}
+    return {name for name, source in sources.items() if source is not None and source.name == "COMMANDLINE"}
+
+
+def _refuse(context: typer.Context, why: str, names: set[str]) -> None:
+    """Raise ``UsageError`` for options that would have no effect."""
+    if names:
+        flags = {param.name: param.opts[0] for param in context.command.params}
+        listed = ", ".join(sorted(flags[name] for name in names))
+        raise UsageError(f"{why}: {listed} would have no effect. Leave it out.")
+
+
 def parse_heads(text: str | None) -> tuple[int, ...] | None:
     """``0,2`` as (0, 2); ``typer.BadParameter`` for anything else."""
     if text is None:
         return None
-    if not all(part.isdecimal() for part in text.split(",")):
+    if not all(part.isdecimal() and len(part) < 10 for part in text.split(",")):
         raise typer.BadParameter(f"--head: {text!r} is no list of head numbers (use 0 or 0,1)")
     return tuple(int(part) for part in text.split(","))
 
 
 def main(
+    context: typer.Context,
     operators: Annotated[
         list[str] | None,
         typer.Argument(
@@ -201,12 +222,13 @@ def main(
         return list_methods("bench", as_json=as_json)
     from attn.core.attention import OPERATORS
     from attn.core.bench.options import BenchOptions, convert, parse_setting
-    from attn.core.errors import UsageError
     from attn.core.sizes import parse_grid, parse_size, parse_sizes
 
     for name in operators or ():
         OPERATORS[name]  # the nearest name before torch is imported
+    given = _given(context)
     if selftest:
+        _refuse(context, "--selftest compares with stored vectors", given - {"operators", "selftest", *OUTPUT_OPTIONS})
         return _run(tuple(operators or ()), as_json, report_file, quiet, verbose)
     shape = parse_grid(grid) if grid else None
     if seq is None:
@@ -214,7 +236,14 @@ def main(
     else:
         lengths = parse_sizes(seq)
     if quick:
-        lengths, dim, heads, memory = tuple(n for n in lengths if n <= 4096) or (4096,), 64, 2, False
+        chosen = {"dim": dim != 64, "heads": heads != 2, "memory": memory}
+        _refuse(context, "--quick measures 2 heads of 64 without memory", {x for x in given if chosen.get(x)})
+        if max(lengths) > 4096:
+            raise UsageError(f"--quick measures 4k tokens at most. Leave --seq {seq} out, or --quick.")
+        dim, heads, memory = 64, 2, False
+    sources = tuple(inputs.split(","))
+    if memory and given & {"memory"} and (mode == "decode" or backward):
+        raise UsageError("--memory measures a forward pass over all queries: leave out --mode decode and --backward.")
     settings: dict[str, dict[str, Any]] = {}
     for text in setting or ():
         name, parameter, values = parse_setting(text, OPERATORS)
@@ -235,7 +264,7 @@ def main(
         num_kv_heads=kv_heads,
         head_dim=dim,
         grid=(shape[0], shape[1]) if shape else None,
-        inputs=tuple(inputs.split(",")),
+        inputs=sources,
         captured_heads=parse_heads(head),
         tile=tile,
         causal=causal,
@@ -256,6 +285,7 @@ def main(
         dtype=dtype,
         threads=threads,
         plot=plot,
+        asked=frozenset(SIZES[name] for name in given & set(SIZES)),
     )
     return _run(options, as_json, report_file, quiet, verbose)
 

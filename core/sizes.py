@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import re
 from collections.abc import Sequence
 
@@ -14,7 +15,7 @@ def parse_size(text: str) -> int:
     """``512``, ``4k``, ``1.5m`` as a number; k, m, g are powers of 1024. Raises ``UsageError`` for anything else."""
     match = re.fullmatch(r"(\d+(?:\.\d+)?)([kmg]?)", text.strip().lower())
     value = float(match[1]) * _UNITS[match[2]] if match else 0.0
-    if value < 1 or value != int(value):
+    if not 1 <= value < math.inf or value != int(value):
         raise UsageError(f"{text!r} is no size. Use a positive number such as 512, 4k or 1m (k = 1024).")
     return int(value)
 

@@ -113,6 +113,8 @@ class Operator:
         with Lq = 1 is the decode step.
     at_budget : callable or None
         ``at_budget(keys, Shape) -> dict`` of parameters with which a query visits about ``keys`` keys, search included.
+    no_budget : str
+        Why there is no ``at_budget``, as a sentence about "it".
     causal : tuple of bool
         Which of causal and not causal it can do.
     grid : bool
@@ -131,6 +133,7 @@ class Operator:
     rows: Callable[..., Tensor] | None = None
     decoder: Callable[..., Callable[[], Tensor]] | None = None
     at_budget: Callable[[int, Shape], dict[str, Any]] | None = None
+    no_budget: str = "it attends to every key."
     causal: tuple[bool, ...] = (True, False)
     grid: bool = False
     decodes: bool = True

@@ -108,5 +108,6 @@ OPERATOR = Operator(
     select=select,
     attend=attend,
     decoder=decoder,
+    no_budget="it scores every key, whatever top_k is.",
     differentiable=True,
 )

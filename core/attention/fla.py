@@ -57,5 +57,12 @@ def cost(shape: Shape, *, decay: Decay = "code", layer: int = 0, num_layers: int
 
 
 OPERATOR = Operator(
-    reference=reference, blocked=blocked, cost=cost, rows=rows, causal=(True,), decodes=False, differentiable=True
+    reference=reference,
+    blocked=blocked,
+    cost=cost,
+    rows=rows,
+    no_budget="its state sums up all of them.",
+    causal=(True,),
+    decodes=False,
+    differentiable=True,
 )

@@ -287,5 +287,12 @@ def cost(
 
 
 OPERATOR = Operator(
-    reference=reference, blocked=blocked, cost=cost, rows=rows, decoder=decoder, causal=(True,), differentiable=True
+    reference=reference,
+    blocked=blocked,
+    cost=cost,
+    rows=rows,
+    decoder=decoder,
+    no_budget="its state sums up all of them.",
+    causal=(True,),
+    differentiable=True,
 )

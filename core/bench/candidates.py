@@ -96,17 +96,28 @@ def choose(options: BenchOptions) -> tuple[list[str], dict[str, str]]:
         names = (*names, options.sweep[0])
     found: list[str] = []
     left_out: dict[str, str] = {}
+    for name in (*options.settings, *((options.sweep[0],) if options.sweep else ())):
+        if name not in names:
+            raise UsageError(f"--set {name}...: {name} is not measured. Name it, or leave the parameter out.")
     for name in dict.fromkeys(names):
         if missing := OPERATORS[name].missing():
+            if name in options.named:
+                OPERATORS[name].resolve()  # raises, with how to install it
             left_out[name] = f"not installed: pip install {' '.join(missing)}"
             continue
         operator = Candidate(name, name, {}, causal=False).operator
         if reason := _cannot(name, operator, options):
-            if options.operators:
+            if name in options.named:
                 raise UsageError(reason)
             left_out[name] = reason
             continue
         found.append(name)
+    if options.grid is not None and not any(OPERATORS[name].resolve().grid for name in found):
+        raise UsageError("--grid is about operators on token maps (bra, halo), and none is measured.")
+    if options.sweep and options.sweep[1] in options.settings.get(options.sweep[0], {}):
+        raise UsageError(f"{'.'.join(options.sweep[:2])} is both set and swept. Leave one out.")
+    if options.operators and options.peers:
+        raise UsageError("--peers adds to the operators that run by default, and some were named. Name the peers too.")
     return found, left_out
 
 
@@ -155,4 +166,6 @@ def _cannot(name: str, operator: Operator, options: BenchOptions) -> str:
         return f"{name} cannot decode: it needs as many queries as keys."
     if options.backward and not operator.differentiable:
         return f"{name} has no backward pass."
+    if options.keys is not None and operator.at_budget is None:
+        return f"{name} has no budget of keys: {operator.no_budget} Leave out --keys, or the operator."
     return ""

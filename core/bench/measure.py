@@ -5,16 +5,19 @@ Specification: methods/attention-bench.md, sections 4 and 5.
 
 from __future__ import annotations
 
+import contextlib
 import time
-from collections.abc import Callable, Mapping
+import warnings
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
 import torch
 from torch import Tensor
 
-from ..attention.base import shape_of
+from ..attention.base import Shape, accumulator, repeat_kv, shape_of
 from ..batch import Watcher
+from ..text import one_line
 from . import accuracy, memory, timing
 from .candidates import BASELINE, Candidate, call, plan, warm
 from .inputs import Inputs
@@ -27,6 +30,7 @@ MEMORY_SECONDS = 10.0  # an operator slower than this is not run again in a chil
 BACKWARD = 3.5  # forward and backward products, in units of the forward ones
 GATE = {torch.float64: 1e-9, torch.float32: 1e-4, torch.float16: 1e-2, torch.bfloat16: 4e-2}
 """Largest relative error of an operator that claims to be exact, by dtype."""
+LARGE_SCORE = 100.0  # softmax of such scores shows their rounding
 EXACT = (BASELINE, "dense", "lightning")
 
 
@@ -52,6 +56,11 @@ class Row:
     def label(self) -> str:
         return self.candidate.label
 
+    @property
+    def runs(self) -> bool:
+        """Whether it is still to be measured."""
+        return not self.skipped and self.timing.error is None
+
 
 @dataclass(frozen=True)
 class Setup:
@@ -70,63 +79,122 @@ class Setup:
     def left(self) -> float:
         return self.deadline - time.monotonic()
 
+    @property
+    def peak(self) -> float:
+        """FLOP/s that this machine was measured to reach at most."""
+        return 1e9 * max(rate for name, rate in self.ceilings.items() if name.startswith("gflops_"))
 
-def measure(setup: Setup, inputs: Inputs) -> list[Row]:
-    """Everything about one set of inputs."""
+
+def pilot_length(length: int) -> int:
+    """Keys of the run that predicts the time at ``length``."""
+    return min(length, max(PILOT, length // PILOT_SHARE), PILOT_MAX)
+
+
+@contextlib.contextmanager
+def collected(found: list[str], known: Sequence[str] = ()) -> Iterator[None]:
+    """Python's warnings into ``found``, each once, instead of onto stderr; not those of ``known``."""
+    with warnings.catch_warnings(record=True) as caught:
+        warnings.simplefilter("always")
+        yield
+    for warning in caught:
+        text = one_line(str(warning.message))
+        if text not in found and text not in known:
+            found.append(text)
+
+
+def prepare(setup: Setup, inputs: Inputs, length: int, making: float = 0.0) -> list[Row]:
+    """What is to be measured at ``length``, with predictions; what would outrun the budget says so in ``skipped``.
+
+    Parameters
+    ----------
+    inputs : Inputs
+        Of that length, or shorter.
+    making : float, s
+        Predicted for making those of full length.
+    """
     options = setup.options
     q, k, v = inputs.q, inputs.k, inputs.v
     shape = shape_of(q, k, v, causal=options.causal is not False, grid=options.grid)
+    shape = shape._replace(len_k=length, len_q=1 if options.mode == "decode" else length)
     scale = inputs.scale if inputs.scale is not None else q.shape[-1] ** -0.5
-    candidates = plan(setup.names, options, shape)
-    rows = [Row(candidate, k.shape[2], candidate.arguments(scale, options.grid)) for candidate in candidates]
+    rows = [
+        Row(candidate, length, candidate.arguments(scale, options.grid))
+        for candidate in plan(setup.names, options, shape)
+    ]
     for row in rows:
-        _prepare(setup, row, q, k, v)
-    _spend(setup, rows)
-    calls = {row.label: _call(setup, row, q, k, v) for row in rows if not row.skipped and row.timing.error is None}
-    sampled = accuracy.sample_rows(q.shape[2], options.rows, options.seed)
-    timed = timing.time_interleaved(
-        calls, setup.device, repeat=options.repeat, deadline=setup.deadline, step=setup.watcher.step,
-        keep=lambda out: out[:, :, sampled],
-    )  # fmt: skip
-    for row in rows:
-        row.timing = timed.get(row.label, row.timing)
-    _exactness(setup, rows, inputs, sampled, scale)
-    if options.memory and options.mode == "prefill" and not options.backward:
-        _memory(setup, rows, q, k, v)
+        with collected(row.warnings):
+            _prepare(setup, row, shape, q, k, v)
+    left = setup.left
+    if making > left and making > timing.SLOW:
+        for row in rows:
+            row.skipped = row.skipped or f"making the inputs is {_outruns('', making, left)}"
+    _spend(setup, rows, making)
     return rows
 
 
-def _prepare(setup: Setup, row: Row, q: Tensor, k: Tensor, v: Tensor) -> None:
-    """Warm a candidate on few tokens (that is the cold time) and predict its time from a pilot."""
+def _outruns(least: str, seconds: float, left: float) -> str:
+    return f"predicted {least}{seconds:.0f} s, {max(left, 0):.0f} s of the budget left"
+
+
+def measure(setup: Setup, inputs: Inputs, rows: list[Row]) -> None:
+    """Everything about one set of inputs, into ``rows`` from ``prepare``."""
+    options = setup.options
+    q, k, v = inputs.q, inputs.k, inputs.v
+    scale = inputs.scale if inputs.scale is not None else q.shape[-1] ** -0.5
+    late: list[str] = []
+    with collected(late, known=[text for row in rows for text in row.warnings]):
+        calls = {row.label: _call(setup, row, q, k, v) for row in rows if row.runs}
+        sampled = accuracy.sample_rows(q.shape[2], options.rows, options.seed)
+        timed = timing.time_interleaved(
+            calls, setup.device, repeat=options.repeat, deadline=setup.deadline, step=setup.watcher.step,
+            keep=lambda out: out[:, :, sampled],
+        )  # fmt: skip
+        for row in rows:
+            row.timing = timed.get(row.label, row.timing)
+        _exactness(setup, rows, inputs, sampled, scale)
+        if options.memory and options.mode == "prefill" and not options.backward:
+            _memory(setup, rows, q, k, v)
+    if rows:
+        rows[0].warnings += late
+
+
+def _prepare(setup: Setup, row: Row, shape: Shape, q: Tensor, k: Tensor, v: Tensor) -> None:
+    """Warm a candidate on few tokens (that is the cold time) and predict its time at ``shape`` from a pilot."""
     options, candidate = setup.options, row.candidate
     function = call(candidate.name)
     setup.watcher.step(f"{row.label}: warm-up", 0, 1)
     try:
+        least = candidate.cost(shape._replace(causal=candidate.causal)).flops / setup.peak
+        if options.mode == "prefill" and not candidate.operator.grid and least > max(setup.left, timing.SLOW):
+            row.predicted = least
+            row.skipped = _outruns("at least ", least, setup.left)  # by the machine's own ceiling: not even warmed
+            return
         start = time.perf_counter()
         warm(function, q, k, v, row.arguments)
         row.cold = time.perf_counter() - start
-        if k.shape[2] <= PILOT or options.mode == "decode" or candidate.operator.grid:
+        if shape.len_k <= PILOT or options.mode == "decode" or candidate.operator.grid:
             return  # quick enough; vision operators are linear in the map
-        length = min(max(PILOT, k.shape[2] // PILOT_SHARE), PILOT_MAX)
+        length = pilot_length(shape.len_k)
         small = tuple(t[:, :, :length] for t in (q, k, v))
         start = time.perf_counter()
         function(*small, **row.arguments)
         pilot = time.perf_counter() - start
-        costs = [candidate.cost(shape_of(*t, causal=candidate.causal)).flops for t in ((q, k, v), small)]
+        shapes = (shape._replace(causal=candidate.causal), shape_of(*small, causal=candidate.causal))
+        costs = [candidate.cost(each).flops for each in shapes]
         factor = BACKWARD if options.backward else 1.0
         row.predicted = factor * pilot * costs[0] / max(costs[1], 1.0)
     except (RuntimeError, ValueError, NotImplementedError, MemoryError) as error:
         row.timing.error = error
 
 
-def _spend(setup: Setup, rows: list[Row]) -> None:
+def _spend(setup: Setup, rows: list[Row], making: float) -> None:
     """Skip what is predicted to outrun the budget, dearest first."""
-    left = setup.left
+    left = setup.left - making
     for row in sorted(rows, key=lambda row: row.predicted):
-        if row.timing.error is not None:
+        if not row.runs:
             continue
         if row.predicted > left and row.predicted > timing.SLOW:
-            row.skipped = f"predicted {row.predicted:.0f} s, {max(left, 0):.0f} s of the budget left"
+            row.skipped = _outruns("", row.predicted, left)
             continue
         runs = setup.options.repeat or (1 if row.predicted >= timing.SLOW / 2 else 3)
         again = row.predicted if row.candidate.operator.select is not None else 0.0
@@ -181,7 +249,26 @@ def _exactness(setup: Setup, rows: list[Row], inputs: Inputs, sampled: Tensor, s
             row.metrics.update(found.get(row.label, {}))
             error = row.metrics["relative_error"]
             if row.candidate.name in EXACT and not error <= GATE[q.dtype]:
-                row.gate = f"exactness gate: relative error {error:.1e}, allowed {GATE[q.dtype]:.0e}"
+                fault = _beyond(q, k, v, sampled, scale, error)
+                if fault:
+                    row.warnings.append(f"{inputs.name}: {fault}; no operator can be judged on it")
+                else:
+                    row.gate = f"exactness gate: relative error {error:.1e}, allowed {GATE[q.dtype]:.0e}"
+
+
+def _beyond(q: Tensor, k: Tensor, v: Tensor, rows: Tensor, scale: float, error: float) -> str:
+    """Why ``error`` is the fault of these tensors, not of an operator; empty where it is not."""
+    chosen, keys = q[:, :, rows].double(), repeat_kv(k, q.shape[1]).mT
+    products = [chosen @ keys[..., i : i + 4096].double() for i in range(0, k.shape[2], 4096)]
+    reach = max((part.abs().max().item() for part in products), default=0.0)
+    kind = str(q.dtype).removeprefix("torch.")
+    info = torch.finfo(accumulator(q.dtype))
+    if reach * max(1.0, k.shape[2] * v.abs().max().item()) > info.max:
+        return f"its products reach {reach:.1e}, which overflows {kind}"
+    largest = reach * abs(scale)
+    if largest > LARGE_SCORE and not error > 100 * torch.finfo(q.dtype).eps * largest:
+        return f"its scores reach {largest:.1e}, and {kind} rounds them by more than softmax can bear"
+    return ""
 
 
 def _phases(setup: Setup, row: Row, q: Tensor, k: Tensor, v: Tensor) -> None:

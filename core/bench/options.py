@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+import typing
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -35,6 +37,8 @@ class BenchOptions:
         Equal budget: every operator visits about as many keys per query, search included.
     repeat : int or None
         None: until 1 s or 5 runs.
+    asked : frozenset of str
+        Which of ``batch``, ``num_heads``, ``num_kv_heads`` and ``head_dim`` a file must have, or be refused.
     budget : float, s
         An operator predicted to outrun what is left of it is skipped, with its prediction.
     """
@@ -67,6 +71,12 @@ class BenchOptions:
     dtype: str = "float32"
     threads: int | None = None
     plot: Path | None = None
+    asked: frozenset[str] = frozenset()
+
+    @property
+    def named(self) -> tuple[str, ...]:
+        """Operators that were asked for by name: refused where they cannot run, not left out."""
+        return (*self.operators, *self.settings, *((self.sweep[0],) if self.sweep else ()))
 
 
 def parse_setting(text: str, operators: Registry) -> tuple[str, str, list[str]]:
@@ -77,6 +87,13 @@ def parse_setting(text: str, operators: Registry) -> tuple[str, str, list[str]]:
         raise UsageError(f"{text!r} is no setting. Use OPERATOR.PARAMETER=VALUE, as hip.mask_k=1024.")
     operators[name]  # raises with the nearest name
     return name, parameter, values.split(",")
+
+
+def _choices(annotation: Any) -> tuple[str, ...]:
+    """The strings that an annotation allows; none: it is no ``Literal``."""
+    if typing.get_origin(annotation) is Literal:
+        return tuple(map(str, typing.get_args(annotation)))
+    return tuple(choice for part in typing.get_args(annotation) for choice in _choices(part))
 
 
 def convert(name: str, parameter: str, text: str) -> Any:
@@ -92,6 +109,7 @@ def convert(name: str, parameter: str, text: str) -> Any:
     from ..sizes import parse_grid, parse_size
 
     known = OPERATORS[name].resolve().parameters
+    where = f"{name}.{parameter}"
     if parameter not in known:
         hint = did_you_mean(parameter, known) or f"Known: {', '.join(known) or 'none'}."
         raise UsageError(f"{name} has no parameter {parameter!r}. {hint}")
@@ -105,16 +123,26 @@ def convert(name: str, parameter: str, text: str) -> Any:
             return True
         if lowered in ("false", "no", "off", "0"):
             return False
-        raise UsageError(f"{name}.{parameter}: {text!r} is neither true nor false.")
-    if "tuple[int" in kind:
-        return parse_grid(text, kind.count("int"))
-    if isinstance(default, int) or "int" in kind:
-        return int(text) if text in ("0", "-1") else parse_size(text)
+        raise UsageError(f"{where}: {text!r} is neither true nor false.")
+    try:
+        if "tuple[int" in kind:
+            return parse_grid(text, kind.count("int"))
+        if isinstance(default, int) or "int" in kind:
+            return int(text) if text in ("0", "-1") else parse_size(text)
+    except UsageError as error:
+        raise UsageError(f"{where}: {error}") from None
     if isinstance(default, float) or "float" in kind:
         try:
-            return float(text)
+            number = float(text)
         except ValueError:
-            raise UsageError(f"{name}.{parameter}: {text!r} is no number.") from None
-    if isinstance(default, str) or "str" in kind or "Literal" in kind:
+            number = math.nan
+        if not math.isfinite(number):
+            raise UsageError(f"{where}: {text!r} is no number.")
+        return number
+    if choices := _choices(known[parameter].annotation):
+        if text not in choices:
+            raise UsageError(f"{where}: {text!r} is none of {', '.join(choices)}.")
         return text
-    raise UsageError(f"{name}.{parameter} takes a tensor or a module: set it from Python, not here.")
+    if isinstance(default, str) or "str" in kind:
+        return text
+    raise UsageError(f"{where} takes a tensor or a module: set it from Python, not here.")

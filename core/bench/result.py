@@ -20,7 +20,6 @@ from .measure import BACKWARD, Row, Setup
 
 def item(row: Row, inputs: Inputs, setup: Setup) -> Item:
     """One line of the report."""
-    shape = shape_of(inputs.q, inputs.k, inputs.v, causal=row.candidate.causal, grid=setup.options.grid)
     name = f"{row.label} @ {show_size(row.length)} {inputs.name}" + (
         f" seed {inputs.seed}" if setup.options.seeds > 1 else ""
     )
@@ -42,6 +41,7 @@ def item(row: Row, inputs: Inputs, setup: Setup) -> Item:
         return Item(name, None, "failed", 0.0, error=text, metrics=base, details=details)
     if noise := row.timing.noise:
         row.warnings.append(f"noisy: {noise}")
+    shape = shape_of(inputs.q, inputs.k, inputs.v, causal=row.candidate.causal, grid=setup.options.grid)
     cost = row.candidate.cost(shape)
     return Item(
         name, None, "failed" if row.gate else "ok", sum(row.timing.wall), error=row.gate or None,
@@ -62,7 +62,7 @@ def _figures(row: Row, shape: Shape, cost: Cost, setup: Setup) -> dict[str, floa
         searched, attended = row.selection.searched / queries, row.selection.useful / queries
     factor = BACKWARD if setup.options.backward else 1.0
     # whichever type is faster: float16 is computed in float32 where the processor has no products for it
-    peak = 1e9 * max(rate for name, rate in setup.ceilings.items() if name.startswith("gflops_"))
+    peak = setup.peak
     vectors = shape.batch * (shape.num_heads * shape.len_q + shape.num_kv_heads * shape.len_k)
     # q, k, v read and the output written once: what is read again comes from a cache; decoding reads less than all
     compulsory = min(cost.bytes, vectors * (shape.head_dim + shape.value_dim) * shape.itemsize)

@@ -7,26 +7,30 @@ Specification: methods/attention-bench.md.
 from __future__ import annotations
 
 import time
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
+from pathlib import Path
 from typing import Any
 
 import torch
 
 import attn
 
+from .. import memory
 from ..batch import Silent, Watcher
 from ..device import pick_device, pick_dtype, set_threads
-from ..errors import UsageError, did_you_mean
+from ..errors import InputError, UsageError, did_you_mean
 from ..io.figure_canvas import check_figure_path
 from ..io.report import Item, Report, summarise
 from ..sizes import show_bytes, show_size
 from . import machine
 from .candidates import choose
-from .inputs import GENERATORS, Inputs, generate, load_captured
-from .measure import Setup, measure
+from .inputs import GENERATORS, Inputs, check_captured, generate, load_captured
+from .measure import PILOT, Row, Setup, measure, pilot_length, prepare
 from .options import BenchOptions
 from .result import add_speedups, fit_table, item
+
+MOST_JOBS = 10_000
 
 
 def run(options: BenchOptions, *, watcher: Watcher | None = None, arguments: Mapping[str, Any] | None = None) -> Report:
@@ -42,7 +46,7 @@ def run(options: BenchOptions, *, watcher: Watcher | None = None, arguments: Map
     started = time.monotonic()
     device, dtype = pick_device(options.device), pick_dtype(options.dtype)
     threads = set_threads(options.threads)
-    _check(options, dtype)
+    needs = _check(options, dtype)
     names, left_out = choose(options)
     load_before = machine.load()
     ceilings = machine.ceilings(device, tuple(dict.fromkeys((torch.float32, dtype))))
@@ -52,9 +56,14 @@ def run(options: BenchOptions, *, watcher: Watcher | None = None, arguments: Map
     used: list[dict[str, Any]] = []
     jobs = [(n, s, options.seed + i) for n in options.lengths for s in options.inputs for i in range(options.seeds)]
     for done, (length, source, seed) in enumerate(jobs, 1):
-        inputs = make_inputs(source, length, seed, options, dtype, device)
-        used.append({"inputs": inputs.name, "seq_len": length, "seed": seed, "sha256": inputs.sha256, **inputs.params})
-        rows = measure(setup, inputs)
+        if needs[length, source] > memory.budget():
+            for found in _too_large(names, needs[length, source], length, source, seed):
+                items.append(found)
+                watcher.item(found, done, len(jobs))
+            continue
+        rows, inputs, made = _measured(setup, source, length, seed)
+        hashed = {"sha256": inputs.sha256, **inputs.params} if made else {"made": False}
+        used.append({"inputs": inputs.name, "seq_len": length, "seed": seed, **hashed})
         for found in add_speedups([item(row, inputs, setup) for row in rows]):
             items.append(found)
             watcher.item(found, done, len(jobs))
@@ -76,6 +85,45 @@ def run(options: BenchOptions, *, watcher: Watcher | None = None, arguments: Map
     }
     seconds = time.monotonic() - started
     return Report("bench", attn.__version__, dict(arguments or {}), str(device), seconds, tuple(items), summary)
+
+
+def _measured(setup: Setup, source: str, length: int, seed: int) -> tuple[list[Row], Inputs, bool]:
+    """The rows of one job, the inputs they are about, and whether these have the full length.
+
+    Generated inputs are made short first, and long ones only where an operator may run on them within the budget.
+    """
+
+    def make(size: int) -> Inputs:
+        return make_inputs(source, size, seed, setup.options, setup.dtype, setup.device)
+
+    if source not in GENERATORS or setup.options.grid is not None or length <= PILOT:
+        inputs = make(length)
+        rows = prepare(setup, inputs, length)
+        measure(setup, inputs, rows)
+        return rows, inputs, True
+    start = time.perf_counter()
+    short = make(pilot_length(length))
+    making = (time.perf_counter() - start) * length / short.k.shape[2]
+    rows = prepare(setup, short, length, making)
+    if not any(row.runs for row in rows):
+        return rows, short, False
+    inputs = make(length)
+    measure(setup, inputs, rows)
+    return rows, inputs, True
+
+
+def _too_large(names: Sequence[str], need: int, length: int, source: str, seed: int) -> list[Item]:
+    """What stands in the report for operators whose tensors the budget of memory does not hold."""
+    reason = f"q, k, v and results need about {show_bytes(need)}, the budget of memory is {show_bytes(memory.budget())}"
+    name = Path(source).name
+    return [
+        Item(
+            f"{label} @ {show_size(length)} {name}", None, "skipped", 0.0, error=f"skipped ({reason}. {memory.FIX})",
+            metrics={"seq_len": float(length)},
+            details={"operator": label, "label": label, "inputs": name, "seed": seed, "causal": None},
+        )
+        for label in names
+    ]  # fmt: skip
 
 
 def make_inputs(
@@ -100,8 +148,29 @@ def make_inputs(
     return replace(made, q=q.to(device), k=made.k.to(device), v=made.v.to(device))
 
 
-def _check(options: BenchOptions, dtype: torch.dtype) -> None:
-    """Raise ``UsageError`` for what cannot be measured, before anything is allocated."""
+def _file_sizes(source: str, options: BenchOptions) -> tuple[int, int, int, int]:
+    """Batch, heads, key/value heads and head_dim of a file. Raises ``InputError``, also for others than asked for."""
+    found = check_captured(source, heads=options.captured_heads, lengths=options.lengths, tile=options.tile)
+    for name, size in zip(("batch", "num_heads", "num_kv_heads", "head_dim"), found, strict=True):
+        if name in options.asked and getattr(options, name) != size:
+            what = f"has {name.replace('num_', '').replace('_', ' ')} {size}, asked for {getattr(options, name)}"
+            raise InputError(source, what, "Leave that size out: a file has its own")
+    return found
+
+
+def _check(options: BenchOptions, dtype: torch.dtype) -> dict[tuple[int, str], int]:
+    """Bytes that each length and source needs. ``UsageError`` or ``InputError`` for what cannot be measured.
+
+    All that can be refused is refused here, before ceilings are measured and anything is compiled.
+    """
+    if not options.budget >= 0:
+        raise UsageError(f"--budget {options.budget}: use a number of seconds.")
+    if not 0 <= options.seed < 2**63:
+        raise UsageError(f"--seed {options.seed}: use 0 to 2^63 - 1.")
+    if options.seeds * len(options.lengths) * len(options.inputs) > MOST_JOBS:
+        raise UsageError(
+            f"--seeds {options.seeds} at these lengths and inputs makes more than {MOST_JOBS} measurements."
+        )
     if options.mode == "decode" and options.backward:
         raise UsageError("--backward and --mode decode exclude each other: decoding has no backward pass.")
     if options.plot is not None:
@@ -110,6 +179,13 @@ def _check(options: BenchOptions, dtype: torch.dtype) -> None:
         if source not in GENERATORS and not source.endswith(".npz"):
             hint = did_you_mean(source, GENERATORS) or f"Known: {', '.join(GENERATORS)}, or a FILE.npz."
             raise UsageError(f"--inputs: no generator named {source!r}. {hint}")
+    files = [source for source in options.inputs if source not in GENERATORS]
+    generated = len(files) < len(options.inputs)
+    if not files and (options.captured_heads is not None or options.tile):
+        name = "--tile" if options.captured_heads is None else "--head"
+        raise UsageError(f"{name} is about .npz files, and --inputs names none.")
+    if not generated and options.seeds > 1:
+        raise UsageError(f"--seeds {options.seeds}: files are the same for every seed. Leave it out.")
     heads, kv = options.num_heads, options.num_kv_heads or options.num_heads
     if heads % kv:
         raise UsageError(f"--kv-heads {kv} does not divide --heads {heads}.")
@@ -118,13 +194,22 @@ def _check(options: BenchOptions, dtype: torch.dtype) -> None:
     length = max(options.lengths)
     if options.grid is not None and options.grid[0] * options.grid[1] != length:
         raise UsageError(f"--grid {options.grid[0]}x{options.grid[1]} has not {show_size(length)} tokens.")
-    itemsize = torch.empty((), dtype=dtype).itemsize
-    # q, k, v and the output, the float64 draft of the widest of them, and as much again for the operators
-    elements = options.batch * length * options.head_dim
-    need = elements * (2 * heads + 2 * kv) * itemsize * 2 + elements * heads * 8
-    available = machine.available_bytes()
-    if available is not None and need > available:
-        raise UsageError(
-            f"--seq {show_size(length)} with {heads} heads of {options.head_dim} needs about {show_bytes(need)}; "
-            f"{show_bytes(available)} are free. Use a smaller --seq, --heads or --dim."
-        )
+    shapes = {
+        source: (options.batch, heads, kv, options.head_dim) if source in GENERATORS else _file_sizes(source, options)
+        for source in options.inputs
+    }
+    itemsize, available = torch.empty((), dtype=dtype).itemsize, machine.available_bytes()
+    needs = {}
+    for source, (batch, heads, kv, dim) in shapes.items():
+        for length in options.lengths:
+            # q, k, v and the output, the float64 draft of the widest of them, and as much again for the operators
+            queries = batch * heads * dim * (1 if options.mode == "decode" else length)
+            draft = batch * heads * dim * length * 8
+            need = 2 * itemsize * (2 * queries + 2 * batch * kv * dim * length) + draft
+            needs[length, source] = need
+            if available is not None and need > available:
+                raise UsageError(
+                    f"--seq {show_size(length)} with {heads} heads of {dim} needs about {show_bytes(need)}; "
+                    f"{show_bytes(available)} are free. Use a smaller --seq, --heads or --dim."
+                )
+    return needs

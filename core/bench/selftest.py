@@ -47,11 +47,15 @@ def run(
     for done, (folder, stem) in enumerate(jobs):
         watcher.step(f"{folder}/{stem}", done, len(jobs))
         start = time.perf_counter()
-        checks = list(parity.check(folder, stem))
-        wrong = [c for c in checks if not c.ok]
-        error = "; ".join(f"{c.quantity}: error {c.error:.2e}, tolerance {c.tolerance:.0e}" for c in wrong) or None
+        checks: list[parity.Check] = []
+        try:
+            checks = list(parity.check(folder, stem))
+            wrong = [c for c in checks if not c.ok]
+            error = "; ".join(f"{c.quantity}: error {c.error:.2e}, tolerance {c.tolerance:.0e}" for c in wrong) or None
+        except InputError as fault:  # of this file: the others are still compared
+            wrong, error = [], f"the vectors cannot be used: it {fault.reason}"
         item = Item(
-            f"{folder}/{stem}", None, "failed" if wrong else "ok", time.perf_counter() - start, error=error,
+            f"{folder}/{stem}", None, "failed" if error else "ok", time.perf_counter() - start, error=error,
             metrics={"quantities": float(len(checks)), "failed": float(len(wrong))},
             details={"checks": [{"quantity": c.quantity, "error": c.error, "tolerance": c.tolerance} for c in checks]},
         )  # fmt: skip

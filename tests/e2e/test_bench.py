@@ -67,7 +67,7 @@ def _broken(tmp_path):
         ("flat.npz", "has shape [300, 32]"),
         ("short.npz", "holds 300 positions, asked for 512"),
         ("text.npz", "cannot be read"),
-        ("missing.npz", "no such file"),
+        ("missing.npz", "does not exist"),
     ],
 )
 def test_bad_files_get_one_line_and_exit_1(cli, tmp_path, name, message):

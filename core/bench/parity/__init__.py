@@ -16,6 +16,9 @@ import numpy as np
 
 import attn
 
+from ...errors import InputError, decoding, shortened
+from ...io.kinds import open_regular
+
 METHODS = {
     "hip": "hip",
     "hisa": "hisa",
@@ -29,6 +32,7 @@ METHODS = {
 }
 """Folder of golden vectors -> module of this package."""
 
+REINSTALL = "Install attn again"
 Arrays = Mapping[str, "np.ndarray[Any, Any]"]
 
 
@@ -56,10 +60,20 @@ def files() -> list[tuple[str, str]]:
 
 
 def check(folder: str, stem: str) -> Iterator[Check]:
-    """Compare ours with one golden file. Raises ``FileNotFoundError`` where the vectors were not installed."""
-    with np.load(golden_dir() / folder / f"{stem}.npz") as stored:
-        data = {name: stored[name] for name in stored.files}
-    yield from _module(folder).check(stem, data)
+    """Compare ours with one golden file. Raises ``InputError`` where the vectors are missing or damaged."""
+    data = stored(folder, stem)
+    try:
+        yield from _module(folder).check(stem, data)
+    except (KeyError, ValueError, IndexError, TypeError, RuntimeError) as error:  # arrays missing or of other shapes
+        what = shortened(f"does not hold what it should ({type(error).__name__}: {error})", 200)
+        raise InputError(golden_dir() / folder / f"{stem}.npz", what, REINSTALL) from error
+
+
+def stored(folder: str, stem: str) -> Arrays:
+    """The arrays of one golden file. Raises ``InputError`` where it is missing or damaged."""
+    path = golden_dir() / folder / f"{stem}.npz"
+    with decoding(path, "golden vectors", REINSTALL), open_regular(path) as file, np.load(file) as archive:
+        return {name: archive[name] for name in archive.files}
 
 
 def _module(folder: str) -> Any:

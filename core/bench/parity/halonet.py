@@ -9,7 +9,7 @@ import torch
 
 from ...attention._halo_blocks import relative_logits
 from ...attention.halonet import HaloAttn
-from . import Arrays, Check, golden_dir, max_error
+from . import Arrays, Check, max_error, stored
 
 FILES: tuple[str, ...] = (
     "halo_basic", "halo_scalepos_bias", "halo_stride2", "halo_stride2_avg", "halo_basic_masked",
@@ -21,8 +21,7 @@ FILES: tuple[str, ...] = (
 def check(stem: str, data: Arrays) -> Iterator[Check]:
     """Compare ours with one file; the masked ones hold outputs only, for the inputs of their namesake."""
     if stem.endswith("_masked"):
-        with np.load(golden_dir() / "halonet" / f"{stem.removesuffix('_masked')}.npz") as stored:
-            given = {name: stored[name] for name in stored.files}
+        given = stored("halonet", stem.removesuffix("_masked"))
         x = torch.from_numpy(given["x"])
         yield Check("out_oracle64", max_error(_layer(given)(x), data["out_oracle64"]), 2e-5)
         yield Check("out_masked", max_error(_layer(given, mask_border=True)(x), data["out_masked"]), 2e-5)

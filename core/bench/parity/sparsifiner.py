@@ -18,7 +18,7 @@ from ...attention._sparsifiner_attention import SparsifinerAttention, Tokens, ke
 from ...attention._sparsifiner_losses import distillation_loss, reconstruction_loss
 from ...attention._sparsifiner_predictor import Rules
 from ...attention.sparsifiner_vit import SparsifinerConfig, SparsifinerViT
-from . import Arrays, Check, golden_dir, max_error
+from . import Arrays, Check, max_error, stored
 
 FILES = ("attention_eval", "attention_recon", "losses", "tiny_model")
 TOLERANCE, LOSS_TOLERANCE, TIE = 2e-5, 1e-5, 1e-6
@@ -134,8 +134,7 @@ def _weights(data: Arrays) -> dict[str, Tensor]:
 
 def _other(stem: str) -> Arrays:
     """Another file of this method: the configuration, or the student of the losses."""
-    with np.load(golden_dir() / "sparsifiner" / f"{stem}.npz") as stored:
-        return {name: stored[name] for name in stored.files}
+    return stored("sparsifiner", stem)
 
 
 def _live(kept: Tensor, num_tokens: int) -> Tensor:
