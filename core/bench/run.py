@@ -26,7 +26,7 @@ from ..sizes import show_bytes, show_size
 from . import machine
 from .candidates import choose
 from .inputs import GENERATORS, Inputs, check_captured, generate, load_captured
-from .measure import PILOT, Row, Setup, measure, pilot_length, prepare
+from .measure import PILOT, Row, Setup, collected, measure, pilot_length, prepare
 from .options import BenchOptions
 from .result import add_speedups, fit_table, item
 
@@ -61,10 +61,16 @@ def run(options: BenchOptions, *, watcher: Watcher | None = None, arguments: Map
                 items.append(found)
                 watcher.item(found, done, len(jobs))
             continue
-        rows, inputs, made = _measured(setup, source, length, seed)
+        late: list[str] = []
+        with collected(late):
+            rows, inputs, made = _measured(setup, source, length, seed)
+            new = [item(row, inputs, setup) for row in rows]
+        told = {text for found in new for text in found.warnings}
+        if new and (rest := tuple(text for text in late if text not in told)):
+            new[0] = replace(new[0], warnings=(*new[0].warnings, *rest))
         hashed = {"sha256": inputs.sha256, **inputs.params} if made else {"made": False}
         used.append({"inputs": inputs.name, "seq_len": length, "seed": seed, **hashed})
-        for found in add_speedups([item(row, inputs, setup) for row in rows]):
+        for found in add_speedups(new):
             items.append(found)
             watcher.item(found, done, len(jobs))
         del inputs, rows  # before the next ones are made

@@ -72,6 +72,8 @@ def check(folder: str, stem: str) -> Iterator[Check]:
 def stored(folder: str, stem: str) -> Arrays:
     """The arrays of one golden file. Raises ``InputError`` where it is missing or damaged."""
     path = golden_dir() / folder / f"{stem}.npz"
+    if not path.exists():
+        raise InputError(path, "is missing", REINSTALL)
     with decoding(path, "golden vectors", REINSTALL), open_regular(path) as file, np.load(file) as archive:
         return {name: archive[name] for name in archive.files}
 
