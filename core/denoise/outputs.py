@@ -18,7 +18,7 @@ from ..io.walk import split_suffix
 from ..text import printable
 from .options import DenoiseOptions
 from .pipeline import Denoised, Stack, edited
-from .window import Window
+from .window import Window, picture_window
 
 
 def side_path(output: Path, word: str, suffix: str | None = None, *, whole: bool = False) -> Path:
@@ -78,18 +78,26 @@ def write_outputs(
         derivation = Derivation(text, "simulated low dose", _series_uid(image, f"low dose {dose!r} {seed}"))
         warnings += [f"{path.name}: {note}" for note in write_image(image, noisy.pixels, path, derivation)]
         files["simulated"] = str(path)
-    if options.maps and result.filters:
-        files |= _write_maps(task, result, options)
+    shown = picture_window(options.window, noisy, window)
     if options.figure and window.width > 0:
-        files["figure"] = str(_write_figure(task, noisy, result, window, reference))
+        files["figure"] = str(_write_figure(task, noisy, result, shown, reference))
     if pictures is not None and len(pictures) > 1:
         from ..io.figure import comparison
 
         path = side_path(output, "compare", ".png", whole=task.whole)
-        limits = (window.low, window.high)
         clean = pictures.pop("reference", None)
-        comparison(pictures, path, window=limits, reference=clean)
+        comparison(
+            pictures,
+            path,
+            window=(shown.low, shown.high),
+            reference=clean,
+            unit=noisy.unit,
+            aspect=noisy.aspect,
+            low_is_white=noisy.low_is_white,
+        )
         files["compare"] = str(path)
+    if options.maps and result.filters:
+        files |= _write_maps(task, noisy, result, options)
     if options.save_filter is not None and result.filters and task.payload is None:
         save_filter(result.filters[0], options.save_filter)
         files["filter"] = str(options.save_filter)
@@ -107,7 +115,7 @@ def _series_uid(image: GreyImage, entropy: str) -> str:
     return derived_uid(str(image.series.get("uid", "")), entropy)
 
 
-def _write_maps(task: Task, result: Denoised, options: DenoiseOptions) -> dict[str, str]:
+def _write_maps(task: Task, noisy: GreyImage, result: Denoised, options: DenoiseOptions) -> dict[str, str]:
     """Sigma maps of every slice as NPY [Z, stages, 3, H, W] (float32; σx, σy in pixels, σr in units of the window)."""
     import torch
 
@@ -123,7 +131,7 @@ def _write_maps(task: Task, result: Denoised, options: DenoiseOptions) -> dict[s
     numbers, picture = (side_path(task.output, "sigma", suffix, whole=task.whole) for suffix in (".npy", ".png"))
     with atomic_path(numbers) as temporary, temporary.open("wb") as stream:
         np.save(stream, stack.astype(np.float32))
-    sigma_maps(list(stack[len(stack) // 2]), picture)
+    sigma_maps(list(stack[len(stack) // 2]), picture, aspect=noisy.aspect)
     return {"sigma": str(numbers), "sigma_figure": str(picture)}
 
 
@@ -140,5 +148,7 @@ def _write_figure(task: Task, noisy: GreyImage, result: Denoised, window: Window
         window=(window.low, window.high),
         title=printable(noisy.path.name),
         unit=noisy.unit,
+        aspect=noisy.aspect,
+        low_is_white=noisy.low_is_white,
     )
     return path

@@ -22,6 +22,11 @@ PRESETS = {
     "abdomen": (40.0, 400.0),
 }
 
+SOFT_TISSUE = PRESETS["abdomen"]
+"""What pictures of CT show where nobody asked for another window: noise is invisible in the whole range."""
+SHARE_SHOWN = 0.1
+"""Of the pixels that must lie inside that window, or it would show a black or a white picture."""
+
 # What a 12-bit scanner with the usual intercept can store. Below lies only padding, above only metal.
 CT_RANGE = (-1024.0, 3071.0)
 
@@ -126,3 +131,36 @@ def outside(window: Window, image: GreyImage) -> list[str]:
         f"only {share:.1%} of its pixels lie in the window {window} and are filtered; its values are "
         f"{float(pixels.min()):g} ... {float(pixels.max()):g}"
     ]
+
+
+def picture_window(text: str, image: GreyImage, window: Window) -> Window:
+    """What pictures show from black to white: a window in which noise is seen.
+
+    Parameters
+    ----------
+    text : str
+        Of ``--window``; what was asked for is shown.
+    image : GreyImage
+    window : Window
+        That of the filter, which spans the whole range where ``text`` is ``auto``.
+
+    Returns
+    -------
+    Window. For CT in HU that of soft tissue, unless less than a tenth of the middle slice lies in it; else the 0.5 and
+    99.5 percentiles of the middle slice without its background (one value that every twentieth pixel has).
+    """
+    if parse_window(text) is not None or window.width <= 0:
+        return window
+    middle = len(image.pixels) // 2
+    pixels = image.pixels[middle] if image.valid is None else image.pixels[middle][image.valid[middle]]
+    if not pixels.size:
+        return window
+    if image.unit == "HU":
+        centre, width = SOFT_TISSUE
+        soft = Window(centre - width / 2, centre + width / 2)
+        if np.count_nonzero(soft.inside(pixels)) >= SHARE_SHOWN * pixels.size:
+            return soft
+    lowest = pixels == pixels.min()
+    seen = pixels[~lowest] if 0.05 * pixels.size <= np.count_nonzero(lowest) < pixels.size else pixels
+    low, high = (float(value) for value in np.percentile(seen, (0.5, 99.5)))
+    return Window(low, high) if high > low else window

@@ -31,6 +31,8 @@ def before_after(
     window: Window | None = None,
     title: str = "",
     unit: str = "HU",
+    aspect: float = 1.0,
+    low_is_white: bool = False,
 ) -> None:
     """Draw an image before and after denoising, what was removed, and the clean image where there is one.
 
@@ -47,6 +49,10 @@ def before_after(
         Above the panels; normally file and method.
     unit : str
         Of the intensities, for the colour bars.
+    aspect : float
+        Height of a pixel over its width.
+    low_is_white : bool
+        Show the lowest value as white, as viewers do where the file says so.
 
     Raises
     ------
@@ -62,18 +68,19 @@ def before_after(
     _same_shape(panels)
     window = _window(before) if window is None else window
     removed = before - after
-    with grid(path, (1, len(panels) + 1), before.shape, title, bars=(len(panels) - 1, len(panels))) as cells:
+    bars, cmap = (len(panels) - 1, len(panels)), _grey(low_is_white)
+    with grid(path, (1, len(panels) + 1), before.shape, title, bars=bars, lines=2, aspect=aspect) as cells:
         for column, (name, image) in enumerate(panels.items()):
-            drawn = cells.image(0, column, image, name, limits=window)
+            drawn = cells.image(0, column, image, name, window, cmap)
         cells.bar(drawn, 0, len(panels) - 1, unit)
         finite = removed[np.isfinite(removed)] if np.isfinite(removed).any() else np.zeros(1)
         reach = float(np.percentile(np.abs(finite), 99.5)) or 1.0
-        text = f"Removed: before − after (SD {float(finite.std()):.3g} {unit})"
-        drawn = cells.image(0, len(panels), removed, text, limits=(-reach, reach))
+        text = f"Removed: before − after\nSD {float(finite.std()):.3g} {unit}"
+        drawn = cells.image(0, len(panels), removed, text, (-reach, reach), cmap)
         cells.bar(drawn, 0, len(panels), unit)
 
 
-def sigma_maps(stages: Sequence[ArrayLike], path: str | PathLike[str], *, title: str = "") -> None:
+def sigma_maps(stages: Sequence[ArrayLike], path: str | PathLike[str], *, title: str = "", aspect: float = 1.0) -> None:
     """Draw the three filter widths of each stage as colour maps.
 
     Parameters
@@ -84,6 +91,8 @@ def sigma_maps(stages: Sequence[ArrayLike], path: str | PathLike[str], *, title:
         ``.png`` or ``.svg``; appears whole or not at all.
     title : str
         Above the panels.
+    aspect : float
+        Height of a pixel over its width.
 
     Raises
     ------
@@ -95,7 +104,7 @@ def sigma_maps(stages: Sequence[ArrayLike], path: str | PathLike[str], *, title:
     maps = [np.asarray(stage, dtype=np.float64) for stage in stages]
     if not maps or any(stage.ndim != 3 or stage.shape[0] != 3 for stage in maps):
         raise ValueError(f"sigma maps have shape [3, H, W] per stage, got {[stage.shape for stage in maps]}")
-    with grid(path, (len(maps), 3), maps[0].shape[1:], title, bars=(0, 1, 2), lines=2) as cells:
+    with grid(path, (len(maps), 3), maps[0].shape[1:], title, bars=(0, 1, 2), lines=2, aspect=aspect) as cells:
         for row, stage in enumerate(maps):
             for column, (sigma, name, unit) in enumerate(zip(stage, ("σx", "σy", "σr"), ("px", "px", ""), strict=True)):
                 low, mean, high = float(sigma.min()), float(sigma.mean()), float(sigma.max())
@@ -116,6 +125,8 @@ def comparison(
     title: str = "",
     unit: str = "HU",
     cmap: str = "gray",
+    aspect: float = 1.0,
+    low_is_white: bool = False,
 ) -> None:
     """Draw several versions of one image as a grid in one grey scale, in the order given, the reference last.
 
@@ -134,6 +145,8 @@ def comparison(
     title, unit : str
     cmap : str
         matplotlib's name of another colour scale than grey.
+    aspect, low_is_white
+        As in ``before_after``.
 
     Raises
     ------
@@ -152,7 +165,8 @@ def comparison(
     columns = len(panels) if len(panels) <= 3 else math.ceil(math.sqrt(len(panels)))
     rows = math.ceil(len(panels) / columns)
     shape, lines = next(iter(panels.values())).shape, 2 if captions else 1
-    with grid(path, (rows, columns), shape, title, bars=(columns - 1,), lines=lines) as cells:
+    cmap = _grey(low_is_white) if cmap == "gray" else cmap
+    with grid(path, (rows, columns), shape, title, bars=(columns - 1,), lines=lines, aspect=aspect) as cells:
         for index, (name, image) in enumerate(panels.items()):
             caption = (captions or {}).get(name, "")
             text = f"{name}\n{caption}" if captions else name
@@ -265,6 +279,11 @@ def _dress(ax: Axes, xlabel: str, ylabel: str, *, logx: bool, logy: bool) -> Non
     ax.set(xlabel=xlabel, ylabel=ylabel, xscale="log" if logx else "linear", yscale="log" if logy else "linear")
     ax.grid(visible=True, color="0.9")
     ax.spines[["top", "right"]].set_visible(False)
+
+
+def _grey(low_is_white: bool) -> str:
+    """The grey scale of matplotlib."""
+    return "gray_r" if low_is_white else "gray"
 
 
 def _plane(image: ArrayLike) -> NDArray[np.float64]:

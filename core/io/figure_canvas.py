@@ -65,11 +65,16 @@ def grid(
     *,
     bars: Sequence[int],
     lines: int = 1,
+    aspect: float = 1.0,
 ) -> Iterator[Grid]:
-    """(rows, columns) of panels for images of ``shape`` [H, W]; colour bars follow the columns in ``bars``."""
-    scale = PANEL / max(shape)
+    """(rows, columns) of panels for images of ``shape`` [H, W]; colour bars follow the columns in ``bars``.
+
+    ``aspect`` is the height of a pixel over its width.
+    """
+    height, width = shape[0] * max(1.0, aspect), shape[1] * max(1.0, 1 / aspect)
+    scale = PANEL / max(height, width)
     scale = float(int(scale)) if scale >= 1 else scale  # whole factors keep pixels equal in size
-    panel = (max(1, round(shape[1] * scale)), max(1, round(shape[0] * scale)))  # width, height
+    panel = (max(1, round(width * scale)), max(1, round(height * scale)))
     panels = Grid(cells, panel, bars=bars, heading=24 + 26 * lines, top=44 if title else 0)
     with canvas(path, panels.size) as figure:
         panels.figure = figure

@@ -51,8 +51,9 @@ section { border-top: 2px solid var(--line); margin-top: 2.2rem; padding-top: 1r
 .mean td { font-weight: 600; border-top: 2px solid var(--line) }
 .pictures { display: flex; flex-wrap: wrap; gap: 1rem; margin: .8rem 0 }
 figure { margin: 0; max-width: 100%; flex: 0 1 auto }
-figure img { display: block; max-width: 100%; height: auto; border: 1px solid var(--line); border-radius: 4px;
-  background: #fff } figcaption { color: var(--soft); font-size: .87em; margin-top: .25rem; overflow-wrap: anywhere }
+figure img { display: block; max-width: 100%; max-height: 56vh; width: auto; height: auto; background: #fff;
+  border: 1px solid var(--line); border-radius: 4px }
+figcaption { color: var(--soft); font-size: .87em; margin-top: .25rem; overflow-wrap: anywhere }
 svg text { fill: var(--soft); font-size: 11px } ul { margin: .3rem 0; padding-left: 1.2rem }
 @media print { body { max-width: none; padding: 0; font-size: 10.5pt } section, figure, tr { break-inside: avoid }
   .pictures img { max-height: 20cm } a { color: inherit } .scroll { overflow: visible } }
@@ -159,7 +160,8 @@ def _pairs(title: str, values: Mapping[str, Any]) -> str:
     if not values:
         return ""
     rows = "".join(f"<tr><th>{escape(str(name))}</th>{_cell(value)}</tr>" for name, value in values.items())
-    return _table(title, rows)
+    aligned = all(isinstance(plain(value), (int, float)) for value in values.values())
+    return _table(title, rows if aligned else rows.replace('<td class="n">', "<td>"))  # numbers among words: left
 
 
 def _table(title: str, content: str) -> str:

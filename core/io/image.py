@@ -60,6 +60,27 @@ class GreyImage:
     series: dict[str, Any] = field(default_factory=dict)
     warnings: tuple[str, ...] = ()
 
+    @property
+    def low_is_white(self) -> bool:
+        """Viewers show the lowest value as white: DICOM's MONOCHROME1, TIFF's WhiteIsZero."""
+        if isinstance(self.source, dict):
+            return self.source.get("photometric") == "miniswhite"
+        dataset = getattr(self.source, "dataset", None)
+        return dataset is not None and str(dataset.get("PhotometricInterpretation", "")) == "MONOCHROME1"
+
+    @property
+    def aspect(self) -> float:
+        """Height of a pixel over its width, as viewers show it: 1 where the file says nothing that makes sense."""
+        found = self.spacing_mm
+        if found is None and (dataset := getattr(self.source, "dataset", None)) is not None:
+            try:
+                down, across = (float(one) for one in dataset.get("PixelAspectRatio") or ())
+                found = down, across
+            except (TypeError, ValueError):
+                pass
+        aspect = found[0] / found[1] if found and found[0] > 0 and found[1] > 0 else 1.0
+        return aspect if 1 / 50 <= aspect <= 50 else 1.0
+
 
 @dataclass(frozen=True, slots=True)
 class Derivation:

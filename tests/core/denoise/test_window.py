@@ -1,13 +1,14 @@
 """Windows: what they map, what they leave alone, what they refuse."""
 
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from attn.core.denoise.window import PRESETS, Window, choose_window, outside, parse_window
+from attn.core.denoise.window import PRESETS, Window, choose_window, outside, parse_window, picture_window
 from attn.core.errors import UsageError
 from attn.core.io import read_image
 from attn.core.io.image import GreyImage
@@ -15,6 +16,39 @@ from attn.core.io.image import GreyImage
 
 def image(pixels, **kwargs):
     return GreyImage(Path("x"), "npy", np.asarray(pixels, np.float32).reshape(1, 1, -1), **kwargs)
+
+
+def test_pictures_show_the_noise():
+    rng = np.random.default_rng(0)
+    tissue = rng.normal(40, 20, 500)
+    body = image([*tissue, *np.full(500, -1000.0), 3000], unit="HU")
+    whole = choose_window("auto", body)
+    assert picture_window("auto", body, whole) == Window(-160, 240)
+    asked = choose_window("lung", body)
+    assert picture_window("lung", body, asked) == asked == Window(-1350, 150)
+    lung = image(rng.normal(-850, 50, 500), unit="HU")  # nothing of it is soft tissue
+    shown = picture_window("auto", lung, choose_window("auto", lung))
+    assert -1010 < shown.low < -950
+    assert -750 < shown.high < -690
+    signal = image([*rng.normal(500, 10, 900), *np.zeros(300), 60000])  # air around, one bright pixel
+    shown = picture_window("auto", signal, choose_window("auto", signal))
+    assert 460 < shown.low < shown.high < 540
+    flat = image(np.full(9, 7.0))
+    assert picture_window("auto", flat, choose_window("auto", flat)).width == 0
+
+
+def test_how_viewers_show_the_pixels():
+    from pydicom.dataset import Dataset
+
+    header = Dataset()
+    header.PhotometricInterpretation, header.PixelAspectRatio = "MONOCHROME1", ["3", "2"]
+    source = SimpleNamespace(dataset=header)
+    assert image([1.0], source=source).low_is_white
+    assert image([1.0], source=source).aspect == 1.5
+    assert image([1.0], source=source, spacing_mm=(4.0, 2.0)).aspect == 2
+    assert image([1.0], source={"photometric": "miniswhite"}).low_is_white
+    plain = image([1.0], source={"photometric": "minisblack"}, spacing_mm=(1e9, 1.0))
+    assert (plain.low_is_white, plain.aspect) == (False, 1)
 
 
 @pytest.mark.parametrize("text", ["lunge", "1", "1,2,3", "a,b", "40,0", "40,-5", "nan,3", "", "40,inf"])

@@ -80,6 +80,28 @@ def test_grey_values_lie_within_the_window_pixel_for_pixel(tmp_path: Path) -> No
         assert contains(picture, np.round(expected))
 
 
+def test_low_is_white_where_the_file_says_so(tmp_path: Path) -> None:
+    image = np.random.default_rng(0).uniform(0, 100, (128, 128))
+    expected = np.round(255 - image / 100 * 255)
+    before_after(image, image, tmp_path / "a.png", window=(0, 100), low_is_white=True)
+    comparison({"noisy": image}, tmp_path / "b.png", window=(0, 100), low_is_white=True)
+    assert all(contains(pixels(tmp_path / name), expected) for name in ("a.png", "b.png"))
+
+
+@pytest.mark.parametrize(("aspect", "shape"), [(2.0, (32, 64)), (0.5, (64, 32)), (3.0, (20, 60))])
+def test_pixels_have_their_aspect(tmp_path: Path, aspect: float, shape: tuple[int, int]) -> None:
+    black = np.zeros(shape)
+    before_after(black, black, tmp_path / "a.png", window=(0, 1), aspect=aspect)
+    comparison({"noisy": black}, tmp_path / "b.png", window=(0, 1), aspect=aspect)
+    sigma_maps([np.zeros((3, *shape))], tmp_path / "c.png", aspect=aspect)
+    side = 2 * 64 if shape != (20, 60) else 2 * 60  # as wide as high: the object is a square
+    square = np.zeros((side, side))
+    assert contains(pixels(tmp_path / "a.png"), square)
+    assert contains(pixels(tmp_path / "b.png"), square)
+    colours = pixels(tmp_path / "c.png").reshape(-1, 3)
+    assert (np.abs(colours.astype(int) - (32, 144, 140)).max(axis=1) < 5).sum() >= 3 * side**2  # the middle of viridis
+
+
 def test_difference_is_before_minus_after(tmp_path: Path) -> None:
     before = np.zeros((128, 128))
     after = before.copy()
