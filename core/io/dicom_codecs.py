@@ -177,9 +177,11 @@ def shape_of(path: Path, dataset: Any, notes: list[str]) -> tuple[int, int, int,
 
 def is_colour(dataset: Any) -> bool:
     """Whether the pixels are colours. A single sample without interpretation is taken for MONOCHROME2."""
-    if dataset.get("SamplesPerPixel") in (None, 1) and not dataset.get("PhotometricInterpretation"):
+    interpretation = dataset.get("PhotometricInterpretation")
+    if dataset.get("SamplesPerPixel") in (None, 1) and not interpretation:
         dataset.SamplesPerPixel, dataset.PhotometricInterpretation = 1, "MONOCHROME2"
-    return not str(dataset.PhotometricInterpretation).startswith("MONOCHROME")
+        return False
+    return not str(interpretation or "").startswith("MONOCHROME")
 
 
 def decode(
@@ -204,6 +206,9 @@ def decode(
         raise InputError(path, f"has PixelRepresentation {sign}: only 0 and 1 are known", "Export it again")
     if dataset.get("PixelRepresentation") is None:
         dataset.PixelRepresentation = 0
+    if (shape[3] == 3) != (colour and str(dataset.get("PhotometricInterpretation")) != "PALETTE COLOR"):
+        what = f"has SamplesPerPixel {shape[3]}, which does not fit its PhotometricInterpretation"
+        raise InputError(path, what, "Correct the header or export it again")
     expected = math.prod(shape) * bits // 8
     streams: list[Stream] | None = None
     if dataset.file_meta.TransferSyntaxUID.is_encapsulated:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import os
 import re
 import zlib
@@ -24,6 +25,19 @@ def without_values(text: str) -> str:
     return _VALUES.sub("(not shown)", text)
 
 
+class _Honest(io.BufferedReader):
+    """A file of which never more is asked than there is: room for what a header promises would be made before."""
+
+    def __init__(self, raw: Any) -> None:
+        super().__init__(raw)
+        self._size = os.fstat(raw.fileno()).st_size
+
+    def read(self, size: int | None = -1, /) -> bytes:
+        if size is not None and size > 2**16:
+            size = max(0, min(size, self._size - self.tell()))
+        return super().read(size)
+
+
 def parse(path: Path, *, pixels: bool = True) -> Any:
     """The data set, with a transfer syntax in its ``file_meta`` even where the file names none.
 
@@ -44,7 +58,7 @@ def parse(path: Path, *, pixels: bool = True) -> Any:
     from pydicom.dataset import FileMetaDataset
     from pydicom.uid import ExplicitVRBigEndian, ExplicitVRLittleEndian, ImplicitVRLittleEndian
 
-    with open_regular(path) as file:
+    with _Honest(open_regular(path).detach()) as file:  # type: ignore[attr-defined]
         if pixels:  # its elements, and those of the file that is written
             check_memory(path, 3 * os.fstat(file.fileno()).st_size, "its header and pixels take")
         _check_deflated(path, file)

@@ -95,6 +95,8 @@ def read_dicom(path: Path, *, luma: bool = False, fill: float | None = None) -> 
         keyword = pixel_keyword(path, dataset)
         shape = shape_of(path, dataset, notes)
         lossy = str(dataset.file_meta.TransferSyntaxUID) in _LOSSY or str(dataset.get("LossyImageCompression")) == "01"
+        if not dataset.get("PhotometricInterpretation") and shape[3] == 1:
+            notes.append("PhotometricInterpretation is missing or empty: taken as MONOCHROME2")
         colour = is_colour(dataset)
         if colour and not luma:
             named = str(dataset.get("PhotometricInterpretation", ""))

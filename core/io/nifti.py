@@ -65,7 +65,8 @@ def read_nifti(path: Path, *, fill: float | None = None) -> GreyImage:
         if head[344:347] == b"ni1" or head[4:7] == b"ni2":
             raise InputError(path, "is a NIfTI header whose voxels are in another file", "Convert it to one .nii file")
         if head[344:347] != b"n+1" and head[4:7] != b"n+2":
-            raise InputError(path, "is compressed, but not NIfTI", "Unpack it and name the file in it")
+            kind = "a gzip'ed DICOM file" if head[128:132] == b"DICM" else "compressed, but not NIfTI"
+            raise InputError(path, f"is {kind}", "Unpack it and name the file in it")
         reader = nibabel.Nifti1Header if head[344:347] == b"n+1" else nibabel.Nifti2Header
         header: Any = reader.from_fileobj(io.BytesIO(head))  # type: ignore[no-untyped-call]
         shape, dtype = tuple(int(side) for side in header.get_data_shape()), header.get_data_dtype()
