@@ -90,7 +90,7 @@ def _read(path: Path, luma: bool, fill: float | None) -> GreyImage:
 
         return read_png(path, luma=luma)
     if kind == "tiff":
-        from .raster import read_tiff
+        from .tiff import read_tiff
 
         return read_tiff(path, luma=luma, fill=fill)
     if kind == "nifti":
@@ -136,10 +136,14 @@ def write_image(
         from .dicom_write import write_dicom
 
         write_dicom(image, pixels, path, derivation, notes)
-    elif image.kind in ("png", "tiff"):
-        from .raster import write_png, write_tiff
+    elif image.kind == "png":
+        from .raster import write_png
 
-        (write_png if image.kind == "png" else write_tiff)(image, pixels, path, derivation, notes)
+        write_png(image, pixels, path, derivation, notes)
+    elif image.kind == "tiff":
+        from .tiff import write_tiff
+
+        write_tiff(image, pixels, path, derivation, notes)
     elif image.kind == "nifti":
         from .nifti import write_nifti
 

@@ -17,7 +17,7 @@ from ..errors import InputError
 from .atomic import atomic_path
 from .image import Derivation, GreyImage
 from .kinds import open_regular
-from .pixels import captured, check_bytes, check_size, grey, reading, replaced, to_float, to_stored
+from .pixels import check_bytes, check_size, grey, reading, to_float, to_stored
 
 _PNG_CHANNELS = {0: 1, 2: 3, 3: 1, 4: 2, 6: 4}
 _RATIOS = {1: 1.0, 5: 2500.0, 32773: 64.0}  # uncompressed, LZW (12-bit codes of up to 4096 bytes), PackBits
@@ -133,90 +133,13 @@ def _unlimited() -> Iterator[None]:
         Image.MAX_IMAGE_PIXELS = before
 
 
-def read_tiff(path: Path, *, luma: bool = False, fill: float | None = None) -> GreyImage:
-    """Read a TIFF; several pages of one size are a stack.
-
-    Parameters
-    ----------
-    path : Path
-    luma : bool
-        Convert colour to grey instead of refusing it.
-    fill : float or None
-        What replaces NaN and infinities; None refuses them.
-
-    Returns
-    -------
-    GreyImage, pixels [Z, H, W] as stored (also where white is 0: that concerns display only).
-
-    Raises
-    ------
-    InputError
-        If the file is damaged, has pages of several sizes, more than three axes, or a coding without decoder.
-    """
-    notes: list[str] = []
-    with reading(path, "TIFF", notes), open_regular(path) as file:
-        import tifffile
-
-        with tifffile.TiffFile(file, name=path.name) as tiff:
-            series = [one for one in tiff.series if not one.keyframe.is_reduced]
-            if len(series) != 1:
-                sizes = ", ".join(str(one.shape) for one in series[:4])
-                raise InputError(path, f"holds {len(series)} images of different sizes ({sizes})", "Split the file")
-            one, page = series[0], series[0].keyframe
-            if page.dtype is None or page.dtype.kind not in "biuf":
-                raise InputError(path, f"holds values of type {page.dtype}", "Save it as integer or float TIFF")
-            check_size(path, one.shape, itemsize=page.dtype.itemsize)
-            packed = (int(np.prod(one.shape)) * page.bitspersample + 7) // 8
-            check_bytes(path, packed, path.stat().st_size, _RATIOS.get(int(page.compression), 1100.0))
-            array = _tiff_pixels(path, one, page)
-            array, axes = _squeezed(array, one.axes)
-            if int(page.photometric) == 3 and page.colormap is not None:
-                array, axes = _painted(array, page), axes + "S"
-                notes.append("palette expanded")
-            if "S" in axes:
-                array = np.moveaxis(array, axes.index("S"), -1)  # [..., C]
-                if array.shape[-1] in (2, 4):
-                    notes.append("the alpha channel was dropped")
-                array = array[..., 0] if array.shape[-1] < 3 else grey(path, array[..., :3], luma=luma, notes=notes)
-            if array.ndim not in (2, 3):
-                raise InputError(path, f"has axes {one.axes} of {one.shape}", "Save one image or one stack of images")
-            stored = np.ascontiguousarray(array if array.ndim == 3 else array[None])  # [Z, H, W]
-            source = _tiff_source(tiff, page)
-        stored = replaced(path, stored, fill, notes)
-    return GreyImage(path, "tiff", to_float(stored), stored=stored, source=source, warnings=tuple(notes))
-
-
-def _painted(index: NDArray[Any], page: Any) -> NDArray[np.uint8]:
-    """The colours of palette entries, from a page's 16-bit table of 8-bit colours. [...] -> [..., 3]."""
-    table = np.moveaxis(page.colormap >> 8, 0, -1).astype(np.uint8)
+def _painted(index: NDArray[Any], page: Any) -> NDArray[Any]:
+    """The colours of palette entries of a TIFF page; 8-bit where its 16-bit table holds no more. [...] -> [..., 3]."""
+    table = np.moveaxis(page.colormap, 0, -1)
+    low, high = table & 255, table >> 8
+    if (low == high).all() or not low.any():
+        table = high.astype(np.uint8)
     return np.asarray(table[index])
-
-
-def _squeezed(array: NDArray[Any], axes: str) -> tuple[NDArray[Any], str]:
-    """Drop axes of length 1 other than rows and columns."""
-    for position in reversed(range(array.ndim)):
-        if array.shape[position] == 1 and axes[position] not in "YX":
-            array, axes = np.squeeze(array, position), axes[:position] + axes[position + 1 :]
-    return array, axes
-
-
-def _tiff_pixels(path: Path, series: Any, page: Any) -> NDArray[Any]:
-    """The pixels of a tifffile series, through Pillow where tifffile would need another package."""
-    if int(page.compression) not in _PILLOW_CODINGS:
-        return np.asarray(series.asarray())
-    from PIL import Image
-
-    frames = []
-    with _silenced(), open_regular(path) as file, _unlimited(), Image.open(file, formats=["TIFF"]) as picture:
-        for number in range(len(series.pages)):
-            picture.seek(number)
-            frame = np.asarray(picture)
-            if frame.dtype == bool or (int(page.photometric) == 0 and page.dtype == np.uint8):
-                inverted = int(page.photometric) == 0  # Pillow turns "white is zero" around for display
-                frame = (~frame if frame.dtype == bool else 255 - frame) if inverted else frame
-            frames.append(frame.astype(page.dtype))
-    array = np.stack(frames)
-    return array.reshape(series.shape) if array.size == np.prod(series.shape) else array[0]
 
 
 @contextmanager
@@ -231,46 +154,3 @@ def _silenced() -> Iterator[None]:
         os.dup2(kept, 2)
         os.close(kept)
         os.close(sink)
-
-
-def _tiff_source(tiff: Any, page: Any) -> dict[str, Any]:
-    """What of the file's dress is kept."""
-    source: dict[str, Any] = {
-        "byteorder": tiff.byteorder,
-        "compression": "zlib" if int(page.compression) != 1 else None,
-        "photometric": "miniswhite" if int(page.photometric) == 0 else "minisblack",
-    }
-    across, down, unit = (page.tags.valueof(name) for name in ("XResolution", "YResolution", "ResolutionUnit"))
-    if _is_ratio(across) and _is_ratio(down):
-        source["resolution"] = (across, down)
-        source["resolutionunit"] = int(unit) if unit in (1, 2, 3) else 2
-    if page.description and page.description.isascii() and not page.is_shaped and not page.is_ome:
-        source["description"] = page.description
-    return source
-
-
-def _is_ratio(value: Any) -> bool:
-    """Whether a tag's value is a positive fraction; damaged files hold anything."""
-    return isinstance(value, tuple) and len(value) == 2 and all(isinstance(n, int) and n > 0 for n in value)
-
-
-def write_tiff(
-    image: GreyImage,
-    pixels: NDArray[Any],
-    path: Path,
-    derivation: Derivation | None = None,
-    notes: list[str] | None = None,
-) -> None:
-    """Write [Z, H, W] as TIFF of the type, byte order and resolution that were read; compressed stays compressed."""
-    import tifffile
-
-    stored, source = to_stored(image, pixels, notes=notes), dict(image.source or {})
-    source.pop("shape", None)
-    if derivation and "description" not in source:
-        source["description"] = derivation.description.encode("ascii", "replace").decode()
-    source.setdefault("photometric", "minisblack")
-    with atomic_path(path) as temporary, captured([]):
-        with tifffile.TiffWriter(temporary, byteorder=source.pop("byteorder", "<")) as writer:
-            for number, page in enumerate(stored):
-                keep = {key: value for key, value in source.items() if number == 0 or key != "description"}
-                writer.write(page, contiguous=False, metadata=None, software="attn", **keep)
