@@ -378,7 +378,8 @@ def write_tiff(
     order, big = source.pop("byteorder", "<"), source.pop("bigtiff", False) or stored.nbytes > 2**32 - 2**25
     source.setdefault("photometric", "minisblack")
     with atomic_path(path) as temporary, captured([]):
-        with tifffile.TiffWriter(temporary, byteorder=order, bigtiff=big) as writer:
+        # ome: not by the file's name, for the description that was read stays
+        with tifffile.TiffWriter(temporary, byteorder=order, bigtiff=big, ome=False) as writer:
             for number, page in enumerate(pages):
                 extra = tags[number] if number < len(tags) else []
                 if derivation and number == 0 and all(tag[0] != _DESCRIPTION for tag in extra):
