@@ -1,4 +1,4 @@
-"""PNG (Pillow) and TIFF (tifffile, Pillow for the codings it cannot unpack): 1 to 16 bits, stacks, float TIFF."""
+"""PNG (Pillow): 1 to 16 bits. Also what readers of PNG, TIFF and photos share."""
 
 from __future__ import annotations
 

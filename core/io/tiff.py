@@ -24,9 +24,9 @@ from .axes import plain_shape, told
 from .image import Derivation, GreyImage
 from .kinds import open_regular
 from .pixels import DAMAGED, captured, check_bytes, check_size, grey, reading, replaced, to_float, to_stored
-from .raster import _painted, _silenced, _unlimited
+from .raster import _RATIOS, _painted, _silenced, _unlimited
+from .tiff_segments import check_segments
 
-_RATIOS = {1: 1.0, 5: 2500.0, 32773: 64.0}  # uncompressed, LZW (12-bit codes of up to 4096 bytes), PackBits
 _PLAIN_CODINGS = (1, 8, 32946, 32773, 34925)  # none, Deflate, PackBits, LZMA: without the package imagecodecs
 _PILLOW_CODINGS = (2, 3, 4, 5, 6, 7)  # CCITT, LZW, JPEG: Pillow is exact for one sample of a usual type
 _JPEG = (6, 7, 34892, 33007)
@@ -195,6 +195,9 @@ def _decoded(path: Path, series: Any, page: Any) -> NDArray[Any]:
         what = f"is coded as {_named(page)}, which needs the package imagecodecs"
         raise InputError(path, what, "Install it: pip install imagecodecs")
     try:
+        if not complete:  # then tifffile unpacks whatever a segment unpacks to
+            for one in series.pages:
+                check_segments(path, one)
         if coding in _SIZED:
             _check_segments(path, series, page)
         return np.asarray(series.asarray(maxworkers=1))
