@@ -38,7 +38,8 @@ def main(
     is unlike. The comparison is exact.
 
     Formats: jsonl and tsv have a query for each group, the kept entry, and its extra copies as hits; paths0 has the
-    paths of the extra copies only, for xargs -0. Exit code 0 with duplicates and without.
+    paths of the extra copies only, for xargs -0; files that are gone or changed since they were indexed are left out
+    of it, and said. Exit code 0 with duplicates and without.
     """
     from attn.core.retrieve.dedup import DedupOptions, dedup
     from attn.core.retrieve.sheet import columns
@@ -53,7 +54,8 @@ def main(
     arguments: dict[str, Any] = {"verb": "dedup", "index": index, "threshold": threshold, "argv": sys.argv[1:]}
     watch = Watch(quiet=quiet)
     try:
-        found = dedup(index, DedupOptions(threshold, where), threads=threads, watcher=watch, arguments=arguments)
+        options = DedupOptions(threshold, where, present=form == "paths0")
+        found = dedup(index, options, threads=threads, watcher=watch, arguments=arguments)
     finally:
         watch.close()
     shown = show_hits(

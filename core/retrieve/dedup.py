@@ -42,7 +42,7 @@ from .runs import Result
 from .search import Found, shown_meta
 from .similar import title
 from .store import Hit, VectorStore, open_store
-from .store.base import SLACK, Meta
+from .store.base import SLACK, Block, Meta
 
 BLOCK, BLOCK_KEPT = 1_024, 4_096
 """Entries compared at a time, with so many kept ones: 16 MB of scores, which malloc uses again (measured: larger
@@ -65,10 +65,14 @@ class DedupOptions:
         In (0, 1]: the least cosine. 1 finds equal vectors only.
     where : str, optional
         Which entries are compared: see ``store.where.parse``.
+    present : bool
+        Compare only entries whose files are there as they were indexed: of those that are listed as extra copies, the
+        one that is kept is there, and none is something else by now. For lists of files to remove.
     """
 
     threshold: float = 0.95
     where: str | None = None
+    present: bool = False
 
 
 def dedup(
@@ -105,9 +109,12 @@ def dedup(
     set_threads(threads)
     watcher = watcher or Silent()
     store = open_store(index)
+    places = Places(index)
     try:
         with tempfile.TemporaryFile() as file:
-            ids, vectors = _documents(*_read(store, options.where, file, str(index)))
+            ids, vectors = _documents(
+                *_read(store, options.where, file, str(index), places if options.present else None)
+            )
             order = np.array(sorted(range(len(ids)), key=ids.__getitem__), np.int64)
             owner = np.empty(0, np.int64)
             for done, owner in owners(vectors, order, options.threshold):  # noqa: B007 - the last one counts
@@ -117,7 +124,6 @@ def dedup(
         members: dict[str, list[tuple[str, float]]] = {}
         for copy, score in zip(copies.tolist(), scores.tolist(), strict=True):
             members.setdefault(ids[order[owner[copy]]], []).append((ids[order[copy]], score))
-        places = Places(index)
         meta = {name: places.shown(one) for name, one in _meta(store, options.where, members).items()}
         model = str(store.header.fingerprint.get("model", ""))
     finally:
@@ -141,7 +147,10 @@ def dedup(
     summary = {**summarise([item]), "index": str(index), "model": model, "duplicates": pairs}
     told = arguments or {"verb": "dedup", "index": str(index), "threshold": options.threshold}
     report = Report("retrieve", attn.__version__, dict(told), "cpu", seconds, (item,), summary)
-    return Found(tuple(results), report, warnings=places.warnings())
+    left_out = places.warnings()
+    if options.present and left_out:
+        left_out = tuple(f"{warning}; left out" for warning in left_out)
+    return Found(tuple(results), report, warnings=left_out)
 
 
 def _documents(
@@ -157,7 +166,7 @@ def _documents(
 
 
 def _read(
-    store: VectorStore, where: str | None, file: Any, name: str
+    store: VectorStore, where: str | None, file: Any, name: str, present: Places | None
 ) -> tuple[list[str], list[str], NDArray[np.float32]]:
     """Ids, their documents, and unit rows [n, dim] in the store's order; many rows lie in ``file``, not in memory."""
     shape = max(len(store), 1), store.header.dim
@@ -166,6 +175,9 @@ def _read(
     ids: list[str] = []
     documents: list[str] = []
     for block in store.blocks(where=where):
+        if present is not None:
+            there = [i for i, meta in enumerate(block.meta) if present.is_there(meta)]
+            block = Block([block.ids[i] for i in there], block.vectors[there], [block.meta[i] for i in there])
         stop = len(ids) + len(block.ids)
         if stop > len(rows):
             raise InputError(name, "changes while it is read", "Try again when nobody writes to it")

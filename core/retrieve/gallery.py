@@ -17,7 +17,7 @@ from ..io.photo import PHOTO_SUFFIXES
 from ..io.report import Item
 from ..io.walk import read_list
 from ._evalset import counted
-from .places import FOLDER, GALLERY, Places, file_name, file_stamp, is_below, stored_name, stored_path
+from .places import FOLDER, GALLERY, Places, absolute, file_name, file_stamp, is_below, stored_name, stored_path
 from .sources import TEXT_SUFFIXES, Entry, NothingToIndex, read_source
 
 
@@ -84,7 +84,7 @@ def read_gallery(
     warnings: list[str] = []
     failed: list[Item] = []
     for name in _lines(arguments, stdin):
-        place = os.path.abspath(name)
+        place = absolute(name)
         if place in found:
             continue
         try:
@@ -141,7 +141,7 @@ class Known:
     @classmethod
     def of(cls, meta: Mapping[str, Any], places: Places) -> Known:
         stored = meta.get(GALLERY)
-        if not isinstance(stored, str):
+        if not isinstance(stored, str) or "\0" in stored:
             return cls(None, meta)
         name = file_name(stored)
         return cls(tuple(dict.fromkeys((name, places.moved(name, meta)))), meta)
@@ -185,9 +185,7 @@ class Matched:
             return next((place for place in reversed(known.owners) if place in self.named), None)
         path = known.meta.get("path")  # an older attn did not say; a path as it was typed tells of folders
         below = (
-            one.place
-            for one in self.gallery.arguments
-            if isinstance(path, str) and is_below(os.path.abspath(path), one.place)
+            one.place for one in self.gallery.arguments if isinstance(path, str) and is_below(absolute(path), one.place)
         )
         return next(below, None)
 

@@ -49,13 +49,19 @@ def stored_path(path: str | PathLike[str], folder: str | PathLike[str] = "") -> 
     text = str(path)
     if re.match(r"[a-z][a-z0-9+.-]+://", text, re.IGNORECASE):
         return stored_name(text)
-    return stored_name(os.path.abspath(os.path.join(folder, text)))
+    return stored_name(absolute(os.path.join(folder, text)))
+
+
+def absolute(path: str | PathLike[str]) -> str:
+    """The absolute path of a file. Links are followed only where ``..`` comes after one and so means another folder."""
+    text = os.fspath(path)
+    return os.path.realpath(text) if os.pardir in Path(text).parts else os.path.abspath(text)
 
 
 def index_folder(index: str | PathLike[str]) -> str | None:
     """Absolute path of the folder of an index; None on a server."""
     said, place = split_place(index)
-    return None if said == "qdrant" else os.path.abspath(place)
+    return None if said == "qdrant" else absolute(place)
 
 
 def file_stamp(path: str | PathLike[str]) -> str:
@@ -85,40 +91,41 @@ class Places:
     def moved(self, name: str, meta: Mapping[str, Any]) -> str:
         """An absolute name as seen from the index when it was written, and from where the index is now."""
         then = meta.get(FOLDER)
-        if not isinstance(then, str) or self.folder is None or (then := file_name(then)) == self.folder:
+        if not isinstance(then, str) or "\0" in then or self.folder is None or (then := file_name(then)) == self.folder:
             return name
         return os.path.normpath(os.path.join(self.folder, os.path.relpath(name, then)))
 
     def find(self, meta: Mapping[str, Any]) -> str | None:
         """The file of an entry: absolute, as the system has its name; None where nothing says which it is."""
-        if not isinstance(stored := meta.get("path"), str) or not stored:
-            return None
+        return self._look(meta)[0]
+
+    def is_there(self, meta: Mapping[str, Any]) -> bool:
+        """Whether the file of an entry is there as it was indexed; true for what is no file of its own."""
+        return not isinstance(meta.get("path"), str) or self._look(meta)[1]
+
+    def _look(self, meta: Mapping[str, Any]) -> tuple[str | None, bool]:
+        """The file of an entry, and whether it is there as it was indexed."""
+        stored = meta.get("path")
+        if not isinstance(stored, str) or not stored or "\0" in stored:  # the last: of a forged index
+            return None, False
         path, stamp = file_name(stored), str(meta.get("stamp") or "").partition("@")[0]
-        checked = re.fullmatch(r"\d+:\d+", stamp) is not None  # of a text in a list the stamp is not that of a file
         if "://" in path:
-            return path
-        if not os.path.isabs(path):  # of an index of before 1.1: as it was typed then, from wherever that was
+            return path, True
+        if not re.fullmatch(r"\d+:\d+", stamp):
+            stamp = ""  # of a text in a list: not that of a file
+        if not os.path.isabs(path):  # of an index of an older attn: as it was typed, from wherever that was
             self._old[path] = None
-            if checked and file_stamp(path) != stamp:
+            if stamp and file_stamp(path) != stamp:
                 self._lost[path] = None
-                return None
-            return os.path.abspath(path)
-        moved = self.moved(path, meta)
-        places = list(dict.fromkeys((moved, path)))
-        stamps = {place: file_stamp(place) for place in places}
-        if not checked:
-            right = next((place for place in places if stamps[place]), None)
-        else:
-            size = stamp.partition(":")[0]
-            right = next((place for place in places if stamps[place] == stamp), None) or next(
-                (place for place in places if stamps[place].partition(":")[0] == size), None
-            )
-        if right is None and stamps[path]:
-            self._changed[path] = None
-            return path
-        if right is None:
-            self._missing[path] = None
-        return right or path
+                return None, False
+            return absolute(path), True
+        there = {place: found for place in (self.moved(path, meta), path) if (found := file_stamp(place))}
+        if exact := [place for place, found in there.items() if not stamp or found == stamp]:
+            return exact[0], True
+        alike = [place for place, found in there.items() if found.partition(":")[0] == stamp.partition(":")[0]]
+        right = alike[0] if alike else path  # of the same size: copied without its times, or written again
+        (self._changed if right in there else self._missing)[right] = None
+        return right, False
 
     def shown(self, meta: Mapping[str, Any]) -> dict[str, Any]:
         """Metadata whose ``path`` leads to the file from the current folder, or that has none."""
@@ -140,7 +147,11 @@ class Places:
             told.append(f"{self.index} was made by an older attn: its paths hold in this folder only. Index it again")
         for names, one, many in (
             (self._missing, "file is not there any more", "files are not there any more"),
-            (self._changed, "file has changed since it was indexed", "files have changed since they were indexed"),
+            (
+                self._changed,
+                "file has another time or size than when it was indexed",
+                "files have another time or size than when indexed",
+            ),
         ):
             if names:
                 told.append(f"{counted(len(names), one, many)} (such as {next(iter(names))}). Index the gallery again")

@@ -17,7 +17,7 @@ from ..device import set_threads
 from ..errors import UsageError, did_you_mean
 from ..io.report import Item
 from .passages import PASSAGE_OF, document_of, nearest
-from .places import Places, file_name
+from .places import Places, absolute, file_name
 from .runs import Result
 from .search import BATCH, Found, found_of, placed
 from .store import VectorStore, open_store
@@ -134,16 +134,14 @@ def _asked(store: VectorStore, names: Sequence[str], index: str, places: Places)
         for key, members in known.items():
             if path := stored[members[0]].get("path"):
                 here = file_name(str(path))
-                both = (
-                    {here, places.moved(here, stored[members[0]])} if os.path.isabs(here) else {os.path.abspath(here)}
-                )
+                both = {here, places.moved(here, stored[members[0]])} if os.path.isabs(here) else {absolute(here)}
                 for one in both:
                     owners.setdefault(one, []).append(key)
         for name in missing:
             if name in known:
                 ids[name] = name
                 continue
-            match owners.get(os.path.abspath(name), ()):
+            match owners.get(absolute(name), ()):
                 case [key]:
                     ids[name] = key
                 case [first, second, *rest]:

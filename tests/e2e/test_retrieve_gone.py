@@ -266,7 +266,7 @@ def test_index_and_gallery_that_moved_together(index, cli, tmp_path):
     assert counts(again)["relabelled"] == 2
     assert paths(cli, "elsewhere", tmp_path) == (["D/notes/x.txt", "D/notes/y.txt"], "")
     (tmp_path / "D" / "notes" / "x.txt").write_text("something else altogether")
-    assert "1 file has changed since it was indexed" in paths(cli, "elsewhere", tmp_path)[1]
+    assert "1 file has another time or size than when it was indexed" in paths(cli, "elsewhere", tmp_path)[1]
 
 
 @pytest.mark.skipif(os.name != "posix", reason="names of bytes")
@@ -296,13 +296,48 @@ def test_names_that_are_no_utf8_come_back_as_the_same_bytes(index, cli, tmp_path
     assert counts(index("g"))["unchanged"] == 4
 
 
+def test_a_list_of_files_to_remove_has_only_what_is_there_as_it_was(index, cli, tmp_path):
+    texts(tmp_path / "g", a="a cat", b="a cat", c="a cat", d="a cat")
+    index("g")
+    assert paths(cli, "", tmp_path, "dedup", "i")[0] == ["g/b.txt", "g/c.txt", "g/d.txt"]
+    (tmp_path / "g" / "a.txt").unlink()  # the one that would be kept
+    (tmp_path / "g" / "c.txt").write_text("a dog")
+    os.utime(tmp_path / "g" / "c.txt", ns=(1, 1))
+    found, told = paths(cli, "", tmp_path, "dedup", "i")
+    assert found == ["g/d.txt"]
+    assert told.count("; left out") == 2
+    assert "3 of 4 entries" in cli("retrieve", "dedup", "i").stdout, "vectors need no files"
+
+
+def test_dots_after_a_link_mean_what_the_system_takes_them_for(index, cli, tmp_path):
+    texts(tmp_path / "real" / "notes", x="a cat")
+    texts(tmp_path / "notes", x="a dog")
+    (tmp_path / "real" / "deep").mkdir()
+    (tmp_path / "link").symlink_to(tmp_path / "real" / "deep")
+    index("link/../notes")
+    assert paths(cli, "i", tmp_path)[0] == ["real/notes/x.txt"]
+
+
+def test_a_copy_without_its_times_is_found_with_a_word(index, cli, tmp_path):
+    texts(tmp_path / "A" / "notes", x="a cat")
+    index("notes", into="idx", cwd=tmp_path / "A")
+    (tmp_path / "A").rename(tmp_path / "B")
+    os.utime(tmp_path / "B" / "notes" / "x.txt", ns=(1, 1))
+    found, told = paths(cli, "B/idx", tmp_path)
+    assert found == ["B/notes/x.txt"]
+    assert "another time or size" in told
+
+
 # metadata
 
 
-def test_nested_metadata_and_lists_are_kept(index, cli, tmp_path):
+@pytest.mark.parametrize("store", ["flat", "lance"])
+def test_nested_metadata_and_lists_are_kept(index, cli, tmp_path, store):
+    if store == "lance":
+        pytest.importorskip("lancedb")
     row = {"id": "a", "text": "a cat", "meta": {"lang": "en", "of": {"n": 3}}, "tags": ["x", "y"], "gallery": "mine"}
     (tmp_path / "g.jsonl").write_text(json.dumps(row) + "\n")
-    ran = index("g.jsonl")
+    ran = index("g.jsonl", "--store", store)
     assert "got an underscore: gallery_" in ran.stderr
     for where in ("meta.lang = 'en'", "meta.of.n > 2", "tags LIKE '%\"x\"%'", "gallery_ = 'mine'"):
         assert cli("retrieve", "search", "i", "a cat", "--where", where).code == 0, where
