@@ -65,6 +65,10 @@ FILES = (
 )
 
 
+STRONGEST = 1e6
+"""Of --strength and --region: float32 holds what it makes of any sigma."""
+
+
 def parse_region(text: str) -> Region:
     """``X0,Y0,X1,Y1=S`` as a Region; ``typer.BadParameter`` for anything else."""
     box, equals, strength = text.partition("=")
@@ -73,7 +77,7 @@ def parse_region(text: str) -> Region:
         region = Region(x0, y0, x1, y1, float(strength))
     except ValueError:
         region = None
-    if region is None or not equals or not (0 <= x0 < x1 and 0 <= y0 < y1 and 0 <= region.strength < float("inf")):
+    if region is None or not equals or not (0 <= x0 < x1 and 0 <= y0 < y1 and 0 <= region.strength <= STRONGEST):
         raise typer.BadParameter(f"{text!r} is no region (use X0,Y0,X1,Y1=S with X0 < X1, Y0 < Y1, S >= 0)")
     return region
 
@@ -143,6 +147,7 @@ def main(
             "--sigma",
             metavar="X",
             min=0.0,
+            max=1000.0,
             help="Noise level for the classical methods, in units of the window.",
             show_default="estimated",
         ),
@@ -166,7 +171,9 @@ def main(
     ] = "each",
     strength: Annotated[
         float,
-        typer.Option("--strength", metavar="X", min=0.0, help="Scales the range sigma after the fit; 1 leaves it."),
+        typer.Option(
+            "--strength", metavar="X", min=0.0, max=STRONGEST, help="Scales the range sigma after the fit; 1 leaves it."
+        ),
     ] = 1.0,
     region: Annotated[
         list[Region] | None,

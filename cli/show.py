@@ -95,7 +95,7 @@ def run_files(
 
     def call(watch: Watch) -> Report:
         module, _, name = run.partition(":")
-        listed = read_list(nul=nul) if "-" in inputs else ()
+        listed = read_list(nul=nul) if "-" in inputs else []
         work = getattr(importlib.import_module(module), name)
         report: Report = work(inputs, output, options, placement, watcher=watch, stdin=listed, arguments=arguments)
         return report
@@ -257,7 +257,11 @@ def _print_items(report: Report, shown: Sequence[Mapping[str, Any]] | None = Non
     )
     if len(report.items) > ROWS_SHOWN:
         counts += f" (the first {ROWS_SHOWN} are shown; --report has all)"
-    print_rows(rows, title=f"attn {report.command}: {counts}, {report.seconds:.1f} s on {report.device}")
+    title = f"attn {report.command}: {counts or 'nothing done'}, {report.seconds:.1f} s on {report.device}"
+    if rows:
+        print_rows(rows, title=title)
+    else:
+        say(title)
     if len(report.items) == 1 and report.items[0].output:
         verb = "written" if report.items[0].status == "ok" else "exists already"
         say(f"{verb}: {report.items[0].output}")

@@ -85,10 +85,11 @@ def run(
     for folder in {target.parent for target in targets}:
         remove_stale(folder)  # what a killed run left half-written
     shared = Shared(load_filter(options.filter)) if options.filter is not None else None
-    alike = Counter(side_path(target, "", "") for target in targets)
+    stems = [side_path(target, "any", "") for target in targets]
+    alike = Counter(stems)
     tasks = [
-        Task(s.path, target, s.name, payload=shared, error=s.error, whole=alike[side_path(target, "", "")] > 1)
-        for s, target in zip(sources, targets, strict=True)
+        Task(s.path, target, s.name, payload=shared, error=s.error, whole=alike[stem] > 1)
+        for s, target, stem in zip(sources, targets, stems, strict=True)
     ]
     watcher = watcher or Silent()
     series: list[dict[str, Any]] = []

@@ -87,6 +87,9 @@ def parse_window(text: str) -> tuple[float, float] | None:
         ) from None
     if not (np.isfinite(values).all() and values[1] > 0):
         raise UsageError(f"--window: the width must be a positive number, not {width}.")
+    low, high = values[0] - values[1] / 2, values[0] + values[1] / 2
+    if not (np.isfinite((low, high)).all() and high - low >= 0.5 * values[1] and values[1] >= 1e-30):
+        raise UsageError(f"--window: {text} is too narrow, or too far away, for numbers of 64 bits.")
     return values
 
 

@@ -319,5 +319,4 @@ def _md_table(header: list[str], rows: list[list[str]]) -> list[str]:
 
 def _md(text: str) -> str:
     """Text that Markdown shows as it is: file names may hold pipes, brackets and newlines."""
-    text = re.sub(r"([\\`*|<\[\]&]|(?<!\w)_|_(?!\w))", r"\\\1", text)
-    return re.sub(r"\s*[\r\n]+\s*", " ", text)
+    return re.sub(r"([\\`*|<\[\]&]|(?<!\w)_|_(?!\w))", r"\\\1", one_line(text))

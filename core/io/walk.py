@@ -108,8 +108,9 @@ def read_list(stdin: Any = None, *, nul: bool = False) -> list[str]:
 
     Parameters
     ----------
-    stdin : binary or text stream, or iterable of str, optional
+    stdin : binary or text stream, or list of str, optional
         Instead of ``sys.stdin``. A text stream with a buffer is read as bytes, so that names that are no UTF-8 arrive.
+        A list holds the names as they are.
     nul : bool
         NUL separates the names, as in ``find -print0``: a name may then hold a line end.
 
@@ -125,9 +126,11 @@ def read_list(stdin: Any = None, *, nul: bool = False) -> list[str]:
     stream = sys.stdin if stdin is None else stdin
     if stream is None:
         raise UsageError("- reads a list from standard input, which is closed.")
+    if isinstance(stream, (list, tuple)):
+        return [name for name in stream if name]
     stream = getattr(stream, "buffer", stream)
-    pieces = [stream.read()] if hasattr(stream, "read") else list(stream)
-    data = b"".join(piece if isinstance(piece, bytes) else os.fsencode(piece) + b"\n" for piece in pieces)
+    read = stream.read()
+    data = read if isinstance(read, bytes) else os.fsencode(read)
     if data.startswith((b"\xff\xfe", b"\xfe\xff")):
         raise UsageError("the list on standard input is UTF-16. Save it as UTF-8.")
     data = data.removeprefix(b"\xef\xbb\xbf")
@@ -155,7 +158,7 @@ def expand_inputs(
     suffixes : collection of str
         What a directory is searched for, lower case. With ``.dcm`` among them, also files of any name whose bytes are
         DICOM. Hidden files and results of earlier runs are passed by; damaged files of a known suffix are not.
-    stdin : stream or iterable of str, optional
+    stdin : stream or list of str, optional
         Replaces ``sys.stdin``.
     output : str, Path or None
         Where results go: a folder in a directory that is searched is no input.

@@ -63,7 +63,8 @@ def test_lists_on_stdin(tmp_path):
     stream = io.TextIOWrapper(io.BytesIO(b"a b.png\r\n\n" + os.fsencode(odd) + b"\nlast"), encoding="utf-8")
     assert read_list(stream) == ["a b.png", odd, "last"]
     assert read_list(io.BytesIO(b"one\ntwo.png\0-x\0"), nul=True) == ["one\ntwo.png", "-x"]
-    assert read_list(["a\n", "b"]) == ["a", "b"]
+    assert read_list(io.StringIO("a\nb")) == read_list(["a", "b"]) == ["a", "b"]
+    assert read_list(["one\ntwo"]) == ["one\ntwo"]
     assert read_list(io.BytesIO(b"\xef\xbb\xbfa.png\n")) == ["a.png"]
     for data, message in ((b"a\0b\0", "Add -0"), (b"\xff\xfea\0", "UTF-16")):
         with pytest.raises(UsageError, match=message):
