@@ -18,7 +18,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 from ..errors import UsageError
-from ..text import csv_text
+from ..text import csv_text, one_line, printable
 from .atomic import atomic_path, place_fault
 from .metric_words import SETTINGS, in_words
 
@@ -286,7 +286,7 @@ def _markdown(report: Report) -> str:
     errors = any(item.error for item in report.items)
     lines = [f"# attn {report.command}", "", *(f"> **{_md(notice)}**\n" for notice in report.notices)]
     if report.command_line:
-        lines += ["    " + line for line in report.command_line.splitlines()] + [""]
+        lines += ["    " + line for line in printable(report.command_line, keep="\n").splitlines()] + [""]
     lines += [f"attn {report.version}, {_md(report.device)}, {report.seconds:.1f} s", ""]
     rows = [
         [item.input, item.status, item.output or "", f"{item.seconds:.2f}"]

@@ -3,6 +3,7 @@
 import os
 import signal
 import time
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 
@@ -155,3 +156,22 @@ def test_a_running_cluster_is_used_and_a_killed_worker_replaced(make_tasks, tmp_
 def test_no_scheduler_at_the_address_is_a_usage_error(make_tasks):
     with pytest.raises(UsageError, match=r"no dask scheduler answers at 127\.0\.0\.1:9"):
         run_batch(copy_upper, make_tasks("a"), Placement(cluster="127.0.0.1:9"))
+
+
+def test_what_cannot_be_read_is_never_skipped(make_tasks, tmp_path):
+    (task,) = make_tasks("a")
+    run_batch(copy_upper, [task], Placement())
+    gone = replace(task, error=InputError(task.name, "does not exist"))
+    assert [item.status for item in run_batch(copy_upper, [gone], Placement()).items] == ["failed"]
+
+
+def test_a_place_that_cannot_be_written_fails_before_the_work(make_tasks, tmp_path):
+    (task,) = make_tasks("a")
+    (tmp_path / "file").write_text("")
+
+    def never(task, step):
+        raise AssertionError
+
+    for output in (tmp_path / "file" / "x", tmp_path / ("x" * 300), tmp_path / "a\0b"):
+        (item,) = run_batch(never, [replace(task, output=output)], Placement()).items
+        assert "cannot be written" in item.error
