@@ -68,7 +68,7 @@ def test_a_resumed_run_goes_on_in_the_same_series(study):
     ):
         (study / "out" / "s0.dcm").unlink()
         report = run(inputs, out, change, Placement(threads=1))
-        assert [item.status for item in report.items][0] == "ok"
+        assert report.items[0].status == "ok"
         assert not [note for item in report.items for note in item.warnings if "other options" in note]
         assert len(series("out")) == 1
 
