@@ -260,14 +260,18 @@ def _pillow(path: Path, kind: str, max_side: int | None, notes: list[str], alpha
             else:
                 notes.append("16 bits per channel were cut to 8")
                 mark = ""
-        turned = picture.getexif().get(274, 1) if kind == "TIFF" else 1  # Pillow turns TIFF itself while it loads
+        turned = 1
+        if kind == "TIFF":  # Pillow turns it itself while it loads
+            turned = picture.getexif().get(274, 1)
+        elif kind == "HEIC":  # so does the plug-in
+            turned = picture.info.get("original_orientation") or 1
         picture.load()
         if kind == "JPEG":  # a reduced picture's last row and column may stand for less than a whole pixel
             scale = max(1, round(width / picture.size[0]), round(height / picture.size[1]))
             extent = (height / scale, width / scale)
         elif picture.size != (width, height):  # TIFF: Pillow has turned it already
             (width, height), extent = picture.size, (float(picture.size[1]), float(picture.size[0]))
-        # what AVIF and HEIC say of turning is done by their decoders; in JPEG XL and JPEG 2000 EXIF does not count
+        # what HEIC says of turning is done by its decoder; in JPEG XL and JPEG 2000 EXIF does not count
         orientation = 1 if kind in ("JPEG XL", "JPEG 2000") else picture.getexif().get(274, 1)
         has_alpha = "A" in picture.getbands() or "transparency" in picture.info
         if has_alpha:

@@ -125,9 +125,10 @@ def read_checkpoint(path: Path) -> Checkpoint:
         training = described.get("training")
         training = training if isinstance(training, dict) else {}
         checkpoint = Checkpoint(one_line(name), architecture, preparation, float(threshold), state, training)
-        if sum(architecture.depths) > len(state):
-            raise ValueError("it has more blocks than weights")
-        with torch.device("meta"):  # compared by shape first: a forged header may ask for terabytes
+        held = sum(value.numel() for value in state.values())  # a forged header may ask for terabytes, or for hours
+        if sum(architecture.depths) > len(state) or max(32 * architecture.width**2, architecture.kernel**2) > held:
+            raise ValueError("it has fewer weights than its architecture asks for")
+        with torch.device("meta"):
             wanted = {name: value.shape for name, value in architecture.build().state_dict().items()}
         have = {name: value.shape for name, value in state.items()}
         if other := [name for name in wanted.keys() | have.keys() if wanted.get(name) != have.get(name)]:

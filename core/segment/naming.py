@@ -17,7 +17,8 @@ from ..batch import Task
 from ..errors import InputError, UsageError
 from ..io.photo import PHOTO_SUFFIXES
 from ..io.walk import Input, output_paths
-from .outputs import side_paths
+from ._bands import read_text
+from .outputs import side_path, side_paths
 from .record import Source, read_record, source_of
 
 SUFFIXES = (*PHOTO_SUFFIXES, ".dcm", ".dicom")
@@ -111,7 +112,7 @@ def _free(source: Input, folder: Path, label: str, alone: bool, overwrite: bool)
     if label == source.path.stem and not alone:
         label = source.path.name  # another photo of this run, from another folder, has its stem
     plain, wanted, own = (folder / f"{name}{_WORD}.png" for name in (source.path.stem, label, source.path.name))
-    if source.error is not None or not any(os.path.lexists(path) for path in (plain, wanted, own)):
+    if source.error is not None or not any(os.path.lexists(path) or _beside(path) for path in (plain, wanted, own)):
         return Target(wanted)
     try:
         this = source_of(source.path)
@@ -124,7 +125,10 @@ def _free(source: Input, folder: Path, label: str, alone: bool, overwrite: bool)
     notes: list[str] = []
     for path in dict.fromkeys((wanted, own, distinct)):
         if not os.path.lexists(path):
-            return Target(path, notes=tuple(notes))
+            if overwrite or not (foreign := _beside(path)):
+                return Target(path, notes=tuple(notes))
+            notes.append(f"{foreign} is there and no result of attn segment: this one gets another name")
+            continue
         if (record := read_record(path)) is None:
             if overwrite:
                 return Target(path, notes=(*notes, f"{path.name} was there, no result of attn segment: overwritten"))
@@ -138,6 +142,19 @@ def _free(source: Input, folder: Path, label: str, alone: bool, overwrite: bool)
         else:
             notes.append(f"{path.name} is the result of another photo: this one gets another name")
     return Target(wanted, InputError(source.path, f"has no free name for its result in {folder}", "Name another place"))
+
+
+def _beside(mask: Path) -> str:
+    """Name of a picture beside the mask that would be overwritten and is not of attn; empty if there is none."""
+    for path in (side_path(mask, "prob"), side_path(mask, "overlay")):
+        if os.path.lexists(path):
+            try:
+                told = read_text(path, "Description") or b""
+            except (OSError, InputError):
+                told = b""
+            if not told.startswith(b"attn "):
+                return path.name
+    return ""
 
 
 def _distinct(folder: Path, source: Input, this: Source | None = None) -> Path:

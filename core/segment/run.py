@@ -268,7 +268,10 @@ def _pooled(
         return None
     if not pairs:
         return None
-    return {"images": len(pairs), **_scores(pairs, done[0][0].metrics["threshold"], options, pool=True)}
+    found_scores = _scores(pairs, done[0][0].metrics["threshold"], options, pool=True)
+    if "auc" not in found_scores:
+        notices.append("No pooled AUC: inside the fields of view the truths are all vessel, or have none.")
+    return {"images": len(pairs), **found_scores}
 
 
 def _told(item: Item, options: SegmentOptions) -> Item:

@@ -3,6 +3,7 @@
 import csv
 import hashlib
 import json
+import os
 import re
 import shutil
 import subprocess
@@ -473,3 +474,138 @@ def test_20000_x_20000_within_bounded_memory(tmp_path, monkeypatch):
     for word, mode in (("mask", "L"), ("prob", "I;16"), ("overlay", "RGB")):
         with Image.open(tmp_path / f"big.{word}.png") as picture:
             assert (picture.size, picture.mode) == (size[::-1], mode)
+
+
+# --- nothing wrong in silence (issue 11) -----------------------------------------------------------------------------
+
+
+def warned(item, words):
+    assert any(words in warning for warning in item["warnings"]), item["warnings"]
+
+
+def test_photos_of_one_stem_are_both_done_and_told_apart(cli, photos):
+    Image.open(photos / "in/a.png").save(photos / "in/a.jpg", quality=95)
+    names = {"a.jpg", "a.png", "b"}
+    ran = cli("segment", "in", *SATO, "-o", "out", "--measure", "--json")
+    assert ran.code == 0, ran.stderr
+    assert files_in(photos / "out") == results(*names) | {"vessels.csv"}
+    with (photos / "out/vessels.csv").open(newline="") as file:
+        assert [row["mask"] for row in csv.DictReader(file)] == ["a.jpg.mask.png", "a.png.mask.png", "b.mask.png"]
+    again = cli("segment", "in", *SATO, "-o", "out", "--measure", "--json").report
+    assert {item["status"] for item in again["items"]} == {"skipped"}
+
+
+def test_one_after_the_other_is_not_skipped(cli, photos):
+    shutil.move(photos / "in/b.png", photos / "later.png")
+    assert cli("segment", "in/a.png", *SATO).code == 0
+    Image.open(photos / "later.png").save(photos / "in/a.bmp")
+    ran = cli("segment", "in/a.bmp", *SATO, "--json").report["items"][0]
+    assert (ran["status"], Path(ran["output"]).name) == ("ok", "a.bmp.mask.png")
+    both = cli("segment", "in", *SATO, "--json").report["items"]
+    assert [(item["status"], Path(item["output"]).name) for item in both] == [
+        ("skipped", "a.bmp.mask.png"), ("skipped", "a.mask.png"),
+    ]  # fmt: skip
+
+
+def test_truths_that_cannot_be_right_are_told(cli, photos, drawn):
+    _, truth, fov = drawn
+    scored = {}
+    masks = {"black": truth & False, "white": truth | True, "exchanged": ~truth, "right": truth}
+    masks["labels"] = truth.astype(np.uint8) + (truth & (np.arange(200) > 90))
+    masks["alpha"] = np.dstack([np.zeros((*truth.shape, 3), np.uint8), truth * np.uint8(255)])
+    for name, mask in masks.items():
+        (photos / name).mkdir()
+        Image.fromarray(np.ascontiguousarray(mask)).save(photos / name / "a.png")
+        ran = cli("segment", "in/a.png", *SATO, "--truth", name, "-o", f"out-{name}", "--json")
+        assert ran.code == 0, ran.stderr
+        scored[name] = ran.report["items"][0]
+        for key in ("f1", "auc"):
+            assert ran.report["summary"]["pooled"].get(key) == pytest.approx(scored[name]["metrics"].get(key), abs=1e-3)
+    warned(scored["black"], "no vessel in the field of view")
+    warned(scored["white"], "vessel all over the field of view")
+    warned(scored["exchanged"], "are black and white exchanged?")
+    warned(scored["exchanged"], "below 0.5")
+    warned(scored["labels"], "labels 0, 1, 2")
+    warned(scored["alpha"], "alpha channel alone")
+    assert scored["black"]["metrics"]["f1"] == 0
+    assert not {"auc", "sensitivity"} & set(scored["black"]["metrics"])
+    assert "auc" not in scored["white"]["metrics"]
+    right = scored["right"]
+    assert not right["warnings"]
+    for name in ("labels", "alpha"):
+        assert scored[name]["metrics"]["f1"] == right["metrics"]["f1"]
+    (photos / "fov/a.png").unlink()
+    Image.fromarray(fov & False).save(photos / "fov/a.png")
+    ran = cli("segment", "in/a.png", *SATO, "--fov", "fov", "-o", "out-fov")
+    assert ran.code == 1
+    assert "is black: no pixel would be inside" in ran.stderr
+
+
+def test_a_photo_that_exif_turns_and_its_truth(cli, photos):
+    exif = Image.Exif()
+    exif[0x0112] = 3
+    Image.open(photos / "in/a.png").save(photos / "in/a.jpg", quality=95, exif=exif)
+    plain = cli("segment", "in/a.png", *SATO, "--truth", "truth", "-o", "plain", "--json").report
+    turned = cli("segment", "in/a.jpg", *SATO, "--truth", "truth", "-o", "turned", "--json").report
+    assert turned["items"][0]["metrics"]["f1"] == pytest.approx(plain["items"][0]["metrics"]["f1"], abs=0.05)
+    assert turned["summary"]["pooled"]["f1"] == pytest.approx(plain["summary"]["pooled"]["f1"], abs=0.05)
+    warned(turned["items"][0], "the results are upright, too")
+    warned(turned["items"][0], "the truth is turned with it")
+    upright = np.rot90(grey(photos / "turned/a.jpg.mask.png"), 2)
+    assert (upright == grey(photos / "plain/a.png.mask.png")).mean() > 0.97
+
+
+def test_observers_are_chosen_and_never_guessed(cli, photos):
+    for number, source in ((1, "a"), (2, "b")):
+        shutil.copy(photos / f"truth/{source}.png", photos / f"truth/x_manual{number}.png")
+    shutil.copy(photos / "in/a.png", photos / "in/x.png")
+    ran = cli("segment", "in/x.png", *SATO, "--truth", "truth", "-o", "out")
+    assert ran.code == 1
+    assert "x_manual1.png, x_manual2.png. Choose one with --observer" in ran.stderr
+    f1 = {}
+    for observer in ("1", "2"):
+        ran = cli(
+            "segment", "in/x.png", *SATO, "--truth", "truth", "--observer", observer, "-o", "o" + observer, "--json"
+        )
+        f1[observer] = ran.report["items"][0]["metrics"]["f1"]
+    assert f1["1"] > 0.6 > f1["2"]
+    assert cli("segment", "in/x.png", *SATO, "--observer", "1").code == 2
+
+
+def test_empty_small_and_second_fields_are_told(cli, photos, drawn):
+    photo = Image.fromarray(drawn[0])
+    photo.resize((40, 38)).save(photos / "in/small.png")
+    two = Image.new("RGB", (420, 200))
+    two.paste(photo, (0, 0))
+    two.paste(photo, (215, 4))
+    two.save(photos / "in/two.png")
+    flat = np.where(drawn[2][..., None], np.array((180, 90, 40)), 0).astype(np.uint8)
+    Image.fromarray(flat).save(photos / "in/flat.png")
+    found = {Path(i["input"]).name: i for i in cli("segment", "in", *SATO, "-o", "out", "--json").report["items"]}
+    warned(found["small.png"], "pixels across")
+    warned(found["two.png"], "second bright field")
+    warned(found["flat.png"], "the result is empty")
+    assert not found["a.png"]["warnings"]
+
+
+def test_a_photo_beyond_the_budget_is_one_line(cli, photos):
+    from attn.core.segment._bands import write_png
+
+    write_png(photos / "big.png", (16380, 16380), (np.zeros((2, 16380, 3), np.uint8) for _ in range(1)), channels=3)
+    ran = cli("segment", "big.png", *SATO, "--max-memory", "512m")
+    assert ran.code == 1
+    assert "claims 16380 x 16380 pixels" in ran.stderr
+    assert "--max-memory" in ran.stderr
+    assert len(ran.stderr.splitlines()) == 1
+
+
+@pytest.mark.parametrize("place", ["input", "truth", "fov", "model", "table"])
+def test_a_pipe_is_refused_wherever_it_is_named(cli, photos, place):
+    name = {"model": "p.safetensors", "table": "out/vessels.csv"}.get(place, "p.png")
+    (photos / "out").mkdir()
+    os.mkfifo(photos / name)
+    words = {"input": [name, *SATO], "truth": ["in/a.png", *SATO, "--truth", name], "table": ["in/a.png", "--measure"]}
+    words |= {"fov": ["in/a.png", *SATO, "--fov", name], "model": ["in/a.png", "-m", name]}
+    ran = cli("segment", *words[place], "-o", "out")
+    assert ran.code == (2 if place in ("model", "table") else 1)
+    assert ("no table" if place == "table" else "is not a regular file") in ran.stderr

@@ -80,3 +80,32 @@ def test_damaged_description(tmp_path, change, message):
     save_file(net.state_dict(), tmp_path / "m.safetensors", {"attn": json.dumps(described)})
     with pytest.raises(UsageError, match=message):
         read_checkpoint(tmp_path / "m.safetensors")
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        {"threshold": True}, {"threshold": float("nan")}, {"threshold": 1.5}, {"threshold": None}, {"name": None},
+        {"name": "x" * 5000}, {"version": "1"}, {"version": True, "threshold": []},
+        {"preparation": {"fov_diameter": 0}},
+        {"preparation": {"fov_diameter": 1e308}}, {"preparation": {"fov_diameter": "540"}}, {"preparation": None},
+        {"preparation": {"normalise": "none"}}, {"architecture": {"width": 2**40}}, {"architecture": {"width": True}},
+        {"architecture": {"trunk": "x"}}, {"architecture": {"depths": [1, 1, 10**9, 1]}}, {"architecture": None},
+        {"architecture": {"depths": [1]}}, {"architecture": {"guided": 1}}, {"architecture": {"kernel": 0}},
+        {"architecture": {"width": 1024}}, {"architecture": {"kernel": 1023}}, {"architecture": {"width": 3}},
+    ],
+    ids=lambda change: str(change)[:60],
+)  # fmt: skip
+def test_a_forged_description_is_one_line(tmp_path, change):
+    net = made(tmp_path / "m.safetensors")
+    shape = {"width": 2, "depths": [1, 1, 1, 1]}
+    described = {
+        "format": "attn-segment", "version": 1, "name": "x", "threshold": 0.5, "training": {},
+        "architecture": shape, "preparation": {},
+    } | change  # fmt: skip
+    if isinstance(change.get("architecture"), dict):
+        described["architecture"] = shape | change["architecture"]
+    save_file(net.state_dict(), tmp_path / "m.safetensors", {"attn": json.dumps(described)})
+    with pytest.raises(UsageError) as caught:
+        read_checkpoint(tmp_path / "m.safetensors")
+    assert "\n" not in str(caught.value)

@@ -274,3 +274,36 @@ def test_one_name_for_several_photos_or_another_kind_is_refused(tmp_path):
         places(photos, "x.png")
     with pytest.raises(UsageError, match=r"Name it x\.png"):
         places(photos[:1], "x.jpg")
+
+
+def test_formulas_in_the_table_are_text_and_do_not_grow(tmp_path):
+    path = tmp_path / "vessels.csv"
+    row = {"image": "=1+1.png", "mask": "=1+1.mask.png", "model": "@x", "threshold": 0.5, "tortuosity": -1.5}
+    quoted = {"image": "'=a.png", "mask": "'=1+1.mask.png", "model": "m", "threshold": 0.5, "tortuosity": 1.0}
+    outputs.write_table(path, [], [row, quoted])
+    first = path.read_bytes()
+    with path.open(newline="") as file:
+        assert next(csv.DictReader(file))["mask"] == "'=1+1.mask.png"
+    for _ in range(2):  # the same masks again: their rows are replaced, the rest is as it was
+        outputs.write_table(path, outputs.check_table(path), [row])
+        assert path.read_bytes() == first
+
+
+@pytest.mark.parametrize(
+    "content",
+    [
+        b"image,mask,model,threshold\na,b,c,0.5\0\n", b"image,mask,model,threshold\n\xff,b,c,0.5\n",
+        b"image,mask,model,threshold,image\na,b,c,0.5,d\n", b"image,mask,model,threshold\na,b,c,0.5,more,and,more\n",
+        b'image,mask,model,threshold\n"a,b\n', b"image;mask;model;threshold\n",
+    ],
+)  # fmt: skip
+def test_a_forged_table_is_refused(tmp_path, content):
+    (tmp_path / "vessels.csv").write_bytes(content)
+    with pytest.raises(UsageError, match="no table of attn segment"):
+        outputs.check_table(tmp_path / "vessels.csv")
+
+
+def test_a_table_that_excel_saved_is_read(tmp_path):
+    (tmp_path / "vessels.csv").write_bytes(b"\xef\xbb\xbfimage,mask,model,threshold,density\r\na.png,a.mask.png,m\r\n")
+    (row,) = outputs.check_table(tmp_path / "vessels.csv")
+    assert (row["image"], row["threshold"], row["density"]) == ("a.png", "", "")
