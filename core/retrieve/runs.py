@@ -56,12 +56,15 @@ class Result:
         In any order.
     ms : float or None
         Time of the search, in ms.
+    sentence : bool
+        The query is words, even where they look like the name of a file ("cat.jpg").
     """
 
     query_id: str
     query: str
     hits: Sequence[RankedDocument]
     ms: float | None = None
+    sentence: bool = False
 
     @property
     def ranked(self) -> list[RankedDocument]:

@@ -133,7 +133,8 @@ def search(
             found = nearest(store, asked, options.top, where=options.where, exact=options.exact)
             ms = 1000 * (time.perf_counter() - began) / len(block)
             results += [
-                Result(key, str(queries[key]), placed(hits, places), ms) for key, hits in zip(block, found, strict=True)
+                Result(key, str(queries[key]), placed(hits, places), ms, isinstance(queries[key], str))
+                for key, hits in zip(block, found, strict=True)
             ]  # fmt: skip
         entries = len(store)
         explained: dict[str, Explained] = {}

@@ -41,11 +41,13 @@ def write_sheet(path: Path, found: Found) -> None:
     sections = [_section(result, found.explained.get(result.query_id, NOTHING)) for result in found.results]
     title = f"attn retrieve {report.arguments.get('verb', 'search')}"
     body = [f'<h1>{escape(title)}</h1><p class="facts">attn {facts}</p>', *sections]
-    write_text(path, document(title, body, style=STYLE))
+    page = document(title, body, style=STYLE)
+    write_text(path, page.encode(errors="backslashreplace").decode())  # names that are no UTF-8: escapes hold them
 
 
 def _section(result: Result, why: Explained) -> str:
-    picture = _thumbnail(Path(result.query)) if Path(result.query).suffix.lower() in PHOTO_SUFFIXES else ""
+    photo = not result.sentence and Path(result.query).suffix.lower() in PHOTO_SUFFIXES
+    picture = _thumbnail(Path(result.query)) if photo else ""
     asked = f'<img src="{picture}" alt="query" width="120">' if picture else ""
     hits = "".join(_figure(rank, hit, why.patches.get(hit.id)) for rank, hit in enumerate(result.ranked, 1))
     shown = hits or "Nothing found."

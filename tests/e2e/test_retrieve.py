@@ -329,6 +329,11 @@ def test_photos_by_photo_and_by_sentence(cli, photos, clip, tmp_path):
     page = (tmp_path / "s.html").read_text()
     assert page.count("data:image/jpeg;base64,") == 6
     assert "<i>cat" not in page
+    (tmp_path / "q.jsonl").write_text('{"_id": "q", "text": "photos/1.png"}')  # words, not a file to show
+    os.link(photos / "1.png", tmp_path / os.fsdecode(b"odd\xff.png"))
+    asked = ("--queries", "q.jsonl", "--image", os.fsdecode(b"odd\xff.png"))
+    assert cli("retrieve", "search", "i", *asked, "--sheet", "s.html", "--top", "1").code == 0
+    assert (tmp_path / "s.html").read_text().count('alt="query"') == 1
     missing = cli("retrieve", "search", "i", "--image", "photos/broken.jpg", "--image", "photos/1.png")
     assert missing.code == 1
     assert "photos/broken.jpg" in missing.stderr
