@@ -33,6 +33,7 @@ def check_hits(
 ) -> None:
     """Raise ``UsageError`` for a format, a page or a report that could not be written: before the work, not after."""
     from attn.core.errors import UsageError, did_you_mean
+    from attn.core.io.atomic import place_fault
     from attn.core.io.report import check_report_path
 
     if form not in ("table", *formats):
@@ -42,6 +43,9 @@ def check_hits(
         raise UsageError(f"-o {output}: name how with --format {', '.join(formats[:-1])} or {formats[-1]}.")
     if sheet is not None and sheet.suffix.lower() not in (".html", ".htm"):
         raise UsageError(f"--sheet {sheet}: the page is HTML. Name it {sheet.stem}.html.")
+    for name, path in (("-o", output), ("--sheet", sheet)):
+        if path is not None and (fault := place_fault(path)):
+            raise UsageError(f"{name} {path}: {fault}.")
     if report_file is not None:
         check_report_path(report_file)
 

@@ -16,6 +16,7 @@ import attn
 from ..batch import Silent, Watcher
 from ..device import pick_device, set_threads
 from ..errors import InputError, UsageError
+from ..io.atomic import place_fault
 from ..io.report import Item, Report, summarise
 from ._evalset import Content, counted
 from ._tables import read_picture
@@ -181,8 +182,10 @@ def score(
     start = time.perf_counter()
     set_threads(threads)
     watcher = watcher or Silent()
-    for name in options.metrics:
-        parse_metric(name)  # refused before the long work
+    for name in options.metrics:  # refused before the long work
+        parse_metric(name)
+    if options.run is not None and (fault := place_fault(options.run)):
+        raise UsageError(f"--run {options.run}: {fault}.")
     data_set = read_dataset(data, kind=options.kind, split=options.split, images=options.images)
     items: list[Item] = []
     first: Evaluation | None = None

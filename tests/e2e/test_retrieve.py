@@ -203,6 +203,10 @@ def test_bad_entries_are_named_and_the_others_are_done(cli, notes, model):
         (["eval", "notes"], "holds no data set"),
         (["eval", "set", "--temperature", "warm"], "no list of numbers"),
         (["eval", "set", "--metrics", "accuracy"], "accuracy"),
+        (["eval", "set", "--run", "notes"], "--run notes: is a directory"),
+        (["search", "i", "cat", "--sheet", "notes/cat.txt/s.html"], "is a file, not a directory"),
+        (["search", "i", "--queries", "notes"], "notes: is a directory"),
+        (["search", "i", "-", "--queries", "-"], "can be read once"),
     ],
 )
 def test_wrong_calls_say_what_to_do(cli, notes, beir, model, tmp_path, arguments, expected):
