@@ -383,6 +383,8 @@ def _print_rest(report: Report) -> None:
             for fit, where in zip(fits, crossed, strict=True)
         ]
         print_rows(shown, title="scaling: time ~ length ^ exponent")
+    if "machine" not in report.summary:  # interrupted before the first measurement
+        return
     found = report.summary["machine"]
     peaks = ", ".join(f"{name.replace('_', ' ')} {value:.0f}" for name, value in report.summary["ceilings"].items())
     say(f"{found['cpu']}, {found['threads']} threads, torch {found['torch']}; ceilings: {peaks}")

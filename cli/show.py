@@ -139,7 +139,7 @@ def run_recipe(
         return train(progress=progress, arguments=arguments)
 
     report = watched("train", call, arguments, [recipe], report_file=report_file, quiet=quiet)
-    shown = rows(report) if rows else None
+    shown = rows(report) if rows and report.items else None
     show(report, as_json=as_json, quiet=quiet, verbose=verbose, report_file=report_file, rows=shown)
     raise typer.Exit(report.exit_code)
 
@@ -192,7 +192,8 @@ def show(
         _print_warnings(report)
     if report.summary.get("interrupted"):
         left = report.summary.get("left", ())
-        say(f"attn: interrupted, {len(left)} inputs left; the same command again goes on from here", err=True)
+        onward = "" if report.command == "bench" else "; the same command again goes on from here"
+        say(f"attn: interrupted, {len(left)} inputs left{onward}", err=True)
     if as_json:
         say(dumps(report if verbose else _without_traces(report)), lines=True)
     elif not quiet:

@@ -55,28 +55,35 @@ def run(options: BenchOptions, *, watcher: Watcher | None = None, arguments: Map
     items: list[Item] = []
     used: list[dict[str, Any]] = []
     jobs = [(n, s, options.seed + i) for n in options.lengths for s in options.inputs for i in range(options.seeds)]
-    for done, (length, source, seed) in enumerate(jobs, 1):
-        if needs[length, source] > memory.budget():
-            for found in _too_large(names, needs[length, source], length, source, seed):
+    left: list[str] = []
+    reached = 0
+    try:
+        for done, (length, source, seed) in enumerate(jobs, 1):
+            if needs[length, source] > memory.budget():
+                for found in _too_large(names, needs[length, source], length, source, seed):
+                    items.append(found)
+                    watcher.item(found, done, len(jobs))
+                reached = done
+                continue
+            late: list[str] = []
+            with collected(late):
+                rows, inputs, made = _measured(setup, source, length, seed)
+                new = [item(row, inputs, setup) for row in rows]
+            told = {text for found in new for text in found.warnings}
+            if new and (rest := tuple(text for text in late if text not in told)):
+                new[0] = replace(new[0], warnings=(*new[0].warnings, *rest))
+            hashed = {"sha256": inputs.sha256, **inputs.params} if made else {"made": False}
+            used.append({"inputs": inputs.name, "seq_len": length, "seed": seed, **hashed})
+            for found in add_speedups(new):
                 items.append(found)
                 watcher.item(found, done, len(jobs))
-            continue
-        late: list[str] = []
-        with collected(late):
-            rows, inputs, made = _measured(setup, source, length, seed)
-            new = [item(row, inputs, setup) for row in rows]
-        told = {text for found in new for text in found.warnings}
-        if new and (rest := tuple(text for text in late if text not in told)):
-            new[0] = replace(new[0], warnings=(*new[0].warnings, *rest))
-        hashed = {"sha256": inputs.sha256, **inputs.params} if made else {"made": False}
-        used.append({"inputs": inputs.name, "seq_len": length, "seed": seed, **hashed})
-        for found in add_speedups(new):
-            items.append(found)
-            watcher.item(found, done, len(jobs))
-        del inputs, rows  # before the next ones are made
+            del inputs, rows  # before the next ones are made
+            reached = done
+    except KeyboardInterrupt:
+        left = [f"{source}, {length} tokens, seed {seed}" for length, source, seed in jobs[reached:]]
     items += [Item(name, None, "skipped", 0.0, error=reason) for name, reason in left_out.items()]
     fits = fit_table(items)
-    if options.plot is not None:
+    if options.plot is not None and items:
         from .plot import draw
 
         draw(options.plot, items)
@@ -88,6 +95,7 @@ def run(options: BenchOptions, *, watcher: Watcher | None = None, arguments: Map
         "ceilings": ceilings,
         "inputs": used,
         **({"scaling": fits} if fits else {}),
+        **({"interrupted": True, "left": left} if left else {}),
     }
     seconds = time.monotonic() - started
     return Report("bench", attn.__version__, dict(arguments or {}), str(device), seconds, tuple(items), summary)
