@@ -88,6 +88,8 @@ def read_gallery(
         if place in found:
             continue
         try:
+            if not name.strip():
+                raise InputError(name, "an empty name", "Name a folder or a file; . is this folder")
             entries, unseen = _entries(Path(name), modalities, warnings, failed)
             found[place] = Argument(name, place, tuple(entries), unseen)
         except (InputError, OSError, ValueError) as error:  # OSError: a folder that may not be looked into

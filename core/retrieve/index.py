@@ -100,6 +100,11 @@ def index(
     encoder = encoder_of(options.encoder)
     found = read_gallery(gallery, encoder.modalities, stdin=stdin)
     passage_tokens(options.chunk, encoder)  # refused before anything is opened
+    if options.rebuild and (lost := [one for one in found.arguments if one.error]) and _holds_anything(output):
+        raise UsageError(
+            f"--rebuild would lose what {output} holds of {lost[0].name}, which cannot be read now "
+            f"({lost[0].error.rstrip('.')}). Nothing was changed: mend it, or do not name it."
+        )
     store = _opened(output, options, encoder, len(found))
     try:
         labels = store.entries()
@@ -117,6 +122,8 @@ def index(
         unread_items = [Item(name, None, "failed", 0.0, error=why) for name, why in unread.items()]
         for item in (*found.failed, *unread_items):
             watcher.item(item, 0, len(matched.entries))
+        if clash := next((key for key in matched.entries if chunk and _is_passage(key, matched.entries)), None):
+            raise UsageError(f"--chunk: {clash!r} is an id, and would be that of a passage, too. Rename one of them.")
         writer = _Writer(store, labels, matched.entries, watcher)
         parts = _parts_folder(output)
         remove_stale(parts)
@@ -157,12 +164,24 @@ def index(
     )  # fmt: skip
 
 
+def _holds_anything(output: str | Path) -> bool:
+    """Whether there is an index already."""
+    said, place = split_place(output)
+    return said != "qdrant" and Path(place).is_dir() and not is_vacant(Path(place))
+
+
 def _chunk(wanted: str | None, encoder: Encoder, labels: Mapping[str, Any]) -> int:
     """Tokens of a passage; as the index has them where nothing else is wanted."""
     if wanted is None:
         stamps = (str(meta.get("stamp")).partition("@")[2] for meta in labels.values() if meta.get("kind") == "text")
         wanted = next((text for text in stamps if text.isdecimal()), None)
     return passage_tokens(wanted, encoder)
+
+
+def _is_passage(key: str, entries: Mapping[str, Entry]) -> bool:
+    """Whether an id may be that of a passage of another entry."""
+    document, mark, number = key.rpartition("#")
+    return bool(mark) and number.isdecimal() and document in entries
 
 
 def _restamped(entry: Entry, chunk: int) -> Entry:

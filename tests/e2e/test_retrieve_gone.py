@@ -71,6 +71,14 @@ def test_a_gallery_that_is_not_there_now_keeps_its_entries(two, index, tmp_path,
     assert (counts(again)["entries"], counts(again)["unchanged"]) == (4, 4), "ids do not hang on how it is typed"
 
 
+def test_a_rebuild_does_not_lose_what_cannot_be_read(two, index, tmp_path):
+    (tmp_path / "two" / "b").rename(tmp_path / "away")
+    assert "--rebuild would lose" in index("two/a", "two/b", "--rebuild", code=2).stderr
+    assert ids(tmp_path / "i") == two
+    index("two/a", "--rebuild")
+    assert ids(tmp_path / "i") == ["one.txt", "two.txt"]
+
+
 def test_a_place_that_is_empty_now_is_not_mounted(two, index, tmp_path):
     shutil.rmtree(tmp_path / "two" / "b")
     (tmp_path / "two" / "b").mkdir()
@@ -309,6 +317,15 @@ def test_a_list_of_files_to_remove_has_only_what_is_there_as_it_was(index, cli, 
     assert "3 of 4 entries" in cli("retrieve", "dedup", "i").stdout, "vectors need no files"
 
 
+def test_an_index_that_moved_with_its_gallery_goes_on(index, tmp_path):
+    texts(tmp_path / "A" / "notes", x="a cat", y="a dog")
+    index("notes", into="idx", cwd=tmp_path / "A")
+    (tmp_path / "A").rename(tmp_path / "B")
+    (tmp_path / "B" / "notes" / "y.txt").unlink()
+    ran = index("notes", into="idx", cwd=tmp_path / "B")
+    assert [counts(ran)[name] for name in ("relabelled", "removed", "kept", "added")] == [1, 1, 0, 0]
+
+
 def test_dots_after_a_link_mean_what_the_system_takes_them_for(index, cli, tmp_path):
     texts(tmp_path / "real" / "notes", x="a cat")
     texts(tmp_path / "notes", x="a dog")
@@ -379,4 +396,7 @@ def test_long_texts_are_found_by_their_passages(index, cli, tmp_path):
     (tmp_path / "g" / "copy.txt").unlink()
     assert counts(index("g"))["removed"] == 1
     assert ids(tmp_path / "i") == ["long.txt", "short.txt"]
+    lines = [{"id": "a", "text": words}, {"id": "a#1", "text": "x"}]
+    (tmp_path / "l.jsonl").write_text("".join(json.dumps(one) + "\n" for one in lines))
+    assert "'a#1' is an id" in index("l.jsonl", "--chunk", "auto", code=2, into="j").stderr
     assert "is not auto, off or a number" in index("g", "--chunk", "9999999", code=2).stderr
