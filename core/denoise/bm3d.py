@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import NDArray
 
+from ..memory import check_memory
 from ._classical import ClassicalFilter, noise_level
 from .base import FitOptions, Progress
 
@@ -19,11 +20,15 @@ if TYPE_CHECKING:
     from torch import Tensor
 
 SIGMA_FACTOR = 1.5
+PIXEL_BYTES = 640
+"""Bytes per pixel that the package takes, measured: more than readers count on for the work on a slice."""
 
 
 def _run(image: NDArray[np.float32], *, sigma_psd: float) -> NDArray[Any]:
     import bm3d
 
+    height, width = image.shape
+    check_memory("bm3d", image.size * PIXEL_BYTES, f"its work on {height} x {width} pixels takes")
     profile = bm3d.BM3DProfile()
     profile.num_threads = 1  # several threads add up in any order, and the same image would give other bytes
     result: NDArray[Any] = bm3d.bm3d(image.astype(np.float64), sigma_psd=sigma_psd, profile=profile)
