@@ -14,6 +14,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 Raw = NDArray[np.unsignedinteger[Any]]
+_SLICES = 16
+"""Slices of a stack, of those that are odd, by which it is judged."""
 _RARE = 0.02
 """Share of neighbours across a boundary of BitsStored that may look one way or the other by chance."""
 
@@ -157,9 +159,10 @@ def _choose(dataset: Any, raw: Raw, width: int, bits: int, signed: bool, notes: 
         return _merged(kept, full, padding), bits
     real = full if padding is None else full[~padding]
     above = (raw if padding is None else raw[~padding]) >> raw.dtype.type(bits)
-    beyond = (full.astype(np.int64) - kept) >> bits  # what the bits above BitsStored add, in units of their lowest
+    places = np.flatnonzero(odd.any(axis=(1, 2)))
+    some = places[:: max(1, len(places) // _SLICES)]  # enough to judge by, in whatever a stack has
     if signed and not above.any():  # negative values whose signs were not extended, or large positive ones
-        smooth, jumps, _ = _evidence(full, kept, beyond, padding)
+        smooth, jumps, _ = _evidence(full[some], kept[some], bits, None if padding is None else padding[some])
         if smooth <= jumps:
             return _merged(kept, full, padding), bits
         return full, _needed(real, signed)
@@ -167,7 +170,7 @@ def _choose(dataset: Any, raw: Raw, width: int, bits: int, signed: bool, notes: 
         spread = kept if padding is None else kept[~padding]
         stray = int(spread.max()) - int(spread.min()) >= 1 << max(0, bits - 2)
     else:
-        smooth, jumps, like_noise = _evidence(full, kept, beyond, padding)
+        smooth, jumps, like_noise = _evidence(full[some], kept[some], bits, None if padding is None else padding[some])
         stray = like_noise and smooth <= _RARE * (smooth + jumps)
     if stray:
         notes.append(f"bits above the {bits} of BitsStored hold something that is no pixel value: they are left out")
@@ -203,9 +206,9 @@ def _is_padding(dataset: Any, full: NDArray[Any], signed: bool) -> NDArray[np.bo
 
 
 def _evidence(
-    full: NDArray[Any], kept: NDArray[Any], part: NDArray[Any], padding: NDArray[np.bool_] | None
+    full: NDArray[Any], kept: NDArray[Any], bits: int, padding: NDArray[np.bool_] | None
 ) -> tuple[int, int, bool]:
-    """Compare neighbours that differ in ``part``: in how many of them is the step smaller with all bits, and without?
+    """Compare neighbours that differ above ``bits``: in how many is the step smaller with all bits, and without?
 
     Values that go on above BitsStored cross its boundary in small steps; bits that are no part of the value leave steps
     behind that are no larger than elsewhere once they are gone. Whether that is so is the third result.
@@ -214,10 +217,11 @@ def _evidence(
     crossing: list[NDArray[Any]] = []
     others: list[NDArray[Any]] = []
     for z in range(len(full)):
-        a, b, p = full[z].astype(np.int64), kept[z].astype(np.int64), part[z]
+        a, b = full[z].astype(np.int64), kept[z].astype(np.int64)
+        above = (a - b) >> bits  # what the bits above add, in units of their lowest
         for axis in (0, 1):
             one, two = (np.abs(np.diff(values, axis=axis)) for values in (a, b))
-            differ = np.diff(p.astype(np.int64), axis=axis) != 0
+            differ = np.diff(above, axis=axis) != 0
             if padding is not None:
                 inside = ~padding[z]
                 both = inside[1:] & inside[:-1] if axis == 0 else inside[:, 1:] & inside[:, :-1]
