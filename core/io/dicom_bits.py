@@ -56,8 +56,11 @@ def values_of(dataset: Any, samples: Samples, used: int, high: int, signed: bool
     ndarray, shape (Z, H, W), signed or unsigned, of the size of ``samples.raw``.
     """
     raw, width = samples.raw, samples.width
-    bits = min(used, width)
     overlays = _embedded(dataset)
+    if (below := _overlays_inside(raw, overlays, used, signed)) is not None:
+        notes.append(f"BitsStored says {used} bits, but from bit {below} up there are overlays: the values end below")
+        used, high = below, below - 1
+    bits = min(used, width)
     shift = _shift(raw, width, used, high, signed, {bit for bit in overlays.values() if not 0 <= bit < bits}, notes)
     raw = _take_overlays(dataset, raw, width, overlays, range(shift, shift + bits), notes)
     if shift:
@@ -114,6 +117,22 @@ def _embedded(dataset: Any) -> dict[int, int]:
     return found
 
 
+def _overlays_inside(raw: Raw, overlays: dict[int, int], used: int, signed: bool) -> int | None:
+    """The lowest bit of overlays that are said to lie inside the value, where the data show that they do not."""
+    inside = [bit for bit in overlays.values() if 0 < bit < used]
+    if not inside:
+        return None
+    lowest = min(inside)
+    others = raw & raw.dtype.type(((1 << used) - 1) & ~sum(1 << bit for bit in set(inside)))
+    if int(others.max()) >> lowest:
+        return None
+    kept = extended(others, lowest, signed)
+    places = np.flatnonzero((raw != others).any(axis=(1, 2)))
+    some = places[:: max(1, len(places) // _SLICES)]
+    smooth, jumps, like_noise = _evidence(extended(raw[some], used, signed), kept[some], lowest, None)
+    return lowest if like_noise and smooth <= _RARE * (smooth + jumps) else None
+
+
 def _take_overlays(dataset: Any, raw: Raw, width: int, overlays: dict[int, int], value: range, notes: list[str]) -> Raw:
     """Turn overlays in bits outside ``value`` into overlay data, and clear those bits."""
     clear = (1 << (8 * raw.dtype.itemsize)) - 1
@@ -151,7 +170,7 @@ def _choose(dataset: Any, raw: Raw, width: int, bits: int, signed: bool, notes: 
     full, kept = extended(raw, width, signed), extended(raw, bits, signed)
     if bits >= width:
         return full, bits
-    padding = _is_padding(dataset, full, signed)
+    padding = _is_padding(dataset, full)
     odd = full != kept
     if padding is not None:
         odd &= ~padding
@@ -189,7 +208,7 @@ def _needed(values: NDArray[Any], signed: bool) -> int:
     return max(high.bit_length(), (~low if low < 0 else low).bit_length()) + signed if signed else high.bit_length()
 
 
-def _is_padding(dataset: Any, full: NDArray[Any], signed: bool) -> NDArray[np.bool_] | None:
+def _is_padding(dataset: Any, full: NDArray[Any]) -> NDArray[np.bool_] | None:
     """Where a sample is the padding value to the last bit: it may lie outside BitsStored."""
     found = []
     for keyword in ("PixelPaddingValue", "PixelPaddingRangeLimit"):

@@ -194,6 +194,8 @@ def decode(
     from pydicom.pixels.processing import apply_color_lut
     from pydicom.pixels.utils import pixel_array
 
+    if not isinstance(dataset[keyword].value, bytes) or not dataset[keyword].value:
+        raise InputError(path, f"has a {keyword} without pixels", "Copy or export the file again")
     allocated = {"FloatPixelData": 32, "DoubleFloatPixelData": 64}.get(keyword)
     bits = allocated or _integer(path, dataset, "BitsAllocated")
     if bits not in (8, 16, 32, 64):

@@ -156,6 +156,26 @@ def test_overlays_in_unused_bits_are_masked_and_kept(coded, used, tmp_path, make
     assert any("6004" in text and "left out" in text for text in image.warnings)
 
 
+@pytest.mark.parametrize("values", [PLAIN, SHARP])
+def test_an_overlay_inside_of_what_the_header_calls_the_value(values, tmp_path, make_dicom):
+    dataset = make_dicom(tmp_path / "a.dcm", values | (LINE << 12))  # BitsStored 16
+    overlay(dataset, 0x6000, 12)
+    pydicom.dcmwrite(tmp_path / "a.dcm", dataset, enforce_file_format=True)
+    _, written = check(tmp_path / "a.dcm", tmp_path, values, "BitsStored")
+    np.testing.assert_array_equal(written.overlay_array(0x6000), LINE)
+
+
+@pytest.mark.parametrize("data", [b"", None])
+def test_pixel_data_without_pixels(data, tmp_path, make_dicom):
+    from attn.core.errors import InputError
+
+    dataset = make_dicom(tmp_path / "a.dcm", PLAIN)
+    dataset["PixelData"]._value = data
+    pydicom.dcmwrite(tmp_path / "a.dcm", dataset, enforce_file_format=True)
+    with pytest.raises(InputError, match="PixelData without pixels"):
+        read_image(tmp_path / "a.dcm")
+
+
 def test_a_stream_with_more_bits_than_are_allocated(tmp_path, make_dicom):
     dataset = make_dicom(tmp_path / "a.dcm", PLAIN)
     dataset.compress(JPEG2000Lossless)
