@@ -199,7 +199,8 @@ def show(
     elif not quiet:
         _print_items(report, rows)
         if comparison := report.summary.get("comparison"):
-            print_rows(comparison, title="mean over the files")
+            several = sum(item.status == "ok" for item in report.items) > 1
+            print_rows(comparison, title="mean over the files" if several else "side by side")
         for notice in report.notices:
             say(notice)
 

@@ -260,10 +260,10 @@ def means(report: Report) -> dict[str, Any]:
 
 
 def rest_of_summary(report: Report) -> dict[str, Any]:
-    """The summary without means, and without counts where there is one item and it is done."""
+    """The summary without means; of one item that is done, without counts and without what its details say, too."""
     names = {f"mean_{name}" for name in metric_names(report.items)}
     if len(report.items) == 1 and report.items[0].status == "ok":
-        names |= set(_COUNTS)
+        names |= {*_COUNTS, *report.items[0].details}
     return {name: value for name, value in report.summary.items() if name not in names}
 
 

@@ -6,7 +6,7 @@ import time
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -26,6 +26,9 @@ from .metrics import PERSON_METRICS, TEXT_METRICS, Evaluation, Qrels, compare, e
 from .options import BLOCK_IMAGES, BLOCK_TEXTS, MAX_SIDE, EncoderOptions, encoder_of
 from .runs import Result, apart, write_results
 from .store import Hit
+
+if TYPE_CHECKING:
+    from .encoders.text import TextEncoder
 
 PERSONS = ("cuhk-pedes", "icfg-pedes", "rstpreid", "webperson")
 """Kinds in which several images show one identity; their metrics are those of person retrieval."""
@@ -194,6 +197,8 @@ def score(
         began = time.perf_counter()
         encoder = encoder_of(replace(options.encoder, temperature=temperature))
         _check_modalities(data_set, encoder)
+        if options.diagnose:
+            _check_diagnosable(data_set, encoder)
         found = embed(data_set, encoder, watcher)
         failed = found.failed
         ranked = Rankings(data_set, found.documents, found.queries, options.keep_identical)
@@ -237,16 +242,24 @@ def score(
 def diagnose(data_set: EvalSet, options: EvalOptions) -> dict[str, Any]:
     """Tables of the length collapse of the documents (methods/tempscale.md, section 3.3), at the first temperature."""
     from .collapse import length_collapse
-    from .encoders.text import TextEncoder
 
-    encoder = encoder_of(replace(options.encoder, temperature=options.temperatures[0]))
-    if data_set.modalities[0] != "text" or not isinstance(encoder, TextEncoder):
-        raise UsageError("--diagnose: length collapse is of text encoders, on data sets whose documents are texts.")
+    encoder = _check_diagnosable(data_set, encoder_of(replace(options.encoder, temperature=options.temperatures[0])))
     found = length_collapse(encoder, [str(text) for text in data_set.documents.values()])
     return {
         "length_collapse": dict(found.summary), "length_buckets": found.buckets, "length_cross": found.cross,
         "length_layers": found.layers, "length_same_text": found.same_text,
     }  # fmt: skip
+
+
+def _check_diagnosable(data_set: EvalSet, encoder: Encoder) -> TextEncoder:
+    """The encoder, if its length collapse can be measured on this data set. Raises ``UsageError`` otherwise."""
+    from .encoders.text import TextEncoder
+
+    if data_set.modalities[0] != "text" or not isinstance(encoder, TextEncoder):
+        raise UsageError("--diagnose: length collapse is of text encoders, on data sets whose documents are texts.")
+    if len(data_set.documents) < 4:
+        raise UsageError(f"--diagnose: length collapse needs 4 texts or more, got {len(data_set.documents)}.")
+    return encoder
 
 
 def _check_modalities(data_set: EvalSet, encoder: Encoder) -> None:

@@ -234,6 +234,8 @@ def add_judgement(
     """Put a judgement into ``qrels``. Raises ``InputError`` if it is malformed, or another of the pair is there."""
     if not query or not document:
         raise InputError(path, f"{place}: an id is empty", "A judgement is a query, a document and a whole number")
+    if isinstance(level, bool):  # a column of yes and no
+        level = int(level)
     if not _is_number(level) or not float(level).is_integer() or abs(level) > _MOST_RELEVANT:
         what = f"{place}: {_short(level)} is no whole number below {_MOST_RELEVANT:,}"
         raise InputError(path, what, "A judgement is a query, a document and a whole number")
