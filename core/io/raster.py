@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import importlib.util
+import io
 import os
 import struct
 import sys
+import zlib
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -14,6 +17,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ..errors import InputError
+from ..memory import read_within
 from .atomic import atomic_path
 from .image import Derivation, GreyImage
 from .kinds import open_regular
@@ -22,7 +26,12 @@ from .pixels import check_bytes, check_size, grey, reading, to_float, to_stored
 _PNG_CHANNELS = {0: 1, 2: 3, 3: 1, 4: 2, 6: 4}
 _RATIOS = {1: 1.0, 5: 2500.0, 32773: 64.0}  # uncompressed, LZW (12-bit codes of up to 4096 bytes), PackBits
 _PILLOW_CODINGS = (2, 3, 4, 5, 6, 7)  # CCITT, LZW, JPEG: tifffile needs the package imagecodecs for these
-_CARRIED = ("dpi", "gamma", "transparency")
+_NEEDED = (b"IHDR", b"PLTE", b"tRNS", b"IDAT", b"IEND")  # all that a decoder is given: nothing else is unpacked
+_CARRIED = (b"gAMA", b"cHRM", b"sRGB", b"iCCP", b"sBIT", b"pHYs", b"sCAL", b"oFFs", b"eXIf", b"tEXt", b"zTXt", b"iTXt")
+"""Chunks that are written as they were read, packed as they are."""
+_OF_COLOURS = (b"gAMA", b"cHRM", b"sRGB", b"iCCP", b"sBIT")
+_MEANT = {"tIME", "acTL", "fcTL", "fdAT", *(kind.decode() for kind in (*_NEEDED, *_CARRIED))}
+"""Chunks about which nothing need be said: tIME would no longer be true."""
 
 
 def read_png(path: Path, *, luma: bool = False) -> GreyImage:
@@ -41,46 +50,72 @@ def read_png(path: Path, *, luma: bool = False) -> GreyImage:
     Raises
     ------
     InputError
-        If the file is damaged, in colour (unless ``luma``), or has 16-bit colour or alpha (Pillow cuts it to 8 bits).
+        If the file is damaged, or in colour (unless ``luma``).
     """
     notes: list[str] = []
     with reading(path, "PNG", notes):
         width, height, depth, colour = _png_header(path)
-        check_size(path, (height, width))
-        bits = depth * _PNG_CHANNELS[colour]
-        check_bytes(path, height * ((width * bits + 7) // 8), path.stat().st_size, 1100.0)
-        if depth == 16 and colour != 0:
-            raise InputError(path, "is a 16-bit PNG with colour or alpha", "Save it as 16-bit grey PNG or TIFF")
-        from PIL import Image
-
-        with open_regular(path) as file, _unlimited(), Image.open(file, formats=["PNG"]) as opened:
-            picture: Image.Image = opened
-            if getattr(picture, "n_frames", 1) > 1:
-                notes.append("animated PNG: only its first picture is read")
-            picture.load()
-            info = {key: picture.info[key] for key in _CARRIED if key in picture.info}
-            if colour in (0, 4) and "icc_profile" in picture.info:  # a colour profile would not fit a grey file
-                info["icc_profile"] = picture.info["icc_profile"]
-            alpha = None
-            if colour == 3:  # palette
-                notes.append("palette expanded")
-                picture = picture.convert("RGBA" if "transparency" in info else "RGB")
-                info.pop("transparency", None)
-            array = np.asarray(picture)  # [H, W] or [H, W, C]
+        channels = _PNG_CHANNELS[colour]
+        check_size(path, (height, width * channels), itemsize=max(1, depth // 8))
+        size = path.stat().st_size
+        check_bytes(path, height * ((width * depth * channels + 7) // 8), size, 1100.0)
+        chunks = _png_chunks(path)
+        kinds = [kind for kind, _ in chunks]
+        if b"acTL" in kinds:
+            notes.append("animated PNG: only its first picture is read")
+        bare = _png_bytes([chunk for chunk in chunks if chunk[0] in _NEEDED])
+        array = _png_pixels(path, bare, depth, colour)  # [H, W] or [H, W, C]
+        transparent = next((data for kind, data in chunks if kind == b"tRNS"), None)
+        keep = {kind: [data for other, data in chunks if other == kind] for kind in _CARRIED if kind in kinds}
+        lost = sorted({kind.decode("latin-1") for kind in kinds} - _MEANT)
+        alpha = hidden = None
+        if colour == 3:  # palette
+            notes.append("palette expanded")
         if array.ndim == 3 and array.shape[-1] in (2, 4):
             alpha, array = np.ascontiguousarray(array[..., -1]), array[..., :-1]
-            alpha = None if (alpha == 255).all() else alpha
+            alpha = None if (alpha == np.iinfo(alpha.dtype).max).all() else alpha
         if array.ndim == 3:
-            info.pop("transparency", None)
             array = array[..., 0] if array.shape[-1] == 1 else grey(path, array, luma=luma, notes=notes)
         if array.shape != (height, width) or array.dtype.kind not in "bu":
             array = array.astype(np.uint16)  # older Pillow: mode "I" for 16 bits
+        if colour == 0 and transparent is not None and len(transparent) == 2:
+            value = int.from_bytes(transparent, "big") * (1 if depth in (1, 8, 16) else 255 // (2**depth - 1))
+            hidden, keep[b"tRNS"] = array == bool(value) if depth == 1 else array == value, [struct.pack(">H", value)]
+        if colour not in (0, 4):  # what describes colours would not fit a grey file
+            lost += sorted(kind.decode() for kind in keep if kind in _OF_COLOURS)
+            keep = {kind: data for kind, data in keep.items() if kind not in _OF_COLOURS}
+        if depth in (2, 4) and colour == 0:
+            notes.append(f"grey of {depth} bits is written with 8")
+            keep.pop(b"sBIT", None)
+        if lost:
+            notes.append(f"not carried over: {', '.join(lost[:8])}")
     stored = np.ascontiguousarray(array)[None]  # [1, H, W]
-    valid = None if alpha is None or alpha.all() else (alpha > 0)[None]
+    seen = None if alpha is None else alpha > 0
+    seen = seen if hidden is None else ~hidden
+    valid = None if seen is None or seen.all() else seen[None]
     if valid is not None:
         notes.append("fully transparent pixels are left as they are")
-    source = {"info": info, "alpha": alpha}
+    source = {"chunks": keep, "alpha": alpha}
     return GreyImage(path, "png", to_float(stored), valid=valid, stored=stored, source=source, warnings=tuple(notes))
+
+
+def _png_pixels(path: Path, data: bytes, depth: int, colour: int) -> NDArray[Any]:
+    """The samples of a PNG of nothing but critical chunks (and tRNS): [H, W] or [H, W, C]."""
+    if depth == 16 and colour != 0:  # Pillow cuts these to 8 bits
+        if importlib.util.find_spec("imagecodecs") is None:
+            what = "is a 16-bit PNG with colour or alpha, which needs the package imagecodecs"
+            raise InputError(path, what, "Install it: pip install imagecodecs")
+        import imagecodecs
+
+        return np.asarray(imagecodecs.png_decode(data))
+    from PIL import Image
+
+    with _unlimited(), Image.open(io.BytesIO(data), formats=["PNG"]) as opened:
+        picture: Image.Image = opened
+        picture.load()
+        if colour == 3 or "transparency" in picture.info and colour == 2:
+            picture = picture.convert("RGBA" if "transparency" in picture.info else "RGB")
+        return np.asarray(picture)
 
 
 def write_png(
@@ -90,23 +125,72 @@ def write_png(
     derivation: Derivation | None = None,
     notes: list[str] | None = None,
 ) -> None:
-    """Write [1, H, W] as grey PNG of the depth that was read (bool: 1 bit). Raises ``ValueError`` for other dtypes."""
+    """Write [1, H, W] as grey PNG of the depth that was read (bool: 1 bit), with the metadata that was read.
+
+    ``notes`` as ``to_stored`` has it. Raises ``ValueError`` for other dtypes.
+    """
     from PIL import Image
-    from PIL.PngImagePlugin import PngInfo
 
     stored = to_stored(image, pixels, notes=notes)
     if len(stored) != 1 or stored.dtype not in (np.dtype(bool), np.dtype(np.uint8), np.dtype(np.uint16)):
         raise ValueError(f"PNG holds one image of bool, uint8 or uint16; got {stored.dtype}, shape {stored.shape}")
     source = image.source or {}
-    picture = Image.fromarray(stored[0])
-    if (alpha := source.get("alpha")) is not None:
-        picture = Image.merge("LA", (picture.convert("L"), Image.fromarray(alpha)))
-    text = PngInfo()
+    alpha = source.get("alpha")
+    if alpha is not None and stored.dtype == np.uint16:
+        import imagecodecs
+
+        data = bytes(imagecodecs.png_encode(np.stack([stored[0], alpha], -1)))
+    else:
+        picture, buffer = Image.fromarray(stored[0]), io.BytesIO()
+        if alpha is not None:
+            picture = Image.merge("LA", (picture.convert("L"), Image.fromarray(alpha)))
+        picture.save(buffer, "PNG")
+        data = buffer.getvalue()
+    made = [chunk for chunk in _split(data) if chunk[0] in (b"IHDR", b"IDAT", b"IEND")]
+    added = [(kind, one) for kind, every in source.get("chunks", {}).items() for one in every]
     if derivation:
-        text.add_text("Description", derivation.description)
-    info = {key: value for key, value in source.get("info", {}).items() if key != "gamma"}
+        text = derivation.description.encode("latin-1", "replace")
+        added = [chunk for chunk in added if chunk != (b"tEXt", b"Description\0" + chunk[1][12:])]
+        added.append((b"tEXt", b"Description\0" + text))
     with atomic_path(path) as temporary:
-        picture.save(temporary, "PNG", pnginfo=text, **info)
+        temporary.write_bytes(_png_bytes([made[0], *added, *made[1:]]))
+
+
+def _png_chunks(path: Path) -> list[tuple[bytes, bytes]]:
+    """The chunks of a PNG file, none of them unpacked; damaged ones beside the pixels are left out."""
+    with open_regular(path) as file:
+        data = read_within(file, path, what="takes")
+    chunks = _split(data)
+    if not any(kind == b"IDAT" for kind, _ in chunks):
+        raise InputError(path, "is cut off or damaged: it has no pixels", "Copy or export it again")
+    return chunks
+
+
+def _split(data: bytes) -> list[tuple[bytes, bytes]]:
+    """Kind and content of each chunk of a PNG up to IEND or the end; the last may be cut off."""
+    chunks, at = [], 8
+    while at + 8 <= len(data):
+        size, kind = struct.unpack(">I4s", data[at : at + 8])
+        body = data[at + 8 : at + 8 + size]
+        sound = data[at + 8 + size : at + 12 + size] == struct.pack(">I", zlib.crc32(kind + body))
+        if kind in _NEEDED and kind != b"IDAT" and not sound:
+            raise ValueError(f"chunk {kind.decode()} is damaged: its checksum differs")
+        if kind in _NEEDED or sound:
+            chunks.append((kind, body))
+            if kind == b"IDAT" and not sound:
+                raise ValueError("a chunk of pixels is damaged or cut off: its checksum differs")
+        if kind == b"IEND":
+            break
+        at += 12 + size
+    return chunks
+
+
+def _png_bytes(chunks: list[tuple[bytes, bytes]]) -> bytes:
+    """A PNG file of these chunks."""
+    parts = [b"\x89PNG\r\n\x1a\n"]
+    for kind, body in chunks:
+        parts += [struct.pack(">I", len(body)), kind, body, struct.pack(">I", zlib.crc32(kind + body))]
+    return b"".join(parts)
 
 
 def _png_header(path: Path) -> tuple[int, int, int, int]:

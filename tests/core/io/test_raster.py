@@ -101,15 +101,14 @@ def test_palette_and_metadata(tmp_path):
         assert picture.text["Description"] == "how"
 
 
-def test_sixteen_bit_colour_png_is_refused_because_pillow_cuts_it(tmp_path):
+def test_sixteen_bit_colour_png_is_not_cut_to_eight_as_pillow_does(tmp_path):
     header = struct.pack(">IIBBBBB", 1, 1, 16, 2, 0, 0, 0)
     chunks = [(b"IHDR", header), (b"IDAT", zlib.compress(b"\0" + b"\1\2" * 3)), (b"IEND", b"")]
     data = b"\x89PNG\r\n\x1a\n" + b"".join(
         struct.pack(">I", len(body)) + kind + body + struct.pack(">I", zlib.crc32(kind + body)) for kind, body in chunks
     )
     (tmp_path / "a.png").write_bytes(data)
-    with pytest.raises(InputError, match="16-bit"):
-        read_image(tmp_path / "a.png")
+    assert read_image(tmp_path / "a.png").stored.tolist() == [[[0x0102]]]
 
 
 @pytest.mark.parametrize("compression", [None, "zlib", "packbits", "lzw", "lzw-float"])
