@@ -113,7 +113,7 @@ def _png_pixels(path: Path, data: bytes, depth: int, colour: int) -> NDArray[Any
     with _unlimited(), Image.open(io.BytesIO(data), formats=["PNG"]) as opened:
         picture: Image.Image = opened
         picture.load()
-        if colour == 3 or "transparency" in picture.info and colour == 2:
+        if colour == 3 or ("transparency" in picture.info and colour == 2):
             picture = picture.convert("RGBA" if "transparency" in picture.info else "RGB")
         return np.asarray(picture)
 
