@@ -89,8 +89,8 @@ class BiFormer(nn.Module):
     ----------
     depths, dims : sequence of 4 int
         Blocks and channels per stage.
-    mlp_ratio : float
-        Hidden width of the MLPs over the channels.
+    mlp_ratio : float or sequence of 4 float
+        Hidden width of the MLPs over the channels, of all stages or of each.
     head_dim : int
         Channels per head of the routed stages.
     n_win : int
@@ -110,11 +110,16 @@ class BiFormer(nn.Module):
     """
 
     def __init__(
-        self, depths: Sequence[int], dims: Sequence[int], *, mlp_ratio: float = 3.0, head_dim: int = 32, n_win: int = 7,
-        topks: Sequence[int | None] = (1, 4, 16, None), drop_path: float = 0.0, num_classes: int = 1000,
+        self, depths: Sequence[int], dims: Sequence[int], *, mlp_ratio: float | Sequence[float] = 3.0, head_dim: int = 32,
+        n_win: int = 7, topks: Sequence[int | None] = (1, 4, 16, None), drop_path: float = 0.0, num_classes: int = 1000,
         layout: Literal["biformer", "swin"] = "biformer", auto_pad: bool = False, out_norm: bool = False,
     ) -> None:  # fmt: skip
         super().__init__()
+        ratios = [mlp_ratio] * len(dims) if isinstance(mlp_ratio, (int, float)) else list(mlp_ratio)
+        if len(ratios) != len(dims) or not min(ratios) > 0:
+            raise ValueError(
+                f"mlp_ratio is {mlp_ratio}: use one positive number, or one for each of {len(dims)} stages."
+            )
         swin = layout == "swin"
         if swin:
             stem = nn.Sequential(nn.Conv2d(3, dims[0], 4, stride=4), ChannelNorm(dims[0], eps=1e-6))
@@ -137,13 +142,13 @@ class BiFormer(nn.Module):
             nn.Sequential(
                 *(
                     Block(
-                        dim, num_heads=dim // head_dim, topk=topk, n_win=n_win, mlp_ratio=mlp_ratio,
+                        dim, num_heads=dim // head_dim, topk=topk, n_win=n_win, mlp_ratio=ratio,
                         drop_path=next(rates), position=not swin, auto_pad=auto_pad,
                     )
                     for _ in range(depth)
                 )
             )
-            for depth, dim, topk in zip(depths, dims, topks, strict=True)
+            for depth, dim, topk, ratio in zip(depths, dims, topks, ratios, strict=True)
         )  # fmt: skip
         self.norm: nn.Module = ChannelNorm(dims[-1], eps=1e-6) if swin else nn.BatchNorm2d(dims[-1])
         self.head = nn.Linear(dims[-1], num_classes) if num_classes else nn.Identity()

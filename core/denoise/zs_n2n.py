@@ -58,24 +58,24 @@ RECIPES: Mapping[Quality, Recipe] = {
 
 
 class Network(nn.Module):
-    """Predicts the noise in an image [B, 1, H, W]: two 3x3 convolutions and a 1x1, 21,313 parameters."""
+    """Predicts the noise in an image [B, C, H, W]: two 3x3 convolutions and a 1x1, 21,313 parameters if C = 1."""
 
-    def __init__(self) -> None:
+    def __init__(self, channels: int = 1) -> None:
         super().__init__()
-        self.conv1 = nn.Conv2d(1, CHANNELS, 3, padding=1)
+        self.conv1 = nn.Conv2d(channels, CHANNELS, 3, padding=1)
         self.conv2 = nn.Conv2d(CHANNELS, CHANNELS, 3, padding=1)
-        self.conv3 = nn.Conv2d(CHANNELS, 1, 1)
+        self.conv3 = nn.Conv2d(CHANNELS, channels, 1)
 
     def forward(self, x: Tensor) -> Tensor:
         x = F.leaky_relu(self.conv1(x), 0.2)  # [B, 48, H, W]
         x = F.leaky_relu(self.conv2(x), 0.2)
-        noise: Tensor = self.conv3(x)  # [B, 1, H, W]
+        noise: Tensor = self.conv3(x)  # [B, C, H, W]
         return noise
 
 
 def objective(network: nn.Module, x: Tensor) -> Tensor:
-    """L_res + L_cons of ``x`` [B, 1, H, W]: the views predict each other and agree with the views of the result."""
-    n1, n2 = downsample_pair(x)  # [B, 1, H/2, W/2]
+    """L_res + L_cons of ``x`` [B, C, H, W]: the views predict each other and agree with the views of the result."""
+    n1, n2 = downsample_pair(x)  # [B, C, H/2, W/2]
     d1, d2 = n1 - network(n1), n2 - network(n2)
     residual = (F.mse_loss(n1, d2) + F.mse_loss(n2, d1)) / 2
     c1, c2 = downsample_pair(x - network(x))
@@ -84,13 +84,13 @@ def objective(network: nn.Module, x: Tensor) -> Tensor:
 
 
 def random_crop(x: Tensor, size: int, generator: torch.Generator) -> Tensor:
-    """A window of at most ``size`` pixels a side of ``x`` [B, 1, H, W], starting anywhere."""
+    """A window of at most ``size`` pixels a side of ``x`` [B, C, H, W], starting anywhere."""
     starts = [int(torch.randint(max(side - size, 0) + 1, (), generator=generator)) for side in x.shape[-2:]]
     return x[..., starts[0] : starts[0] + size, starts[1] : starts[1] + size]
 
 
 def train(network: nn.Module, x: Tensor, recipe: Recipe, seed: int, progress: Progress | None = None) -> list[float]:
-    """Fit ``network`` to ``x`` [1, 1, H, W] in place; gives the loss before each step."""
+    """Fit ``network`` to ``x`` [1, C, H, W] in place; gives the loss before each step."""
     optimiser = torch.optim.Adam(network.parameters(), lr=recipe.learning_rate)
     generator = torch.Generator().manual_seed(seed)
     losses = []
@@ -111,7 +111,7 @@ def train(network: nn.Module, x: Tensor, recipe: Recipe, seed: int, progress: Pr
 
 @torch.no_grad()
 def apply(network: nn.Module, x: Tensor) -> Tensor:
-    """clamp(D(x), 0, 1) of ``x`` [1, 1, H, W], in bands of rows that overlap by what the network sees."""
+    """clamp(D(x), 0, 1) of ``x`` [1, C, H, W], in bands of rows that overlap by what the network sees."""
     height = x.shape[-2]
     bands = []
     for top in range(0, height, BAND_ROWS):
@@ -134,10 +134,28 @@ class ZeroShotFilter:
         self.settings: Mapping[str, float] = settings
 
     def __call__(self, image: Tensor) -> Tensor:
-        """Denoise ``image`` [H, W] of floats in [0, 1]; same shape, dtype and device, clamped to [0, 1]."""
-        check_image(image)
+        """Denoise ``image`` [H, W] or [C, H, W] of floats in [0, 1]; same shape, dtype and device, clamped to [0, 1].
+
+        Raises
+        ------
+        ValueError
+            If it has not as many channels as the image that was trained on.
+        """
+        channels, trained = _channels(image), self.network.conv1.in_channels
+        if len(channels) != trained:
+            raise ValueError(f"the image has {len(channels)} channels, the filter was made for {trained}.")
         device = next(self.network.parameters()).device
-        return apply(self.network, image.float().to(device)[None, None])[0, 0].to(image)
+        return apply(self.network, channels.float().to(device)[None])[0].view(image.shape).to(image)
+
+
+def _channels(image: Tensor) -> Tensor:
+    """[H, W] or [C, H, W] as [C, H, W]. Raises ``ValueError`` for anything else, and for values that are not finite."""
+    channels = image if image.ndim == 3 else image[None]
+    if not len(channels):
+        raise ValueError(f"the image has no channels: {list(image.shape)}.")
+    for channel in channels:
+        check_image(channel)
+    return channels
 
 
 def fit(image: Tensor, options: FitOptions, progress: Progress | None = None) -> ZeroShotFilter:
@@ -145,8 +163,9 @@ def fit(image: Tensor, options: FitOptions, progress: Progress | None = None) ->
 
     Parameters
     ----------
-    image : Tensor, shape (H, W), float32
-        Noisy intensities in [0, 1]; both sides at least 4. The last row or column of an odd side is not trained on.
+    image : Tensor, shape (H, W) or (C, H, W), float32
+        Noisy intensities in [0, 1]; both sides at least 4. Channels are denoised together, by one
+        network. The last row or column of an odd side is not trained on.
     options : FitOptions
         ``quality``, ``steps``, ``learning_rate`` and ``seed`` matter.
     progress : callable, optional
@@ -159,7 +178,7 @@ def fit(image: Tensor, options: FitOptions, progress: Progress | None = None) ->
     Raises
     ------
     ValueError
-        If the image is not [H, W], has a side below 4, or values that are not finite.
+        If the image is neither [H, W] nor [C, H, W], has a side below 4, or values that are not finite.
 
     Notes
     -----
@@ -169,9 +188,10 @@ def fit(image: Tensor, options: FitOptions, progress: Progress | None = None) ->
     ----------
     arXiv 2303.11253; methods/filter2noise.md, section 6.
     """
-    check_image(image)
-    if min(image.shape) < 4:
-        raise ValueError(f"zs-n2n needs at least 4 x 4 pixels, got {image.shape[0]} x {image.shape[1]}.")
+    channels = _channels(image)
+    height, width = channels.shape[1:]
+    if min(height, width) < 4:
+        raise ValueError(f"zs-n2n needs at least 4 x 4 pixels, got {height} x {width}.")
     recipe = RECIPES[options.quality]
     recipe = replace(
         recipe,
@@ -180,8 +200,8 @@ def fit(image: Tensor, options: FitOptions, progress: Progress | None = None) ->
     )
     with torch.random.fork_rng(devices=[]):  # PyTorch's own initialisation draws from the global generator
         torch.random.manual_seed(options.seed)
-        network = Network().to(image.device)
+        network = Network(len(channels)).to(image.device)
     network = network.to(memory_format=torch.channels_last)  # type: ignore[call-overload]  # half the time on CPUs
-    even = image.float()[: image.shape[0] // 2 * 2, : image.shape[1] // 2 * 2]
-    losses = train(network, even[None, None], recipe, options.seed, progress)
+    even = channels.float()[:, : height // 2 * 2, : width // 2 * 2]
+    losses = train(network, even[None], recipe, options.seed, progress)
     return ZeroShotFilter(network, recipe, losses)

@@ -172,3 +172,14 @@ def test_refuses_maps_it_cannot_cut():
         biformer.BiLevelRoutingAttentionNCHW(32, num_heads=4, n_win=4)(torch.zeros(1, 32, 3, 8))
     with pytest.raises(ValueError, match="use 'post' or 'pre'"):
         biformer.BiLevelRoutingAttentionNCHW(32, num_heads=4, pad="both")
+
+
+def test_one_mlp_ratio_a_stage():
+    sizes = {"depths": (1, 1, 1, 1), "dims": (32, 32, 64, 64), "n_win": 2, "topks": (1, 2, 2, None), "num_classes": 3}
+    widths = [stage[0].mlp[0].out_features for stage in biformer.BiFormer(**sizes, mlp_ratio=(4, 3, 2, 1.5)).stages]
+    assert widths == [128, 96, 128, 96]
+    same = [biformer.BiFormer(**sizes, mlp_ratio=ratio).state_dict() for ratio in (2, [2.0] * 4)]
+    assert {k: v.shape for k, v in same[0].items()} == {k: v.shape for k, v in same[1].items()}
+    for wrong in ((4, 3), (1, 2, 0, 3), -1.0):
+        with pytest.raises(ValueError, match="mlp_ratio is"):
+            biformer.BiFormer(**sizes, mlp_ratio=wrong)

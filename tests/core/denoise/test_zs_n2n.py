@@ -73,11 +73,25 @@ def test_applies_to_other_images_and_dtypes() -> None:
     assert isinstance(fitted, ZeroShotFilter)
 
 
+@pytest.mark.parametrize("channels", [1, 3])
+def test_channels_go_through_one_network(channels: int) -> None:
+    noisy = torch.rand(channels, 12, 15)
+    fitted = fit(noisy, FitOptions(steps=2, seed=3))
+    assert fitted(noisy).shape == noisy.shape
+    assert fitted.parameters == (channels * 9 + 1) * 48 + (48 * 9 + 1) * 48 + (48 + 1) * channels
+    whole = noisy - fitted.network(noisy[None])[0]
+    torch.testing.assert_close(fitted(noisy), whole.clamp(0, 1), rtol=1e-5, atol=1e-6)
+    if channels == 1:
+        assert torch.equal(fitted(noisy)[0], fit(noisy[0], FitOptions(steps=2, seed=3))(noisy[0]))
+    with pytest.raises(ValueError, match=f"the filter was made for {channels}"):
+        fitted(torch.rand(channels + 1, 8, 8))
+
+
 @pytest.mark.parametrize(
     ("bad", "message"),
     [
         (torch.zeros(3, 9), "at least 4 x 4"),
-        (torch.zeros(1, 8, 8), r"\[H, W\]"),
+        (torch.zeros(1, 1, 8, 8), r"\[H, W\]"),
         (torch.full((8, 8), torch.nan), "NaN"),
         (torch.zeros(0, 8), "empty"),
     ],
