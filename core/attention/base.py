@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import inspect
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import cached_property
 from typing import Any, NamedTuple, Protocol
 
@@ -83,6 +83,13 @@ class Selection(Protocol):
         ...
 
 
+class Condition(NamedTuple):
+    """``needed`` says what a parameter has no effect without; ``holds`` whether all parameters together have it."""
+
+    needed: str
+    holds: Callable[[Mapping[str, Any]], bool]
+
+
 @dataclass(frozen=True)
 class Operator:
     """One attention operator.
@@ -113,6 +120,11 @@ class Operator:
         with Lq = 1 is the decode step.
     at_budget : callable or None
         ``at_budget(keys, Shape) -> dict`` of parameters with which a query visits about ``keys`` keys, search included.
+    decode_only : frozenset of str
+        Parameters that only ``decoder`` uses.
+    conditions : mapping of parameter to Condition
+        What must hold for a parameter to have an effect: `attn bench` refuses one that is set without it. Library calls
+        may pass the settings of all modes at once.
     no_budget : str
         Why there is no ``at_budget``, as a sentence about "it".
     causal : tuple of bool
@@ -133,6 +145,8 @@ class Operator:
     rows: Callable[..., Tensor] | None = None
     decoder: Callable[..., Callable[[], Tensor]] | None = None
     at_budget: Callable[[int, Shape], dict[str, Any]] | None = None
+    decode_only: frozenset[str] = frozenset()
+    conditions: Mapping[str, Condition] = field(default_factory=dict)
     no_budget: str = "it attends to every key."
     causal: tuple[bool, ...] = (True, False)
     grid: bool = False
@@ -151,6 +165,15 @@ class Operator:
             for name, parameter in own.items()
             if parameter.kind is inspect.Parameter.KEYWORD_ONLY and name not in ("causal", "scale", "grid")
         }
+
+    def check_effects(self, name: str, given: Mapping[str, Any]) -> None:
+        """Raise ``ValueError`` for a parameter of ``given`` that would have no effect beside the others."""
+        every = {key: parameter.default for key, parameter in self.parameters.items()} | dict(given)
+        for parameter, (needed, holds) in self.conditions.items():
+            if parameter in given and not holds(every):
+                raise ValueError(
+                    f"{name}: {parameter} would have no effect without {needed}. Leave it out, or add that."
+                )
 
     @cached_property
     def attend_parameters(self) -> frozenset[str]:

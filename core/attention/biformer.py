@@ -110,9 +110,10 @@ class BiFormer(nn.Module):
     """
 
     def __init__(
-        self, depths: Sequence[int], dims: Sequence[int], *, mlp_ratio: float | Sequence[float] = 3.0, head_dim: int = 32,
-        n_win: int = 7, topks: Sequence[int | None] = (1, 4, 16, None), drop_path: float = 0.0, num_classes: int = 1000,
-        layout: Literal["biformer", "swin"] = "biformer", auto_pad: bool = False, out_norm: bool = False,
+        self, depths: Sequence[int], dims: Sequence[int], *, mlp_ratio: float | Sequence[float] = 3.0,
+        head_dim: int = 32, n_win: int = 7, topks: Sequence[int | None] = (1, 4, 16, None), drop_path: float = 0.0,
+        num_classes: int = 1000, layout: Literal["biformer", "swin"] = "biformer", auto_pad: bool = False,
+        out_norm: bool = False,
     ) -> None:  # fmt: skip
         super().__init__()
         ratios = [mlp_ratio] * len(dims) if isinstance(mlp_ratio, (int, float)) else list(mlp_ratio)

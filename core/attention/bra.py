@@ -14,7 +14,7 @@ from torch import Tensor
 
 from ._bra_attend import attend_regions, gather
 from ._bra_regions import Regions, Routing, cut, pad_map, route, to_regions
-from .base import Cost, Operator, Shape, accumulator, repeat_kv, weighted_sum
+from .base import Condition, Cost, Operator, Shape, accumulator, repeat_kv, weighted_sum
 
 
 def default_scale(q: Tensor) -> float:
@@ -195,5 +195,6 @@ OPERATOR = Operator(
     causal=(False,),
     grid=True,
     decodes=False,
+    conditions={"mask_padding": Condition("pad=True", lambda params: params["pad"])},
     differentiable=True,
 )

@@ -16,7 +16,7 @@ from torch import Tensor
 
 from ._blocks import BlockSelection, attend_blocks
 from ._flux_router import Decision, LayerRouter, sparsity_penalty, stack_speedup, temperature
-from .base import Cost, Operator, Shape, causal_mask, masked_attention, positions
+from .base import Condition, Cost, Operator, Shape, causal_mask, masked_attention, positions
 from .dense import blocked as dense_attention
 from .dense import compulsory_bytes
 from .xattention import XAttnRule, xattention_mask
@@ -295,7 +295,17 @@ def at_budget(keys: int, shape: Shape) -> dict[str, Any]:
     return {"mode": "streaming", "local": max(1, round((keys - _Settings.sink + block / 2) / block)) * block}
 
 
+def _mode(*modes: str) -> Condition:
+    return Condition(f"mode={' or '.join(map(repr, modes))}", lambda params: params["mode"] in modes)
+
+
+_CONDITIONS = {
+    **dict.fromkeys(("sink", "local"), _mode("streaming", "triangle")),
+    "last": _mode("triangle"),
+    **dict.fromkeys(("stride", "threshold", "xattn_rule", "chunk"), _mode("xattn")),
+    **dict.fromkeys(("router", "router_input"), Condition("route='auto'", lambda params: params["route"] == "auto")),
+}
 OPERATOR = Operator(
     reference=reference, blocked=blocked, cost=cost, select=select, attend=attend, at_budget=at_budget,
-    causal=(True,), differentiable=True,
+    causal=(True,), conditions=_CONDITIONS, differentiable=True,
 )  # fmt: skip

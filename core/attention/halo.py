@@ -15,7 +15,7 @@ from torch import Tensor
 
 from ._halo_attend import attend_blocks
 from ._halo_blocks import Halo, from_blocks, query_blocks
-from .base import Cost, Operator, Shape, accumulator, repeat_kv, weighted_sum
+from .base import Condition, Cost, Operator, Shape, accumulator, repeat_kv, weighted_sum
 
 
 def layout_of(grid: tuple[int, int], block_size: int, halo: int, *, pad: bool, stride: int = 1) -> Halo:
@@ -166,5 +166,6 @@ OPERATOR = Operator(
     causal=(False,),
     grid=True,
     decodes=False,
+    conditions={"scale_pos": Condition("height_rel and width_rel", lambda params: params["height_rel"] is not None)},
     differentiable=True,
 )

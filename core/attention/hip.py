@@ -19,7 +19,7 @@ from torch import Tensor
 from . import _hip_attend, _hip_attend_cpu, _hip_search, _hip_search_cpu, _hip_search_plain
 from ._hip_layout import Layout, Representative, Settings, search_table
 from ._hip_selection import HipSelection
-from .base import Cost, Operator, Shape, accumulator, again_where_not_finite, masked_attention
+from .base import Condition, Cost, Operator, Shape, accumulator, again_where_not_finite, masked_attention
 
 Searcher = Callable[[Tensor, Tensor, Tensor, Layout], tuple[Tensor, int]]
 
@@ -260,6 +260,8 @@ OPERATOR = Operator(
     attend=attend,
     decoder=decoder,
     at_budget=at_budget,
+    decode_only=frozenset({"mask_refresh"}),
     causal=(True,),
+    conditions={"seed": Condition("representative='random'", lambda params: params["representative"] == "random")},
     differentiable=True,
 )

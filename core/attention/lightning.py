@@ -16,7 +16,7 @@ import torch
 from torch import Tensor
 
 from ._lightning_block import BLOCK, decayed, final_state, linear_attention
-from .base import Cost, Operator, Shape, accumulator, check_qkv, positions, repeat_kv, weighted_sum
+from .base import Condition, Cost, Operator, Shape, accumulator, check_qkv, positions, repeat_kv, weighted_sum
 
 Decay = Literal["code", "paper", "none", "custom"]
 _ROWS_CHUNK = 4096  # keys at a time in ``rows``: 256 rows x 4096 keys x 8 bytes = 8 MB a head
@@ -286,6 +286,7 @@ def cost(
     return Cost(flops, float(elements * shape.itemsize), 0.0, float(block))
 
 
+_BY_LAYER = Condition("decay='code' or 'paper'", lambda params: params["decay"] in ("code", "paper"))
 OPERATOR = Operator(
     reference=reference,
     blocked=blocked,
@@ -294,5 +295,6 @@ OPERATOR = Operator(
     decoder=decoder,
     no_budget="its state sums up all of them.",
     causal=(True,),
+    conditions={"layer": _BY_LAYER, "num_layers": _BY_LAYER},
     differentiable=True,
 )

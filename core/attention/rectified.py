@@ -21,7 +21,7 @@ from ._rectified_blocks import choose
 from ._rectified_choice import Choice, Rectified
 from ._rectified_order import Video, neighbour_blocks, token_order
 from ._rectified_output import finish, ordered
-from .base import Cost, Operator, Shape, masked_attention, repeat_kv, weighted_sum
+from .base import Condition, Cost, Operator, Shape, masked_attention, repeat_kv, weighted_sum
 
 Gapr = Literal["on", "off", "all"]
 
@@ -302,5 +302,6 @@ OPERATOR = Operator(
     at_budget=at_budget,
     causal=(False,),
     decodes=False,
+    conditions={"order": Condition("video=(frames, rows, columns)", lambda params: params["video"] is not None)},
     differentiable=True,
 )

@@ -27,7 +27,7 @@ from ._sparsifiner_predictor import (
     sparse_coefficients,
 )
 from ._topk import top_k_positions
-from .base import Cost, Operator, Shape, accumulator, masked_attention, repeat_kv
+from .base import Condition, Cost, Operator, Shape, accumulator, masked_attention, repeat_kv
 
 _ROWS = 256  # queries of one piece of work; fixed, so that results do not depend on the number of threads
 _LOG2_E = 1.4426950408889634
@@ -283,6 +283,7 @@ def at_budget(keys: int, shape: Shape) -> dict[str, Any]:
     return {"keep_ratio": attended / shape.len_k, "reduce_n": reduce_n}
 
 
+_UNTRAINED = Condition("an untrained predictor (predictor=None)", lambda params: params["predictor"] is None)
 OPERATOR = Operator(
     reference=reference,
     blocked=blocked,
@@ -292,5 +293,6 @@ OPERATOR = Operator(
     at_budget=at_budget,
     causal=(False,),
     decodes=False,
+    conditions=dict.fromkeys(("reduce_n", "reduce_c", "seed"), _UNTRAINED),
     differentiable=True,
 )

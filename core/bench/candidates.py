@@ -111,6 +111,16 @@ def choose(options: BenchOptions) -> tuple[list[str], dict[str, str]]:
                 raise UsageError(reason)
             left_out[name] = reason
             continue
+        given = dict(options.settings.get(name, {}))
+        for value in options.sweep[2] if options.sweep and options.sweep[0] == name else (None,):
+            given |= {} if value is None or not options.sweep else {options.sweep[1]: value}
+            try:
+                operator.check_effects(name, given)
+            except ValueError as error:
+                raise UsageError(str(error)) from None
+        unused = operator.decode_only & given.keys()
+        if unused and options.mode != "decode":
+            raise UsageError(f"{name}.{min(unused)} would have no effect without --mode decode.")
         found.append(name)
     if options.grid is not None and not any(OPERATORS[name].resolve().grid for name in found):
         raise UsageError("--grid is about operators on token maps (bra, halo), and none is measured.")

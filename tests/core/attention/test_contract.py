@@ -1,6 +1,8 @@
 """What every operator keeps, over the registry: a new one is tested because it is registered."""
 
 import math
+import re
+import typing
 
 import pytest
 import torch
@@ -143,3 +145,75 @@ def test_unknown_names_suggest_the_nearest():
         attention("dense", QKV[0].double(), *QKV[1:], causal=True)
     with pytest.raises(ValueError, match="four dimensions"):
         attention("dense", *(t[0] for t in QKV), causal=True)
+
+
+# --- parameters -----------------------------------------------------------------------------------------------------
+
+CHANGED = {  # another valid value, where the rule of ``another`` finds none or one that means the same
+    ("hip", "query_offset"): 0,
+    ("hip", "dense_queries"): 64,
+    ("hip", "sink"): 32,
+    ("hisa", "coarse_dtype"): None,  # rounding: nothing to see where no two scores are near
+    ("hisa", "min_seq"): 1000,
+    ("superlinear", "search_power"): 0.6,
+    ("superlinear", "accumulate"): "ema:0.5",
+    ("superlinear", "q_search"): torch.ones(1, 2, 256, 32),
+    ("hip", "query_stride"): 3,
+    ("superlinear", "inv_search_power_int"): 3,
+    ("flux", "local"): 32,
+    ("flux", "sink"): 64,
+    ("lightning", "slope"): None,  # with decay="custom", see test_lightning
+    ("flux", "router"): torch.nn.Identity(),
+    ("flux", "router_input"): torch.ones(1, 2, 256, 32),
+    ("rectified", "order"): "raster",
+    ("rectified", "video"): (4, 8, 8),
+    ("rectified", "text_len"): 32,
+    ("rectified", "text_valid"): 5,
+    ("rectified", "neighbours"): torch.ones(16, 16, dtype=torch.bool),
+    ("rectified", "first_frame_blocks"): 8,
+    ("bra", "lepe"): torch.ones(64, 1, 3, 3),
+    ("bra", "lepe_bias"): torch.ones(64),
+    ("bra", "pad"): None,  # where the regions divide the map there is nothing to pad
+    ("halo", "pad"): None,
+    ("halo", "height_rel"): torch.ones(11, 32),
+    ("halo", "width_rel"): torch.ones(11, 32),
+    ("sparsifiner", "predictor"): None,  # see test_sparsifiner
+    ("window+sink", "num_sinks"): 16,
+}
+SPEED = {"block_m", "block_n", "compile", ("lightning", "block_size"), ("hip", "mask_refresh")}
+"""What changes the speed alone, or decoding alone: then the output is the same on purpose."""
+
+
+def another(parameter, given):
+    """A value of a parameter that is not the one it has."""
+    if isinstance(given, bool):
+        return not given
+    choices = [choice for choice in typing.get_args(parameter.annotation) if isinstance(choice, str)]
+    if choices:
+        return next(choice for choice in choices if choice != given)
+    return given + 1 if given in (0, 1) else given // 2 if isinstance(given, int) else given / 2
+
+
+@pytest.mark.parametrize(
+    ("operator", "parameter"),
+    [(name, parameter) for name in NAMES for parameter in OPERATORS[name].resolve().parameters],
+)
+def test_no_parameter_is_ignored(operator, parameter):
+    """It changes the result, or is refused: by the operator, or by `attn bench`, which asks ``check_effects``."""
+    given = arguments(operator)
+    declared = OPERATORS[operator].resolve().parameters[parameter]
+    if parameter in SPEED or (operator, parameter) in SPEED:
+        return
+    if (operator, parameter) in CHANGED:
+        value = CHANGED[operator, parameter]
+        if value is None:
+            return
+    else:
+        value = another(declared, given.get(parameter, declared.default))
+    try:
+        OPERATORS[operator].resolve().check_effects(operator, {**given, parameter: value})
+        out = attention(operator, *QKV, **{**given, parameter: value})
+    except ValueError as error:
+        assert re.search("no effect without|exclude|together|without lepe|layer|text_len", str(error)), error  # noqa: PT017
+        return
+    assert not torch.equal(out, attention(operator, *QKV, **given))
