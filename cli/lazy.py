@@ -50,7 +50,10 @@ MaxMemoryOption = Annotated[
 
 
 def _with_budget(main: Callable[..., Any]) -> Callable[..., Any]:
-    """A command with ``--max-memory``, which takes effect here: no command passes it on."""
+    """A command with ``--max-memory``, which takes effect here: no command passes it on.
+
+    Numbers that are none are refused, and Ctrl-C gives a report, whatever the command does.
+    """
 
     signature = inspect.signature(main, eval_str=True)
 
@@ -58,7 +61,13 @@ def _with_budget(main: Callable[..., Any]) -> Callable[..., Any]:
     def command(*args: Any, max_memory: str | None = None, **options: Any) -> Any:
         _check_numbers(options, signature.parameters)
         set_budget(None if max_memory is None else parse_budget(max_memory))
-        return main(*args, **options)
+        try:
+            return main(*args, **options)
+        except KeyboardInterrupt:  # where the command itself cannot say how far it came
+            from .show import show_interrupted
+
+            show_interrupted(main.__module__.rpartition(".")[2].partition("_")[0], options)
+            raise typer.Exit(EXIT_INTERRUPTED) from None
 
     added = inspect.Parameter("max_memory", inspect.Parameter.KEYWORD_ONLY, default=None, annotation=MaxMemoryOption)
     command.__signature__ = signature.replace(parameters=[*signature.parameters.values(), added])  # type: ignore[attr-defined]

@@ -169,6 +169,16 @@ def watched(
         watch.close()
 
 
+def show_interrupted(command: str, options: Mapping[str, Any]) -> None:
+    """The report of a command that was interrupted where it has none: for ``--json`` and ``--report``."""
+    report = Outcome((), (), interrupted=True).report(command, {"argv": sys.argv[1:]}, "-", time.perf_counter())
+    say("attn: interrupted", err=True)
+    if options.get("report_file") is not None:
+        save_report(report, options["report_file"], verbose=False)
+    if options.get("as_json"):
+        say(dumps(report), lines=True)
+
+
 def show(
     report: Report,
     *,

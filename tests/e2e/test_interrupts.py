@@ -1,5 +1,7 @@
 """Ctrl-C in commands that are no batch over files: what is done is reported, and what is left is named."""
 
+import json
+
 import pytest
 
 
@@ -46,3 +48,24 @@ def test_bench_before_its_first_measurement(cli, monkeypatch):
     ran = cli("bench", "dense", "--seq", "128")
     assert ran.code == 130
     assert ran.stderr == "attn: interrupted, 1 inputs left\n"
+
+
+@pytest.mark.parametrize(
+    ("args", "where"),
+    [
+        (["eval", "data"], "attn.core.retrieve.evaluate.score"),
+        (["export", "i", "-o", "o.npz"], "attn.core.retrieve.export.export"),
+        (["compact", "i"], "attn.core.retrieve.compact.compact"),
+    ],
+)
+def test_verbs_that_cannot_say_how_far_they_came(cli, tmp_path, monkeypatch, args, where):
+    def interrupted(*_, **__):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(where, interrupted)
+    ran = cli("retrieve", *args, "--json", "--report", "r.json")
+    assert ran.code == 130
+    assert ran.report["command"] == "retrieve"
+    assert ran.report["summary"]["interrupted"]
+    assert json.loads((tmp_path / "r.json").read_text()) == ran.report
+    assert ran.stderr == "attn: interrupted\n"
