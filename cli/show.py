@@ -171,8 +171,10 @@ def watched(
 
 def show_interrupted(command: str, options: Mapping[str, Any]) -> None:
     """The report of a command that was interrupted where it has none: for ``--json`` and ``--report``."""
-    report = Outcome((), (), interrupted=True).report(command, {"argv": sys.argv[1:]}, "-", time.perf_counter())
-    say("attn: interrupted", err=True)
+    lists = [value for value in options.values() if isinstance(value, list) and all(isinstance(v, str) for v in value)]
+    left = tuple(lists[0]) if lists else ()  # the arguments come first
+    report = Outcome((), left, interrupted=True).report(command, {"argv": sys.argv[1:]}, "-", time.perf_counter())
+    say(f"attn: interrupted, {len(left)} inputs left" if left else "attn: interrupted", err=True)
     if options.get("report_file") is not None:
         save_report(report, options["report_file"], verbose=False)
     if options.get("as_json"):
