@@ -129,7 +129,7 @@ def _drop_damaged(dataset: Any, notes: list[str]) -> None:
     for tag in list(dataset.keys()):
         if _is_damaged(dataset, tag):
             del dataset[tag]
-            notes.append(f"element {tag} is damaged and left out")
+            notes.append(f"element {tag} is damaged, or nests too deeply, and is left out")
 
 
 def _is_damaged(dataset: Any, tag: Any, depth: int = 0) -> bool:
@@ -188,10 +188,14 @@ def _rescale(
     items = [item or dataset for item in _groups(dataset, frames, "PixelValueTransformationSequence")]
     pairs = [tuple(_number(path, item, word) for word in ("RescaleSlope", "RescaleIntercept")) for item in items]
     if all(pair == (None, None) for pair in pairs):
+        if modality == "CT":
+            notes.append("CT without RescaleSlope and RescaleIntercept: values are the stored ones, not HU")
         return None, None, "stored"
     kinds = {_word(item, "RescaleType") for item in items}
     captured_secondarily = str(dataset.get("SOPClassUID", "")).startswith("1.2.840.10008.5.1.4.1.1.7")
     if captured_secondarily and "HU" not in kinds:  # a screen copy: its slope 1 and intercept 0 mean nothing
+        if any(pair not in ((1, 0), (1, None), (None, 0)) for pair in pairs):
+            notes.append("the rescale of a secondary capture is not applied: values are the stored ones")
         return None, None, "stored"
     for position, (word, default) in enumerate((("RescaleSlope", 1), ("RescaleIntercept", 0))):
         if any(pair[position] is None for pair in pairs):

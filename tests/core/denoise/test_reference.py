@@ -62,6 +62,23 @@ def test_equal_activity_with_other_slopes_is_equal(tmp_path):
         read_reference(read_image(one), other)
 
 
+def test_slopes_that_change_along_a_series(tmp_path):
+    counts = np.random.default_rng(1).integers(50, 100, (24, 24)) * 4
+    pet = {"Modality": "PT", "Units": "BQML", "RescaleIntercept": 0, "SeriesInstanceUID": "1.2.9"}
+    for number, (slope, divisor) in enumerate((("0.5", 1), ("2", 4))):  # the same activity in both
+        save(
+            tmp_path / f"{number}.dcm", counts // divisor, RescaleSlope=slope, SOPInstanceUID=f"1.2.3.{number}",
+            **{**pet, "ImagePositionPatient": [0, 0, number]},
+        )  # fmt: skip
+    options = DenoiseOptions(method="bilateral", fit_on="first")
+    items = run([str(tmp_path / f"{number}.dcm") for number in (0, 1)], tmp_path / "out", options).items
+    assert items[0].details["window"] == items[1].details["window"]
+    assert items[0].metrics["noise_std_before"] == items[1].metrics["noise_std_before"]
+    one, two = (read_image(item.output) for item in items)
+    assert np.abs(one.pixels - two.pixels).max() <= 0.25 + 1.0  # half a step of storage each
+    assert (one.source.slope[0], two.source.slope[0]) == (0.5, 2.0)
+
+
 def test_hu_keeps_its_name(scan, tmp_path):
     clean = save(tmp_path / "clean.dcm", np.full((24, 24), 1064), RescaleSlope=1)
     item = denoised(scan.path, clean, tmp_path / "out.dcm")
