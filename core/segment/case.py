@@ -71,7 +71,7 @@ def read_case(task: Task, options: SegmentOptions) -> tuple[Case, list[str]]:
         warnings.append(f"turned upright by its EXIF orientation {photo.orientation}; the results are upright, too")
     fov = _field_of_view(task, photo, options, warnings)
     if fov.diameter * max(photo.size) / max(shape) < LEAST_DIAMETER:
-        warnings.append(f"its field of view is {fov.diameter:.0f} pixels across: too few to show most vessels")
+        warnings.append(f"its field of view is {fov.diameter:.0f} px across: too few to show most vessels")
     truth = None
     if found.truth is not None:
         truth = mask_of(photo, found.truth, "truth", warnings, lambda: darkness(photo.pixels))

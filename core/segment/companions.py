@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import re
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
@@ -56,7 +57,7 @@ def _belonging(source: Input, place: Path, what: str, notes: list[str], observer
     below = source.path.parent.relative_to(source.root) if source.root is not None else Path()
     folder = place / below if (place / below).is_dir() else place  # a tree of truths mirrors a tree of photos
     stem = source.path.stem
-    names = sorted(folder.iterdir())
+    names = _listed(source, folder, what)
     exact, alike = _candidates(source, names)
     if not exact and not alike:  # DRIVE: a folder for each observer
         inside = [
@@ -106,8 +107,17 @@ def _candidates(source: Input, paths: Iterable[Path]) -> tuple[list[Path], list[
     return exact, alike
 
 
+def _listed(source: Input, folder: Path, what: str) -> list[Path]:
+    """What is in a folder, in order. Raises ``InputError`` where it may not be listed."""
+    try:
+        return sorted(folder.iterdir())
+    except OSError as error:
+        reason = f"its {what} is looked for in {folder}, which cannot be listed ({error.strerror})"
+        raise InputError(source.path, reason, "Check its permissions") from None
+
+
 def _is_own(source: Input, path: Path) -> bool:
-    return path.resolve() == source.path.resolve()
+    return os.path.realpath(path) == os.path.realpath(source.path)
 
 
 def _is_by(path: Path, folder: Path, stem: str, observer: str) -> bool:

@@ -99,7 +99,7 @@ def find_fov(pixels: NDArray[np.float32]) -> Fov:
         raise ValueError("no field of view found: no part of the photo is bright enough and large enough")
     found = fov_from_mask(mask if factor == 1 else _enlarge(mask, shape, factor))
     if share := _second(lit, mask):
-        what = f"a second bright field, {share:.0%} as large, was left out"
+        what = f"a second field of view, {share:.0%} as large, was left out"
         found = replace(found, warnings=(*found.warnings, f"{what}: if it is another eye, cut the photo in two"))
     return found
 

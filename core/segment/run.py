@@ -146,7 +146,7 @@ def segment_file(task: Task, step: Callable[[int, int], None], options: SegmentO
     metrics = _density(case, done) | measures | scored
     if scored.get("auc", 1.0) < 0.5:
         words = "are black and white of the truth exchanged, or is it of another photo?"
-        warnings.append(f"the AUC of {scored['auc']:.2f} is below 0.5: {words}")
+        warnings.append(f"the AUC of {scored['auc']:.3f} is below 0.5: {words}")
     if not done.mask.any():
         warnings.append(f"{done.model} finds no vessel in it: the result is empty")
     metrics |= {

@@ -582,8 +582,8 @@ def test_empty_small_and_second_fields_are_told(cli, photos, drawn):
     flat = np.where(drawn[2][..., None], np.array((180, 90, 40)), 0).astype(np.uint8)
     Image.fromarray(flat).save(photos / "in/flat.png")
     found = {Path(i["input"]).name: i for i in cli("segment", "in", *SATO, "-o", "out", "--json").report["items"]}
-    warned(found["small.png"], "pixels across")
-    warned(found["two.png"], "second bright field")
+    warned(found["small.png"], "px across")
+    warned(found["two.png"], "second field of view")
     warned(found["flat.png"], "the result is empty")
     assert not found["a.png"]["warnings"]
 

@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pytest
 from fuzz_readers import Files, Reader
 
 TEXT = ("text",)
@@ -51,12 +52,9 @@ def photo(form: str) -> Callable[[], Files]:
 def photo_plugin(form: str) -> Callable[[], Files]:
     @cache
     def build() -> Files:
+        module = pytest.importorskip({"HEIF": "pillow_heif", "JXL": "pillow_jxl"}[form])
         if form == "HEIF":
-            import pillow_heif
-
-            pillow_heif.register_heif_opener()
-        else:
-            import pillow_jxl  # noqa: F401 - registers itself
+            module.register_heif_opener()
         return photo(form)()
 
     return build

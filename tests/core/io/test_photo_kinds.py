@@ -13,6 +13,7 @@ from attn.core import memory
 from attn.core.errors import InputError
 from attn.core.io import photo_decode
 from attn.core.io.photo import PHOTO_SUFFIXES, read_photo
+from attn.core.io.photo_header import declared
 
 YY, XX = np.mgrid[:60, :80]
 SMOOTH = np.stack([YY * 4, XX * 3, 250 - 2 * YY], -1).astype(np.uint8)
@@ -208,3 +209,40 @@ def test_the_budget_decides_about_large_photos(tmp_path, monkeypatch):
         else:
             with pytest.raises(InputError, match=message):
                 read_photo(tmp_path / "a.png", max_side=400)
+
+
+@pytest.mark.parametrize("size", [(60, 80), (64, 64), (256, 512), (300, 500), (37, 1000), (270, 480), (8, 8)], ids=str)
+def test_headers_are_understood(tmp_path, size):
+    plugin("pillow_jxl")
+    plugin("pillow_heif")
+    pixels = np.zeros((*size, 3), np.uint8)
+    kinds = {"a.jxl": "JPEG XL", "a.webp": "WebP", "a.jp2": "JPEG 2000", "a.heic": "HEIC"}
+    if features.check("avif"):
+        kinds["a.avif"] = "AVIF"
+    for name, kind in kinds.items():
+        path = saved(tmp_path / name, pixels)
+        assert photo_decode.kind_of(path) == kind
+        found = declared(path, kind)
+        assert found.size is not None
+        assert np.abs(np.subtract(found.size, size)).max() <= (63 if kind == "HEIC" else 0)  # HEIC codes whole blocks
+        assert found.bits in (8, None)
+    saved(tmp_path / "b.jxl", pixels, use_container=True)
+    assert declared(tmp_path / "b.jxl", "JPEG XL").size == size
+    saved(tmp_path / "b.webp", pixels, lossless=True)
+    assert declared(tmp_path / "b.webp", "WebP").size == size
+
+
+@pytest.mark.parametrize(("flags", "bits"), [(0x00, 8), (0x40, 10), (0x60, 12)])
+def test_the_depth_of_an_avif(tmp_path, flags, bits):
+    box = b"\0\0\0\x14ftypavif\0\0\0\0avif" + b"\0\0\0\x0cav1C\x81\x00" + bytes([flags]) + b"\0"
+    (tmp_path / "a.avif").write_bytes(box + bytes(64))
+    assert photo_decode.kind_of(tmp_path / "a.avif") == "AVIF"
+    assert declared(tmp_path / "a.avif", "AVIF").bits == bits
+
+
+def test_doctor_lists_the_optional_readers():
+    from attn.cli.doctor import optional_parts
+
+    found = {row["part"]: row["status"] for row in optional_parts()}
+    assert {"HEIC photos", "JPEG XL photos", "AVIF photos", "JPEG 2000 photos", "WebP photos"} <= set(found)
+    assert (found["AVIF photos"] == "found") == features.check("avif")

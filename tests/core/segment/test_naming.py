@@ -190,3 +190,10 @@ def test_a_result_of_ours_is_no_truth_and_a_packed_truth_is_named(tmp_path):
     with pytest.raises(InputError, match="of no kind that is read") as caught:
         companions(Input(tmp_path / "in/01.png", "01"), SegmentOptions(truth=tmp_path))
     assert "01.ah.ppm.gz" in str(caught.value)
+
+
+def test_a_link_that_leads_nowhere_is_no_internal_error(tmp_path):
+    (tmp_path / "01.png").symlink_to(tmp_path / "01.png")  # around in a circle
+    source = Input(tmp_path / "in/01.png", "01")
+    assert companions(source, SegmentOptions(truth=tmp_path)).truth == tmp_path / "01.png"
+    assert names(tmp_path, [photo(tmp_path / "eye.jpg")]) == ["eye.mask.png"]
