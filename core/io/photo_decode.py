@@ -9,9 +9,10 @@ from its header and compared with the budget of memory before a decoder sees it.
 
 from __future__ import annotations
 
+import math
 import sys
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from importlib import import_module
 from importlib.util import find_spec
 from pathlib import Path
@@ -273,23 +274,24 @@ def _pillow(path: Path, kind: str, max_side: int | None, notes: list[str], alpha
             (width, height), extent = picture.size, (float(picture.size[1]), float(picture.size[0]))
         # what HEIC says of turning is done by its decoder; in JPEG XL and JPEG 2000 EXIF does not count
         orientation = 1 if kind in ("JPEG XL", "JPEG 2000") else picture.getexif().get(274, 1)
-        has_alpha = "A" in picture.getbands() or "transparency" in picture.info
+        has_alpha = bool({"A", "a"} & set(picture.getbands())) or "transparency" in picture.info
         if has_alpha:
             notes.append(ALPHA_DROPPED)
         if picture.mode == "CMYK":
             notes.append("CMYK converted to RGB without a colour profile")
     if alpha:
-        return _opacity(picture if has_alpha else None, mark, (height, width), extent, _turn(orientation))
+        found = _opacity(picture if has_alpha else None, mark, (height, width), extent)
+        return replace(found, orientation=_turn(orientation), turned=_turn(turned))
     deep = mark == "LA;16B" or low is not None or picture.mode.startswith("I")
     bits = 16 if deep else 1 if picture.mode == "1" else 32 if picture.mode == "F" else min(depth, 8)
     rows = _strips(picture, low, mark)
     return Source(rows, (height, width), extent, bits, None, _turn(orientation), _turn(turned))
 
 
-def _opacity(picture: Any, mark: str, size: tuple[int, int], extent: tuple[float, float], orientation: int) -> Source:
+def _opacity(picture: Any, mark: str, size: tuple[int, int], extent: tuple[float, float]) -> Source:
     """The alpha channel of a decoded picture, eight bits; opaque where there is no picture or it has none."""
     if picture is None:
-        return Source(lambda a, b: np.full((b - a, size[1]), 255, np.uint8), size, extent, 8, None, orientation)
+        return Source(lambda a, b: np.full((b - a, math.ceil(extent[1])), 255, np.uint8), size, extent, 8)
 
     def rows(start: int, stop: int) -> NDArray[Any]:
         strip = picture.crop((0, start, picture.size[0], stop))
@@ -297,7 +299,7 @@ def _opacity(picture: Any, mark: str, size: tuple[int, int], extent: tuple[float
             return np.asarray(strip)[..., 2]
         return np.asarray(strip if strip.mode in ("RGBA", "LA") else strip.convert("RGBA"))[..., -1]
 
-    return Source(rows, size, extent, 8, None, orientation)
+    return Source(rows, size, extent, 8)
 
 
 def _turn(orientation: Any) -> int:

@@ -60,17 +60,14 @@ def _belonging(source: Input, place: Path, what: str, notes: list[str], observer
     names = _listed(source, folder, what)
     exact, alike = _candidates(source, names)
     if not exact and not alike:  # DRIVE: a folder for each observer
-        inside = [
-            path for one in names if one.is_dir() and not one.name.startswith(".") for path in sorted(one.iterdir())
-        ]
-        exact, alike = _candidates(source, inside)
+        folders = [one for one in names if one.is_dir() and not one.name.startswith(".")]
+        exact, alike = _candidates(source, [path for one in folders for path in _listed(source, one, what)])
     if observer is not None:
         found = [path for path in (*exact, *alike) if _is_by(path, folder, stem, observer)]
         if not found and (exact or alike):
             there = _names([*exact, *alike], folder)
-            raise InputError(
-                source.path, f"has no {what} by observer {observer!r} in {folder}: {there}", "Name another"
-            )
+            missing = f"has no {what} by observer {observer!r} in {folder}, only {there}"
+            raise InputError(source.path, missing, "Name another observer")
     else:
         found = exact or alike
     if len(found) > 1:

@@ -32,6 +32,9 @@ _SMALL = 31  # stored values up to this are numbers of classes, whatever their n
 _GREY = 0.02  # least share of grey pixels that is worth a word
 _BETTER = 0.05  # area under the ROC curve by which one way up must fit better than the other
 
+_NO_MATTER = (ALPHA_DROPPED, "grey", "no value above", "values above 1")
+"""Beginnings of what the reader says of a photo and is of no account in a mask, whose values have no scale."""
+
 Pixels = NDArray[np.bool_]
 
 
@@ -85,7 +88,7 @@ def read_mask(
     whole = found.pixels.shape[1:] == found.size
     if not whole and FULL_BYTES * found.size[0] * found.size[1] <= budget() // 2:
         found, whole = read_photo(path, uniform=True, orientation=orientation), True
-    notes = [f"{note}" for note in found.warnings if note != ALPHA_DROPPED and not note.startswith("grey")]
+    notes = [f"is read with a warning ({note})" for note in found.warnings if not note.startswith(_NO_MATTER)]
     values = found.pixels.max(0)  # [h, w]
     marked = marks(values, found.white, word, notes)
     if ALPHA_DROPPED in found.warnings:
