@@ -177,6 +177,28 @@ def test_reference_figures_maps_and_filter(cli, noisy, tmp_path):
     np.testing.assert_array_equal(np.load(tmp_path / "again.npy"), np.load(tmp_path / "scan.denoised.npy"))
 
 
+def test_figures_show_what_a_viewer_shows(cli, tmp_path):
+    from PIL import Image
+    from pydicom import dcmread
+    from pydicom.data import get_testdata_file
+
+    dataset = dcmread(get_testdata_file("CT_small.dcm", download=False))
+    pictures = {}
+    for name in ("MONOCHROME2", "MONOCHROME1"):
+        dataset.PhotometricInterpretation, dataset.PixelSpacing = name, [0.6, 1.2]
+        dataset.save_as(tmp_path / f"{name}.dcm")
+        ran = cli("denoise", f"{name}.dcm", "--method", "wavelet", "--figure", "-o", "out")
+        assert ran.code == 0, ran.stderr
+        with Image.open(tmp_path / "out" / f"{name}.figure.png") as image:
+            pictures[name] = np.asarray(image.convert("L"), int)
+    normal, inverted = pictures.values()
+    assert normal.shape == inverted.shape
+    rows, columns = slice(124, 370), slice(40, 500)  # inside the panel "before", 512 by 256 pixels
+    assert np.abs(normal[rows, columns] + inverted[rows, columns] - 255).max() <= 2
+    assert 20 < np.median(normal[300:370, columns]) < 200  # muscle: grey, not lost in -1024 to 3071 HU
+    assert normal[rows, columns].std() > 60
+
+
 def test_strength_and_region_change_what_they_should(cli, noisy, tmp_path):
     cli("denoise", "scan.npy", *FAST, "--save-filter", "f.safetensors", "-o", "plain.npy")
     assert cli("denoise", "scan.npy", "--filter", "f.safetensors", "--strength", "0", "-o", "none.npy").code == 0
