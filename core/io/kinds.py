@@ -45,6 +45,18 @@ _FOREIGN: tuple[tuple[bytes | tuple[bytes, ...], str, str], ...] = (
     (b"NRRD", "an NRRD volume", "Convert it to NIfTI or DICOM"),
     (b"%PDF", "a PDF document", ""),
     (b"MATLAB 5.0", "a MATLAB file", "Export the array as NPY"),
+    ((b"\xff\x0a", b"\0\0\0\x0cJXL "), "a JPEG XL picture", "Convert it to PNG or TIFF"),
+    ((b"\xff\x4f\xff\x51", b"\0\0\0\x0cjP  "), "a JPEG 2000 picture", "Convert it to PNG or TIFF"),
+    (
+        tuple(bytes((0, 0, 0, size)) + b"ftyp" for size in range(8, 128, 4)),
+        "an HEIC, AVIF or MP4 file",
+        "Convert to PNG",
+    ),
+    (b"RIFF", "a WebP, WAV or AVI file", "Convert it to PNG"),
+    (b"v/1\x01", "an OpenEXR picture", "Convert it to float TIFF"),
+    (b"SIMPLE  =", "a FITS file", "Export the array as NPY"),
+    ((b"ObjectType", b"NDims", b"CDF\x01", b"CDF\x02"), "a MetaImage or NetCDF file", "Convert it to NIfTI"),
+    ((b"7z\xbc\xaf", b"Rar!", b"BZh", b"\xfd7zXZ", b"\x28\xb5\x2f\xfd"), "a packed archive", "Unpack it"),
 )
 HEAD = 352
 """So many first bytes tell the kind of a file: a NIfTI header without extension."""
