@@ -27,7 +27,11 @@ COMMANDS: dict[str, tuple[str, str]] = {
 
 EXIT_STATUS = (
     ("0", "All inputs are done, or were done before."),
-    ("1", "At least one input failed; the others are done, and each failure is reported with its reason."),
+    (
+        "1",
+        "At least one input failed; the others are done, and each failure is reported with its reason. Or a report, or "
+        "standard output, could not be written.",
+    ),
     ("2", "Usage error: an unknown option, method or value, or nothing to read."),
     ("3", "attn bench: an operator that claims to be exact was not, or --selftest found a difference."),
     ("130", "Interrupted. Finished outputs stay; the report says what was left."),
