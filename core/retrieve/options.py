@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from ..device import pick_device
-from ..errors import UsageError
+from ..errors import InputError, UsageError
 from .encoders.base import Encoder, Fingerprint
 from .encoders.load import at_temperature, load
 
@@ -92,8 +92,14 @@ def _loaded(options: EncoderOptions) -> Encoder:
 
 def check_fingerprint(index: str | Path, kept: Mapping[str, Any], encoder: Encoder) -> None:
     """Refuse an index of another encoder. Raises ``UsageError`` that names both."""
-    if difference := Fingerprint.from_dict(kept).difference(encoder.fingerprint):
+    try:
+        mark = Fingerprint.from_dict(kept)
+    except UsageError as error:
+        raise InputError(
+            str(index), f"does not say which model made it ({error})", "Build it again: --rebuild"
+        ) from None
+    if difference := mark.difference(encoder.fingerprint):
         raise UsageError(
-            f"{index} was made with {kept['model']}, this is {encoder.fingerprint.model} ({difference}). "
+            f"{index} was made with {mark.model}, this is {encoder.fingerprint.model} ({difference}). "
             "Their embeddings cannot be compared: give the same --model and --temperature, or use index --rebuild."
         )

@@ -117,7 +117,7 @@ def search(
     set_threads(threads)
     store = open_store(index)
     try:
-        wanted = options.encoder or own_encoder(store.header.fingerprint, options.device)
+        wanted = options.encoder or own_encoder(index, store.header.fingerprint, options.device)
         encoder = encoder_of(replace(wanted, allow_download=options.allow_download))
         check_fingerprint(index, store.header.fingerprint, encoder)
         if options.explain:
@@ -201,7 +201,7 @@ def encoder_options(
         return None
     store = open_store(index, verify=False)
     try:
-        own = own_encoder(store.header.fingerprint, device)
+        own = own_encoder(index, store.header.fingerprint, device)
     finally:
         store.close()
     if model is not None and model != own.model:
@@ -209,9 +209,14 @@ def encoder_options(
     return own if temperature is None else replace(own, temperature=temperature)
 
 
-def own_encoder(fingerprint: Mapping[str, Any], device: str) -> EncoderOptions:
-    """The options with which an index was made."""
-    mark = Fingerprint.from_dict(fingerprint)
+def own_encoder(index: str | Path, fingerprint: Mapping[str, Any], device: str) -> EncoderOptions:
+    """The options with which an index was made. Raises ``InputError`` if it does not say."""
+    try:
+        mark = Fingerprint.from_dict(fingerprint)
+    except UsageError as error:
+        raise InputError(
+            str(index), f"does not say which model made it ({error})", "Build it again: --rebuild"
+        ) from None
     return EncoderOptions(mark.model, mark.temperature, mark.max_tokens, device)
 
 

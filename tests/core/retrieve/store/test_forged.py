@@ -189,3 +189,12 @@ def test_blocks_that_a_killed_run_never_wrote(tmp_path, about):
     (tmp_path / "half.npz").write_bytes((tmp_path / "p.npz").read_bytes()[:200])
     with pytest.raises(InputError, match="no finished block"):
         read_part(tmp_path / "half.npz")
+
+
+@pytest.mark.parametrize("forged", [{}, {"model": None}, {**FINGERPRINT, "temperature": "hot"}], ids=str)
+def test_an_index_that_does_not_say_whose_it_is(index, forged):
+    from attn.core.retrieve.search import search
+
+    forge(index, "header", "fingerprint", value=forged)
+    with pytest.raises(InputError, match="does not say which model made it"):
+        search(index, {"1": "a cat"})
