@@ -12,6 +12,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from ..errors import AttnError
 from ._attention import WIDTH, attention
 from ._bilateral import bilateral_filter
 
@@ -78,6 +79,8 @@ class Stage(nn.Module):
     def forward(self, image: Tensor) -> tuple[Tensor, Tensor]:
         """The filtered image [B, C, H, W] and the widths [B, 3, h, w] it was filtered with."""
         sigma = self.sigma_predictor(image)
+        if not sigma.isfinite().all():
+            raise AttnError("the filter's widths are no finite numbers: its weights are damaged, or its fit diverged")
         return bilateral_filter(image, sigma, patch_size=self.sigma_predictor.patch_size), sigma
 
 

@@ -240,6 +240,6 @@ def _saved(folder: Path) -> Any:
 def _beside(table: Path, name: str) -> Path:
     """A picture that the table names instead of holding it."""
     path = (table if table.is_dir() else table.parent) / name
-    if not path.is_file():
+    if not os.path.isfile(path):
         raise InputError(table, f"names the picture {name!r}, which is not there", "Put it beside the table")
     return path

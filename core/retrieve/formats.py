@@ -6,6 +6,7 @@ Sets of images with captions ask with the captions and find images; ``EvalSet.re
 
 from __future__ import annotations
 
+import os
 from collections import Counter
 from pathlib import Path
 
@@ -88,7 +89,7 @@ def image_root(path: Path, first: str, images: str | Path | None = None) -> Path
     if images is not None:
         return Path(images)
     places = (path.parent / "imgs", path.parent / "images", path.parent)
-    return next((place for place in places if (place / first).is_file()), path.parent)
+    return next((place for place in places if os.path.isfile(place / first)), path.parent)
 
 
 def _as_set(path: Path, kind: str, found: list[Captioned], split: str | None, images: str | Path | None) -> EvalSet:
@@ -109,7 +110,7 @@ def _as_set(path: Path, kind: str, found: list[Captioned], split: str | None, im
         warnings.append(counted(joined, "entry repeats", "entries repeat") + " an image: its captions were joined")
     root = image_root(path, found[0].image, images)
     documents = {image: root / image for image in merged}
-    missing = [image for image, place in documents.items() if not place.is_file()]
+    missing = [image for image, place in documents.items() if not os.path.isfile(place)]
     if missing:
         warnings.append(
             counted(len(missing), "image is", "images are")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -89,7 +90,7 @@ def read_data(path: Path, size: tuple[int, int], hold_out: int, seed: int, image
         training = [one for one in training if one.identity not in chosen]
         notes.append(f"no split 'val': {hold_out} persons of the training half were held out")
     root = image_root(path, training[0].image, images)
-    if missing := [one for one in training + held_out if not (root / one.image).is_file()]:
+    if missing := [one for one in training + held_out if not os.path.isfile(root / one.image)]:
         what = f"{missing[0].place}: image {root / missing[0].image} is not there ({len(missing)} are missing)"
         raise InputError(path, what, "Name their folder with --images")
     return Data(path.name, _read(training, root, size), _read(held_out, root, size), notes=tuple(notes))

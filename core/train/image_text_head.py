@@ -7,6 +7,7 @@ resume. The penalty is chosen by cross-validation, and the scores reported are t
 
 from __future__ import annotations
 
+import os
 import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass
@@ -211,7 +212,7 @@ class _Towers:
         features = []
         for done, one in enumerate(listed, 1):
             path = root / one.image
-            if not path.is_file():
+            if not os.path.isfile(path):
                 raise InputError(path, "does not exist", "Give the folder of the images with --images")
             pixels = read_photo(path, max_side=MAX_SIDE, uniform=True).pixels
             features.append(vit_features(self.vit, [pixels], self.options.image_size, self.options.block))

@@ -190,7 +190,11 @@ def read_gallery(path: Path) -> object:
     from attn.core.retrieve.gallery import read_gallery
 
     found = read_gallery([str(path)], ("text", "image"))
-    return [entry.read_text() if entry.kind == "text" else entry.read_pixels(64) for entry in found.entries]
+    return [
+        entry.read_text() if entry.kind == "text" else entry.read_pixels(64)
+        for one in found.arguments
+        for entry in one.entries
+    ]
 
 
 @cache
@@ -230,7 +234,7 @@ def parquet_files() -> Files:
 def read_dataset(path: Path) -> object:
     from attn.core.retrieve.formats import read_dataset
 
-    return read_dataset(path)
+    return read_dataset(path, split="val" if path.suffix == ".json" or (path / "reid.json").exists() else None)
 
 
 def beir_files() -> Files:
@@ -282,7 +286,7 @@ def read_scenes(path: Path) -> object:
 
 
 def queries(path: Path) -> object:
-    from attn.core.retrieve.search import read_queries
+    from attn.core.retrieve.queries import read_queries
 
     return read_queries(path)
 

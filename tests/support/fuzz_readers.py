@@ -153,7 +153,8 @@ def _npz_array(data: bytes, rng: random.Random) -> bytes:
     name = rng.choice(sorted(arrays))
     array = arrays[name]
     others: tuple[Any, ...] = (
-        array.astype(array.dtype.newbyteorder(">")), array[None], array[:0], np.float32(1), np.array(["a", "b"]),
+        array.astype(array.dtype.newbyteorder(">")), array[None], array.ravel()[:0], np.float32(1),
+        np.array(["a", "b"]),
         np.array([b"x"]), np.zeros(3, "c16"), np.full(array.shape, np.nan), np.full(array.shape, 1e30), array.ravel(),
         np.zeros(2, [("a", "i4")]), np.array([], np.str_), np.zeros((0, 5)), np.array("2001-01-01", "M8[D]"),
     )  # fmt: skip

@@ -121,6 +121,9 @@ def limit_tokens(model: str, wanted: int | None, own: int | None, table: int | N
     UsageError
         If more are wanted than its positions allow, or fewer than 3 (two are special).
     """
+    for said in (own, table):
+        if said is not None and (not isinstance(said, int) or said < 1):
+            raise UsageError(f"--model: the configuration of {model} gives {said!r:.40} as a number of tokens.")
     if own and table:
         own = min(own, table)
     if wanted is None:

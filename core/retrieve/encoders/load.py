@@ -16,9 +16,10 @@ from typing import Any
 import torch
 
 from ...device import pick_device, pick_dtype, set_threads
-from ...errors import UsageError, did_you_mean
+from ...errors import AttnError, UsageError, did_you_mean
 from ...io.weights import read_description
 from ...network import network
+from ...text import first_line
 from ..tempscale import check, self_check
 from . import hf
 from .base import Encoder
@@ -101,7 +102,13 @@ def load(
         set_threads(threads)
     place = pick_device(device) if isinstance(device, str) else device
     request = _Request(place, pick_dtype(dtype), temperature, max_tokens)
-    encoder = _load(name, request, pooling, allow_download)
+    try:
+        encoder = _load(name, request, pooling, allow_download)
+    except AttnError:
+        raise
+    except Exception as error:  # a damaged configuration fails anywhere in transformers, each time otherwise
+        detail = first_line(error) or type(error).__name__
+        raise UsageError(f"--model: {name} cannot be loaded as a model ({detail}).") from error
     return encoder if temperature == 1 else at_temperature(encoder, temperature)
 
 

@@ -5,6 +5,7 @@ Specification: methods/priorclip.md, sections 3D, 5 and 9.
 
 from __future__ import annotations
 
+import os
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -131,7 +132,7 @@ def read_dataset(path: Path, size: int) -> tuple[dict[str, Pictures], list[str]]
     InputError
         If it has another form, a caption without words, no training pictures, or a picture cannot be read.
     """
-    if not path.is_file():
+    if not os.path.isfile(path):
         raise UsageError(f"--data: {path} is no file. Give a JSON file, or the word synthetic.")
     _, found = read_captioned(path)
     rows = _by_split(path, found)
