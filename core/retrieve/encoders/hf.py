@@ -87,7 +87,9 @@ def load_tokeniser(folder: Path) -> Any:
         raise UsageError(f"--model: {folder} holds no tokeniser (tokenizer.json, vocab.txt, vocab.json or a .model).")
     try:
         with _quiet():
-            return transformers().AutoTokenizer.from_pretrained(folder, local_files_only=True)
+            tokeniser = transformers().AutoTokenizer.from_pretrained(folder, local_files_only=True)
+            tokeniser("a")  # what is wrong with its settings shows when it is used
+            return tokeniser
     except Exception as error:  # of any kind: missing files, missing packages (sentencepiece)
         raise UsageError(f"--model: the tokeniser of {folder} cannot be loaded ({_line(error)}).") from None
 
