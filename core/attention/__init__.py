@@ -189,6 +189,13 @@ def attention(
     -------
     Tensor [B, Hq, Lq, Dv], dtype and device of ``q``.
 
+    Notes
+    -----
+    ``torch.autocast`` changes nothing: products are computed in the dtype of q, k and v, sums and softmax in float32
+    (float64 for float64), so that an operator chooses the same keys in it as outside. Convert q, k and v for a smaller
+    dtype. ``torch.compile`` and ``torch.export`` see one node, and give the same result; its gradient computes the
+    forward pass again. Under ``torch.func.vmap`` there is no operator.
+
     Raises
     ------
     ValueError
@@ -208,9 +215,17 @@ def attention(
     >>> attention("window+sink", q, k, v, causal=True, window=64).shape
     torch.Size([1, 2, 300, 64])
     """
+    import torch
+
+    from ..opaque import own_dtypes
     from .base import check_call, check_gradients, check_qkv
 
-    operator = OPERATORS[name].resolve()
+    if torch.compiler.is_compiling():
+        from ._traced import TRACED
+
+        operator = TRACED[name] if name in TRACED else OPERATORS[name].resolve()
+    else:
+        operator = OPERATORS[name].resolve()
     check_qkv(q, k, v)
     check_call(name, operator, q, k, causal=causal, grid=grid, params=params)
     check_gradients(name, operator, q, k, v, backend)
@@ -221,5 +236,6 @@ def attention(
     if grid is not None:
         params["grid"] = grid
     run = operator.reference if backend == "reference" else operator.blocked
-    out: Tensor = run(q, k, v, causal=causal, scale=scale, **params)
+    with own_dtypes(q.device.type):
+        out: Tensor = run(q, k, v, causal=causal, scale=scale, **params)
     return out

@@ -10,6 +10,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from ..first_order import first_order_only
+from ..opaque import opaque
 from ._bra_regions import Routing, from_regions, to_regions
 from .base import accumulator, weighted_sum
 
@@ -29,10 +30,19 @@ def attend_regions(
     q, k, v = (F.pad(x, (0, width - x.shape[3])) if x.shape[3] < width else x for x in (q, k, v))
     index, on_map = selection.flat()  # [B * P, topk], [B * P, topk * T] or None
     weight = selection.weight.flatten(0, 1).to(q.dtype) if soft_routing else None
-    out: Tensor = _Attend.apply(  # type: ignore[no-untyped-call]
+    out = _attend(
         to_regions(q, regions, group), to_regions(k, regions), to_regions(v, regions), index, weight, on_map, scale
     )
     return from_regions(out[..., :value_dim], regions, batch, group)
+
+
+@opaque(lambda q, **_: q.new_empty(q.shape))
+def _attend(
+    q: Tensor, k: Tensor, v: Tensor, index: Tensor, weight: Tensor | None, on_map: Tensor | None, scale: float
+) -> Tensor:
+    """``_Attend``, one node of a graph."""
+    out: Tensor = _Attend.apply(q, k, v, index, weight, on_map, scale)  # type: ignore[no-untyped-call]
+    return out
 
 
 def gather(x: Tensor, index: Tensor) -> Tensor:

@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 
 from ..first_order import first_order_only
+from ..opaque import opaque
 from ._halo_blocks import Halo, add_border, relative_logits, windows
 from .base import accumulator
 
@@ -55,8 +56,20 @@ def attend_blocks(
     -------
     Tensor [N, rows, cols, M, Dv]
     """
-    rule = Rule(layout, scale, scale_pos, mask_border, group)
-    out: Tensor = _Attend.apply(q, add_border(k, layout), add_border(v, layout), height_rel, width_rel, rule)  # type: ignore[no-untyped-call]
+    return _attend(
+        q, add_border(k, layout), add_border(v, layout), height_rel, width_rel, layout.grid, layout.block, layout.halo,
+        layout.stride, scale, scale_pos, mask_border, group,
+    )  # fmt: skip
+
+
+@opaque(lambda q, v, **_: q.new_empty(*q.shape[:4], v.shape[1]))
+def _attend(
+    q: Tensor, k: Tensor, v: Tensor, height_rel: Tensor | None, width_rel: Tensor | None, grid: tuple[int, int],
+    block: int, halo: int, stride: int, scale: float, scale_pos: bool, mask_border: bool, group: int,
+) -> Tensor:  # fmt: skip
+    """``_Attend``, one node of a graph."""
+    rule = Rule(Halo(grid, block, halo, stride), scale, scale_pos, mask_border, group)
+    out: Tensor = _Attend.apply(q, k, v, height_rel, width_rel, rule)  # type: ignore[no-untyped-call]
     return out
 
 

@@ -168,6 +168,7 @@ class KeyBlocks:
     """
 
     def __init__(self, k: Tensor, block_size: int) -> None:
+        k = k.detach()
         num_tokens, dim = k.shape
         self.size = block_size
         columns = block_size if block_size % _COLUMNS else _COLUMNS
@@ -203,8 +204,9 @@ def best_tokens(
         Filled with the scores of the chosen tokens.
     """
     dim = keys.blocks.shape[2]
-    queries = torch.nn.functional.pad(q, (0, dim - q.shape[2])).contiguous().numpy()
-    head_weights = weights.contiguous().numpy()
+    # a choice has no gradient, whatever its operands want
+    queries = torch.nn.functional.pad(q.detach(), (0, dim - q.shape[2])).contiguous().numpy()
+    head_weights = weights.detach().contiguous().numpy()
     given = None if blocks is None else blocks.numpy()
     origin = (ks if relative else torch.zeros_like(ks)).numpy()
     top_k = out.shape[1]

@@ -89,6 +89,7 @@ def decoder(
     q: Tensor, k: Tensor, v: Tensor, make_index: MakeIndex, *, scale: float | None, quant: Quant, top_k: int
 ) -> Callable[[], Tensor]:  # fmt: skip
     """Prepare the whole cache; the function returned searches and attends for the last query: [B, Hq, 1, Dv]."""
+    q, k, v = q.detach(), k.detach(), v.detach()  # the kernels want arrays; a decode step has no gradient
     query, len_k, kv_heads = q[:, :, -1:], k.shape[2], k.shape[1]
     factor = q.shape[-1] ** -0.5 if scale is None else scale
     keys, values = k.to(accumulator(k.dtype)).contiguous(), v.to(accumulator(v.dtype)).contiguous()

@@ -243,6 +243,11 @@ def check_gradients(name: str, operator: Operator, q: Tensor, k: Tensor, v: Tens
         raise ValueError(f"{name} has no gradients: call it under torch.no_grad(), or with backend='reference'.")
 
 
+def attention_result(q: Tensor, k: Tensor, v: Tensor, **_: Any) -> Tensor:
+    """An empty tensor like what attention of q, k and v returns: for ``opaque``."""
+    return q.new_empty(*q.shape[:3], v.shape[3])
+
+
 def repeat_kv(x: Tensor, num_heads: int) -> Tensor:
     """Each key/value head once per query head of its group: [B, Hkv, L, D] -> [B, Hq, L, D]; a view if Hq = Hkv."""
     return x if x.shape[1] == num_heads else x.repeat_interleave(num_heads // x.shape[1], dim=1)

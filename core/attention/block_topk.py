@@ -11,8 +11,9 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from ..opaque import opaque
 from ._blocks import BlockSelection, attend_blocks, visible_blocks
-from .base import Cost, Operator, Shape, accumulator, causal_mask, masked_attention, repeat_kv
+from .base import Cost, Operator, Shape, accumulator, attention_result, causal_mask, masked_attention, repeat_kv
 
 
 def pool(x: Tensor, block_size: int) -> Tensor:
@@ -49,6 +50,7 @@ def choose_blocks(q: Tensor, k: Tensor, *, causal: bool, block_size: int, top_k:
     return (kept | own) & seen
 
 
+@opaque(attention_result)
 def reference(
     q: Tensor, k: Tensor, v: Tensor, *, causal: bool, scale: float | None = None, block_size: int = 64, top_k: int = 32
 ) -> Tensor:
@@ -80,6 +82,7 @@ def attend(
     return out
 
 
+@opaque(attention_result)
 def blocked(
     q: Tensor, k: Tensor, v: Tensor, *, causal: bool, scale: float | None = None, block_size: int = 64, top_k: int = 32
 ) -> Tensor:

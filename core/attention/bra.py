@@ -12,9 +12,10 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from ..opaque import opaque
 from ._bra_attend import attend_regions, gather
 from ._bra_regions import Regions, Routing, cut, pad_map, route, to_regions
-from .base import Condition, Cost, Operator, Shape, accumulator, repeat_kv, weighted_sum
+from .base import Condition, Cost, Operator, Shape, accumulator, attention_result, repeat_kv, weighted_sum
 
 
 def default_scale(q: Tensor) -> float:
@@ -38,6 +39,7 @@ def add_lepe(out: Tensor, v: Tensor, grid: tuple[int, int], lepe: Tensor | None,
     return out + position.reshape(batch, heads, dim, tokens).transpose(2, 3)
 
 
+@opaque(attention_result)
 def reference(
     q: Tensor, k: Tensor, v: Tensor, *, causal: bool = False, scale: float | None = None, grid: tuple[int, int],
     n_win: int = 16, topk: int = 4, soft_routing: bool = False, pad: bool = False, mask_padding: bool = False,
@@ -96,6 +98,7 @@ def attention_maps(q: Tensor, k: Tensor, selection: Routing, *, scale: float) ->
     return prob.transpose(0, 1).reshape(batch, regions.total, *prob.shape[:1], *prob.shape[2:])
 
 
+@opaque(attention_result)
 def blocked(
     q: Tensor, k: Tensor, v: Tensor, *, causal: bool = False, scale: float | None = None, grid: tuple[int, int],
     n_win: int = 16, topk: int = 4, soft_routing: bool = False, pad: bool = False, mask_padding: bool = False,

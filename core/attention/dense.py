@@ -12,14 +12,16 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from ..opaque import opaque
 from ._blocks import attend
 from ._blocks_tiles import Spans
-from .base import Cost, Operator, Shape, causal_mask, masked_attention, positions
+from .base import Cost, Operator, Shape, attention_result, causal_mask, masked_attention, positions
 
 _DECODE_KEYS = 8192  # of a tile of a decode step: a row of scores is short, a step is not
 _MASK_ENTRIES = 1 << 22  # of a chunk of rows, where SDPA needs an explicit mask: 4 MiB of bool
 
 
+@opaque(attention_result)
 def reference(
     q: Tensor, k: Tensor, v: Tensor, *, causal: bool, scale: float | None = None, block_m: int = 512, block_n: int = 512
 ) -> Tensor:
@@ -45,6 +47,7 @@ class Everything:
         return np.array([[0, self.len_k]], dtype=np.int64)
 
 
+@opaque(attention_result)
 def blocked(
     q: Tensor, k: Tensor, v: Tensor, *, causal: bool, scale: float | None = None, block_m: int = 512, block_n: int = 512
 ) -> Tensor:

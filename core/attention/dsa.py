@@ -12,13 +12,15 @@ from collections.abc import Callable
 import torch
 from torch import Tensor
 
+from ..opaque import opaque
 from . import _indexer_operator as shared
 from ._indexer_search import FlatIndex, TokenIndex
 from ._sparse_tokens import TokenSelection
 from ._topk import top_k_positions
-from .base import Cost, Operator, Shape, causal_mask, masked_attention, shape_of
+from .base import Cost, Operator, Shape, attention_result, causal_mask, masked_attention, shape_of
 
 
+@opaque(attention_result)
 def reference(
     q: Tensor, k: Tensor, v: Tensor, *, causal: bool, scale: float | None = None, top_k: int = 2048
 ) -> Tensor:
@@ -31,6 +33,7 @@ def reference(
     return masked_attention(q, k, v, selection.mask(torch.arange(q.shape[2])), scale=scale)
 
 
+@opaque(attention_result)
 def blocked(q: Tensor, k: Tensor, v: Tensor, *, causal: bool, scale: float | None = None, top_k: int = 2048) -> Tensor:
     """Attention to the tokens with the best flat index scores.
 

@@ -10,12 +10,14 @@ import importlib
 
 from torch import Tensor
 
-from .base import Cost, Operator, Shape, repeat_kv
+from ..opaque import opaque
+from .base import Cost, Operator, Shape, attention_result, repeat_kv
 from .lightning import Decay, rows, slopes
 from .lightning import cost as lightning_cost
 from .lightning import reference as lightning_reference
 
 
+@opaque(attention_result)
 def reference(
     q: Tensor, k: Tensor, v: Tensor, *, causal: bool = True, scale: float | None = None, decay: Decay = "code",
     layer: int = 0, num_layers: int = 1,
@@ -24,6 +26,7 @@ def reference(
     return lightning_reference(q, k, v, causal=causal, scale=scale, decay=decay, layer=layer, num_layers=num_layers)
 
 
+@opaque(attention_result)
 def blocked(
     q: Tensor, k: Tensor, v: Tensor, *, causal: bool = True, scale: float | None = None, decay: Decay = "code",
     layer: int = 0, num_layers: int = 1,

@@ -11,13 +11,13 @@ import os
 import shutil
 import warnings
 from collections.abc import Callable
-from typing import Any, cast
+from typing import Any
 
-import numpy as np
 import torch
 from torch import Tensor
 
-from .base import Cost, Operator, Shape, again_where_not_finite
+from ..opaque import opaque, own_dtypes
+from .base import Cost, Operator, Shape, again_where_not_finite, attention_result
 from .window_sink import BandSelection, at_budget, check
 from .window_sink import blocked as window_attention
 from .window_sink import reference as window_reference
@@ -26,6 +26,7 @@ _BLOCK = 128  # FlexAttention's own default
 _EAGER_PAIRS = 1 << 26  # scores of a head that the uncompiled form may make: 256 MiB in float32
 
 
+@opaque(attention_result)
 def reference(
     q: Tensor, k: Tensor, v: Tensor, *, causal: bool = True, scale: float | None = None, window: int = 1024,
     num_sinks: int = 4, compile: bool = False,
@@ -39,16 +40,14 @@ def key_blocks(len_q: int, len_k: int, *, window: int, num_sinks: int) -> tuple[
 
     From intervals, not from a mask of all pairs. The compiled form wants the full width nK.
     """
-    pattern = BandSelection(1, 1, len_q, len_k, window, num_sinks, _BLOCK)
-    rows = [
-        np.unique(np.concatenate([np.arange(a // _BLOCK, (b - 1) // _BLOCK + 1) for a, b in spans.tolist()]))
-        for spans in (pattern.spans(0, block) for block in range(-(-len_q // _BLOCK)))
-    ]
-    counts = torch.tensor([len(row) for row in rows], dtype=torch.int32)
-    indices = torch.zeros(len(rows), -(-len_k // _BLOCK), dtype=torch.int32)
-    for i, row in enumerate(rows):
-        indices[i, : len(row)] = torch.from_numpy(row)
-    return counts, indices
+    block = torch.arange(-(-len_k // _BLOCK))
+    row = torch.arange(0, len_q, _BLOCK)[:, None]  # first query of each block
+    start = (row + len_k - len_q - window + 1).clamp(min=0)  # first key of its window
+    last = (row + _BLOCK).clamp(max=len_q) + len_k - len_q - 1  # position of the block's last query
+    touched = (block >= start // _BLOCK) & (block <= last // _BLOCK)
+    touched = touched | (block * _BLOCK < start.clamp(max=num_sinks))  # [nQ, nK]
+    indices = torch.where(touched, block, len(block)).sort(-1).values
+    return touched.sum(-1, dtype=torch.int32), indices.masked_fill(indices == len(block), 0).to(torch.int32)
 
 
 def block_mask(len_q: int, len_k: int, *, window: int, num_sinks: int, device: torch.device) -> Any:
@@ -124,14 +123,28 @@ def blocked(
     out = q.new_empty(*q.shape[:3], v.shape[3])
     if not out.numel():
         return out
-    run = _compiled() if compile else cast(Callable[..., Any], flex_attention)
     mask = block_mask(len_q, len_k, window=window, num_sinks=num_sinks, device=q.device)
-    with torch.no_grad(), warnings.catch_warnings():  # on the CPU it has no backward pass
-        warnings.filterwarnings("ignore", "flex_attention called without torch.compile")  # bounded above
-        result: Tensor = run(q, k, v, block_mask=mask, scale=scale, enable_gqa=q.shape[1] != k.shape[1])
-    # its own engine multiplies hidden keys by 0
+    if not torch.is_grad_enabled():  # on the CPU it has no backward pass and refuses tensors that want one
+        q, k, v = q.detach(), k.detach(), v.detach()
+    arguments: dict[str, Any] = {"block_mask": mask, "scale": scale, "enable_gqa": q.shape[1] != k.shape[1]}
+    result: Any
+    with own_dtypes(q.device.type):
+        if torch.compiler.is_compiling():  # with all that is around it
+            result = flex_attention(q, k, v, **arguments)
+        else:
+            with warnings.catch_warnings():
+                warnings.filterwarnings("ignore", "flex_attention called without torch.compile")  # bounded above
+                result = _compiled()(q, k, v, **arguments) if compile else flex_attention(q, k, v, **arguments)
+        return _checked(q, k, v, result, scale, window, num_sinks)
+
+
+@opaque(attention_result)
+def _checked(
+    q: Tensor, k: Tensor, v: Tensor, out: Tensor, scale: float | None, window: int, num_sinks: int
+) -> Tensor:  # fmt: skip
+    """``out``, or where it is not finite what it should be: FlexAttention's own engine multiplies hidden keys by 0."""
     return again_where_not_finite(
-        result, lambda: window_attention(q, k, v, scale=scale, window=window, num_sinks=num_sinks)
+        out, lambda: window_attention(q, k, v, scale=scale, window=window, num_sinks=num_sinks)
     )
 
 

@@ -14,9 +14,10 @@ from typing import Any, Literal
 import torch
 from torch import Tensor
 
+from ..opaque import opaque, own_dtypes
 from ._blocks import BlockSelection, attend_blocks
 from ._flux_router import Decision, LayerRouter, sparsity_penalty, stack_speedup, temperature
-from .base import Condition, Cost, Operator, Shape, causal_mask, masked_attention, positions
+from .base import Condition, Cost, Operator, Shape, attention_result, causal_mask, masked_attention, positions
 from .dense import blocked as dense_attention
 from .dense import compulsory_bytes
 from .xattention import XAttnRule, xattention_mask
@@ -113,7 +114,9 @@ def route_full(q: Tensor, k: Tensor, settings: _Settings) -> Tensor:
         raise ValueError(
             "the route is decided once, at prefill: pass route='full' or 'sparse' as it was decided, or router_input."
         )
-    decision: Decision = settings.router(q if given is None else given)
+    asked = q if given is None else given
+    with own_dtypes(asked.device.type):
+        decision: Decision = settings.router(asked)
     if decision.full.shape[0] != q.shape[0]:
         raise ValueError(f"router_input has {decision.full.shape[0]} samples, q has {q.shape[0]}.")
     return decision.full
@@ -241,10 +244,21 @@ def blocked(
         mode, route, sink, local, last, block_size, stride, threshold, xattn_rule, chunk, router, router_input
     )
     full = route_full(q, k, settings)
-    if full.requires_grad:
-        sparse = attend(q, k, v, _select(q, k, torch.zeros_like(full, dtype=torch.bool), settings, scale), scale=scale)
-        share = full.to(q.dtype)[:, None, None, None]
-        return share * dense_attention(q, k, v, causal=True, scale=scale) + (1 - share) * sparse
+    rest = (scale, mode, sink, local, last, block_size, stride, threshold, xattn_rule, chunk)
+    if not full.requires_grad:
+        return _routed(q, k, v, full, *rest)
+    sparse = _routed(q, k, v, torch.zeros_like(full), *rest)
+    share = full.to(q.dtype)[:, None, None, None]
+    return share * dense_attention(q, k, v, causal=True, scale=scale) + (1 - share) * sparse
+
+
+@opaque(attention_result)
+def _routed(
+    q: Tensor, k: Tensor, v: Tensor, full: Tensor, scale: float | None, mode: Mode, sink: int, local: int, last: int,
+    block_size: int, stride: int, threshold: float, xattn_rule: XAttnRule, chunk: int,
+) -> Tensor:  # fmt: skip
+    """``blocked`` for samples whose route is known: ``full`` [B], 1 or 0."""
+    settings = _Settings(mode, "sparse", sink, local, last, block_size, stride, threshold, xattn_rule, chunk)
     if bool((full > 0.5).all()) or not q.shape[2]:
         return dense_attention(q, k, v, causal=True, scale=scale)
     if q.shape[2] == 1 and mode != "xattn" and not bool((full > 0.5).any()):

@@ -13,9 +13,10 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from ..opaque import opaque
 from ._halo_attend import attend_blocks
 from ._halo_blocks import Halo, from_blocks, query_blocks
-from .base import Condition, Cost, Operator, Shape, accumulator, repeat_kv, weighted_sum
+from .base import Condition, Cost, Operator, Shape, accumulator, attention_result, repeat_kv, weighted_sum
 
 
 def layout_of(grid: tuple[int, int], block_size: int, halo: int, *, pad: bool, stride: int = 1) -> Halo:
@@ -43,6 +44,7 @@ def check_tables(layout: Halo, dim: int, height_rel: Tensor | None, width_rel: T
             )
 
 
+@opaque(attention_result)
 def reference(
     q: Tensor, k: Tensor, v: Tensor, *, causal: bool = False, scale: float | None = None, grid: tuple[int, int],
     block_size: int = 8, halo: int = 3, height_rel: Tensor | None = None, width_rel: Tensor | None = None,
@@ -78,6 +80,7 @@ def reference(
     return weighted_sum(scores.softmax(-1).to(v.dtype), v.flatten(2, 3), visible.to(q.device))
 
 
+@opaque(attention_result)
 def blocked(
     q: Tensor, k: Tensor, v: Tensor, *, causal: bool = False, scale: float | None = None, grid: tuple[int, int],
     block_size: int = 8, halo: int = 3, height_rel: Tensor | None = None, width_rel: Tensor | None = None,

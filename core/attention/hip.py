@@ -16,10 +16,20 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from ..opaque import opaque
 from . import _hip_attend, _hip_attend_cpu, _hip_search, _hip_search_cpu, _hip_search_plain
 from ._hip_layout import Layout, Representative, Settings, search_table
 from ._hip_selection import HipSelection
-from .base import Condition, Cost, Operator, Shape, accumulator, again_where_not_finite, masked_attention
+from .base import (
+    Condition,
+    Cost,
+    Operator,
+    Shape,
+    accumulator,
+    again_where_not_finite,
+    attention_result,
+    masked_attention,
+)
 
 Searcher = Callable[[Tensor, Tensor, Tensor, Layout], tuple[Tensor, int]]
 
@@ -79,6 +89,7 @@ def attend(
     return again_where_not_finite(out, lambda: _hip_attend.attend(*arguments, scale=factor))
 
 
+@opaque(attention_result)
 def blocked(
     q: Tensor,
     k: Tensor,

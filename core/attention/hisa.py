@@ -13,15 +13,17 @@ from collections.abc import Callable
 import torch
 from torch import Tensor
 
+from ..opaque import opaque
 from . import _indexer_operator as shared
 from ._indexer import QUANTS, Quant, fake_quantise
 from ._indexer_pool import CoarseDtype, block_scores, candidate_blocks, pool_blocks
 from ._indexer_search import FlatIndex, HisaIndex, TokenIndex, check_hisa
 from ._sparse_tokens import TokenSelection
 from ._topk import top_k_positions
-from .base import Cost, Operator, Shape, accumulator, masked_attention, shape_of
+from .base import Cost, Operator, Shape, accumulator, attention_result, masked_attention, shape_of
 
 
+@opaque(attention_result)
 def reference(
     q: Tensor, k: Tensor, v: Tensor, *, causal: bool, scale: float | None = None, top_k: int = 2048,
     block_size: int = 128, top_blocks: int = 64, coarse_dtype: CoarseDtype = "fp32", quant: Quant = "none",
@@ -53,6 +55,7 @@ def reference(
     return masked_attention(q, k, v, selection.mask(torch.arange(q.shape[2])), scale=scale)
 
 
+@opaque(attention_result)
 def blocked(
     q: Tensor, k: Tensor, v: Tensor, *, causal: bool, scale: float | None = None, top_k: int = 2048,
     block_size: int = 128, top_blocks: int = 64, coarse_dtype: CoarseDtype = "fp32", quant: Quant = "none",

@@ -10,13 +10,25 @@ can be continued token by token.
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from typing import Literal, cast
+from typing import Any, Literal, cast
 
 import torch
 from torch import Tensor
 
+from ..opaque import opaque
 from ._lightning_block import BLOCK, decayed, final_state, linear_attention
-from .base import Condition, Cost, Operator, Shape, accumulator, check_qkv, positions, repeat_kv, weighted_sum
+from .base import (
+    Condition,
+    Cost,
+    Operator,
+    Shape,
+    accumulator,
+    attention_result,
+    check_qkv,
+    positions,
+    repeat_kv,
+    weighted_sum,
+)
 
 Decay = Literal["code", "paper", "none", "custom"]
 _ROWS_CHUNK = 4096  # keys at a time in ``rows``: 256 rows x 4096 keys x 8 bytes = 8 MB a head
@@ -81,6 +93,7 @@ def _checked(slope: Tensor, num_heads: int, device: torch.device) -> Tensor:
     return slope
 
 
+@opaque(attention_result)
 def reference(
     q: Tensor, k: Tensor, v: Tensor, *, causal: bool = True, scale: float | None = None, decay: Decay = "code",
     layer: int = 0, num_layers: int = 1, slope: Tensor | None = None, block_size: int = BLOCK,
@@ -109,6 +122,7 @@ def recurrent(q: Tensor, k: Tensor, v: Tensor, slope: Tensor, state: Tensor | No
     return torch.cat(out, dim=2) if out else v.new_empty(*q.shape[:3], v.shape[3]), state
 
 
+@opaque(lambda q, v, state, **_: (q.new_empty(*q.shape[:3], v.shape[3]), state.new_empty(state.shape)))
 def decode_step(q: Tensor, k: Tensor, v: Tensor, slope: Tensor, state: Tensor) -> tuple[Tensor, Tensor]:
     """One token: a rank-1 update of the state and a product of the query with it.
 
@@ -205,6 +219,13 @@ def lightning_attention(
     return torch.cat(outs, dim=2) if outs else q.new_empty(*q.shape[:3], v.shape[3])
 
 
+def _attend_result(q: Tensor, k: Tensor, v: Tensor, **_: Any) -> tuple[Tensor, Tensor]:
+    """Empty tensors like ``_attend``'s: for ``opaque``."""
+    state = q.new_empty(*q.shape[:2], q.shape[3], v.shape[3], dtype=accumulator(q.dtype))
+    return q.new_empty(*q.shape[:3], v.shape[3]), state
+
+
+@opaque(_attend_result)
 def _attend(
     q: Tensor, k: Tensor, v: Tensor, slope: Tensor | None, state: Tensor | None, block_size: int
 ) -> tuple[Tensor, Tensor]:
@@ -222,6 +243,7 @@ def _attend(
     return linear_attention(q, k, v, rate, state, block_size)
 
 
+@opaque(attention_result)
 def blocked(
     q: Tensor, k: Tensor, v: Tensor, *, causal: bool = True, scale: float | None = None, decay: Decay = "code",
     layer: int = 0, num_layers: int = 1, slope: Tensor | None = None, block_size: int = BLOCK,

@@ -13,15 +13,28 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from ..opaque import opaque
 from ..threads import kernels_own_the_threads, run
 from ._oracle_cpu import cut_rows, mean_of_chosen
 from ._sparse_tokens import token_attention
 from ._topk import ranked, top_k_positions
-from .base import Cost, Operator, Shape, accumulator, causal_mask, masked_attention, positions, repeat_kv, weighted_sum
+from .base import (
+    Cost,
+    Operator,
+    Shape,
+    accumulator,
+    attention_result,
+    causal_mask,
+    masked_attention,
+    positions,
+    repeat_kv,
+    weighted_sum,
+)
 
 _SCORES = 1 << 21  # of a chunk of query rows: 8 MiB in float32
 
 
+@opaque(attention_result)
 def reference(
     q: Tensor, k: Tensor, v: Tensor, *, causal: bool, scale: float | None = None, top_k: int = 1024
 ) -> Tensor:
@@ -198,6 +211,7 @@ def attend(
     return out
 
 
+@opaque(attention_result)
 def blocked(q: Tensor, k: Tensor, v: Tensor, *, causal: bool, scale: float | None = None, top_k: int = 1024) -> Tensor:
     """Linear memory, quadratic time: every score twice, in chunks of query rows.
 

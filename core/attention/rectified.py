@@ -16,12 +16,13 @@ from typing import Literal
 import torch
 from torch import Tensor
 
+from ..opaque import opaque
 from ._blocks import BlockSelection
 from ._rectified_blocks import choose
 from ._rectified_choice import Choice, Rectified
 from ._rectified_order import Video, neighbour_blocks, token_order
 from ._rectified_output import finish, ordered
-from .base import Condition, Cost, Operator, Shape, masked_attention, repeat_kv, weighted_sum
+from .base import Condition, Cost, Operator, Shape, attention_result, masked_attention, repeat_kv, weighted_sum
 
 Gapr = Literal["on", "off", "all"]
 
@@ -143,6 +144,7 @@ def rectify(
     return finish(q, k, v, choice, scale)
 
 
+@opaque(attention_result)
 def blocked(
     q: Tensor,
     k: Tensor,
@@ -222,6 +224,7 @@ def blocked(
     ).out  # fmt: skip
 
 
+@opaque(attention_result)
 def reference(
     q: Tensor,
     k: Tensor,

@@ -15,6 +15,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from ..opaque import opaque, own_dtypes
 from ..threads import run
 from ._sparse_tokens import TokenSelection, sparse_topk_attention
 from ._sparsifiner_cpu import attend_lists, select_rows
@@ -27,7 +28,7 @@ from ._sparsifiner_predictor import (
     sparse_coefficients,
 )
 from ._topk import top_k_positions
-from .base import Condition, Cost, Operator, Shape, accumulator, masked_attention, repeat_kv
+from .base import Condition, Cost, Operator, Shape, accumulator, attention_result, masked_attention, repeat_kv
 
 _ROWS = 256  # queries of one piece of work; fixed, so that results do not depend on the number of threads
 _LOG2_E = 1.4426950408889634
@@ -74,7 +75,6 @@ class _Plan:
     """What the choice of keys needs: ``query`` [B, H, R, c] (scaled), ``pooled`` [B, H, c, n], ``basis`` [n, N]."""
 
     rules: Rules
-    topk: int
     budget: int
     query: Tensor
     pooled: Tensor
@@ -83,11 +83,12 @@ class _Plan:
     @classmethod
     def make(cls, q: Tensor, k: Tensor, rules: Rules, predictor: ConnectivityPredictor, budget: int) -> _Plan:
         """Steps 1, 2 and 4."""
-        with torch.no_grad():
-            query, pooled = predictor.reduced(q, repeat_kv(k, q.shape[1]), rules)
-            basis = predictor.basis(rules, query.dtype).contiguous()
-        topk = min(rules.topk_coef, basis.shape[0])
-        return cls(rules, topk, budget, query.contiguous(), pooled.contiguous(), basis)
+        return cls(rules, budget, *_reduced(q, k, rules, predictor))
+
+    @property
+    def topk(self) -> int:
+        """Basis vectors of a query's prediction."""
+        return min(self.rules.topk_coef, self.basis.shape[0])
 
     def pieces(self) -> list[tuple[int, int, int]]:
         """(batch entry, head, first row) of all pieces of work."""
@@ -108,19 +109,35 @@ class _Plan:
         return top_k_positions(sparse_coefficients(coef, self.rules) @ self.basis, self.budget)
 
 
+def _reduced(
+    q: Tensor, k: Tensor, rules: Rules, predictor: ConnectivityPredictor
+) -> tuple[Tensor, Tensor, Tensor]:  # fmt: skip
+    """``query``, ``pooled`` and ``basis`` of a plan, without gradient."""
+    with torch.no_grad(), own_dtypes(q.device.type):
+        query, pooled = predictor.reduced(q, repeat_kv(k, q.shape[1]), rules)
+        return query.contiguous(), pooled.contiguous(), predictor.basis(rules, query.dtype).contiguous()
+
+
 def _settings(
     q: Tensor, k: Tensor, *, keep_ratio: float = 0.25, reduce_n: int = 6, reduce_c: int = 2, topk_coef: int = 8,
     basis_threshold: float = 0.02, scale_rule: ScaleRule = "code", class_token: bool = True,
     predictor: ConnectivityPredictor | None = None, seed: int = 0,
 ) -> tuple[Rules, ConnectivityPredictor, int]:  # fmt: skip
     """Rules, predictor and keys per query. Raises ``ValueError`` for parameters out of range."""
-    if topk_coef < 1:
-        raise ValueError(f"topk_coef is {topk_coef}: it must be positive.")
-    rules = Rules(topk_coef, basis_threshold=basis_threshold, scale_rule=scale_rule, class_token=class_token)
-    budget = key_budget(k.shape[2], keep_ratio)
+    rules, budget = _rules(k, keep_ratio, topk_coef, basis_threshold, scale_rule, class_token)
     if predictor is None:
         predictor = random_predictor(k.shape[2], k.shape[3], reduce_n, reduce_c, seed).to(q.device)
     return rules, predictor, budget
+
+
+def _rules(
+    k: Tensor, keep_ratio: float, topk_coef: int, basis_threshold: float, scale_rule: ScaleRule, class_token: bool
+) -> tuple[Rules, int]:
+    """Rules and keys per query. Raises ``ValueError`` for parameters out of range."""
+    if topk_coef < 1:
+        raise ValueError(f"topk_coef is {topk_coef}: it must be positive.")
+    rules = Rules(topk_coef, basis_threshold=basis_threshold, scale_rule=scale_rule, class_token=class_token)
+    return rules, key_budget(k.shape[2], keep_ratio)
 
 
 def reference(
@@ -129,8 +146,9 @@ def reference(
     """The equations, dense: predict, keep the best keys of each query, attend to them. ``params`` as in ``blocked``."""
     rules, predictor, _ = _settings(q, k, **params)
     keep_ratio = params.get("keep_ratio", 0.25)
-    mask = predictor(q, repeat_kv(k, q.shape[1]), rules, keep_ratio=keep_ratio).mask
-    return masked_attention(q, k, v, mask, scale=scale)
+    with own_dtypes(q.device.type):
+        mask = predictor(q, repeat_kv(k, q.shape[1]), rules, keep_ratio=keep_ratio).mask
+        return masked_attention(q, k, v, mask, scale=scale)
 
 
 def blocked(
@@ -178,14 +196,30 @@ def blocked(
     ----------
     methods/sparsifiner.md, sections 3.1, 3.2 and 7(c).
     """
-    params: dict[str, Any] = {
-        "keep_ratio": keep_ratio, "reduce_n": reduce_n, "reduce_c": reduce_c, "topk_coef": topk_coef,
-        "basis_threshold": basis_threshold, "scale_rule": scale_rule, "class_token": class_token,
-        "predictor": predictor, "seed": seed,
-    }  # fmt: skip
+    query = pooled = basis = None
+    if predictor is not None:
+        rules, _ = _rules(k, keep_ratio, topk_coef, basis_threshold, scale_rule, class_token)
+        query, pooled, basis = _reduced(q, k, rules, predictor)
+    return _predicted(
+        q, k, v, query, pooled, basis, scale, keep_ratio, reduce_n, reduce_c, topk_coef, basis_threshold, scale_rule,
+        class_token, seed,
+    )  # fmt: skip
+
+
+@opaque(attention_result)
+def _predicted(
+    q: Tensor, k: Tensor, v: Tensor, query: Tensor | None, pooled: Tensor | None, basis: Tensor | None,
+    scale: float | None, keep_ratio: float, reduce_n: int, reduce_c: int, topk_coef: int, basis_threshold: float,
+    scale_rule: ScaleRule, class_token: bool, seed: int,
+) -> Tensor:  # fmt: skip
+    """``blocked``, with what the predictor made of q and k: ``_reduced``. None: the untrained predictor."""
+    rules, budget = _rules(k, keep_ratio, topk_coef, basis_threshold, scale_rule, class_token)
+    if query is None or pooled is None or basis is None:
+        predictor = random_predictor(k.shape[2], k.shape[3], reduce_n, reduce_c, seed).to(q.device)
+        query, pooled, basis = _reduced(q, k, rules, predictor)
+    plan = _Plan(rules, budget, query, pooled, basis)
     if not _fast(q, k, v):
-        return attend(q, k, v, select(q, k, **params), scale=scale)
-    plan = _Plan.make(q, k, *_settings(q, k, **params))
+        return attend(q, k, v, _lists(q, k, plan), scale=scale)
     work = _Attention(q, k, v, plan.rules.first_row, scale)
 
     def piece(b: int, h: int, start: int) -> None:
@@ -201,7 +235,11 @@ def select(
     q: Tensor, k: Tensor, *, causal: bool = False, scale: float | None = None, **params: Any
 ) -> SparsifinerSelection:
     """First phase of ``blocked``: the key lists of all queries, 4 bytes x keys per query and head."""
-    plan = _Plan.make(q, k, *_settings(q, k, **params))
+    return _lists(q, k, _Plan.make(q, k, *_settings(q, k, **params)))
+
+
+def _lists(q: Tensor, k: Tensor, plan: _Plan) -> SparsifinerSelection:
+    """``select`` by a plan."""
     batch, heads, rows, _ = plan.query.shape
     index = torch.empty(batch, heads, rows, plan.budget, dtype=torch.int32, device=q.device)
     if plan.basis.dtype == torch.float32 and q.device.type == "cpu":
@@ -236,7 +274,7 @@ class _Attention:
     """Attention over lists, float32 on the CPU: ``out`` [B, Hq, N, Dv] has the class token's row from the start."""
 
     def __init__(self, q: Tensor, k: Tensor, v: Tensor, first_row: int, scale: float | None) -> None:
-        self.q, self.k, self.v = (x.to(torch.float32).contiguous() for x in (q, k, v))
+        self.q, self.k, self.v = (x.detach().to(torch.float32).contiguous() for x in (q, k, v))
         self.first_row, self.group = first_row, q.shape[1] // k.shape[1]
         self.factor = np.float32((q.shape[-1] ** -0.5 if scale is None else scale) * _LOG2_E)
         self.out = torch.empty(*q.shape[:3], v.shape[3])

@@ -20,11 +20,12 @@ from typing import Literal
 import torch
 from torch import Tensor
 
+from ..opaque import opaque
 from ._superlinear_comb import UPSCALED_POWER, Spans, accumulated, comb, spans_of
 from ._superlinear_search import search
 from ._superlinear_torch import FEW, SpanAttention, chunked_search, forward
 from ._topk import ranked
-from .base import Cost, Operator, Shape, accumulator, masked_attention, positions, repeat_kv
+from .base import Cost, Operator, Shape, accumulator, attention_result, masked_attention, positions, repeat_kv
 
 
 def check_parameters(
@@ -58,6 +59,7 @@ def check_parameters(
         )
 
 
+@opaque(attention_result)
 def reference(
     q: Tensor,
     k: Tensor,
@@ -166,6 +168,7 @@ def attend(
     return forward(q, k, v, selection, scale, gate_scale)
 
 
+@opaque(attention_result)
 def blocked(
     q: Tensor,
     k: Tensor,

@@ -13,9 +13,10 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from ..opaque import opaque
 from ._blocks import attend as attend_pattern
 from ._blocks_tiles import Spans
-from .base import Cost, Operator, Shape, masked_attention, positions
+from .base import Cost, Operator, Shape, attention_result, masked_attention, positions
 
 
 def visible(rows: Tensor, cols: Tensor, window: int, num_sinks: int) -> Tensor:
@@ -24,6 +25,7 @@ def visible(rows: Tensor, cols: Tensor, window: int, num_sinks: int) -> Tensor:
     return (cols <= rows) & ((cols > rows - window) | (cols < num_sinks))
 
 
+@opaque(attention_result)
 def reference(
     q: Tensor, k: Tensor, v: Tensor, *, causal: bool = True, scale: float | None = None, window: int = 1024,
     num_sinks: int = 4,
@@ -113,6 +115,7 @@ def attend(
     return attend_pattern(q, k, v, selection, scale)[0]
 
 
+@opaque(attention_result)
 def blocked(
     q: Tensor, k: Tensor, v: Tensor, *, causal: bool = True, scale: float | None = None, window: int = 1024,
     num_sinks: int = 4,

@@ -1,0 +1,12 @@
+"""All operators, imported and looked at: ``torch.compile`` runs an import statement while it traces, but not these."""
+
+from __future__ import annotations
+
+from . import OPERATORS
+from .base import Operator
+
+TRACED: dict[str, Operator] = {}
+for name, row in OPERATORS.items():
+    if not row.missing():
+        TRACED[name] = row.resolve()
+        _ = TRACED[name].parameters  # kept by the operator from now on
