@@ -14,6 +14,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from .opaque import own_dtypes
+
 Gradients = Tensor | None | tuple[Tensor | None, ...]
 
 
@@ -45,7 +47,7 @@ def first_order_only(backward: Callable[..., Any]) -> Callable[..., Any]:
 
     @functools.wraps(backward)
     def once(ctx: Any, *grads: Tensor) -> Any:
-        with torch.no_grad():
+        with torch.no_grad(), own_dtypes(grads[0].device.type):  # .backward() may be called inside autocast
             found: Gradients = backward(ctx, *grads)
         if not torch.is_grad_enabled():  # it is where the caller asked for create_graph=True
             return found

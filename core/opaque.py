@@ -38,6 +38,8 @@ def own_dtypes(device_type: str) -> Iterator[None]:
 def opaque(result: Callable[..., Any]) -> Callable[[Callable[P, R]], Callable[P, R]]:
     """Decorate a function of tensors, numbers, strings and tuples of int that returns one tensor or a tuple of them.
 
+    Autocast is off inside; where no gradients are recorded, tensors come detached.
+
     In a graph it is the operator ``attn::MODULE_FUNCTION``. The operator's gradient calls the function again, so that
     nothing but the arguments is kept: one forward pass more than outside a graph.
 
@@ -56,19 +58,25 @@ def opaque(result: Callable[..., Any]) -> Callable[[Callable[P, R]], Callable[P,
     """
 
     def decorate(function: Callable[P, R]) -> Callable[P, R]:
-        operator = _Operator(function, result).overload
+        operator = _Operator(function, result)
+        names, overload = operator.names, operator.overload
 
         @functools.wraps(function)
         def call(*args: P.args, **kwargs: P.kwargs) -> R:
-            positional, named = list(args), dict(kwargs)
-            compiling = torch.compiler.is_compiling()
+            positional: list[Any] = list(args)
+            named: dict[str, Any] = dict(kwargs)
             if not torch.is_grad_enabled():  # a tensor that wants a gradient is no array for numba, not even here
-                positional = [x.detach() if isinstance(x, Tensor) else x for x in args]
-                named = {name: x.detach() if isinstance(x, Tensor) else x for name, x in kwargs.items()}
-            run: Any = operator if compiling else function
-            first: Any = positional[0] if positional else next(iter(named.values()))
-            with contextlib.nullcontext() if compiling else own_dtypes(first.device.type):
-                found: R = run(*positional, **named)
+                positional = [x.detach() if isinstance(x, Tensor) else x for x in positional]
+                named = {name: x.detach() if isinstance(x, Tensor) else x for name, x in named.items()}
+            found: R
+            if torch.compiler.is_compiling():
+                given = {**dict(zip(names, positional, strict=False)), **named}
+                wanted = [name for name, x in given.items() if isinstance(x, Tensor) and x.requires_grad]
+                found = overload(*positional, **named, wanted=wanted)
+            else:
+                tensors = (x for x in (*positional, *named.values()) if isinstance(x, Tensor))
+                with own_dtypes(next((x.device.type for x in tensors), "cpu")):
+                    found = function(*positional, **named)  # type: ignore[call-arg]
             return found
 
         return call
@@ -79,22 +87,24 @@ def opaque(result: Callable[..., Any]) -> Callable[[Callable[P, R]], Callable[P,
 class _Operator:
     """A function as an operator with a gradient; ``overload`` is what a graph calls.
 
-    Arguments come by position, in the order of the signature, without those at the end that are the default.
+    It takes the function's arguments and ``wanted``, the names of those whose gradient is recorded: a function may go
+    another way then. They arrive by position, without those at the end that are the default.
     """
 
     def __init__(self, function: Callable[..., Any], result: Callable[..., Any]) -> None:
         signature = inspect.signature(function, eval_str=True)
         self.function, self.result = function, result
+        self.names = tuple(signature.parameters)
         self.parameters = tuple(signature.parameters.values())
         self.tensors = [i for i, p in enumerate(self.parameters) if _schema_type(p).startswith("Tensor")]
         many = signature.return_annotation is not Tensor
         returns = ", ".join(["Tensor"] * len(typing.get_args(signature.return_annotation))) if many else "Tensor"
         name = f"{function.__module__.rpartition('.')[2].lstrip('_')}_{function.__name__.lstrip('_')}"
-        arguments = ", ".join(map(_schema_argument, self.parameters))
+        arguments = ", ".join((*map(_schema_argument, self.parameters), "str[]? wanted=None"))
         gradient = f"{name}_gradient"
         for schema in (
             f"{name}({arguments}) -> ({returns})",
-            f"{gradient}(Tensor[] grads, bool[] needs, {arguments}) -> Tensor[]",
+            f"{gradient}(Tensor[] grads, {arguments}) -> Tensor[]",
         ):
             _LIBRARY.define(schema, tags=torch.Tag.pt2_compliant_tag)  # type: ignore[no-untyped-call]
         torch.library.register_kernel(f"attn::{name}", None, self.forward, lib=_LIBRARY)
@@ -106,23 +116,29 @@ class _Operator:
         self.gradient = getattr(torch.ops.attn, gradient).default
 
     def complete(self, args: Sequence[Any]) -> list[Any]:
-        """All arguments, as the function takes them."""
-        given = [tuple(x) if isinstance(x, list) else x for x in args]
+        """All arguments, as the function takes them, without ``wanted``."""
+        given = [tuple(x) if isinstance(x, list) else x for x in args[: len(self.names)]]
         return given + [p.default for p in self.parameters[len(given) :]]
 
-    def named(self, args: Sequence[Any]) -> dict[str, Any]:
-        return {p.name: x for p, x in zip(self.parameters, self.complete(args), strict=True)}
+    def evaluate(self, args: Sequence[Any], names: Sequence[str], *, detach: bool = True) -> tuple[list[Any], Any]:
+        """The function's arguments and what it returns, with a graph for the arguments ``names``."""
+        given = [x.detach() if detach and isinstance(x, Tensor) else x for x in self.complete(args)]
+        if detach:
+            for i in self.tensors:
+                if self.names[i] in names:
+                    given[i].requires_grad_()
+        with torch.set_grad_enabled(bool(names)), own_dtypes(args[0].device.type):
+            return given, self.function(**dict(zip(self.names, given, strict=True)))
 
     def forward(self, *args: Any) -> Any:
-        given = [x.detach() if isinstance(x, Tensor) else x for x in args]
-        with torch.no_grad(), own_dtypes(args[0].device.type):
-            found = self.function(**self.named(given))
+        wanted = args[len(self.names)] if len(args) > len(self.names) else None
+        _, found = self.evaluate(args, wanted or ())
         if isinstance(found, Tensor):
-            return _separate([found], args)[0]
-        return tuple(_separate(found, args))
+            return _separate([found.detach()], args)[0]
+        return tuple(_separate([x.detach() for x in found], args))
 
     def fake_forward(self, *args: Any) -> Any:
-        return self.result(**self.named(args))
+        return self.result(**dict(zip(self.names, self.complete(args), strict=True)))
 
     def remember(self, ctx: Any, inputs: tuple[Any, ...], output: Any) -> None:
         given = self.complete(inputs)
@@ -130,40 +146,36 @@ class _Operator:
         ctx.others = [None if i in self.tensors else x for i, x in enumerate(given)]
 
     def differentiate(self, ctx: Any, *grads: Tensor) -> tuple[Tensor | None, ...]:
-        args, needs = list(ctx.others), [False] * len(ctx.others)
-        needs[: len(ctx.needs_input_grad)] = ctx.needs_input_grad
+        args = list(ctx.others)
         for i, x in zip(self.tensors, ctx.saved_tensors, strict=True):
             args[i] = x
+        wanted = [self.names[i] for i in self.tensors if i < len(ctx.needs_input_grad) and ctx.needs_input_grad[i]]
         if torch.is_grad_enabled():  # with create_graph=True, for a derivative of this one
-            found = self.derivatives(grads, needs, args, create_graph=True)
+            found = self.derivatives(grads, args, wanted, create_graph=True)
         else:
-            found = self.gradient(list(grads), needs, *args)
+            found = self.gradient(list(grads), *args, wanted)
         left = iter(found)
-        return tuple(next(left) if need else None for need in needs)
+        return *(next(left) if name in wanted else None for name in self.names), None
 
     def derivatives(
-        self, grads: Sequence[Tensor], needs: Sequence[bool], args: Sequence[Any], *, create_graph: bool
-    ) -> list[Tensor]:
-        """Gradients of the arguments that need one."""
-        wanted = [x for x, need in zip(args, needs, strict=True) if need]
-        with torch.enable_grad(), own_dtypes(args[0].device.type):
-            found = self.function(**self.named(args))
-            outs = [found] if isinstance(found, Tensor) else list(found)
-            return list(
-                torch.autograd.grad(
-                    outs, wanted, grads, create_graph=create_graph, allow_unused=True, materialize_grads=True
-                )
-            )
+        self, grads: Sequence[Tensor], args: Sequence[Any], wanted: Sequence[str], *, create_graph: bool
+    ) -> Sequence[Tensor]:
+        """Gradients of the arguments ``wanted``; with ``create_graph`` they depend on all that the arguments do."""
+        given, found = self.evaluate(args, wanted, detach=not create_graph)
+        pairs = zip([found] if isinstance(found, Tensor) else found, grads, strict=True)
+        outs, weights = zip(*((out, grad) for out, grad in pairs if out.requires_grad), strict=True)
+        with own_dtypes(args[0].device.type):
+            return torch.autograd.grad(
+                outs, [x for name, x in zip(self.names, given, strict=True) if name in wanted], weights,
+                create_graph=create_graph, allow_unused=True, materialize_grads=True,
+            )  # fmt: skip
 
-    def backward(self, grads: list[Tensor], needs: list[bool], *args: Any) -> list[Tensor]:
-        leaves = [
-            x.detach().requires_grad_(need) if isinstance(x, Tensor) else x
-            for x, need in zip(self.complete(args), needs, strict=True)
-        ]
-        return _separate(self.derivatives(grads, needs, leaves, create_graph=False), [*grads, *args])
+    def backward(self, grads: list[Tensor], *args: Any) -> list[Tensor]:
+        return _separate(self.derivatives(grads, args, args[-1], create_graph=False), [*grads, *args])
 
-    def fake_backward(self, grads: list[Tensor], needs: list[bool], *args: Any) -> list[Tensor]:
-        return [x.new_empty(x.shape) for x, need in zip(self.complete(args), needs, strict=True) if need]
+    def fake_backward(self, grads: list[Tensor], *args: Any) -> list[Tensor]:
+        given = zip(self.names, self.complete(args), strict=True)
+        return [x.new_empty(x.shape) for name, x in given if name in args[-1]]
 
 
 def _separate(found: Sequence[Tensor], others: Sequence[Any]) -> list[Tensor]:
@@ -201,5 +213,5 @@ def _schema_argument(parameter: inspect.Parameter) -> str:
     text = f"{_schema_type(parameter)} {parameter.name}"
     if parameter.default is inspect.Parameter.empty:
         return text
-    default = f'"{parameter.default}"' if isinstance(parameter.default, str) else repr(parameter.default)
-    return f"{text}={default}"
+    default = list(parameter.default) if isinstance(parameter.default, tuple) else parameter.default
+    return f'{text}="{default}"' if isinstance(default, str) else f"{text}={default!r}"

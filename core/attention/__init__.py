@@ -194,7 +194,7 @@ def attention(
     ``torch.autocast`` changes nothing: products are computed in the dtype of q, k and v, sums and softmax in float32
     (float64 for float64), so that an operator chooses the same keys in it as outside. Convert q, k and v for a smaller
     dtype. ``torch.compile`` and ``torch.export`` see one node, and give the same result; its gradient computes the
-    forward pass again. Under ``torch.func.vmap`` there is no operator.
+    forward pass again. The transforms of ``torch.func`` are not supported: take ``torch.autograd``.
 
     Raises
     ------

@@ -14,6 +14,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from ..opaque import own_dtypes
 from ._blocks_backward import backward
 from ._blocks_forward import forward
 
@@ -164,7 +165,8 @@ class _Attend(torch.autograd.Function):
     @staticmethod
     def backward(ctx: Any, grad_out: Tensor, grad_lse: Tensor) -> tuple[Tensor | None, ...]:  # type: ignore[override]
         q, k, v, out, lse = ctx.saved_tensors
-        return *backward(q, k, v, out, lse, grad_out, grad_lse, ctx.selection, ctx.scale), None, None
+        with own_dtypes(q.device.type):  # .backward() may be called inside autocast
+            return *backward(q, k, v, out, lse, grad_out, grad_lse, ctx.selection, ctx.scale), None, None
 
 
 def attend(q: Tensor, k: Tensor, v: Tensor, selection: Any, scale: float | None) -> tuple[Tensor, Tensor]:
