@@ -58,8 +58,8 @@ def opaque(result: Callable[..., Any]) -> Callable[[Callable[P, R]], Callable[P,
     """
 
     def decorate(function: Callable[P, R]) -> Callable[P, R]:
-        operator = _Operator(function, result)
-        names, overload = operator.names, operator.overload
+        overload = _Operator(function, result).overload
+        names = tuple(inspect.signature(function).parameters)
 
         @functools.wraps(function)
         def call(*args: P.args, **kwargs: P.kwargs) -> R:
@@ -72,7 +72,7 @@ def opaque(result: Callable[..., Any]) -> Callable[[Callable[P, R]], Callable[P,
             if torch.compiler.is_compiling():
                 given = {**dict(zip(names, positional, strict=False)), **named}
                 wanted = [name for name, x in given.items() if isinstance(x, Tensor) and x.requires_grad]
-                found = overload(*positional, **named, wanted=wanted)
+                found = overload(*positional[len(names) :], **given, wanted=wanted)
             else:
                 tensors = (x for x in (*positional, *named.values()) if isinstance(x, Tensor))
                 with own_dtypes(next((x.device.type for x in tensors), "cpu")):
@@ -94,8 +94,9 @@ class _Operator:
     def __init__(self, function: Callable[..., Any], result: Callable[..., Any]) -> None:
         signature = inspect.signature(function, eval_str=True)
         self.function, self.result = function, result
-        self.names = tuple(signature.parameters)
-        self.parameters = tuple(signature.parameters.values())
+        # by name, as a schema wants those without a default first
+        self.parameters = tuple(sorted(signature.parameters.values(), key=lambda p: p.default is not p.empty))
+        self.names = tuple(p.name for p in self.parameters)
         self.tensors = [i for i, p in enumerate(self.parameters) if _schema_type(p).startswith("Tensor")]
         many = signature.return_annotation is not Tensor
         returns = ", ".join(["Tensor"] * len(typing.get_args(signature.return_annotation))) if many else "Tensor"
