@@ -8,7 +8,9 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from ..errors import InputError, UsageError
+from ..io.kinds import open_regular
 from ..io.photo import PHOTO_SUFFIXES
+from ..memory import read_within
 from ..segment.companions import core_of
 
 IMAGES = ("images", "image", "img")
@@ -96,7 +98,8 @@ def _folder(root: Path, names: Sequence[str]) -> Path | None:
 def _train_split(path: Path) -> set[str]:
     """Stems of the training list. Raises ``InputError`` where the file lists none, or one for testing, too."""
     try:
-        listed = json.loads(path.read_text(encoding="utf-8"))
+        with open_regular(path) as file:
+            listed = json.loads(read_within(file, path, what="holds"))
         parts = {part: listed.get(part, []) for part in ("train", "test")}
         if not all(isinstance(stems, list) for stems in parts.values()) or not parts["train"]:
             raise TypeError

@@ -20,6 +20,7 @@ from torch import Tensor, nn
 
 from ..errors import InputError, UsageError
 from ..io.atomic import atomic_path, write_text
+from ..io.kinds import open_regular
 from ..io.report import plain
 from .schedule import cosine_cycles
 
@@ -169,7 +170,8 @@ def fit(
         interrupted = True  # perhaps in the middle of a step: the checkpoint of the last evaluation stays
     if (folder / BEST).exists():
         try:
-            model.load_state_dict(torch.load(folder / BEST, weights_only=True, map_location="cpu"))
+            with open_regular(folder / BEST) as file:
+                model.load_state_dict(torch.load(file, weights_only=True, map_location="cpu"))
         except Exception as error:  # torch.load raises anything on damaged files
             raise InputError(folder / BEST, "holds no weights of this run", "Delete it, or give --restart") from error
     # nan compares false with everything: as the first row it would win
@@ -266,7 +268,8 @@ def _restore(
     path: Path, model: nn.Module, optimizer: Any, averaged: dict[str, Tensor], identity: Mapping[str, Any]
 ) -> State:
     try:
-        saved = torch.load(path, weights_only=True, map_location="cpu")
+        with open_regular(path) as file:
+            saved = torch.load(file, weights_only=True, map_location="cpu")
         theirs, weights, moments, means = (saved[key] for key in ("identity", "model", "optimizer", "averaged"))
         state = State(**saved["state"])
     except Exception as error:  # torch.load raises anything on damaged files

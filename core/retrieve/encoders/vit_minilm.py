@@ -18,6 +18,7 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from ...errors import UsageError
+from ...io.kinds import open_regular
 from ...io.weights import read_weights, write_weights
 from . import hf
 from .base import Encoded, Fingerprint, Side
@@ -203,7 +204,8 @@ def load_vit(path: Path) -> nn.Module:
         from onnx import numpy_helper
     except ImportError:
         raise UsageError("--model: vit-minilm needs onnx to read its ViT. Install it: pip install onnx") from None
-    graph = onnx.load(str(path)).graph
+    with open_regular(path) as file:
+        graph = onnx.load(file).graph
     arrays = {one.name: torch.from_numpy(numpy_helper.to_array(one).copy()) for one in graph.initializer}
     readers: dict[str, list[Any]] = {}
     for node in graph.node:

@@ -163,8 +163,12 @@ class BPETokenizer:
 def from_dict(described: Mapping[str, Any]) -> Tokenizer:
     """The tokenizer that ``to_dict`` described. Raises ``ValueError`` for an unknown kind."""
     if described["kind"] == "words":
+        if not all(isinstance(word, str) for word in described["words"]):
+            raise ValueError("words that are no text")
         return WordTokenizer(tuple(described["words"]))
     if described["kind"] == "bpe":
+        if not all(isinstance(name, str) for name in (*described["names"], *described["merges"])):
+            raise ValueError("names or merges that are no text")
         return BPETokenizer({name: i for i, name in enumerate(described["names"])}, described["merges"])
     raise ValueError(f"no tokenizer of kind {described['kind']!r}")
 
