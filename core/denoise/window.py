@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from ..errors import UsageError, did_you_mean
+from ..errors import InputError, UsageError, did_you_mean
 from ..io.image import GreyImage
 
 # centre and width in HU, as viewers preset them
@@ -101,15 +101,16 @@ def choose_window(text: str, image: GreyImage) -> Window:
 
     Raises
     ------
-    UsageError
-        For a preset in HU on an image that has no HU.
+    InputError
+        For a preset in HU on an image that has no HU: the fault of this file, others of a batch may have it.
     """
     asked = parse_window(text)
     if asked is not None:
         if text in PRESETS and image.unit != "HU":
-            raise UsageError(
-                f"--window {text} is in HU, and {image.path} has no HU, or does not say so. Add --unit hu if its "
-                "values are HU; else use auto, or CENTER,WIDTH in its own values."
+            raise InputError(
+                image.path,
+                f"has no HU, or does not say so, and the window {text} is in HU",
+                "Add --unit hu if its values are HU; else use --window auto, or CENTER,WIDTH in its own values",
             )
         centre, width = asked
         return Window(centre - width / 2, centre + width / 2)

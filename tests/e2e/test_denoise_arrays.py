@@ -28,7 +28,6 @@ def test_one_image_of_three_axes_with_nan_in_hounsfield_units(cli, tmp_path):
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        (("--window", "lung"), "--unit hu"),
         (("--fill", "nan"), "--fill: "),
         (("--fill", "inf"), "--fill: "),
         (("--unit", "mm"), "--unit: 'mm'"),
@@ -56,3 +55,12 @@ def test_a_filter_that_is_no_file(cli, tmp_path):
     assert ran.code == 2
     assert "--filter: pipe: not a safetensors file" in ran.stderr
     assert "regular file" in ran.stderr
+
+
+def test_a_window_in_hu_fails_the_file_without_hu_and_not_the_others(cli, tmp_path):
+    np.save(tmp_path / "a.npy", NOISY)
+    ran = cli("denoise", "a.npy", "example:ct", *BRIEF, "--window", "brain")
+    assert ran.code == 1
+    assert "a.npy: has no HU, or does not say so, and the window brain is in HU. Add --unit hu" in ran.stderr
+    assert not (tmp_path / "out" / "a.npy").exists()
+    assert (tmp_path / "out" / "CT_small.dcm").exists()

@@ -9,7 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from attn.core.denoise.window import PRESETS, Window, choose_window, outside, parse_window, picture_window
-from attn.core.errors import UsageError
+from attn.core.errors import InputError, UsageError
 from attn.core.io import read_image
 from attn.core.io.image import GreyImage
 
@@ -79,7 +79,7 @@ def test_auto_cuts_ct_to_what_a_scanner_measures_and_nothing_else():
 
 
 def test_preset_needs_hounsfield_units():
-    with pytest.raises(UsageError, match="has no HU"):
+    with pytest.raises(InputError, match="has no HU"):
         choose_window("lung", image([0, 1]))
     assert choose_window("lung", image([0, 1], unit="HU")) == Window(-1350, 150)
 
@@ -108,7 +108,7 @@ def test_the_user_may_say_that_values_are_hounsfield_units(tmp_path):
     assert (plain.unit, said.unit) == ("stored", "HU")
     assert choose_window("auto", said) == Window(-1024, 3071)
     assert choose_window("lung", said) == Window(-1350, 150)
-    with pytest.raises(UsageError, match="--unit hu"):
+    with pytest.raises(InputError, match="--unit hu"):
         choose_window("lung", plain)
     with pytest.raises(UsageError, match="--unit: 'mm'"):
         read_image(tmp_path / "a.npy", unit="mm")
