@@ -84,6 +84,23 @@ def opaque(result: Callable[..., Any]) -> Callable[[Callable[P, R]], Callable[P,
     return decorate
 
 
+def outside_graphs(function: Callable[P, R]) -> Callable[P, R]:
+    """Decorate a function that no graph can hold: ``torch.compile`` ends its graph before it and begins one behind."""
+
+    @functools.wraps(function)
+    def call(*args: P.args, **kwargs: P.kwargs) -> R:
+        if torch.compiler.is_compiling():
+            return _disabled(function)(*args, **kwargs)
+        return function(*args, **kwargs)
+
+    return call
+
+
+@functools.cache
+def _disabled(function: Callable[..., Any]) -> Callable[..., Any]:
+    return torch.compiler.disable(function)  # type: ignore[no-any-return]
+
+
 class _Operator:
     """A function as an operator with a gradient; ``overload`` is what a graph calls.
 

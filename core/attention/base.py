@@ -16,6 +16,7 @@ import torch
 from torch import Tensor
 
 from ..errors import did_you_mean
+from ..opaque import outside_graphs
 
 DTYPES = (torch.float32, torch.bfloat16, torch.float16, torch.float64)
 
@@ -152,6 +153,11 @@ class Operator:
     grid: bool = False
     decodes: bool = True
     differentiable: bool = False
+
+    def __post_init__(self) -> None:
+        for name in ("select", "attend"):  # a selection is no tensor: around the phases a graph has to be left
+            if (phase := getattr(self, name)) is not None:
+                object.__setattr__(self, name, outside_graphs(phase))
 
     def __call__(self, q: Tensor, k: Tensor, v: Tensor, **arguments: Any) -> Tensor:
         return self.blocked(q, k, v, **arguments)

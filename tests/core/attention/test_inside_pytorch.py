@@ -158,6 +158,17 @@ def test_inputs_that_want_gradients_where_none_are_recorded(name):
         torch.testing.assert_close(*steps)
 
 
+@pytest.mark.parametrize("name", [name for name in NAMES if OPERATORS[name].resolve().select])
+def test_the_phases_interrupt_a_graph(name):
+    operator, given = OPERATORS[name].resolve(), arguments(name)
+    rest = {key: value for key, value in given.items() if key in operator.attend_parameters}
+
+    def both(q, k, v):
+        return operator.attend(q * 1, k, v, operator.select(q * 1, k, scale=None, **given), scale=None, **rest)
+
+    assert torch.equal(torch.compile(both, backend="eager")(*qkv()), both(*qkv()))
+
+
 def test_wrong_calls_of_a_graph_are_refused_as_outside():
     for params, message in (({"nonsense": 1}, "no parameter"), ({"scale": -1.0}, "must be positive")):
         function = torch.compile(lambda *x, p=params: attention("hip", *x, causal=True, **p), backend="eager")
