@@ -89,16 +89,15 @@ def outside_graphs(function: Callable[P, R]) -> Callable[P, R]:
 
     @functools.wraps(function)
     def call(*args: P.args, **kwargs: P.kwargs) -> R:
-        if torch.compiler.is_compiling():
-            return _disabled(function)(*args, **kwargs)
-        return function(*args, **kwargs)
+        run: Callable[..., R] = _disabled(function) if torch.compiler.is_compiling() else function
+        return run(*args, **kwargs)
 
     return call
 
 
 @functools.cache
 def _disabled(function: Callable[..., Any]) -> Callable[..., Any]:
-    return torch.compiler.disable(function)  # type: ignore[no-any-return]
+    return torch.compiler.disable(function)  # type: ignore[no-untyped-call, no-any-return]
 
 
 class _Operator:
