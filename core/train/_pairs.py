@@ -28,10 +28,12 @@ class Pair:
     image: Path
     label: Path
     fov: Path | None = None
+    left_out: str = ""
+    """Name of the second observer's label, which yields to the first's."""
 
 
-def by_stem(folder: Path) -> dict[str, Path]:
-    """Pictures of a folder by their common stem; a second observer's label yields to the first's.
+def by_stem(folder: Path, left_out: dict[str, str] | None = None) -> dict[str, Path]:
+    """Pictures of a folder by their common stem; a second observer's label yields to the first's: see ``left_out``.
 
     Raises ``InputError`` where two have the same stem otherwise.
     """
@@ -40,6 +42,8 @@ def by_stem(folder: Path) -> dict[str, Path]:
         if path.suffix.lower() in PHOTO_SUFFIXES and not path.name.startswith("."):
             stem = core_of(path.stem)
             if stem in found and path.stem.lower().endswith(SECOND):
+                if left_out is not None:
+                    left_out[stem] = path.name
                 continue
             if stem in found:
                 raise InputError(path, f"has the same stem as {found[stem].name}", "Keep one picture per name")
@@ -76,7 +80,8 @@ def find_pairs(data: Path) -> list[Pair]:
             f"--data: {root} has no folder of {wanted}. Photos go into {IMAGES[0]}/, labels of the same names into "
             f"{LABELS[0]}/ (or {', '.join(LABELS[1:])})."
         )
-    photos, truths = by_stem(images), by_stem(labels)
+    seconds: dict[str, str] = {}
+    photos, truths = by_stem(images), by_stem(labels, seconds)
     masks = by_stem(fields) if fields is not None else {}
     if (data / "splits.json").exists():
         train = _train_split(data / "splits.json")
@@ -88,7 +93,15 @@ def find_pairs(data: Path) -> list[Pair]:
         raise UsageError(
             f"--data: no label in {labels} for {missing[0]}" + f" and {len(missing) - 1} more." * (len(missing) > 1)
         )
-    return [Pair(stem, path, truths[stem], masks.get(stem)) for stem, path in photos.items()]
+    return [Pair(stem, path, truths[stem], masks.get(stem), seconds.get(stem, "")) for stem, path in photos.items()]
+
+
+def left_out(pairs: Sequence[Pair]) -> list[str]:
+    """What a user should know of labels that were not used."""
+    names = [pair.left_out for pair in pairs if pair.left_out]
+    if not names:
+        return []
+    return [f"{len(names)} labels of a second observer were left out, the first's serve (such as {names[0]})."]
 
 
 def _folder(root: Path, names: Sequence[str]) -> Path | None:

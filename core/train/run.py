@@ -20,7 +20,7 @@ from ..io.report import Report, plain
 from ..segment.checkpoint import Checkpoint, read_checkpoint, write_checkpoint
 from ..segment.prepare import Preparation
 from ..segment.trunks import NAMES
-from ._pairs import find_pairs
+from ._pairs import find_pairs, left_out
 from ._report import CARD, MODEL, training_report
 from .augment import AUGMENTATIONS
 from .fsgnet import Batches, Example, FSGNetRecipe, load_example
@@ -103,7 +103,9 @@ def train_fsgnet(
     return training_report(
         "fsgnet", str(data), output, outcome, device=str(device), seconds=time.perf_counter() - start,
         details={"options": plain(asdict(options)), "initialised": list(notes)}, arguments=arguments,
-        notices=("For research, not for diagnosis.", *(note for example in examples for note in example.notes)),
+        notices=(
+            "For research, not for diagnosis.", *left_out(pairs), *(n for example in examples for n in example.notes),
+        ),
     )  # fmt: skip
 
 

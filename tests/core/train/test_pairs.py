@@ -8,7 +8,7 @@ from attn.core.errors import InputError, UsageError
 from attn.core.segment.companions import core_of
 from attn.core.segment.prepare import Preparation
 from attn.core.train import fsgnet
-from attn.core.train._pairs import IMAGES, LABELS, by_stem, find_pairs
+from attn.core.train._pairs import IMAGES, LABELS, by_stem, find_pairs, left_out
 from attn.core.train.fsgnet import Example, load_example
 from attn.core.train.run import split
 
@@ -102,7 +102,12 @@ def test_ambiguous_stems(tmp_path, files):
 
 def test_second_observers_of_another_name_are_left_out(tmp_path):
     touch(tmp_path, "images/Image_01L.jpg", "manual/Image_01L_1stHO.png", "manual/Image_01L_2ndHO.png")
-    assert names(find_pairs(tmp_path)) == [("image_01l", "Image_01L.jpg", "Image_01L_1stHO.png", None)]
+    pairs = find_pairs(tmp_path)
+    assert names(pairs) == [("image_01l", "Image_01L.jpg", "Image_01L_1stHO.png", None)]
+    assert pairs[0].left_out == "Image_01L_2ndHO.png"
+    assert left_out(pairs) == [
+        "1 labels of a second observer were left out, the first's serve (such as Image_01L_2ndHO.png)."
+    ]
 
 
 def write_split(root, value):
