@@ -15,7 +15,7 @@ from .atomic import write_bytes
 from .kinds import open_regular
 
 if TYPE_CHECKING:
-    from torch import Tensor
+    from torch import Tensor, nn
 
 T = TypeVar("T")
 
@@ -135,3 +135,40 @@ def read_weights(
     except Exception as error:  # a damaged description fails anywhere: in JSON, in the dataclasses, in torch
         reason = one_line((str(error) or type(error).__name__).splitlines()[0])[:160]
         raise UsageError(f"{path} does not hold the model it describes ({reason}).") from None
+
+
+def check_architecture(
+    sizes: Mapping[str, Any], build: Callable[[], nn.Module], state: Mapping[str, Tensor], *, whole: bool = True
+) -> None:
+    """Hold a described architecture to the weights beside it, before anything is allocated.
+
+    Parameters
+    ----------
+    sizes : mapping
+        The description, as JSON holds it. A forged one may ask for terabytes, or for hours: no number may exceed the
+        weights that there are, and no number of layers the tensors.
+    build : callable
+        Makes the module; called on the meta device, where tensors have shapes and no memory.
+    state : mapping of str to Tensor
+    whole : bool
+        Every weight of the module must be there; otherwise only none may be of another shape.
+
+    Raises
+    ------
+    ValueError
+        If a size is no such number, or the weights are of another architecture.
+    """
+    import torch
+
+    held = sum(value.numel() for value in state.values())
+    for name, value in sizes.items():
+        most = len(state) if "layers" in name or name == "depths" else held
+        for number in value if isinstance(value, (list, tuple)) else (value,):
+            if isinstance(number, int) and not isinstance(number, bool) and not 0 <= number <= most:
+                raise ValueError(f"it has fewer weights than its architecture asks for ({name!s:.40})")
+    with torch.device("meta"):
+        wanted = {name: value.shape for name, value in build().state_dict().items()}
+    have = {name: value.shape for name, value in state.items()}
+    names = wanted.keys() | have.keys() if whole else have.keys()
+    if other := [name for name in names if wanted.get(name) != have.get(name)]:
+        raise ValueError(f"{len(other)} of its weights are of another architecture, such as {min(other)!s:.60}")

@@ -9,7 +9,7 @@ from typing import Any
 
 from torch import Tensor
 
-from ...io.weights import read_weights, write_weights
+from ...io.weights import check_architecture, read_weights, write_weights
 from .clip import GADMS, Architecture
 from .tokenizer import Tokenizer, from_dict
 
@@ -64,6 +64,7 @@ def read_checkpoint(path: Path) -> Checkpoint:
         shape = Architecture(**shape | {"image_size": tuple(shape["image_size"])})
         tokenizer = from_dict(described["tokenizer"])
         checkpoint = Checkpoint(described["name"], shape, tokenizer, state, described["training"])
+        check_architecture(described["architecture"], lambda: GADMS(shape), state, whole=False)
         checkpoint.build()
         return checkpoint
 

@@ -9,7 +9,7 @@ from typing import Any
 
 from torch import Tensor
 
-from ...io.weights import read_weights, write_weights
+from ...io.weights import check_architecture, read_weights, write_weights
 from .model import Architecture, PriorCLIP
 from .text import Vocabulary
 
@@ -57,10 +57,10 @@ def read_checkpoint(path: Path) -> Checkpoint:
     """A model file of ``write_checkpoint``. Raises ``UsageError`` for anything else."""
 
     def build(described: dict[str, Any], state: dict[str, Tensor]) -> Checkpoint:
-        checkpoint = Checkpoint(
-            Architecture(**described["architecture"]), Vocabulary(tuple(described["vocabulary"])),
-            tuple(described["scenes"]), state, described["training"],
-        )  # fmt: skip
+        shape = Architecture(**described["architecture"])
+        words, scenes = Vocabulary(tuple(described["vocabulary"])), tuple(described["scenes"])
+        check_architecture(described["architecture"], lambda: PriorCLIP(shape, len(words), len(scenes)), state)
+        checkpoint = Checkpoint(shape, words, scenes, state, described["training"])
         checkpoint.build()
         return checkpoint
 

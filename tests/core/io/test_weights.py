@@ -9,7 +9,7 @@ import torch
 from safetensors.torch import save_file
 
 from attn.core.errors import UsageError
-from attn.core.io.weights import read_description, read_weights, write_weights
+from attn.core.io.weights import check_architecture, read_description, read_weights, write_weights
 
 GOOD = {"format": "thing", "version": 1}
 
@@ -92,3 +92,24 @@ def test_what_is_no_regular_file(tmp_path):
         for function in (read, read_description):
             with pytest.raises(UsageError, match=message):
                 function(path)
+
+
+def test_a_described_architecture_is_held_to_the_weights_before_it_is_built():
+    net = torch.nn.Linear(4, 3)
+    built = []
+
+    def build():
+        built.append(torch.zeros(0).device.type)
+        return torch.nn.Linear(4, 3)
+
+    check_architecture({"width": 4, "layers": 2, "size": [4, 3], "name": "x"}, build, net.state_dict())
+    assert built == ["meta"]
+    for forged in ({"width": 10**9}, {"vision_layers": 3}, {"size": [4, 16]}, {"width": -1}):
+        with pytest.raises(ValueError, match="fewer weights than its architecture asks for"):
+            check_architecture(forged, build, net.state_dict())
+    assert built == ["meta"]
+    with pytest.raises(ValueError, match="1 of its weights are of another architecture, such as bias"):
+        check_architecture({}, build, {"weight": torch.zeros(3, 4)})
+    check_architecture({}, build, {"weight": torch.zeros(3, 4)}, whole=False)
+    with pytest.raises(ValueError, match="1 of its weights are of another architecture, such as weight"):
+        check_architecture({}, build, {"weight": torch.zeros(4, 4)}, whole=False)
