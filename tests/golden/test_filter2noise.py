@@ -79,6 +79,12 @@ def test_els_is_exact(x: str, y: str) -> None:
     assert torch.equal(local_shuffle(v[x]), v[y])
 
 
+def probabilities(q: Tensor, k: Tensor, backend: str) -> Tensor:
+    """The rows of softmax, which no backend forms but all of them give for unit vectors as values: [B, N, N]."""
+    eye = torch.eye(k.shape[1]).expand(len(k), -1, -1)
+    return torch.cat([attention(q, k, part.contiguous(), backend=backend) for part in eye.split(8, -1)], -1)
+
+
 @pytest.mark.parametrize("backend", BACKENDS)
 @pytest.mark.parametrize("name", ["agbf_s1_init", "agbf_s1_wide"])
 def test_one_stage_step_by_step(name: str, backend: str) -> None:
@@ -86,10 +92,12 @@ def test_one_stage_step_by_step(name: str, backend: str) -> None:
     predictor = model_of(v).predictors()[0]
     t = tokens(v["x"], 8)
     assert torch.equal(t, v["tokens"])
+    assert_within(probabilities(predictor.query(t), predictor.key(t), backend), v["attn1"], 2e-6)
     features = attention(predictor.query(t), predictor.key(t), predictor.value(t), backend=backend)
     # the enlarged weights make features of up to 9, which the official float32 itself misses by 4e-6: relative here
     assert_within(features, v["feats"], 2e-6 * max(1.0, v["feats"].abs().max().item()))
-    qkv = (layer(features) for layer in (predictor.sigma_query, predictor.sigma_key, predictor.sigma_value))
+    qkv = [layer(features) for layer in (predictor.sigma_query, predictor.sigma_key, predictor.sigma_value)]
+    assert_within(probabilities(*qkv[:2], backend), v["attn2"], 5e-6)  # logits of up to 9
     assert_within(
         attention(*qkv, backend=backend), v["sigma_feats"], 2e-6 * max(1.0, v["sigma_feats"].abs().max().item())
     )

@@ -42,8 +42,14 @@ def test_iou_of_each_class(golden, ours):
     assert [ours["iou_background"], ours["iou_vessel"]] == pytest.approx(golden["class_iou"].tolist(), rel=0, abs=1e-9)
 
 
-def test_prediction_and_area(golden):
-    assert np.array_equal(golden["prob"] >= float(golden["threshold"]), golden["pred"] == 1)
+@pytest.mark.parametrize("name", ["f1", "acc", "sen", "iou", "mcc", "miou_pooled", "acc_pooled"])
+def test_metric_of_the_official_prediction(golden, name):
+    frames = zip(golden["pred"].astype(np.float32), golden["label"], strict=True)
+    ours = fsg_scores(frames, threshold=1.0, square=None, official_auc=False)  # a value at the threshold is a vessel
+    assert ours[NAMES[name]] == pytest.approx(float(golden[name]), rel=0, abs=1e-9)
+
+
+def test_area(golden):
     areas = [roc_auc(prob, label) for prob, label in zip(golden["prob"], golden["label"], strict=True)]
     assert np.mean(areas) == pytest.approx(float(golden["auc_true_per_image_mean"]), rel=0, abs=1e-9)
 

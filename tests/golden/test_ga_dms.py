@@ -70,6 +70,11 @@ def test_intermediate_values_of_gass(trace, golden, ours, theirs):
     close(torch.stack(getattr(trace, ours)).detach(), expected)
 
 
+def test_the_text_before_and_behind_the_scored_layers(trace, golden):
+    close(trace.start.detach(), golden["mid_text"].transpose(0, 1))  # theirs: positions first
+    close(trace.text.detach(), golden["dense_text_feature"])
+
+
 def test_cosines_of_gass(trace, golden):
     close(trace.cosine.detach(), golden["cosine"])
 
@@ -126,5 +131,8 @@ def test_masks(caption):
 def test_learning_rates():
     golden = {name: value.tolist() for name, value in vectors("schedule").items()}
     epochs, warmup = int(golden["epochs"]), int(golden["warmup_epochs"])
-    rates = [golden["base_lr"] * warmup_cosine(e, epochs=epochs, warmup=warmup) for e in range(epochs)]
+    rates = [
+        golden["base_lr"] * warmup_cosine(e, epochs=epochs, warmup=warmup, first=golden["warmup_factor"])
+        for e in range(epochs)
+    ]
     np.testing.assert_allclose(rates, golden["lr"], rtol=1e-9, atol=1e-15)

@@ -7,7 +7,6 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-import torch.nn.functional as F
 from torch import Tensor
 
 from attn.core.retrieve.priorclip.losses import affiliation, class_means, contrastive, triplet
@@ -85,8 +84,10 @@ def test_priorclip_belief_and_gates(vectors):
 
 
 def test_the_rank_gate_of_the_specification_is_the_unit_token(vectors):
-    """The vectors themselves show it: its weights cancel against its norm."""
-    assert_within(F.normalize(vectors["pre_tokens"], dim=2), vectors["gated_rank_featnorm"], BLOCKS)
+    """Its weights cancel against its norm: any belief gives the same."""
+    other = vectors["belief"].flip(1)
+    assert not torch.equal(rank_weights(other), rank_weights(vectors["belief"]))
+    assert_within(gated(vectors["pre_tokens"], other, "rank"), vectors["gated_rank_featnorm"], BLOCKS)
 
 
 def test_priorclip_vision_transformer(vectors):

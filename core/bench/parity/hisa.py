@@ -44,8 +44,6 @@ def _pipeline(data: Arrays) -> Iterator[Check]:
     q = torch.from_numpy(data["q_fp8_as_f32"])
     k = torch.from_numpy(data["k_fp8_as_f32"] * data["k_scale"][:, None])
     weights, ks, ke = (torch.from_numpy(data[name]) for name in ("weights", "ks", "ke"))
-    yield Check("q_deq", max_error(data["q_fp8_as_f32"] * data["q_scale"][..., None], data["q_deq"]), 1e-6)
-
     pooled = pool_blocks(k, block_size, quant="fp8")
     yield Check("pool_mean", max_error(pooled.mean, data["pool_mean"]), 1e-5)
     yield Check("pool_fp8: share of entries that differ", _share_differing(pooled.values, data), 0.005)
@@ -63,6 +61,10 @@ def _pipeline(data: Arrays) -> Iterator[Check]:
     outside = (position < ks[:, None]) | (position >= ke[:, None])
     flat_scores = index_scores(q, k, weights).masked_fill(outside, -torch.inf)
     yield Check("flat_scores", _relative_error(flat_scores, data["flat_scores"]), 1e-4)
+    # the weights hold the scales of the queries: queries that have theirs want weights without
+    unscaled = index_scores(torch.from_numpy(data["q_deq"]), k, weights / torch.from_numpy(data["q_scale"]))
+    error = _relative_error(unscaled.masked_fill(outside, -torch.inf), data["flat_scores"])
+    yield Check("flat_scores of q_deq", error, 1e-4)
     flat = lightning_index(q, k, weights, top_k=top_k, ks=ks, ke=ke)
     yield Check("flat_topk_sorted", rows_that_differ(flat, data["flat_topk_sorted"]), 0)
     chosen = hisa_index(

@@ -4,10 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
-import numpy as np
 import torch
 
 from ...attention._superlinear_comb import comb
+from ...attention.base import positions
 from ...attention.superlinear import blocked, reference, select
 from . import Arrays, Check, max_error
 
@@ -21,7 +21,7 @@ def check(stem: str, data: Arrays) -> Iterator[Check]:
     if stem == "tables":
         yield from _tables(data)
         return
-    _, _, len_q, _, sw_index, num_spans, inverse, first = data["cfg"].tolist()
+    _, _, len_q, _, sw_index, num_spans, inverse, _ = data["cfg"].tolist()
     backward_factor, forward_factor, span_power, power = (round(x, 6) for x in data["factors"].tolist())
     params = {
         "sw_index": sw_index, "num_spans": num_spans, "inv_search_power_int": inverse or 2,
@@ -29,7 +29,7 @@ def check(stem: str, data: Arrays) -> Iterator[Check]:
         "forward_factor": forward_factor,
     }  # fmt: skip
     q_search, q, k, v = (torch.from_numpy(data[name]) for name in ("Q1", "Q2", "K", "V"))
-    yield Check("cache_position", max_error(np.arange(first, first + len_q), data["cache_position"]), INDEX)
+    yield Check("cache_position", max_error(positions(len_q, k.shape[2]), data["cache_position"]), INDEX)
     spans = select(q, k, q_search=q_search, **params)
     found = data["qanchor"] >= 0
     yield Check("qanchor", max_error(spans.anchors, data["qanchor"]), INDEX)

@@ -93,6 +93,10 @@ class Trace:
 
     Parameters
     ----------
+    start : Tensor [B, N, D]
+        Step 1: what enters the first scored layer.
+    text : Tensor [B, E]
+        Step 3, before it is normalised.
     q, k, v, out, grad : list of Tensor [B, N, D]
     attention : list of Tensor [B, N, N]
         Mean over heads.
@@ -103,6 +107,8 @@ class Trace:
     scores : Tensor [B, N]
     """
 
+    start: Tensor
+    text: Tensor
     q: list[Tensor]
     k: list[Tensor]
     v: list[Tensor]
@@ -123,7 +129,7 @@ def reference(clip: CLIP, ids: Tensor, image_feature: Tensor, options: GASSOptio
         x = clip.embed(ids)
         for block in blocks[:first]:  # step 1
             x = block(x, causal=True)
-        x = x.detach().requires_grad_()
+        x = start = x.detach().requires_grad_()
         hidden = torch.full((ids.shape[1], ids.shape[1]), -torch.inf, dtype=x.dtype, device=x.device).triu(1)
         for block in blocks[first:]:  # step 2
             heads = block.attn.heads if options.heads == "model" else 1
@@ -134,8 +140,8 @@ def reference(clip: CLIP, ids: Tensor, image_feature: Tensor, options: GASSOptio
             x = block.after(x, block.attn.out_proj(out_l))
             for values, value in zip((q, k, v, out, attention), (q_l, k_l, v_l, out_l, prob.mean(1)), strict=True):
                 values.append(value)
-        text = F.normalize(clip.project_text(at(x, end)), dim=1)  # step 3
-        cosine = F.normalize(image_feature.detach(), dim=1) @ text.T
+        text = clip.project_text(at(x, end))  # step 3
+        cosine = F.normalize(image_feature.detach(), dim=1) @ F.normalize(text, dim=1).T
         grad = [torch.autograd.grad(cosine.trace(), o, retain_graph=True)[0] for o in out]  # step 4
     total, weights = torch.zeros_like(valid, dtype=cosine.dtype), []
     with torch.no_grad():
@@ -147,7 +153,7 @@ def reference(clip: CLIP, ids: Tensor, image_feature: Tensor, options: GASSOptio
             total += layer_score(importance, at(a_l, end), valid, options.norm)
             weights.append(weight)
         scores = stretch(total, valid, options.scale)
-    return Trace(q, k, v, out, attention, grad, weights, cosine, scores)
+    return Trace(start, text, q, k, v, out, attention, grad, weights, cosine, scores)
 
 
 def gass(clip: CLIP, ids: Tensor, image_feature: Tensor, options: GASSOptions = GASSOptions()) -> Tensor:

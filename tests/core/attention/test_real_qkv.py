@@ -41,26 +41,29 @@ def test_the_engines_log_sum_exp_matches_the_exact_rows(captured):
     assert (rows_of(lse, captured) - captured.arrays["ref_lse"]).abs().max() < 1e-4
 
 
-@pytest.mark.parametrize(
-    ("name", "params"),
-    [
-        ("hip", {"mask_k": 1024}),
-        ("dsa", {}),
-        ("hisa", {}),
-        ("superlinear", {}),
-        ("flux", {}),
-        ("window+sink", {"window": 2048}),
-        ("blocktopk", {}),
-        ("oracle", {}),
-    ],
-)
-def test_leaving_keys_out_stays_near_the_exact_rows(captured, name, params):
-    """Near enough to notice a wrong row or a wrong scale; what each reaches is measured by `attn bench`."""
+PARAMETERS = {"hip": {"mask_k": 1024}, "window+sink": {"window": 2048}}
+RECORDED = {  # superlinear's spans miss the sink that untrained routing does not look for
+    "hip": (0.07998, 0.21723, 0.10800, 0.02030),
+    "dsa": (0.07203, 0.01887, 0.30760, 0.21781),
+    "hisa": (0.07203, 0.01887, 0.30760, 0.21781),
+    "superlinear": (0.96010, 0.89767, 0.66018, 1.60356),
+    "flux": (0.12492, 0.14275, 0.04677, 0.02906),
+    "window+sink": (0.12746, 0.16041, 0.04688, 0.03060),
+    "blocktopk": (0.11802, 0.15685, 0.04419, 0.02172),
+    "oracle": (0.04342, 0.01295, 0.02610, 0.00244),
+}
+"""Relative error of each operator by case, as measured when it agreed with its official implementation."""
+
+
+@pytest.mark.parametrize("name", RECORDED)
+def test_leaving_keys_out_costs_what_it_did(captured, name, request):
+    """A wrong row, scale or choice of keys moves it; rounding, or a tie that falls otherwise, by far less than 5%."""
+    params = PARAMETERS.get(name, {})
     out = attention(name, captured.q, captured.k, captured.v, causal=True, scale=captured.scale, **params)
     assert out.isfinite().all()
+    case = CASES.index(request.node.callspec.params["captured"])
     error = relative(rows_of(out, captured), captured.arrays["ref_out"])
-    # superlinear's spans miss the sink that untrained routing does not look for: worse than zeros on those heads
-    assert error < {"oracle": 0.12, "superlinear": 2.0}.get(name, 1.0)
+    assert error == pytest.approx(RECORDED[name][case], rel=0.05)
 
 
 def test_lightning_runs_on_real_values(captured):

@@ -36,6 +36,14 @@ def stirred(net):
     return net.eval()
 
 
+def test_blocks_start_as_the_identity_nearly():
+    """Every ``gamma`` at 1e-6, as official: what a block adds to what it passes through grows from nothing."""
+    gammas = {name: value for name, value in fsgnet(8).named_parameters() if name.endswith("gamma")}
+    assert len(gammas) == sum(isinstance(module, ConvBlock) for module in fsgnet(8).modules()) > 0
+    for name, value in gammas.items():
+        assert torch.equal(value, torch.full_like(value, 1e-6)), name
+
+
 @pytest.mark.parametrize("width", PARAMETERS)
 def test_parameter_counts(width):
     def count(**options):
