@@ -7,7 +7,7 @@ from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from os import PathLike
 
-from .text import one_line
+from .text import library_words, one_line
 
 LONGEST = 600
 """Characters of a message: a file's own words may be millions."""
@@ -86,7 +86,7 @@ def decoding(
     except RecursionError as error:
         raise InputError(path, "nests its elements too deeply to be read", fix) from error
     except Exception as error:
-        detail = shown(shortened(str(error), 200)) or type(error).__name__
+        detail = shown(shortened(library_words(error), 200)) or type(error).__name__
         raise InputError(path, f"cannot be read as {kind} ({detail})", fix) from error
 
 

@@ -13,6 +13,8 @@ from collections.abc import Iterable
 from typing import Any
 
 _FORMULA = re.compile(r"^'*\s*[=+\-@\t\r]")  # with quotes before it, so that csv_value gives back each text
+_OBJECT = re.compile(r" ?<(?:[A-Za-z_][\w.]*\.)?[A-Za-z_]\w* (?:object|name=)[^\n]*>")
+_ADVICE = re.compile(r" ?Please (?:build|see <|check `)[^\n]*")
 
 
 def printable(text: str, *, keep: str = "") -> str:
@@ -51,11 +53,16 @@ def one_line(text: str) -> str:
     return printable(" ".join(text.split()))
 
 
+def library_words(message: object) -> str:
+    """A library's message without what is meant for its own developers: objects of Python, advice on building it."""
+    return _ADVICE.sub("", _OBJECT.sub("", str(message)))
+
+
 def first_line(message: object) -> str:
     """The first line of a library's message (and the second after a colon), shortened, without a full stop."""
-    lines = str(message).strip().splitlines() or [""]
+    lines = library_words(message).strip().splitlines() or [""]
     text = f"{lines[0]} {lines[1].strip()}" if len(lines) > 1 and lines[0].endswith(":") else lines[0]
-    text = text.partition(" Please see <")[0].strip().rstrip(".")
+    text = text.strip().rstrip(".")
     return one_line(text if len(text) <= 160 else text[:157] + "...")
 
 

@@ -71,6 +71,7 @@ def read_reference(
     valid = image.valid
     if reference.valid is not None:
         valid = reference.valid if valid is None else valid & reference.valid
+    notes += _level(image, reference, valid)
     if os.path.samefile(split_key(path)[0], split_key(image.path)[0]) and path.name == image.path.name:
         notes.append("the reference is the image itself: the scores say only how much was changed")
     elif np.array_equal(reference.pixels, image.pixels):
@@ -112,7 +113,10 @@ def _check_unit(image: GreyImage, reference: GreyImage, name: str) -> None:
         if "HU" in (image.unit, reference.unit) and not image.kind == reference.kind == "dicom":
             fix += ", or say --unit hu if all values are in HU"
         raise InputError(image.path, f"{name} holds {_unit(reference)}, the image {_unit(image)}", fix)
-    if image.unit != "stored" or image.kind == reference.kind == "dicom":
+    if image.kind == reference.kind == "dicom":
+        return
+    if image.unit != "stored":  # the user's word for one of them
+        _check_range(image, reference, name)
         return
     tops = [_top(found) for found in (image, reference)]
     if None not in tops and tops[0] != tops[1] and (image.kind in _SCREEN or reference.kind in _SCREEN):
@@ -146,3 +150,21 @@ def _check_range(image: GreyImage, reference: GreyImage, name: str) -> None:
     if min(spans) > 0 and max(spans) > _FAR * min(spans):
         what = f"{name} holds values from {low[1]:.4g} to {high[1]:.4g}, the image from {low[0]:.4g} to {high[0]:.4g}"
         raise InputError(image.path, what, "Bring both to the same unit")
+
+
+def _level(image: GreyImage, reference: GreyImage, valid: NDArray[np.bool_] | None) -> list[str]:
+    """What a user should know where one middle slice is brighter than the other by more than its pixels differ."""
+    middle = len(image.pixels) // 2
+    ours, theirs = (
+        found.pixels[middle] if valid is None else found.pixels[middle][valid[middle]] for found in (image, reference)
+    )
+    if not ours.size:
+        return []
+    apart, spread = (
+        float(theirs.mean(dtype=np.float64) - ours.mean(dtype=np.float64)),
+        float(ours.std(dtype=np.float64)),
+    )
+    if spread == 0 or abs(apart) <= spread:
+        return []
+    side = "above" if apart > 0 else "below"
+    return [f"the reference lies {abs(apart):.4g} {side} the image on average: is it in the same unit?"]

@@ -157,7 +157,8 @@ def expand_inputs(
         patterns; ``FILE.npz#KEY``; ``example:NAME``; ``-`` for a list of these on standard input (``read_list``).
     suffixes : collection of str
         What a directory is searched for, lower case. With ``.dcm`` among them, also files of any name whose bytes are
-        DICOM. Hidden files and results of earlier runs are passed by; damaged files of a known suffix are not.
+        DICOM. Hidden files and folders and results of earlier runs are passed by; damaged files of a known suffix are
+        not.
     stdin : stream or list of str, optional
         Replaces ``sys.stdin``.
     output : str, Path or None
@@ -280,6 +281,9 @@ def _walk(root: Path, search: _Search) -> Iterator[Input]:
                     search.passed.add("folders of results (-o)", directory)
                 continue
             seen.add(here)
+            for name in sorted(names + files):
+                if name.startswith("."):
+                    search.passed.add("hidden files and folders", str(Path(directory, name)))
             shown = sorted(name for name in names if not name.startswith("."))
             names[:] = [name for name in shown if not os.path.islink(os.path.join(directory, name))]
             waiting += [Path(directory, name) for name in shown if name not in names]

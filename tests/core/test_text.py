@@ -7,7 +7,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from attn.core.text import csv_cell, csv_text, one_line, printable
+from attn.core.errors import InputError, decoding
+from attn.core.text import csv_cell, csv_text, library_words, one_line, printable
 
 
 @given(st.text(st.characters(exclude_categories=())))
@@ -49,3 +50,13 @@ def test_what_is_no_formula_stays(value):
 def test_csv_text_is_read_back():
     text = csv_text([["a", "b"], ["=x", -1.5], [None, 'q"\r\n']])
     assert list(csv.reader(io.StringIO(text, newline=""))) == [["a", "b"], ["'=x", "-1.5"], ["", 'q"\r\n']]
+
+
+def test_words_of_libraries_for_their_own_developers_are_left_out():
+    odd = "cannot identify image file <_io.BufferedReader name='a [b].heic'>"
+    assert library_words(odd) == "cannot identify image file"
+    advice = "Generic Error. Please build `libjxl` from source. Check `stderr` for any internal error messages."
+    assert library_words(advice) == "Generic Error."
+    assert library_words("a < b and b > c") == "a < b and b > c"
+    with pytest.raises(InputError, match=r"cannot be read as JPEG XL \(Generic Error\.\)"), decoding("a", "JPEG XL"):
+        raise ValueError(advice)

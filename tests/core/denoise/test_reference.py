@@ -100,6 +100,17 @@ def test_screen_values_are_no_hu(scan, tmp_path):
         read_reference(scan, plain)
 
 
+def test_what_is_called_hu_and_is_not(scan, tmp_path):
+    np.save(tmp_path / "share.npy", (HU + 1024) / 4095)
+    with pytest.raises(InputError, match="Bring both to the same unit"):
+        read_reference(scan, tmp_path / "share.npy", unit="hu")
+    np.save(tmp_path / "stored.npy", HU + 1024)
+    (warning,) = read_reference(scan, tmp_path / "stored.npy", unit="hu").warnings
+    assert warning == "the reference lies 1024 above the image on average: is it in the same unit?"
+    np.save(tmp_path / "right.npy", HU + 5)
+    assert not read_reference(scan, tmp_path / "right.npy", unit="hu").warnings
+
+
 def test_pictures_of_other_depths_are_refused(tmp_path):
     picture = np.random.default_rng(2).integers(0, 255, (24, 24))
     write(tmp_path / "deep.png", (picture * 257).astype(np.uint16))

@@ -118,6 +118,16 @@ def test_dicom_is_known_by_its_bytes_and_the_rest_is_named(tmp_path, make_dicom)
     ]  # fmt: skip
 
 
+def test_hidden_files_and_folders_are_named(tmp_path):
+    for name in ("a.png", ".b.png", ".trash/c.png"):
+        png(tmp_path / name)
+    passed = Passed()
+    assert [item.path.name for item in expand_inputs([str(tmp_path)], passed=passed)] == ["a.png"]
+    (row,) = passed.rows()
+    assert (row["why"], row["files"]) == ("hidden files and folders", 2)
+    assert row["names"] == f"{tmp_path / '.b.png'}, {tmp_path / '.trash'}"
+
+
 def test_links_to_folders_are_followed_once(tmp_path):
     png(tmp_path / "far" / "x.png")
     png(tmp_path / "tree" / "sub" / "y.png")
