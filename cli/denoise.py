@@ -51,8 +51,8 @@ NOTES = (
     "other options is named in a warning. Other kinds of file cannot tell.",
     "The SeriesInstanceUID of DICOM results comes from the source series and the options that change pixels. Reports, "
     "pictures, workers, places and the release of attn do not change it: a run that is resumed goes on in its series.",
-    "In a folder, DICOM is known by its bytes, whatever the file is called. What is passed by (results of earlier runs, "
-    "hidden files, unknown kinds, DICOMDIR) is counted and named. Links to folders are followed once.",
+    "In a folder, DICOM is known by its bytes, whatever the file is called. What is passed by (results of earlier "
+    "runs, hidden files, unknown kinds, DICOMDIR) is counted and named. Links to folders are followed once.",
     "Results are for research, not for diagnosis. Keep the source images.",
     "--cluster: a dask scheduler executes what it is sent. Bind it to a private interface or use tls://. Inputs and "
     "outputs must be on storage that every worker sees under the same path, and every worker needs the same version of "
