@@ -1,6 +1,7 @@
 """The bars of the shorter recipes on the real slice pair; the official implementation reaches 38.796 dB and 0.9070.
 
-``--quality paper`` takes minutes and is checked by hand (README); the golden vectors fix its first 30 steps.
+``--quality paper`` takes minutes and is checked by hand (tests/benchmarks/denoise.md); the golden vectors fix its
+first 30 steps.
 """
 
 import numpy as np

@@ -1,4 +1,4 @@
-"""The weights that ship: they are there, small, and score what the README says."""
+"""The weights that ship: they are there, small, and score what tests/benchmarks/segment.md says."""
 
 import json
 
