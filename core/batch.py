@@ -55,6 +55,8 @@ class Placement:
         CPU threads per process; None shares the cores among the workers.
     overwrite : bool
         Do outputs again that already exist.
+    connect_timeout : float
+        Seconds within which the scheduler at ``cluster`` must answer.
     """
 
     workers: int = 1
@@ -62,6 +64,7 @@ class Placement:
     item_timeout: float | None = None
     threads: int | None = None
     overwrite: bool = False
+    connect_timeout: float = 10.0
 
     @property
     def distributed(self) -> bool:

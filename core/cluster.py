@@ -87,7 +87,7 @@ def _connect(placement: Placement, count: int) -> tuple[LocalCluster | None, Cli
         )
         return cluster, Client(cluster)
     try:
-        return None, Client(placement.cluster, timeout=10)
+        return None, Client(placement.cluster, timeout=placement.connect_timeout)
     except (OSError, ValueError, TypeError) as error:
         reason = " ".join(str(error).split())
         raise UsageError(f"--cluster: no dask scheduler answers at {placement.cluster} ({reason})") from None

@@ -32,13 +32,14 @@ def digest(path: Path) -> str:
     return hashlib.sha256(path.read_bytes()).hexdigest()
 
 
-def test_example_ct_gives_a_valid_dicom_file(attn, tmp_path):
+@pytest.mark.parametrize("options", [["--quality", "fast"], pytest.param([], marks=pytest.mark.slow)], ids=str)
+def test_example_ct_gives_a_valid_dicom_file(cli, tmp_path, options):
     import pydicom
     from pydicom.data import get_testdata_file
 
     source = Path(get_testdata_file("CT_small.dcm", download=False))
     before = digest(source)
-    ran = attn("denoise", "example:ct", "--json")
+    ran = cli("denoise", "example:ct", *options, "--json")
     assert ran.code == 0, ran.stderr
     item = ran.report["items"][0]
     assert item["status"] == "ok"
@@ -112,8 +113,8 @@ def test_names_with_spaces_and_umlauts_from_another_directory(cli, noisy, tmp_pa
     assert "Schädel 1 (a)" in (other / "r <1>.html").read_text(encoding="utf-8")
 
 
-def test_paths_on_stdin_and_quoted_globs(attn, cli, noisy, tmp_path):
-    assert attn("denoise", "-", "-m", "tv", "-o", "out", "--json", stdin="scan.npy\nclean.npy\n").code == 0
+def test_paths_on_stdin_and_quoted_globs(cli, noisy, tmp_path):
+    assert cli("denoise", "-", "-m", "tv", "-o", "out", "--json", stdin="scan.npy\nclean.npy\n").code == 0
     assert len(list((tmp_path / "out").iterdir())) == 2
     assert cli("denoise", "*.npy", "-m", "tv", "-o", "out2").code == 0
     assert len(list((tmp_path / "out2").iterdir())) == 2
@@ -128,10 +129,10 @@ def test_a_batch_resumes_and_overwrites_on_demand(cli, noisy, tmp_path):
     assert sorted(item["status"] for item in second["items"]) == ["ok", "skipped"]
 
 
-def test_broken_files_fail_alone(attn, noisy, tmp_path):
+def test_broken_files_fail_alone(cli, noisy, tmp_path):
     (tmp_path / "bad.npy").write_bytes(noisy.read_bytes()[:300])
     (tmp_path / "text.dcm").write_text("hello")
-    ran = attn("denoise", "bad.npy", "scan.npy", "gone.npy", "text.dcm", "-m", "tv", "-o", "out", "--json")
+    ran = cli("denoise", "bad.npy", "scan.npy", "gone.npy", "text.dcm", "-m", "tv", "-o", "out", "--json")
     assert ran.code == 1
     assert [item["status"] for item in ran.report["items"]] == ["failed", "ok", "failed", "failed"]
     lines = ran.stderr.strip().splitlines()
@@ -232,11 +233,11 @@ def test_stack_and_shared_fit(cli, tmp_path):
     assert cli("denoise", "stack.npy", *FAST, "--fit", "3", "-o", "bad.npy").code == 2
 
 
-def test_workers_give_the_same_bytes_as_one_process(attn, noisy, tmp_path):
+def test_workers_give_the_same_bytes_as_one_process(attn, cli, noisy, tmp_path):
     for number in range(3):
         shutil.copy(noisy, tmp_path / f"s{number}.npy")
     names = [f"s{number}.npy" for number in range(3)]
-    assert attn("denoise", *names, *FAST, "-o", "one", "--threads", "1").code == 0
+    assert cli("denoise", *names, *FAST, "-o", "one", "--threads", "1").code == 0
     ran = attn("denoise", *names, *FAST, "-o", "two", "--workers", "2", "--threads", "1", "--json")
     assert ran.code == 0, ran.stderr
     assert [item["input"] for item in ran.report["items"]] == names

@@ -5,10 +5,13 @@ import os
 import re
 import subprocess
 import sys
+from functools import partial
 from pathlib import Path
 
 import numpy as np
 import pytest
+
+from attn.core import batch
 
 SNAPSHOTS = Path(__file__).parent / "snapshots"
 HEAVY = {"torch", "numpy", "PIL", "pydantic", "rich", "pydicom", "skimage", "matplotlib", "numba", "triton"}
@@ -76,10 +79,10 @@ def test_help_snapshot(attn, args):
     assert shown.stdout == path.read_text()
 
 
-def test_version(attn):
+def test_version(cli):
     import attn as package
 
-    assert attn("--version").stdout == f"attn {package.__version__}\n"
+    assert cli("--version").stdout == f"attn {package.__version__}\n"
 
 
 @pytest.mark.parametrize(
@@ -116,7 +119,8 @@ def test_version(attn):
     ],
     ids=lambda value: " ".join(value) if isinstance(value, list) else "",
 )
-def test_usage_errors_are_one_line_and_exit_2(cli, tmp_path, args, message):
+def test_usage_errors_are_one_line_and_exit_2(cli, tmp_path, monkeypatch, args, message):
+    monkeypatch.setattr(batch, "Placement", partial(batch.Placement, connect_timeout=0.5))
     np.save(tmp_path / "x.npy", np.random.default_rng(0).random((16, 16), np.float32))
     ran = cli(*args)
     assert ran.code == 2, ran
@@ -129,7 +133,12 @@ def test_usage_errors_are_one_line_and_exit_2(cli, tmp_path, args, message):
 
 @pytest.mark.parametrize(
     "args",
-    [["denois"], ["denoise", "x.npy", "--method", "filter2nosie"], ["denoise", "--workers", "0", "x.npy"]],
+    [
+        ["denois"],
+        ["denoise", "x.npy", "--method", "filter2nosie"],
+        ["denoise", "--workers", "0", "x.npy"],
+        ["--version"],
+    ],
     ids=str,
 )
 def test_the_program_ends_as_it_does_in_process(attn, cli, args):
@@ -144,10 +153,10 @@ def test_methods_as_table_and_json(cli):
     assert json.loads(cli("denoise", "--list", "--json").stdout) == [row for row in rows if row["command"] == "denoise"]
 
 
-def test_doctor(attn, cli):
+def test_doctor(cli):
     import torch
 
-    ran = attn("doctor", "--json")
+    ran = cli("doctor", "--json")
     assert ran.code == 0
     found = json.loads(ran.stdout)
     assert found["versions"]["torch"] == torch.__version__

@@ -275,6 +275,7 @@ def test_a_killed_run_goes_on_and_loses_nothing(cli, tmp_path, model):
     assert counts(ran)["unchanged"] >= left
 
 
+@pytest.mark.slow
 def test_workers_make_the_same_index(attn, cli, notes, model):
     cli("retrieve", "index", "notes", "-o", "one", "--model", model)
     ran = attn("retrieve", "index", "notes", "-o", "two", "--model", model, "--workers", "2", "--threads", "1")

@@ -158,10 +158,11 @@ def test_a_walk_passes_results_by(cli, photos):
     assert [Path(item["input"]).name for item in again["items"]] == ["a.png", "b.png"]
 
 
-def test_workers_give_the_same_bytes(attn, photos):
+@pytest.mark.slow
+def test_workers_give_the_same_bytes(attn, cli, photos):
     for number in range(3):
         shutil.copy(photos / "in/a.png", photos / f"in/c{number}.png")
-    assert attn("segment", "in", *SATO, "-o", "one", "--threads", "1").code == 0
+    assert cli("segment", "in", *SATO, "-o", "one", "--threads", "1").code == 0
     ran = attn("segment", "in", *SATO, "-o", "two", "--threads", "1", "--workers", "2", "--json")
     assert ran.code == 0, ran.stderr
     assert len(ran.report["items"]) == 5
@@ -372,9 +373,9 @@ def test_the_others_are_done_and_nothing_is_left_half_written(odd):
     assert files_in(folder / "out") == results(*done)
 
 
-def test_failures_are_one_line_each_and_exit_1(attn, photos):
+def test_failures_are_one_line_each_and_exit_1(cli, photos):
     (photos / "in/cut.png").write_bytes((photos / "in/a.png").read_bytes()[:900])
-    ran = attn("segment", "in/a.png", "in/cut.png", "in/gone.png", *SATO, "-o", "out", "--json")
+    ran = cli("segment", "in/a.png", "in/cut.png", "in/gone.png", *SATO, "-o", "out", "--json")
     assert ran.code == 1
     assert [item["status"] for item in ran.report["items"]] == ["ok", "failed", "failed"]
     lines = [line for line in ran.stderr.splitlines() if "warning:" not in line]
@@ -417,8 +418,8 @@ def test_usage_errors_are_one_line_and_exit_2(cli, photos, args, message):
     assert not list(photos.rglob("*.mask.png"))
 
 
-def test_listed_and_completed(attn):
-    listed = json.loads(attn("segment", "--list", "--json").stdout)
+def test_listed_and_completed(attn, cli):
+    listed = json.loads(cli("segment", "--list", "--json").stdout)
     assert {"fsgnet", "frangi", "sato", "meijering"} <= {row["method"] for row in listed}
     words = {"_ATTN_COMPLETE": "complete_bash", "COMP_WORDS": "attn segment --model sa", "COMP_CWORD": "3"}
     assert "sato" in attn(env=words, prog="attn").stdout
