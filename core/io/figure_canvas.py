@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any
 
 from numpy.typing import NDArray
 
-from ..errors import UsageError
+from ..errors import InputError, UsageError
 from .atomic import atomic_path, place_fault
 
 if TYPE_CHECKING:
@@ -30,17 +30,23 @@ STYLE: dict[Any, Any] = {"svg.hashsalt": "attn", "font.size": 9.0, "axes.titlesi
 
 
 def check_figure_path(path: str | PathLike[str]) -> None:
-    """Raise ``UsageError`` where a figure would: for commands to call before the work, not after it."""
-    if Path(path).suffix.lower() not in (".png", ".svg"):
-        raise UsageError(f"{path}: figures end in .png or .svg, which says how they are written.")
+    """Raise ``UsageError`` where a figure could not be made: for commands to call before the work, not after it."""
+    _check_suffix(path)
     if fault := place_fault(path):
         raise UsageError(f"{path}: {fault}.")
+
+
+def _check_suffix(path: str | PathLike[str]) -> None:
+    if Path(path).suffix.lower() not in (".png", ".svg"):
+        raise UsageError(f"{path}: figures end in .png or .svg, which says how they are written.")
 
 
 @contextmanager
 def canvas(path: str | PathLike[str], size: tuple[int, int], layout: Any = None) -> Iterator[Figure]:
     """A figure of ``size`` pixels (width, height) that is saved to ``path`` when the block ends well."""
-    check_figure_path(path)
+    _check_suffix(path)
+    if fault := place_fault(path):  # of one input among many: the others are done
+        raise InputError(path, f"cannot be written: {fault}", "Name another place, or shorten the input's name")
     suffix = Path(path).suffix.lower()
     import matplotlib
     from matplotlib.figure import Figure

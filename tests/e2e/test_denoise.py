@@ -357,3 +357,13 @@ def test_float64_agrees_with_float32(cli, noisy, tmp_path, dtype):
     single, double = np.load(tmp_path / "single.npy"), np.load(tmp_path / "double.npy")
     np.testing.assert_allclose(double, single, atol=2e-5)
     assert not np.array_equal(np.load(tmp_path / "edited.npy"), double)
+
+
+def test_a_name_too_long_for_a_picture_is_the_fault_of_one_file(cli, tmp_path):
+    for name in ("a" * 251, "b"):
+        np.save(tmp_path / f"{name}.npy", np.random.default_rng(0).normal(size=(12, 12)))
+    ran = cli("denoise", ".", "-m", "tv", "--figure", "-o", "out", "--json")
+    assert ran.code == 1
+    first, second = ran.report["items"]
+    assert "too long (255 are possible)" in first["error"]
+    assert second["status"] == "ok"
