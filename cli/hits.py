@@ -83,9 +83,9 @@ def show_hits(
     if report_file is not None:
         save_report(found.report, report_file, verbose=verbose)
     if sys.stdout.isatty():  # somebody looks at it: ids and texts must not steer the terminal
-        for piece in render(results, form):
+        for piece in [*render(results, form)]:
             say(os.fsdecode(piece).removesuffix("\n").removesuffix("\0"), lines=True)
         return False
-    for piece in render(results, form):
+    for piece in [*render(results, form)]:  # all, or nothing where one of them cannot be written
         say_bytes(piece)
     return False

@@ -20,6 +20,9 @@ from ..io.photo import read_photo
 from ..memory import budget, check_memory, read_within
 from ..network import network
 
+_OBJECT = 40
+"""Bytes of a value of a list in Python: the object and its place."""
+
 
 @dataclass(frozen=True, slots=True)
 class StoredImage:
@@ -122,14 +125,20 @@ def _columns(group: Any, wanted: Collection[str]) -> list[Any]:
 
 def _check_group(table: Path, group: Any, wanted: Collection[str]) -> None:
     """Refuse a row group that unpacks to more than the budget of memory: its sizes stand in the footer."""
-    check_memory(
-        table, 3 * sum(max(0, one.total_uncompressed_size) for one in _columns(group, wanted)), "a row group takes"
-    )
+    columns = _columns(group, wanted)
+    inner = sum(one.num_values for one in columns if one.num_values > group.num_rows)  # of lists: small where equal
+    size = 3 * sum(max(0, one.total_uncompressed_size) for one in columns) + _OBJECT * inner
+    check_memory(table, size, "a row group takes")
 
 
 def _few_rows(group: Any, wanted: Collection[str]) -> int:
     """Rows to unpack at a time. A dictionary has a long value once, its rows have it each: they must fit, too."""
-    size = max([1, *(one.total_uncompressed_size for one in _columns(group, wanted) if one.has_dictionary_page)])
+    size = max(
+        [1, *(
+            one.total_uncompressed_size * -(-one.num_values // max(1, group.num_rows))
+            for one in _columns(group, wanted) if one.has_dictionary_page
+        )]
+    )  # fmt: skip
     return max(1, min(4096, budget() // 8 // int(size)))
 
 

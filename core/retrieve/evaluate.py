@@ -22,7 +22,9 @@ from ._evalset import Content, counted
 from ._tables import read_picture
 from .encoders.base import Encoder, Side
 from .formats import EvalSet, read_dataset
-from .metrics import PERSON_METRICS, TEXT_METRICS, Evaluation, Qrels, compare, evaluate_rows, parse_metric
+from .metrics import (
+    NONE_RELEVANT, PERSON_METRICS, TEXT_METRICS, Evaluation, Qrels, compare, evaluate_rows, parse_metric,
+)  # fmt: skip
 from .options import BLOCK_IMAGES, BLOCK_TEXTS, MAX_SIDE, EncoderOptions, encoder_of
 from .runs import Result, apart, write_results
 from .store import Hit
@@ -190,6 +192,8 @@ def score(
     if options.run is not None and (fault := place_fault(options.run)):
         raise UsageError(f"--run {options.run}: {fault}.")
     data_set = read_dataset(data, kind=options.kind, split=options.split, images=options.images)
+    if not any(level > 0 for judgements in data_set.qrels.values() for level in judgements.values()):
+        raise UsageError(NONE_RELEVANT)
     items: list[Item] = []
     first: Evaluation | None = None
     failed: Mapping[str, str] = {}

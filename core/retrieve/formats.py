@@ -61,10 +61,15 @@ def read_dataset(
     if not path.exists():
         raise InputError(path, "does not exist", "Check the name")
     if path.is_dir():
-        if kind == "beir" or (kind is None and find(path, "corpus.jsonl")):
-            return read_beir(path, split)
-        if kind == "mteb" or (kind is None and is_mteb(path)):
-            return read_mteb(path, split)
+        readers = {"beir": read_beir, "mteb": read_mteb}
+        if kind is None and (find(path, "corpus.jsonl") or is_mteb(path)):
+            kind = "beir" if find(path, "corpus.jsonl") else "mteb"
+        if kind in readers:
+            if images is not None:
+                raise UsageError(
+                    f"--images {images}: {path} holds its documents itself ({kind.upper()}). Leave it out."
+                )
+            return readers[kind](path, split)
         path = _file_of(path)
     elif kind in ("beir", "mteb"):
         raise InputError(path, "is a file", f"Name the {kind.upper()} folder with corpus, queries and qrels")
@@ -108,6 +113,8 @@ def _as_set(path: Path, kind: str, found: list[Captioned], split: str | None, im
     merged = _merged(path, found)
     if joined := len(found) - len(merged):
         warnings.append(counted(joined, "entry repeats", "entries repeat") + " an image: its captions were joined")
+    if images is not None and not os.path.isdir(images):
+        raise UsageError(f"--images {images}: no such folder. Name the folder that the paths of images start from.")
     root = image_root(path, found[0].image, images)
     documents = {image: root / image for image in merged}
     missing = [image for image, place in documents.items() if not os.path.isfile(place)]

@@ -127,7 +127,7 @@ def index(
         writer = _Writer(store, labels, matched.entries, watcher)
         parts = _parts_folder(output)
         remove_stale(parts)
-        resumed = sum(writer.take(part) for part in sorted(parts.glob("*.npz")))
+        resumed = sum(writer.resume(part) for part in sorted(parts.glob("*.npz")))
         if placement.overwrite:
             writer.known = dict.fromkeys(writer.known, "")
         todo = [entry for entry in matched.entries.values() if writer.known.get(entry.id) != entry.stamp]
@@ -311,19 +311,33 @@ class _Writer:
                 told = f"{reason.rstrip('.')}. Its entry of before was kept" if stale else reason
                 self.failed.append(Item(name, None, "failed", 0.0, error=told, details={"stale": stale}))
                 self.watcher.item(self.failed[-1], done, total)
-            self.take(Path(item.output))
+            try:
+                self.take(Path(item.output))
+            except InputError as error:  # written a moment ago: what cannot be read again would be lost in silence
+                self.failed.append(Item(item.input, None, "failed", 0.0, error=error.reason))
+                self.watcher.item(self.failed[-1], done, total)
         self.watcher.item(item, done, total)
 
     def step(self, name: str, done: int, total: int) -> None:
         self.watcher.step(name, done, total)
 
+    def resume(self, part: Path) -> int:
+        """``take`` of a block that a run before left; half a file, or another attn's, is embedded again."""
+        try:
+            return self.take(part)
+        except InputError:
+            return 0
+
     def take(self, part: Path) -> int:
-        """Add a block's vectors that are still wanted, then remove its file; returns of how many entries."""
+        """Add a block's vectors that are still wanted, then remove its file; returns of how many entries.
+
+        Raises ``InputError`` if the file is not whole.
+        """
         try:
             ids, vectors, meta, fingerprint = read_part(part)
-        except InputError:  # half a file, or another attn's; what it held is embedded again
+        except InputError:
             part.unlink(missing_ok=True)
-            return 0
+            raise
         wanted: dict[str, list[int]] = {}
         for i, key in enumerate(ids):
             entry = self.entries.get(document_of(key, meta[i]))

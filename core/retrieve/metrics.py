@@ -33,6 +33,7 @@ Qrels = Mapping[str, Mapping[str, int]]
 Run = Mapping[str, Mapping[str, float]]
 """Query id -> document id -> score (larger is better)."""
 
+NONE_RELEVANT = "no query has a relevant document: check that the judgements belong to these queries"
 TEXT_METRICS = ("ndcg@10", "recall@10", "recall@100", "map@100", "mrr@10", "hit@1")
 """What text retrieval reports."""
 PERSON_METRICS = ("hit@1", "hit@5", "hit@10", "map", "minp")
@@ -318,6 +319,6 @@ def _collect(
         for name, (kind, cut) in wanted.items():
             values[name].append(0.0 if ranked is None else MEASURES[kind](ranked, cut))
     if len(queries) == unanswerable:
-        raise UsageError("no query has a relevant document: check that the judgements belong to these queries")
+        raise UsageError(NONE_RELEVANT)
     per_query = {name: np.array(row) for name, row in values.items()}
     return Evaluation(tuple(queries), per_query, dropped, unanswered, unanswerable)

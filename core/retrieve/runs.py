@@ -93,8 +93,10 @@ class Escape:
         return self._read.sub(lambda match: self.characters[match[0]], text)
 
 
-BLANKS = Escape(chr(i) for i in range(0x3001) if chr(i).isspace() or i < 0x20 or i == 0x7F)
-TABS = Escape("\t\n\r")
+_CONTROLS = {chr(i) for i in (*range(0x20), *range(0x7F, 0xA0))}
+"""What steers a terminal, to which tables are often piped (``| head``), and parts lines and columns."""
+BLANKS = Escape(sorted(_CONTROLS | {chr(i) for i in range(0x3001) if chr(i).isspace()}))
+TABS = Escape(sorted(_CONTROLS))
 
 
 def render(results: Iterable[Result], form: str, *, tag: str = "attn") -> Iterator[bytes]:

@@ -244,3 +244,42 @@ def test_blocks_that_a_killed_run_had_finished_are_taken_over(cli, tmp_path, ind
     assert (counts["resumed"], counts["added"], counts["entries"]) == (6, 6, 6)
     assert not (tmp_path / part).exists()
     assert found(cli, "a cat 3", "-k", "6")["1"] == found(cli, "a cat 3", "-k", "6", "--exact")["1"]
+
+
+def test_a_block_that_cannot_be_taken_is_told(cli, tmp_path, model, monkeypatch):
+    from attn.core.errors import InputError
+    from attn.core.retrieve import index as module
+
+    def unreadable(part):
+        raise InputError(part, "unpacked it takes too much", "Raise --max-memory")
+
+    (tmp_path / "a.txt").write_text("a cat")
+    monkeypatch.setattr(module, "read_part", unreadable)
+    ran = cli("retrieve", "index", "a.txt", "-o", "i", "--model", model, "-q")
+    assert ran.code == 1
+    assert "unpacked it takes too much" in ran.stderr
+
+
+def test_paths_are_printed_whole_or_not_at_all(cli, tmp_path, index):
+    for name in ("a", "b"):
+        (tmp_path / f"{name}.txt").write_text("a cat")
+    write_lines(tmp_path / "g.jsonl", {"id": "x", "text": "a dog"}, {"id": "y", "text": "a dog"})
+    for gallery in ("a.txt", "b.txt", "g.jsonl"):
+        index(gallery)
+    ran = cli("retrieve", "dedup", "i", "--format", "paths0")
+    assert ran.code == 2
+    assert "'y' is no file of its own" in ran.stderr
+    assert ran.stdout == ""
+
+
+def test_a_folder_of_images_that_says_nothing_is_refused(cli, tmp_path):
+    (tmp_path / "d" / "qrels").mkdir(parents=True)
+    write_lines(tmp_path / "d" / "corpus.jsonl", {"_id": "a", "text": "a cat"})
+    write_lines(tmp_path / "d" / "queries.jsonl", {"_id": "q", "text": "cat"})
+    (tmp_path / "d" / "qrels" / "test.tsv").write_text("query-id\tcorpus-id\tscore\nq\ta\t0\n")
+    ran = cli("retrieve", "eval", "d", "--images", ".")
+    assert (ran.code, ran.stdout) == (2, "")
+    assert "d holds its documents itself (BEIR). Leave it out" in ran.stderr
+    ran = cli("retrieve", "eval", "d", "--model", "minilm")  # refused before a model is loaded
+    assert (ran.code, ran.stdout) == (2, "")
+    assert "no query has a relevant document" in ran.stderr

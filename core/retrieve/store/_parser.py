@@ -172,6 +172,8 @@ class Parser:
         raise self._error(f"expected a name or a value before {word or 'the end'}")
 
     def _number(self, word: str) -> int | float:
+        if len(word) > 400:  # Python reads whole numbers of some thousand digits only
+            raise self._error(f"a number of {len(word)} digits is too large")
         value = float(word) if set(word) & set(".eE") else int(word)
         if not (math.isfinite(value) and (isinstance(value, float) or -(2**63) <= value < 2**63)):
             raise self._error(f"{word} is too large")

@@ -109,3 +109,14 @@ def test_a_damaged_table_is_one_line(tmp_path):
         except InputError as error:
             told = str(error)
         assert "\n" not in told, seed
+
+
+def test_a_list_of_equal_values_in_a_cell_of_a_table(tmp_path):
+    pa = pytest.importorskip("pyarrow")
+    import pyarrow.parquet as pq
+
+    path = tmp_path / "g.parquet"
+    pq.write_table(pa.table({"id": ["a"], "text": ["x"], "more": [[0.0] * 2**21]}), path, compression="zstd")
+    assert path.stat().st_size < 2**14
+    with pytest.raises(InputError, match="a row group takes"):
+        read_source(path)

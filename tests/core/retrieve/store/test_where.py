@@ -74,6 +74,7 @@ def test_meaning(text, answer):
         ("width = 3abc", "cannot read"),
         ("width = 1e999", "too large"),
         ("width = 9223372036854775808", "too large"),
+        pytest.param("width = " + "9" * 5000, "a number of 5000 digits is too large", id="digits"),
         ("(" * 60 + "width = 1" + ")" * 60, "nested too deeply"),
         ("NOT " * 5000 + "width = 1", "nested too deeply"),
         ("SELECT 1", "expected a comparison after SELECT"),
