@@ -23,7 +23,14 @@ from ._tables import read_picture
 from .encoders.base import Encoder, Side
 from .formats import EvalSet, read_dataset
 from .metrics import (
-    NONE_RELEVANT, PERSON_METRICS, TEXT_METRICS, Evaluation, Qrels, compare, evaluate_rows, parse_metric,
+    NONE_RELEVANT,
+    PERSON_METRICS,
+    TEXT_METRICS,
+    Evaluation,
+    Qrels,
+    compare,
+    evaluate_rows,
+    parse_metric,
 )  # fmt: skip
 from .options import BLOCK_IMAGES, BLOCK_TEXTS, MAX_SIDE, EncoderOptions, encoder_of
 from .runs import Result, apart, write_results
