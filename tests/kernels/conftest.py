@@ -1,4 +1,4 @@
-"""What tests of Triton kernels share: where they run, a cache that is not the developer's, and memory that shows misuse."""
+"""What tests of Triton kernels share: where they run, a cache not the developer's, and memory that shows misuse."""
 
 from __future__ import annotations
 
@@ -13,8 +13,8 @@ if "TRITON_CACHE_DIR" not in os.environ:  # else what was compiled before serves
     os.environ["TRITON_CACHE_DIR"] = _CACHE.name
 os.environ.setdefault("TRITON_DEFAULT_FP_FUSION", "1")  # the default changes in Triton 3.10, and results with it
 
-import torch  # noqa: E402
-import triton  # noqa: E402
+import torch
+import triton
 
 GUARD = 64  # elements in front of and behind every tensor
 
