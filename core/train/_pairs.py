@@ -117,7 +117,7 @@ def _train_split(path: Path) -> set[str]:
         if not all(isinstance(stems, list) for stems in parts.values()) or not parts["train"]:
             raise TypeError
         train, test = ({core_of(str(stem)) for stem in stems} for stems in parts.values())
-    except (ValueError, AttributeError, TypeError) as error:
+    except (ValueError, AttributeError, TypeError, RecursionError) as error:
         raise InputError(path, "has no list named train", 'Write {"train": [stems]}') from error
     if both := sorted(train & test):
         raise InputError(path, f"lists {both[0]} for training and for testing", "Name each photo once")

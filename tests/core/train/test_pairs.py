@@ -120,7 +120,9 @@ def test_split_keeps_the_test_half_out(tmp_path):
     assert [pair.name for pair in find_pairs(tmp_path)] == ["21", "22"]
 
 
-@pytest.mark.parametrize("value", ["{", "[]", "{}", '{"test": []}', '{"train": 3}', "\xff"])
+@pytest.mark.parametrize(
+    "value", ["{", pytest.param("[" * 99_999, id="nested"), "[]", "{}", '{"test": []}', '{"train": 3}', "\xff"]
+)
 def test_split_that_says_nothing(tmp_path, value):
     touch(tmp_path, "images/1.png", "manual/1.png")
     write_split(tmp_path, value)
