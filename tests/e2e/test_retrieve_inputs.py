@@ -212,15 +212,15 @@ def test_photos_for_an_encoder_of_texts(cli, tmp_path, model):
     assert "Did you mean" not in cli("retrieve", "index", "p", "-o", "i", "--model", "./q").stderr
 
 
-def test_a_reader_that_goes_away_is_one_exit_code(tmp_path, index):
+@pytest.mark.parametrize("form", ["table", *(pytest.param(form, marks=pytest.mark.slow) for form in ("trec", "jsonl"))])
+def test_a_reader_that_goes_away_is_one_exit_code(tmp_path, index, form):
     write_lines(tmp_path / "g.jsonl", *({"id": f"{i:04d}", "text": f"a cat {i}"} for i in range(600)))
     index("g.jsonl")
-    for form in ("table", "trec", "jsonl"):
-        program = [sys.executable, "-m", "attn", "retrieve", "search", "i", "a cat", "-k", "600", "--format", form]
-        process = subprocess.Popen(program, stdout=subprocess.PIPE, stderr=subprocess.PIPE, cwd=tmp_path)
-        process.stdout.close()
-        assert process.wait(timeout=240) == 141, form
-        assert b"Traceback" not in process.stderr.read()
+    program = [sys.executable, "-m", "attn", "retrieve", "search", "i", "a cat", "-k", "600", "--format", form]
+    process = subprocess.Popen(program, stdout=subprocess.PIPE, stderr=subprocess.PIPE, cwd=tmp_path)
+    process.stdout.close()
+    assert process.wait(timeout=240) == 141
+    assert b"Traceback" not in process.stderr.read()
 
 
 def test_blocks_that_a_killed_run_had_finished_are_taken_over(cli, tmp_path, index, monkeypatch):

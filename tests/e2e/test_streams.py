@@ -253,8 +253,9 @@ def test_an_interrupt_while_fitting_gives_a_report(cli, tmp_path, monkeypatch):
     assert "interrupted" in cli("denoise", "[", "--fit", "middle", "-o", "out").stderr
 
 
-@pytest.mark.slow
-@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM, signal.SIGHUP])
+@pytest.mark.parametrize(
+    "number", [signal.SIGTERM, *(pytest.param(n, marks=pytest.mark.slow) for n in (signal.SIGINT, signal.SIGHUP))]
+)
 def test_signals_at_any_time(tmp_path, number):
     np.save(tmp_path / "a.npy", np.random.default_rng(0).random((64, 64), np.float32))
     command = [sys.executable, "-m", "attn", "denoise", "a.npy", "--steps", "100000", "--json"]
