@@ -140,6 +140,13 @@ def test_export(name, strict):
     assert torch.equal(program.module()(*tensors), Layer()(*tensors))
 
 
+def test_one_operator_exported_and_with_its_gradient_traced():
+    """Of every operator, and graphs that serve all lengths: marked slow."""
+    test_export("hip", strict=True)
+    test_export("dense", strict=False)
+    test_a_graph_with_its_gradient_traced("hip", torch.float32)
+
+
 def test_inputs_that_want_gradients_where_none_are_recorded(name):
     operator, given = OPERATORS[name].resolve(), arguments(name)
     tensors = qkv(grad=True)
