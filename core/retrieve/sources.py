@@ -22,6 +22,7 @@ from numpy.typing import NDArray
 from ..errors import InputError, UsageError, did_you_mean
 from ..io.kinds import open_regular
 from ..io.photo import PHOTO_SUFFIXES
+from ..io.walk import Passed
 from ..memory import check_memory, read_within
 from ._beir import find, read_corpus
 from ._evalset import counted
@@ -238,17 +239,20 @@ def _folder(root: Path, modalities: Collection[str]) -> Iterator[Entry | Unseen]
     """
     described = _described(root)
     seen: set[tuple[int, int]] = set()
+    passed = Passed()
     waiting = [root]
     while waiting:
         links: list[Path] = []
         for top in waiting:
-            yield from _tree(root, top, modalities, described, seen, links)
+            yield from _tree(root, top, modalities, described, seen, links, passed)
         waiting = links
+    for row in passed.rows():
+        yield Unseen(None, warning=f"{root}: {row['files']} {row['why']} passed by: {row['names']}")
 
 
 def _tree(
     root: Path, top: Path, modalities: Collection[str], described: Mapping[str, Mapping[str, Any]],
-    seen: set[tuple[int, int]], links: list[Path],
+    seen: set[tuple[int, int]], links: list[Path], passed: Passed,
 ) -> Iterator[Entry | Unseen]:  # fmt: skip
     """What is in one folder and below, links to folders aside (they are added to ``links``)."""
 
@@ -265,6 +269,9 @@ def _tree(
             yield Unseen(prefix(directory), warning=told)
             continue
         seen.add(mark)
+        for name in sorted(names):
+            if name.startswith("."):
+                passed.add("hidden folders", os.path.join(directory, name))
         names[:] = sorted(name for name in names if not name.startswith("."))
         links += [Path(directory, name) for name in names if os.path.islink(os.path.join(directory, name))]
         for name in sorted(files):
@@ -274,10 +281,19 @@ def _tree(
             known = suffix in (*TEXT_SUFFIXES, *PHOTO_SUFFIXES)
             if not known and path.is_symlink() and not os.path.exists(path):
                 yield Unseen(prefix(path))  # perhaps to a folder that is not mounted now
-            if name.startswith(".") or kind not in modalities or not known:
+            if name.startswith("."):
+                passed.add("hidden files", str(path))
+                continue
+            if not known:
+                if name not in DESCRIPTIONS:
+                    passed.add("files of other kinds", str(path))
+                continue
+            if kind not in modalities:
+                passed.add(f"{kind}s, which this model does not read,", str(path))
                 continue
             if os.path.exists(path) and not os.path.isfile(path):
-                continue  # a pipe or a device: reading it would wait for ever
+                passed.add("pipes or devices", str(path))  # reading one would wait for ever
+                continue
             key = path.relative_to(root).as_posix()
             meta = {**described.get(key, {}), "path": stored_path(path)}
             yield Entry(stored_name(key), kind, str(path), file_stamp(path), path, meta=meta)
@@ -286,12 +302,16 @@ def _tree(
         yield Unseen(prefix(problem.filename), error)
 
 
+DESCRIPTIONS = ("metadata.jsonl", "metadata.csv")
+"""Files that describe the pictures beside them."""
+
+
 def _described(root: Path) -> dict[str, dict[str, Any]]:
     """Picture -> its fields in ``metadata.jsonl`` or ``metadata.csv``, as the image folders of ``datasets`` have."""
-    listed = root / "metadata.jsonl"
+    listed = root / DESCRIPTIONS[0]
     if listed.is_file():
         rows = list(json_lines(listed))
-    elif (table := root / "metadata.csv").is_file():
+    elif (table := root / DESCRIPTIONS[1]).is_file():
         listed = table
         try:
             rows = [(f"line {i}", dict(row)) for i, row in enumerate(csv.DictReader(t for _, t in lines(table)), 2)]

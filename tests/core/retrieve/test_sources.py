@@ -44,7 +44,14 @@ def test_folder(folder):
     assert other.read_text() == "Ä"
     assert image.read_pixels().shape == (3, 6, 5)
     assert image.meta == {"path": str(folder / "a.png")}
-    assert [e.id for e in read_source(folder, TEXT).entries] == ["b.txt", "sub dir/ä.md"]
+    assert found.warnings == (
+        f"{folder}: 1 hidden folders passed by: {folder / '.hidden'}",
+        f"{folder}: 1 hidden files passed by: {folder / '.x.txt'}",
+        f"{folder}: 1 files of other kinds passed by: {folder / 'notes.csv'}",
+    )
+    texts = read_source(folder, TEXT)
+    assert [e.id for e in texts.entries] == ["b.txt", "sub dir/ä.md"]
+    assert f"{folder}: 1 images, which this model does not read, passed by: {folder / 'a.png'}" in texts.warnings
 
 
 def test_stamp_changes_with_the_file_only(folder):
