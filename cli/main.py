@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import os
-import signal
 from typing import Annotated, Any
 
 import typer
 
 import attn
 
+from .interrupts import listen
 from .lazy import EXIT_FAILED, EXIT_INTERRUPTED, SETTINGS, LazyGroup
 from .say import say
 from .streams import OutputLost, Streams
@@ -80,17 +80,9 @@ def _root(
     pass
 
 
-def _interrupt(signum: int, frame: Any) -> None:
-    """SIGTERM, and the terminal that goes away, end a batch like Ctrl-C, so that its report is still written."""
-    raise KeyboardInterrupt
-
-
 def main() -> None:
     """Entry point of the command."""
-    for name in ("SIGTERM", "SIGHUP"):
-        number = getattr(signal, name, None)
-        if number is not None and signal.getsignal(number) == signal.SIG_DFL:  # nohup ignores SIGHUP
-            signal.signal(number, _interrupt)
+    listen()
     # torch's OpenMP threads spin while they wait: beside other load a small fit took 12 times as long as with this
     os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
     streams = Streams()

@@ -19,6 +19,7 @@ from attn.core.io.report import Item, Report, check_report_path, dumps, write_re
 from attn.core.io.walk import read_list
 from attn.core.text import one_line, printable
 
+from .interrupts import insist
 from .say import say, say_above, say_table, undelivered
 
 if TYPE_CHECKING:
@@ -52,6 +53,7 @@ class Watch:
             self._say(f"attn: {item.input}: {item.error}")
 
     def step(self, name: str, done: int, total: int) -> None:
+        insist()
         if self._progress:
             name = printable(name)
             shown = name if len(name) <= 40 else f"…{name[-39:]}"

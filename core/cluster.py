@@ -26,7 +26,12 @@ from .errors import UsageError
 from .io.report import Item
 from .memory import budget, set_budget
 
-ENVIRONMENT = {"OMP_NUM_THREADS": "1", "MKL_NUM_THREADS": "1", "OPENBLAS_NUM_THREADS": "1"}
+ENVIRONMENT = {
+    "OMP_NUM_THREADS": "1",
+    "MKL_NUM_THREADS": "1",
+    "OPENBLAS_NUM_THREADS": "1",
+    "DASK_LOGGING__DISTRIBUTED": "critical",  # a connection that is closed at the end is no error of the user's
+}
 """Of our worker processes: dask's own without MALLOC_TRIM_THRESHOLD_, which hands memory back to the system after every
 tensor; photos took twice as long with it, most of that in the kernel."""
 RETRIES = 2
