@@ -50,7 +50,7 @@ def test_wheel_imports_and_runs_without_the_checkout(wheel, tmp_path):
         f"sys.path[:] = [{str(tmp_path)!r}, *(p for p in sys.path if p not in checkout)];"
         "import attn, importlib.util as u; assert attn.__file__.startswith(sys.path[0]), attn.__file__;"
         "assert not any(u.find_spec(n) for n in ('cli', 'core', 'kernels'));"
-        "from attn.core.bench.parity import golden_dir; assert (golden_dir() / 'hip').is_dir(), golden_dir();"
+        "from attn.core.attention.golden import golden_dir; assert (golden_dir() / 'hip').is_dir(), golden_dir();"
         "sys.argv = ['attn', '--version']; from attn.cli.main import main; main()"
     )
     done = subprocess.run([sys.executable, "-c", code], cwd=tmp_path, capture_output=True, text=True, check=False)

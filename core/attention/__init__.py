@@ -218,10 +218,10 @@ def attention(
     import torch
 
     from ..opaque import own_dtypes
-    from .base import check_call, check_gradients, check_qkv
+    from .contract import check_call, check_gradients, check_qkv
 
     if torch.compiler.is_compiling():
-        from ._traced import TRACED
+        from .traced import TRACED
 
         operator = TRACED[name] if name in TRACED else OPERATORS[name].resolve()
     else:

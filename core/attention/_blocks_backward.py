@@ -6,7 +6,7 @@ import torch
 from torch import Tensor
 
 from ._blocks_tiles import Pattern, Spans, gather, tiles
-from .base import accumulator
+from .contract import accumulator
 
 _TILE_KEYS = 2048
 

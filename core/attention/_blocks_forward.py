@@ -7,7 +7,7 @@ from torch import Tensor
 
 from ._blocks_cpu import forward_cpu
 from ._blocks_tiles import Pattern, gather, tiles
-from .base import accumulator, weighted_sum
+from .contract import accumulator, weighted_sum
 
 _TILE_KEYS = 2048
 

@@ -12,7 +12,7 @@ from torch import Tensor
 from ..first_order import first_order_only
 from ..opaque import opaque
 from ._bra_regions import Routing, from_regions, to_regions
-from .base import accumulator, weighted_sum
+from .contract import accumulator, weighted_sum
 
 CHUNK_BYTES = 8 << 20
 """Most that one chunk's gathered keys and values take (one region's at least): they stay in the third-level cache."""

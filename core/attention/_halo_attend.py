@@ -12,7 +12,7 @@ from torch import Tensor
 from ..first_order import first_order_only
 from ..opaque import opaque
 from ._halo_blocks import Halo, add_border, relative_logits, windows
-from .base import accumulator
+from .contract import accumulator
 
 CHUNK_BYTES = 4 << 20
 """Most that one chunk's windows and scores take (one block's at least): they stay in the caches."""

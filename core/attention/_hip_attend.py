@@ -7,7 +7,7 @@ from torch import Tensor
 from torch.utils.checkpoint import checkpoint
 
 from ._hip_selection import HipSelection
-from .base import accumulator, causal_mask, masked_attention, weighted_sum
+from .contract import accumulator, causal_mask, masked_attention, weighted_sum
 
 _GATHER_BYTES = 1 << 25  # keys and values gathered at a time
 

@@ -11,7 +11,7 @@ from torch import Tensor
 from ._hip_layout import Layout, pick
 from ._hip_search_plain import children
 from ._topk import largest
-from .base import accumulator
+from .contract import accumulator
 
 _GATHER_BYTES = 1 << 25  # keys gathered at a time
 

@@ -10,7 +10,7 @@ from torch import Tensor
 
 from ._hip_layout import Layout, pick
 from ._topk import largest
-from .base import accumulator, repeat_kv
+from .contract import accumulator, repeat_kv
 
 
 def children(left: Tensor, right: Tensor) -> Tensor:

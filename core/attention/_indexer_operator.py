@@ -14,7 +14,7 @@ from torch import Tensor
 from ._indexer import Quant, fake_quantise, index_scores
 from ._indexer_search import Found, TokenIndex
 from ._sparse_tokens import attend_rows, token_attention
-from .base import Cost, Shape, accumulator
+from .contract import Cost, Shape, accumulator
 
 MakeIndex = Callable[[Tensor], TokenIndex]
 _ROWS = 4096  # queries that are searched for and attended to together

@@ -12,7 +12,7 @@ from torch import Tensor
 
 from ._indexer import QUANTS, Quant, index_scores, quantise_fp8
 from ._topk import ranked, top_k_positions
-from .base import accumulator
+from .contract import accumulator
 
 CoarseDtype = Literal["fp32", "bf16"]
 COARSE_DTYPES = ("fp32", "bf16")

@@ -8,7 +8,7 @@ from torch import Tensor
 from ._blocks import BlockSelection, attend_blocks
 from ._rectified_blocks import block_mean
 from ._rectified_choice import Choice, Rectified
-from .base import repeat_kv, weighted_sum
+from .contract import repeat_kv, weighted_sum
 
 
 def ordered(x: Tensor, order: Tensor | None) -> Tensor:

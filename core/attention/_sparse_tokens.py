@@ -14,7 +14,7 @@ from torch import Tensor
 
 from ..first_order import first_order_only
 from . import _sparse_tokens_cpu
-from .base import accumulator, weighted_sum
+from .contract import accumulator, weighted_sum
 
 _CHUNK = 1 << 22  # gathered key entries held at a time
 

@@ -15,7 +15,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from ._topk import top_k_positions
-from .base import accumulator
+from .contract import accumulator
 
 ScaleRule = Literal["code", "dim"]
 _LARGEST_RANDOM = 2 << 30  # bytes of an untrained predictor: its matrices grow with the square of the length

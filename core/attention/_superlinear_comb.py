@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from ._superlinear_span import groups
-from .base import accumulator, positions
+from .contract import accumulator, positions
 
 UPSCALED_POWER = 0.54
 """The search power of ``preset="upscaled"``, section 3.7: about L^0.54 anchors."""

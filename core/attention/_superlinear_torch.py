@@ -16,7 +16,7 @@ from ..first_order import first_order_only
 from ._superlinear_backward import span_gradients
 from ._superlinear_span import span_attention
 from ._topk import ranked
-from .base import accumulator, again_where_not_finite, positions
+from .contract import accumulator, again_where_not_finite, positions
 
 if TYPE_CHECKING:
     from ._superlinear_comb import Spans

@@ -13,7 +13,7 @@ from torch import Tensor
 
 from ..opaque import opaque
 from ._blocks import BlockSelection, attend_blocks, visible_blocks
-from .base import Cost, Operator, Shape, accumulator, attention_result, causal_mask, masked_attention, repeat_kv
+from .contract import Cost, Operator, Shape, accumulator, attention_result, causal_mask, masked_attention, repeat_kv
 
 
 def pool(x: Tensor, block_size: int) -> Tensor:

@@ -15,7 +15,7 @@ from torch import Tensor
 from ..opaque import opaque
 from ._bra_attend import attend_regions, gather
 from ._bra_regions import Regions, Routing, cut, pad_map, route, to_regions
-from .base import Condition, Cost, Operator, Shape, accumulator, attention_result, repeat_kv, weighted_sum
+from .contract import Condition, Cost, Operator, Shape, accumulator, attention_result, repeat_kv, weighted_sum
 
 
 def default_scale(q: Tensor) -> float:

@@ -15,7 +15,7 @@ from torch import Tensor
 from ..opaque import opaque
 from ._blocks import attend
 from ._blocks_tiles import Spans
-from .base import Cost, Operator, Shape, attention_result, causal_mask, masked_attention, positions
+from .contract import Cost, Operator, Shape, attention_result, causal_mask, masked_attention, positions
 
 _DECODE_KEYS = 8192  # of a tile of a decode step: a row of scores is short, a step is not
 _MASK_ENTRIES = 1 << 22  # of a chunk of rows, where SDPA needs an explicit mask: 4 MiB of bool

@@ -17,7 +17,7 @@ from . import _indexer_operator as shared
 from ._indexer_search import FlatIndex, TokenIndex
 from ._sparse_tokens import TokenSelection
 from ._topk import top_k_positions
-from .base import Cost, Operator, Shape, attention_result, causal_mask, masked_attention, shape_of
+from .contract import Cost, Operator, Shape, attention_result, causal_mask, masked_attention, shape_of
 
 
 @opaque(attention_result)

@@ -11,7 +11,7 @@ import importlib
 from torch import Tensor
 
 from ..opaque import opaque
-from .base import Cost, Operator, Shape, attention_result, repeat_kv
+from .contract import Cost, Operator, Shape, attention_result, repeat_kv
 from .lightning import Decay, rows, slopes
 from .lightning import cost as lightning_cost
 from .lightning import reference as lightning_reference

@@ -17,7 +17,7 @@ import torch
 from torch import Tensor
 
 from ..opaque import opaque, own_dtypes
-from .base import Cost, Operator, Shape, again_where_not_finite, attention_result
+from .contract import Cost, Operator, Shape, again_where_not_finite, attention_result
 from .window_sink import BandSelection, at_budget, check
 from .window_sink import blocked as window_attention
 from .window_sink import reference as window_reference

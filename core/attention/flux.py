@@ -17,7 +17,7 @@ from torch import Tensor
 from ..opaque import opaque, own_dtypes
 from ._blocks import BlockSelection, attend_blocks
 from ._flux_router import Decision, LayerRouter, sparsity_penalty, stack_speedup, temperature
-from .base import Condition, Cost, Operator, Shape, attention_result, causal_mask, masked_attention, positions
+from .contract import Condition, Cost, Operator, Shape, attention_result, causal_mask, masked_attention, positions
 from .dense import blocked as dense_attention
 from .dense import compulsory_bytes
 from .xattention import XAttnRule, xattention_mask

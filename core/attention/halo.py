@@ -16,7 +16,7 @@ from torch import Tensor
 from ..opaque import opaque
 from ._halo_attend import attend_blocks
 from ._halo_blocks import Halo, from_blocks, query_blocks
-from .base import Condition, Cost, Operator, Shape, accumulator, attention_result, repeat_kv, weighted_sum
+from .contract import Condition, Cost, Operator, Shape, accumulator, attention_result, repeat_kv, weighted_sum
 
 
 def layout_of(grid: tuple[int, int], block_size: int, halo: int, *, pad: bool, stride: int = 1) -> Halo:

@@ -20,7 +20,7 @@ from ..opaque import opaque
 from . import _hip_attend, _hip_attend_cpu, _hip_search, _hip_search_cpu, _hip_search_plain
 from ._hip_layout import Layout, Representative, Settings, search_table
 from ._hip_selection import HipSelection
-from .base import (
+from .contract import (
     Condition,
     Cost,
     Operator,

@@ -20,7 +20,7 @@ from ._indexer_pool import CoarseDtype, block_scores, candidate_blocks, pool_blo
 from ._indexer_search import FlatIndex, HisaIndex, TokenIndex, check_hisa
 from ._sparse_tokens import TokenSelection
 from ._topk import top_k_positions
-from .base import Cost, Operator, Shape, accumulator, attention_result, masked_attention, shape_of
+from .contract import Cost, Operator, Shape, accumulator, attention_result, masked_attention, shape_of
 
 
 @opaque(attention_result)

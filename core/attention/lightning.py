@@ -17,7 +17,7 @@ from torch import Tensor
 
 from ..opaque import opaque
 from ._lightning_block import BLOCK, decayed, final_state, linear_attention
-from .base import (
+from .contract import (
     Condition,
     Cost,
     Operator,

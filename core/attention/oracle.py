@@ -18,7 +18,7 @@ from ..threads import kernels_own_the_threads, run
 from ._oracle_cpu import cut_rows, mean_of_chosen
 from ._sparse_tokens import token_attention
 from ._topk import ranked, top_k_positions
-from .base import (
+from .contract import (
     Cost,
     Operator,
     Shape,

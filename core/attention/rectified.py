@@ -22,7 +22,7 @@ from ._rectified_blocks import choose
 from ._rectified_choice import Choice, Rectified
 from ._rectified_order import Video, neighbour_blocks, token_order
 from ._rectified_output import finish, ordered
-from .base import Condition, Cost, Operator, Shape, attention_result, masked_attention, repeat_kv, weighted_sum
+from .contract import Condition, Cost, Operator, Shape, attention_result, masked_attention, repeat_kv, weighted_sum
 
 Gapr = Literal["on", "off", "all"]
 

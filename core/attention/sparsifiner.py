@@ -28,7 +28,7 @@ from ._sparsifiner_predictor import (
     sparse_coefficients,
 )
 from ._topk import top_k_positions
-from .base import Condition, Cost, Operator, Shape, accumulator, attention_result, masked_attention, repeat_kv
+from .contract import Condition, Cost, Operator, Shape, accumulator, attention_result, masked_attention, repeat_kv
 
 _ROWS = 256  # queries of one piece of work; fixed, so that results do not depend on the number of threads
 _LOG2_E = 1.4426950408889634

@@ -25,7 +25,7 @@ from ._superlinear_comb import UPSCALED_POWER, Spans, accumulated, comb, spans_o
 from ._superlinear_search import search
 from ._superlinear_torch import FEW, SpanAttention, chunked_search, forward
 from ._topk import ranked
-from .base import Cost, Operator, Shape, accumulator, attention_result, masked_attention, positions, repeat_kv
+from .contract import Cost, Operator, Shape, accumulator, attention_result, masked_attention, positions, repeat_kv
 
 
 def check_parameters(

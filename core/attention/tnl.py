@@ -14,7 +14,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from .base import accumulator
+from .contract import accumulator
 from .lightning import Decay, lightning_attention, recurrent, reference, slopes
 
 Variant = Literal["tnl", "tnl_v2"]

@@ -16,7 +16,7 @@ from torch import Tensor
 from ..opaque import opaque
 from ._blocks import attend as attend_pattern
 from ._blocks_tiles import Spans
-from .base import Cost, Operator, Shape, attention_result, masked_attention, positions
+from .contract import Cost, Operator, Shape, attention_result, masked_attention, positions
 
 
 def visible(rows: Tensor, cols: Tensor, window: int, num_sinks: int) -> Tensor:

@@ -9,7 +9,7 @@ from typing import Any
 from torch import Tensor
 
 from ..attention import OPERATORS
-from ..attention.base import Cost, Operator, Shape
+from ..attention.contract import Cost, Operator, Shape
 from ..errors import UsageError
 from .options import BenchOptions
 

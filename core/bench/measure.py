@@ -15,7 +15,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from ..attention.base import Shape, accumulator, repeat_kv, shape_of
+from ..attention.contract import Shape, accumulator, repeat_kv, shape_of
 from ..batch import Watcher
 from ..text import one_line
 from . import accuracy, memory, timing

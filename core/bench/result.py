@@ -9,7 +9,7 @@ from collections.abc import Sequence
 from dataclasses import replace
 from typing import Any
 
-from ..attention.base import Cost, Shape, shape_of
+from ..attention.contract import Cost, Shape, shape_of
 from ..io.report import Item
 from ..sizes import show_size
 from . import machine, scaling

@@ -8,10 +8,10 @@ from typing import Any
 
 import attn
 
+from ..attention import golden as parity
 from ..batch import Silent, Watcher
 from ..errors import InputError, UsageError
 from ..io.report import Item, Report, summarise
-from . import parity
 
 FOLDERS = {
     "dsa": "hisa",

@@ -266,7 +266,7 @@ def test_a_file_is_refused_where_it_has_other_sizes_than_asked_for(cli, tmp_path
 def test_selftest_with_damaged_vectors_names_them(cli, tmp_path, monkeypatch, damage):
     import shutil
 
-    from attn.core.bench import parity
+    from attn.core.attention import golden as parity
 
     folder = tmp_path / "golden" / "lightning"
     shutil.copytree(parity.golden_dir() / "lightning", folder)
@@ -318,7 +318,7 @@ def test_selftest_exits_3_when_a_vector_differs(attn, tmp_path, monkeypatch):
     import shutil
 
     import attn as package
-    from attn.core.bench.parity import golden_dir
+    from attn.core.attention.golden import golden_dir
 
     source = golden_dir().parent
     copy = tmp_path / "site" / "attn"

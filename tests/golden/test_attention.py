@@ -2,7 +2,7 @@
 
 import pytest
 
-from attn.core.bench import parity
+from attn.core.attention import golden as parity
 
 FILES = [
     ("hip", "prefill_bq32_bk2"), ("hip", "prefill_minmax_group8"), ("hip", "tail_ragged"),

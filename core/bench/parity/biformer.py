@@ -10,7 +10,7 @@ import torch
 from ...attention._bra_regions import region_means
 from ...attention.biformer import AttentionLePE, BiFormer, BiLevelRoutingAttention, BiLevelRoutingAttentionNCHW
 from ...attention.bra import attention_maps
-from . import Arrays, Check, max_error
+from ...attention.golden import Arrays, Check, max_error
 
 FILES: tuple[str, ...] = ("bra", "bra_autopad", "bra_nchw", "attention_lepe", "tiny_model")
 

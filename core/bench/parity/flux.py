@@ -11,8 +11,8 @@ from typing import Any
 import torch
 
 from ...attention.flux import LayerRouter, blocked, select
+from ...attention.golden import Arrays, Check, max_error
 from ...attention.xattention import block_sums
-from . import Arrays, Check, max_error
 
 FILES: tuple[str, ...] = ("router", "streaming_triangle", "xattn_ragged", "xattn_single_chunk")
 _NAMES = {"cls_feat_extractor": "features", "cls_router_head_agnostic": "classify"}

@@ -8,8 +8,8 @@ import numpy as np
 import torch
 
 from ...attention import dense
+from ...attention.golden import Arrays, Check, max_error
 from ...attention.hip import OPERATOR, attend, select
-from . import Arrays, Check, max_error
 
 FILES = ("prefill_bq32_bk2", "prefill_minmax_group8", "tail_ragged")
 

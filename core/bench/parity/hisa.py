@@ -12,7 +12,7 @@ from attn.core.attention._indexer import LightningIndexer, index_iou, index_scor
 from attn.core.attention._indexer_pool import block_scores, candidate_blocks, pool_blocks
 from attn.core.attention._indexer_search import hisa_index, lightning_index
 
-from . import Arrays, Check, max_error, rows_that_differ
+from ...attention.golden import Arrays, Check, max_error, rows_that_differ
 
 FILES: tuple[str, ...] = ("indexer_module", "pipeline_B32", "pipeline_packed_ragged")
 

@@ -6,9 +6,9 @@ from collections.abc import Iterator
 
 import torch
 
-from ...attention.base import masked_attention
+from ...attention.contract import masked_attention
+from ...attention.golden import Arrays, Check, max_error
 from ...attention.rectified import rectify, reference
-from . import Arrays, Check, max_error
 
 FILES: tuple[str, ...] = ("video_only", "video_text")
 

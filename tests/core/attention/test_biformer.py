@@ -5,7 +5,7 @@ import torch
 import torch.nn.functional as F
 
 from attn.core.attention import biformer
-from attn.core.attention.base import masked_attention
+from attn.core.attention.contract import masked_attention
 
 
 def copy_weights(source, target):

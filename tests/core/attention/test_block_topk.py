@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 from qkv import SHAPES, assert_as_accurate_as_eager, random_qkv
 
 from attn.core.attention import attention, block_topk
-from attn.core.attention.base import Shape
+from attn.core.attention.contract import Shape
 
 
 @pytest.mark.parametrize("causal", [True, False])

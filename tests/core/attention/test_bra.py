@@ -11,7 +11,7 @@ from qkv import assert_as_accurate_as_eager, random_qkv
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from attn.core.attention import _bra_attend, attention, bra
-from attn.core.attention.base import Shape, masked_attention
+from attn.core.attention.contract import Shape, masked_attention
 
 GRIDS = [
     ((1, 1, 1, 12, 16, 32), {"n_win": 4, "topk": 3}),

@@ -10,7 +10,7 @@ from qkv import random_qkv, threads
 from small_operators import NAMES, arguments
 
 from attn.core.attention import OPERATORS, attention
-from attn.core.attention.base import shape_of
+from attn.core.attention.contract import shape_of
 from attn.core.errors import UsageError
 
 

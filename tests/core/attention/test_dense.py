@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 from qkv import SHAPES, LargestTensor, assert_as_accurate_as_eager, random_qkv
 
 from attn.core.attention import attention, dense
-from attn.core.attention.base import shape_of
+from attn.core.attention.contract import shape_of
 
 
 @pytest.fixture

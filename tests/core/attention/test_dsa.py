@@ -7,7 +7,7 @@ from hypothesis import strategies as st
 from qkv import SHAPES, assert_as_accurate_as_eager, random_qkv
 
 from attn.core.attention import attention, dsa
-from attn.core.attention.base import Shape, causal_mask, masked_attention
+from attn.core.attention.contract import Shape, causal_mask, masked_attention
 
 DTYPES = [torch.float32, torch.bfloat16, torch.float16]
 

@@ -10,7 +10,7 @@ import torch
 from qkv import random_qkv
 
 from attn.core.attention import fla
-from attn.core.attention.base import Shape, repeat_kv
+from attn.core.attention.contract import Shape, repeat_kv
 from attn.core.attention.lightning import reference as lightning
 from attn.core.attention.lightning import slopes
 

@@ -7,7 +7,7 @@ import torch
 from qkv import SHAPES, assert_as_accurate_as_eager, random_qkv
 
 from attn.core.attention import attention, flex, window_sink
-from attn.core.attention.base import Shape, positions
+from attn.core.attention.contract import Shape, positions
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.float16], ids=str)

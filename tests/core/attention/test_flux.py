@@ -7,7 +7,7 @@ from hypothesis import strategies as st
 from qkv import SHAPES, LargestTensor, assert_as_accurate_as_eager, random_qkv
 
 from attn.core.attention import attention
-from attn.core.attention.base import Shape, causal_mask, masked_attention, shape_of
+from attn.core.attention.contract import Shape, causal_mask, masked_attention, shape_of
 from attn.core.attention.flux import (
     LayerRouter,
     at_budget,

@@ -8,7 +8,7 @@ from qkv import SHAPES, LargestTensor, assert_as_accurate_as_eager, random_qkv
 
 from attn.core.attention import attention, dsa, hisa
 from attn.core.attention._indexer import index_iou
-from attn.core.attention.base import Shape
+from attn.core.attention.contract import Shape
 
 DTYPES = [torch.float32, torch.bfloat16, torch.float16]
 SMALL = {"top_k": 23, "block_size": 16, "top_blocks": 4}

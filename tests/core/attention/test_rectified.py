@@ -11,7 +11,7 @@ from qkv import LargestTensor, assert_as_accurate_as_eager, random_qkv, threads
 from attn.core.attention import attention, rectified
 from attn.core.attention._rectified_blocks import critical_blocks, pool
 from attn.core.attention._rectified_order import neighbour_blocks, token_order
-from attn.core.attention.base import masked_attention, shape_of
+from attn.core.attention.contract import masked_attention, shape_of
 from attn.core.attention.rectified import rectify, select
 
 # batch, heads, kv heads, tokens, D, parameters

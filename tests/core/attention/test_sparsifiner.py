@@ -11,7 +11,7 @@ from qkv import SHAPES, assert_as_accurate_as_eager, random_qkv
 
 from attn.core.attention import attention
 from attn.core.attention._sparsifiner_predictor import ConnectivityPredictor, Rules, random_predictor
-from attn.core.attention.base import masked_attention, repeat_kv, shape_of
+from attn.core.attention.contract import masked_attention, repeat_kv, shape_of
 from attn.core.attention.sparsifiner import OPERATOR, attend, blocked, cost, reference, select
 
 SQUARE = [(*shape[:3], shape[4], *shape[4:]) for shape in SHAPES]  # as many queries as keys

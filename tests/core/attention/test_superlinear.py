@@ -8,7 +8,7 @@ from qkv import SHAPES, LargestTensor, assert_as_accurate_as_eager, random_qkv, 
 
 from attn.core.attention import attention, superlinear
 from attn.core.attention._superlinear_comb import accumulated, comb
-from attn.core.attention.base import shape_of
+from attn.core.attention.contract import shape_of
 from attn.core.attention.superlinear import select
 
 VARIANTS = [

@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 from qkv import SHAPES, assert_as_accurate_as_eager, random_qkv
 
 from attn.core.attention import attention, window_sink
-from attn.core.attention.base import Shape, shape_of
+from attn.core.attention.contract import Shape, shape_of
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.float16], ids=str)

@@ -16,8 +16,8 @@ import numpy as np
 
 import attn
 
-from ...errors import InputError, decoding, shortened
-from ...io.kinds import open_regular
+from ..errors import InputError, decoding, shortened
+from ..io.kinds import open_regular
 
 METHODS = {
     "hip": "hip",

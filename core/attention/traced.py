@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from . import OPERATORS
-from .base import Operator
+from .contract import Operator
 
 TRACED: dict[str, Operator] = {}
 for name, row in OPERATORS.items():
