@@ -7,8 +7,8 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from ._blocks import BlockSelection
 from ._rectified_blocks import Blocks
+from .blocks.selection import BlockSelection
 
 
 @dataclass(frozen=True)

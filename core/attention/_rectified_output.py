@@ -5,9 +5,9 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from ._blocks import BlockSelection, attend_blocks
 from ._rectified_blocks import block_mean
 from ._rectified_choice import Choice, Rectified
+from .blocks.selection import BlockSelection, attend_blocks
 from .contract import repeat_kv, weighted_sum
 
 

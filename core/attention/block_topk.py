@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 
 from ..opaque import opaque
-from ._blocks import BlockSelection, attend_blocks, visible_blocks
+from .blocks.selection import BlockSelection, attend_blocks, visible_blocks
 from .contract import Cost, Operator, Shape, accumulator, attention_result, causal_mask, masked_attention, repeat_kv
 
 

@@ -13,8 +13,8 @@ import torch
 from torch import Tensor
 
 from ..opaque import opaque
-from ._blocks import attend
-from ._blocks_tiles import Spans
+from .blocks.selection import attend
+from .blocks.tiles import Spans
 from .contract import Cost, Operator, Shape, attention_result, causal_mask, masked_attention, positions
 
 _DECODE_KEYS = 8192  # of a tile of a decode step: a row of scores is short, a step is not

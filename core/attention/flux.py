@@ -15,8 +15,8 @@ import torch
 from torch import Tensor
 
 from ..opaque import opaque, own_dtypes
-from ._blocks import BlockSelection, attend_blocks
 from ._flux_router import Decision, LayerRouter, sparsity_penalty, stack_speedup, temperature
+from .blocks.selection import BlockSelection, attend_blocks
 from .contract import Condition, Cost, Operator, Shape, attention_result, causal_mask, masked_attention, positions
 from .dense import blocked as dense_attention
 from .dense import compulsory_bytes

@@ -14,8 +14,8 @@ import torch
 from torch import Tensor
 
 from ..opaque import opaque
-from ._blocks import attend as attend_pattern
-from ._blocks_tiles import Spans
+from .blocks.selection import attend as attend_pattern
+from .blocks.tiles import Spans
 from .contract import Cost, Operator, Shape, attention_result, masked_attention, positions
 
 

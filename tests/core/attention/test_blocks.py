@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 from qkv import SHAPES, assert_as_accurate_as_eager, random_qkv
 
 from attn.core.attention import attention
-from attn.core.attention._blocks import BlockSelection, attend_blocks
+from attn.core.attention.blocks.selection import BlockSelection, attend_blocks
 from attn.core.attention.contract import causal_mask, masked_attention
 
 

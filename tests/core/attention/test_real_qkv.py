@@ -4,7 +4,7 @@ import pytest
 import torch
 
 from attn.core.attention import attention
-from attn.core.attention._blocks import BlockSelection, attend_blocks
+from attn.core.attention.blocks.selection import BlockSelection, attend_blocks
 from attn.core.bench.inputs import load_captured
 
 CASES = [(layer, head) for layer in ("layer07", "layer20") for head in (0, 1)]

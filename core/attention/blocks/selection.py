@@ -14,9 +14,9 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from ..opaque import own_dtypes
-from ._blocks_backward import backward
-from ._blocks_forward import forward
+from ...opaque import own_dtypes
+from .backward import backward
+from .forward import forward
 
 
 @dataclass(frozen=True)

@@ -8,7 +8,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from ._blocks_kernels import edges, gather_16, gather_32
+from .softmax_cpu import edges, gather_16, gather_32
 
 Rows = np.ndarray[Any, np.dtype[np.int64]]
 Spans = Rows

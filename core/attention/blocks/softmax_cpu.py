@@ -8,7 +8,7 @@ import numpy as np
 from numba import njit, types
 from numba.extending import overload
 
-from ..jit import FASTMATH, exp2_negative, kernel
+from ...jit import FASTMATH, exp2_negative, kernel
 
 Array = np.ndarray[Any, Any]
 _ZERO, _LOWEST = np.float32(0), np.float32(-np.inf)

@@ -5,9 +5,9 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from ._blocks_cpu import forward_cpu
-from ._blocks_tiles import Pattern, gather, tiles
-from .contract import accumulator, weighted_sum
+from ..contract import accumulator, weighted_sum
+from .forward_cpu import forward_cpu
+from .tiles import Pattern, gather, tiles
 
 _TILE_KEYS = 2048
 

@@ -5,8 +5,8 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from ._blocks_tiles import Pattern, Spans, gather, tiles
-from .contract import accumulator
+from ..contract import accumulator
+from .tiles import Pattern, Spans, gather, tiles
 
 _TILE_KEYS = 2048
 

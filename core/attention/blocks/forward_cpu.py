@@ -13,9 +13,9 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from ..threads import kernels_own_the_threads, run, thread_count
-from ._blocks_kernels import finish, scale_and_add_bfloat16, scale_rows, softmax_bfloat16, softmax_float32
-from ._blocks_tiles import Pattern, Tile, gather_into, tiles
+from ...threads import kernels_own_the_threads, run, thread_count
+from .softmax_cpu import finish, scale_and_add_bfloat16, scale_rows, softmax_bfloat16, softmax_float32
+from .tiles import Pattern, Tile, gather_into, tiles
 
 _TILE_BYTES = 1536 * 1024  # scores, keys and values of a tile: smaller ones fit the cache better and cost more steps
 
