@@ -80,7 +80,7 @@ OPERATORS = Registry(
         ),
         Method(
             "bra",
-            home="attn.core.attention.bra:OPERATOR",
+            home="attn.core.attention.bra.operator:OPERATOR",
             summary="bi-level routing attention on a token map (vision)",
             paper="CVPR 2023, arXiv 2303.08810",
             year=2023,

@@ -10,7 +10,9 @@ from hypothesis import strategies as st
 from qkv import assert_as_accurate_as_eager, random_qkv
 from torch.utils._python_dispatch import TorchDispatchMode
 
-from attn.core.attention import _bra_attend, attention, bra
+from attn.core.attention import attention
+from attn.core.attention.bra import attend as _bra_attend
+from attn.core.attention.bra import operator as bra
 from attn.core.attention.contract import Shape, masked_attention
 
 GRIDS = [

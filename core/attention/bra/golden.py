@@ -7,10 +7,10 @@ from collections.abc import Iterator
 import numpy as np
 import torch
 
-from ...attention._bra_regions import region_means
-from ...attention.biformer import AttentionLePE, BiFormer, BiLevelRoutingAttention, BiLevelRoutingAttentionNCHW
-from ...attention.bra import attention_maps
-from ...attention.golden import Arrays, Check, max_error
+from ..biformer import AttentionLePE, BiFormer, BiLevelRoutingAttention, BiLevelRoutingAttentionNCHW
+from ..golden import Arrays, Check, max_error
+from .operator import attention_maps
+from .regions import region_means
 
 FILES: tuple[str, ...] = ("bra", "bra_autopad", "bra_nchw", "attention_lepe", "tiny_model")
 

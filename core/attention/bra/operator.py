@@ -12,10 +12,10 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from ..opaque import opaque
-from ._bra_attend import attend_regions, gather
-from ._bra_regions import Regions, Routing, cut, pad_map, route, to_regions
-from .contract import Condition, Cost, Operator, Shape, accumulator, attention_result, repeat_kv, weighted_sum
+from ...opaque import opaque
+from ..contract import Condition, Cost, Operator, Shape, accumulator, attention_result, repeat_kv, weighted_sum
+from .attend import attend_regions, gather
+from .regions import Regions, Routing, cut, pad_map, route, to_regions
 
 
 def default_scale(q: Tensor) -> float:

@@ -9,10 +9,10 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from ..first_order import first_order_only
-from ..opaque import opaque
-from ._bra_regions import Routing, from_regions, to_regions
-from .contract import accumulator, weighted_sum
+from ...first_order import first_order_only
+from ...opaque import opaque
+from ..contract import accumulator, weighted_sum
+from .regions import Routing, from_regions, to_regions
 
 CHUNK_BYTES = 8 << 20
 """Most that one chunk's gathered keys and values take (one region's at least): they stay in the third-level cache."""
