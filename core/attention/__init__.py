@@ -66,7 +66,7 @@ OPERATORS = Registry(
         ),
         Method(
             "flux",
-            home="attn.core.attention.flux:OPERATOR",
+            home="attn.core.attention.flux.operator:OPERATOR",
             summary="a router sends a whole layer to full or to sparse attention",
             paper="arXiv 2604.07394",
             year=2026,

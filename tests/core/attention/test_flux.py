@@ -8,7 +8,7 @@ from qkv import SHAPES, LargestTensor, assert_as_accurate_as_eager, random_qkv
 
 from attn.core.attention import attention
 from attn.core.attention.contract import Shape, causal_mask, masked_attention, shape_of
-from attn.core.attention.flux import (
+from attn.core.attention.flux.operator import (
     LayerRouter,
     at_budget,
     blocked,
@@ -20,7 +20,7 @@ from attn.core.attention.flux import (
     streaming_mask,
     temperature,
 )
-from attn.core.attention.xattention import block_sums
+from attn.core.attention.flux.xattention import block_sums
 
 SMALL = {"sink": 16, "local": 40, "last": 20, "block_size": 16, "stride": 4, "threshold": 0.5, "chunk": 64}
 MODES = ["streaming", "triangle", "xattn"]

@@ -6,7 +6,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from qkv import random_qkv
 
-from attn.core.attention.xattention import block_sums, select_blocks, xattention_mask
+from attn.core.attention.flux.xattention import block_sums, select_blocks, xattention_mask
 
 
 def sums_as_defined(q, k, block, stride):

@@ -10,9 +10,9 @@ from typing import Any
 
 import torch
 
-from ...attention.flux import LayerRouter, blocked, select
-from ...attention.golden import Arrays, Check, max_error
-from ...attention.xattention import block_sums
+from ..golden import Arrays, Check, max_error
+from .operator import LayerRouter, blocked, select
+from .xattention import block_sums
 
 FILES: tuple[str, ...] = ("router", "streaming_triangle", "xattn_ragged", "xattn_single_chunk")
 _NAMES = {"cls_feat_extractor": "features", "cls_router_head_agnostic": "classify"}

@@ -14,12 +14,12 @@ from typing import Any, Literal
 import torch
 from torch import Tensor
 
-from ..opaque import opaque, own_dtypes
-from ._flux_router import Decision, LayerRouter, sparsity_penalty, stack_speedup, temperature
-from .blocks.selection import BlockSelection, attend_blocks
-from .contract import Condition, Cost, Operator, Shape, attention_result, causal_mask, masked_attention, positions
-from .dense import blocked as dense_attention
-from .dense import compulsory_bytes
+from ...opaque import opaque, own_dtypes
+from ..blocks.selection import BlockSelection, attend_blocks
+from ..contract import Condition, Cost, Operator, Shape, attention_result, causal_mask, masked_attention, positions
+from ..dense import blocked as dense_attention
+from ..dense import compulsory_bytes
+from .router import Decision, LayerRouter, sparsity_penalty, stack_speedup, temperature
 from .xattention import XAttnRule, xattention_mask
 
 __all__ = ["OPERATOR", "Decision", "LayerRouter", "sparsity_penalty", "stack_speedup", "temperature"]
