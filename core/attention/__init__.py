@@ -87,7 +87,7 @@ OPERATORS = Registry(
         ),
         Method(
             "halo",
-            home="attn.core.attention.halo:OPERATOR",
+            home="attn.core.attention.halo.operator:OPERATOR",
             summary="blocked local attention with a halo and relative positions (vision)",
             paper="CVPR 2021, arXiv 2103.12731",
             year=2021,

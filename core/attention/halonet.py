@@ -12,9 +12,9 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from ._halo_attend import attend_blocks
-from ._halo_blocks import Halo, from_blocks, query_blocks
-from .halo import layout_of
+from .halo.attend import attend_blocks
+from .halo.blocks import Halo, from_blocks, query_blocks
+from .halo.operator import layout_of
 
 
 class RelativeTables(nn.Module):

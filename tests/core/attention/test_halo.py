@@ -6,8 +6,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from qkv import LargestTensor, assert_as_accurate_as_eager, random_qkv
 
-from attn.core.attention import _halo_attend, attention, halo
+from attn.core.attention import attention
 from attn.core.attention.contract import Shape, masked_attention
+from attn.core.attention.halo import attend as _halo_attend
+from attn.core.attention.halo import operator as halo
 
 CASES = [
     ((1, 1, 1, 12, 16, 32), {"block_size": 4, "halo": 1}),

@@ -9,10 +9,10 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from ..first_order import first_order_only
-from ..opaque import opaque
-from ._halo_blocks import Halo, add_border, relative_logits, windows
-from .contract import accumulator
+from ...first_order import first_order_only
+from ...opaque import opaque
+from ..contract import accumulator
+from .blocks import Halo, add_border, relative_logits, windows
 
 CHUNK_BYTES = 4 << 20
 """Most that one chunk's windows and scores take (one block's at least): they stay in the caches."""

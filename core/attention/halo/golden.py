@@ -7,9 +7,9 @@ from collections.abc import Iterator
 import numpy as np
 import torch
 
-from ...attention._halo_blocks import relative_logits
-from ...attention.golden import Arrays, Check, max_error, stored
-from ...attention.halonet import HaloAttn
+from ..golden import Arrays, Check, max_error, stored
+from ..halonet import HaloAttn
+from .blocks import relative_logits
 
 FILES: tuple[str, ...] = (
     "halo_basic", "halo_scalepos_bias", "halo_stride2", "halo_stride2_avg", "halo_basic_masked",

@@ -13,10 +13,10 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from ..opaque import opaque
-from ._halo_attend import attend_blocks
-from ._halo_blocks import Halo, from_blocks, query_blocks
-from .contract import Condition, Cost, Operator, Shape, accumulator, attention_result, repeat_kv, weighted_sum
+from ...opaque import opaque
+from ..contract import Condition, Cost, Operator, Shape, accumulator, attention_result, repeat_kv, weighted_sum
+from .attend import attend_blocks
+from .blocks import Halo, from_blocks, query_blocks
 
 
 def layout_of(grid: tuple[int, int], block_size: int, halo: int, *, pad: bool, stride: int = 1) -> Halo:
