@@ -31,7 +31,7 @@ OPERATORS = Registry(
         ),
         Method(
             "hip",
-            home="attn.core.attention.hip:OPERATOR",
+            home="attn.core.attention.hip.operator:OPERATOR",
             summary="hierarchical tree search for the keys of each query block, then sparse attention",
             paper="arXiv 2406.09827 (ICLR 2025)",
             year=2024,

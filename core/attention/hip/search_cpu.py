@@ -13,10 +13,10 @@ import torch
 from numba import njit
 from torch import Tensor
 
-from ..jit import kernel
-from ..threads import kernels_own_the_threads, run
-from ._hip_layout import Layout
-from ._hip_tile import LANES, bands, eight_by_16, prefetch
+from ...jit import kernel
+from ...threads import kernels_own_the_threads, run
+from .settings import Layout
+from .tile_cpu import LANES, bands, eight_by_16, prefetch
 
 Array = np.ndarray[Any, Any]
 _REPRESENTATIVES = ("first", "center", "random")

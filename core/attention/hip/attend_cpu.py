@@ -13,11 +13,11 @@ from numba import njit
 from torch import Tensor
 from torch.nn.functional import pad
 
-from ..jit import FASTMATH, exp2_negative, kernel
-from ..threads import kernels_own_the_threads, run
-from ._hip_attend import dense_rows
-from ._hip_selection import ROW_TILE, HipSelection
-from ._hip_tile import LANES, bands, eight_by_16, eight_by_32, four_by_16, four_by_64, prefetch
+from ...jit import FASTMATH, exp2_negative, kernel
+from ...threads import kernels_own_the_threads, run
+from .attend import dense_rows
+from .selection import ROW_TILE, HipSelection
+from .tile_cpu import LANES, bands, eight_by_16, eight_by_32, four_by_16, four_by_64, prefetch
 
 Array = np.ndarray[Any, Any]
 _LOG2_E = 1.4426950408889634

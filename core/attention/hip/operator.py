@@ -16,11 +16,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from ..opaque import opaque
-from . import _hip_attend, _hip_attend_cpu, _hip_search, _hip_search_cpu, _hip_search_plain
-from ._hip_layout import Layout, Representative, Settings, search_table
-from ._hip_selection import HipSelection
-from .contract import (
+from ...opaque import opaque
+from ..contract import (
     Condition,
     Cost,
     Operator,
@@ -30,6 +27,13 @@ from .contract import (
     attention_result,
     masked_attention,
 )
+from . import attend as _hip_attend
+from . import attend_cpu as _hip_attend_cpu
+from . import search as _hip_search
+from . import search_cpu as _hip_search_cpu
+from . import search_reference as _hip_search_plain
+from .selection import HipSelection
+from .settings import Layout, Representative, Settings, search_table
 
 Searcher = Callable[[Tensor, Tensor, Tensor, Layout], tuple[Tensor, int]]
 

@@ -6,8 +6,8 @@ import torch
 from torch import Tensor
 from torch.utils.checkpoint import checkpoint
 
-from ._hip_selection import HipSelection
-from .contract import accumulator, causal_mask, masked_attention, weighted_sum
+from ..contract import accumulator, causal_mask, masked_attention, weighted_sum
+from .selection import HipSelection
 
 _GATHER_BYTES = 1 << 25  # keys and values gathered at a time
 

@@ -8,10 +8,10 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from ._hip_layout import Layout, pick
-from ._hip_search_plain import children
-from ._topk import largest
-from .contract import accumulator
+from .._topk import largest
+from ..contract import accumulator
+from .search_reference import children
+from .settings import Layout, pick
 
 _GATHER_BYTES = 1 << 25  # keys gathered at a time
 

@@ -8,9 +8,9 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from ._hip_layout import Layout, pick
-from ._topk import largest
-from .contract import accumulator, repeat_kv
+from .._topk import largest
+from ..contract import accumulator, repeat_kv
+from .settings import Layout, pick
 
 
 def children(left: Tensor, right: Tensor) -> Tensor:

@@ -7,9 +7,9 @@ from collections.abc import Iterator
 import numpy as np
 import torch
 
-from ...attention import dense
-from ...attention.golden import Arrays, Check, max_error
-from ...attention.hip import OPERATOR, attend, select
+from .. import dense
+from ..golden import Arrays, Check, max_error
+from .operator import OPERATOR, attend, select
 
 FILES = ("prefill_bq32_bk2", "prefill_minmax_group8", "tail_ragged")
 

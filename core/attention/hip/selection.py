@@ -7,7 +7,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from ._hip_layout import Layout
+from .settings import Layout
 
 ROW_TILE = 16
 """Queries are attended in tiles of so many rows, one vector register; blocks that are no multiple are padded."""
