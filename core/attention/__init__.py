@@ -38,14 +38,14 @@ OPERATORS = Registry(
         ),
         Method(
             "dsa",
-            home="attn.core.attention.dsa:OPERATOR",
+            home="attn.core.attention.indexer.dsa:OPERATOR",
             summary="flat lightning indexer: exact top-k of a cheap multi-head index score",
             paper="DeepSeek-V3.2-Exp",
             year=2025,
         ),
         Method(
             "hisa",
-            home="attn.core.attention.hisa:OPERATOR",
+            home="attn.core.attention.indexer.hisa:OPERATOR",
             summary="hierarchical indexing: pooled key blocks first, then tokens inside the best blocks",
             paper="arXiv 2603.28458",
             year=2026,

@@ -6,9 +6,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from qkv import SHAPES, LargestTensor, assert_as_accurate_as_eager, random_qkv
 
-from attn.core.attention import attention, dsa, hisa
-from attn.core.attention._indexer import index_iou
+from attn.core.attention import attention
 from attn.core.attention.contract import Shape
+from attn.core.attention.indexer import dsa, hisa
+from attn.core.attention.indexer.module import index_iou
 
 DTYPES = [torch.float32, torch.bfloat16, torch.float16]
 SMALL = {"top_k": 23, "block_size": 16, "top_blocks": 4}

@@ -6,7 +6,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from qkv import random_qkv
 
-from attn.core.attention._indexer import (
+from attn.core.attention._sparse_tokens import sparse_topk_attention
+from attn.core.attention.indexer.module import (
     LightningIndexer,
     fake_quantise,
     hadamard,
@@ -15,9 +16,8 @@ from attn.core.attention._indexer import (
     quantise_fp8,
     rotate,
 )
-from attn.core.attention._indexer_pool import IncrementalPool, block_scores, pool_blocks
-from attn.core.attention._indexer_search import hisa_index, lightning_index
-from attn.core.attention._sparse_tokens import sparse_topk_attention
+from attn.core.attention.indexer.pool import IncrementalPool, block_scores, pool_blocks
+from attn.core.attention.indexer.search import hisa_index, lightning_index
 
 
 def packed(num_queries, num_tokens, heads=3, dim=32, *, seed=0, dtype=torch.float32):

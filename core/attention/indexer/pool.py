@@ -10,9 +10,9 @@ from typing import Literal, NamedTuple
 import torch
 from torch import Tensor
 
-from ._indexer import QUANTS, Quant, index_scores, quantise_fp8
-from ._topk import ranked, top_k_positions
-from .contract import accumulator
+from .._topk import ranked, top_k_positions
+from ..contract import accumulator
+from .module import QUANTS, Quant, index_scores, quantise_fp8
 
 CoarseDtype = Literal["fp32", "bf16"]
 COARSE_DTYPES = ("fp32", "bf16")

@@ -8,11 +8,11 @@ from typing import Any
 import numpy as np
 import torch
 
-from attn.core.attention._indexer import LightningIndexer, index_iou, index_scores
-from attn.core.attention._indexer_pool import block_scores, candidate_blocks, pool_blocks
-from attn.core.attention._indexer_search import hisa_index, lightning_index
+from attn.core.attention.indexer.module import LightningIndexer, index_iou, index_scores
+from attn.core.attention.indexer.pool import block_scores, candidate_blocks, pool_blocks
+from attn.core.attention.indexer.search import hisa_index, lightning_index
 
-from ...attention.golden import Arrays, Check, max_error, rows_that_differ
+from ..golden import Arrays, Check, max_error, rows_that_differ
 
 FILES: tuple[str, ...] = ("indexer_module", "pipeline_B32", "pipeline_packed_ragged")
 

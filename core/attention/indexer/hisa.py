@@ -13,14 +13,14 @@ from collections.abc import Callable
 import torch
 from torch import Tensor
 
-from ..opaque import opaque
-from . import _indexer_operator as shared
-from ._indexer import QUANTS, Quant, fake_quantise
-from ._indexer_pool import CoarseDtype, block_scores, candidate_blocks, pool_blocks
-from ._indexer_search import FlatIndex, HisaIndex, TokenIndex, check_hisa
-from ._sparse_tokens import TokenSelection
-from ._topk import top_k_positions
-from .contract import Cost, Operator, Shape, accumulator, attention_result, masked_attention, shape_of
+from ...opaque import opaque
+from .._sparse_tokens import TokenSelection
+from .._topk import top_k_positions
+from ..contract import Cost, Operator, Shape, accumulator, attention_result, masked_attention, shape_of
+from . import operator as shared
+from .module import QUANTS, Quant, fake_quantise
+from .pool import CoarseDtype, block_scores, candidate_blocks, pool_blocks
+from .search import FlatIndex, HisaIndex, TokenIndex, check_hisa
 
 
 @opaque(attention_result)

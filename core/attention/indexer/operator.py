@@ -11,10 +11,10 @@ from collections.abc import Callable
 import torch
 from torch import Tensor
 
-from ._indexer import Quant, fake_quantise, index_scores
-from ._indexer_search import Found, TokenIndex
-from ._sparse_tokens import attend_rows, token_attention
-from .contract import Cost, Shape, accumulator
+from .._sparse_tokens import attend_rows, token_attention
+from ..contract import Cost, Shape, accumulator
+from .module import Quant, fake_quantise, index_scores
+from .search import Found, TokenIndex
 
 MakeIndex = Callable[[Tensor], TokenIndex]
 _ROWS = 4096  # queries that are searched for and attended to together

@@ -12,12 +12,12 @@ from collections.abc import Callable
 import torch
 from torch import Tensor
 
-from ..opaque import opaque
-from . import _indexer_operator as shared
-from ._indexer_search import FlatIndex, TokenIndex
-from ._sparse_tokens import TokenSelection
-from ._topk import top_k_positions
-from .contract import Cost, Operator, Shape, attention_result, causal_mask, masked_attention, shape_of
+from ...opaque import opaque
+from .._sparse_tokens import TokenSelection
+from .._topk import top_k_positions
+from ..contract import Cost, Operator, Shape, attention_result, causal_mask, masked_attention, shape_of
+from . import operator as shared
+from .search import FlatIndex, TokenIndex
 
 
 @opaque(attention_result)

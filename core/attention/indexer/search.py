@@ -13,10 +13,10 @@ from typing import NamedTuple, Protocol
 import torch
 from torch import Tensor
 
-from ._indexer import Quant, index_scores
-from ._indexer_cpu import LARGEST_BLOCK, KeyBlocks, best_tokens
-from ._indexer_pool import COARSE_DTYPES, CoarseDtype, block_scores, candidate_blocks, pool_blocks
-from ._topk import top_k_positions
+from .._topk import top_k_positions
+from .module import Quant, index_scores
+from .pool import COARSE_DTYPES, CoarseDtype, block_scores, candidate_blocks, pool_blocks
+from .search_cpu import LARGEST_BLOCK, KeyBlocks, best_tokens
 
 _CHUNK = 1 << 22  # scores, or gathered key entries, held at a time
 _TILE = 128  # keys of a kernel's tile where the method asks for no block
