@@ -59,7 +59,7 @@ OPERATORS = Registry(
         ),
         Method(
             "lightning",
-            home="attn.core.attention.lightning:OPERATOR",
+            home="attn.core.attention.lightning.operator:OPERATOR",
             summary="linear attention with decay, block by block; no softmax",
             paper="arXiv 2405.17381 (ICML 2024)",
             year=2024,

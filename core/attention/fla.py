@@ -12,9 +12,9 @@ from torch import Tensor
 
 from ..opaque import opaque
 from .contract import Cost, Operator, Shape, attention_result, repeat_kv
-from .lightning import Decay, rows, slopes
-from .lightning import cost as lightning_cost
-from .lightning import reference as lightning_reference
+from .lightning.operator import Decay, rows, slopes
+from .lightning.operator import cost as lightning_cost
+from .lightning.operator import reference as lightning_reference
 
 
 @opaque(attention_result)

@@ -15,7 +15,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from .contract import accumulator
-from .lightning import Decay, lightning_attention, recurrent, reference, slopes
+from .lightning.operator import Decay, lightning_attention, recurrent, reference, slopes
 
 Variant = Literal["tnl", "tnl_v2"]
 Path = Literal["blocked", "recurrent", "reference"]

@@ -11,8 +11,8 @@ from qkv import random_qkv
 
 from attn.core.attention import fla
 from attn.core.attention.contract import Shape, repeat_kv
-from attn.core.attention.lightning import reference as lightning
-from attn.core.attention.lightning import slopes
+from attn.core.attention.lightning.operator import reference as lightning
+from attn.core.attention.lightning.operator import slopes
 
 
 class OnGPU(torch.Tensor):

@@ -4,7 +4,7 @@ import pytest
 import torch
 from torch.nn import functional as F
 
-from attn.core.attention.lightning import reference
+from attn.core.attention.lightning.operator import reference
 from attn.core.attention.tnl import GLA, LRPE, TNL, SRMSNorm, TNLBlock, srms_norm
 
 

@@ -15,9 +15,8 @@ from typing import Any, Literal, cast
 import torch
 from torch import Tensor
 
-from ..opaque import opaque
-from ._lightning_block import BLOCK, decayed, final_state, linear_attention
-from .contract import (
+from ...opaque import opaque
+from ..contract import (
     Condition,
     Cost,
     Operator,
@@ -29,6 +28,7 @@ from .contract import (
     repeat_kv,
     weighted_sum,
 )
+from .block import BLOCK, decayed, final_state, linear_attention
 
 Decay = Literal["code", "paper", "none", "custom"]
 _ROWS_CHUNK = 4096  # keys at a time in ``rows``: 256 rows x 4096 keys x 8 bytes = 8 MB a head
