@@ -118,7 +118,7 @@ OPERATORS = Registry(
         ),
         Method(
             "oracle",
-            home="attn.core.attention.oracle:OPERATOR",
+            home="attn.core.attention.oracle.operator:OPERATOR",
             summary="the exact top-k keys of every query: the upper bound of any selection",
             paper="exact search",
             year=2025,

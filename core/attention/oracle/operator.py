@@ -13,12 +13,11 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from ..opaque import opaque
-from ..threads import kernels_own_the_threads, run
-from ._oracle_cpu import cut_rows, mean_of_chosen
-from ._sparse_tokens import token_attention
-from ._topk import ranked, top_k_positions
-from .contract import (
+from ...opaque import opaque
+from ...threads import kernels_own_the_threads, run
+from .._sparse_tokens import token_attention
+from .._topk import ranked, top_k_positions
+from ..contract import (
     Cost,
     Operator,
     Shape,
@@ -30,6 +29,7 @@ from .contract import (
     repeat_kv,
     weighted_sum,
 )
+from .attend_cpu import cut_rows, mean_of_chosen
 
 _SCORES = 1 << 21  # of a chunk of query rows: 8 MiB in float32
 

@@ -7,8 +7,8 @@ from typing import Any
 import numpy as np
 from numba import njit
 
-from ..jit import FASTMATH, exp_negative, kernel
-from ._topk_cpu import threshold
+from ...jit import FASTMATH, exp_negative, kernel
+from .._topk_cpu import threshold
 
 Array = np.ndarray[Any, Any]
 _INF = np.float32(np.inf)
