@@ -73,7 +73,7 @@ OPERATORS = Registry(
         ),
         Method(
             "rectified",
-            home="attn.core.attention.rectified:OPERATOR",
+            home="attn.core.attention.rectified.operator:OPERATOR",
             summary="block-sparse attention for video with weights rectified by pooled scores (not causal)",
             paper="arXiv 2511.19835",
             year=2025,

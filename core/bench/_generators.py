@@ -122,7 +122,7 @@ def video(rng: Generator, group: Sequence[Generator], length: int, dim: int) -> 
 
     The direction of a token is the sum of three walks, over frames, rows and columns.
     """
-    from ..attention._gilbert import gilbert_order
+    from ..attention.rectified.gilbert import gilbert_order
 
     p = VIDEO
     t, h, w = video_grid(length)

@@ -8,11 +8,12 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from qkv import LargestTensor, assert_as_accurate_as_eager, random_qkv, threads
 
-from attn.core.attention import attention, rectified
-from attn.core.attention._rectified_blocks import critical_blocks, pool
-from attn.core.attention._rectified_order import neighbour_blocks, token_order
+from attn.core.attention import attention
 from attn.core.attention.contract import masked_attention, shape_of
-from attn.core.attention.rectified import rectify, select
+from attn.core.attention.rectified import operator as rectified
+from attn.core.attention.rectified.blocks import critical_blocks, pool
+from attn.core.attention.rectified.operator import rectify, select
+from attn.core.attention.rectified.order import neighbour_blocks, token_order
 
 # batch, heads, kv heads, tokens, D, parameters
 CASES = [

@@ -8,7 +8,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from attn.core.attention._gilbert import gilbert_order
+from attn.core.attention.rectified.gilbert import gilbert_order
 from attn.core.bench._budget import COLUMNS, PUBLISHED, budget_table, check_table
 from attn.core.bench._generators import video_grid
 from attn.core.bench.inputs import ALIASES, GENERATORS, generate, load_captured

@@ -7,8 +7,8 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from ._rectified_blocks import Blocks
-from .blocks.selection import BlockSelection
+from ..blocks.selection import BlockSelection
+from .blocks import Blocks
 
 
 @dataclass(frozen=True)

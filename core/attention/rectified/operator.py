@@ -16,13 +16,13 @@ from typing import Literal
 import torch
 from torch import Tensor
 
-from ..opaque import opaque
-from ._rectified_blocks import choose
-from ._rectified_choice import Choice, Rectified
-from ._rectified_order import Video, neighbour_blocks, token_order
-from ._rectified_output import finish, ordered
-from .blocks.selection import BlockSelection
-from .contract import Condition, Cost, Operator, Shape, attention_result, masked_attention, repeat_kv, weighted_sum
+from ...opaque import opaque
+from ..blocks.selection import BlockSelection
+from ..contract import Condition, Cost, Operator, Shape, attention_result, masked_attention, repeat_kv, weighted_sum
+from .blocks import choose
+from .choice import Choice, Rectified
+from .order import Video, neighbour_blocks, token_order
+from .output import finish, ordered
 
 Gapr = Literal["on", "off", "all"]
 

@@ -5,10 +5,10 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from ._rectified_blocks import block_mean
-from ._rectified_choice import Choice, Rectified
-from .blocks.selection import BlockSelection, attend_blocks
-from .contract import repeat_kv, weighted_sum
+from ..blocks.selection import BlockSelection, attend_blocks
+from ..contract import repeat_kv, weighted_sum
+from .blocks import block_mean
+from .choice import Choice, Rectified
 
 
 def ordered(x: Tensor, order: Tensor | None) -> Tensor:

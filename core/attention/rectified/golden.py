@@ -6,9 +6,9 @@ from collections.abc import Iterator
 
 import torch
 
-from ...attention.contract import masked_attention
-from ...attention.golden import Arrays, Check, max_error
-from ...attention.rectified import rectify, reference
+from ..contract import masked_attention
+from ..golden import Arrays, Check, max_error
+from .operator import rectify, reference
 
 FILES: tuple[str, ...] = ("video_only", "video_text")
 

@@ -9,7 +9,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from ._gilbert import gilbert_order
+from .gilbert import gilbert_order
 
 Video = tuple[int, int, int]
 
