@@ -94,7 +94,7 @@ OPERATORS = Registry(
         ),
         Method(
             "sparsifiner",
-            home="attn.core.attention.sparsifiner:OPERATOR",
+            home="attn.core.attention.sparsifiner.operator:OPERATOR",
             summary="per-instance masks from a low-rank connectivity predictor (vision)",
             paper="CVPR 2023, arXiv 2303.13755",
             year=2023,

@@ -11,7 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from ..opaque import own_dtypes
-from ._sparsifiner_predictor import ConnectivityPredictor, Prediction, Rules
+from .sparsifiner.predictor import ConnectivityPredictor, Prediction, Rules
 
 
 class AttentionRecord(NamedTuple):

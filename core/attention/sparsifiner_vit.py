@@ -16,7 +16,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from ._sparsifiner_attention import AttentionRecord, SparsifinerAttention, Tokens, attention_multiply_adds, kept_tokens
-from ._sparsifiner_predictor import ConnectivityPredictor, Rules, key_budget
+from .sparsifiner.predictor import ConnectivityPredictor, Rules, key_budget
 
 Form = Literal["zeros", "short"]
 

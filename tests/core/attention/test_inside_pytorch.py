@@ -11,7 +11,7 @@ from attn.core.attention import OPERATORS, attention
 from attn.core.attention._bra_modules import BiLevelRoutingAttention, BiLevelRoutingAttentionNCHW
 from attn.core.attention.flux.operator import LayerRouter
 from attn.core.attention.halonet import HaloAttn
-from attn.core.attention.sparsifiner import ConnectivityPredictor
+from attn.core.attention.sparsifiner.operator import ConnectivityPredictor
 from attn.core.attention.sparsifiner_vit import SparsifinerConfig, SparsifinerViT
 from attn.core.attention.tnl import TNL
 

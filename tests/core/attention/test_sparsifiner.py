@@ -10,9 +10,9 @@ from hypothesis import strategies as st
 from qkv import SHAPES, assert_as_accurate_as_eager, random_qkv
 
 from attn.core.attention import attention
-from attn.core.attention._sparsifiner_predictor import ConnectivityPredictor, Rules, random_predictor
 from attn.core.attention.contract import masked_attention, repeat_kv, shape_of
-from attn.core.attention.sparsifiner import OPERATOR, attend, blocked, cost, reference, select
+from attn.core.attention.sparsifiner.operator import OPERATOR, attend, blocked, cost, reference, select
+from attn.core.attention.sparsifiner.predictor import ConnectivityPredictor, Rules, random_predictor
 
 SQUARE = [(*shape[:3], shape[4], *shape[4:]) for shape in SHAPES]  # as many queries as keys
 SQUARE += [(1, 2, 1, 300, 300, 96), (1, 1, 1, 40, 40, 128), (1, 2, 2, 20, 20, 256)]

@@ -12,7 +12,7 @@ from attn.core.attention._sparsifiner_attention import (
     kept_tokens,
 )
 from attn.core.attention._sparsifiner_losses import distillation_loss, reconstruction_loss, stage_parameters
-from attn.core.attention._sparsifiner_predictor import ConnectivityPredictor, Rules
+from attn.core.attention.sparsifiner.predictor import ConnectivityPredictor, Rules
 from attn.core.attention.sparsifiner_vit import SparsifinerConfig, SparsifinerViT, token_schedule
 
 TINY = {"image_size": 32, "patch_size": 8, "num_classes": 5, "dim": 24, "depth": 4, "num_heads": 3, "mlp_ratio": 2.0,

@@ -15,20 +15,13 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from ..opaque import opaque, own_dtypes
-from ..threads import run
-from ._sparse_tokens import TokenSelection, sparse_topk_attention
-from ._sparsifiner_cpu import attend_lists, select_rows
-from ._sparsifiner_predictor import (
-    ConnectivityPredictor,
-    Rules,
-    ScaleRule,
-    key_budget,
-    random_predictor,
-    sparse_coefficients,
-)
-from ._topk import top_k_positions
-from .contract import Condition, Cost, Operator, Shape, accumulator, attention_result, masked_attention, repeat_kv
+from ...opaque import opaque, own_dtypes
+from ...threads import run
+from .._sparse_tokens import TokenSelection, sparse_topk_attention
+from .._topk import top_k_positions
+from ..contract import Condition, Cost, Operator, Shape, accumulator, attention_result, masked_attention, repeat_kv
+from .attend_cpu import attend_lists, select_rows
+from .predictor import ConnectivityPredictor, Rules, ScaleRule, key_budget, random_predictor, sparse_coefficients
 
 _ROWS = 256  # queries of one piece of work; fixed, so that results do not depend on the number of threads
 _LOG2_E = 1.4426950408889634

@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 from numba import njit
 
-from ..jit import FASTMATH, exp2_negative, exp_negative, kernel
+from ...jit import FASTMATH, exp2_negative, exp_negative, kernel
 
 Array = np.ndarray[Any, np.dtype[np.float32]]
 Indices = np.ndarray[Any, np.dtype[np.int32]]

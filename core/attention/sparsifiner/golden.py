@@ -14,11 +14,11 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from ...attention._sparsifiner_attention import SparsifinerAttention, Tokens, kept_tokens
-from ...attention._sparsifiner_losses import distillation_loss, reconstruction_loss
-from ...attention._sparsifiner_predictor import Rules
-from ...attention.golden import Arrays, Check, max_error, stored
-from ...attention.sparsifiner_vit import SparsifinerConfig, SparsifinerViT
+from .._sparsifiner_attention import SparsifinerAttention, Tokens, kept_tokens
+from .._sparsifiner_losses import distillation_loss, reconstruction_loss
+from ..golden import Arrays, Check, max_error, stored
+from ..sparsifiner_vit import SparsifinerConfig, SparsifinerViT
+from .predictor import Rules
 
 FILES = ("attention_eval", "attention_recon", "losses", "tiny_model")
 TOLERANCE, LOSS_TOLERANCE, TIE = 2e-5, 1e-5, 1e-6
