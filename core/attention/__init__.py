@@ -52,7 +52,7 @@ OPERATORS = Registry(
         ),
         Method(
             "superlinear",
-            home="attn.core.attention.superlinear:OPERATOR",
+            home="attn.core.attention.superlinear.operator:OPERATOR",
             summary="power-law comb of anchors, then spans of about sqrt(L) keys at the best of them",
             paper="arXiv 2601.18401",
             year=2026,

@@ -6,10 +6,11 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from qkv import SHAPES, LargestTensor, assert_as_accurate_as_eager, random_qkv, threads
 
-from attn.core.attention import attention, superlinear
-from attn.core.attention._superlinear_comb import accumulated, comb
+from attn.core.attention import attention
 from attn.core.attention.contract import shape_of
-from attn.core.attention.superlinear import select
+from attn.core.attention.superlinear import operator as superlinear
+from attn.core.attention.superlinear.comb import accumulated, comb
+from attn.core.attention.superlinear.operator import select
 
 VARIANTS = [
     {},

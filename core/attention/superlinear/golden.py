@@ -6,10 +6,10 @@ from collections.abc import Iterator
 
 import torch
 
-from ...attention._superlinear_comb import comb
-from ...attention.contract import positions
-from ...attention.golden import Arrays, Check, max_error
-from ...attention.superlinear import blocked, reference, select
+from ..contract import positions
+from ..golden import Arrays, Check, max_error
+from .comb import comb
+from .operator import blocked, reference, select
 
 FILES: tuple[str, ...] = ("n2_sw1_k2", "n2_sw2_k3_fwd", "p054_sw1_k3", "decode_pos300", "tables")
 

@@ -10,8 +10,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from ._superlinear_span import groups
-from .contract import accumulator, positions
+from ..contract import accumulator, positions
+from .spans_cpu import groups
 
 UPSCALED_POWER = 0.54
 """The search power of ``preset="upscaled"``, section 3.7: about L^0.54 anchors."""

@@ -14,12 +14,12 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from ..jit import exp2_negative, kernel
-from ..threads import bands, kernels_own_the_threads, run
-from ._superlinear_span import ROWS, Head, gates, heads_of
+from ...jit import exp2_negative, kernel
+from ...threads import bands, kernels_own_the_threads, run
+from .spans_cpu import ROWS, Head, gates, heads_of
 
 if TYPE_CHECKING:
-    from ._superlinear_comb import Spans
+    from .comb import Spans
 
 Array = np.ndarray[Any, Any]
 _PORTIONS = 16  # each sums key gradients of its own; a fixed number, so that sums do not depend on the threads

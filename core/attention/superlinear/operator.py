@@ -20,12 +20,12 @@ from typing import Literal
 import torch
 from torch import Tensor
 
-from ..opaque import opaque
-from ._superlinear_comb import UPSCALED_POWER, Spans, accumulated, comb, spans_of
-from ._superlinear_search import search
-from ._superlinear_torch import FEW, SpanAttention, chunked_search, forward
-from ._topk import ranked
-from .contract import Cost, Operator, Shape, accumulator, attention_result, masked_attention, positions, repeat_kv
+from ...opaque import opaque
+from .._topk import ranked
+from ..contract import Cost, Operator, Shape, accumulator, attention_result, masked_attention, positions, repeat_kv
+from .comb import UPSCALED_POWER, Spans, accumulated, comb, spans_of
+from .search_cpu import search
+from .spans import FEW, SpanAttention, chunked_search, forward
 
 
 def check_parameters(

@@ -16,11 +16,11 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from ..jit import exp2_negative, kernel
-from ..threads import bands, kernels_own_the_threads, run, thread_count
+from ...jit import exp2_negative, kernel
+from ...threads import bands, kernels_own_the_threads, run, thread_count
 
 if TYPE_CHECKING:
-    from ._superlinear_comb import Spans
+    from .comb import Spans
 
 Array = np.ndarray[Any, Any]
 _BUCKET = 64  # keys: spans that end in the same bucket may form a group

@@ -12,14 +12,14 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 import torch
 from torch import Tensor
 
-from ..first_order import first_order_only
-from ._superlinear_backward import span_gradients
-from ._superlinear_span import span_attention
-from ._topk import ranked
-from .contract import accumulator, again_where_not_finite, positions
+from ...first_order import first_order_only
+from .._topk import ranked
+from ..contract import accumulator, again_where_not_finite, positions
+from .backward_cpu import span_gradients
+from .spans_cpu import span_attention
 
 if TYPE_CHECKING:
-    from ._superlinear_comb import Spans
+    from .comb import Spans
 
 FEW = 16
 """Queries up to which gathering is faster than grouping."""

@@ -8,8 +8,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from ..jit import kernel
-from ..threads import run
+from ...jit import kernel
+from ...threads import run
 
 Array = np.ndarray[Any, Any]
 _TILE = 512  # queries: with the keys that neighbouring stripes share, 2 x 256 KB at D = 128, inside a 1 MB cache
