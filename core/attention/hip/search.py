@@ -8,8 +8,8 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from .._topk import largest
 from ..contract import accumulator
+from ..tokens.top_k import largest
 from .search_reference import children
 from .settings import Layout, pick
 

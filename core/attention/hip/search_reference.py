@@ -8,8 +8,8 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from .._topk import largest
 from ..contract import accumulator, repeat_kv
+from ..tokens.top_k import largest
 from .settings import Layout, pick
 
 

@@ -13,9 +13,9 @@ import torch
 from torch import Tensor
 
 from ...opaque import opaque
-from .._sparse_tokens import TokenSelection
-from .._topk import top_k_positions
 from ..contract import Cost, Operator, Shape, attention_result, causal_mask, masked_attention, shape_of
+from ..tokens.attend import TokenSelection
+from ..tokens.top_k import top_k_positions
 from . import operator as shared
 from .search import FlatIndex, TokenIndex
 

@@ -14,9 +14,9 @@ import torch
 from torch import Tensor
 
 from ...opaque import opaque
-from .._sparse_tokens import TokenSelection
-from .._topk import top_k_positions
 from ..contract import Cost, Operator, Shape, accumulator, attention_result, masked_attention, shape_of
+from ..tokens.attend import TokenSelection
+from ..tokens.top_k import top_k_positions
 from . import operator as shared
 from .module import QUANTS, Quant, fake_quantise
 from .pool import CoarseDtype, block_scores, candidate_blocks, pool_blocks

@@ -11,8 +11,8 @@ from collections.abc import Callable
 import torch
 from torch import Tensor
 
-from .._sparse_tokens import attend_rows, token_attention
 from ..contract import Cost, Shape, accumulator
+from ..tokens.attend import attend_rows, token_attention
 from .module import Quant, fake_quantise, index_scores
 from .search import Found, TokenIndex
 

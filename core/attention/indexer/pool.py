@@ -10,8 +10,8 @@ from typing import Literal, NamedTuple
 import torch
 from torch import Tensor
 
-from .._topk import ranked, top_k_positions
 from ..contract import accumulator
+from ..tokens.top_k import ranked, top_k_positions
 from .module import QUANTS, Quant, index_scores, quantise_fp8
 
 CoarseDtype = Literal["fp32", "bf16"]

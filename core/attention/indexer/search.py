@@ -13,7 +13,7 @@ from typing import NamedTuple, Protocol
 import torch
 from torch import Tensor
 
-from .._topk import top_k_positions
+from ..tokens.top_k import top_k_positions
 from .module import Quant, index_scores
 from .pool import COARSE_DTYPES, CoarseDtype, block_scores, candidate_blocks, pool_blocks
 from .search_cpu import LARGEST_BLOCK, KeyBlocks, best_tokens

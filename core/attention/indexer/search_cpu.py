@@ -18,7 +18,7 @@ from torch import Tensor
 
 from ...jit import FASTMATH, kernel
 from ...threads import run, thread_count
-from .._topk_cpu import LARGEST, emit, emit_ties, ranked, threshold
+from ..tokens.top_k_cpu import LARGEST, emit, emit_ties, ranked, threshold
 
 Floats = np.ndarray[Any, np.dtype[np.float32]]
 Ints = np.ndarray[Any, np.dtype[np.int32]]

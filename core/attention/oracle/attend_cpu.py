@@ -8,7 +8,7 @@ import numpy as np
 from numba import njit
 
 from ...jit import FASTMATH, exp_negative, kernel
-from .._topk_cpu import threshold
+from ..tokens.top_k_cpu import threshold
 
 Array = np.ndarray[Any, Any]
 _INF = np.float32(np.inf)

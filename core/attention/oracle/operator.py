@@ -15,8 +15,6 @@ from torch import Tensor
 
 from ...opaque import opaque
 from ...threads import kernels_own_the_threads, run
-from .._sparse_tokens import token_attention
-from .._topk import ranked, top_k_positions
 from ..contract import (
     Cost,
     Operator,
@@ -29,6 +27,8 @@ from ..contract import (
     repeat_kv,
     weighted_sum,
 )
+from ..tokens.attend import token_attention
+from ..tokens.top_k import ranked, top_k_positions
 from .attend_cpu import cut_rows, mean_of_chosen
 
 _SCORES = 1 << 21  # of a chunk of query rows: 8 MiB in float32

@@ -17,9 +17,9 @@ from torch import Tensor
 
 from ...opaque import opaque, own_dtypes
 from ...threads import run
-from .._sparse_tokens import TokenSelection, sparse_topk_attention
-from .._topk import top_k_positions
 from ..contract import Condition, Cost, Operator, Shape, accumulator, attention_result, masked_attention, repeat_kv
+from ..tokens.attend import TokenSelection, sparse_topk_attention
+from ..tokens.top_k import top_k_positions
 from .attend_cpu import attend_lists, select_rows
 from .predictor import ConnectivityPredictor, Rules, ScaleRule, key_budget, random_predictor, sparse_coefficients
 

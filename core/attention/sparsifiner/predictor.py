@@ -14,8 +14,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from .._topk import top_k_positions
 from ..contract import accumulator
+from ..tokens.top_k import top_k_positions
 
 ScaleRule = Literal["code", "dim"]
 _LARGEST_RANDOM = 2 << 30  # bytes of an untrained predictor: its matrices grow with the square of the length

@@ -21,8 +21,8 @@ import torch
 from torch import Tensor
 
 from ...opaque import opaque
-from .._topk import ranked
 from ..contract import Cost, Operator, Shape, accumulator, attention_result, masked_attention, positions, repeat_kv
+from ..tokens.top_k import ranked
 from .comb import UPSCALED_POWER, Spans, accumulated, comb, spans_of
 from .search_cpu import search
 from .spans import FEW, SpanAttention, chunked_search, forward

@@ -6,7 +6,6 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from qkv import random_qkv
 
-from attn.core.attention._sparse_tokens import sparse_topk_attention
 from attn.core.attention.indexer.module import (
     LightningIndexer,
     fake_quantise,
@@ -18,6 +17,7 @@ from attn.core.attention.indexer.module import (
 )
 from attn.core.attention.indexer.pool import IncrementalPool, block_scores, pool_blocks
 from attn.core.attention.indexer.search import hisa_index, lightning_index
+from attn.core.attention.tokens.attend import sparse_topk_attention
 
 
 def packed(num_queries, num_tokens, heads=3, dim=32, *, seed=0, dtype=torch.float32):

@@ -6,8 +6,8 @@ from qkv import random_qkv
 from small_operators import NAMES, SMALL, arguments
 
 from attn.core.attention import OPERATORS, attention
-from attn.core.attention._topk import top_k_positions
 from attn.core.attention.indexer.search import lightning_index
+from attn.core.attention.tokens.top_k import top_k_positions
 
 INF, NAN = float("inf"), float("nan")
 

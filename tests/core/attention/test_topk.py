@@ -4,8 +4,8 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from attn.core.attention._topk import top_k_positions
 from attn.core.attention.indexer.search_cpu import KeyBlocks, best_tokens
+from attn.core.attention.tokens.top_k import top_k_positions
 
 
 def by_sorting(row, top_k):

@@ -13,8 +13,8 @@ import torch
 from numba import njit
 from torch import Tensor
 
-from ..jit import FASTMATH, exp_negative, kernel
-from ..threads import bands, run
+from ...jit import FASTMATH, exp_negative, kernel
+from ...threads import bands, run
 
 Floats = np.ndarray[Any, np.dtype[np.float32]]
 Ints = np.ndarray[Any, np.dtype[np.int32]]

@@ -12,9 +12,9 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from ..first_order import first_order_only
-from . import _sparse_tokens_cpu
-from .contract import accumulator, weighted_sum
+from ...first_order import first_order_only
+from ..contract import accumulator, weighted_sum
+from . import attend_cpu as _sparse_tokens_cpu
 
 _CHUNK = 1 << 22  # gathered key entries held at a time
 
