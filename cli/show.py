@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 import typer
 
-from attn.core.batch import Outcome
+from attn.core.batch.run import Outcome
 from attn.core.errors import AttnError, UsageError
 from attn.core.io.atomic import place_fault
 from attn.core.io.report import Item, Report, check_report_path, dumps, write_report

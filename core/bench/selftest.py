@@ -9,7 +9,7 @@ from typing import Any
 import attn
 
 from ..attention import golden as parity
-from ..batch import Silent, Watcher
+from ..batch.run import Silent, Watcher
 from ..errors import InputError, UsageError
 from ..io.report import Item, Report, summarise
 

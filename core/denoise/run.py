@@ -9,7 +9,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-from ..batch import Placement, Silent, Task, Watcher, run_batch
+from ..batch.run import Placement, Silent, Task, Watcher, run_batch
 from ..device import pick_device, pick_dtype
 from ..errors import AttnError, UsageError
 from ..io import GreyImage, expand_inputs, output_paths, read_image

@@ -32,7 +32,7 @@ from numpy.typing import NDArray
 
 import attn
 
-from ..batch import Silent, Watcher
+from ..batch.run import Silent, Watcher
 from ..device import set_threads
 from ..errors import InputError, UsageError
 from ..io.report import Item, Report, summarise

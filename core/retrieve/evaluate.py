@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 
 import attn
 
-from ..batch import Silent, Watcher
+from ..batch.run import Silent, Watcher
 from ..device import pick_device, set_threads
 from ..errors import InputError, UsageError
 from ..io.atomic import place_fault

@@ -35,7 +35,7 @@ from numpy.typing import NDArray
 
 import attn
 
-from ..batch import Silent, Watcher
+from ..batch.run import Silent, Watcher
 from ..errors import InputError, UsageError, did_you_mean
 from ..io.atomic import atomic_folder, atomic_path
 from ..io.report import Item, Report, summarise

@@ -13,7 +13,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-from ..batch import Task
+from ..batch.run import Task
 from ..errors import InputError, UsageError
 from ..io.photo import PHOTO_SUFFIXES
 from ..io.walk import Input, output_paths

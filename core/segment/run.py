@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from ..batch import Placement, Silent, Task, Watcher, run_batch
+from ..batch.run import Placement, Silent, Task, Watcher, run_batch
 from ..device import pick_device
 from ..errors import InputError, UsageError
 from ..io.atomic import remove_stale

@@ -17,7 +17,7 @@ from typing import Any
 
 import numpy as np
 
-from attn.core.batch import Silent
+from attn.core.batch.run import Silent
 from attn.core.retrieve.collapse import pair_similarity, split
 from attn.core.retrieve.encoders.load import load
 from attn.core.retrieve.encoders.text import TextEncoder

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from attn.core.batch import Placement, Task, run_batch
+from attn.core.batch.run import Placement, Task, run_batch
 from attn.core.errors import InputError, UsageError
 from attn.core.io.report import Item
 

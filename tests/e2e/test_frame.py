@@ -11,7 +11,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from attn.core import batch
+from attn.core.batch import run as batch
 
 SNAPSHOTS = Path(__file__).parent / "snapshots"
 HEAVY = {"torch", "numpy", "PIL", "pydantic", "rich", "pydicom", "skimage", "matplotlib", "numba", "triton"}

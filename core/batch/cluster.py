@@ -20,11 +20,11 @@ from distributed.scheduler import KilledWorker
 
 import attn
 
-from .batch import Placement, Task, Work, do_task
-from .device import available_cores, set_threads
-from .errors import UsageError
-from .io.report import Item
-from .memory import budget, set_budget
+from ..device import available_cores, set_threads
+from ..errors import UsageError
+from ..io.report import Item
+from ..memory import budget, set_budget
+from .run import Placement, Task, Work, do_task
 
 ENVIRONMENT = {
     "OMP_NUM_THREADS": "1",

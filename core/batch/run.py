@@ -18,9 +18,9 @@ from typing import Any, Protocol
 
 import attn
 
-from .errors import AttnError, InputError, UsageError
-from .io.atomic import place_fault
-from .io.report import Item, Report, summarise
+from ..errors import AttnError, InputError, UsageError
+from ..io.atomic import place_fault
+from ..io.report import Item, Report, summarise
 
 
 @dataclass(frozen=True, slots=True)
@@ -225,7 +225,7 @@ def _run_here(
 ) -> None:
     if not todo:
         return
-    from .device import set_threads
+    from ..device import set_threads
 
     set_threads(placement.threads)
     for index in todo:
