@@ -10,8 +10,8 @@ from pathlib import Path
 from typing import Any
 
 from ..errors import InputError, UsageError, did_you_mean
+from ..io.records import identifier, json_lines, text_field
 from ._evalset import Content, EvalSet, counted, empty_texts
-from ._records import identifier, json_lines, text_field
 from .metrics import Qrels
 from .runs import read_qrels
 

@@ -7,7 +7,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Literal
 
-from ._tables import StoredImage
+from ..io.tables import StoredImage
 from .metrics import Qrels
 
 Content = str | Path | StoredImage

@@ -11,10 +11,10 @@ from pathlib import Path
 from typing import Any
 
 from ..errors import InputError
+from ..io.records import identifier
+from ..io.tables import Picture, read_parquet
 from ._beir import choose_split, document_text, judged
 from ._evalset import Content, EvalSet, counted
-from ._records import identifier
-from ._tables import Picture, read_parquet
 from .runs import add_judgement
 
 JUDGEMENTS = ("qrels", "default", "data")

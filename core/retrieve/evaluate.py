@@ -18,8 +18,8 @@ from ..device import pick_device, set_threads
 from ..errors import InputError, UsageError
 from ..io.atomic import place_fault
 from ..io.report import Item, Report, summarise
+from ..io.tables import read_picture
 from ._evalset import Content, counted
-from ._tables import read_picture
 from .encoders.base import Encoder, Side
 from .formats import EvalSet, read_dataset
 from .metrics import (

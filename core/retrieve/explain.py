@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 
 from ..errors import InputError, UsageError
 from ..io.photo import PHOTO_SUFFIXES
-from ._tables import read_picture
+from ..io.tables import read_picture
 from .encoders.base import Encoder
 from .options import MAX_SIDE
 from .runs import Result

@@ -11,9 +11,9 @@ from pathlib import Path
 from typing import IO, Any
 
 from ..errors import InputError, UsageError
+from ..io.records import decoded, identifier, json_objects, json_value, opened
 from ..memory import read_within
 from ._beir import document_text
-from ._records import decoded, identifier, json_objects, json_value, opened
 from .runs import TABS
 
 Content = str | Path

@@ -22,7 +22,7 @@ import numpy as np
 
 from ..errors import InputError, UsageError, did_you_mean
 from ..io.atomic import atomic_path
-from ._records import json_lines, lines
+from ..io.records import json_lines, lines
 from .metrics import Qrels, Run
 
 FORMATS = ("jsonl", "trec", "tsv", "paths0")

@@ -16,7 +16,7 @@ import attn
 from ..device import pick_device, set_threads
 from ..errors import InputError, UsageError
 from ..io.report import Item, Report, summarise
-from ._tables import read_picture
+from ..io.tables import read_picture
 from .encoders.base import Encoder, Fingerprint
 from .explain import Explained, check_explains, explain
 from .options import MAX_SIDE, EncoderOptions, check_fingerprint, encoder_of

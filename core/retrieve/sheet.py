@@ -16,7 +16,7 @@ from ..errors import InputError
 from ..io.atomic import write_text
 from ..io.html import document
 from ..io.photo import PHOTO_SUFFIXES
-from ._tables import read_picture
+from ..io.tables import read_picture
 from .explain import Explained
 from .runs import RankedDocument, Result
 from .search import Found

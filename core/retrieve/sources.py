@@ -22,13 +22,13 @@ from numpy.typing import NDArray
 from ..errors import InputError, UsageError, did_you_mean
 from ..io.kinds import open_regular
 from ..io.photo import PHOTO_SUFFIXES
+from ..io.records import identifier, json_lines, line_limit, lines, text_field
+from ..io.tables import Picture, StoredImage, is_saved, read_parquet, read_picture, read_saved
 from ..io.walk import Passed
 from ..memory import check_memory, read_within
 from ._beir import find, read_corpus
 from ._evalset import counted
 from ._mteb import is_mteb, parts
-from ._records import identifier, json_lines, line_limit, lines, text_field
-from ._tables import Picture, StoredImage, is_saved, read_parquet, read_picture, read_saved
 from .passages import PASSAGE_OF
 from .places import FOLDER, GALLERY, file_stamp, stored_name, stored_path
 

@@ -15,9 +15,9 @@ from pathlib import Path
 
 from ..batch.run import Task
 from ..errors import InputError, UsageError
+from ..io.bands import read_text
 from ..io.photo import PHOTO_SUFFIXES
 from ..io.walk import Input, output_paths
-from ._bands import read_text
 from .outputs import side_path, side_paths
 from .record import Source, read_record, source_of
 

@@ -18,11 +18,11 @@ import attn
 
 from ..errors import InputError, UsageError
 from ..io.atomic import atomic_path, write_text
+from ..io.bands import bilinear, nearest, resized, spans, write_png
 from ..io.kinds import open_regular
 from ..io.report import Item, plain
 from ..memory import read_within
 from ..text import csv_text, csv_value, printable
-from ._bands import bilinear, nearest, resized, spans, write_png
 from .record import RECORD, Record, read_record
 
 if TYPE_CHECKING:

@@ -12,9 +12,9 @@ from pathlib import Path
 from typing import Any
 
 from ..errors import InputError
+from ..io.bands import read_text
 from ..io.kinds import open_regular
 from ..text import printable
-from ._bands import read_text
 
 RECORD = "attn-segment"
 """Keyword of the mask's text that holds the record, as JSON: a resumed batch reads it back."""

@@ -453,7 +453,7 @@ def test_20000_x_20000_within_bounded_memory(tmp_path, monkeypatch):
     Beyond the libraries it may need what a reduced photo does and 4 bytes a pixel. One colour picture of full size in
     float32 (4.5 GiB) would break it.
     """
-    from attn.core.segment._bands import write_png
+    from attn.core.io.bands import write_png
 
     small, size, fold = fundus((500, 500))[0], (20000, 20000), 40
     bands = (np.repeat(np.repeat(row[None], fold, 1), fold, 0) for row in small)
@@ -590,7 +590,7 @@ def test_empty_small_and_second_fields_are_told(cli, photos, drawn):
 
 
 def test_a_photo_beyond_the_budget_is_one_line(cli, photos):
-    from attn.core.segment._bands import write_png
+    from attn.core.io.bands import write_png
 
     write_png(photos / "big.png", (16380, 16380), (np.zeros((2, 16380, 3), np.uint8) for _ in range(1)), channels=3)
     ran = cli("segment", "big.png", *SATO, "--max-memory", "512m")

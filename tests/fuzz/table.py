@@ -122,8 +122,9 @@ def record_files() -> Files:
 
 def read_record(path: Path) -> object:
     from attn.core.errors import UsageError
+    from attn.core.io import bands as _bands
     from attn.core.io.report import Item
-    from attn.core.segment import _bands, outputs
+    from attn.core.segment import outputs
 
     mask = path.with_suffix(".mask.png")
     text = {outputs.RECORD: path.read_bytes().decode("latin-1")}

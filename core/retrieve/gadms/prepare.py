@@ -13,7 +13,7 @@ import torch.nn.functional as F
 from numpy.typing import NDArray
 from torch import Tensor
 
-from .._tables import read_picture
+from ...io.tables import read_picture
 from ..encoders.images import ImagePreparation
 from .clip import CLIP_MEAN, CLIP_STD
 

@@ -198,7 +198,7 @@ def test_a_strip_that_unpacks_to_more_than_its_place(tmp_path, coding):
 
 
 def test_the_budget_decides_about_large_photos(tmp_path, monkeypatch):
-    from attn.core.segment._bands import write_png
+    from attn.core.io.bands import write_png
 
     rows = (np.full((100, 4000, 3), n, np.uint8) for n in range(30))
     write_png(tmp_path / "a.png", (3000, 4000), rows, channels=3)

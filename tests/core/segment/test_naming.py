@@ -9,9 +9,9 @@ import pytest
 from PIL import Image
 
 from attn.core.errors import InputError
+from attn.core.io.bands import write_png
 from attn.core.io.walk import Input
 from attn.core.segment import outputs
-from attn.core.segment._bands import write_png
 from attn.core.segment.companions import companions
 from attn.core.segment.naming import places
 from attn.core.segment.options import SegmentOptions

@@ -9,8 +9,9 @@ import pytest
 from PIL import Image, PngImagePlugin
 
 from attn.core.errors import InputError, UsageError
+from attn.core.io import bands as _bands
 from attn.core.io.walk import Input, expand_inputs
-from attn.core.segment import _bands, outputs
+from attn.core.segment import outputs
 from attn.core.segment.companions import companions, core_of
 from attn.core.segment.naming import places
 from attn.core.segment.options import SegmentOptions

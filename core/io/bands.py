@@ -14,8 +14,8 @@ from typing import Any, BinaryIO
 import numpy as np
 from numpy.typing import NDArray
 
-from ..io.atomic import atomic_path
-from ..io.kinds import MAGIC, open_regular
+from .atomic import atomic_path
+from .kinds import MAGIC, open_regular
 
 BAND_PIXELS = 2**21
 LEVEL = 4

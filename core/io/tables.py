@@ -15,10 +15,10 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ..errors import AttnError, InputError
-from ..io.kinds import open_regular
-from ..io.photo import read_photo
 from ..memory import budget, check_memory, read_within
 from ..network import network
+from .kinds import open_regular
+from .photo import read_photo
 
 _OBJECT = 40
 """Bytes of a value of a list in Python: the object and its place."""

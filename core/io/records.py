@@ -18,9 +18,9 @@ from pathlib import Path
 from typing import IO, Any, cast
 
 from ..errors import InputError
-from ..io.kinds import open_regular
 from ..memory import FIX, Counted, budget, check_memory, read_within
 from ..sizes import show_bytes
+from .kinds import open_regular
 
 GZIP = b"\x1f\x8b"
 LINE_SHARE = 32
