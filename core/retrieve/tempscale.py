@@ -19,7 +19,7 @@ from numpy.typing import NDArray
 from torch import nn
 
 from ..errors import AttnError, UsageError
-from ._sites import Observer, Site, _Forward, attention_modules, site
+from ..models.family import Observer, Site, _Forward, attention_modules, site
 
 CHECK_TEXTS = (
     "A river divides the old town from the new one.",

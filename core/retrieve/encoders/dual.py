@@ -12,14 +12,14 @@ import torch
 from torch import Tensor
 
 from ...errors import UsageError
+from ...models import hf
+from ...models.files import fingerprint, read_json, weight_files
+from ...models.images import ImagePreparation
+from ...models.tokens import batches, padded, tokenise
 from ..tempscale import scaled
-from . import hf
 from .base import Encoded, Fingerprint, Side
-from .images import ImagePreparation
 from .text import unit
-from .tokens import batches, padded, tokenise
 from .towers import TwoTowers
-from .weights import fingerprint, read_json, weight_files
 
 MODELS = {"clip": "CLIPModel", "siglip": "SiglipModel"}
 

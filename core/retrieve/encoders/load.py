@@ -18,10 +18,11 @@ import torch
 from ...device import pick_device, pick_dtype, set_threads
 from ...errors import AttnError, UsageError, did_you_mean
 from ...io.weights import read_description
+from ...models import hf
+from ...models.files import check_regular
 from ...network import network
 from ...text import first_line
 from ..tempscale import check, self_check
-from . import hf
 from .base import Encoder
 from .dual import MODELS as DUAL
 from .dual import load_dual
@@ -30,7 +31,6 @@ from .openclip import load_openclip
 from .sentence import load_plain, load_sentence
 from .vit_minilm import FORMAT as VIT_MINILM
 from .vit_minilm import load_vit_minilm, minilm_dir
-from .weights import check_regular
 
 NAMES = ("minilm", "vit-minilm")
 FILES: Mapping[str, str] = {

@@ -12,14 +12,14 @@ import torch
 from torch import Tensor
 
 from ...errors import UsageError
+from ...models.files import fingerprint, read_json
+from ...models.images import ImagePreparation
+from ...models.tokens import batches
 from ...network import network
 from ..tempscale import scaled
 from .base import Encoded, Fingerprint, Side
-from .images import ImagePreparation
 from .text import unit
-from .tokens import batches
 from .towers import TwoTowers
-from .weights import fingerprint, read_json
 
 CONFIG = "open_clip_config.json"
 _WEIGHTS = ("open_clip_model.safetensors", "open_clip_pytorch_model.bin", "model.safetensors", "pytorch_model.bin")

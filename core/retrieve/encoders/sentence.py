@@ -12,10 +12,10 @@ from torch import Tensor, nn
 from ...errors import UsageError, did_you_mean
 from ...io.kinds import open_regular
 from ...io.weights import read_tensors
-from . import hf
+from ...models import hf
+from ...models.files import fingerprint, read_json, weight_files
 from .base import Encoder, Fingerprint
 from .text import POOLINGS, TextEncoder
-from .weights import fingerprint, read_json, weight_files
 
 _ACTIVATIONS: Mapping[str, Callable[[], nn.Module]] = {
     "Identity": nn.Identity, "Tanh": nn.Tanh, "ReLU": nn.ReLU, "GELU": nn.GELU, "SiLU": nn.SiLU, "Sigmoid": nn.Sigmoid,

@@ -16,9 +16,9 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from ...errors import UsageError
+from ...models.tokens import Tokens, batches, padded, tokenise
 from ..tempscale import scaled
 from .base import Encoded, Fingerprint, Side, no_images
-from .tokens import Tokens, batches, padded, tokenise
 
 POOLINGS = ("mean", "cls", "max", "lasttoken", "mean_sqrt_len_tokens", "weightedmean")
 

@@ -11,9 +11,9 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from ...models.images import ImagePreparation, encode_in_batches
 from ..tempscale import scaled
 from .base import Encoded, Fingerprint
-from .images import ImagePreparation, encode_in_batches
 
 
 @dataclass(frozen=True)

@@ -20,12 +20,12 @@ from torch import Tensor, nn
 from ...errors import UsageError
 from ...io.kinds import open_regular
 from ...io.weights import read_weights, write_weights
-from . import hf
+from ...models import hf
+from ...models.files import fingerprint, package_dir, weight_files
+from ...models.images import BATCH_IMAGES, ImagePreparation
 from .base import Encoded, Fingerprint, Side
-from .images import BATCH_IMAGES, ImagePreparation
 from .sentence import load_sentence
 from .text import TextEncoder, unit
-from .weights import fingerprint, package_dir, weight_files
 
 FORMAT, VERSION = "attn-vit-minilm", 1
 HEAD = Path(__file__).parent.parent / "weights" / "vit-minilm.safetensors"

@@ -13,9 +13,9 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from ...errors import UsageError
+from ...models.files import sha256
+from ...models.images import encode_in_batches
 from ..encoders.base import Encoded, Fingerprint, Side
-from ..encoders.images import encode_in_batches
-from ..encoders.weights import sha256
 from .checkpoint import read_checkpoint
 from .clip import GADMS
 from .explain import Explanation, explain

@@ -14,7 +14,7 @@ from torch import Tensor
 from ...errors import UsageError
 from ...io.kinds import open_regular
 from ...io.weights import read_tensors
-from ..encoders.weights import weight_files
+from ...models.files import weight_files
 from .clip import GADMS, Architecture
 
 _TRANSFORMERS = (

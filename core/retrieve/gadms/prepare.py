@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from ...io.tables import read_picture
-from ..encoders.images import ImagePreparation
+from ...models.images import ImagePreparation
 from .clip import CLIP_MEAN, CLIP_STD
 
 

@@ -12,10 +12,10 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from ...errors import UsageError
+from ...models.files import fingerprint
+from ...models.images import encode_in_batches
 from ..encoders.base import Encoded, Fingerprint, Side
-from ..encoders.images import encode_in_batches
 from ..encoders.text import unit
-from ..encoders.weights import fingerprint
 from ..tempscale import scaled
 from .checkpoint import read_checkpoint
 from .model import PriorCLIP, belief_map, fit_image

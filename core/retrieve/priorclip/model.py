@@ -17,7 +17,7 @@ import torch.nn.functional as F
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
-from ..encoders.images import ImagePreparation
+from ...models.images import ImagePreparation
 from .losses import Temperature
 from .text import END, MAX_WORDS
 from .vit import Gate, Transformer, VisionTransformer

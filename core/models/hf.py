@@ -11,8 +11,8 @@ from typing import Any
 import torch
 from torch import nn
 
-from ...errors import UsageError
-from ...network import network
+from ..errors import UsageError
+from ..network import network
 
 _ENCODERS = {"t5": "T5EncoderModel", "mt5": "MT5EncoderModel", "umt5": "UMT5EncoderModel"}
 _OFFSET = ("roberta", "xlm-roberta", "camembert", "mpnet")  # their positions start behind the padding index

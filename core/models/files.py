@@ -10,9 +10,9 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from ...errors import InputError, UsageError
-from ...io.kinds import open_regular
-from ...memory import read_within
+from ..errors import InputError, UsageError
+from ..io.kinds import open_regular
+from ..memory import read_within
 
 _HASHES: dict[tuple[str, int, int], str] = {}
 """(path, size, mtime in ns) -> sha256: large files are read once per process."""
