@@ -16,8 +16,8 @@ from collections.abc import Sequence
 
 from torch import Tensor, nn
 
-from ..attention.biformer import Block, ChannelNorm
-from ..attention.halonet import Bottleneck
+from ..nets.biformer import Block, ChannelNorm
+from ..nets.halonet import Bottleneck
 from ._layers import MConv
 from .fsgnet import FSGNet, FullScaleTrunk, Scales, decoder_of
 

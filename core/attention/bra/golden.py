@@ -7,7 +7,7 @@ from collections.abc import Iterator
 import numpy as np
 import torch
 
-from ..biformer import AttentionLePE, BiFormer, BiLevelRoutingAttention, BiLevelRoutingAttentionNCHW
+from ...nets.biformer import AttentionLePE, BiFormer, BiLevelRoutingAttention, BiLevelRoutingAttentionNCHW
 from ..golden import Arrays, Check, max_error
 from .operator import attention_maps
 from .regions import region_means

@@ -7,8 +7,8 @@ from collections.abc import Iterator
 import numpy as np
 import torch
 
+from ...nets.halonet import HaloAttn
 from ..golden import Arrays, Check, max_error, stored
-from ..halonet import HaloAttn
 from .blocks import relative_logits
 
 FILES: tuple[str, ...] = (

@@ -7,8 +7,8 @@ from collections.abc import Iterator
 import numpy as np
 import torch
 
+from ...nets.tnl import srms_norm
 from ..golden import Arrays, Check, max_error
-from ..tnl import srms_norm
 from .operator import blocked, lightning_attention, recurrent, reference, slopes
 
 FILES: tuple[str, ...] = ("op_l0", "op_l12_ragged", "op_lastlayer_6heads", "slopes", "srmsnorm")

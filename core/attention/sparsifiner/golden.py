@@ -14,10 +14,10 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from .._sparsifiner_attention import SparsifinerAttention, Tokens, kept_tokens
-from .._sparsifiner_losses import distillation_loss, reconstruction_loss
+from ...nets.sparsifiner_layers import SparsifinerAttention, Tokens, kept_tokens
+from ...nets.sparsifiner_losses import distillation_loss, reconstruction_loss
+from ...nets.sparsifiner_vit import SparsifinerConfig, SparsifinerViT
 from ..golden import Arrays, Check, max_error, stored
-from ..sparsifiner_vit import SparsifinerConfig, SparsifinerViT
 from .predictor import Rules
 
 FILES = ("attention_eval", "attention_recon", "losses", "tiny_model")

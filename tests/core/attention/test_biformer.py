@@ -4,8 +4,8 @@ import pytest
 import torch
 import torch.nn.functional as F
 
-from attn.core.attention import biformer
 from attn.core.attention.contract import masked_attention
+from attn.core.nets import biformer
 
 
 def copy_weights(source, target):

@@ -4,8 +4,8 @@ import pytest
 import torch
 import torch.nn.functional as F
 
-from attn.core.attention import halonet
 from attn.core.attention.halo import operator as halo
+from attn.core.nets import halonet
 
 TABLE = [
     ("h0", 50, 5.50), ("h1", 59, 8.11), ("h2", 62, 9.22), ("h3", 65, 11.45), ("h4", 65, 16.76), ("h5", 98, 30.72),

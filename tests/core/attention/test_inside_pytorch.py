@@ -8,12 +8,12 @@ from qkv import random_qkv
 from small_operators import NAMES, arguments
 
 from attn.core.attention import OPERATORS, attention
-from attn.core.attention._bra_modules import BiLevelRoutingAttention, BiLevelRoutingAttentionNCHW
 from attn.core.attention.flux.operator import LayerRouter
-from attn.core.attention.halonet import HaloAttn
 from attn.core.attention.sparsifiner.operator import ConnectivityPredictor
-from attn.core.attention.sparsifiner_vit import SparsifinerConfig, SparsifinerViT
-from attn.core.attention.tnl import TNL
+from attn.core.nets.bra_layers import BiLevelRoutingAttention, BiLevelRoutingAttentionNCHW
+from attn.core.nets.halonet import HaloAttn
+from attn.core.nets.sparsifiner_vit import SparsifinerConfig, SparsifinerViT
+from attn.core.nets.tnl import TNL
 
 DIFFERENTIABLE = [name for name in NAMES if OPERATORS[name].resolve().differentiable]
 

@@ -5,15 +5,10 @@ import copy
 import pytest
 import torch
 
-from attn.core.attention._sparsifiner_attention import (
-    SparsifinerAttention,
-    Tokens,
-    attention_multiply_adds,
-    kept_tokens,
-)
-from attn.core.attention._sparsifiner_losses import distillation_loss, reconstruction_loss, stage_parameters
 from attn.core.attention.sparsifiner.predictor import ConnectivityPredictor, Rules
-from attn.core.attention.sparsifiner_vit import SparsifinerConfig, SparsifinerViT, token_schedule
+from attn.core.nets.sparsifiner_layers import SparsifinerAttention, Tokens, attention_multiply_adds, kept_tokens
+from attn.core.nets.sparsifiner_losses import distillation_loss, reconstruction_loss, stage_parameters
+from attn.core.nets.sparsifiner_vit import SparsifinerConfig, SparsifinerViT, token_schedule
 
 TINY = {"image_size": 32, "patch_size": 8, "num_classes": 5, "dim": 24, "depth": 4, "num_heads": 3, "mlp_ratio": 2.0,
         "keep_ratio": 0.3, "reduce_n": 3}  # fmt: skip

@@ -5,7 +5,7 @@ import torch
 from torch.nn import functional as F
 
 from attn.core.attention.lightning.operator import reference
-from attn.core.attention.tnl import GLA, LRPE, TNL, SRMSNorm, TNLBlock, srms_norm
+from attn.core.nets.tnl import GLA, LRPE, TNL, SRMSNorm, TNLBlock, srms_norm
 
 
 def block(**options):

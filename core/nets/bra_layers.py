@@ -10,9 +10,9 @@ from typing import Literal
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from .bra.attend import attend_regions
-from .bra.operator import add_lepe, blocked, select
-from .bra.regions import Routing, cut_floor, route
+from ..attention.bra.attend import attend_regions
+from ..attention.bra.operator import add_lepe, blocked, select
+from ..attention.bra.regions import Routing, cut_floor, route
 
 
 class _Projection(nn.Module):

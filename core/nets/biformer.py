@@ -13,7 +13,7 @@ from typing import Literal
 import torch
 from torch import Tensor, nn
 
-from ._bra_modules import AttentionLePE, BiLevelRoutingAttention, BiLevelRoutingAttentionNCHW
+from .bra_layers import AttentionLePE, BiLevelRoutingAttention, BiLevelRoutingAttentionNCHW
 
 __all__ = [
     "AttentionLePE",

@@ -10,8 +10,8 @@ from typing import NamedTuple
 import torch
 from torch import Tensor, nn
 
+from ..attention.sparsifiner.predictor import ConnectivityPredictor, Prediction, Rules
 from ..opaque import own_dtypes
-from .sparsifiner.predictor import ConnectivityPredictor, Prediction, Rules
 
 
 class AttentionRecord(NamedTuple):

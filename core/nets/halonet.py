@@ -12,9 +12,9 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from .halo.attend import attend_blocks
-from .halo.blocks import Halo, from_blocks, query_blocks
-from .halo.operator import layout_of
+from ..attention.halo.attend import attend_blocks
+from ..attention.halo.blocks import Halo, from_blocks, query_blocks
+from ..attention.halo.operator import layout_of
 
 
 class RelativeTables(nn.Module):

@@ -15,8 +15,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from ._sparsifiner_attention import AttentionRecord, SparsifinerAttention, Tokens, attention_multiply_adds, kept_tokens
-from .sparsifiner.predictor import ConnectivityPredictor, Rules, key_budget
+from ..attention.sparsifiner.predictor import ConnectivityPredictor, Rules, key_budget
+from .sparsifiner_layers import AttentionRecord, SparsifinerAttention, Tokens, attention_multiply_adds, kept_tokens
 
 Form = Literal["zeros", "short"]
 

@@ -14,8 +14,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from .contract import accumulator
-from .lightning.operator import Decay, lightning_attention, recurrent, reference, slopes
+from ..attention.contract import accumulator
+from ..attention.lightning.operator import Decay, lightning_attention, recurrent, reference, slopes
 
 Variant = Literal["tnl", "tnl_v2"]
 Path = Literal["blocked", "recurrent", "reference"]
