@@ -25,7 +25,7 @@ from .say import say
 
 if TYPE_CHECKING:
     from attn.core.bench.options import BenchOptions
-    from attn.core.io.report import Item, Report
+    from attn.core.report.model import Item, Report
 
 EXAMPLES = (
     ("attn bench --seq 128k", "Every language operator at 131072 tokens against dense attention, in under 5 minutes."),

@@ -27,7 +27,7 @@ from .options import (
 from .say import say
 
 if TYPE_CHECKING:
-    from attn.core.io.report import Item, Report
+    from attn.core.report.model import Item, Report
 
 
 def main(

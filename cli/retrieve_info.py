@@ -13,7 +13,7 @@ def main(
     """Say what an index holds and which model made it. A damaged one is reported with the file that is damaged."""
     import json
 
-    from attn.core.io.report import plain
+    from attn.core.report.model import plain
     from attn.core.retrieve.store import open_store
 
     from .show import print_rows

@@ -48,7 +48,7 @@ def main(
     """
     import attn
     from attn.core.device import set_threads
-    from attn.core.io.report import Item, Report, check_report_path, plain, summarise
+    from attn.core.report.model import Item, Report, check_report_path, plain, summarise
     from attn.core.retrieve.formats import read_dataset
     from attn.core.retrieve.tune import tune_temperature
 

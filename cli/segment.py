@@ -26,7 +26,7 @@ from .options import (
 from .say import say
 
 if TYPE_CHECKING:
-    from attn.core.io.report import Item, Report
+    from attn.core.report.model import Item, Report
 
 EXAMPLES = (
     ("attn segment example:retina", "A fundus photo that ships with an installed package; writes ./retina.mask.png."),

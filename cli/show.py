@@ -15,8 +15,8 @@ import typer
 from attn.core.batch.run import Outcome
 from attn.core.errors import AttnError, UsageError
 from attn.core.io.atomic import place_fault
-from attn.core.io.report import Item, Report, check_report_path, dumps, write_report
 from attn.core.io.walk import read_list
+from attn.core.report.model import Item, Report, check_report_path, dumps, write_report
 from attn.core.text import one_line, printable
 
 from .interrupts import insist

@@ -22,8 +22,8 @@ import attn
 
 from ..device import available_cores, set_threads
 from ..errors import UsageError
-from ..io.report import Item
 from ..memory import budget, set_budget
+from ..report.model import Item
 from .run import Placement, Task, Work, do_task
 
 ENVIRONMENT = {

@@ -20,7 +20,7 @@ import attn
 
 from ..errors import AttnError, InputError, UsageError
 from ..io.atomic import place_fault
-from ..io.report import Item, Report, summarise
+from ..report.model import Item, Report, summarise
 
 
 @dataclass(frozen=True, slots=True)

@@ -7,8 +7,8 @@ from collections.abc import Sequence
 from os import PathLike
 from typing import Any
 
-from ..io.figure import Panel, panels
-from ..io.report import Item
+from ..report.figure import Panel, panels
+from ..report.model import Item
 from ..sizes import show_size
 from . import scaling
 

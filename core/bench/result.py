@@ -10,7 +10,7 @@ from dataclasses import replace
 from typing import Any
 
 from ..attention.contract import Cost, Shape, shape_of
-from ..io.report import Item
+from ..report.model import Item
 from ..sizes import show_size
 from . import machine, scaling
 from .candidates import BASELINE

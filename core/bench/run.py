@@ -20,8 +20,8 @@ from .. import memory
 from ..batch.run import Silent, Watcher
 from ..device import pick_device, pick_dtype, set_threads
 from ..errors import InputError, UsageError, did_you_mean
-from ..io.figure_canvas import check_figure_path
-from ..io.report import Item, Report, summarise
+from ..report.canvas import check_figure_path
+from ..report.model import Item, Report, summarise
 from ..sizes import show_bytes, show_size
 from . import machine
 from .candidates import choose

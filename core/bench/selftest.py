@@ -11,7 +11,7 @@ import attn
 from ..attention import golden as parity
 from ..batch.run import Silent, Watcher
 from ..errors import InputError, UsageError
-from ..io.report import Item, Report, summarise
+from ..report.model import Item, Report, summarise
 
 FOLDERS = {
     "dsa": "hisa",

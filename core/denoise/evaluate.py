@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 
 from ..errors import AttnError
 from ..io.image import GreyImage
-from ..io.report import Item
+from ..report.model import Item
 from . import METHODS
 from .metrics import psnr, rmse, ssim
 from .noise import noise_std

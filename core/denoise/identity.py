@@ -21,7 +21,7 @@ from ..device import pick_dtype
 from ..io.dicom import derived_uid
 from ..io.kinds import open_regular, sniff
 from ..io.pixels import captured
-from ..io.report import Item
+from ..report.model import Item
 from . import METHODS
 from .options import DenoiseOptions
 from .outputs import side_path

@@ -82,7 +82,7 @@ def write_outputs(
     if options.figure and window.width > 0:
         files["figure"] = str(_write_figure(task, noisy, result, shown, reference))
     if pictures is not None and len(pictures) > 1:
-        from ..io.figure import comparison
+        from ..report.figure import comparison
 
         path = side_path(output, "compare", ".png", whole=task.whole)
         clean = pictures.pop("reference", None)
@@ -119,7 +119,7 @@ def _write_maps(task: Task, noisy: GreyImage, result: Denoised, options: Denoise
     """Sigma maps of every slice as NPY [Z, stages, 3, H, W] (float32; σx, σy in pixels, σr in units of the window)."""
     import torch
 
-    from ..io.figure import sigma_maps
+    from ..report.figure import sigma_maps
 
     stacks = []
     for z, seen in enumerate(result.seen):
@@ -136,7 +136,7 @@ def _write_maps(task: Task, noisy: GreyImage, result: Denoised, options: Denoise
 
 
 def _write_figure(task: Task, noisy: GreyImage, result: Denoised, window: Window, reference: Stack | None) -> Path:
-    from ..io.figure import before_after
+    from ..report.figure import before_after
 
     assert task.output is not None
     middle, path = len(noisy.pixels) // 2, side_path(task.output, "figure", ".png", whole=task.whole)

@@ -17,8 +17,8 @@ from ..io.atomic import check_place, remove_stale
 from ..io.image import check_unit
 from ..io.kinds import split_key
 from ..io.pixels import check_fill
-from ..io.report import Item, Report
 from ..io.walk import Passed
+from ..report.model import Item, Report
 from . import METHODS
 from .base import Filter
 from .evaluate import compare_methods, mean_comparison, noise_metrics, scores

@@ -9,7 +9,7 @@ from typing import Any
 
 import attn
 
-from ..io.report import Item, Report, summarise
+from ..report.model import Item, Report, summarise
 from .store import open_store, split_place
 from .store._files import folder_bytes
 

@@ -35,7 +35,7 @@ import attn
 from ..batch.run import Silent, Watcher
 from ..device import set_threads
 from ..errors import InputError, UsageError
-from ..io.report import Item, Report, summarise
+from ..report.model import Item, Report, summarise
 from .passages import PASSAGE_OF, document_of
 from .places import Places
 from .runs import Result

@@ -17,8 +17,8 @@ from ..batch.run import Silent, Watcher
 from ..device import pick_device, set_threads
 from ..errors import InputError, UsageError
 from ..io.atomic import place_fault
-from ..io.report import Item, Report, summarise
 from ..io.tables import read_picture
+from ..report.model import Item, Report, summarise
 from ._evalset import Content, counted
 from .encoders.base import Encoder, Side
 from .formats import EvalSet, read_dataset

@@ -38,7 +38,7 @@ import attn
 from ..batch.run import Silent, Watcher
 from ..errors import InputError, UsageError, did_you_mean
 from ..io.atomic import atomic_folder, atomic_path
-from ..io.report import Item, Report, summarise
+from ..report.model import Item, Report, summarise
 from .places import FOLDER, GALLERY, Places, file_name, index_folder, stored_name
 from .store import Header, VectorStore, create, holds_index, open_store, split_place
 from .store._files import folder_bytes, item_line, write_npy

@@ -14,8 +14,8 @@ from typing import Any
 
 from ..errors import InputError, UsageError
 from ..io.photo import PHOTO_SUFFIXES
-from ..io.report import Item
 from ..io.walk import read_list
+from ..report.model import Item
 from ._evalset import counted
 from .places import FOLDER, GALLERY, Places, absolute, file_name, file_stamp, is_below, stored_name, stored_path
 from .sources import TEXT_SUFFIXES, Entry, NothingToIndex, read_source

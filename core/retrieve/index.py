@@ -30,8 +30,8 @@ from ..device import pick_device, set_threads
 from ..errors import InputError, UsageError
 from ..io.atomic import atomic_path, remove_stale
 from ..io.kinds import open_regular
-from ..io.report import Item, Report
 from ..memory import check_memory
+from ..report.model import Item, Report
 from ._evalset import counted
 from .encoders.base import Encoded, Encoder
 from .gallery import Known, Matched, read_gallery

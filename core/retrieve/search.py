@@ -15,8 +15,8 @@ import attn
 
 from ..device import pick_device, set_threads
 from ..errors import InputError, UsageError
-from ..io.report import Item, Report, summarise
 from ..io.tables import read_picture
+from ..report.model import Item, Report, summarise
 from .encoders.base import Encoder, Fingerprint
 from .explain import Explained, check_explains, explain
 from .options import MAX_SIDE, EncoderOptions, check_fingerprint, encoder_of

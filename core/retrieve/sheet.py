@@ -14,9 +14,9 @@ from numpy.typing import NDArray
 
 from ..errors import InputError
 from ..io.atomic import write_text
-from ..io.html import document
 from ..io.photo import PHOTO_SUFFIXES
 from ..io.tables import read_picture
+from ..report.html import document
 from .explain import Explained
 from .runs import RankedDocument, Result
 from .search import Found

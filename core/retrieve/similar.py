@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 
 from ..device import set_threads
 from ..errors import UsageError, did_you_mean
-from ..io.report import Item
+from ..report.model import Item
 from .passages import PASSAGE_OF, document_of, nearest
 from .places import Places, absolute, file_name
 from .runs import Result

@@ -20,8 +20,8 @@ from ..errors import InputError, UsageError
 from ..io.atomic import atomic_path, write_text
 from ..io.bands import bilinear, nearest, resized, spans, write_png
 from ..io.kinds import open_regular
-from ..io.report import Item, plain
 from ..memory import read_within
+from ..report.model import Item, plain
 from ..text import csv_text, csv_value, printable
 from .record import RECORD, Record, read_record
 
@@ -148,7 +148,7 @@ def describe(done: Segmented) -> str:
 
 
 def _write_attention(output: Path, maps: Mapping[str, NDArray[np.float32]]) -> dict[str, Path]:
-    from ..io.figure import comparison
+    from ..report.figure import comparison
 
     numbers, picture = side_path(output, "attention", ".npz"), side_path(output, "attention")
     with atomic_path(numbers) as temporary, temporary.open("wb") as stream:
@@ -160,7 +160,7 @@ def _write_attention(output: Path, maps: Mapping[str, NDArray[np.float32]]) -> d
 
 
 def _write_comparison(output: Path, pictures: Mapping[str, NDArray[Any]], captions: Mapping[str, str] | None) -> Path:
-    from ..io.figure import comparison
+    from ..report.figure import comparison
 
     path = side_path(output, "compare")
     small = {name: _picture(image) for name, image in pictures.items()}

@@ -17,8 +17,8 @@ from ..device import pick_device
 from ..errors import InputError, UsageError
 from ..io.atomic import remove_stale
 from ..io.raster import read_png
-from ..io.report import Item, Report, plain
 from ..io.walk import Input, Passed, expand_inputs
+from ..report.model import Item, Report, plain
 from . import metrics as scoring
 from .case import Case, read_case, segment_case, segmenter_of, threshold_of
 from .companions import Companions, companions

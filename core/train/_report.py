@@ -8,7 +8,7 @@ from typing import Any
 
 import attn
 
-from ..io.report import Item, Report, plain, summarise
+from ..report.model import Item, Report, plain, summarise
 from .trainer import CURVE, METRICS, Outcome
 
 MODEL, CARD = "model.safetensors", "model.md"

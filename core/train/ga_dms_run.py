@@ -17,7 +17,7 @@ import attn
 from ..device import pick_device, set_threads
 from ..errors import UsageError
 from ..io.atomic import write_text
-from ..io.report import Report, plain
+from ..report.model import Report, plain
 from ..retrieve.gadms.checkpoint import Checkpoint, read_checkpoint, write_checkpoint
 from ..retrieve.gadms.clip import GADMS
 from ..retrieve.gadms.gass import GASSOptions

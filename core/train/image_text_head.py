@@ -25,7 +25,7 @@ from ..device import pick_device, pick_dtype, set_threads
 from ..errors import InputError, UsageError
 from ..io.atomic import write_text
 from ..io.photo import read_photo
-from ..io.report import Item, Report, summarise
+from ..report.model import Item, Report, summarise
 from ..retrieve.encoders.sentence import load_sentence
 from ..retrieve.encoders.vit_minilm import load_vit, minilm_dir, vit_features, vit_file, write_head
 from ..retrieve.formats import Captioned, image_root, read_captioned

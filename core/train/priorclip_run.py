@@ -14,7 +14,7 @@ import attn
 
 from ..device import pick_device, set_threads
 from ..io.atomic import write_text
-from ..io.report import Report, plain
+from ..report.model import Report, plain
 from ..retrieve.priorclip.checkpoint import Checkpoint, write_checkpoint
 from ..retrieve.priorclip.data import Pictures, label_warning, read_dataset, synthetic
 from ..retrieve.priorclip.model import PriorCLIP

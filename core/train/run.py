@@ -16,7 +16,7 @@ from ..device import pick_device, set_threads
 from ..errors import UsageError
 from ..filters import NEEDS_IMAGES
 from ..io.atomic import write_text
-from ..io.report import Report, plain
+from ..report.model import Report, plain
 from ..segment.checkpoint import Checkpoint, read_checkpoint, write_checkpoint
 from ..segment.prepare import Preparation
 from ..segment.trunks import NAMES

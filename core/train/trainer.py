@@ -21,7 +21,7 @@ from torch import Tensor, nn
 from ..errors import InputError, UsageError
 from ..io.atomic import atomic_path, write_text
 from ..io.kinds import open_regular
-from ..io.report import plain
+from ..report.model import plain
 from .schedule import cosine_cycles
 
 CHECKPOINT, BEST, METRICS, CURVE = "checkpoint.pt", "best.pt", "metrics.jsonl", "curve.png"
@@ -229,7 +229,7 @@ def _evaluate(
 
 
 def _draw(recipe: Recipe, state: State, path: Path) -> None:
-    from ..io.figure import Panel, panels
+    from ..report.figure import Panel, panels
 
     steps = [row["step"] for row in state.history]
     loss = Panel({"training loss": (steps, [row["loss"] for row in state.history])}, xlabel="step", ylabel="loss")

@@ -11,7 +11,7 @@ import pytest
 
 from attn.core.batch.run import Placement, Task, run_batch
 from attn.core.errors import InputError, UsageError
-from attn.core.io.report import Item
+from attn.core.report.model import Item
 
 
 def copy_upper(task: Task, step) -> Item:

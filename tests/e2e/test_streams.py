@@ -62,7 +62,7 @@ def test_only_one_file_prints():
 
 def test_a_name_in_a_progress_bar_is_no_markup(capsys, monkeypatch):
     from attn.cli.show import Watch
-    from attn.core.io.report import Item
+    from attn.core.report.model import Item
 
     monkeypatch.setattr("sys.stderr.isatty", lambda: True, raising=False)
     watch = Watch(quiet=False)

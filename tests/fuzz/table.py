@@ -123,7 +123,7 @@ def record_files() -> Files:
 def read_record(path: Path) -> object:
     from attn.core.errors import UsageError
     from attn.core.io import bands as _bands
-    from attn.core.io.report import Item
+    from attn.core.report.model import Item
     from attn.core.segment import outputs
 
     mask = path.with_suffix(".mask.png")

@@ -16,9 +16,9 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from attn.core.errors import UsageError
-from attn.core.io import figure_canvas
-from attn.core.io.figure import Panel, before_after, comparison, curve, panels, sigma_maps
-from attn.core.io.figure_canvas import check_figure_path
+from attn.core.report import canvas as figure_canvas
+from attn.core.report.canvas import check_figure_path
+from attn.core.report.figure import Panel, before_after, comparison, curve, panels, sigma_maps
 
 RAMP = np.linspace(-1000, 1000, 64 * 64).reshape(64, 64)
 MAPS = np.stack([np.full((64, 64), 2.0), np.linspace(1, 3, 64 * 64).reshape(64, 64), np.full((64, 64), 0.02)])
@@ -189,7 +189,7 @@ def test_no_global_state_and_no_user_style(tmp_path: Path) -> None:
 
 def test_pyplot_is_never_imported_and_matplotlib_only_on_use(tmp_path: Path) -> None:
     code = (
-        "import sys, attn.core.io.figure as f; assert 'matplotlib' not in sys.modules; "
+        "import sys, attn.core.report.figure as f; assert 'matplotlib' not in sys.modules; "
         f"f.curve([1, 2], {{'a': [1, 2]}}, {str(tmp_path / 'a.png')!r}); assert 'matplotlib.pyplot' not in sys.modules"
     )
     run = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)

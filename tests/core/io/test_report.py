@@ -21,8 +21,8 @@ from hypothesis import strategies as st
 from PIL import Image
 
 from attn.core.errors import UsageError
-from attn.core.io import html
-from attn.core.io.report import Item, Report, check_report_path, dumps, render, summarise, write_report
+from attn.core.report import html
+from attn.core.report.model import Item, Report, check_report_path, dumps, render, summarise, write_report
 from attn.core.text import csv_cell
 
 NASTY = "a <b>&\"c',\n|x`*.dcm"
@@ -325,6 +325,6 @@ def test_summarise_counts_and_averages_done_items() -> None:
 
 
 def test_importing_the_report_is_cheap() -> None:
-    code = "import sys, attn.core.io.report; print(*{'torch', 'matplotlib', 'PIL', 'pydicom'} & set(sys.modules))"
+    code = "import sys, attn.core.report.model; print(*{'torch', 'matplotlib', 'PIL', 'pydicom'} & set(sys.modules))"
     run = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert run.stdout.strip() == ""

@@ -16,8 +16,8 @@ from pathlib import Path
 from typing import Any
 from urllib.parse import quote
 
-from .metric_words import in_words
-from .report import MEAN, Item, Report, means, metric_names, number, plain, rest_of_summary, split_tables, unit_of
+from .model import MEAN, Item, Report, means, metric_names, number, plain, rest_of_summary, split_tables, unit_of
+from .words import in_words
 
 MAX_SIDE = 1600  # px, longer side of an inlined picture: wide enough for any screen, small enough for a hundred
 MAX_INLINE_BYTES = 48 * 2**20  # of all pictures together, before base64

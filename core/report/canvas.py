@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Any
 from numpy.typing import NDArray
 
 from ..errors import InputError, UsageError
-from .atomic import atomic_path, place_fault
+from ..io.atomic import atomic_path, place_fault
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-from .figure_canvas import Window, canvas, grid, literal
+from .canvas import Window, canvas, grid, literal
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes

@@ -18,9 +18,9 @@ from pathlib import Path
 from typing import Any, Literal
 
 from ..errors import UsageError
+from ..io.atomic import atomic_path, place_fault
 from ..text import csv_text, one_line, printable
-from .atomic import atomic_path, place_fault
-from .metric_words import SETTINGS, in_words
+from .words import SETTINGS, in_words
 
 Status = Literal["ok", "failed", "skipped"]
 SUFFIXES = (".json", ".csv", ".md", ".html")
