@@ -64,7 +64,7 @@ def main(
 
     The model is the one that made the index. Exit code 1 when nothing is found at all.
     """
-    from attn.core.retrieve.queries import queries_of
+    from attn.core.retrieve.data.queries import queries_of
     from attn.core.retrieve.runs import FORMATS
     from attn.core.retrieve.search import SearchOptions, encoder_options, search
 

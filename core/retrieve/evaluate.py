@@ -19,9 +19,9 @@ from ..errors import InputError, UsageError
 from ..io.atomic import place_fault
 from ..io.tables import read_picture
 from ..report.model import Item, Report, summarise
-from ._evalset import Content, counted
+from .data.evalset import Content, counted
+from .data.formats import EvalSet, read_dataset
 from .encoders.base import Encoder, Side
-from .formats import EvalSet, read_dataset
 from .metrics import (
     NONE_RELEVANT,
     PERSON_METRICS,

@@ -18,7 +18,7 @@ from os import PathLike
 from pathlib import Path
 from typing import Any
 
-from ._evalset import counted
+from .data.evalset import counted
 from .store import split_place
 
 GALLERY, FOLDER = "gallery", "index_folder"

@@ -14,7 +14,7 @@ import numpy as np
 
 from ..batch.run import Silent, Watcher
 from ..errors import UsageError
-from ._evalset import EvalSet, counted
+from .data.evalset import EvalSet, counted
 from .encoders.load import at_temperature, load
 from .metrics import Difference, Evaluation, Qrels, Run, compare, evaluate, parse_metric
 

@@ -10,7 +10,7 @@ from pathlib import Path
 import numpy as np
 
 from ..errors import InputError, UsageError
-from ..retrieve.formats import Captioned, image_root, read_captioned
+from ..retrieve.data.formats import Captioned, image_root, read_captioned
 from ..retrieve.gadms.people import SIZE, People, make_people
 from ..retrieve.gadms.prepare import ArrayImages, FileImages, Pairs
 

@@ -26,9 +26,9 @@ from ..errors import InputError, UsageError
 from ..io.atomic import write_text
 from ..io.photo import read_photo
 from ..report.model import Item, Report, summarise
+from ..retrieve.data.formats import Captioned, image_root, read_captioned
 from ..retrieve.encoders.sentence import load_sentence
 from ..retrieve.encoders.vit_minilm import load_vit, minilm_dir, vit_features, vit_file, write_head
-from ..retrieve.formats import Captioned, image_root, read_captioned
 from ..retrieve.metrics import image_text_recall
 from ._report import CARD, MODEL
 

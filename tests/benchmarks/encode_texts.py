@@ -18,9 +18,9 @@ import sentence_transformers
 import torch
 import transformers
 
+from attn.core.retrieve.data.formats import read_dataset
 from attn.core.retrieve.encoders.load import load
 from attn.core.retrieve.encoders.vit_minilm import minilm_dir
-from attn.core.retrieve.formats import read_dataset
 
 
 def seconds(work: Callable[[], np.ndarray]) -> float:

@@ -19,10 +19,10 @@ import numpy as np
 
 from attn.core.batch.run import Silent
 from attn.core.retrieve.collapse import pair_similarity, split
+from attn.core.retrieve.data.formats import EvalSet, read_dataset
 from attn.core.retrieve.encoders.load import load
 from attn.core.retrieve.encoders.text import TextEncoder
 from attn.core.retrieve.evaluate import as_run, embed
-from attn.core.retrieve.formats import EvalSet, read_dataset
 from attn.core.retrieve.metrics import TEXT_METRICS, Evaluation, compare, evaluate
 
 GOLDEN = Path(__file__).parent.parent / "golden" / "vectors" / "tempscale" / "cranfield_minilm.json"

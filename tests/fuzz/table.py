@@ -188,7 +188,7 @@ def read_vessels(path: Path) -> object:
 
 
 def read_gallery(path: Path) -> object:
-    from attn.core.retrieve.gallery import read_gallery
+    from attn.core.retrieve.data.gallery import read_gallery
 
     found = read_gallery([str(path)], ("text", "image"))
     return [
@@ -233,7 +233,7 @@ def parquet_files() -> Files:
 
 
 def read_dataset(path: Path) -> object:
-    from attn.core.retrieve.formats import read_dataset
+    from attn.core.retrieve.data.formats import read_dataset
 
     return read_dataset(path, split="val" if path.suffix == ".json" or (path / "reid.json").exists() else None)
 
@@ -287,7 +287,7 @@ def read_scenes(path: Path) -> object:
 
 
 def queries(path: Path) -> object:
-    from attn.core.retrieve.queries import read_queries
+    from attn.core.retrieve.data.queries import read_queries
 
     return read_queries(path)
 

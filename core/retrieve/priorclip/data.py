@@ -17,7 +17,7 @@ from torch import Tensor
 
 from ...errors import InputError, UsageError
 from ...io.photo import read_photo
-from ..formats import Captioned, image_root, read_captioned
+from ..data.formats import Captioned, image_root, read_captioned
 from .model import fit_image
 from .scenes import SIZE, Scene, draw_scenes
 from .text import clean_caption

@@ -8,7 +8,7 @@ import pytest
 
 from attn.core import memory
 from attn.core.errors import InputError
-from attn.core.retrieve.sources import read_source
+from attn.core.retrieve.data.sources import read_source
 
 SMALL = 2**26
 PIPES = pytest.mark.skipif(not hasattr(os, "mkfifo"), reason="there are no named pipes here")

@@ -8,9 +8,9 @@ import random
 from collections.abc import Iterator
 
 from attn.core.errors import AttnError
-from attn.core.retrieve.formats import read_dataset
+from attn.core.retrieve.data.formats import read_dataset
+from attn.core.retrieve.data.queries import read_queries
 from attn.core.retrieve.metrics import evaluate
-from attn.core.retrieve.queries import read_queries
 from attn.core.retrieve.runs import read_qrels, read_run
 
 JUNK = (

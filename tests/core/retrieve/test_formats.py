@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from attn.core.errors import InputError, UsageError
-from attn.core.retrieve.formats import KINDS, read_captioned, read_dataset
+from attn.core.retrieve.data.formats import KINDS, read_captioned, read_dataset
 from attn.core.retrieve.metrics import evaluate
 
 

@@ -14,7 +14,7 @@ import pytest
 
 from attn.core.errors import InputError, UsageError
 from attn.core.memory import set_budget
-from attn.core.retrieve.queries import queries_of, read_queries
+from attn.core.retrieve.data.queries import queries_of, read_queries
 
 TWO = {"q1": "a cat", "q2": "a dog, wet"}
 

@@ -8,8 +8,8 @@ import numpy as np
 import pytest
 
 from attn.core.retrieve import evaluate as evaluating
+from attn.core.retrieve.data.formats import EvalSet
 from attn.core.retrieve.evaluate import Rankings, as_run
-from attn.core.retrieve.formats import EvalSet
 from attn.core.retrieve.metrics import evaluate
 from attn.core.retrieve.runs import Result, apart, write_results
 from attn.core.retrieve.store import Hit

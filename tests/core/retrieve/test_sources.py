@@ -9,7 +9,7 @@ import pytest
 from PIL import Image
 
 from attn.core.errors import InputError, UsageError
-from attn.core.retrieve.sources import read_source
+from attn.core.retrieve.data.sources import read_source
 
 TEXT, IMAGE = frozenset({"text"}), frozenset({"image"})
 

@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 
 from attn.core.errors import UsageError
-from attn.core.retrieve.formats import EvalSet
+from attn.core.retrieve.data.formats import EvalSet
 from attn.core.retrieve.tune import choose, halves, tune_temperature
 
 QRELS = {f"q{i}": {"good": 1} for i in range(8)}

@@ -9,11 +9,11 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
-from ..errors import InputError, UsageError, did_you_mean
-from ..io.records import identifier, json_lines, text_field
-from ._evalset import Content, EvalSet, counted, empty_texts
-from .metrics import Qrels
-from .runs import read_qrels
+from ...errors import InputError, UsageError, did_you_mean
+from ...io.records import identifier, json_lines, text_field
+from ..metrics import Qrels
+from ..runs import read_qrels
+from .evalset import Content, EvalSet, counted, empty_texts
 
 
 def find(folder: Path, name: str) -> Path | None:

@@ -12,12 +12,12 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from ..errors import InputError, UsageError
-from ..io.photo import PHOTO_SUFFIXES
-from ..io.walk import read_list
-from ..report.model import Item
-from ._evalset import counted
-from .places import FOLDER, GALLERY, Places, absolute, file_name, file_stamp, is_below, stored_name, stored_path
+from ...errors import InputError, UsageError
+from ...io.photo import PHOTO_SUFFIXES
+from ...io.walk import read_list
+from ...report.model import Item
+from ..places import FOLDER, GALLERY, Places, absolute, file_name, file_stamp, is_below, stored_name, stored_path
+from .evalset import counted
 from .sources import TEXT_SUFFIXES, Entry, NothingToIndex, read_source
 
 

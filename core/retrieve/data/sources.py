@@ -19,18 +19,18 @@ from typing import Any, Literal
 import numpy as np
 from numpy.typing import NDArray
 
-from ..errors import InputError, UsageError, did_you_mean
-from ..io.kinds import open_regular
-from ..io.photo import PHOTO_SUFFIXES
-from ..io.records import identifier, json_lines, line_limit, lines, text_field
-from ..io.tables import Picture, StoredImage, is_saved, read_parquet, read_picture, read_saved
-from ..io.walk import Passed
-from ..memory import check_memory, read_within
-from ._beir import find, read_corpus
-from ._evalset import counted
-from ._mteb import is_mteb, parts
-from .passages import PASSAGE_OF
-from .places import FOLDER, GALLERY, file_stamp, stored_name, stored_path
+from ...errors import InputError, UsageError, did_you_mean
+from ...io.kinds import open_regular
+from ...io.photo import PHOTO_SUFFIXES
+from ...io.records import identifier, json_lines, line_limit, lines, text_field
+from ...io.tables import Picture, StoredImage, is_saved, read_parquet, read_picture, read_saved
+from ...io.walk import Passed
+from ...memory import check_memory, read_within
+from ..passages import PASSAGE_OF
+from ..places import FOLDER, GALLERY, file_stamp, stored_name, stored_path
+from .beir import find, read_corpus
+from .evalset import counted
+from .mteb import is_mteb, parts
 
 TEXT_SUFFIXES = (".txt", ".md")
 KINDS = ("folder", "beir", "mteb", "jsonl", "tsv", "parquet", "saved")

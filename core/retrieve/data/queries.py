@@ -10,11 +10,11 @@ from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import IO, Any
 
-from ..errors import InputError, UsageError
-from ..io.records import decoded, identifier, json_objects, json_value, opened
-from ..memory import read_within
-from ._beir import document_text
-from .runs import TABS
+from ...errors import InputError, UsageError
+from ...io.records import decoded, identifier, json_objects, json_value, opened
+from ...memory import read_within
+from ..runs import TABS
+from .beir import document_text
 
 Content = str | Path
 """A text, or the path of an image."""

@@ -10,11 +10,11 @@ import os
 from collections import Counter
 from pathlib import Path
 
-from ..errors import InputError, UsageError, did_you_mean
-from ._beir import choose_split, find, read_beir
-from ._captions import LICENCES, READERS, Captioned, read_captioned
-from ._evalset import Content, EvalSet, counted, empty_texts, repeated_texts
-from ._mteb import is_mteb, read_mteb
+from ...errors import InputError, UsageError, did_you_mean
+from .beir import choose_split, find, read_beir
+from .captions import LICENCES, READERS, Captioned, read_captioned
+from .evalset import Content, EvalSet, counted, empty_texts, repeated_texts
+from .mteb import is_mteb, read_mteb
 
 __all__ = ["KINDS", "Captioned", "Content", "EvalSet", "image_root", "read_captioned", "read_dataset"]
 

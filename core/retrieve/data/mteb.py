@@ -10,12 +10,12 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-from ..errors import InputError
-from ..io.records import identifier
-from ..io.tables import Picture, read_parquet
-from ._beir import choose_split, document_text, judged
-from ._evalset import Content, EvalSet, counted
-from .runs import add_judgement
+from ...errors import InputError
+from ...io.records import identifier
+from ...io.tables import Picture, read_parquet
+from ..runs import add_judgement
+from .beir import choose_split, document_text, judged
+from .evalset import Content, EvalSet, counted
 
 JUDGEMENTS = ("qrels", "default", "data")
 

@@ -11,8 +11,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from ..errors import InputError
-from ..io.records import identifier, json_file, json_lines, objects, string_list, text_field
+from ...errors import InputError
+from ...io.records import identifier, json_file, json_lines, objects, string_list, text_field
 
 RESEARCH = "For research only, by agreement with its authors; shows persons: do not pass it on."
 LICENCES = {
