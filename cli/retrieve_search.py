@@ -65,7 +65,7 @@ def main(
     The model is the one that made the index. Exit code 1 when nothing is found at all.
     """
     from attn.core.retrieve.data.queries import queries_of
-    from attn.core.retrieve.runs import FORMATS
+    from attn.core.retrieve.score.runs import FORMATS
     from attn.core.retrieve.search import SearchOptions, encoder_options, search
 
     from .hits import check_hits, show_hits

@@ -38,7 +38,7 @@ from ..errors import InputError, UsageError
 from ..report.model import Item, Report, summarise
 from .passages import PASSAGE_OF, document_of
 from .places import Places
-from .runs import Result
+from .score.runs import Result
 from .search import Found, shown_meta
 from .similar import title
 from .store import Hit, VectorStore, open_store

@@ -22,7 +22,8 @@ from ..report.model import Item, Report, summarise
 from .data.evalset import Content, counted
 from .data.formats import EvalSet, read_dataset
 from .encoders.base import Encoder, Side
-from .metrics import (
+from .options import BLOCK_IMAGES, BLOCK_TEXTS, MAX_SIDE, EncoderOptions, encoder_of
+from .score.metrics import (  # fmt: skip
     NONE_RELEVANT,
     PERSON_METRICS,
     TEXT_METRICS,
@@ -31,9 +32,8 @@ from .metrics import (
     compare,
     evaluate_rows,
     parse_metric,
-)  # fmt: skip
-from .options import BLOCK_IMAGES, BLOCK_TEXTS, MAX_SIDE, EncoderOptions, encoder_of
-from .runs import Result, apart, write_results
+)
+from .score.runs import Result, apart, write_results
 from .store import Hit
 
 if TYPE_CHECKING:

@@ -19,7 +19,7 @@ from ..io.photo import PHOTO_SUFFIXES
 from ..io.tables import read_picture
 from .encoders.base import Encoder
 from .options import MAX_SIDE
-from .runs import Result
+from .score.runs import Result
 
 
 @dataclass(frozen=True, slots=True)

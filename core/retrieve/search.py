@@ -23,7 +23,7 @@ from .explain import Explained, check_explains, explain
 from .options import MAX_SIDE, EncoderOptions, check_fingerprint, encoder_of
 from .passages import nearest
 from .places import FOLDER, GALLERY, Places
-from .runs import Result
+from .score.runs import Result
 from .store import Hit, open_store
 
 BATCH = 64

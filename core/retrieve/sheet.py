@@ -18,7 +18,7 @@ from ..io.photo import PHOTO_SUFFIXES
 from ..io.tables import read_picture
 from ..report.html import document
 from .explain import Explained
-from .runs import RankedDocument, Result
+from .score.runs import RankedDocument, Result
 from .search import Found
 
 NOTHING = Explained((), {})

@@ -18,7 +18,7 @@ from ..errors import UsageError, did_you_mean
 from ..report.model import Item
 from .passages import PASSAGE_OF, document_of, nearest
 from .places import Places, absolute, file_name
-from .runs import Result
+from .score.runs import Result
 from .search import BATCH, Found, found_of, placed
 from .store import VectorStore, open_store
 from .store.base import Meta

@@ -21,7 +21,7 @@ from ..retrieve.gadms.clip import GADMS, at, end_position
 from ..retrieve.gadms.gass import GASSOptions, gass
 from ..retrieve.gadms.masking import FIRST_SCORE, Masking, mask_caption
 from ..retrieve.gadms.prepare import Pairs, augment, normalise
-from ..retrieve.metrics import evaluate_scores
+from ..retrieve.score.metrics import evaluate_scores
 from .trainer import Plan
 
 LOSSES = ("sdm", "mlm", "id", "itc", "cmpm")

@@ -29,7 +29,7 @@ from ..report.model import Item, Report, summarise
 from ..retrieve.data.formats import Captioned, image_root, read_captioned
 from ..retrieve.encoders.sentence import load_sentence
 from ..retrieve.encoders.vit_minilm import load_vit, minilm_dir, vit_features, vit_file, write_head
-from ..retrieve.metrics import image_text_recall
+from ..retrieve.score.metrics import image_text_recall
 from ._report import CARD, MODEL
 
 PENALTIES = (100.0, 300.0, 1000.0, 3000.0, 10000.0, 30000.0)

@@ -293,13 +293,13 @@ def queries(path: Path) -> object:
 
 
 def read_run(path: Path) -> object:
-    from attn.core.retrieve.runs import read_run
+    from attn.core.retrieve.score.runs import read_run
 
     return read_run(path)
 
 
 def read_qrels(path: Path) -> object:
-    from attn.core.retrieve.runs import read_qrels
+    from attn.core.retrieve.score.runs import read_qrels
 
     return read_qrels(path)
 

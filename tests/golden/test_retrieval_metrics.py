@@ -5,7 +5,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from attn.core.retrieve.metrics import evaluate_identities, image_text_recall
+from attn.core.retrieve.score.metrics import evaluate_identities, image_text_recall
 
 VECTORS = Path(__file__).parent / "vectors"
 

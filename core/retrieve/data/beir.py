@@ -11,8 +11,8 @@ from typing import Any
 
 from ...errors import InputError, UsageError, did_you_mean
 from ...io.records import identifier, json_lines, text_field
-from ..metrics import Qrels
-from ..runs import read_qrels
+from ..score.metrics import Qrels
+from ..score.runs import read_qrels
 from .evalset import Content, EvalSet, counted, empty_texts
 
 

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Literal
 
 from ...io.tables import StoredImage
-from ..metrics import Qrels
+from ..score.metrics import Qrels
 
 Content = str | Path | StoredImage
 """A text, or an image: its path, or its place in a table."""

@@ -13,7 +13,7 @@ from typing import IO, Any
 from ...errors import InputError, UsageError
 from ...io.records import decoded, identifier, json_objects, json_value, opened
 from ...memory import read_within
-from ..runs import TABS
+from ..score.runs import TABS
 from .beir import document_text
 
 Content = str | Path

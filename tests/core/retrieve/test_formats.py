@@ -8,7 +8,7 @@ import pytest
 
 from attn.core.errors import InputError, UsageError
 from attn.core.retrieve.data.formats import KINDS, read_captioned, read_dataset
-from attn.core.retrieve.metrics import evaluate
+from attn.core.retrieve.score.metrics import evaluate
 
 
 def write_beir(folder: Path, corpus: str | None = None, queries: str | None = None, **qrels: str) -> Path:

@@ -10,7 +10,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from attn.core.errors import UsageError
-from attn.core.retrieve.metrics import (
+from attn.core.retrieve.score.metrics import (
     Evaluation,
     compare,
     evaluate,

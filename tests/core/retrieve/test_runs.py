@@ -16,8 +16,8 @@ from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from attn.core.errors import InputError, UsageError
-from attn.core.retrieve.metrics import evaluate
-from attn.core.retrieve.runs import (
+from attn.core.retrieve.score.metrics import evaluate
+from attn.core.retrieve.score.runs import (
     BLANKS,
     FORMATS,
     TABS,

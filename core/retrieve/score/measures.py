@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from ..errors import UsageError, did_you_mean
+from ...errors import UsageError, did_you_mean
 
 
 @dataclass(frozen=True, slots=True)

@@ -20,9 +20,9 @@ from urllib.parse import quote
 
 import numpy as np
 
-from ..errors import InputError, UsageError, did_you_mean
-from ..io.atomic import atomic_path
-from ..io.records import json_lines, lines
+from ...errors import InputError, UsageError, did_you_mean
+from ...io.atomic import atomic_path
+from ...io.records import json_lines, lines
 from .metrics import Qrels, Run
 
 FORMATS = ("jsonl", "trec", "tsv", "paths0")

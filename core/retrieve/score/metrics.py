@@ -20,8 +20,8 @@ from typing import Any, Literal
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-from ..errors import UsageError
-from ._measures import MEASURES, Difference, Evaluation, Ranked, parse_metric, relevant_ranks
+from ...errors import UsageError
+from .measures import MEASURES, Difference, Evaluation, Ranked, parse_metric, relevant_ranks
 
 __all__ = [
     "PERSON_METRICS", "TEXT_METRICS", "Difference", "Evaluation", "Qrels", "Run", "compare", "evaluate",
