@@ -13,7 +13,7 @@ import typer
 from .say import say, say_bytes
 
 if TYPE_CHECKING:
-    from attn.core.retrieve.search import Found
+    from attn.core.retrieve.verbs.search import Found
 
 TopOption = Annotated[int, typer.Option("--top", "-k", metavar="N", min=1, help="Hits per query.")]
 ExactOption = Annotated[bool, typer.Option("--exact", help="Compare with every entry, whatever the store.")]
@@ -59,7 +59,7 @@ def show_hits(
     ``row`` makes a line of the table of a result, a rank and a hit.
     """
     from attn.core.retrieve.score.runs import apart, render, write_results
-    from attn.core.retrieve.sheet import write_sheet
+    from attn.core.retrieve.verbs.sheet import write_sheet
 
     from .show import ROWS_SHOWN, save_report, show
 

@@ -41,8 +41,8 @@ def main(
     paths of the extra copies only, for xargs -0; files that are gone or changed since they were indexed are left out
     of it, and said. Exit code 0 with duplicates and without.
     """
-    from attn.core.retrieve.dedup import DedupOptions, dedup
-    from attn.core.retrieve.sheet import columns
+    from attn.core.retrieve.verbs.dedup import DedupOptions, dedup
+    from attn.core.retrieve.verbs.sheet import columns
 
     from .hits import check_hits, show_hits
     from .show import Watch

@@ -108,8 +108,8 @@ def main(
     their last digit there, so that trec_eval gives the same figures.
     """
     from attn.core.report.model import check_report_path
-    from attn.core.retrieve.evaluate import EvalOptions, score
     from attn.core.retrieve.options import EncoderOptions
+    from attn.core.retrieve.verbs.evaluate import EvalOptions, score
 
     from .show import Watch, print_rows, show
 

@@ -39,7 +39,7 @@ def main(
     header.json; .npz the same in one file. OUT appears whole or not at all (a Qdrant collection keeps what was sent).
     """
     from attn.core.report.model import check_report_path
-    from attn.core.retrieve.export import export
+    from attn.core.retrieve.verbs.export import export
 
     from .show import Watch, show
 

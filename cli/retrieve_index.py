@@ -116,7 +116,7 @@ def main(
             )
 
     run_files(
-        "attn.core.retrieve.index:index", gallery, output, options, placement, nul=nul, as_json=as_json,
+        "attn.core.retrieve.verbs.index:index", gallery, output, options, placement, nul=nul, as_json=as_json,
         report_file=report_file, quiet=quiet, verbose=verbose, row=_row, before=removed,
     )  # fmt: skip
 

@@ -66,7 +66,7 @@ def main(
     """
     from attn.core.retrieve.data.queries import queries_of
     from attn.core.retrieve.score.runs import FORMATS
-    from attn.core.retrieve.search import SearchOptions, encoder_options, search
+    from attn.core.retrieve.verbs.search import SearchOptions, encoder_options, search
 
     from .hits import check_hits, show_hits
     from .show import print_rows
@@ -93,6 +93,6 @@ def main(
 
 def hit_row(result: Any, rank: int, hit: Any) -> dict[str, Any]:
     """A hit as a line of the table."""
-    from attn.core.retrieve.sheet import columns
+    from attn.core.retrieve.verbs.sheet import columns
 
     return {"query": result.query, "rank": rank, "score": hit.score, **columns(hit)}

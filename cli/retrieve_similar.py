@@ -34,7 +34,7 @@ def main(
     An entry is not among its own hits. Exit code 1 when nothing is found at all, or an entry is unknown.
     """
     from attn.core.retrieve.score.runs import FORMATS
-    from attn.core.retrieve.similar import SimilarOptions, similar
+    from attn.core.retrieve.verbs.similar import SimilarOptions, similar
 
     from .hits import check_hits, show_hits
     from .retrieve_search import hit_row

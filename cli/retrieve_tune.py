@@ -50,7 +50,7 @@ def main(
     from attn.core.device import set_threads
     from attn.core.report.model import Item, Report, check_report_path, plain, summarise
     from attn.core.retrieve.data.formats import read_dataset
-    from attn.core.retrieve.tune import tune_temperature
+    from attn.core.retrieve.verbs.tune import tune_temperature
 
     from .show import Watch, print_rows, show
 

@@ -8,10 +8,10 @@ import json
 import sys
 from pathlib import Path
 
-from attn.core.retrieve.evaluate import EvalOptions, score
-from attn.core.retrieve.index import index
 from attn.core.retrieve.options import EncoderOptions, IndexOptions
-from attn.core.retrieve.search import search
+from attn.core.retrieve.verbs.evaluate import EvalOptions, score
+from attn.core.retrieve.verbs.index import index
+from attn.core.retrieve.verbs.search import search
 
 TEXTS = {
     "bilateral": "A bilateral filter smooths an image and keeps its edges.",

@@ -20,8 +20,8 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from attn.core.retrieve.dedup import BLOCK, BLOCK_KEPT, DedupOptions, dedup
 from attn.core.retrieve.store import Header, create
+from attn.core.retrieve.verbs.dedup import BLOCK, BLOCK_KEPT, DedupOptions, dedup
 
 CLOCKS = {"wall": time.perf_counter, "cpu": time.process_time}
 Vectors = NDArray[np.float32]

@@ -22,8 +22,8 @@ from attn.core.retrieve.collapse import pair_similarity, split
 from attn.core.retrieve.data.formats import EvalSet, read_dataset
 from attn.core.retrieve.encoders.load import load
 from attn.core.retrieve.encoders.text import TextEncoder
-from attn.core.retrieve.evaluate import as_run, embed
 from attn.core.retrieve.score.metrics import TEXT_METRICS, Evaluation, compare, evaluate
+from attn.core.retrieve.verbs.evaluate import as_run, embed
 
 GOLDEN = Path(__file__).parent.parent / "golden" / "vectors" / "tempscale" / "cranfield_minilm.json"
 TOLERANCE = 0.15  # points: section 6, last line

@@ -53,9 +53,9 @@ def test_bench_before_its_first_measurement(cli, monkeypatch):
 @pytest.mark.parametrize(
     ("args", "where"),
     [
-        (["eval", "data"], "attn.core.retrieve.evaluate.score"),
-        (["export", "i", "-o", "o.npz"], "attn.core.retrieve.export.export"),
-        (["compact", "i"], "attn.core.retrieve.compact.compact"),
+        (["eval", "data"], "attn.core.retrieve.verbs.evaluate.score"),
+        (["export", "i", "-o", "o.npz"], "attn.core.retrieve.verbs.export.export"),
+        (["compact", "i"], "attn.core.retrieve.verbs.compact.compact"),
     ],
 )
 def test_verbs_that_cannot_say_how_far_they_came(cli, tmp_path, monkeypatch, args, where):

@@ -184,8 +184,8 @@ def test_terminal_codes_in_texts_do_not_reach_the_terminal(cli, tmp_path, index)
 def test_ids_cannot_steer_a_terminal_and_reach_scripts_as_they_are(capfdbinary, monkeypatch):
     from attn.cli.hits import show_hits
     from attn.core.retrieve.score.runs import Result, render
-    from attn.core.retrieve.search import found_of
     from attn.core.retrieve.store import Hit
+    from attn.core.retrieve.verbs.search import found_of
 
     name = "a\tb\n\x1b]0;c\x07\x9b5m\u202ed"
     result = Result("q\x1b[2J", "x", [Hit(name, 0.5, {"path": name})])
@@ -225,7 +225,7 @@ def test_a_reader_that_goes_away_is_one_exit_code(tmp_path, index, form):
 
 def test_blocks_that_a_killed_run_had_finished_are_taken_over(cli, tmp_path, index, monkeypatch):
     """Killed between the writing of a block and its way into the store: nothing of it is embedded again."""
-    from attn.core.retrieve import index as indexing
+    from attn.core.retrieve.verbs import index as indexing
 
     write_lines(tmp_path / "g.jsonl", *({"id": f"{i}", "text": f"a cat {i}"} for i in range(6)))
     take = indexing._Writer.take
@@ -248,7 +248,7 @@ def test_blocks_that_a_killed_run_had_finished_are_taken_over(cli, tmp_path, ind
 
 def test_a_block_that_cannot_be_taken_is_told(cli, tmp_path, model, monkeypatch):
     from attn.core.errors import InputError
-    from attn.core.retrieve import index as module
+    from attn.core.retrieve.verbs import index as module
 
     def unreadable(part):
         raise InputError(part, "unpacked it takes too much", "Raise --max-memory")

@@ -6,8 +6,8 @@ import numpy as np
 import pytest
 
 from attn.core.errors import InputError, UsageError
-from attn.core.retrieve.compact import compact
 from attn.core.retrieve.store import open_store
+from attn.core.retrieve.verbs.compact import compact
 
 IDS = [f"{i:03d}" for i in range(200)]
 
@@ -58,7 +58,9 @@ def test_rows_that_came_after_the_index_enter_it(made, unit):
 
 def test_another_writer_missing_and_damaged(made, unit, tmp_path, monkeypatch):
     index = emptied(made, unit, "flat")
-    monkeypatch.setattr("attn.core.retrieve.compact.open_store", lambda place: open_store(place, lock_timeout=0.1))
+    monkeypatch.setattr(
+        "attn.core.retrieve.verbs.compact.open_store", lambda place: open_store(place, lock_timeout=0.1)
+    )
     writer = open_store(index)
     writer.delete(["100"])
     with pytest.raises(UsageError, match="is writing to this index"):

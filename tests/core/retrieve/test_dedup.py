@@ -10,8 +10,8 @@ import pytest
 from peak import CODE
 
 from attn.core.errors import InputError, UsageError
-from attn.core.retrieve import dedup as module
-from attn.core.retrieve.dedup import DedupOptions, dedup, owners
+from attn.core.retrieve.verbs import dedup as module
+from attn.core.retrieve.verbs.dedup import DedupOptions, dedup, owners
 
 
 def clusters(n, dim, seed=0, spread=0.3):
@@ -207,7 +207,7 @@ def test_never_n_by_n_scores():
     """30,000 entries: all scores would be 3.6 GB."""
     code = CODE + (
         "import numpy as np\n"
-        "from attn.core.retrieve.dedup import owners\n"
+        "from attn.core.retrieve.verbs.dedup import owners\n"
         "import torch\n"
         "x = np.random.default_rng(0).standard_normal((30_000, 8)).astype(np.float32)\n"
         "x /= np.linalg.norm(x, axis=1, keepdims=True)\n"

@@ -9,9 +9,9 @@ import numpy as np
 import pytest
 
 from attn.core.errors import InputError, UsageError
-from attn.core.retrieve import export as module
-from attn.core.retrieve.export import export
 from attn.core.retrieve.store import Header, create, open_store
+from attn.core.retrieve.verbs import export as module
+from attn.core.retrieve.verbs.export import export
 
 IDS = [f"d/{i:02d} ü.txt" for i in range(20)]
 META = [

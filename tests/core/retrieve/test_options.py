@@ -7,8 +7,8 @@ from encoder_folders import TEXTS, sentence_folder
 from attn.core.errors import UsageError
 from attn.core.retrieve import options
 from attn.core.retrieve.encoders.load import load
-from attn.core.retrieve.evaluate import EvalOptions, score
 from attn.core.retrieve.options import EncoderOptions, encoder_of
+from attn.core.retrieve.verbs.evaluate import EvalOptions, score
 
 
 @pytest.fixture

@@ -7,12 +7,12 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
-from attn.core.retrieve import evaluate as evaluating
 from attn.core.retrieve.data.formats import EvalSet
-from attn.core.retrieve.evaluate import Rankings, as_run
 from attn.core.retrieve.score.metrics import evaluate
 from attn.core.retrieve.score.runs import Result, apart, write_results
 from attn.core.retrieve.store import Hit
+from attn.core.retrieve.verbs import evaluate as evaluating
+from attn.core.retrieve.verbs.evaluate import Rankings, as_run
 
 NAMES = {"ndcg@10": "ndcg_cut_10", "ndcg": "ndcg", "recall@5": "recall_5", "map": "map", "map@10": "map_cut_10",
          "mrr": "recip_rank", "hit@1": "success_1"}  # fmt: skip

@@ -6,8 +6,8 @@ import numpy as np
 import pytest
 
 from attn.core.errors import InputError, UsageError
-from attn.core.retrieve.similar import NEIGHBOURS, SimilarOptions, similar
 from attn.core.retrieve.store import open_store
+from attn.core.retrieve.verbs.similar import NEIGHBOURS, SimilarOptions, similar
 
 IDS = [f"{i:02d}.jpg" for i in range(30)]
 META = [{"path": f"photos/{name}", "n": i, "text": None} for i, name in enumerate(IDS)]

@@ -9,7 +9,7 @@ import pytest
 
 from attn.core.errors import UsageError
 from attn.core.retrieve.data.formats import EvalSet
-from attn.core.retrieve.tune import choose, halves, tune_temperature
+from attn.core.retrieve.verbs.tune import choose, halves, tune_temperature
 
 QRELS = {f"q{i}": {"good": 1} for i in range(8)}
 WELL, ILL = {"good": 2.0, "bad": 1.0}, {"good": 1.0, "bad": 2.0}

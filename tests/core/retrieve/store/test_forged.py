@@ -9,9 +9,9 @@ import numpy as np
 import pytest
 
 from attn.core.errors import AttnError, InputError, UsageError
-from attn.core.retrieve.index import read_part
 from attn.core.retrieve.store import Header, create, open_store
 from attn.core.retrieve.store._files import MANIFEST, _crc32_of, crc32
+from attn.core.retrieve.verbs.index import read_part
 
 FINGERPRINT = {
     "model": "tiny", "sha256": "0" * 64, "dim": 4, "pooling": "mean", "normalise": True, "temperature": 1.0,
@@ -193,7 +193,7 @@ def test_blocks_that_a_killed_run_never_wrote(tmp_path, about):
 
 @pytest.mark.parametrize("forged", [{}, {"model": None}, {**FINGERPRINT, "temperature": "hot"}], ids=str)
 def test_an_index_that_does_not_say_whose_it_is(index, forged):
-    from attn.core.retrieve.search import search
+    from attn.core.retrieve.verbs.search import search
 
     forge(index, "header", "fingerprint", value=forged)
     with pytest.raises(InputError, match="does not say which model made it"):

@@ -13,17 +13,17 @@ from numpy.typing import NDArray
 
 import attn
 
-from ..batch.run import Silent, Watcher
-from ..device import pick_device, set_threads
-from ..errors import InputError, UsageError
-from ..io.atomic import place_fault
-from ..io.tables import read_picture
-from ..report.model import Item, Report, summarise
-from .data.evalset import Content, counted
-from .data.formats import EvalSet, read_dataset
-from .encoders.base import Encoder, Side
-from .options import BLOCK_IMAGES, BLOCK_TEXTS, MAX_SIDE, EncoderOptions, encoder_of
-from .score.metrics import (  # fmt: skip
+from ...batch.run import Silent, Watcher
+from ...device import pick_device, set_threads
+from ...errors import InputError, UsageError
+from ...io.atomic import place_fault
+from ...io.tables import read_picture
+from ...report.model import Item, Report, summarise
+from ..data.evalset import Content, counted
+from ..data.formats import EvalSet, read_dataset
+from ..encoders.base import Encoder, Side
+from ..options import BLOCK_IMAGES, BLOCK_TEXTS, MAX_SIDE, EncoderOptions, encoder_of
+from ..score.metrics import (
     NONE_RELEVANT,
     PERSON_METRICS,
     TEXT_METRICS,
@@ -33,11 +33,11 @@ from .score.metrics import (  # fmt: skip
     evaluate_rows,
     parse_metric,
 )
-from .score.runs import Result, apart, write_results
-from .store import Hit
+from ..score.runs import Result, apart, write_results
+from ..store import Hit
 
 if TYPE_CHECKING:
-    from .encoders.text import TextEncoder
+    from ..encoders.text import TextEncoder
 
 PERSONS = ("cuhk-pedes", "icfg-pedes", "rstpreid", "webperson")
 """Kinds in which several images show one identity; their metrics are those of person retrieval."""
@@ -252,7 +252,7 @@ def score(
 
 def diagnose(data_set: EvalSet, options: EvalOptions) -> dict[str, Any]:
     """Tables of the length collapse of the documents (methods/tempscale.md, section 3.3), at the first temperature."""
-    from .collapse import length_collapse
+    from ..collapse import length_collapse
 
     encoder = _check_diagnosable(data_set, encoder_of(replace(options.encoder, temperature=options.temperatures[0])))
     found = length_collapse(encoder, [str(text) for text in data_set.documents.values()])
@@ -264,7 +264,7 @@ def diagnose(data_set: EvalSet, options: EvalOptions) -> dict[str, Any]:
 
 def _check_diagnosable(data_set: EvalSet, encoder: Encoder) -> TextEncoder:
     """The encoder, if its length collapse can be measured on this data set. Raises ``UsageError`` otherwise."""
-    from .encoders.text import TextEncoder
+    from ..encoders.text import TextEncoder
 
     if data_set.modalities[0] != "text" or not isinstance(encoder, TextEncoder):
         raise UsageError("--diagnose: length collapse is of text encoders, on data sets whose documents are texts.")

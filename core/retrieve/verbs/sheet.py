@@ -12,13 +12,13 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from ..errors import InputError
-from ..io.atomic import write_text
-from ..io.photo import PHOTO_SUFFIXES
-from ..io.tables import read_picture
-from ..report.html import document
+from ...errors import InputError
+from ...io.atomic import write_text
+from ...io.photo import PHOTO_SUFFIXES
+from ...io.tables import read_picture
+from ...report.html import document
+from ..score.runs import RankedDocument, Result
 from .explain import Explained
-from .score.runs import RankedDocument, Result
 from .search import Found
 
 NOTHING = Explained((), {})

@@ -12,11 +12,11 @@ from typing import Any
 
 import numpy as np
 
-from ..batch.run import Silent, Watcher
-from ..errors import UsageError
-from .data.evalset import EvalSet, counted
-from .encoders.load import at_temperature, load
-from .score.metrics import Difference, Evaluation, Qrels, Run, compare, evaluate, parse_metric
+from ...batch.run import Silent, Watcher
+from ...errors import UsageError
+from ..data.evalset import EvalSet, counted
+from ..encoders.load import at_temperature, load
+from ..score.metrics import Difference, Evaluation, Qrels, Run, compare, evaluate, parse_metric
 
 GRID = (1.0, 0.95, 0.9, 0.85, 0.8, 0.75, 0.7, 0.6, 0.5)
 

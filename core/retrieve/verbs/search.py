@@ -13,18 +13,18 @@ from numpy.typing import NDArray
 
 import attn
 
-from ..device import pick_device, set_threads
-from ..errors import InputError, UsageError
-from ..io.tables import read_picture
-from ..report.model import Item, Report, summarise
-from .data.queries import Content
-from .encoders.base import Encoder, Fingerprint
+from ...device import pick_device, set_threads
+from ...errors import InputError, UsageError
+from ...io.tables import read_picture
+from ...report.model import Item, Report, summarise
+from ..data.queries import Content
+from ..encoders.base import Encoder, Fingerprint
+from ..options import MAX_SIDE, EncoderOptions, check_fingerprint, encoder_of
+from ..passages import nearest
+from ..places import FOLDER, GALLERY, Places
+from ..score.runs import Result
+from ..store import Hit, open_store
 from .explain import Explained, check_explains, explain
-from .options import MAX_SIDE, EncoderOptions, check_fingerprint, encoder_of
-from .passages import nearest
-from .places import FOLDER, GALLERY, Places
-from .score.runs import Result
-from .store import Hit, open_store
 
 BATCH = 64
 """Queries that one pass over the vectors answers."""

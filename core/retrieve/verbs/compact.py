@@ -9,9 +9,9 @@ from typing import Any
 
 import attn
 
-from ..report.model import Item, Report, summarise
-from .store import open_store, split_place
-from .store._files import folder_bytes
+from ...report.model import Item, Report, summarise
+from ..store import open_store, split_place
+from ..store._files import folder_bytes
 
 
 def compact(index: str | PurePath, *, arguments: Mapping[str, Any] | None = None) -> Report:

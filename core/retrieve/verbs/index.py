@@ -25,23 +25,23 @@ from numpy.typing import NDArray
 
 import attn
 
-from ..batch.run import Placement, Silent, Task, Watcher, run_batch
-from ..device import pick_device, set_threads
-from ..errors import InputError, UsageError
-from ..io.atomic import atomic_path, remove_stale
-from ..io.kinds import open_regular
-from ..memory import check_memory
-from ..report.model import Item, Report
-from .data.evalset import counted
-from .data.gallery import Known, Matched, read_gallery
-from .data.sources import ADDED, Entry
-from .encoders.base import Encoded, Encoder
-from .options import BLOCK_IMAGES, BLOCK_TEXTS, MAX_SIDE, EncoderOptions, IndexOptions, check_fingerprint, encoder_of
-from .passages import PASSAGE_OF, document_of, passage_tokens, passages
-from .places import Places
-from .store import Header, VectorStore, clear, create, is_vacant, open_store, split_place
-from .store._checks import check_items
-from .store.base import BLOCK_ITEMS
+from ...batch.run import Placement, Silent, Task, Watcher, run_batch
+from ...device import pick_device, set_threads
+from ...errors import InputError, UsageError
+from ...io.atomic import atomic_path, remove_stale
+from ...io.kinds import open_regular
+from ...memory import check_memory
+from ...report.model import Item, Report
+from ..data.evalset import counted
+from ..data.gallery import Known, Matched, read_gallery
+from ..data.sources import ADDED, Entry
+from ..encoders.base import Encoded, Encoder
+from ..options import BLOCK_IMAGES, BLOCK_TEXTS, MAX_SIDE, EncoderOptions, IndexOptions, check_fingerprint, encoder_of
+from ..passages import PASSAGE_OF, document_of, passage_tokens, passages
+from ..places import Places
+from ..store import Header, VectorStore, clear, create, is_vacant, open_store, split_place
+from ..store._checks import check_items
+from ..store.base import BLOCK_ITEMS
 
 REMOVED_SHOWN = 1000
 """Ids of removed entries that a report lists."""

@@ -13,15 +13,15 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from ..device import set_threads
-from ..errors import UsageError, did_you_mean
-from ..report.model import Item
-from .passages import PASSAGE_OF, document_of, nearest
-from .places import Places, absolute, file_name
-from .score.runs import Result
+from ...device import set_threads
+from ...errors import UsageError, did_you_mean
+from ...report.model import Item
+from ..passages import PASSAGE_OF, document_of, nearest
+from ..places import Places, absolute, file_name
+from ..score.runs import Result
+from ..store import VectorStore, open_store
+from ..store.base import Meta
 from .search import BATCH, Found, found_of, placed
-from .store import VectorStore, open_store
-from .store.base import Meta
 
 NEIGHBOURS = 500
 """Names before and after a wrong one, in order, among which the nearest is looked for: all would take seconds."""

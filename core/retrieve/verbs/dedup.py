@@ -32,17 +32,17 @@ from numpy.typing import NDArray
 
 import attn
 
-from ..batch.run import Silent, Watcher
-from ..device import set_threads
-from ..errors import InputError, UsageError
-from ..report.model import Item, Report, summarise
-from .passages import PASSAGE_OF, document_of
-from .places import Places
-from .score.runs import Result
+from ...batch.run import Silent, Watcher
+from ...device import set_threads
+from ...errors import InputError, UsageError
+from ...report.model import Item, Report, summarise
+from ..passages import PASSAGE_OF, document_of
+from ..places import Places
+from ..score.runs import Result
+from ..store import Hit, VectorStore, open_store
+from ..store.base import SLACK, Block, Meta
 from .search import Found, shown_meta
 from .similar import title
-from .store import Hit, VectorStore, open_store
-from .store.base import SLACK, Block, Meta
 
 BLOCK, BLOCK_KEPT = 1_024, 4_096
 """Entries compared at a time, with so many kept ones: 16 MB of scores, which malloc uses again (measured: larger

@@ -14,12 +14,12 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from ..errors import InputError, UsageError
-from ..io.photo import PHOTO_SUFFIXES
-from ..io.tables import read_picture
-from .encoders.base import Encoder
-from .options import MAX_SIDE
-from .score.runs import Result
+from ...errors import InputError, UsageError
+from ...io.photo import PHOTO_SUFFIXES
+from ...io.tables import read_picture
+from ..encoders.base import Encoder
+from ..options import MAX_SIDE
+from ..score.runs import Result
 
 
 @dataclass(frozen=True, slots=True)
