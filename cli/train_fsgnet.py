@@ -97,8 +97,8 @@ def main(
     With a splits.json in the data folder only its train list is used.
     """
     from attn.core.segment.checkpoint import Architecture
-    from attn.core.train.options import FSGNetOptions
-    from attn.core.train.run import train_fsgnet
+    from attn.core.train.fsgnet.options import FSGNetOptions
+    from attn.core.train.fsgnet.run import train_fsgnet
 
     from .show import run_recipe
 

@@ -14,8 +14,8 @@ import statistics
 from pathlib import Path
 
 from attn.core.segment.checkpoint import Architecture
-from attn.core.train.options import FSGNetOptions
-from attn.core.train.run import train_fsgnet
+from attn.core.train.fsgnet.options import FSGNetOptions
+from attn.core.train.fsgnet.run import train_fsgnet
 
 VARIANTS = {
     "FSG-Net": Architecture(),

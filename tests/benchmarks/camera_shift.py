@@ -20,7 +20,7 @@ from attn.core.segment.fov import find_fov, fov_from_mask
 from attn.core.segment.metrics import scores
 from attn.core.segment.models import load
 from attn.core.segment.prepare import rescale
-from attn.core.train.augment import gaussian_blur, through_jpeg
+from attn.core.train.fsgnet.augment import gaussian_blur, through_jpeg
 
 Image = NDArray[np.float32]
 

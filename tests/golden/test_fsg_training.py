@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 import torch
 
-from attn.core.train.fsgnet import dice_bce
+from attn.core.train.fsgnet.recipe import dice_bce
 from attn.core.train.schedule import cosine_cycles
 from attn.core.train.trainer import Plan
 

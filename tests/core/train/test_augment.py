@@ -6,8 +6,8 @@ import pytest
 import torch
 
 from attn.core.segment.prepare import IMAGENET_MEAN, IMAGENET_STD, Preparation
-from attn.core.train import augment
-from attn.core.train.augment import (
+from attn.core.train.fsgnet import augment
+from attn.core.train.fsgnet.augment import (
     PAPER,
     ROBUST,
     Augmentation,
@@ -20,7 +20,7 @@ from attn.core.train.augment import (
     sample,
     through_jpeg,
 )
-from attn.core.train.fsgnet import Batches, Example
+from attn.core.train.fsgnet.recipe import Batches, Example
 
 FIXED = Preparation(normalise="imagenet")  # can be undone: pixels are input * std + mean
 OFF = Augmentation(

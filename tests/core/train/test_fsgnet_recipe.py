@@ -10,8 +10,8 @@ from torch import nn
 from attn.core.segment.fsgnet import Outputs, fsgnet
 from attn.core.segment.prepare import Preparation
 from attn.core.train import trainer
-from attn.core.train.augment import PAPER
-from attn.core.train.fsgnet import Batches, Example, FSGNetRecipe, dice_bce, padded
+from attn.core.train.fsgnet.augment import PAPER
+from attn.core.train.fsgnet.recipe import Batches, Example, FSGNetRecipe, dice_bce, padded
 from attn.core.train.trainer import METRICS, Plan, fit
 
 SIDE = 56

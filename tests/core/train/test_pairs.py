@@ -7,10 +7,10 @@ from PIL import Image
 from attn.core.errors import InputError, UsageError
 from attn.core.segment.companions import core_of
 from attn.core.segment.prepare import Preparation
-from attn.core.train import fsgnet
-from attn.core.train._pairs import IMAGES, LABELS, by_stem, find_pairs, left_out
-from attn.core.train.fsgnet import Example, load_example
-from attn.core.train.run import split
+from attn.core.train.fsgnet import recipe as fsgnet
+from attn.core.train.fsgnet.data import IMAGES, LABELS, by_stem, find_pairs, left_out
+from attn.core.train.fsgnet.recipe import Example, load_example
+from attn.core.train.fsgnet.run import split
 
 
 def touch(root, *names):

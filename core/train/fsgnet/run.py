@@ -12,20 +12,20 @@ import torch
 
 import attn
 
-from ..device import pick_device, set_threads
-from ..errors import UsageError
-from ..filters import NEEDS_IMAGES
-from ..io.atomic import write_text
-from ..report.model import Report, plain
-from ..segment.checkpoint import Checkpoint, read_checkpoint, write_checkpoint
-from ..segment.prepare import Preparation
-from ..segment.trunks import NAMES
-from ._pairs import find_pairs, left_out
-from ._report import CARD, MODEL, training_report
+from ...device import pick_device, set_threads
+from ...errors import UsageError
+from ...filters import NEEDS_IMAGES
+from ...io.atomic import write_text
+from ...report.model import Report, plain
+from ...segment.checkpoint import Checkpoint, read_checkpoint, write_checkpoint
+from ...segment.prepare import Preparation
+from ...segment.trunks import NAMES
+from .._report import CARD, MODEL, training_report
+from ..trainer import Plan, fit
 from .augment import AUGMENTATIONS
-from .fsgnet import Batches, Example, FSGNetRecipe, load_example
+from .data import find_pairs, left_out
 from .options import FSGNetOptions, check_options
-from .trainer import Plan, fit
+from .recipe import Batches, Example, FSGNetRecipe, load_example
 
 Progress = Callable[[int, int, Mapping[str, float]], None]
 
@@ -128,7 +128,7 @@ def start_weights(options: FSGNetOptions, batches: Batches) -> tuple[torch.nn.Mo
     net = options.architecture.build()
     if options.init == "torch-default":
         return net, []
-    from ..filters.initialise import initialise
+    from ...filters.initialise import initialise
 
     images = batches(0)[0].cpu().contiguous() if options.init in NEEDS_IMAGES else None
     generator = torch.Generator().manual_seed(options.seed)

@@ -7,11 +7,11 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from ..errors import InputError, UsageError
-from ..io.kinds import open_regular
-from ..io.photo import PHOTO_SUFFIXES
-from ..memory import read_within
-from ..segment.companions import core_of
+from ...errors import InputError, UsageError
+from ...io.kinds import open_regular
+from ...io.photo import PHOTO_SUFFIXES
+from ...memory import read_within
+from ...segment.companions import core_of
 
 IMAGES = ("images", "image", "img")
 LABELS = ("manual", "1st_manual", "labels", "label", "truth", "masks", "annotations", "vessels")

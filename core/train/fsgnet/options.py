@@ -5,10 +5,10 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from ..errors import UsageError, did_you_mean
-from ..segment.checkpoint import Architecture
-from ..segment.fsgnet import MIN_SIDE
-from ..segment.trunks import TRUNKS
+from ...errors import UsageError, did_you_mean
+from ...segment.checkpoint import Architecture
+from ...segment.fsgnet import MIN_SIDE
+from ...segment.trunks import TRUNKS
 from .augment import AUGMENTATIONS
 
 NORMALISATIONS = ("fov", "imagenet")
@@ -63,7 +63,7 @@ class FSGNetOptions:
 
 def check_options(options: FSGNetOptions) -> None:
     """Refuse before any file is read what can never work. Raises ``UsageError``."""
-    from ..filters import INITIALISERS
+    from ...filters import INITIALISERS
 
     for option, value, known in (
         ("--trunk", options.architecture.trunk, TRUNKS),

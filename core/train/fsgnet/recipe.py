@@ -17,15 +17,15 @@ import torch.nn.functional as F
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
-from ..errors import InputError
-from ..io.photo import Photo, read_photo
-from ..segment.fov import find_fov, fov_from_mask
-from ..segment.fsgnet import Outputs
-from ..segment.masks import brightness, darkness, mask_of, read_mask
-from ..segment.metrics import best_threshold, scores
-from ..segment.prepare import Preparation, normalise, padded, prepare, rescale
-from ._pairs import Pair
+from ...errors import InputError
+from ...io.photo import Photo, read_photo
+from ...segment.fov import find_fov, fov_from_mask
+from ...segment.fsgnet import Outputs
+from ...segment.masks import brightness, darkness, mask_of, read_mask
+from ...segment.metrics import best_threshold, scores
+from ...segment.prepare import Preparation, normalise, padded, prepare, rescale
 from .augment import Augmentation, Draw, degrade, homography, recolour, sample
+from .data import Pair
 
 SAMPLES = 4096
 """Pixels of the field of view that stand for all of it when a changed photo is normalised."""
