@@ -147,8 +147,8 @@ def main(
     """
     from dataclasses import replace
 
-    from attn.core.train.ga_dms_options import SMALL, GADMSOptions
-    from attn.core.train.ga_dms_run import train_ga_dms
+    from attn.core.train.ga_dms.options import SMALL, GADMSOptions
+    from attn.core.train.ga_dms.run import train_ga_dms
 
     from .show import run_recipe
 

@@ -14,7 +14,7 @@ RECIPES = Registry(
         ),
         Method(
             "ga-dms",
-            home="attn.core.train.ga_dms_run:train_ga_dms",
+            home="attn.core.train.ga_dms.run:train_ga_dms",
             summary="person retrieval: dual masking guided by gradient-attention scores",
             paper="arXiv 2509.09118, EMNLP 2025",
             year=2025,

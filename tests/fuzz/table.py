@@ -275,7 +275,7 @@ def caption_files() -> Files:
 
 
 def read_captions_for_training(path: Path) -> object:
-    from attn.core.train import ga_dms_data
+    from attn.core.train.ga_dms import data as ga_dms_data
 
     return ga_dms_data.read_data(path / "reid.json", (24, 16), 1, 0)
 

@@ -12,7 +12,7 @@ from attn.core.retrieve.gadms.clip import Architecture, at, end_position
 from attn.core.retrieve.gadms.gass import GASSOptions, gass, reference
 from attn.core.retrieve.gadms.masking import informative_probability, mask_caption, noise_probability
 from attn.core.retrieve.gadms.official import load_official
-from attn.core.train.ga_dms import warmup_cosine
+from attn.core.train.ga_dms.recipe import warmup_cosine
 
 VECTORS = Path(__file__).parent / "vectors" / "ga-dms"
 

@@ -11,9 +11,9 @@ from attn.core.retrieve.gadms.gass import gass
 from attn.core.retrieve.gadms.people import make_people, write_people
 from attn.core.retrieve.gadms.prepare import CLIP_MEAN, augment, normalise
 from attn.core.retrieve.gadms.tokenizer import encode
-from attn.core.train.ga_dms_data import read_data, synthetic
-from attn.core.train.ga_dms_options import FROM_SCRATCH, FROM_WEIGHTS, SMALL, GADMSOptions, complete
-from attn.core.train.ga_dms_run import prepare_run, train_ga_dms
+from attn.core.train.ga_dms.data import read_data, synthetic
+from attn.core.train.ga_dms.options import FROM_SCRATCH, FROM_WEIGHTS, SMALL, GADMSOptions, complete
+from attn.core.train.ga_dms.run import prepare_run, train_ga_dms
 from attn.core.train.trainer import METRICS
 
 TINY = replace(
@@ -229,7 +229,7 @@ def test_weights_need_a_tokenizer(tmp_path):
 
 
 def test_means_of_planted_words():
-    from attn.core.train.ga_dms_run import word_means
+    from attn.core.train.ga_dms.run import word_means
 
     data = small()
     scores = np.zeros((24, TINY.text_length))

@@ -14,21 +14,21 @@ import torch
 
 import attn
 
-from ..device import pick_device, set_threads
-from ..errors import UsageError
-from ..io.atomic import write_text
-from ..report.model import Report, plain
-from ..retrieve.gadms.checkpoint import Checkpoint, read_checkpoint, write_checkpoint
-from ..retrieve.gadms.clip import GADMS
-from ..retrieve.gadms.gass import GASSOptions
-from ..retrieve.gadms.masking import FIRST_SCORE, UNIFORM_SCORE
-from ..retrieve.gadms.official import load_official, read_state
-from ..retrieve.gadms.tokenizer import Tokenizer, WordTokenizer, encode, read_clip_tokenizer
-from ._report import CARD, MODEL, training_report
-from .ga_dms import Batches, EpochPlan, GADMSRecipe, Objective, Trainee, score_captions
-from .ga_dms_data import SYNTHETIC, Data, read_data, synthetic
-from .ga_dms_options import GADMSOptions, complete
-from .trainer import fit
+from ...device import pick_device, set_threads
+from ...errors import UsageError
+from ...io.atomic import write_text
+from ...report.model import Report, plain
+from ...retrieve.gadms.checkpoint import Checkpoint, read_checkpoint, write_checkpoint
+from ...retrieve.gadms.clip import GADMS
+from ...retrieve.gadms.gass import GASSOptions
+from ...retrieve.gadms.masking import FIRST_SCORE, UNIFORM_SCORE
+from ...retrieve.gadms.official import load_official, read_state
+from ...retrieve.gadms.tokenizer import Tokenizer, WordTokenizer, encode, read_clip_tokenizer
+from .._report import CARD, MODEL, training_report
+from ..trainer import fit
+from .data import SYNTHETIC, Data, read_data, synthetic
+from .options import GADMSOptions, complete
+from .recipe import Batches, EpochPlan, GADMSRecipe, Objective, Trainee, score_captions
 
 WORD_SCORES = "scores.jsonl"
 Progress = Callable[[int, int, Mapping[str, float]], None]

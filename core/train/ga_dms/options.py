@@ -6,10 +6,10 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from ..errors import UsageError, did_you_mean
-from ..retrieve.gadms.clip import Architecture
-from ..retrieve.gadms.gass import GASSOptions
-from .ga_dms import LOSSES
+from ...errors import UsageError, did_you_mean
+from ...retrieve.gadms.clip import Architecture
+from ...retrieve.gadms.gass import GASSOptions
+from .recipe import LOSSES
 
 SMALL = Architecture(
     embed_dim=64, image_size=(64, 32), patch_size=16, vision_width=64, vision_layers=2, text_length=24, vocab_size=0,

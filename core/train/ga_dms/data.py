@@ -9,10 +9,10 @@ from pathlib import Path
 
 import numpy as np
 
-from ..errors import InputError, UsageError
-from ..retrieve.data.formats import Captioned, image_root, read_captioned
-from ..retrieve.gadms.people import SIZE, People, make_people
-from ..retrieve.gadms.prepare import ArrayImages, FileImages, Pairs
+from ...errors import InputError, UsageError
+from ...retrieve.data.formats import Captioned, image_root, read_captioned
+from ...retrieve.gadms.people import SIZE, People, make_people
+from ...retrieve.gadms.prepare import ArrayImages, FileImages, Pairs
 
 SYNTHETIC = "synthetic"
 PERSONS, HELD_OUT = 1500, 400
