@@ -82,8 +82,8 @@ def main(
     the captions themselves. Pictures of the split val choose the best weights, those of test are reported.
     """
     from attn.core.retrieve.priorclip.model import Architecture
-    from attn.core.train.priorclip_options import PriorCLIPOptions
-    from attn.core.train.priorclip_run import train_priorclip
+    from attn.core.train.priorclip.options import PriorCLIPOptions
+    from attn.core.train.priorclip.run import train_priorclip
 
     from .show import run_recipe
 

@@ -21,7 +21,7 @@ RECIPES = Registry(
         ),
         Method(
             "priorclip",
-            home="attn.core.train.priorclip_run:train_priorclip",
+            home="attn.core.train.priorclip.run:train_priorclip",
             summary="remote-sensing retrieval: visual prior, affiliation loss, two stages",
             paper="arXiv 2405.10160",
             year=2025,

@@ -17,8 +17,8 @@ from dataclasses import replace
 from pathlib import Path
 
 from attn.core.retrieve.priorclip.model import Architecture
-from attn.core.train.priorclip_options import PriorCLIPOptions
-from attn.core.train.priorclip_run import plain_options, train_priorclip
+from attn.core.train.priorclip.options import PriorCLIPOptions
+from attn.core.train.priorclip.run import plain_options, train_priorclip
 
 FULL = PriorCLIPOptions(device="cpu")
 VARIANTS = {

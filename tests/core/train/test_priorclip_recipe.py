@@ -12,7 +12,8 @@ from attn.core.retrieve.priorclip.model import Architecture, PriorCLIP
 from attn.core.retrieve.priorclip.scenes import draw_scenes, write_scenes
 from attn.core.retrieve.priorclip.text import Vocabulary
 from attn.core.train import trainer
-from attn.core.train.priorclip import (
+from attn.core.train.priorclip.options import PriorCLIPOptions, check_options
+from attn.core.train.priorclip.recipe import (
     Batches,
     InstructionRecipe,
     PairRecipe,
@@ -22,8 +23,7 @@ from attn.core.train.priorclip import (
     scene_captions,
     tokens_of,
 )
-from attn.core.train.priorclip_options import PriorCLIPOptions, check_options
-from attn.core.train.priorclip_run import plain_options, scenes_of, stage_steps, train_priorclip
+from attn.core.train.priorclip.run import plain_options, scenes_of, stage_steps, train_priorclip
 
 SMALL = Architecture(image_size=32, patch_size=8, width=32, num_heads=2, out=32, features=16)
 TINY = PriorCLIPOptions(
@@ -84,7 +84,7 @@ def test_random_crops_are_parts_of_the_picture():
 
 
 def test_the_instruction_is_frozen_after_its_stage(splits, tmp_path):
-    from attn.core.train.priorclip_run import train_stages
+    from attn.core.train.priorclip.run import train_stages
 
     _, vocabulary, _ = parts(splits)
     done = train_stages(splits, vocabulary, tmp_path, TINY, False, torch.device("cpu"), True)
@@ -131,8 +131,8 @@ def test_recalls_of_a_model_that_knows_everything(splits, monkeypatch):
     model, vocabulary, _ = parts(splits)
     vectors = torch.nn.functional.normalize(torch.randn(16, 32), dim=1)
     owner = torch.from_numpy(splits["test"].caption_image)
-    monkeypatch.setattr("attn.core.train.priorclip.embed_images", lambda model, images: vectors)
-    monkeypatch.setattr("attn.core.train.priorclip.embed_texts", lambda model, ids: vectors[owner])
+    monkeypatch.setattr("attn.core.train.priorclip.recipe.embed_images", lambda model, images: vectors)
+    monkeypatch.setattr("attn.core.train.priorclip.recipe.embed_texts", lambda model, ids: vectors[owner])
     assert set(recalls(model, splits["test"], vocabulary).values()) == {1.0}
 
 

@@ -17,12 +17,12 @@ import torch.nn.functional as F
 from numpy.typing import NDArray
 from torch import Tensor
 
-from ..retrieve.priorclip.data import Pictures
-from ..retrieve.priorclip.losses import Targets, affiliation, contrastive
-from ..retrieve.priorclip.model import PriorCLIP, embed_images, embed_texts
-from ..retrieve.priorclip.scenes import coarse_captions
-from ..retrieve.priorclip.text import Vocabulary
-from ..retrieve.score.metrics import image_text_recall
+from ...retrieve.priorclip.data import Pictures
+from ...retrieve.priorclip.losses import Targets, affiliation, contrastive
+from ...retrieve.priorclip.model import PriorCLIP, embed_images, embed_texts
+from ...retrieve.priorclip.scenes import coarse_captions
+from ...retrieve.priorclip.text import Vocabulary
+from ...retrieve.score.metrics import image_text_recall
 
 CUTS = (1, 5, 10)
 CROP_SCALE, CROP_RATIO = (0.5, 1.0), (3 / 4, 4 / 3)

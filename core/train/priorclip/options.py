@@ -4,10 +4,10 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 
-from ..errors import UsageError, did_you_mean
-from ..retrieve.priorclip.losses import Targets
-from ..retrieve.priorclip.model import Architecture
-from ..retrieve.priorclip.vit import GATES
+from ...errors import UsageError, did_you_mean
+from ...retrieve.priorclip.losses import Targets
+from ...retrieve.priorclip.model import Architecture
+from ...retrieve.priorclip.vit import GATES
 
 TARGETS = ("diagonal", "class")
 AUGMENTATIONS = ("auto", "crop", "none")
