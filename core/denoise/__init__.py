@@ -7,7 +7,7 @@ METHODS = Registry(
     [
         Method(
             "filter2noise",
-            home="attn.core.denoise.filter2noise:fit",
+            home="attn.core.denoise.filter2noise.method:fit",
             summary="attention-guided bilateral filter, fitted on the image itself",
             paper="arXiv 2504.13519",
             year=2025,

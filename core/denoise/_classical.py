@@ -25,7 +25,7 @@ Run = Callable[[NDArray[np.float32]], NDArray[Any]]
 
 def as_image(image: Tensor) -> NDArray[np.float32]:
     """[H, W] tensor on any device -> array, once it is something that can be denoised."""
-    from ._fitted import check_image
+    from .filter2noise.fitted import check_image
 
     check_image(image)
     values: NDArray[np.float32] = image.detach().cpu().float().numpy()

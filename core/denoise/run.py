@@ -146,7 +146,7 @@ def check_options(options: DenoiseOptions) -> None:
 
 def load_filter(path: Path) -> Filter:
     """A filter that ``--save-filter`` wrote. Raises ``UsageError`` where it cannot be used."""
-    from .filter2noise import Filter2NoiseFilter
+    from .filter2noise.method import Filter2NoiseFilter
 
     try:
         fitted: Filter = Filter2NoiseFilter.load(path)

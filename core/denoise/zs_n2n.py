@@ -16,9 +16,9 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from ._fitted import check_image
 from .base import FitOptions, Progress, Quality
-from .filter2noise import downsample_pair
+from .filter2noise.fitted import check_image
+from .filter2noise.method import downsample_pair
 
 CHANNELS = 48
 REACH = 2  # pixels that the network sees on each side

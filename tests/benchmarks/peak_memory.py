@@ -25,10 +25,12 @@ def measure(which: str, size: int, steps: int) -> dict[str, float | str]:
     """Run in the child: import everything, note the memory, work, note the peak."""
     import torch
 
-    from attn.core.denoise import _attention_cpu, _bilateral_cpu, _edges_cpu
-    from attn.core.denoise._schedule import OneCycleAdamW, Recipe
     from attn.core.denoise.base import FitOptions
-    from attn.core.denoise.filter2noise import fit
+    from attn.core.denoise.filter2noise import attention_cpu as _attention_cpu
+    from attn.core.denoise.filter2noise import bilateral_cpu as _bilateral_cpu
+    from attn.core.denoise.filter2noise import edges_cpu as _edges_cpu
+    from attn.core.denoise.filter2noise.method import fit
+    from attn.core.denoise.filter2noise.schedule import OneCycleAdamW, Recipe
 
     sys.path.insert(0, str(Path(__file__).parent))
     import unfold_reference as unfold

@@ -16,9 +16,9 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from attn.core.denoise._schedule import RECIPES, OneCycleAdamW
 from attn.core.denoise.base import FitOptions
-from attn.core.denoise.filter2noise import Filter2Noise, fit, loss_terms, objective
+from attn.core.denoise.filter2noise.method import Filter2Noise, fit, loss_terms, objective
+from attn.core.denoise.filter2noise.schedule import RECIPES, OneCycleAdamW
 from attn.core.threads import kernels_own_the_threads
 
 sys.path.insert(0, str(Path(__file__).parent))

@@ -147,7 +147,7 @@ def filter_files() -> Files:
     import torch
 
     from attn.core.denoise.base import FitOptions
-    from attn.core.denoise.filter2noise import fit
+    from attn.core.denoise.filter2noise.method import fit
 
     fitted = fit(torch.rand(32, 32), FitOptions(steps=1, stages=1, quality="fast", edge_weight=400.0))
     return made(lambda root: fitted.save(root / "f.safetensors"))
@@ -156,7 +156,7 @@ def filter_files() -> Files:
 def read_filter(path: Path) -> object:
     import torch
 
-    from attn.core.denoise.filter2noise import Filter2NoiseFilter
+    from attn.core.denoise.filter2noise.method import Filter2NoiseFilter
 
     return Filter2NoiseFilter.load(path)(torch.rand(32, 32))
 

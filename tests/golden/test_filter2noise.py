@@ -9,12 +9,10 @@ import pytest
 import torch
 from torch import Tensor
 
-from attn.core.denoise._attention import attention
-from attn.core.denoise._bilateral import bilateral_filter, radius_of, to_pixels
-from attn.core.denoise._model import tokens
-from attn.core.denoise._schedule import RECIPES, OneCycleAdamW
 from attn.core.denoise.base import FitOptions, Region
-from attn.core.denoise.filter2noise import (
+from attn.core.denoise.filter2noise.attention import attention
+from attn.core.denoise.filter2noise.bilateral import bilateral_filter, radius_of, to_pixels
+from attn.core.denoise.filter2noise.method import (
     Filter2Noise,
     Filter2NoiseFilter,
     downsample_pair,
@@ -24,6 +22,8 @@ from attn.core.denoise.filter2noise import (
     loss_terms,
     objective,
 )
+from attn.core.denoise.filter2noise.model import tokens
+from attn.core.denoise.filter2noise.schedule import RECIPES, OneCycleAdamW
 
 VECTORS = Path(__file__).parent / "vectors" / "filter2noise"
 BACKENDS = ["reference", "numba"]

@@ -8,7 +8,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from attn.core.denoise.filter2noise import downsample_pair
+from attn.core.denoise.filter2noise.method import downsample_pair
 from attn.core.denoise.zs_n2n import RECIPES, Network, apply, objective, train
 
 

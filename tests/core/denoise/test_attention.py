@@ -8,9 +8,9 @@ import pytest
 import torch
 from torch import Tensor
 
-from attn.core.denoise import _attention
-from attn.core.denoise._attention import attention
-from attn.core.denoise._attention_series import LARGEST, Monomials, coefficients
+from attn.core.denoise.filter2noise import attention as _attention
+from attn.core.denoise.filter2noise.attention import attention
+from attn.core.denoise.filter2noise.attention_series import LARGEST, Monomials, coefficients
 
 pytest.importorskip("numba")
 

@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 from torch import Tensor
 
 from attn.core import jit as _jit
-from attn.core.denoise._bilateral import bilateral_filter, radius_of, to_pixels
+from attn.core.denoise.filter2noise.bilateral import bilateral_filter, radius_of, to_pixels
 from attn.core.threads import kernels_own_the_threads
 
 pytest.importorskip("numba")

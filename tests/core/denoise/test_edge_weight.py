@@ -5,7 +5,7 @@ import pytest
 import torch
 
 from attn.core.denoise.base import FitOptions
-from attn.core.denoise.filter2noise import EDGE_WEIGHTS, choose_edge_weight, fit
+from attn.core.denoise.filter2noise.method import EDGE_WEIGHTS, choose_edge_weight, fit
 from attn.core.denoise.metrics import psnr
 
 

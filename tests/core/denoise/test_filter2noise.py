@@ -13,7 +13,7 @@ from safetensors.torch import save_file
 from torch import Tensor
 
 from attn.core.denoise.base import FitOptions, Region
-from attn.core.denoise.filter2noise import Filter2Noise, Filter2NoiseFilter, fit, local_shuffle, loss_terms
+from attn.core.denoise.filter2noise.method import Filter2Noise, Filter2NoiseFilter, fit, local_shuffle, loss_terms
 from attn.core.errors import InputError
 from attn.core.io.weights import read_tensors
 

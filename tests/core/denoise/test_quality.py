@@ -9,7 +9,7 @@ import pytest
 import torch
 
 from attn.core.denoise.base import FitOptions
-from attn.core.denoise.filter2noise import fit
+from attn.core.denoise.filter2noise.method import fit
 from attn.core.denoise.metrics import psnr, ssim
 
 OFFICIAL_PSNR, OFFICIAL_SSIM = 38.796, 0.9070

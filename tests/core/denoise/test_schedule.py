@@ -5,7 +5,7 @@ import torch
 from torch.optim import AdamW
 from torch.optim.lr_scheduler import OneCycleLR
 
-from attn.core.denoise._schedule import OneCycleAdamW, Recipe
+from attn.core.denoise.filter2noise.schedule import OneCycleAdamW, Recipe
 
 
 @pytest.mark.parametrize("steps", [2, 3, 7, 30])

@@ -14,8 +14,8 @@ import torch
 from numba import njit
 from torch import Tensor
 
-from ..jit import FASTMATH, exp_negative, kernel
-from ..threads import bands, run
+from ...jit import FASTMATH, exp_negative, kernel
+from ...threads import bands, run
 
 Array = np.ndarray[Any, np.dtype[np.float32]]
 _ZERO, _ONE, _TWO, _HALF, _EPS = (np.float32(c) for c in (0, 1, 2, 0.5, 1e-8))

@@ -12,8 +12,8 @@ import numpy as np
 import torch
 from numba import njit
 
-from ..jit import FASTMATH, exp2_negative, kernel
-from ..threads import bands, run
+from ...jit import FASTMATH, exp2_negative, kernel
+from ...threads import bands, run
 
 Array = np.ndarray[Any, np.dtype[np.float32]]
 _TILE = 384  # keys and values of a tile: 2 x 8 x 384 x 4 bytes = 24 KB, three quarters of a first-level cache

@@ -9,8 +9,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from ..jit import kernel
-from ..threads import bands, run
+from ...jit import kernel
+from ...threads import bands, run
 
 Array = np.ndarray[Any, np.dtype[np.float32]]
 _ZERO = np.float32(0)

@@ -14,14 +14,14 @@ from dataclasses import replace
 import torch
 from torch import Tensor
 
-from ..threads import kernels_own_the_threads
-from ._bilateral import bilateral_filter
-from ._edges import edge_kernel, edge_strength
-from ._fitted import Filter2NoiseFilter, check_image, pad_to_patches
-from ._model import Filter2Noise, SigmaPredictor
-from ._schedule import RECIPES, optimise
-from .base import FitOptions, Progress
-from .noise import noise_std
+from ...threads import kernels_own_the_threads
+from ..base import FitOptions, Progress
+from ..noise import noise_std
+from .bilateral import bilateral_filter
+from .edges import edge_kernel, edge_strength
+from .fitted import Filter2NoiseFilter, check_image, pad_to_patches
+from .model import Filter2Noise, SigmaPredictor
+from .schedule import RECIPES, optimise
 
 __all__ = [
     "Filter2Noise",

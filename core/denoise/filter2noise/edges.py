@@ -46,7 +46,7 @@ def _convolve(x: Tensor) -> Tensor:
     kernel = edge_kernel(x.dtype, x.device)
     if x.device.type == "cpu" and x.dtype == torch.float32:
         try:
-            from ._edges_cpu import convolve
+            from .edges_cpu import convolve
         except ImportError:
             pass
         else:

@@ -118,7 +118,7 @@ def _choose(image: Tensor) -> str:
         return "triton"
     if image.device.type == "cpu" and image.dtype == torch.float32 and image.shape[1] == 1:
         try:
-            from . import _bilateral_cpu  # noqa: F401
+            from . import bilateral_cpu as _bilateral_cpu  # noqa: F401
         except ImportError:
             return "reference"
         return "numba"
@@ -130,7 +130,7 @@ class _FusedBilateral(torch.autograd.Function):
 
     @staticmethod
     def forward(ctx: Any, image: Tensor, patch_sigma: Tensor, patch_size: int, radius: int) -> Tensor:
-        from . import _bilateral_cpu as cpu
+        from . import bilateral_cpu as cpu
 
         padded = F.pad(image, (radius,) * 4, mode="reflect")[:, 0].contiguous()  # [B, H + 2r, W + 2r]
         sigma = patch_sigma.contiguous()
@@ -143,7 +143,7 @@ class _FusedBilateral(torch.autograd.Function):
 
     @staticmethod
     def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, Tensor, None, None]:  # type: ignore[override]
-        from . import _bilateral_cpu as cpu
+        from . import bilateral_cpu as cpu
 
         padded, sigma, out, total = ctx.saved_tensors
         grad_image = torch.empty(out.shape, dtype=out.dtype) if ctx.needs_input_grad[0] else None

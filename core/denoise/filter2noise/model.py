@@ -12,9 +12,9 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from ..errors import AttnError
-from ._attention import WIDTH, attention
-from ._bilateral import bilateral_filter
+from ...errors import AttnError
+from .attention import WIDTH, attention
+from .bilateral import bilateral_filter
 
 SIGMA_CAP, SIGMA_FLOOR = 6.0, 1e-6
 

@@ -15,14 +15,14 @@ from torch import Tensor
 
 import attn
 
-from ..errors import InputError
-from ..io.atomic import write_bytes
-from ..io.weights import read_tensors
-from ..threads import kernels_own_the_threads
-from ._bilateral import bilateral_filter, to_pixels
-from ._model import SIGMA_FLOOR, Filter2Noise
-from ._schedule import RECIPES
-from .base import FitOptions, Region
+from ...errors import InputError
+from ...io.atomic import write_bytes
+from ...io.weights import read_tensors
+from ...threads import kernels_own_the_threads
+from ..base import FitOptions, Region
+from .bilateral import bilateral_filter, to_pixels
+from .model import SIGMA_FLOOR, Filter2Noise
+from .schedule import RECIPES
 
 _SMALLEST = 16  # pixels; half of it, the side at half resolution, must exceed the largest filter radius, 7
 

@@ -13,7 +13,7 @@ import torch
 from torch import Tensor, nn
 from torch.optim.adamw import adamw
 
-from .base import Progress, Quality
+from ..base import Progress, Quality
 
 
 @dataclass(frozen=True, slots=True)

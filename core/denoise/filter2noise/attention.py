@@ -17,7 +17,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from ._attention_series import LARGEST, attention_series
+from .attention_series import LARGEST, attention_series
 
 WIDTH = 8
 _LOG2_E = math.log2(math.e)
@@ -71,7 +71,7 @@ def attention(q: Tensor, k: Tensor, v: Tensor, *, backend: str = "auto") -> Tens
 
 def _numba_found() -> bool:
     try:
-        from . import _attention_cpu  # noqa: F401
+        from . import attention_cpu as _attention_cpu  # noqa: F401
     except ImportError:
         return False
     return True
@@ -102,7 +102,7 @@ class _FusedAttention(torch.autograd.Function):
 
     @staticmethod
     def forward(ctx: Any, q: Tensor, k: Tensor, v: Tensor, bound: Tensor) -> Tensor:
-        from . import _attention_cpu as cpu
+        from . import attention_cpu as cpu
 
         q_t, k_t, v_t = (t.mT.contiguous() for t in (q * _LOG2_E, k, v))  # [B, 8, N]
         out_t, lse = torch.empty_like(v_t), torch.empty_like(bound)
@@ -112,7 +112,7 @@ class _FusedAttention(torch.autograd.Function):
 
     @staticmethod
     def backward(ctx: Any, grad: Tensor) -> tuple[Tensor, Tensor, Tensor, None]:  # type: ignore[override]
-        from . import _attention_cpu as cpu
+        from . import attention_cpu as cpu
 
         q_t, k_t, v_t, out_t, lse = ctx.saved_tensors
         grad_t = grad.mT.contiguous()
