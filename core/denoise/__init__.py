@@ -21,7 +21,7 @@ METHODS = Registry(
         ),
         Method(
             "bm3d",
-            home="attn.core.denoise.bm3d:fit",
+            home="attn.core.denoise.classical.bm3d:fit",
             summary="block matching and collaborative filtering (package licence: non-commercial use only)",
             paper="doi:10.1109/TIP.2007.901238, package bm3d",
             year=2007,
@@ -31,7 +31,7 @@ METHODS = Registry(
         ),
         Method(
             "nlm",
-            home="attn.core.denoise.nlm:fit",
+            home="attn.core.denoise.classical.nlm:fit",
             summary="non-local means",
             paper="CVPR 2005, scikit-image",
             year=2005,
@@ -39,7 +39,7 @@ METHODS = Registry(
         ),
         Method(
             "bilateral",
-            home="attn.core.denoise.bilateral:fit",
+            home="attn.core.denoise.classical.bilateral:fit",
             summary="bilateral filter with one set of widths for the whole image",
             paper="ICCV 1998, scikit-image",
             year=1998,
@@ -47,7 +47,7 @@ METHODS = Registry(
         ),
         Method(
             "tv",
-            home="attn.core.denoise.tv:fit",
+            home="attn.core.denoise.classical.tv:fit",
             summary="total variation (Chambolle)",
             paper="doi:10.1023/B:JMIV.0000011325.36760.1e, scikit-image",
             year=2004,
@@ -55,7 +55,7 @@ METHODS = Registry(
         ),
         Method(
             "wavelet",
-            home="attn.core.denoise.wavelet:fit",
+            home="attn.core.denoise.classical.wavelet:fit",
             summary="wavelet shrinkage (BayesShrink)",
             paper="doi:10.1109/83.862633, scikit-image",
             year=2000,

@@ -10,10 +10,10 @@ from scipy.ndimage import gaussian_filter
 
 from attn.core.denoise import METHODS
 from attn.core.denoise.base import FitOptions
-from attn.core.denoise.bilateral import COLOR_FACTOR
+from attn.core.denoise.classical.bilateral import COLOR_FACTOR
+from attn.core.denoise.classical.tv import WEIGHT_FACTOR
 from attn.core.denoise.metrics import psnr
 from attn.core.denoise.noise import noise_std
-from attn.core.denoise.tv import WEIGHT_FACTOR
 
 CLASSICAL = [
     pytest.param(name, marks=pytest.mark.skipif(bool(method.missing()), reason="optional package is not installed"))

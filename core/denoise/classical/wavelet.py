@@ -12,8 +12,8 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import NDArray
 
-from ._classical import ClassicalFilter, noise_level
-from .base import FitOptions, Progress
+from ..base import FitOptions, Progress
+from .slices import ClassicalFilter, noise_level
 
 if TYPE_CHECKING:
     from torch import Tensor

@@ -10,8 +10,8 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import NDArray
 
-from .base import FitOptions
-from .noise import noise_std
+from ..base import FitOptions
+from ..noise import noise_std
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -25,7 +25,7 @@ Run = Callable[[NDArray[np.float32]], NDArray[Any]]
 
 def as_image(image: Tensor) -> NDArray[np.float32]:
     """[H, W] tensor on any device -> array, once it is something that can be denoised."""
-    from .filter2noise.fitted import check_image
+    from ..filter2noise.fitted import check_image
 
     check_image(image)
     values: NDArray[np.float32] = image.detach().cpu().float().numpy()
