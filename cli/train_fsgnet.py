@@ -96,7 +96,7 @@ def main(
     Photos and labels are matched by name. Some photos are held out: they choose the best weights and the threshold.
     With a splits.json in the data folder only its train list is used.
     """
-    from attn.core.segment.checkpoint import Architecture
+    from attn.core.segment.fsgnet.checkpoint import Architecture
     from attn.core.train.fsgnet.options import FSGNetOptions
     from attn.core.train.fsgnet.run import train_fsgnet
 

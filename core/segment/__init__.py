@@ -7,7 +7,7 @@ MODELS = Registry(
     [
         Method(
             "fsgnet",
-            home="attn.core.segment.fsgnet:fsgnet",
+            home="attn.core.segment.fsgnet.network:fsgnet",
             summary="full-scale network with an attention-guided filter; trained weights ship with the package",
             paper="arXiv 2501.18921",
             year=2025,

@@ -18,12 +18,12 @@ from torch import Tensor
 from ..device import pick_dtype
 from ..errors import UsageError
 from . import MODELS
-from .checkpoint import Checkpoint, read_checkpoint
-from .fast import optimise
 from .fov import Fov
+from .fsgnet.checkpoint import Checkpoint, read_checkpoint
+from .fsgnet.fast import optimise
+from .fsgnet.trunks import NAMES
 from .prepare import normalise, padded, prepare, rescale, scaled_size
 from .ridge import DRIVE_DIAMETER, RidgeName, vesselness
-from .trunks import NAMES
 
 WEIGHTS = Path(__file__).parent / "weights"
 """Trained models of the package: NAME.safetensors with a model card NAME.md."""

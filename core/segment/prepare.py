@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from .fov import Fov
-from .fsgnet import MIN_SIDE
+from .fsgnet.network import MIN_SIDE
 
 IMAGENET_MEAN, IMAGENET_STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
 LEAST_STD = 0.02

@@ -13,7 +13,7 @@ import json
 import statistics
 from pathlib import Path
 
-from attn.core.segment.checkpoint import Architecture
+from attn.core.segment.fsgnet.checkpoint import Architecture
 from attn.core.train.fsgnet.options import FSGNetOptions
 from attn.core.train.fsgnet.run import train_fsgnet
 

@@ -12,9 +12,9 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
-from attn.core.segment._layers import Gate, MConv
-from attn.core.segment.fsgnet import FSGNet, FullScaleTrunk, GuidedDecoder, Outputs, Scales
-from attn.core.segment.guided import EPS, RADIUS, resize
+from attn.core.segment.fsgnet.guided import EPS, RADIUS, resize
+from attn.core.segment.fsgnet.layers import Gate, MConv
+from attn.core.segment.fsgnet.network import FSGNet, FullScaleTrunk, GuidedDecoder, Outputs, Scales
 
 
 def box(x: Tensor, radius: int) -> Tensor:

@@ -14,8 +14,8 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from attn.core.segment.fast import optimise
-from attn.core.segment.fsgnet import fsgnet
+from attn.core.segment.fsgnet.fast import optimise
+from attn.core.segment.fsgnet.network import fsgnet
 
 sys.path.insert(0, str(Path(__file__).parent))
 from plain_fsgnet import plain_fsgnet

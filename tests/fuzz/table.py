@@ -163,7 +163,7 @@ def read_filter(path: Path) -> object:
 
 @cache
 def segmenter_files() -> Files:
-    from attn.core.segment.checkpoint import Architecture, Checkpoint, write_checkpoint
+    from attn.core.segment.fsgnet.checkpoint import Architecture, Checkpoint, write_checkpoint
     from attn.core.segment.prepare import Preparation
 
     shape = Architecture(width=2, depths=(1, 1, 1, 1))

@@ -9,9 +9,9 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from attn.core.segment._layers import ConvBlock, DropBlock, Gate, MConv, ResConv, SpatialAttention, drop
-from attn.core.segment.fsgnet import FSGNet, fsgnet, load_official
-from attn.core.segment.guided import coefficients, guided_filter, window_count, window_mean
+from attn.core.segment.fsgnet.guided import coefficients, guided_filter, window_count, window_mean
+from attn.core.segment.fsgnet.layers import ConvBlock, DropBlock, Gate, MConv, ResConv, SpatialAttention, drop
+from attn.core.segment.fsgnet.network import FSGNet, fsgnet, load_official
 
 VECTORS = Path(__file__).parent / "vectors" / "fsg-net"
 INNER = {  # golden name -> the module of ours whose output it is

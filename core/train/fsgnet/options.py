@@ -6,9 +6,9 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from ...errors import UsageError, did_you_mean
-from ...segment.checkpoint import Architecture
-from ...segment.fsgnet import MIN_SIDE
-from ...segment.trunks import TRUNKS
+from ...segment.fsgnet.checkpoint import Architecture
+from ...segment.fsgnet.network import MIN_SIDE
+from ...segment.fsgnet.trunks import TRUNKS
 from .augment import AUGMENTATIONS
 
 NORMALISATIONS = ("fov", "imagenet")

@@ -20,7 +20,7 @@ from torch import Tensor, nn
 from ...errors import InputError
 from ...io.photo import Photo, read_photo
 from ...segment.fov import find_fov, fov_from_mask
-from ...segment.fsgnet import Outputs
+from ...segment.fsgnet.network import Outputs
 from ...segment.masks import brightness, darkness, mask_of, read_mask
 from ...segment.metrics import best_threshold, scores
 from ...segment.prepare import Preparation, normalise, padded, prepare, rescale

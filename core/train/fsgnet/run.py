@@ -17,9 +17,9 @@ from ...errors import UsageError
 from ...filters import NEEDS_IMAGES
 from ...io.atomic import write_text
 from ...report.model import Report, plain
-from ...segment.checkpoint import Checkpoint, read_checkpoint, write_checkpoint
+from ...segment.fsgnet.checkpoint import Checkpoint, read_checkpoint, write_checkpoint
+from ...segment.fsgnet.trunks import NAMES
 from ...segment.prepare import Preparation
-from ...segment.trunks import NAMES
 from .._report import CARD, MODEL, training_report
 from ..trainer import Plan, fit
 from .augment import AUGMENTATIONS

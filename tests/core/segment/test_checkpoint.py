@@ -7,7 +7,7 @@ import torch
 from safetensors.torch import save_file
 
 from attn.core.errors import UsageError
-from attn.core.segment.checkpoint import Architecture, Checkpoint, read_checkpoint, write_checkpoint
+from attn.core.segment.fsgnet.checkpoint import Architecture, Checkpoint, read_checkpoint, write_checkpoint
 from attn.core.segment.prepare import Preparation
 
 SMALL = Architecture(width=2, depths=(1, 1, 1, 1))

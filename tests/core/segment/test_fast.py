@@ -8,11 +8,11 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from attn.core.segment import fast
-from attn.core.segment.fast import optimise
-from attn.core.segment.fsgnet import FSGNet
-from attn.core.segment.guided import guided_filter
-from attn.core.segment.trunks import TRUNKS, build
+from attn.core.segment.fsgnet import fast
+from attn.core.segment.fsgnet.fast import optimise
+from attn.core.segment.fsgnet.guided import guided_filter
+from attn.core.segment.fsgnet.network import FSGNet
+from attn.core.segment.fsgnet.trunks import TRUNKS, build
 
 SMALL = (2, 1, 1, 1)
 

@@ -3,9 +3,9 @@ import torch
 from torch import nn
 from torch.nn import functional
 
-from attn.core.segment._layers import ConvBlock, DropBlock, MConv, SpatialAttention, drop
-from attn.core.segment.fsgnet import MIN_SIDE, GuidedDecoder, Outputs, Scales, _merge, fsgnet, load_official
-from attn.core.segment.guided import resize
+from attn.core.segment.fsgnet.guided import resize
+from attn.core.segment.fsgnet.layers import ConvBlock, DropBlock, MConv, SpatialAttention, drop
+from attn.core.segment.fsgnet.network import MIN_SIDE, GuidedDecoder, Outputs, Scales, _merge, fsgnet, load_official
 
 PARAMETERS = {  # methods/fsg-net.md, section 3.3: width -> K = 3, K = 7, noGRM with K = 3
     8: (298_591, 322_591, 274_579),

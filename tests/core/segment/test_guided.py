@@ -1,7 +1,7 @@
 import pytest
 import torch
 
-from attn.core.segment.guided import EPS, RADIUS, coefficients, guided_filter, resize, window_count, window_mean
+from attn.core.segment.fsgnet.guided import EPS, RADIUS, coefficients, guided_filter, resize, window_count, window_mean
 
 SIZES = [((6, 6), (12, 12)), ((7, 9), (15, 18)), ((11, 6), (22, 13))]
 

@@ -6,8 +6,8 @@ import torch
 
 from attn.core.errors import UsageError
 from attn.core.segment import MODELS, models
-from attn.core.segment.checkpoint import Architecture, Checkpoint
 from attn.core.segment.fov import find_fov, whole_image
+from attn.core.segment.fsgnet.checkpoint import Architecture, Checkpoint
 from attn.core.segment.prepare import Preparation, normalise, padded, prepare
 
 

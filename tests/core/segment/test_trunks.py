@@ -1,8 +1,8 @@
 import pytest
 import torch
 
-from attn.core.segment.fsgnet import MIN_SIDE, FullScaleTrunk, GuidedDecoder, PlainDecoder, Scales
-from attn.core.segment.trunks import TRUNKS, BiFormerTrunk, HaloTrunk, UNetTrunk, build
+from attn.core.segment.fsgnet.network import MIN_SIDE, FullScaleTrunk, GuidedDecoder, PlainDecoder, Scales
+from attn.core.segment.fsgnet.trunks import TRUNKS, BiFormerTrunk, HaloTrunk, UNetTrunk, build
 
 OTHERS = {"unet": UNetTrunk, "biformer": BiFormerTrunk, "halo": HaloTrunk}
 SIZES = [(48, 48), (51, 63), (67, 48)]

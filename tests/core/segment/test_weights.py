@@ -7,8 +7,8 @@ import pytest
 
 from attn.core.io import expand_inputs
 from attn.core.io.photo import read_photo
-from attn.core.segment.checkpoint import read_checkpoint
 from attn.core.segment.fov import find_fov, fov_from_mask
+from attn.core.segment.fsgnet.checkpoint import read_checkpoint
 from attn.core.segment.metrics import scores
 from attn.core.segment.models import WEIGHTS, load
 

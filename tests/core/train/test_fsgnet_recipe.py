@@ -7,7 +7,7 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
-from attn.core.segment.fsgnet import Outputs, fsgnet
+from attn.core.segment.fsgnet.network import Outputs, fsgnet
 from attn.core.segment.prepare import Preparation
 from attn.core.train import trainer
 from attn.core.train.fsgnet.augment import PAPER

@@ -16,10 +16,10 @@ from collections.abc import Sequence
 
 from torch import Tensor, nn
 
-from ..nets.biformer import Block, ChannelNorm
-from ..nets.halonet import Bottleneck
-from ._layers import MConv
-from .fsgnet import FSGNet, FullScaleTrunk, Scales, decoder_of
+from ...nets.biformer import Block, ChannelNorm
+from ...nets.halonet import Bottleneck
+from .layers import MConv
+from .network import FSGNet, FullScaleTrunk, Scales, decoder_of
 
 NAMES = {"fsgnet": "fsgnet", "unet": "unet", "biformer": "biformer-unet", "halo": "halo-unet"}
 """Trunk -> what a model with it is called."""

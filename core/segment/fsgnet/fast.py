@@ -14,9 +14,9 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.nn.utils.fusion import fuse_conv_bn_eval
 
-from ._layers import ConvBlock, Gate, MConv, ResConv
-from .fsgnet import FSGNet, FullScaleTrunk, GuidedDecoder, PlainDecoder, Scales, check_side
 from .guided import EPS, RADIUS, resize, resize_like, window_count
+from .layers import ConvBlock, Gate, MConv, ResConv
+from .network import FSGNet, FullScaleTrunk, GuidedDecoder, PlainDecoder, Scales, check_side
 
 STRIP_BYTES = 4 << 20
 """Hidden maps of a block are made in strips of about this size, which bounds memory; 1 to 8 MB are equally fast."""

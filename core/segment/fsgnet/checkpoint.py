@@ -9,11 +9,11 @@ from typing import Any
 
 from torch import Tensor
 
-from ..io.weights import check_architecture, read_weights, write_weights
-from ..text import one_line
-from .fsgnet import FSGNet
-from .prepare import Preparation
-from .record import is_number
+from ...io.weights import check_architecture, read_weights, write_weights
+from ...text import one_line
+from ..prepare import Preparation
+from ..record import is_number
+from .network import FSGNet
 from .trunks import TRUNKS, build
 
 FORMAT, VERSION = "attn-segment", 1

@@ -15,8 +15,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from ._layers import ConvBlock, Gate, MConv, ResConv, SpatialAttention
 from .guided import guided_filter, resize, resize_like
+from .layers import ConvBlock, Gate, MConv, ResConv, SpatialAttention
 
 MIN_SIDE = 48
 """Smallest image side: below it the windows of the guided filter do not fit into the coarsest map."""
