@@ -11,10 +11,10 @@ import torch
 from attn.core.io import expand_inputs
 from attn.core.io.photo import read_photo
 from attn.core.segment.fov import find_fov
-from attn.core.segment.measure import measure
 from attn.core.segment.models import load
 from attn.core.segment.options import SegmentOptions
 from attn.core.segment.run import run
+from attn.core.segment.score.measure import measure
 
 out = Path(sys.argv[1] if len(sys.argv) > 1 else "segment-example")
 

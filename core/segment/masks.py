@@ -19,7 +19,7 @@ from ..errors import InputError
 from ..io.photo import Photo, read_photo, shrunk
 from ..io.photo_decode import ALPHA_DROPPED
 from ..memory import budget
-from .metrics import roc_auc
+from .score.metrics import roc_auc
 
 MAX_SIDE = 4096
 """Longer photos are reduced while they are read: models work at about 600 pixels, fine cameras have 4000."""

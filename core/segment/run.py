@@ -19,11 +19,9 @@ from ..io.atomic import remove_stale
 from ..io.raster import read_png
 from ..io.walk import Input, Passed, expand_inputs
 from ..report.model import Item, Report, plain
-from . import metrics as scoring
 from .case import Case, read_case, segment_case, segmenter_of, threshold_of
 from .companions import Companions, companions
 from .masks import read_mask
-from .measure import measure
 from .models import Prediction
 from .naming import SUFFIXES, Target, keep_what_is_there, places
 from .options import SegmentOptions, check_options, model_name, other_models
@@ -38,6 +36,8 @@ from .outputs import (
     write_table,
 )
 from .record import Record, read_record, source_of
+from .score import metrics as scoring
+from .score.measure import measure
 
 NOTICE = "Results are for research, not for diagnosis."
 POOL_PIXELS = 2**28

@@ -17,9 +17,9 @@ from numpy.typing import NDArray
 
 from attn.core.io.photo import read_photo
 from attn.core.segment.fov import find_fov, fov_from_mask
-from attn.core.segment.metrics import scores
 from attn.core.segment.models import load
 from attn.core.segment.prepare import rescale
+from attn.core.segment.score.metrics import scores
 from attn.core.train.fsgnet.augment import gaussian_blur, through_jpeg
 
 Image = NDArray[np.float32]

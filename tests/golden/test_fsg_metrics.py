@@ -5,7 +5,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from attn.core.segment.metrics import center_pad, fsg_scores, roc_auc
+from attn.core.segment.score.metrics import center_pad, fsg_scores, roc_auc
 
 VECTORS = Path(__file__).parent / "vectors" / "fsg-net"
 NAMES = {  # of the golden file -> ours

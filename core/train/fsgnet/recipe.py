@@ -22,8 +22,8 @@ from ...io.photo import Photo, read_photo
 from ...segment.fov import find_fov, fov_from_mask
 from ...segment.fsgnet.network import Outputs
 from ...segment.masks import brightness, darkness, mask_of, read_mask
-from ...segment.metrics import best_threshold, scores
 from ...segment.prepare import Preparation, normalise, padded, prepare, rescale
+from ...segment.score.metrics import best_threshold, scores
 from .augment import Augmentation, Draw, degrade, homography, recolour, sample
 from .data import Pair
 

@@ -3,8 +3,8 @@ import math
 import numpy as np
 import pytest
 
-from attn.core.segment import _measure_graph as graphs
-from attn.core.segment.measure import KEYS, fractal_dimension, measure
+from attn.core.segment.score import graph as graphs
+from attn.core.segment.score.measure import KEYS, fractal_dimension, measure
 
 YY, XX = np.mgrid[0:400, 0:400]
 

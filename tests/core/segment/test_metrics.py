@@ -5,7 +5,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from attn.core.segment.metrics import best_threshold, center_pad, fsg_scores, pooled, roc_auc, scores
+from attn.core.segment.score.metrics import best_threshold, center_pad, fsg_scores, pooled, roc_auc, scores
 
 KEYS = {"f1", "miou", "sensitivity", "specificity", "accuracy", "auc", "mcc", "cldice"}
 
@@ -71,7 +71,7 @@ def test_area_of_any_few_pixels(pixels):
 
 
 def test_large_area_crosses_chunks(monkeypatch):
-    monkeypatch.setattr("attn.core.segment._agreement._CHUNK", 7)
+    monkeypatch.setattr("attn.core.segment.score.agreement._CHUNK", 7)
     prob, truth, _ = drawn(3)
     yes, no = prob[truth][:, None], prob[~truth][None]
     assert roc_auc(prob, truth) == pytest.approx(np.mean((yes > no) + 0.5 * (yes == no)))

@@ -8,8 +8,8 @@ from scipy.ndimage import distance_transform_edt
 from skimage import filters
 from skimage.morphology import skeletonize
 
-from attn.core.segment.metrics import scores
 from attn.core.segment.ridge import RIDGES, fill_outside, vesselness
+from attn.core.segment.score.metrics import scores
 
 PUBLISHED = {"frangi": (0.6348, 0.8659), "sato": (0.7342, 0.9345), "meijering": (0.7206, 0.9089)}
 """F1 and AUC, means over the DRIVE test half: methods/fsg-net.md, section 6."""

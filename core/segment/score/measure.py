@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from ._measure_graph import Graph, build, prune
+from .graph import Graph, build, prune
 
 LEAST_ARC = 10.0
 """Segments shorter than this many pixels have no tortuosity: the pixel grid decides their shape."""

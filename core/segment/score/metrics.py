@@ -17,7 +17,7 @@ from typing import Any, Literal
 import numpy as np
 from numpy.typing import NDArray
 
-from ._agreement import Confusion, Mask, area, centre_lines, cldice, confusion, sorted_auc
+from .agreement import Confusion, Mask, area, centre_lines, cldice, confusion, sorted_auc
 
 OFFICIAL_SQUARES = (608, 704, 1024, 1344)
 """Sides that the official code pads to: DRIVE, STARE, CHASE_DB1, HRF (section 3.4, step 28)."""
