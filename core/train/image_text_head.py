@@ -23,6 +23,7 @@ import attn
 
 from ..device import pick_device, pick_dtype, set_threads
 from ..errors import InputError, UsageError
+from ..fit.report import CARD, MODEL
 from ..io.atomic import write_text
 from ..io.photo import read_photo
 from ..report.model import Item, Report, summarise
@@ -30,7 +31,6 @@ from ..retrieve.data.formats import Captioned, image_root, read_captioned
 from ..retrieve.encoders.sentence import load_sentence
 from ..retrieve.encoders.vit_minilm import load_vit, minilm_dir, vit_features, vit_file, write_head
 from ..retrieve.score.metrics import image_text_recall
-from ._report import CARD, MODEL
 
 PENALTIES = (100.0, 300.0, 1000.0, 3000.0, 10000.0, 30000.0)
 BLOCK, MAX_SIDE = 12, 512

@@ -20,12 +20,12 @@ from tempfile import TemporaryDirectory
 import numpy as np
 import torch
 
+from attn.core.fit.loop import fit
 from attn.core.retrieve.gadms.masking import noise_probability
 from attn.core.train.ga_dms.data import synthetic
 from attn.core.train.ga_dms.options import GADMSOptions
 from attn.core.train.ga_dms.recipe import score_captions
 from attn.core.train.ga_dms.run import prepare_run
-from attn.core.train.trainer import fit
 
 CONTRASTIVE = ("sdm", "itc")
 VARIANTS = {

@@ -6,9 +6,9 @@ import numpy as np
 import pytest
 import torch
 
+from attn.core.fit.loop import Plan
+from attn.core.fit.schedule import cosine_cycles
 from attn.core.train.fsgnet.recipe import dice_bce
-from attn.core.train.schedule import cosine_cycles
-from attn.core.train.trainer import Plan
 
 VECTORS = Path(__file__).parent / "vectors" / "fsg-net"
 

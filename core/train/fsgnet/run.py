@@ -15,13 +15,13 @@ import attn
 from ...device import pick_device, set_threads
 from ...errors import UsageError
 from ...filters import NEEDS_IMAGES
+from ...fit.loop import Plan, fit
+from ...fit.report import CARD, MODEL, training_report
 from ...io.atomic import write_text
 from ...report.model import Report, plain
 from ...segment.fsgnet.checkpoint import Checkpoint, read_checkpoint, write_checkpoint
 from ...segment.fsgnet.trunks import NAMES
 from ...segment.prepare import Preparation
-from .._report import CARD, MODEL, training_report
-from ..trainer import Plan, fit
 from .augment import AUGMENTATIONS
 from .data import find_pairs, left_out
 from .options import FSGNetOptions, check_options

@@ -16,13 +16,13 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from ...fit.loop import Plan
 from ...retrieve.gadms import losses
 from ...retrieve.gadms.clip import GADMS, at, end_position
 from ...retrieve.gadms.gass import GASSOptions, gass
 from ...retrieve.gadms.masking import FIRST_SCORE, Masking, mask_caption
 from ...retrieve.gadms.prepare import Pairs, augment, normalise
 from ...retrieve.score.metrics import evaluate_scores
-from ..trainer import Plan
 
 LOSSES = ("sdm", "mlm", "id", "itc", "cmpm")
 METRICS = {"r1": "hit@1", "r5": "hit@5", "r10": "hit@10", "map": "map", "minp": "minp"}

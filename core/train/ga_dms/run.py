@@ -16,6 +16,8 @@ import attn
 
 from ...device import pick_device, set_threads
 from ...errors import UsageError
+from ...fit.loop import fit
+from ...fit.report import CARD, MODEL, training_report
 from ...io.atomic import write_text
 from ...report.model import Report, plain
 from ...retrieve.gadms.checkpoint import Checkpoint, read_checkpoint, write_checkpoint
@@ -24,8 +26,6 @@ from ...retrieve.gadms.gass import GASSOptions
 from ...retrieve.gadms.masking import FIRST_SCORE, UNIFORM_SCORE
 from ...retrieve.gadms.official import load_official, read_state
 from ...retrieve.gadms.tokenizer import Tokenizer, WordTokenizer, encode, read_clip_tokenizer
-from .._report import CARD, MODEL, training_report
-from ..trainer import fit
 from .data import SYNTHETIC, Data, read_data, synthetic
 from .options import GADMSOptions, complete
 from .recipe import Batches, EpochPlan, GADMSRecipe, Objective, Trainee, score_captions

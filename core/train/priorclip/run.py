@@ -13,14 +13,14 @@ import torch
 import attn
 
 from ...device import pick_device, set_threads
+from ...fit.loop import Outcome, Plan, Recipe, fit
+from ...fit.report import CARD, MODEL, training_report
 from ...io.atomic import write_text
 from ...report.model import Report, plain
 from ...retrieve.priorclip.checkpoint import Checkpoint, write_checkpoint
 from ...retrieve.priorclip.data import Pictures, label_warning, read_dataset, synthetic
 from ...retrieve.priorclip.model import PriorCLIP
 from ...retrieve.priorclip.text import Vocabulary
-from .._report import CARD, MODEL, training_report
-from ..trainer import Outcome, Plan, Recipe, fit
 from .options import SYNTHETIC, PriorCLIPOptions, check_options
 from .recipe import Batches, InstructionRecipe, PairRecipe, object_belief, recalls, scene_captions, tokens_of
 

@@ -7,12 +7,12 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
+from attn.core.fit import loop as trainer
+from attn.core.fit.loop import METRICS, Plan, fit
 from attn.core.segment.fsgnet.network import Outputs, fsgnet
 from attn.core.segment.prepare import Preparation
-from attn.core.train import trainer
 from attn.core.train.fsgnet.augment import PAPER
 from attn.core.train.fsgnet.recipe import Batches, Example, FSGNetRecipe, dice_bce, padded
-from attn.core.train.trainer import METRICS, Plan, fit
 
 SIDE = 56
 

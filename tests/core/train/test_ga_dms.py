@@ -6,6 +6,7 @@ import pytest
 import torch
 
 from attn.core.errors import InputError, UsageError
+from attn.core.fit.loop import METRICS
 from attn.core.retrieve.gadms.checkpoint import read_checkpoint
 from attn.core.retrieve.gadms.gass import gass
 from attn.core.retrieve.gadms.people import make_people, write_people
@@ -14,7 +15,6 @@ from attn.core.retrieve.gadms.tokenizer import encode
 from attn.core.train.ga_dms.data import read_data, synthetic
 from attn.core.train.ga_dms.options import FROM_SCRATCH, FROM_WEIGHTS, SMALL, GADMSOptions, complete
 from attn.core.train.ga_dms.run import prepare_run, train_ga_dms
-from attn.core.train.trainer import METRICS
 
 TINY = replace(
     SMALL, embed_dim=16, patch_size=16, vision_width=16, vision_layers=1, text_width=16, text_heads=2, text_layers=2

@@ -6,12 +6,12 @@ import pytest
 import torch
 
 from attn.core.errors import UsageError
+from attn.core.fit import loop as trainer
 from attn.core.retrieve.priorclip.checkpoint import read_checkpoint
 from attn.core.retrieve.priorclip.data import synthetic
 from attn.core.retrieve.priorclip.model import Architecture, PriorCLIP
 from attn.core.retrieve.priorclip.scenes import draw_scenes, write_scenes
 from attn.core.retrieve.priorclip.text import Vocabulary
-from attn.core.train import trainer
 from attn.core.train.priorclip.options import PriorCLIPOptions, check_options
 from attn.core.train.priorclip.recipe import (
     Batches,

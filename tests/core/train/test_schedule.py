@@ -1,7 +1,7 @@
 import pytest
 
-from attn.core.train.schedule import cosine_cycles
-from attn.core.train.trainer import Plan
+from attn.core.fit.loop import Plan
+from attn.core.fit.schedule import cosine_cycles
 
 
 def test_warmup_is_linear_from_zero_and_meets_the_full_rate():

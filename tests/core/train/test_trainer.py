@@ -8,8 +8,8 @@ from PIL import Image
 from torch import nn
 
 from attn.core.errors import InputError, UsageError
-from attn.core.train import trainer
-from attn.core.train.trainer import BEST, CHECKPOINT, CURVE, METRICS, Plan, State, fit, stall
+from attn.core.fit import loop as trainer
+from attn.core.fit.loop import BEST, CHECKPOINT, CURVE, METRICS, Plan, State, fit, stall
 
 # a warm-up as long as the run: the rate of a step does not depend on the run's length, which resuming may change
 PLAN = Plan(steps=8, warmup=8, learning_rate=0.05, evaluate_every=2, average=0.9, seed=5)

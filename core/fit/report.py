@@ -9,7 +9,7 @@ from typing import Any
 import attn
 
 from ..report.model import Item, Report, plain, summarise
-from .trainer import CURVE, METRICS, Outcome
+from .loop import CURVE, METRICS, Outcome
 
 MODEL, CARD = "model.safetensors", "model.md"
 
