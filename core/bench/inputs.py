@@ -19,8 +19,8 @@ from torch import Tensor
 
 from ..errors import InputError, UsageError, did_you_mean
 from ..io.arrays import read_archive
-from ._generators import GENERATORS as _FUNCTIONS
-from ._generators import video_grid
+from .generators import GENERATORS as _FUNCTIONS
+from .generators import video_grid
 
 ALIASES = {"structured": "lowrank"}
 OPTIONAL = ("scale", "head", "kv_head", "ref_rows", "ref_out", "ref_lse")

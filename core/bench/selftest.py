@@ -71,7 +71,7 @@ def run(
 
 def _generators(watcher: Watcher, done: int) -> Item:
     """The generators against the table of methods/attention-bench.md, section 3: ten seeds, means inside its ranges."""
-    from ._budget import check_table
+    from .budget import check_table
 
     watcher.step("generators, ten seeds", done, done + 1)
     start = time.perf_counter()

@@ -9,8 +9,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from attn.core.attention.rectified.gilbert import gilbert_order
-from attn.core.bench._budget import COLUMNS, PUBLISHED, budget_table, check_table
-from attn.core.bench._generators import video_grid
+from attn.core.bench.budget import COLUMNS, PUBLISHED, budget_table, check_table
+from attn.core.bench.generators import video_grid
 from attn.core.bench.inputs import ALIASES, GENERATORS, generate, load_captured
 from attn.core.errors import InputError, UsageError
 
