@@ -16,9 +16,9 @@ from pathlib import Path
 from typing import Literal, TypeAlias
 
 from ...errors import InputError, UsageError
-from ._files import MANIFEST, PATTERNS
-from ._lance import FOLDER, STATE
 from .base import SCHEMA, Header, Hit, VectorStore
+from .files import MANIFEST, PATTERNS
+from .lance_table import FOLDER, STATE
 from .lock import LOCK, WriterLock
 
 __all__ = [

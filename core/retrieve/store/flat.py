@@ -13,10 +13,8 @@ from typing import Any, Literal
 import numpy as np
 from numpy.typing import NDArray
 
-from . import _files, where
-from ._checks import check_items, check_search
-from ._files import Manifest, Shard, ShardFiles
-from ._scan import BLOCK_QUERIES, BLOCK_ROWS, as_float32, candidates
+from . import files as _files
+from . import where
 from .base import (
     BLOCK_ITEMS,
     AddMode,
@@ -31,7 +29,10 @@ from .base import (
     similarity,
     unique_rows,
 )
+from .checks import check_items, check_search
+from .files import Manifest, Shard, ShardFiles
 from .lock import WriterLock
+from .scan import BLOCK_QUERIES, BLOCK_ROWS, as_float32, candidates
 
 MAX_SHARDS = 64
 """More are merged: each costs two mapped files and a call of the matrix product per search."""

@@ -20,23 +20,6 @@ from numpy.typing import NDArray
 
 from ...errors import AttnError, UsageError
 from . import FLAT_ITEMS, where
-from ._checks import check_items, check_search
-from ._files import folder_bytes
-from ._lance import (
-    FOLDER,
-    TABLE,
-    connect,
-    header_of,
-    id_in,
-    item_meta,
-    nearest_ids,
-    read_state,
-    sizes,
-    sub_vectors,
-    told,
-    vectors_of,
-    write_state,
-)
 from .base import (
     BLOCK_ITEMS,
     AddMode,
@@ -51,6 +34,23 @@ from .base import (
     similarity,
     unique_rows,
     until_decided,
+)
+from .checks import check_items, check_search
+from .files import folder_bytes
+from .lance_table import (
+    FOLDER,
+    TABLE,
+    connect,
+    header_of,
+    id_in,
+    item_meta,
+    nearest_ids,
+    read_state,
+    sizes,
+    sub_vectors,
+    told,
+    vectors_of,
+    write_state,
 )
 from .lock import WriterLock
 
@@ -97,7 +97,7 @@ class LanceStore:
     def create(cls, directory: Path, header: Header, *, lock_timeout: float = 10.0) -> LanceStore:
         """Make an empty table in ``directory``."""
         database = connect(directory)
-        from . import _columns
+        from . import columns as _columns
 
         database.create_table(TABLE, schema=_columns.empty_schema(replace(header, store="lance")))
         return cls(directory, lock_timeout=lock_timeout)
@@ -110,7 +110,7 @@ class LanceStore:
         self, ids: Sequence[str], vectors: NDArray[np.float32], meta: Sequence[Meta], mode: AddMode = "upsert"
     ) -> None:
         """See ``VectorStore.add``. One call is one version: give it thousands of items, and stream by calling again."""
-        from . import _columns
+        from . import columns as _columns
 
         vectors = check_items(ids, vectors, meta, self.header.dim)
         take = unique_rows(ids, mode)
@@ -293,7 +293,7 @@ class LanceStore:
                 raise made_anew(self.directory)
 
     def _condition(self, expression: str) -> str:
-        from ._columns import names, sql
+        from .columns import names, sql
 
         return sql(where.parse(expression, names(self._table.schema)), self._table.schema)
 

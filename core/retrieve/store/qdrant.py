@@ -20,8 +20,6 @@ from numpy.typing import NDArray
 
 from ...errors import AttnError, InputError, UsageError
 from . import where
-from ._checks import check_items, check_search
-from ._qdrant_filter import to_filter
 from .base import (
     BLOCK_ITEMS,
     AddMode,
@@ -38,6 +36,8 @@ from .base import (
     unique_rows,
     until_decided,
 )
+from .checks import check_items, check_search
+from .qdrant_filter import to_filter
 
 PORT = 6333
 POINTS, POINTS_READ = 256, 1_000

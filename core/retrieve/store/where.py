@@ -104,7 +104,7 @@ def parse(text: str, known: Collection[str] = ()) -> Node:
     UsageError
         If the expression is not of the language, or names an unknown column.
     """
-    from ._parser import Parser
+    from .parser import Parser
 
     node = Parser(text).whole()
     if known:

@@ -11,7 +11,7 @@ import attn
 
 from ...report.model import Item, Report, summarise
 from ..store import open_store, split_place
-from ..store._files import folder_bytes
+from ..store.files import folder_bytes
 
 
 def compact(index: str | PurePath, *, arguments: Mapping[str, Any] | None = None) -> Report:

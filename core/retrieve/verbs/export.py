@@ -41,8 +41,8 @@ from ...io.atomic import atomic_folder, atomic_path
 from ...report.model import Item, Report, summarise
 from ..places import FOLDER, GALLERY, Places, file_name, index_folder, stored_name
 from ..store import Header, VectorStore, create, holds_index, open_store, split_place
-from ..store._files import folder_bytes, item_line, write_npy
 from ..store.base import Block, Meta
+from ..store.files import folder_bytes, item_line, write_npy
 
 FORMS = ("parquet", "npz", "arrays", "flat", "lance")
 """What ``--to`` takes; a Qdrant collection is told by its address."""
@@ -203,7 +203,7 @@ def write_parquet(path: Path, header: Header, blocks: Callable[[], Iterator[Bloc
     """A Parquet file; reads the blocks twice, because a file needs its columns before its rows."""
     from pyarrow.parquet import ParquetWriter  # type: ignore[import-untyped]
 
-    from ..store import _columns
+    from ..store import columns as _columns
 
     schema = _columns.empty_schema(header)
     for block in blocks():

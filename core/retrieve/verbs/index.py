@@ -40,8 +40,8 @@ from ..options import BLOCK_IMAGES, BLOCK_TEXTS, MAX_SIDE, EncoderOptions, Index
 from ..passages import PASSAGE_OF, document_of, passage_tokens, passages
 from ..places import Places
 from ..store import Header, VectorStore, clear, create, is_vacant, open_store, split_place
-from ..store._checks import check_items
 from ..store.base import BLOCK_ITEMS
+from ..store.checks import check_items
 
 REMOVED_SHOWN = 1000
 """Ids of removed entries that a report lists."""

@@ -203,7 +203,7 @@ def test_float16_halves_the_file_and_keeps_the_order(tmp_path):
 
 
 def test_many_rows_and_queries_cross_all_block_borders(tmp_path, monkeypatch):
-    from attn.core.retrieve.store import _scan
+    from attn.core.retrieve.store import scan as _scan
 
     monkeypatch.setattr(_scan, "BLOCK_ROWS", 64)
     monkeypatch.setattr(flat, "BLOCK_QUERIES", 3)

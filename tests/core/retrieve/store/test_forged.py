@@ -10,7 +10,7 @@ import pytest
 
 from attn.core.errors import AttnError, InputError, UsageError
 from attn.core.retrieve.store import Header, create, open_store
-from attn.core.retrieve.store._files import MANIFEST, _crc32_of, crc32
+from attn.core.retrieve.store.files import MANIFEST, _crc32_of, crc32
 from attn.core.retrieve.verbs.index import read_part
 
 FINGERPRINT = {

@@ -11,7 +11,7 @@ pytest.importorskip("lancedb")
 
 from attn.core.errors import InputError, UsageError
 from attn.core.retrieve.store import Header, create, lance, open_store
-from attn.core.retrieve.store._lance import STATE, nearest_ids
+from attn.core.retrieve.store.lance_table import STATE, nearest_ids
 
 DIM = 32
 

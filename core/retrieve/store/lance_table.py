@@ -79,7 +79,7 @@ def header_of(table: Any, directory: Path) -> Header:
     except (KeyError, ValueError, RecursionError) as error:
         raise damaged(directory, "a Lance table without attn's header") from error
     header = Header.from_dict(values, str(directory))
-    from ._columns import empty_schema
+    from .columns import empty_schema
 
     types = {field.name: field.type for field in table.schema}
     if wrong := [field.name for field in empty_schema(header) if types.get(field.name) != field.type]:
