@@ -182,7 +182,7 @@ def test_terminal_codes_in_texts_do_not_reach_the_terminal(cli, tmp_path, index)
 
 
 def test_ids_cannot_steer_a_terminal_and_reach_scripts_as_they_are(capfdbinary, monkeypatch):
-    from attn.cli.hits import show_hits
+    from attn.cli.retrieve.hits import show_hits
     from attn.core.retrieve.score.runs import Result, render
     from attn.core.retrieve.store import Hit
     from attn.core.retrieve.verbs.search import found_of

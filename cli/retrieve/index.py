@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from .options import (
+from ..options import (
     AllowDownloadOption,
     ClusterOption,
     DeviceOption,
@@ -24,7 +24,7 @@ from .options import (
     VerboseOption,
     WorkersOption,
 )
-from .say import say
+from ..say import say
 
 if TYPE_CHECKING:
     from attn.core.report.model import Item, Report
@@ -96,7 +96,7 @@ def main(
     from attn.core.batch.run import Placement
     from attn.core.retrieve.options import EncoderOptions, IndexOptions
 
-    from .show import run_files
+    from ..show import run_files
 
     options = IndexOptions(
         EncoderOptions(model, temperature, max_tokens, device, dtype, allow_download),

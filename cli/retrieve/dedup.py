@@ -7,9 +7,9 @@ from typing import Annotated, Any
 
 import typer
 
+from ..options import IndexArgument, JsonOption, QuietOption, ReportOption, ThreadsOption, VerboseOption, WhereOption
+from ..say import say
 from .hits import HitsOption, SheetOption
-from .options import IndexArgument, JsonOption, QuietOption, ReportOption, ThreadsOption, VerboseOption, WhereOption
-from .say import say
 
 FORMATS = ("jsonl", "tsv", "paths0")
 
@@ -44,8 +44,8 @@ def main(
     from attn.core.retrieve.verbs.dedup import DedupOptions, dedup
     from attn.core.retrieve.verbs.sheet import columns
 
+    from ..show import Watch
     from .hits import check_hits, show_hits
-    from .show import Watch
 
     def row(result: Any, rank: int, hit: Any) -> dict[str, Any]:
         return {"kept": result.query, "score": hit.score, **columns(hit, "duplicate")}

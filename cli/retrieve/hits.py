@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from .say import say, say_bytes
+from ..say import say, say_bytes
 
 if TYPE_CHECKING:
     from attn.core.retrieve.verbs.search import Found
@@ -61,7 +61,7 @@ def show_hits(
     from attn.core.retrieve.score.runs import apart, render, write_results
     from attn.core.retrieve.verbs.sheet import write_sheet
 
-    from .show import ROWS_SHOWN, save_report, show
+    from ..show import ROWS_SHOWN, save_report, show
 
     for item in found.report.items:
         if item.error:

@@ -8,7 +8,7 @@ from typing import Annotated
 
 import typer
 
-from .options import (
+from ..options import (
     AllowDownloadOption,
     DeviceOption,
     JsonOption,
@@ -20,7 +20,7 @@ from .options import (
     ThreadsOption,
     VerboseOption,
 )
-from .retrieve_eval import DataArgument, KeepIdenticalOption, SplitOption, parse_temperatures
+from .eval import DataArgument, KeepIdenticalOption, SplitOption, parse_temperatures
 
 
 def main(
@@ -52,7 +52,7 @@ def main(
     from attn.core.retrieve.data.formats import read_dataset
     from attn.core.retrieve.verbs.tune import tune_temperature
 
-    from .show import Watch, print_rows, show
+    from ..show import Watch, print_rows, show
 
     if report_file is not None:
         check_report_path(report_file)

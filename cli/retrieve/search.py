@@ -8,8 +8,7 @@ from typing import Annotated, Any
 
 import typer
 
-from .hits import ExactOption, FormatOption, HitsOption, SheetOption, TopOption
-from .options import (
+from ..options import (
     AllowDownloadOption,
     DeviceOption,
     IndexArgument,
@@ -20,6 +19,7 @@ from .options import (
     VerboseOption,
     WhereOption,
 )
+from .hits import ExactOption, FormatOption, HitsOption, SheetOption, TopOption
 
 
 def main(
@@ -68,8 +68,8 @@ def main(
     from attn.core.retrieve.score.runs import FORMATS
     from attn.core.retrieve.verbs.search import SearchOptions, encoder_options, search
 
+    from ..show import print_rows
     from .hits import check_hits, show_hits
-    from .show import print_rows
 
     check_hits(form, output, sheet, report_file, FORMATS)
     asked = queries_of(query or [], image or [], queries)

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from .options import (
+from ..options import (
     AllowDownloadOption,
     DeviceOption,
     DtypeOption,
@@ -111,7 +111,7 @@ def main(
     from attn.core.retrieve.options import EncoderOptions
     from attn.core.retrieve.verbs.evaluate import EvalOptions, score
 
-    from .show import Watch, print_rows, show
+    from ..show import Watch, print_rows, show
 
     if report_file is not None:
         check_report_path(report_file)

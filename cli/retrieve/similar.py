@@ -7,8 +7,8 @@ from typing import Annotated, Any
 
 import typer
 
+from ..options import IndexArgument, JsonOption, QuietOption, ReportOption, ThreadsOption, VerboseOption, WhereOption
 from .hits import ExactOption, FormatOption, HitsOption, SheetOption, TopOption
-from .options import IndexArgument, JsonOption, QuietOption, ReportOption, ThreadsOption, VerboseOption, WhereOption
 
 
 def main(
@@ -37,7 +37,7 @@ def main(
     from attn.core.retrieve.verbs.similar import SimilarOptions, similar
 
     from .hits import check_hits, show_hits
-    from .retrieve_search import hit_row
+    from .search import hit_row
 
     check_hits(form, output, sheet, report_file, FORMATS)
     arguments: dict[str, Any] = {"verb": "similar", "index": index, "entries": entries, "argv": sys.argv[1:]}

@@ -6,7 +6,7 @@ import sys
 
 import typer
 
-from .options import IndexArgument, JsonOption, QuietOption, ReportOption, VerboseOption
+from ..options import IndexArgument, JsonOption, QuietOption, ReportOption, VerboseOption
 
 
 def main(
@@ -23,7 +23,7 @@ def main(
     from attn.core.report.model import check_report_path
     from attn.core.retrieve.verbs.compact import compact
 
-    from .show import show
+    from ..show import show
 
     if report_file is not None:
         check_report_path(report_file)

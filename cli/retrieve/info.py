@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from .options import IndexArgument, JsonOption
-from .say import say
+from ..options import IndexArgument, JsonOption
+from ..say import say
 
 
 def main(
@@ -16,7 +16,7 @@ def main(
     from attn.core.report.model import plain
     from attn.core.retrieve.store import open_store
 
-    from .show import print_rows
+    from ..show import print_rows
 
     store = open_store(index)
     try:

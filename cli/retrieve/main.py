@@ -4,20 +4,20 @@ from __future__ import annotations
 
 import typer
 
-from .lazy import SETTINGS, LazyGroup
-from .options import JsonOption, ListOption
-from .say import say
+from ..lazy import SETTINGS, LazyGroup
+from ..options import JsonOption, ListOption
+from ..say import say
 
 VERBS: dict[str, tuple[str, str]] = {
-    "index": ("attn.cli.retrieve_index", "Embed a gallery of images or texts; again: only what changed."),
-    "search": ("attn.cli.retrieve_search", "Find what a sentence, a photo or a file of queries asks for."),
-    "similar": ("attn.cli.retrieve_similar", "Find entries most like entries of the index; no model is loaded."),
-    "dedup": ("attn.cli.retrieve_dedup", "Group near duplicates; nothing is removed."),
-    "eval": ("attn.cli.retrieve_eval", "Score a model on a data set with judgements."),
-    "tune-temperature": ("attn.cli.retrieve_tune", "Choose the attention temperature on one half of the queries."),
-    "info": ("attn.cli.retrieve_info", "Say what an index holds and which model made it."),
-    "export": ("attn.cli.retrieve_export", "Write an index as Parquet, NumPy arrays, or another store."),
-    "compact": ("attn.cli.retrieve_compact", "Give back the room of deleted entries."),
+    "index": ("attn.cli.retrieve.index", "Embed a gallery of images or texts; again: only what changed."),
+    "search": ("attn.cli.retrieve.search", "Find what a sentence, a photo or a file of queries asks for."),
+    "similar": ("attn.cli.retrieve.similar", "Find entries most like entries of the index; no model is loaded."),
+    "dedup": ("attn.cli.retrieve.dedup", "Group near duplicates; nothing is removed."),
+    "eval": ("attn.cli.retrieve.eval", "Score a model on a data set with judgements."),
+    "tune-temperature": ("attn.cli.retrieve.tune", "Choose the attention temperature on one half of the queries."),
+    "info": ("attn.cli.retrieve.info", "Say what an index holds and which model made it."),
+    "export": ("attn.cli.retrieve.export", "Write an index as Parquet, NumPy arrays, or another store."),
+    "compact": ("attn.cli.retrieve.compact", "Give back the room of deleted entries."),
 }
 EXAMPLES = {
     "": (("attn retrieve --list", "The methods and models."),),
@@ -84,7 +84,7 @@ app = typer.Typer(
 def _retrieve(ctx: typer.Context, list_: ListOption = False, as_json: JsonOption = False) -> None:
     """Find images and texts by meaning: index, search, evaluate."""
     if list_:
-        from .methods import list_methods
+        from ..methods import list_methods
 
         list_methods("retrieve", as_json=as_json)
         raise typer.Exit

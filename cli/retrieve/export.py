@@ -7,7 +7,7 @@ from typing import Annotated
 
 import typer
 
-from .options import IndexArgument, JsonOption, OverwriteOption, QuietOption, ReportOption, VerboseOption
+from ..options import IndexArgument, JsonOption, OverwriteOption, QuietOption, ReportOption, VerboseOption
 
 
 def main(
@@ -41,7 +41,7 @@ def main(
     from attn.core.report.model import check_report_path
     from attn.core.retrieve.verbs.export import export
 
-    from .show import Watch, show
+    from ..show import Watch, show
 
     if report_file is not None:
         check_report_path(report_file)
