@@ -11,7 +11,7 @@ from typing import Any
 from ..batch.run import Placement, Task, Watcher
 from ..errors import InputError, UsageError
 from ..io import read_image
-from ..io.dicom_series import sort_series
+from ..io.dicom.series import sort_series
 from ..io.kinds import suffix_of
 from .options import DenoiseOptions
 from .outputs import save_filter

@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 
 from ..errors import InputError
 from .axes import is_colour, plain_shape
-from .dicom_series import Series, series_key, sort_series
+from .dicom.series import Series, series_key, sort_series
 from .image import Derivation, GreyImage, Kind, check_unit
 from .kinds import SUFFIXES, sniff, split_key, suffix_of
 from .pixels import check_fill, to_float
@@ -82,7 +82,7 @@ def _read(path: Path, luma: bool, fill: float | None) -> GreyImage:
     if key is not None and kind != "npz":
         raise InputError(path, f"has a key after #, but {file.name} is no NPZ archive", "Leave the key out")
     if kind == "dicom":
-        from .dicom_read import read_dicom
+        from .dicom.read import read_dicom
 
         return read_dicom(path, luma=luma, fill=fill)
     if kind == "png":
@@ -133,7 +133,7 @@ def write_image(
     """
     path, notes = Path(path), list[str]()
     if image.kind == "dicom":
-        from .dicom_write import write_dicom
+        from .dicom.write import write_dicom
 
         write_dicom(image, pixels, path, derivation, notes)
     elif image.kind == "png":

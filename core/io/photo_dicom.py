@@ -9,9 +9,9 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from .dicom_codecs import check_encapsulated, is_colour, shape_of
-from .dicom_parse import parse
-from .dicom_read import pixel_keyword, read_dicom
+from .dicom.codecs import check_encapsulated, is_colour, shape_of
+from .dicom.parse import parse
+from .dicom.read import pixel_keyword, read_dicom
 from .pixels import check_bytes
 
 

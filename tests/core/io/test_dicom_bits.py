@@ -6,7 +6,7 @@ import pytest
 from pydicom.uid import ExplicitVRBigEndian, JPEG2000Lossless, JPEGLSLossless, RLELossless
 
 from attn.core.io import Derivation, read_image, write_image
-from attn.core.io.dicom_codecs import stream_header
+from attn.core.io.dicom.codecs import stream_header
 
 
 def phantom(noise=25.0):

@@ -14,8 +14,8 @@ from pydicom.uid import JPEG2000Lossless, JPEGLSLossless, RLELossless
 from attn.core import memory
 from attn.core.errors import InputError
 from attn.core.io import Derivation, read_image, write_image
-from attn.core.io.dicom_parse import without_values
-from attn.core.io.dicom_series import read_info
+from attn.core.io.dicom.parse import without_values
+from attn.core.io.dicom.series import read_info
 
 SECRET = b"DOE^JANE"
 PIXELS = np.arange(256, dtype=np.int16).reshape(16, 16)

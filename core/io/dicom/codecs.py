@@ -12,9 +12,9 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from ..errors import InputError
-from .dicom_bits import Samples, extended, values_of
-from .pixels import LUMA, check_bytes, check_size
+from ...errors import InputError
+from ..pixels import LUMA, check_bytes, check_size
+from .bits import Samples, extended, values_of
 
 _PACKAGES = {
     "1.2.840.10008.1.2.4.50": "pylibjpeg pylibjpeg-libjpeg",

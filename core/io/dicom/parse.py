@@ -9,10 +9,10 @@ import zlib
 from pathlib import Path
 from typing import Any, BinaryIO
 
-from ..errors import InputError
-from ..memory import FIX, budget, check_memory
-from ..sizes import show_bytes
-from .kinds import open_regular
+from ...errors import InputError
+from ...memory import FIX, budget, check_memory
+from ...sizes import show_bytes
+from ..kinds import open_regular
 
 DEEPEST = 32
 """Levels of sequences in sequences. Real files have five; thousands exhaust the stack of whoever looks at them."""

@@ -10,10 +10,10 @@ from typing import Any, Generic, TypeVar
 
 import numpy as np
 
-from .dicom_parse import parse
-from .image import GreyImage
-from .kinds import sniff
-from .pixels import captured
+from ..image import GreyImage
+from ..kinds import sniff
+from ..pixels import captured
+from .parse import parse
 
 ItemT = TypeVar("ItemT", GreyImage, Path)
 _TOLERANCE_MM = 0.01  # positions are printed with about three decimals

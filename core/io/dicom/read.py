@@ -13,14 +13,14 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from ..errors import InputError
-from ..text import one_line
-from .dicom_codecs import decode, is_colour, make_grey, shape_of
-from .dicom_padding import valid_pixels
-from .dicom_parse import DEEPEST, parse, without_values
-from .dicom_series import slice_info
-from .image import GreyImage
-from .pixels import reading, replaced, to_float
+from ...errors import InputError
+from ...text import one_line
+from ..image import GreyImage
+from ..pixels import reading, replaced, to_float
+from .codecs import decode, is_colour, make_grey, shape_of
+from .padding import valid_pixels
+from .parse import DEEPEST, parse, without_values
+from .series import slice_info
 
 _UNITS = {
     "BQML": "Bq/ml", "CNTS": "counts", "CPS": "counts/s", "CPSML": "counts/s/ml", "PROPCNTS": "proportional to counts",

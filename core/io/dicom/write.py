@@ -18,13 +18,13 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from ..errors import InputError
-from ..text import first_line
-from .atomic import write_bytes
-from .dicom_parse import without_values
-from .dicom_read import PIXEL_KEYWORDS, DicomSource
-from .image import Derivation, GreyImage
-from .pixels import captured, to_stored
+from ...errors import InputError
+from ...text import first_line
+from ..atomic import write_bytes
+from ..image import Derivation, GreyImage
+from ..pixels import captured, to_stored
+from .parse import without_values
+from .read import PIXEL_KEYWORDS, DicomSource
 
 IMPLEMENTATION_UID = "2.25.301467295518427431229671372021594164739"
 _NAMESPACE = uuid.UUID("6ba7b812-9dad-11d1-80b4-00c04fd430c8")  # RFC 4122: names that are OIDs

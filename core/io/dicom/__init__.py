@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from .dicom_read import DicomSource, read_dicom
-from .dicom_series import Series, read_info, series_key, slice_info, sort_series
-from .dicom_write import derived_uid, write_dicom
+from .read import DicomSource, read_dicom
+from .series import Series, read_info, series_key, slice_info, sort_series
+from .write import derived_uid, write_dicom
 
 __all__ = [
     "DicomSource",
