@@ -61,7 +61,7 @@ def devices() -> list[dict[str, Any]]:
 
 def optional_parts() -> list[dict[str, str]]:
     """Modules that may be missing, and parts that Pillow may have been built without."""
-    from attn.core.io.photo_decode import OPTIONAL as READERS
+    from attn.core.io.photo.decode import OPTIONAL as READERS
 
     found = [(part, importlib.util.find_spec(module) is not None, command) for part, module, command in OPTIONAL]
     found += [(f"{kind} photos", reader.found, reader.get) for kind, reader in READERS.items() if reader.feature]

@@ -9,7 +9,7 @@ from pathlib import Path
 import torch
 
 from attn.core.io import expand_inputs
-from attn.core.io.photo import read_photo
+from attn.core.io.photo.read import read_photo
 from attn.core.segment.fov import find_fov
 from attn.core.segment.models import load
 from attn.core.segment.options import SegmentOptions

@@ -18,7 +18,7 @@ from ..errors import AttnError, InputError
 from ..memory import budget, check_memory, read_within
 from ..network import network
 from .kinds import open_regular
-from .photo import read_photo
+from .photo.read import read_photo
 
 _OBJECT = 40
 """Bytes of a value of a list in Python: the object and its place."""

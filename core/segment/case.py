@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 from ..batch.run import Task
 from ..device import pick_device
 from ..errors import InputError, UsageError
-from ..io.photo import Photo, read_photo
+from ..io.photo.read import Photo, read_photo
 from ..memory import check_memory
 from .companions import Companions
 from .fov import Fov, find_fov, fov_from_mask, whole_image

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from ..errors import InputError
-from ..io.photo import PHOTO_SUFFIXES
+from ..io.photo.read import PHOTO_SUFFIXES
 from ..io.walk import Input
 from .options import SegmentOptions
 from .record import read_record

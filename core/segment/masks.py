@@ -16,8 +16,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ..errors import InputError
-from ..io.photo import Photo, read_photo, shrunk
-from ..io.photo_decode import ALPHA_DROPPED
+from ..io.photo.decode import ALPHA_DROPPED
+from ..io.photo.read import Photo, read_photo, shrunk
 from ..memory import budget
 from .score.metrics import roc_auc
 

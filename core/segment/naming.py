@@ -16,7 +16,7 @@ from pathlib import Path
 from ..batch.run import Task
 from ..errors import InputError, UsageError
 from ..io.bands import read_text
-from ..io.photo import PHOTO_SUFFIXES
+from ..io.photo.read import PHOTO_SUFFIXES
 from ..io.walk import Input, output_paths
 from .outputs import side_path, side_paths
 from .record import Source, read_record, source_of

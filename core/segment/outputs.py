@@ -26,7 +26,7 @@ from ..text import csv_text, csv_value, printable
 from .record import RECORD, Record, read_record
 
 if TYPE_CHECKING:
-    from ..io.photo import Photo
+    from ..io.photo.read import Photo
     from .fov import Fov
 
 TOP = 65535

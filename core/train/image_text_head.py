@@ -25,7 +25,7 @@ from ..device import pick_device, pick_dtype, set_threads
 from ..errors import InputError, UsageError
 from ..fit.report import CARD, MODEL
 from ..io.atomic import write_text
-from ..io.photo import read_photo
+from ..io.photo.read import read_photo
 from ..report.model import Item, Report, summarise
 from ..retrieve.data.formats import Captioned, image_root, read_captioned
 from ..retrieve.encoders.sentence import load_sentence

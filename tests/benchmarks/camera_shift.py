@@ -15,7 +15,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from attn.core.io.photo import read_photo
+from attn.core.io.photo.read import read_photo
 from attn.core.segment.fov import find_fov, fov_from_mask
 from attn.core.segment.models import load
 from attn.core.segment.prepare import rescale

@@ -137,7 +137,7 @@ def read_record(path: Path) -> object:
 
 
 def read_photo(path: Path) -> object:
-    from attn.core.io.photo import read_photo
+    from attn.core.io.photo.read import read_photo
 
     return read_photo(path, max_side=64)
 

@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from ...errors import InputError, UsageError
-from ...io.photo import PHOTO_SUFFIXES
+from ...io.photo.read import PHOTO_SUFFIXES
 from ...io.walk import read_list
 from ...report.model import Item
 from ..places import FOLDER, GALLERY, Places, absolute, file_name, file_stamp, is_below, stored_name, stored_path

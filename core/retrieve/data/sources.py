@@ -21,7 +21,7 @@ from numpy.typing import NDArray
 
 from ...errors import InputError, UsageError, did_you_mean
 from ...io.kinds import open_regular
-from ...io.photo import PHOTO_SUFFIXES
+from ...io.photo.read import PHOTO_SUFFIXES
 from ...io.records import identifier, json_lines, line_limit, lines, text_field
 from ...io.tables import Picture, StoredImage, is_saved, read_parquet, read_picture, read_saved
 from ...io.walk import Passed

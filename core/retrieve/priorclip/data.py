@@ -16,7 +16,7 @@ import torch
 from torch import Tensor
 
 from ...errors import InputError, UsageError
-from ...io.photo import read_photo
+from ...io.photo.read import read_photo
 from ..data.formats import Captioned, image_root, read_captioned
 from .model import fit_image
 from .scenes import SIZE, Scene, draw_scenes

@@ -15,7 +15,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ...errors import InputError, UsageError
-from ...io.photo import PHOTO_SUFFIXES
+from ...io.photo.read import PHOTO_SUFFIXES
 from ...io.tables import read_picture
 from ..encoders.base import Encoder
 from ..options import MAX_SIDE

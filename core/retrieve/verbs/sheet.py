@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 
 from ...errors import InputError
 from ...io.atomic import write_text
-from ...io.photo import PHOTO_SUFFIXES
+from ...io.photo.read import PHOTO_SUFFIXES
 from ...io.tables import read_picture
 from ...report.html import document
 from ..score.runs import RankedDocument, Result

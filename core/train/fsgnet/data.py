@@ -9,7 +9,7 @@ from pathlib import Path
 
 from ...errors import InputError, UsageError
 from ...io.kinds import open_regular
-from ...io.photo import PHOTO_SUFFIXES
+from ...io.photo.read import PHOTO_SUFFIXES
 from ...memory import read_within
 from ...segment.companions import core_of
 

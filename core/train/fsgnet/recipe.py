@@ -18,7 +18,7 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from ...errors import InputError
-from ...io.photo import Photo, read_photo
+from ...io.photo.read import Photo, read_photo
 from ...segment.fov import find_fov, fov_from_mask
 from ...segment.fsgnet.network import Outputs
 from ...segment.masks import brightness, darkness, mask_of, read_mask

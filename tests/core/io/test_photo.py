@@ -9,7 +9,7 @@ import tifffile
 from PIL import Image
 
 from attn.core.errors import InputError
-from attn.core.io.photo import PHOTO_SUFFIXES, read_photo
+from attn.core.io.photo.read import PHOTO_SUFFIXES, read_photo
 
 RNG = np.random.default_rng(0)
 RGB8 = RNG.integers(0, 256, (11, 14, 3)).astype(np.uint8)
@@ -91,7 +91,7 @@ def test_lossless_kinds_come_back_exactly(name, tmp_path):
 
 
 def test_low_bytes_of_16_bit_colour_behind_libtiff(tmp_path, monkeypatch):
-    from attn.core.io import photo_decode
+    from attn.core.io.photo import decode as photo_decode
 
     monkeypatch.setattr(photo_decode, "_TIFFFILE_CODINGS", ())  # as if Deflate needed imagecodecs, as LZW does
     for order in "<>":
@@ -187,7 +187,7 @@ def test_orientation_is_applied(orientation, kind, max_side, tmp_path):
 
 @pytest.mark.parametrize("kind", ["PNG", "TIFF", "NPY"])
 def test_reduction_is_the_mean_of_the_area(kind, tmp_path, monkeypatch):
-    from attn.core.io import photo as module
+    from attn.core.io.photo import read as module
 
     monkeypatch.setattr(module, "_STRIP", 3 * 30 * 40)  # several strips
     array = RNG.integers(0, 256, (90, 120, 3)).astype(np.uint8)

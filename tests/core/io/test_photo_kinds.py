@@ -11,9 +11,9 @@ from PIL import Image, features
 
 from attn.core import memory
 from attn.core.errors import InputError
-from attn.core.io import photo_decode
-from attn.core.io.photo import PHOTO_SUFFIXES, read_photo
-from attn.core.io.photo_header import declared
+from attn.core.io.photo import decode as photo_decode
+from attn.core.io.photo.header import declared
+from attn.core.io.photo.read import PHOTO_SUFFIXES, read_photo
 
 YY, XX = np.mgrid[:60, :80]
 SMOOTH = np.stack([YY * 4, XX * 3, 250 - 2 * YY], -1).astype(np.uint8)

@@ -2,7 +2,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from attn.core.io.photo import read_photo
+from attn.core.io.photo.read import read_photo
 from attn.core.segment.fov import find_fov, fov_from_mask, whole_image
 
 

@@ -8,7 +8,7 @@ import tifffile
 from PIL import Image
 
 from attn.core.errors import InputError
-from attn.core.io.photo import read_photo
+from attn.core.io.photo.read import read_photo
 from attn.core.segment.masks import darkness, mask_of, read_mask
 
 YY, XX = np.mgrid[:90, :120]

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from attn.core.io import expand_inputs
-from attn.core.io.photo import read_photo
+from attn.core.io.photo.read import read_photo
 from attn.core.segment.fov import find_fov, fov_from_mask
 from attn.core.segment.fsgnet.checkpoint import read_checkpoint
 from attn.core.segment.models import WEIGHTS, load

@@ -3,7 +3,7 @@ import json
 import numpy as np
 import pytest
 
-from attn.core.io.photo import read_photo
+from attn.core.io.photo.read import read_photo
 from attn.core.retrieve.data.formats import read_captioned
 from attn.core.retrieve.gadms.people import COLOURS, HAIR, make_people, write_people
 from attn.core.retrieve.gadms.tokenizer import split_words

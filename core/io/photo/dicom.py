@@ -9,10 +9,10 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from .dicom.codecs import check_encapsulated, is_colour, shape_of
-from .dicom.parse import parse
-from .dicom.read import pixel_keyword, read_dicom
-from .pixels import check_bytes
+from ..dicom.codecs import check_encapsulated, is_colour, shape_of
+from ..dicom.parse import parse
+from ..dicom.read import pixel_keyword, read_dicom
+from ..pixels import check_bytes
 
 
 def read_picture(path: Path, notes: list[str]) -> tuple[NDArray[Any], int]:

@@ -14,9 +14,9 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from ..errors import InputError
-from .photo_decode import Source, decode, kind_of, reduced
-from .pixels import DAMAGED, reading
+from ...errors import InputError
+from ..pixels import DAMAGED, reading
+from .decode import Source, decode, kind_of, reduced
 
 PHOTO_SUFFIXES = tuple(
     ".png .jpg .jpeg .jpe .jfif .tif .tiff .bmp .gif .ppm .pgm .pbm .pnm .webp .jp2 .j2k .jpf .jpx .avif .heic .heif "

@@ -21,15 +21,15 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from ..errors import InputError
-from ..memory import check_memory
-from .arrays import _load
-from .axes import plain_shape
-from .kinds import open_regular, sniff
-from .photo_header import declared, kind_by_head
-from .pixels import DAMAGED, check_bytes
-from .raster import _PNG_CHANNELS, _RATIOS, _painted, _png_header, _silenced, _unlimited
-from .tiff_segments import check_segments
+from ...errors import InputError
+from ...memory import check_memory
+from ..arrays import _load
+from ..axes import plain_shape
+from ..kinds import open_regular, sniff
+from ..pixels import DAMAGED, check_bytes
+from ..raster import _PNG_CHANNELS, _RATIOS, _painted, _png_header, _silenced, _unlimited
+from ..tiff_segments import check_segments
+from .header import declared, kind_by_head
 
 _READABLE = (
     "Readable are PNG, JPEG, TIFF, BMP, GIF, PPM, WebP, JPEG 2000, AVIF, DICOM and NPY, with a plug-in HEIC and JPEG XL"
@@ -199,7 +199,7 @@ def _tiff(path: Path, max_side: int | None, notes: list[str], alpha: bool) -> So
 
 def _dicom(path: Path, max_side: int | None, notes: list[str], alpha: bool) -> Source:
     """The first frame of a DICOM file, in colour where it has one."""
-    from .photo_dicom import read_picture
+    from .dicom import read_picture
 
     array, bits = read_picture(path, notes)  # [H, W] or [H, W, 3]
     _check_fits(path, array.shape[:2], array.nbytes, max_side)

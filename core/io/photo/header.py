@@ -7,7 +7,7 @@ import struct
 from dataclasses import dataclass
 from pathlib import Path
 
-from .kinds import MAGIC, open_regular
+from ..kinds import MAGIC, open_regular
 
 _HEAD = 2**16
 _MARKED = ("PNG", "JPEG", "TIFF", "GIF", "BMP", "NPY")
