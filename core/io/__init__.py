@@ -90,7 +90,7 @@ def _read(path: Path, luma: bool, fill: float | None) -> GreyImage:
 
         return read_png(path, luma=luma)
     if kind == "tiff":
-        from .tiff import read_tiff
+        from .tiff.read import read_tiff
 
         return read_tiff(path, luma=luma, fill=fill)
     if kind == "nifti":
@@ -141,7 +141,7 @@ def write_image(
 
         write_png(image, pixels, path, derivation, notes)
     elif image.kind == "tiff":
-        from .tiff import write_tiff
+        from .tiff.read import write_tiff
 
         write_tiff(image, pixels, path, derivation, notes)
     elif image.kind == "nifti":

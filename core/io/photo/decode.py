@@ -28,7 +28,7 @@ from ..axes import plain_shape
 from ..kinds import open_regular, sniff
 from ..pixels import DAMAGED, check_bytes
 from ..raster import _PNG_CHANNELS, _RATIOS, _painted, _png_header, _silenced, _unlimited
-from ..tiff_segments import check_segments
+from ..tiff.segments import check_segments
 from .header import declared, kind_by_head
 
 _READABLE = (

@@ -16,16 +16,16 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from ..errors import InputError
-from ..memory import check_memory
-from ..text import first_line, one_line
-from .atomic import atomic_path
-from .axes import plain_shape, told
-from .image import Derivation, GreyImage
-from .kinds import open_regular
-from .pixels import DAMAGED, captured, check_bytes, check_size, grey, reading, replaced, to_float, to_stored
-from .raster import _RATIOS, _painted, _silenced, _unlimited
-from .tiff_segments import check_segments
+from ...errors import InputError
+from ...memory import check_memory
+from ...text import first_line, one_line
+from ..atomic import atomic_path
+from ..axes import plain_shape, told
+from ..image import Derivation, GreyImage
+from ..kinds import open_regular
+from ..pixels import DAMAGED, captured, check_bytes, check_size, grey, reading, replaced, to_float, to_stored
+from ..raster import _RATIOS, _painted, _silenced, _unlimited
+from .segments import check_segments
 
 _PLAIN_CODINGS = (1, 8, 32946, 32773, 34925)  # none, Deflate, PackBits, LZMA: without the package imagecodecs
 _PILLOW_CODINGS = (2, 3, 4, 5, 6, 7)  # CCITT, LZW, JPEG: Pillow is exact for one sample of a usual type

@@ -7,8 +7,8 @@ import zlib
 from pathlib import Path
 from typing import Any
 
-from ..errors import InputError
-from ..memory import check_memory
+from ...errors import InputError
+from ...memory import check_memory
 
 _STEP = 2**20
 _DEFLATE, _LZMA = (8, 32946), (34925,)
