@@ -272,7 +272,7 @@ def main(
 
     if not inputs:
         raise UsageError("nothing to read. Name files, directories, - for a list on stdin, or example:ct.")
-    from attn.core.batch.run import Placement
+    from attn.core.batch.task import Placement
     from attn.core.denoise.base import FitOptions
     from attn.core.denoise.options import DenoiseOptions
 

@@ -222,7 +222,7 @@ def main(
 
     if not inputs:
         raise UsageError("nothing to read. Name photos, directories, - for a list on stdin, or example:retina.")
-    from attn.core.batch.run import Placement
+    from attn.core.batch.task import Placement
     from attn.core.segment.options import SegmentOptions
 
     options = SegmentOptions(

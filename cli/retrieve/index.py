@@ -93,7 +93,7 @@ def main(
     The index remembers the model, its weights and the temperature, the galleries, and the absolute path of each file
     and where that is from the index: hits are found from any folder, and after both moved together.
     """
-    from attn.core.batch.run import Placement
+    from attn.core.batch.task import Placement
     from attn.core.retrieve.options import EncoderOptions, IndexOptions
 
     from ..show import run_files

@@ -24,7 +24,7 @@ from ..device import available_cores, set_threads
 from ..errors import UsageError
 from ..memory import budget, set_budget
 from ..report.model import Item
-from .run import Placement, Task, Work, do_task
+from .task import Placement, Task, Work, do_task
 
 ENVIRONMENT = {
     "OMP_NUM_THREADS": "1",

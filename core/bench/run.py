@@ -17,7 +17,7 @@ import torch
 import attn
 
 from .. import memory
-from ..batch.run import Silent, Watcher
+from ..batch.task import Silent, Watcher
 from ..device import pick_device, pick_dtype, set_threads
 from ..errors import InputError, UsageError, did_you_mean
 from ..report.canvas import check_figure_path

@@ -9,7 +9,7 @@ from typing import Any
 import attn
 
 from ..attention import golden as parity
-from ..batch.run import Silent, Watcher
+from ..batch.task import Silent, Watcher
 from ..errors import InputError, UsageError
 from ..report.model import Item, Report, summarise
 

@@ -16,7 +16,7 @@ from pathlib import Path
 
 import attn
 
-from ..batch.run import Task
+from ..batch.task import Task
 from ..device import pick_dtype
 from ..io.dicom import derived_uid
 from ..io.kinds import open_regular, sniff

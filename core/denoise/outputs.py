@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 
 import attn
 
-from ..batch.run import Task
+from ..batch.task import Task
 from ..io import Derivation, GreyImage, write_image
 from ..io.atomic import atomic_path
 from ..io.kinds import SUFFIXES

@@ -9,7 +9,8 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-from ..batch.run import Placement, Silent, Task, Watcher, run_batch
+from ..batch.run import run_batch
+from ..batch.task import Placement, Silent, Task, Watcher
 from ..device import pick_device, pick_dtype
 from ..errors import AttnError, UsageError
 from ..io import GreyImage, expand_inputs, output_paths, read_image

@@ -8,7 +8,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-from ..batch.run import Placement, Task, Watcher
+from ..batch.task import Placement, Task, Watcher
 from ..errors import InputError, UsageError
 from ..io import read_image
 from ..io.dicom.series import sort_series

@@ -9,7 +9,7 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from ..batch.run import Task
+from ..batch.task import Task
 from ..device import pick_device
 from ..errors import InputError, UsageError
 from ..io.photo.read import Photo, read_photo

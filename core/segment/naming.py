@@ -13,7 +13,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-from ..batch.run import Task
+from ..batch.task import Task
 from ..errors import InputError, UsageError
 from ..io.bands import read_text
 from ..io.photo.read import PHOTO_SUFFIXES

@@ -12,7 +12,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from ..batch.run import Placement, Silent, Task, Watcher, run_batch
+from ..batch.run import run_batch
+from ..batch.task import Placement, Silent, Task, Watcher
 from ..device import pick_device
 from ..errors import InputError, UsageError
 from ..io.atomic import remove_stale

@@ -32,7 +32,7 @@ from numpy.typing import NDArray
 
 import attn
 
-from ...batch.run import Silent, Watcher
+from ...batch.task import Silent, Watcher
 from ...device import set_threads
 from ...errors import InputError, UsageError
 from ...report.model import Item, Report, summarise

@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 
 import attn
 
-from ...batch.run import Silent, Watcher
+from ...batch.task import Silent, Watcher
 from ...device import pick_device, set_threads
 from ...errors import InputError, UsageError
 from ...io.atomic import place_fault

@@ -35,7 +35,7 @@ from numpy.typing import NDArray
 
 import attn
 
-from ...batch.run import Silent, Watcher
+from ...batch.task import Silent, Watcher
 from ...errors import InputError, UsageError, did_you_mean
 from ...io.atomic import atomic_folder, atomic_path
 from ...report.model import Item, Report, summarise

@@ -25,7 +25,8 @@ from numpy.typing import NDArray
 
 import attn
 
-from ...batch.run import Placement, Silent, Task, Watcher, run_batch
+from ...batch.run import run_batch
+from ...batch.task import Placement, Silent, Task, Watcher
 from ...device import pick_device, set_threads
 from ...errors import InputError, UsageError
 from ...io.atomic import atomic_path, remove_stale

@@ -12,7 +12,7 @@ from typing import Any
 
 import numpy as np
 
-from ...batch.run import Silent, Watcher
+from ...batch.task import Silent, Watcher
 from ...errors import UsageError
 from ..data.evalset import EvalSet, counted
 from ..encoders.load import at_temperature, load

@@ -9,7 +9,8 @@ from pathlib import Path
 
 import pytest
 
-from attn.core.batch.run import Placement, Task, run_batch
+from attn.core.batch.run import run_batch
+from attn.core.batch.task import Placement, Task
 from attn.core.errors import InputError, UsageError
 from attn.core.report.model import Item
 
