@@ -16,7 +16,8 @@ from attn.core.batch.run import Outcome
 from attn.core.errors import AttnError, UsageError
 from attn.core.io.atomic import place_fault
 from attn.core.io.walk import read_list
-from attn.core.report.model import Item, Report, check_report_path, dumps, write_report
+from attn.core.report.model import Item, Report, dumps
+from attn.core.report.write import check_report_path, write_report
 from attn.core.text import one_line, printable
 
 from .interrupts import insist

@@ -20,7 +20,7 @@ def main(
 
     A Lance table keeps older versions for a day, for those who read them: its size falls after that.
     """
-    from attn.core.report.model import check_report_path
+    from attn.core.report.write import check_report_path
     from attn.core.retrieve.verbs.compact import compact
 
     from ..show import show

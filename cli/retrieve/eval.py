@@ -107,7 +107,7 @@ def main(
     as found when any right one is among the first k. Equal scores are ranked by id; scores in a --run file differ in
     their last digit there, so that trec_eval gives the same figures.
     """
-    from attn.core.report.model import check_report_path
+    from attn.core.report.write import check_report_path
     from attn.core.retrieve.options import EncoderOptions
     from attn.core.retrieve.verbs.evaluate import EvalOptions, score
 

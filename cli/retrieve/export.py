@@ -38,7 +38,7 @@ def main(
     Ids, metadata and what is known of the model go along. A folder of arrays holds vectors.npy, entries.jsonl and
     header.json; .npz the same in one file. OUT appears whole or not at all (a Qdrant collection keeps what was sent).
     """
-    from attn.core.report.model import check_report_path
+    from attn.core.report.write import check_report_path
     from attn.core.retrieve.verbs.export import export
 
     from ..show import Watch, show

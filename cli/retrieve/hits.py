@@ -34,7 +34,7 @@ def check_hits(
     """Raise ``UsageError`` for a format, a page or a report that could not be written: before the work, not after."""
     from attn.core.errors import UsageError, did_you_mean
     from attn.core.io.atomic import place_fault
-    from attn.core.report.model import check_report_path
+    from attn.core.report.write import check_report_path
 
     if form not in ("table", *formats):
         hint = did_you_mean(form, formats) or f"Known: table, {', '.join(formats)}."

@@ -48,7 +48,8 @@ def main(
     """
     import attn
     from attn.core.device import set_threads
-    from attn.core.report.model import Item, Report, check_report_path, plain, summarise
+    from attn.core.report.model import Item, Report, plain, summarise
+    from attn.core.report.write import check_report_path
     from attn.core.retrieve.data.formats import read_dataset
     from attn.core.retrieve.verbs.tune import tune_temperature
 

@@ -22,7 +22,8 @@ from PIL import Image
 
 from attn.core.errors import UsageError
 from attn.core.report import html
-from attn.core.report.model import Item, Report, check_report_path, dumps, render, summarise, write_report
+from attn.core.report.model import Item, Report, dumps, summarise
+from attn.core.report.write import check_report_path, render, write_report
 from attn.core.text import csv_cell
 
 NASTY = "a <b>&\"c',\n|x`*.dcm"
