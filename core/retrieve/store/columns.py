@@ -13,7 +13,7 @@ from typing import Any
 
 import pyarrow as pa  # type: ignore[import-untyped]
 
-from . import where
+from . import nodes
 from .base import Header, Meta, escape, unescape
 
 OWN = ("id", "vector", "meta")
@@ -28,7 +28,7 @@ def empty_schema(header: Header) -> pa.Schema:
 
 def column_type(value: Any) -> str | None:
     """Key of ``TYPES`` for a value; None for None."""
-    match where.kind_of(value):
+    match nodes.kind_of(value):
         case "number":
             return "int" if isinstance(value, int) else "float"
         case kind:
@@ -78,14 +78,14 @@ def table(ids: Sequence[str], vectors: Any, meta: Sequence[Meta], schema: pa.Sch
     return pa.Table.from_arrays([data[name] for name in schema.names], schema=schema)
 
 
-def sql(node: where.Node, schema: pa.Schema) -> str:
+def sql(node: nodes.Node, schema: pa.Schema) -> str:
     """The expression for DataFusion; true for exactly the items that ``where.selects`` accepts."""
     match node:
-        case where.All(parts):
+        case nodes.All(parts):
             return "(" + " AND ".join(sql(part, schema) for part in parts) + ")"
-        case where.Some(parts):
+        case nodes.Some(parts):
             return "(" + " OR ".join(sql(part, schema) for part in parts) + ")"
-        case where.Compare(op, left, right):
+        case nodes.Compare(op, left, right):
             pairs = [
                 _pair(op, a, b)
                 for a in _sides(left, schema)
@@ -93,8 +93,8 @@ def sql(node: where.Node, schema: pa.Schema) -> str:
                 if a[0] == b[0] or {a[0], b[0]} == {"int", "float"}
             ]
             return _any(pairs)
-        case where.In(column, values, negated):
-            word, kind = ("NOT IN" if negated else "IN"), where.kind_of(values[0])
+        case nodes.In(column, values, negated):
+            word, kind = ("NOT IN" if negated else "IN"), nodes.kind_of(values[0])
             found = columns_of(column.name, schema)
             lists = []
             for type_ in ("int", "float") if kind == "number" else (str(kind),):
@@ -104,20 +104,20 @@ def sql(node: where.Node, schema: pa.Schema) -> str:
                     items = values if as_int or kind != "number" else [float(value) for value in values]
                     lists.append(f"{name} {word} ({', '.join(map(_literal, items))})")
             return _any(lists)
-        case where.Like(column, pattern, negated):
+        case nodes.Like(column, pattern, negated):
             found = columns_of(column.name, schema)
             word = "NOT LIKE" if negated else "LIKE"
             return f"({_quoted(found['text'])} {word} {_literal(pattern)})" if "text" in found else "FALSE"
-        case where.IsNull(column, negated):
+        case nodes.IsNull(column, negated):
             here = [_quoted(name) for name in columns_of(column.name, schema).values()]
             if negated:
                 return _any([f"{name} IS NOT NULL" for name in here])
             return "(" + " AND ".join(f"{name} IS NULL" for name in here) + ")" if here else "TRUE"
 
 
-def _sides(side: where.Column | where.Value, schema: pa.Schema) -> list[tuple[str, str, bool]]:
+def _sides(side: nodes.Column | nodes.Value, schema: pa.Schema) -> list[tuple[str, str, bool]]:
     """What one side of a comparison can be: type, SQL, whether it is a column."""
-    if isinstance(side, where.Column):
+    if isinstance(side, nodes.Column):
         return [(kind, _quoted(name), True) for kind, name in columns_of(side.name, schema).items()]
     return [(str(column_type(side)), _literal(side), False)]
 
@@ -142,7 +142,7 @@ def _quoted(name: str) -> str:
     return f"`{name}`"  # ``escape`` leaves no backquote in it
 
 
-def _literal(value: where.Value) -> str:
+def _literal(value: nodes.Value) -> str:
     match value:
         case bool():
             return "TRUE" if value else "FALSE"

@@ -19,7 +19,7 @@ import re
 from collections.abc import Iterator
 
 from ...errors import UsageError
-from .where import All, Column, Compare, In, IsNull, Like, Node, Some, Value, kind_of, negate
+from .nodes import All, Column, Compare, In, IsNull, Like, Node, Some, Value, kind_of, negate
 
 _TOKEN = re.compile(
     r"""\s*(?:

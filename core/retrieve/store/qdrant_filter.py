@@ -7,38 +7,38 @@ from collections.abc import Sequence
 from typing import Any
 
 from ...errors import UsageError
-from . import where
+from . import nodes
 from .base import escape
 
 
-def to_filter(node: where.Node) -> Any:
+def to_filter(node: nodes.Node) -> Any:
     """The expression as a ``models.Filter``. Raises ``UsageError`` for what Qdrant cannot do: LIKE, order of text."""
     from qdrant_client import models
 
     match node:
-        case where.All(parts):
+        case nodes.All(parts):
             return models.Filter(must=[to_filter(part) for part in parts])
-        case where.Some(parts):
+        case nodes.Some(parts):
             return models.Filter(should=[to_filter(part) for part in parts])
-        case where.IsNull(column, negated):
+        case nodes.IsNull(column, negated):
             empty = [_is_empty(_key(column))]
             return models.Filter(must_not=empty) if negated else models.Filter(must=empty)
-        case where.In(column, values, negated):
+        case nodes.In(column, values, negated):
             return _equals(column, values, negated)
-        case where.Compare("=" | "<>" as op, where.Column() as column, value) if not isinstance(value, where.Column):
+        case nodes.Compare("=" | "<>" as op, nodes.Column() as column, value) if not isinstance(value, nodes.Column):
             return _equals(column, (value,), op == "<>")
-        case where.Compare(op, where.Column() as column, int() | float() as value) if not isinstance(value, bool):
+        case nodes.Compare(op, nodes.Column() as column, int() | float() as value) if not isinstance(value, bool):
             bound = {"<": "lt", "<=": "lte", ">": "gt", ">=": "gte"}[op]
             condition = models.FieldCondition(key=_key(column), range=models.Range(**{bound: value}))
             return models.Filter(must=[condition])
     raise UsageError("--where: Qdrant has no LIKE, no order of text and compares no two columns; use =, <> or IN.")
 
 
-def _equals(column: where.Column, values: Sequence[where.Value], negated: bool) -> Any:
+def _equals(column: nodes.Column, values: Sequence[nodes.Value], negated: bool) -> Any:
     """``column IN values``, or NOT IN among the values of the same kind."""
     from qdrant_client import models
 
-    key, kind = _key(column), where.kind_of(values[0])
+    key, kind = _key(column), nodes.kind_of(values[0])
     number = models.FieldCondition(key=key, range=models.Range(gte=-sys.float_info.max))
     flags = [models.FieldCondition(key=key, match=models.MatchValue(value=flag)) for flag in (False, True)]
     same: list[Any]
@@ -62,5 +62,5 @@ def _is_empty(key: str) -> Any:
     return models.IsEmptyCondition(is_empty=models.PayloadField(key=key))
 
 
-def _key(column: where.Column) -> str:
+def _key(column: nodes.Column) -> str:
     return "id" if column.name == "id" else f'meta."{escape(column.name)}"'

@@ -14,80 +14,15 @@ from __future__ import annotations
 import operator
 import re
 from collections.abc import Callable, Collection, Mapping
-from dataclasses import dataclass, replace
-from typing import Any, Literal, TypeAlias
+from typing import Any
 
 from ...errors import UsageError, did_you_mean
 from .base import Meta
+from .nodes import All, Column, Compare, In, IsNull, Like, Node, Some, Value, kind_of
 
-Kind: TypeAlias = Literal["text", "number", "flag"]
-Value: TypeAlias = str | int | float | bool
-
-
-@dataclass(frozen=True, slots=True)
-class Column:
-    name: str
-
-
-@dataclass(frozen=True, slots=True)
-class Compare:
-    """``left op right``; op is one of = <> < <= > >=. At least one side is a column."""
-
-    op: str
-    left: Column | Value
-    right: Column | Value
-
-
-@dataclass(frozen=True, slots=True)
-class In:
-    """``column IN values``, all of one kind."""
-
-    column: Column
-    values: tuple[Value, ...]
-    negated: bool = False
-
-
-@dataclass(frozen=True, slots=True)
-class Like:
-    column: Column
-    pattern: str
-    negated: bool = False
-
-
-@dataclass(frozen=True, slots=True)
-class IsNull:
-    column: Column
-    negated: bool = False
-
-
-@dataclass(frozen=True, slots=True)
-class All:
-    parts: tuple[Node, ...]
-
-
-@dataclass(frozen=True, slots=True)
-class Some:
-    parts: tuple[Node, ...]
-
-
-Node: TypeAlias = Compare | In | Like | IsNull | All | Some
-
-_INVERSE = {"=": "<>", "<>": "=", "<": ">=", ">=": "<", ">": "<=", "<=": ">"}
 _OPERATORS: Mapping[str, Callable[[Any, Any], bool]] = {
     "=": operator.eq, "<>": operator.ne, "<": operator.lt, "<=": operator.le, ">": operator.gt, ">=": operator.ge,
 }  # fmt: skip
-
-
-def kind_of(value: Any) -> Kind | None:
-    """What a value can be compared with; None for None."""
-    match value:
-        case bool():
-            return "flag"
-        case str():
-            return "text"
-        case int() | float():
-            return "number"
-    return None
 
 
 def parse(text: str, known: Collection[str] = ()) -> Node:
@@ -122,18 +57,6 @@ def columns(node: Node) -> set[str]:
         case Compare(_, left, right):
             return {side.name for side in (left, right) if isinstance(side, Column)}
     return {node.column.name}
-
-
-def negate(node: Node) -> Node:
-    """NOT, pushed down to the conditions."""
-    match node:
-        case All(parts):
-            return Some(tuple(negate(part) for part in parts))
-        case Some(parts):
-            return All(tuple(negate(part) for part in parts))
-        case Compare(op, left, right):
-            return Compare(_INVERSE[op], left, right)
-    return replace(node, negated=not node.negated)
 
 
 def selects(node: Node) -> Callable[[str, Meta], bool]:
