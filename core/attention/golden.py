@@ -20,15 +20,15 @@ from ..errors import InputError, decoding, shortened
 from ..io.kinds import open_regular
 
 METHODS = {
-    "hip": "hip",
-    "hisa": "hisa",
-    "superlinear": "superlinear",
-    "lightning": "lightning",
-    "flux-attention": "flux",
-    "rectified-spaattn": "rectified",
-    "biformer": "biformer",
-    "halonet": "halonet",
-    "sparsifiner": "sparsifiner",
+    "hip": "hip.golden",
+    "hisa": "indexer.golden",
+    "superlinear": "superlinear.golden",
+    "lightning": "lightning.golden",
+    "flux-attention": "flux.golden",
+    "rectified-spaattn": "rectified.golden",
+    "biformer": "bra.golden",
+    "halonet": "halo.golden",
+    "sparsifiner": "sparsifiner.golden",
 }
 """Folder of golden vectors -> module of this package."""
 

@@ -203,7 +203,7 @@ def test_single_files_go_when_they_are_gone(index, tmp_path):
 def test_an_interrupted_run_forgets_nothing(two, index, tmp_path, monkeypatch):
     from dataclasses import replace
 
-    import attn.core.retrieve.index as module
+    import attn.core.retrieve.verbs.index as module
 
     (tmp_path / "two" / "b" / "one.txt").unlink()
     real = module.run_batch

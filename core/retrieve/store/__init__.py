@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import Literal, TypeAlias
 
 from ...errors import InputError, UsageError
-from .base import SCHEMA, Header, Hit, VectorStore
+from .base import FLAT_ITEMS, SCHEMA, Header, Hit, VectorStore
 from .files import MANIFEST, PATTERNS
 from .lance_table import FOLDER, STATE
 from .lock import LOCK, WriterLock
@@ -32,8 +32,6 @@ OWN = (*RESTS, MANIFEST, *PATTERNS, FOLDER, STATE)
 
 StoreKind: TypeAlias = Literal["auto", "flat", "lance", "qdrant"]
 KINDS = ("auto", "flat", "lance", "qdrant")
-FLAT_ITEMS = 100_000
-"""More items than this want an index."""
 
 
 def create(

@@ -18,6 +18,8 @@ from numpy.typing import NDArray
 
 from ...errors import InputError, UsageError
 
+FLAT_ITEMS = 100_000
+"""More items than this want an index."""
 SCHEMA = 1
 """Written into every header. Raise it when older versions of attn could not read what we write."""
 

@@ -19,9 +19,10 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ...errors import AttnError, UsageError
-from . import FLAT_ITEMS, where
+from . import where
 from .base import (
     BLOCK_ITEMS,
+    FLAT_ITEMS,
     AddMode,
     Block,
     Header,
