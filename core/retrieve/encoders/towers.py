@@ -11,9 +11,10 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from ...models.images import ImagePreparation, encode_in_batches
+from ...models.images import ImagePreparation
 from ..tempscale import scaled
 from .base import Encoded, Fingerprint
+from .batches import encode_in_batches
 
 
 @dataclass(frozen=True)

@@ -14,8 +14,8 @@ from torch import Tensor
 
 from ...errors import UsageError
 from ...models.files import sha256
-from ...models.images import encode_in_batches
 from ..encoders.base import Encoded, Fingerprint, Side
+from ..encoders.batches import encode_in_batches
 from .checkpoint import read_checkpoint
 from .clip import GADMS
 from .explain import Explanation, explain

@@ -13,8 +13,8 @@ from torch import Tensor
 
 from ...errors import UsageError
 from ...models.files import fingerprint
-from ...models.images import encode_in_batches
 from ..encoders.base import Encoded, Fingerprint, Side
+from ..encoders.batches import encode_in_batches
 from ..encoders.text import unit
 from ..tempscale import scaled
 from .checkpoint import read_checkpoint
