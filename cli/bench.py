@@ -220,7 +220,7 @@ def main(
         from .methods import list_methods
 
         return list_methods("bench", as_json=as_json)
-    from attn.core.attention import OPERATORS
+    from attn.core.attention.registry import OPERATORS
     from attn.core.bench.options import BenchOptions, convert, parse_setting
     from attn.core.sizes import parse_grid, parse_size, parse_sizes
 

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from . import OPERATORS
 from .contract import Operator
+from .registry import OPERATORS
 
 TRACED: dict[str, Operator] = {}
 for name, row in OPERATORS.items():

@@ -8,8 +8,8 @@ from typing import Any
 
 from torch import Tensor
 
-from ..attention import OPERATORS
 from ..attention.contract import Cost, Operator, Shape
+from ..attention.registry import OPERATORS
 from ..errors import UsageError
 from .options import BenchOptions
 

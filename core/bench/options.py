@@ -104,7 +104,7 @@ def convert(name: str, parameter: str, text: str) -> Any:
     UsageError
         If the operator has no such parameter, or the text is no value of its type.
     """
-    from ..attention import OPERATORS
+    from ..attention.registry import OPERATORS
     from ..errors import did_you_mean
     from ..sizes import parse_grid, parse_size
 

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from typing import Any
 
-from attn.core.attention import OPERATORS, operators
+from attn.core.attention import operators
+from attn.core.attention.registry import OPERATORS
 
 SMALL: dict[str, dict[str, Any]] = {
     "hip": {"mask_k": 32, "sliding_window": 32, "sink": 4},

@@ -9,8 +9,9 @@ import torch
 from qkv import random_qkv, threads
 from small_operators import NAMES, arguments
 
-from attn.core.attention import OPERATORS, attention
+from attn.core.attention import attention
 from attn.core.attention.contract import shape_of
+from attn.core.attention.registry import OPERATORS
 from attn.core.errors import UsageError
 
 

@@ -5,7 +5,8 @@ import torch
 from qkv import random_qkv
 from small_operators import NAMES, arguments
 
-from attn.core.attention import OPERATORS, attention
+from attn.core.attention import attention
+from attn.core.attention.registry import OPERATORS
 
 SHAPE = (1, 2, 2, 256, 256, 8)
 CHANNELS = 16  # heads times head_dim

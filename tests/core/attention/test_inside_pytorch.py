@@ -7,8 +7,9 @@ import torch
 from qkv import random_qkv
 from small_operators import NAMES, arguments
 
-from attn.core.attention import OPERATORS, attention
+from attn.core.attention import attention
 from attn.core.attention.flux.operator import LayerRouter
+from attn.core.attention.registry import OPERATORS
 from attn.core.attention.sparsifiner.operator import ConnectivityPredictor
 from attn.core.nets.bra_layers import BiLevelRoutingAttention, BiLevelRoutingAttentionNCHW
 from attn.core.nets.halonet import HaloAttn

@@ -5,8 +5,9 @@ import torch
 from qkv import random_qkv
 from small_operators import NAMES, SMALL, arguments
 
-from attn.core.attention import OPERATORS, attention
+from attn.core.attention import attention
 from attn.core.attention.indexer.search import lightning_index
+from attn.core.attention.registry import OPERATORS
 from attn.core.attention.tokens.top_k import top_k_positions
 
 INF, NAN = float("inf"), float("nan")

@@ -5,7 +5,7 @@ import math
 import numpy as np
 import pytest
 
-from attn.core.attention import OPERATORS
+from attn.core.attention.registry import OPERATORS
 from attn.core.bench import GENERATOR_NAMES, measure
 from attn.core.bench import run as bench
 from attn.core.bench.inputs import GENERATORS
