@@ -35,7 +35,7 @@ last = attention("hip", q[:, :, -1:], k, v, causal=True)
 print("one query:", tuple(last.shape), "error", f"{(last - exact[:, :, -1:]).norm() / exact[:, :, -1:].norm():.3f}")
 
 # which keys hip chose for the last query of head 0, as a file to look at
-from attn.core.attention.registry import OPERATORS
+from attn.core.attention import OPERATORS  # noqa: E402
 
 selection = OPERATORS["hip"].resolve().select(q, k, causal=True, scale=None)
 chosen = selection.mask(torch.tensor([4095]))[0, 0, 0].nonzero()[:, 0]

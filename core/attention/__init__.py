@@ -11,8 +11,6 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any, Literal
 
-from ..registry import Method, Registry
-
 if TYPE_CHECKING:
     from torch import Tensor
 from .registry import OPERATORS

@@ -14,7 +14,7 @@ Representative = Literal["first", "center", "random"]
 
 @dataclass(frozen=True, slots=True)
 class Settings:
-    """The parameters of HiP; ``attn.core.attention.hip.operator.blocked`` describes them. Refuses what is out of range."""
+    """The parameters of HiP; ``hip.operator.blocked`` describes them. Refuses what is out of range."""
 
     mask_k: int = 512
     block_size_q: int = 32
