@@ -1,0 +1,1 @@
+"""`attn retrieve`: one file per verb."""

@@ -1,0 +1,1 @@
+"""One function over many files: here, in several processes, or on a cluster."""

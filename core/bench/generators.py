@@ -2,7 +2,7 @@
 
 Each function takes the generator of the key/value head, one generator per query head of its group, the length and the
 head dimension, and returns float64 queries [G, L, D], keys [L, D] and the needles' positions int64 [m] (empty where
-there are none). What the table of section 3 leaves open is settled so that its figures come out (see ``_budget.py``).
+there are none). What the table of section 3 leaves open is settled so that its figures come out (see ``budget.py``).
 """
 
 from __future__ import annotations

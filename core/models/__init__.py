@@ -1,0 +1,1 @@
+"""Other people's models: loading, families, tokens, image preparation."""

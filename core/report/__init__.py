@@ -1,0 +1,1 @@
+"""What a command came to: the model of a report, its writers, its pictures."""

@@ -2,8 +2,8 @@
 
 Paper: "Length-Induced Embedding Collapse in PLM-based Models", ACL 2025 (arXiv 2410.24200). Specification:
 methods/tempscale.md, sections 3.1, 3.6 and 3.7. In every layer and head the attention is
-softmax((q kᵀ / sqrt(d) + bias + mask) / tau); values, projections, pooling and normalisation stay. ``_sites.py`` says
-where the logits of each family are.
+softmax((q kᵀ / sqrt(d) + bias + mask) / tau); values, projections, pooling and normalisation stay. ``models/family.py``
+says where the logits of each family are.
 """
 
 from __future__ import annotations

@@ -26,16 +26,14 @@ def measure(which: str, size: int, steps: int) -> dict[str, float | str]:
     import torch
 
     from attn.core.denoise.base import FitOptions
-    from attn.core.denoise.filter2noise import attention_cpu as _attention_cpu
-    from attn.core.denoise.filter2noise import bilateral_cpu as _bilateral_cpu
-    from attn.core.denoise.filter2noise import edges_cpu as _edges_cpu
+    from attn.core.denoise.filter2noise import attention_cpu, bilateral_cpu, edges_cpu
     from attn.core.denoise.filter2noise.method import fit
     from attn.core.denoise.filter2noise.schedule import OneCycleAdamW, Recipe
 
     sys.path.insert(0, str(Path(__file__).parent))
     import unfold_reference as unfold
 
-    _ = _attention_cpu, _bilateral_cpu, _edges_cpu
+    _ = attention_cpu, bilateral_cpu, edges_cpu
     image = torch.rand(size, size, generator=torch.Generator().manual_seed(0)) * 0.3
     imported = status_mb("VmRSS")
     if which == "attn":

@@ -122,13 +122,13 @@ def record_files() -> Files:
 
 def read_record(path: Path) -> object:
     from attn.core.errors import UsageError
-    from attn.core.io import bands as _bands
+    from attn.core.io import bands
     from attn.core.report.model import Item
     from attn.core.segment import outputs
 
     mask = path.with_suffix(".mask.png")
     text = {outputs.RECORD: path.read_bytes().decode("latin-1")}
-    _bands.write_png(mask, (1, 1), [np.zeros((1, 1), np.uint8)], text=text)
+    bands.write_png(mask, (1, 1), [np.zeros((1, 1), np.uint8)], text=text)
     if outputs.read_record(mask) is None:
         raise UsageError("no record")
     rows = outputs.measured_rows([Item("a.png", str(mask), "ok", 0.0)], path.parent)

@@ -1,0 +1,1 @@
+"""Bi-level routing attention (methods/biformer.md): regions, the chosen ones, attention inside them."""

@@ -1,0 +1,1 @@
+"""Halo attention (methods/halonet.md): blocks of queries with a margin of keys around them."""

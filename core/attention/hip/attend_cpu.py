@@ -1,4 +1,4 @@
-"""HiP's attention over the chosen keys on the CPU: a numba kernel over query blocks. Same result as ``_hip_attend``.
+"""HiP's attention over the chosen keys on the CPU: a numba kernel over query blocks. Same result as ``attend``.
 
 The keys of a block are listed once; their scores for all its rows (at the defaults 672 x 32 numbers) stay in the second
 cache, so softmax needs no running maximum.
@@ -166,7 +166,7 @@ def _attend(
 
 
 def attend(q: Tensor, k: Tensor, v: Tensor, selection: HipSelection, *, scale: float) -> Tensor:
-    """As ``_hip_attend.attend``, computed in float32 and without gradients: [B, Hq, Lq, Dv] in q's dtype."""
+    """As ``attend.attend``, computed in float32 and without gradients: [B, Hq, Lq, Dv] in q's dtype."""
     layout, settings = selection.layout, selection.layout.settings
     batch, num_heads, len_q, dim = q.shape
     dense, value_dim, heads = layout.num_dense, v.shape[3], selection.starts.shape[1]

@@ -27,11 +27,9 @@ from ..contract import (
     attention_result,
     masked_attention,
 )
-from . import attend as _hip_attend
-from . import attend_cpu as _hip_attend_cpu
-from . import search as _hip_search
-from . import search_cpu as _hip_search_cpu
-from . import search_reference as _hip_search_plain
+from . import attend as hip_attend
+from . import attend_cpu, search_cpu, search_reference
+from . import search as hip_search
 from .selection import HipSelection
 from .settings import Layout, Representative, Settings, search_table
 
@@ -59,7 +57,7 @@ def _has_kernel(q: Tensor) -> bool:
 
 
 def _searcher(q: Tensor) -> Searcher:
-    return _hip_search_cpu.search if _has_kernel(q) else _hip_search.search
+    return search_cpu.search if _has_kernel(q) else hip_search.search
 
 
 def _scale(q: Tensor, scale: float | None) -> float:
@@ -70,7 +68,7 @@ def _scale(q: Tensor, scale: float | None) -> float:
 
 def reference(q: Tensor, k: Tensor, v: Tensor, *, causal: bool, scale: float | None = None, **params: Any) -> Tensor:
     """The search as printed, then dense attention under its mask; parameters as of ``blocked``."""
-    selection = _choose(q, k, Settings(**params), _hip_search_plain.search)
+    selection = _choose(q, k, Settings(**params), search_reference.search)
     rows = torch.arange(q.shape[2], device=q.device)
     return masked_attention(q, k, v, selection.mask(rows), scale=_scale(q, scale))
 
@@ -88,9 +86,9 @@ def attend(
     with_grad = torch.is_grad_enabled() and (q.requires_grad or k.requires_grad or v.requires_grad)
     arguments, factor = (q, k, v, selection), _scale(q, scale)
     if with_grad or not _has_kernel(q):
-        return _hip_attend.attend(*arguments, scale=factor)
-    out = _hip_attend_cpu.attend(*arguments, scale=factor)
-    return again_where_not_finite(out, lambda: _hip_attend.attend(*arguments, scale=factor))
+        return hip_attend.attend(*arguments, scale=factor)
+    out = attend_cpu.attend(*arguments, scale=factor)
+    return again_where_not_finite(out, lambda: hip_attend.attend(*arguments, scale=factor))
 
 
 @opaque(attention_result)

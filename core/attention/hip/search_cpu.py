@@ -1,4 +1,4 @@
-"""HiP's tree search on the CPU: a numba kernel over query blocks. Same result as ``_hip_search``, float32.
+"""HiP's tree search on the CPU: a numba kernel over query blocks. Same result as ``search``, float32.
 
 A child whose representative is its parent's keeps the parent's score: with ``representative="first"`` that is every
 left child, half of the work. Scores are ranked as integers of the same order, which vectorise without flags for NaN.
@@ -28,7 +28,7 @@ _INFINITY = np.int32(0x7F800000)
 
 @njit(inline="always")
 def _pick(kind: int, start: int, size: int, step: int, block: int, seed: int) -> int:
-    """``_hip_layout.pick`` for one node."""
+    """``settings.pick`` for one node."""
     if kind == 0:
         return start
     if kind == 1:
@@ -172,7 +172,7 @@ def _search(
 
 
 def search(queries: Tensor, rows: Tensor, table: Tensor, layout: Layout) -> tuple[Tensor, int]:
-    """As ``_hip_search.search``, computed in float32."""
+    """As ``search.search``, computed in float32."""
     settings, skipped = layout.settings, layout.num_simple
     batch, heads = queries.shape[:2]
     units = layout.units[skipped:]

@@ -44,7 +44,7 @@ def search_block(queries: Tensor, table: Tensor, layout: Layout, block: int) -> 
 
 
 def search(queries: Tensor, rows: Tensor, table: Tensor, layout: Layout) -> tuple[Tensor, int]:
-    """Arguments and results of ``_hip_search.search``."""
+    """Arguments and results of ``search.search``."""
     dtype, settings, first = accumulator(queries.dtype), layout.settings, layout.num_simple
     batch, heads = queries.shape[:2]
     flat = queries[:, :, rows.to(queries.device)].flatten(0, 1).to(dtype)  # [N, nB, R, D]

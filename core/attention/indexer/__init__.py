@@ -1,0 +1,1 @@
+"""Operators with a lightning indexer: dsa (flat) and hisa (hierarchical; methods/hisa.md)."""

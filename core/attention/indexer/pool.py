@@ -126,7 +126,7 @@ def block_scores(
     block = torch.arange(pooled.shape[0], device=q.device)
     first, last = (ks // block_size)[:, None], (-(-ke // block_size) - 1)[:, None]
     seen = (block >= first) & (block <= last) & (ke > ks)[:, None]
-    # NaN counts as infinity (``_topk``), but nothing comes before the first and the last block
+    # NaN counts as infinity (``tokens.top_k``), but nothing comes before the first and the last block
     scores = ranked(scores).clamp(max=torch.finfo(scores.dtype).max).masked_fill(~seen, -torch.inf)
     return scores.masked_fill(seen & ((block == first) | (block == last)), torch.inf)
 

@@ -1,0 +1,1 @@
+"""Lightning attention (methods/lightning.md): linear attention with decay, block by block."""

@@ -1,0 +1,1 @@
+"""The best keys by true attention mass: what selection could reach at most."""

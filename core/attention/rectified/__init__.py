@@ -1,0 +1,1 @@
+"""Rectified block-sparse attention for video (methods/rectified-spaattn.md)."""

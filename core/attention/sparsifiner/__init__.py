@@ -1,0 +1,1 @@
+"""Sparsifiner attention (methods/sparsifiner.md): a predictor chooses the keys of each query."""

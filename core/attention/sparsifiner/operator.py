@@ -1,7 +1,7 @@
 """Sparsifiner: every query attends to the keys that a learned low-rank predictor names for it. Vision, not causal.
 
 Paper: CVPR 2023, arXiv 2303.13755. Specification: methods/sparsifiner.md, sections 3.1, 3.2 and 7.
-The predictor is in ``_sparsifiner_predictor``, the modules that train it in ``sparsifiner_vit``. Without a trained
+The predictor is in ``predictor``, the modules that train it in ``sparsifiner_vit``. Without a trained
 predictor a random one is used: the time is that of the method, the keys mean nothing.
 """
 

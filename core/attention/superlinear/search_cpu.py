@@ -34,7 +34,7 @@ def _search(
             for d in range(a.shape[0]):
                 score += a[d] * b[d]
             if score != score:
-                score = _INF  # as in ``_topk``
+                score = _INF  # as in ``tokens.top_k``
             if score > scores[row, count - 1]:
                 place = count - 1
                 while place > 0 and score > scores[row, place - 1]:

@@ -14,7 +14,7 @@ from torch import Tensor
 
 from ...first_order import first_order_only
 from ..contract import accumulator, weighted_sum
-from . import attend_cpu as _sparse_tokens_cpu
+from . import attend_cpu
 
 _CHUNK = 1 << 22  # gathered key entries held at a time
 
@@ -131,9 +131,7 @@ def attend_rows(
             for h in range(q.shape[1]):
                 kv = h * k.shape[1] // q.shape[1]
                 keys, values = k[b, kv].float().contiguous(), v[b, kv].float().contiguous()
-                out[b, h] = _sparse_tokens_cpu.attend(
-                    q[b, h].float().contiguous(), keys, values, index[b, kv], scale, known
-                )
+                out[b, h] = attend_cpu.attend(q[b, h].float().contiguous(), keys, values, index[b, kv], scale, known)
         return out
     for b, h, heads, rows in _pieces(q, k, index):
         token, prob, _ = _weights(q, k, index, scale, b, h, heads, rows)

@@ -2,7 +2,7 @@
 
 Specification: methods/hisa.md, sections 3.2, 3.3 (step 7) and 9 (4b, 5).
 
-A score that is NaN counts as infinity, here and in every kernel that selects (``_topk_cpu.ranked``): what cannot be
+A score that is NaN counts as infinity, here and in every kernel that selects (``top_k_cpu.ranked``): what cannot be
 compared is chosen, so that attention shows it, and is never dropped without a word.
 """
 

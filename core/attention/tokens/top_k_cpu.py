@@ -47,7 +47,7 @@ def _unrank(rank: Any) -> Any:
 
 @njit(fastmath=FASTMATH, error_model="numpy")
 def ranked(x: Floats, top: Any) -> None:
-    """In place: NaN, and what is above ``top``, to ``top``. With infinity as ``top``: ``_topk.ranked``."""
+    """In place: NaN, and what is above ``top``, to ``top``. With infinity as ``top``: ``top_k.ranked``."""
     for i in range(x.size):
         x[i] = x[i] if x[i] <= top else top
 

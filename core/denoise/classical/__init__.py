@@ -1,0 +1,1 @@
+"""Denoisers of well-kept libraries under our command."""

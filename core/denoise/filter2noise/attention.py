@@ -71,7 +71,7 @@ def attention(q: Tensor, k: Tensor, v: Tensor, *, backend: str = "auto") -> Tens
 
 def _numba_found() -> bool:
     try:
-        from . import attention_cpu as _attention_cpu  # noqa: F401
+        from . import attention_cpu  # noqa: F401
     except ImportError:
         return False
     return True

@@ -118,7 +118,7 @@ def _choose(image: Tensor) -> str:
         return "triton"
     if image.device.type == "cpu" and image.dtype == torch.float32 and image.shape[1] == 1:
         try:
-            from . import bilateral_cpu as _bilateral_cpu  # noqa: F401
+            from . import bilateral_cpu  # noqa: F401
         except ImportError:
             return "reference"
         return "numba"

@@ -1,7 +1,7 @@
 """Filter2Noise: single-image CT denoising by an attention-guided bilateral filter, fitted on the image itself.
 
 Paper: arXiv 2504.13519 (2025). Specification: methods/filter2noise.md; step numbers are its numbers. Steps 6-11 and 16
-are in ``_model.py``, 12-15 in ``_bilateral.py``, 20-21 in ``_edges.py``, 23-24 in ``_schedule.py``.
+are in ``model.py``, 12-15 in ``bilateral.py``, 20-21 in ``edges.py``, 23-24 in ``schedule.py``.
 Differs from the official code in step 2 (channels are downsampled one by one; the official kernels mix them, grey
 images are not affected) and in taking any image size (reflected at the bottom and on the right, cropped afterwards).
 """

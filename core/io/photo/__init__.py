@@ -1,0 +1,1 @@
+"""Colour photos of any common kind."""

@@ -1,0 +1,1 @@
+"""TIFF: which samples mean what, and segments that unpack only to their place."""

@@ -1,0 +1,1 @@
+"""Galleries, data sets and queries, as people have them."""

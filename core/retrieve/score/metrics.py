@@ -4,7 +4,7 @@ Specification: methods/retrieval-peers.md, section 6; for persons methods/ga-dms
 methods/priorclip.md, section 6. All values are shares in [0, 1]; papers print them in percent.
 
 Every metric follows from the ranks of the relevant documents of a query, so that is all that is computed
-(``_measures.py``). A document is relevant when its judgement is above 0; others count as not relevant, judged or not.
+(``measures.py``). A document is relevant when its judgement is above 0; others count as not relevant, judged or not.
 Ties: the higher score first, equal scores by id in string order (in a matrix: by column). trec_eval ranks otherwise:
 scores are cut to float32, and equal ones go by *descending* id; ``evaluate(..., ties="trec_eval")`` is equal to it.
 Queries whose judgements are all 0 or below are left out and counted; in trec_eval they count as 0, and so they do with

@@ -1,6 +1,6 @@
 """The store without an index: memory-mapped shards and exact search. Right up to some 100,000 items.
 
-Specification: methods/retrieval-peers.md, section 4, back end 1. Files and commits: ``_files.py``.
+Specification: methods/retrieval-peers.md, section 4, back end 1. Files and commits: ``files.py``.
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ from typing import Any, Literal
 import numpy as np
 from numpy.typing import NDArray
 
-from . import files as _files
+from . import files as store_files
 from . import where
 from .base import (
     BLOCK_ITEMS,
@@ -95,7 +95,7 @@ class FlatStore:
             for files in manifest.shards
         ]
         rows = sum(files.rows for files in manifest.shards)
-        self._alive = _files.read_alive(self.directory, manifest.alive, rows)
+        self._alive = store_files.read_alive(self.directory, manifest.alive, rows)
         self.header, self._manifest, self._shards = header, manifest, shards
         self._first = np.cumsum([0, *(shard.files.rows for shard in shards)])  # number of each shard's first row
         self._rows: dict[str, int] | None = None
@@ -120,7 +120,7 @@ class FlatStore:
         alive = np.concatenate([self._alive, np.ones(len(take), bool)])
         alive[replaced] = False
         items = [(ids[i], meta[i]) for i in take]
-        shard = _files.write_shard(
+        shard = store_files.write_shard(
             self.directory, self._manifest.generation + 1, self.header.dim, self._manifest.dtype, [vectors[take]], items
         )
         first = len(self._alive)
@@ -226,7 +226,7 @@ class FlatStore:
         generation = self._manifest.generation + 1
         manifest = replace(
             self._manifest, generation=generation, shards=shards,
-            alive=_files.write_alive(self.directory, generation, alive),
+            alive=store_files.write_alive(self.directory, generation, alive),
         )  # fmt: skip
         manifest.write(self.directory)
         self._open(manifest, verify=False)  # we have just written what is new
@@ -257,7 +257,7 @@ class FlatStore:
         if items:
             vectors = (shard.vectors[rows] for shard, rows in blocks)
             generation, dim = self._manifest.generation + 1, self.header.dim
-            kept.append(_files.write_shard(self.directory, generation, dim, self._manifest.dtype, vectors, items))
+            kept.append(store_files.write_shard(self.directory, generation, dim, self._manifest.dtype, vectors, items))
             masks.append(np.ones(len(items), bool))
         self._commit(tuple(kept), np.concatenate([*masks, np.empty(0, bool)]))
 

@@ -98,9 +98,9 @@ class LanceStore:
     def create(cls, directory: Path, header: Header, *, lock_timeout: float = 10.0) -> LanceStore:
         """Make an empty table in ``directory``."""
         database = connect(directory)
-        from . import columns as _columns
+        from . import columns
 
-        database.create_table(TABLE, schema=_columns.empty_schema(replace(header, store="lance")))
+        database.create_table(TABLE, schema=columns.empty_schema(replace(header, store="lance")))
         return cls(directory, lock_timeout=lock_timeout)
 
     def __len__(self) -> int:
@@ -111,7 +111,7 @@ class LanceStore:
         self, ids: Sequence[str], vectors: NDArray[np.float32], meta: Sequence[Meta], mode: AddMode = "upsert"
     ) -> None:
         """See ``VectorStore.add``. One call is one version: give it thousands of items, and stream by calling again."""
-        from . import columns as _columns
+        from . import columns
 
         vectors = check_items(ids, vectors, meta, self.header.dim)
         take = unique_rows(ids, mode)
@@ -123,9 +123,9 @@ class LanceStore:
             return
         kept = [meta[i] for i in take]
         with told(self.directory):
-            if fields := _columns.missing_fields(kept, self._table.schema):
+            if fields := columns.missing_fields(kept, self._table.schema):
                 self._table.add_columns(fields)
-            rows = _columns.table(some, vectors[take], kept, self._table.schema)
+            rows = columns.table(some, vectors[take], kept, self._table.schema)
             if mode == "strict" or self._table.count_rows() == 0:
                 self._table.add(rows)
             else:

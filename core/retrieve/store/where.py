@@ -1,6 +1,6 @@
 """``where``: which items count, in a small subset of SQL that means the same in every store.
 
-The language is in ``_parser.py``. Metadata may hold different types under one name, so the rule is SQL's for NULL: a
+The language is in ``parser.py``. Metadata may hold different types under one name, so the rule is SQL's for NULL: a
 condition between values of different kinds (text, number, truth value), or on a missing one, is unknown, and so is its
 negation: neither selects the item. That is why NOT is pushed down to the conditions while parsing, and nothing below
 needs a third truth value.

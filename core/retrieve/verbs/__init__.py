@@ -1,0 +1,1 @@
+"""What `attn retrieve` does: one file per verb."""

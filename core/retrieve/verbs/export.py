@@ -203,16 +203,16 @@ def write_parquet(path: Path, header: Header, blocks: Callable[[], Iterator[Bloc
     """A Parquet file; reads the blocks twice, because a file needs its columns before its rows."""
     from pyarrow.parquet import ParquetWriter  # type: ignore[import-untyped]
 
-    from ..store import columns as _columns
+    from ..store import columns
 
-    schema = _columns.empty_schema(header)
+    schema = columns.empty_schema(header)
     for block in blocks():
-        for field in _columns.missing_fields(block.meta, schema):
+        for field in columns.missing_fields(block.meta, schema):
             schema = schema.append(field)
     other = [name for name in schema.names if name != "vector"]
     with ParquetWriter(path, schema, compression="zstd", use_dictionary=other) as writer:
         for block in blocks():
-            writer.write_table(_columns.table(block.ids, block.vectors, block.meta, schema))
+            writer.write_table(columns.table(block.ids, block.vectors, block.meta, schema))
 
 
 def write_arrays(folder: Path, header: Header, count: int, blocks: Callable[[], Iterator[Block]]) -> None:

@@ -1,7 +1,7 @@
 """FSG-Net: retinal vessel segmentation with a full-scale encoder and an attention-guided decoder.
 
 Paper: arXiv 2501.18921 (2025). Specification: methods/fsg-net.md, section 3; step numbers are its numbers. Steps 1-6
-are in ``_layers.py``. The part before the guided decoder can be any encoder with the same four scales (``trunks.py``);
+are in ``layers.py``. The part before the guided decoder can be any encoder with the same four scales (``trunks.py``);
 this file has the paper's own. Parameter names below ``trunk`` and ``decoder`` are those of the official code:
 ``load_official`` reads its weights.
 """

@@ -1,0 +1,1 @@
+"""What vessels measure, and how good a segmentation is."""

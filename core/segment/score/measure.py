@@ -1,7 +1,7 @@
 """Vessel measures of a segmented fundus photograph: density, skeleton, calibre, tortuosity, fractal dimension.
 
 The skeleton is scikit-image's ``skeletonize`` (Zhang and Suen 1984), spurs no longer than the vessel is wide removed;
-distances are SciPy's. The graph is our own (``_measure_graph``), not skan's: skan measures paths in steps of 1 and √2,
+distances are SciPy's. The graph is our own (``graph``), not skan's: skan measures paths in steps of 1 and √2,
 which gives a straight slanting line a tortuosity of up to 1.08, and compiles for seconds at its first use.
 All lengths are in pixels of the mask; nothing is converted to micrometres, because photos do not carry their scale.
 """

@@ -39,7 +39,7 @@ def train_fsgnet(
     Parameters
     ----------
     data : Path
-        See ``_pairs.find_pairs``.
+        See ``data.find_pairs``.
     output : Path
         Folder of the run: ``model.safetensors``, ``model.md``, ``metrics.jsonl``, ``curve.png`` and the checkpoint from
         which the same call goes on.

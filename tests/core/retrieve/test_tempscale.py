@@ -12,7 +12,7 @@ import transformers
 from torch import Tensor, nn
 
 from attn.core.errors import AttnError, UsageError
-from attn.core.models import family as _sites
+from attn.core.models import family as models_family
 from attn.core.retrieve.tempscale import observed, scaled, self_check, temperature
 
 SMALL = dict(vocab_size=50, hidden_size=16, num_hidden_layers=2, num_attention_heads=2, intermediate_size=24)
@@ -218,7 +218,7 @@ def test_fallback_equals_attribute() -> None:
     model = build("bert", "sdpa")
     with temperature(model, 0.7):
         out = run(model)
-    sites = [_sites._Projection(module, "query") for module in _sites.attention_modules(model)]
+    sites = [models_family._Projection(module, "query") for module in models_family.attention_modules(model)]
     for one in sites:
         one.set(0.7)
     torch.testing.assert_close(run(model), out, atol=2e-5, rtol=2e-5)
@@ -230,7 +230,7 @@ def test_fallback_equals_attribute() -> None:
 def test_half_precision_keeps_masked_rows_finite() -> None:
     """-65504 / tau would be -inf, and a row of them NaN (section 9)."""
     scores = torch.full((1, 4), torch.finfo(torch.float16).min, dtype=torch.float16)
-    assert torch.isfinite(_sites.divided(scores, 0.5).softmax(-1)).all()
+    assert torch.isfinite(models_family.divided(scores, 0.5).softmax(-1)).all()
 
 
 @pytest.mark.parametrize("family", ["bert", "t5", "llama", "deberta", "mpnet"])

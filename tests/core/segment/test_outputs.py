@@ -9,7 +9,7 @@ import pytest
 from PIL import Image, PngImagePlugin
 
 from attn.core.errors import InputError, UsageError
-from attn.core.io import bands as _bands
+from attn.core.io import bands as io_bands
 from attn.core.io.walk import Input, expand_inputs
 from attn.core.segment import outputs
 from attn.core.segment.companions import companions, core_of
@@ -51,7 +51,7 @@ def test_png_in_bands_reads_back_exactly(tmp_path, bits, shape, rows):
     values = np.random.default_rng(0).integers(0, 2**bits, shape).astype(f"uint{bits}")
     bands = (values[start : start + rows] for start in range(0, shape[0], rows))
     channels = shape[2] if len(shape) == 3 else 1
-    _bands.write_png(tmp_path / "x.png", shape[:2], bands, bits=bits, channels=channels, text={"Description": "a"})
+    io_bands.write_png(tmp_path / "x.png", shape[:2], bands, bits=bits, channels=channels, text={"Description": "a"})
     with Image.open(tmp_path / "x.png") as picture:
         picture.verify()  # checksums
     np.testing.assert_array_equal(pixels_of(tmp_path / "x.png"), values)
@@ -64,7 +64,7 @@ def test_a_fault_within_the_bands_leaves_no_file(tmp_path):
         raise MemoryError
 
     with pytest.raises(MemoryError):
-        _bands.write_png(tmp_path / "x.png", (4, 4), bands())
+        io_bands.write_png(tmp_path / "x.png", (4, 4), bands())
     assert list(tmp_path.iterdir()) == []
 
 
@@ -85,8 +85,8 @@ def test_enlarging_in_bands_has_no_seams_and_is_bilinear():
     import torch
 
     values = np.random.default_rng(2).random((23, 31), np.float32)
-    whole = _bands.resized(values, (101, 77))
-    parts = [_bands.bilinear(values, (101, 77), start, min(start + 7, 101)) for start in range(0, 101, 7)]
+    whole = io_bands.resized(values, (101, 77))
+    parts = [io_bands.bilinear(values, (101, 77), start, min(start + 7, 101)) for start in range(0, 101, 7)]
     np.testing.assert_array_equal(np.concatenate(parts), whole)
     double = torch.from_numpy(values.astype(np.float64))[None, None]
     expected = torch.nn.functional.interpolate(double, size=(101, 77), mode="bilinear")
@@ -95,7 +95,7 @@ def test_enlarging_in_bands_has_no_seams_and_is_bilinear():
 
 @pytest.mark.parametrize("reduced", [None, (30, 25)])
 def test_pictures_have_the_size_of_the_photo(tmp_path, monkeypatch, reduced):
-    monkeypatch.setattr(_bands, "BAND_PIXELS", 350)  # seven rows
+    monkeypatch.setattr(io_bands, "BAND_PIXELS", 350)  # seven rows
     done = segmented(reduced=reduced)
     files = outputs.write_outputs(tmp_path / "p.mask.png", done, Record("sato", 0.5))
     mask, prob, overlay = (pixels_of(tmp_path / f"p.{word}.png") for word in ("mask", "prob", "overlay"))

@@ -11,7 +11,7 @@ from qkv import assert_as_accurate_as_eager, random_qkv
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from attn.core.attention import attention
-from attn.core.attention.bra import attend as _bra_attend
+from attn.core.attention.bra import attend as bra_attend
 from attn.core.attention.bra import operator as bra
 from attn.core.attention.contract import Shape, masked_attention
 
@@ -51,7 +51,7 @@ def test_float64_is_exact(sizes, params, value_dim):
 @given(
     height=st.integers(1, 13), width=st.integers(1, 13), n_win=st.integers(1, 6), share=st.floats(0, 1),
     group=st.integers(1, 3), kv_heads=st.integers(1, 2), mask_padding=st.booleans(), soft_routing=st.booleans(),
-    chunk=st.sampled_from([1, 20_000, _bra_attend.CHUNK_BYTES]),
+    chunk=st.sampled_from([1, 20_000, bra_attend.CHUNK_BYTES]),
 )  # fmt: skip
 def test_any_grid(height, width, n_win, share, group, kv_heads, mask_padding, soft_routing, chunk):
     q, k, v, grid = inputs((2, group * kv_heads, kv_heads, height, width, 8), torch.float64)
@@ -60,7 +60,7 @@ def test_any_grid(height, width, n_win, share, group, kv_heads, mask_padding, so
         "mask_padding": mask_padding, "soft_routing": soft_routing,
     }  # fmt: skip
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(_bra_attend, "CHUNK_BYTES", chunk)
+        patch.setattr(bra_attend, "CHUNK_BYTES", chunk)
         out = bra.blocked(q, k, v, **params)
     torch.testing.assert_close(out, bra.reference(q, k, v, **params), rtol=1e-12, atol=1e-12)
 
@@ -152,7 +152,7 @@ def test_gradients(soft_routing):
 )
 def test_gradients_in_pieces(monkeypatch, params, dtype, tolerance):
     """The gradient of every chunk lands where it belongs: against autograd through the reference."""
-    monkeypatch.setattr(_bra_attend, "CHUNK_BYTES", 100_000)
+    monkeypatch.setattr(bra_attend, "CHUNK_BYTES", 100_000)
     found = []
     for function, precision in ((bra.blocked, dtype), (bra.reference, torch.float64)):
         q, k, v = random_qkv((2, 4, 2, 144, 144, 16), dtype)
@@ -263,15 +263,15 @@ def test_memory_stays_within_the_budget():
     q, k, v, grid = inputs((1, 1, 1, 128, 128, 64))
     with Allocations() as seen:
         bra.blocked(q, k, v, grid=grid, n_win=8, topk=4)
-    assert seen.largest <= _bra_attend.CHUNK_BYTES
-    assert seen.peak <= _bra_attend.CHUNK_BYTES + 7 * q.nbytes  # regions of q, k, v; results in pieces, whole, as a map
+    assert seen.largest <= bra_attend.CHUNK_BYTES
+    assert seen.peak <= bra_attend.CHUNK_BYTES + 7 * q.nbytes  # regions of q, k, v; results in pieces, whole, as a map
 
 
 def test_linear_in_length():
     q, k, v, grid = inputs((1, 1, 1, 256, 128, 8))
     with Allocations() as seen:
         bra.blocked(q, k, v, grid=grid, n_win=16, topk=4)
-    assert seen.largest <= _bra_attend.CHUNK_BYTES < 32768**2 / 100
+    assert seen.largest <= bra_attend.CHUNK_BYTES < 32768**2 / 100
 
 
 def test_same_bits_for_any_thread_count():

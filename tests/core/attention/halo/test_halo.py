@@ -8,7 +8,7 @@ from qkv import LargestTensor, assert_as_accurate_as_eager, random_qkv
 
 from attn.core.attention import attention
 from attn.core.attention.contract import Shape, masked_attention
-from attn.core.attention.halo import attend as _halo_attend
+from attn.core.attention.halo import attend as halo_attend
 from attn.core.attention.halo import operator as halo
 
 CASES = [
@@ -64,7 +64,7 @@ def test_float64_is_exact(case, value_dim):
 @given(
     height=st.integers(1, 13), width=st.integers(1, 13), block_size=st.integers(1, 7), border=st.integers(0, 5),
     group=st.integers(1, 3), kv_heads=st.integers(1, 2), relative=st.booleans(), scale_pos=st.booleans(),
-    mask_border=st.booleans(), chunk=st.sampled_from([1, 30_000, _halo_attend.CHUNK_BYTES]),
+    mask_border=st.booleans(), chunk=st.sampled_from([1, 30_000, halo_attend.CHUNK_BYTES]),
 )  # fmt: skip
 def test_any_grid(height, width, block_size, border, group, kv_heads, relative, scale_pos, mask_border, chunk):
     q, k, v, grid = inputs((2, group * kv_heads, kv_heads, height, width, 4), torch.float64)
@@ -73,7 +73,7 @@ def test_any_grid(height, width, block_size, border, group, kv_heads, relative, 
         "pad": True, **(tables(block_size, border, 4) if relative else {}),
     }  # fmt: skip
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(_halo_attend, "CHUNK_BYTES", chunk)
+        patch.setattr(halo_attend, "CHUNK_BYTES", chunk)
         out = halo.blocked(q, k, v, **params)
     torch.testing.assert_close(out, halo.reference(q, k, v, **params), rtol=1e-12, atol=1e-12)
 
@@ -168,7 +168,7 @@ def test_gradients(params):
 @pytest.mark.parametrize(("dtype", "tolerance"), [(torch.float64, 1e-11), (torch.float32, 1e-4), (torch.bfloat16, 0.1)])
 def test_gradients_in_pieces(monkeypatch, case, dtype, tolerance):
     """The gradient of every tile lands where it belongs: against autograd through the reference."""
-    monkeypatch.setattr(_halo_attend, "CHUNK_BYTES", 100_000)
+    monkeypatch.setattr(halo_attend, "CHUNK_BYTES", 100_000)
     found = []
     for function, precision in ((halo.blocked, dtype), (halo.reference, torch.float64)):
         *qkv, params = unpack(case, dtype)
@@ -187,7 +187,7 @@ def test_linear_in_length(grid):
     q, k, v = random_qkv((1, 1, 1, 32768, 32768, 8))
     with LargestTensor() as seen:
         halo.blocked(q, k, v, grid=grid, **tables(8, 3, 8))
-    assert seen.bytes <= max(_halo_attend.CHUNK_BYTES, 3 * q.nbytes)
+    assert seen.bytes <= max(halo_attend.CHUNK_BYTES, 3 * q.nbytes)
 
 
 def test_same_bits_for_any_thread_count():

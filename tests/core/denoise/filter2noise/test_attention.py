@@ -8,7 +8,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from attn.core.denoise.filter2noise import attention as _attention
+from attn.core.denoise.filter2noise import attention as filter2noise_attention
 from attn.core.denoise.filter2noise.attention import attention
 from attn.core.denoise.filter2noise.attention_series import LARGEST, Monomials, coefficients
 
@@ -60,8 +60,8 @@ def test_as_accurate_as_eager(shape: tuple[float, ...], backend: str) -> None:
 
 def test_chooses_the_series_only_below_its_bound(monkeypatch: pytest.MonkeyPatch) -> None:
     used = []
-    series = _attention.attention_series
-    monkeypatch.setattr(_attention, "attention_series", lambda *qkv: used.append(1) or series(*qkv))
+    series = filter2noise_attention.attention_series
+    monkeypatch.setattr(filter2noise_attention, "attention_series", lambda *qkv: used.append(1) or series(*qkv))
     for spread, expected in ((1e-3, 1), (1.0, 1)):
         *qkv, _ = problem(1, 64, spread, 1.0, torch.float32)
         attention(*qkv, backend="numba")
@@ -75,7 +75,7 @@ def test_series_error_at_its_bound(degree: int) -> None:
     q[:, ::2, 3], q[:, 1::2, 3] = 1, -1
     k, v = q * LARGEST[degree], q.roll(1, 1) + q.roll(2, 2)
     truth = (q @ k.mT).softmax(-1) @ v
-    error = (_attention.attention_series(q, k, v, degree) - truth).abs().max().item()
+    error = (filter2noise_attention.attention_series(q, k, v, degree) - truth).abs().max().item()
     remainder = LARGEST[degree] ** (degree + 1) / math.factorial(degree + 1)
     # v is ±1, so a weight's error enters numerator and denominator
     assert error <= 2.2 * remainder

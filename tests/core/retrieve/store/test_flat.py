@@ -203,9 +203,9 @@ def test_float16_halves_the_file_and_keeps_the_order(tmp_path):
 
 
 def test_many_rows_and_queries_cross_all_block_borders(tmp_path, monkeypatch):
-    from attn.core.retrieve.store import scan as _scan
+    from attn.core.retrieve.store import scan
 
-    monkeypatch.setattr(_scan, "BLOCK_ROWS", 64)
+    monkeypatch.setattr(scan, "BLOCK_ROWS", 64)
     monkeypatch.setattr(flat, "BLOCK_QUERIES", 3)
     x = np.random.default_rng(4).standard_normal((1_000, DIM)).astype(np.float32)
     x /= np.linalg.norm(x, axis=1, keepdims=True)
