@@ -40,7 +40,7 @@ def opaque(result: Callable[..., Any]) -> Callable[[Callable[P, R]], Callable[P,
 
     Autocast is off inside; where no gradients are recorded, tensors come detached.
 
-    In a graph it is the operator ``attn::MODULE_FUNCTION``. The operator's gradient calls the function again, so that
+    In a graph it is the operator ``attn::FOLDER_MODULE_FUNCTION``. Its gradient calls the function again, so that
     nothing but the arguments is kept: one forward pass more than outside a graph.
 
     Parameters
@@ -116,7 +116,7 @@ class _Operator:
         self.tensors = [i for i, p in enumerate(self.parameters) if _schema_type(p).startswith("Tensor")]
         many = signature.return_annotation is not Tensor
         returns = ", ".join(["Tensor"] * len(typing.get_args(signature.return_annotation))) if many else "Tensor"
-        name = f"{function.__module__.rpartition('.')[2].lstrip('_')}_{function.__name__.lstrip('_')}"
+        name = f"{_place(function.__module__)}_{function.__name__.lstrip('_')}"
         arguments = ", ".join((*map(_schema_argument, self.parameters), "str[]? wanted=None"))
         gradient = f"{name}_gradient"
         for schema in (
@@ -193,6 +193,12 @@ class _Operator:
     def fake_backward(self, grads: list[Tensor], *args: Any) -> list[Tensor]:
         given = zip(self.names, self.complete(args), strict=True)
         return [x.new_empty(x.shape) for name, x in given if name in args[-1]]
+
+
+def _place(module: str) -> str:
+    """A module as part of an operator's name: ``hip_operator`` for ``attn.core.attention.hip.operator``."""
+    inside = module.removeprefix("attn.core.").removeprefix("attention.")
+    return inside.replace(".", "_") if inside != module else module.rpartition(".")[2].lstrip("_")
 
 
 def _separate(found: Sequence[Tensor], others: Sequence[Any]) -> list[Tensor]:
