@@ -66,7 +66,7 @@ def _with_budget(main: Callable[..., Any]) -> Callable[..., Any]:
         except KeyboardInterrupt:  # where the command itself cannot say how far it came
             from .show import show_interrupted
 
-            show_interrupted(main.__module__.rpartition(".")[2].partition("_")[0], options)
+            show_interrupted(main.__module__.split(".")[2].partition("_")[0], options)
             raise typer.Exit(EXIT_INTERRUPTED) from None
 
     added = inspect.Parameter("max_memory", inspect.Parameter.KEYWORD_ONLY, default=None, annotation=MaxMemoryOption)
