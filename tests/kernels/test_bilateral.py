@@ -15,7 +15,7 @@ import torch.nn.functional as F
 
 from attn.kernels.bilateral import bilateral_filter
 
-GOLDEN = Path(__file__).parents[1] / "golden" / "filter2noise" / "agbf_s1_wide.npz"
+GOLDEN = Path(__file__).parents[1] / "golden" / "vectors" / "filter2noise" / "agbf_s1_wide.npz"
 
 CASES = [  # batch, channels, height, width, patch size, radius
     (1, 1, 8, 16, 8, 1),
@@ -221,8 +221,6 @@ def predict_sigma(image, parameters, patch_size=8):
 @pytest.mark.interpret
 def test_golden_stage(device):
     """``agbf_s1_wide``: y within 2e-6, gradients within 1e-3 of the largest (methods/filter2noise.md, section 10)."""
-    if not GOLDEN.exists():
-        pytest.skip(f"{GOLDEN} is not there")
     prefix = "stages.0.sigma_predictor."
     with np.load(GOLDEN) as file:
         golden = {name: torch.from_numpy(file[name]).to(device) for name in file.files}
