@@ -66,6 +66,11 @@ def first_line(message: object) -> str:
     return one_line(text if len(text) <= 160 else text[:157] + "...")
 
 
+def reason_of(error: BaseException) -> str:
+    """``first_line`` of what a library raised, or the name of its type where it says nothing."""
+    return first_line(error) or type(error).__name__
+
+
 def csv_cell(value: Any) -> Any:
     """A cell that a spreadsheet takes for text and never for a formula: ``'`` before what begins with = + - @.
 

@@ -17,6 +17,7 @@ from numpy.typing import NDArray
 from ..errors import AttnError, InputError
 from ..memory import budget, check_memory, read_within
 from ..network import network
+from ..text import reason_of
 from .kinds import open_regular
 from .photo.read import read_photo
 
@@ -107,8 +108,9 @@ def _told(table: Path) -> Iterator[None]:
     except (AttnError, MemoryError, RecursionError):
         raise
     except Exception as error:  # OSError, ArrowException, and of damaged files also TypeError, KeyError, UnicodeError
-        reason = (str(error).splitlines() or [type(error).__name__])[0]
-        raise InputError(table, f"cannot be read as parquet ({reason})", "Copy or download it again") from error
+        raise InputError(
+            table, f"cannot be read as parquet ({reason_of(error)})", "Copy or download it again"
+        ) from error
 
 
 def _mark(table: Path) -> int:

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 
 from ..errors import InputError, UsageError
 from ..memory import check_memory
-from ..text import one_line
+from ..text import one_line, reason_of
 from .atomic import write_bytes
 from .kinds import open_regular
 
@@ -133,8 +133,7 @@ def read_weights(
     except UsageError:
         raise
     except Exception as error:  # a damaged description fails anywhere: in JSON, in the dataclasses, in torch
-        reason = one_line((str(error) or type(error).__name__).splitlines()[0])[:160]
-        raise UsageError(f"{path} does not hold the model it describes ({reason}).") from None
+        raise UsageError(f"{path} does not hold the model it describes ({reason_of(error)}).") from None
 
 
 def check_architecture(

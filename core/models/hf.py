@@ -13,6 +13,7 @@ from torch import nn
 
 from ..errors import UsageError
 from ..network import network
+from ..text import reason_of
 
 _ENCODERS = {"t5": "T5EncoderModel", "mt5": "MT5EncoderModel", "umt5": "UMT5EncoderModel"}
 _OFFSET = ("roberta", "xlm-roberta", "camembert", "mpnet")  # their positions start behind the padding index
@@ -51,7 +52,9 @@ def load_config(folder: Path) -> Any:
         with _quiet():
             return transformers().AutoConfig.from_pretrained(folder, local_files_only=True)
     except (OSError, ValueError, KeyError) as error:
-        raise UsageError(f"--model: {folder} has no configuration that transformers knows ({_line(error)}).") from None
+        raise UsageError(
+            f"--model: {folder} has no configuration that transformers knows ({reason_of(error)})."
+        ) from None
 
 
 def load_model(folder: Path, name: str, dtype: torch.dtype, device: torch.device) -> nn.Module:
@@ -68,7 +71,7 @@ def load_model(folder: Path, name: str, dtype: torch.dtype, device: torch.device
                 folder, dtype=dtype, local_files_only=True, output_loading_info=True
             )
     except Exception as error:  # of any kind: pickle, safetensors, missing packages, code of its own
-        raise UsageError(f"--model: {folder} cannot be loaded ({_line(error)}).") from None
+        raise UsageError(f"--model: {folder} cannot be loaded ({reason_of(error)}).") from None
     if missing := sorted(key for key in report["missing_keys"] if not _UNUSED.search(key)):
         some = ", ".join(missing[:3]) + (", ..." if len(missing) > 3 else "")
         raise UsageError(f"--model: {folder} lacks {len(missing)} weights of {type(model).__name__}: {some}.")
@@ -91,7 +94,7 @@ def load_tokeniser(folder: Path) -> Any:
             tokeniser("a")  # what is wrong with its settings shows when it is used
             return tokeniser
     except Exception as error:  # of any kind: missing files, missing packages (sentencepiece)
-        raise UsageError(f"--model: the tokeniser of {folder} cannot be loaded ({_line(error)}).") from None
+        raise UsageError(f"--model: the tokeniser of {folder} cannot be loaded ({reason_of(error)}).") from None
 
 
 def positions(config: Any, tokeniser: Any) -> int | None:
@@ -135,8 +138,3 @@ def limit_tokens(model: str, wanted: int | None, own: int | None, table: int | N
     if own and wanted > own:
         return wanted, [f"{model} was made for {own} tokens; {wanted} work, but it was not trained on such texts"]
     return wanted, []
-
-
-def _line(error: Exception) -> str:
-    """First line of an error's text."""
-    return (str(error).strip().splitlines() or [type(error).__name__])[0].rstrip(".")

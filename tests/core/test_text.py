@@ -8,7 +8,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from attn.core.errors import InputError, decoding
-from attn.core.text import csv_cell, csv_text, library_words, one_line, printable
+from attn.core.text import csv_cell, csv_text, library_words, one_line, printable, reason_of
 
 
 @given(st.text(st.characters(exclude_categories=())))
@@ -60,3 +60,8 @@ def test_words_of_libraries_for_their_own_developers_are_left_out():
     assert library_words("a < b and b > c") == "a < b and b > c"
     with pytest.raises(InputError, match=r"cannot be read as JPEG XL \(Generic Error\.\)"), decoding("a", "JPEG XL"):
         raise ValueError(advice)
+
+
+def test_a_reason_is_there_even_where_a_library_gives_none():
+    assert reason_of(ValueError()) == "ValueError"
+    assert reason_of(OSError("first.\nsecond")) == "first"

@@ -18,7 +18,7 @@ from numpy.typing import NDArray
 
 from ...errors import InputError
 from ...memory import check_memory
-from ...text import first_line, one_line
+from ...text import one_line, reason_of
 from ..atomic import atomic_path
 from ..axes import plain_shape, told
 from ..image import Derivation, GreyImage
@@ -204,8 +204,8 @@ def _decoded(path: Path, series: Any, page: Any) -> NDArray[Any]:
     except (InputError, MemoryError):
         raise
     except Exception as error:  # decoders raise anything on damaged bytes; the message says what was to be decoded
-        detail = first_line(error) or type(error).__name__
-        raise InputError(path, f"cannot be decoded: it is coded as {_named(page)} ({detail})", DAMAGED) from error
+        what = f"cannot be decoded: it is coded as {_named(page)} ({reason_of(error)})"
+        raise InputError(path, what, DAMAGED) from error
 
 
 def _by_pillow(path: Path, series: Any, page: Any) -> NDArray[Any]:

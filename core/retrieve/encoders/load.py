@@ -21,7 +21,7 @@ from ...io.weights import read_description
 from ...models import hf
 from ...models.files import check_regular
 from ...network import network
-from ...text import first_line
+from ...text import reason_of
 from ..tempscale import check, self_check
 from .base import Encoder
 from .dual import MODELS as DUAL
@@ -107,8 +107,7 @@ def load(
     except AttnError:
         raise
     except Exception as error:  # a damaged configuration fails anywhere in transformers, each time otherwise
-        detail = first_line(error) or type(error).__name__
-        raise UsageError(f"--model: {name} cannot be loaded as a model ({detail}).") from error
+        raise UsageError(f"--model: {name} cannot be loaded as a model ({reason_of(error)}).") from error
     return encoder if temperature == 1 else at_temperature(encoder, temperature)
 
 
@@ -202,10 +201,9 @@ def _from_hub(name: str, allow_download: bool) -> Path:
         with network(allowed=True):
             return Path(snapshot_download(name, **wanted))
     except Exception as error:  # no network, no such id, no permission, no space
-        reason = (str(error).strip().splitlines() or [type(error).__name__])[0].rstrip(".")
         raise UsageError(
-            f"--model: {name} is no folder and not on this machine, and it could not be downloaded ({reason}). "
-            f"{_possible(name)}"
+            f"--model: {name} is no folder and not on this machine, and it could not be downloaded "
+            f"({reason_of(error)}). {_possible(name)}"
         ) from None
 
 

@@ -15,6 +15,7 @@ from ...errors import UsageError
 from ...io.kinds import open_regular
 from ...io.weights import read_tensors
 from ...models.files import weight_files
+from ...text import reason_of
 from .clip import GADMS, Architecture
 
 _TRANSFORMERS = (
@@ -54,7 +55,7 @@ def read_state(path: Path) -> dict[str, Tensor]:
         with open_regular(path) as data:
             found = torch.load(data, map_location="cpu", weights_only=True)
     except Exception as error:  # torch.load raises anything on damaged files
-        raise UsageError(f"--weights: {path} cannot be read ({str(error).splitlines()[0]}).") from None
+        raise UsageError(f"--weights: {path} cannot be read ({reason_of(error)}).") from None
     found = found.get("model", found) if isinstance(found, dict) else {}
     return {name.removeprefix("module."): value for name, value in found.items() if isinstance(value, Tensor)}
 

@@ -19,6 +19,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ...errors import AttnError, InputError, UsageError
+from ...text import reason_of
 from . import where
 from .base import (
     BLOCK_ITEMS,
@@ -261,5 +262,6 @@ def _told(collection: str) -> Iterator[None]:
     except AttnError:
         raise
     except (ApiException, OSError, ValueError, RuntimeError) as error:
-        reason = (str(error).strip().splitlines() or [type(error).__name__])[0][:300]
-        raise InputError(collection, f"Qdrant: {reason}", "Is the server running and the address right?") from error
+        raise InputError(
+            collection, f"Qdrant: {reason_of(error)}", "Is the server running and the address right?"
+        ) from error
