@@ -18,7 +18,7 @@ from typing import Any, Protocol
 import numpy as np
 from numpy.typing import NDArray
 
-from ...errors import InputError, UsageError
+from ...errors import InputError
 from ...io.kinds import open_regular
 from ...memory import read_within
 
@@ -122,11 +122,9 @@ class BPETokenizer:
     """
 
     def __init__(self, vocabulary: Mapping[str, int], merges: Sequence[str]) -> None:
-        try:
-            from tokenizers import Regex, Tokenizer, normalizers, pre_tokenizers
-            from tokenizers.models import BPE
-        except ImportError:
-            raise UsageError("CLIP's tokenizer needs transformers: pip install transformers") from None
+        from tokenizers import Regex, Tokenizer, normalizers, pre_tokenizers
+        from tokenizers.models import BPE
+
         names = sorted(vocabulary, key=lambda name: vocabulary[name])
         last = "".join(merges[-1].split())
         if names[-2:] != list(SPECIAL[1:]) or names[-3] not in (SPECIAL[0], last):

@@ -1,16 +1,18 @@
-"""One writer at a time: an advisory lock on a file that names its holder. The system frees it when the holder dies."""
+"""One writer at a time: a lock on a file that names its holder. The system frees it when the holder dies."""
 
 from __future__ import annotations
 
-import contextlib
 import os
-import time
 from pathlib import Path
+
+from filelock import FileLock, Timeout
 
 from ...errors import InputError, UsageError
 
 LOCK = ".lock"
 POLL_SECONDS = 0.05
+DIGITS = 32
+"""Bytes of the file that may say who holds it."""
 
 
 class WriterLock:
@@ -26,44 +28,33 @@ class WriterLock:
 
     def __init__(self, directory: Path, timeout: float) -> None:
         self.path, self.timeout = directory / LOCK, timeout
-        self._handle: int | None = None
+        # one right for all threads of a store; two stores of one process exclude each other all the same. A file system
+        # without locks is refused: a lock that a dead holder leaves behind would be worse than none
+        self._lock = FileLock(
+            self.path, timeout, thread_local=False, poll_interval=POLL_SECONDS, fallback_to_soft=False,
+            preserve_lock_file=True, on_acquired=_sign,
+        )  # fmt: skip
 
     @property
     def held(self) -> bool:
         """Whether the right to write is ours."""
-        return self._handle is not None
+        return self._lock.is_locked
 
     def acquire(self) -> bool:
         """Take the lock; False if we hold it already. Raises ``UsageError`` if somebody else keeps it."""
-        import fcntl
-
-        if self._handle is not None:
+        if self.held:
             return False
         try:
-            handle = os.open(self.path, os.O_RDWR | os.O_CREAT, 0o666)
+            self._lock.acquire()
+        except Timeout:  # an OSError, too
+            raise UsageError(self._refusal()) from None
         except OSError as error:
             raise InputError(self.path, f"cannot be written ({error.strerror})", "Check the permissions") from error
-        deadline = time.monotonic() + self.timeout
-        try:
-            while True:
-                try:
-                    # flock, not lockf: its owner is the open file, so two stores in one process exclude each other, too
-                    fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
-                    break
-                except BlockingIOError:
-                    if time.monotonic() >= deadline:
-                        raise UsageError(self._refusal(handle)) from None
-                    time.sleep(POLL_SECONDS)
-            os.truncate(handle, 0)
-            os.pwrite(handle, f"{os.getpid()}\n".encode(), 0)
-        except BaseException:
-            os.close(handle)
-            raise
-        self._handle = handle
         return True
 
-    def _refusal(self, handle: int) -> str:
-        owner = os.pread(handle, 32, 0).decode(errors="replace").strip()
+    def _refusal(self) -> str:
+        with open(self.path, "rb") as file:
+            owner = file.read(DIGITS).decode(errors="replace").strip()
         return (
             f"{self.path.parent}: process {owner or '?'} is writing to this index (waited {self.timeout:g} s). "
             "Wait until it is done, or end it; searching is possible meanwhile."
@@ -71,7 +62,10 @@ class WriterLock:
 
     def release(self) -> None:
         """Let others write; does nothing if we do not hold the lock."""
-        if self._handle is not None:
-            with contextlib.suppress(OSError):
-                os.close(self._handle)
-            self._handle = None
+        self._lock.release()
+
+
+def _sign(handle: int) -> None:
+    """Our process id into the file that we hold now."""
+    os.truncate(handle, 0)
+    os.write(handle, f"{os.getpid()}\n".encode())
