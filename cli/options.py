@@ -8,6 +8,8 @@ from typing import Annotated
 
 import typer
 
+from attn.core.retrieve import encoder_rows, model_help
+
 
 def complete_methods(command: str) -> Callable[[str], list[tuple[str, str]]]:
     """Shell completion of a command's method names, from the table alone (no torch)."""
@@ -18,6 +20,11 @@ def complete_methods(command: str) -> Callable[[str], list[tuple[str, str]]]:
         return [(name, method.summary) for name, method in registry(command).items() if name.startswith(incomplete)]
 
     return complete
+
+
+def complete_encoders(incomplete: str) -> list[tuple[str, str]]:
+    """Shell completion of the encoders that have a name, from the table alone."""
+    return [(row.name, row.summary) for row in encoder_rows("name") if row.name.startswith(incomplete)]
 
 
 InputsArgument = Annotated[
@@ -85,7 +92,8 @@ RetrievalModelOption = Annotated[
         "--model",
         "-m",
         metavar="NAME|DIR|FILE",
-        help="minilm, vit-minilm, a folder (sentence-transformers, CLIP, SigLIP, open_clip), or our .safetensors.",
+        help=model_help(),
+        autocompletion=complete_encoders,
     ),
 ]
 TemperatureOption = Annotated[

@@ -18,6 +18,7 @@ from ..options import (
     ThreadsOption,
     VerboseOption,
     WhereOption,
+    complete_encoders,
 )
 from .hits import ExactOption, FormatOption, HitsOption, SheetOption, TopOption
 
@@ -47,7 +48,14 @@ def main(
         bool, typer.Option("--explain", help="Which words, and which part of each picture, made the match.")
     ] = False,
     model: Annotated[
-        str | None, typer.Option("--model", "-m", metavar="NAME|DIR|FILE", help="Default: the index's own.")
+        str | None,
+        typer.Option(
+            "--model",
+            "-m",
+            metavar="NAME|DIR|FILE",
+            help="Default: the index's own.",
+            autocompletion=complete_encoders,
+        ),
     ] = None,
     temperature: Annotated[
         float | None, typer.Option("--temperature", "-T", metavar="T", help="Default: the index's own.")

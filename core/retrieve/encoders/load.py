@@ -5,11 +5,9 @@ Temperatures are checked when a model is loaded (methods/tempscale.md, section 3
 
 from __future__ import annotations
 
-import importlib
 import itertools
 import re
-from collections.abc import Mapping
-from dataclasses import dataclass
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -17,51 +15,20 @@ import torch
 
 from ...device import pick_device, pick_dtype, set_threads
 from ...errors import AttnError, UsageError, did_you_mean
-from ...io.weights import read_description
 from ...models import hf
 from ...models.files import check_regular
 from ...network import network
 from ...text import reason_of
+from .. import encoder_rows
 from ..tempscale import check, self_check
 from .base import Encoder
-from .dual import MODELS as DUAL
-from .dual import load_dual
-from .openclip import CONFIG as OPEN_CLIP
-from .openclip import load_openclip
-from .sentence import load_plain, load_sentence
-from .vit_minilm import FORMAT as VIT_MINILM
-from .vit_minilm import load_vit_minilm, minilm_dir
+from .kind import EncoderKind, Source
 
-NAMES = ("minilm", "vit-minilm")
-FILES: Mapping[str, str] = {
-    VIT_MINILM: "attn.core.retrieve.encoders.vit_minilm:load_vit_minilm",
-    "attn-ga-dms": "attn.core.retrieve.gadms.encoder:load_gadms",
-    "attn-priorclip": "attn.core.retrieve.priorclip.encoder:load_priorclip",
-}
-"""``format`` in the metadata of a .safetensors file of attn -> ``module:function``.
-
-The function is called with (name, path, device=, dtype=, temperature=, max_tokens=) and returns an ``Encoder``.
-"""
 MOST_LOOKED_AT = 2000
 """Names among which a mistyped one is looked for."""
-_CONFIGS = ("modules.json", "config.json")
 _HUB_ID = re.compile(r"[A-Za-z0-9][\w.-]*/[A-Za-z0-9][\w.-]*")
 _HUB_FILES = ["*.json", "*.txt", "*.model", "*.safetensors", "*.bin"]
 _HUB_SKIP = ["onnx/*", "openvino/*", "coreml/*", "tf_*", "flax_*", "rust_*", "*training_args.bin"]
-
-
-@dataclass(frozen=True, slots=True)
-class _Request:
-    """What every loader is told."""
-
-    device: torch.device
-    dtype: torch.dtype
-    temperature: float
-    max_tokens: int | None
-
-    def items(self) -> dict[str, Any]:
-        """As keyword arguments."""
-        return {name: getattr(self, name) for name in self.__slots__}
 
 
 def load(
@@ -74,8 +41,8 @@ def load(
     Parameters
     ----------
     name : str
-        ``minilm``, ``vit-minilm``, a folder (sentence-transformers, transformers, CLIP, SigLIP, open_clip), a
-        .safetensors file that attn wrote, or a Hugging Face id that is on this machine.
+        The name of an encoder, a folder of one, a .safetensors file that attn wrote, or a Hugging Face id that is on
+        this machine: whatever a row of ``attn.core.retrieve.METHODS`` recognises.
     device : torch.device or str
         ``auto``, ``cpu``, ``cuda``, ``cuda:N`` or ``mps``.
     dtype : str
@@ -85,7 +52,7 @@ def load(
     max_tokens : int, optional
         Cut texts here instead of where the model says.
     pooling : str, optional
-        For text encoders, instead of what the folder says: see ``text.POOLINGS``.
+        For text encoders, instead of what the folder says: see ``text.POOLINGS``. Others have none to choose.
     threads : int, optional
         Of the CPU; by default torch keeps what it has.
     allow_download : bool
@@ -101,7 +68,7 @@ def load(
     if threads is not None:
         set_threads(threads)
     place = pick_device(device) if isinstance(device, str) else device
-    request = _Request(place, pick_dtype(dtype), temperature, max_tokens)
+    request = {"device": place, "dtype": pick_dtype(dtype), "temperature": temperature, "max_tokens": max_tokens}
     try:
         encoder = _load(name, request, pooling, allow_download)
     except AttnError:
@@ -129,46 +96,49 @@ def at_temperature(encoder: Encoder, tau: float) -> Encoder:
     return scaled
 
 
-def _load(name: str, request: _Request, pooling: str | None, allow_download: bool) -> Encoder:
-    path = _path(name)
-    if name == "minilm":
-        return load_sentence(name, minilm_dir(), pooling=pooling, **request.items())
-    if name == "vit-minilm":
-        return load_vit_minilm(name, **request.items())
-    if path.suffix == ".safetensors":
-        return _load_file(name, path, request)
+def _load(name: str, request: dict[str, Any], pooling: str | None, allow_download: bool) -> Encoder:
+    source = _source(name, _path(name))
+    kind = _recognised(source)
+    # an id; beside a folder that is there it is a path, mistyped
+    if kind is None and _HUB_ID.fullmatch(name) and not source.path.parent.is_dir():
+        source = _source(name, _from_hub(name, allow_download))
+        kind = _recognised(source)
+    if kind is None:
+        raise _unknown(source)
+    if pooling is not None and not kind.pools:
+        raise UsageError(f"--pooling: {name} has none to choose. Leave it out.")
+    return kind.load(name, source.path, **request, **({"pooling": pooling} if kind.pools else {}))
+
+
+def _source(name: str, path: Path) -> Source:
+    """A model that was asked for. Raises ``UsageError`` where it is a folder with a pipe or a device in it."""
     if path.is_dir():
-        return _load_folder(name, path, request, pooling)
-    if _HUB_ID.fullmatch(name) and not path.parent.is_dir():  # beside a folder that is there it is a path, mistyped
-        return _load_folder(name, _from_hub(name, allow_download), request, pooling)
-    raise UsageError(f"--model: no model named {name!r}, and no folder of that name. {_possible(name)}")
+        check_regular(path)
+    return Source(name, path)
 
 
-def _load_folder(name: str, folder: Path, request: _Request, pooling: str | None) -> Encoder:
-    """By the files that are in it."""
-    check_regular(folder)
-    if (folder / OPEN_CLIP).is_file():
-        return load_openclip(name, folder, **request.items())
-    if (folder / "modules.json").is_file():
-        return load_sentence(name, folder, pooling=pooling, **request.items())
-    if not _is_model(folder):
-        raise UsageError(
-            f"--model: {folder} is no folder of a model: it holds none of modules.json, config.json, {OPEN_CLIP}."
-        )
-    if hf.load_config(folder).model_type in DUAL:
-        return load_dual(name, folder, **request.items())
-    return load_plain(name, folder, pooling=pooling, **request.items())
+def _recognised(source: Source) -> EncoderKind | None:
+    """The first kind of the registry whose model it is."""
+    kinds: Iterator[EncoderKind] = (row.resolve() for row in encoder_rows())
+    return next((kind for kind in kinds if kind.recognises(source)), None)
 
 
-def _load_file(name: str, path: Path, request: _Request) -> Encoder:
-    """By the format that its metadata name."""
-    described = read_description(path)
-    home = FILES.get(described.get("format", ""))
-    if home is None:
-        raise UsageError(f"--model: {path} is no encoder that attn wrote. Known formats: {', '.join(sorted(FILES))}.")
-    module, function = home.split(":")
-    encoder: Encoder = getattr(importlib.import_module(module), function)(name, path, **request.items())
-    return encoder
+def _unknown(source: Source) -> UsageError:
+    """The error of what is of no kind."""
+    name, path = source.name, source.path
+    if row := next((row for row in encoder_rows() if row.name == name), None):
+        return UsageError(f"--model: {name} is a kind of model. Give the {' or '.join(row.given)} of one.")
+    if path.suffix == ".safetensors":
+        known = ", ".join(sorted(row.name for row in encoder_rows("file")))
+        return UsageError(f"--model: {path} is no encoder that attn wrote. It reads those of {known}.")
+    if path.is_dir():
+        return UsageError(f"--model: {path} is no folder of a model: it holds none of {', '.join(_markers())}.")
+    return UsageError(f"--model: no model named {name!r}, and no folder of that name. {_possible(name)}")
+
+
+def _markers() -> list[str]:
+    """Files by which the folders of all kinds are known."""
+    return sorted({file for row in encoder_rows("folder") for file in row.resolve().files})
 
 
 def _path(name: str) -> Path:
@@ -207,18 +177,19 @@ def _from_hub(name: str, allow_download: bool) -> Path:
         ) from None
 
 
-def _is_model(path: Path) -> bool:
-    return path.suffix == ".safetensors" or any((path / file).is_file() for file in (*_CONFIGS, OPEN_CLIP))
-
-
 def _possible(name: str) -> str:
     """What could have been meant, and what can be given."""
-    parent = Path(name).expanduser().parent
+    parent, markers = Path(name).expanduser().parent, _markers()
     places = parent.glob("*") if parent.is_dir() else parent.parent.glob("*/*")
-    folders = [str(one) for one in itertools.islice(places, MOST_LOOKED_AT) if _is_model(one)]
-    near = did_you_mean(name, [*NAMES, *folders])
+    models = [
+        str(path)
+        for path in itertools.islice(places, MOST_LOOKED_AT)
+        if path.suffix == ".safetensors" or any((path / file).is_file() for file in markers)
+    ]
+    names = [row.name for row in encoder_rows("name")]
+    near = did_you_mean(name, [*names, *models])
     what = (
-        f"Give {' or '.join(NAMES)}, a folder of a model, a .safetensors file of attn, or a Hugging Face id (ORG/NAME)."
+        f"Give {' or '.join(names)}, a folder of a model, a .safetensors file of attn, or a Hugging Face id (ORG/NAME)."
     )
     return f"{near} {what}".strip()
 

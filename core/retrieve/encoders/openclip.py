@@ -18,6 +18,7 @@ from ...models.tokens import batches
 from ...network import network
 from ..tempscale import scaled
 from .base import Encoded, Fingerprint, Side
+from .kind import EncoderKind, Source
 from .text import unit
 from .towers import TwoTowers
 
@@ -108,3 +109,10 @@ def _lengths(tokeniser: Any, texts: Sequence[str]) -> list[int]:
     if hasattr(tokeniser, "tokenizer"):  # wraps one of transformers
         return [len(ids) for ids in tokeniser.tokenizer(list(texts), verbose=False)["input_ids"]] if texts else []
     return [len(tokeniser.encode(text)) + 2 for text in texts]
+
+
+def _recognises(source: Source) -> bool:
+    return source.holds(CONFIG)
+
+
+KIND = EncoderKind(_recognises, load_openclip, files=(CONFIG,))

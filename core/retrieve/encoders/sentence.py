@@ -15,8 +15,10 @@ from ...io.weights import read_tensors
 from ...models import hf
 from ...models.files import fingerprint, read_json, weight_files
 from .base import Encoder, Fingerprint
+from .kind import CONFIG, EncoderKind
 from .text import POOLINGS, TextEncoder
 
+MODULES = "modules.json"
 _ACTIVATIONS: Mapping[str, Callable[[], nn.Module]] = {
     "Identity": nn.Identity, "Tanh": nn.Tanh, "ReLU": nn.ReLU, "GELU": nn.GELU, "SiLU": nn.SiLU, "Sigmoid": nn.Sigmoid,
 }  # fmt: skip
@@ -73,7 +75,7 @@ def load_sentence(
     UsageError
         If something is missing, or a module of another kind is in the chain.
     """
-    chain = [(str(one["type"]).rsplit(".", 1)[-1], folder / one["path"]) for one in read_json(folder / "modules.json")]
+    chain = [(str(one["type"]).rsplit(".", 1)[-1], folder / one["path"]) for one in read_json(folder / MODULES)]
     kinds = [kind for kind, _ in chain]
     if kinds[:1] == ["CLIPModel"]:
         from .dual import load_dual
@@ -179,3 +181,7 @@ def _is_decoder(model: nn.Module, config: Any) -> bool:
         m.is_causal for m in model.modules() if type(m).__name__.endswith("Attention") and hasattr(m, "is_causal")
     ]
     return bool(causal and all(causal)) and not config.is_encoder_decoder
+
+
+SENTENCE = EncoderKind(lambda source: source.holds(MODULES), load_sentence, files=(MODULES,), pools=True)
+PLAIN = EncoderKind(lambda source: source.holds(CONFIG), load_plain, files=(CONFIG,), pools=True)

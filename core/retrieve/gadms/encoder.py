@@ -16,7 +16,8 @@ from ...errors import UsageError
 from ...models.files import sha256
 from ..encoders.base import Encoded, Fingerprint, Side
 from ..encoders.batches import encode_in_batches
-from .checkpoint import read_checkpoint
+from ..encoders.kind import EncoderKind
+from .checkpoint import FORMAT, read_checkpoint
 from .clip import GADMS
 from .explain import Explanation, explain
 from .prepare import preparation
@@ -110,3 +111,6 @@ def load_gadms(
         name, sha256(path), shape.embed_dim, "end token + class token", True, 1.0, length, shape.image_size[0]
     )
     return GADMSEncoder(checkpoint.build().to(device, dtype), checkpoint.tokenizer, mark, device)
+
+
+KIND = EncoderKind(lambda source: source.form == FORMAT, load_gadms)

@@ -15,9 +15,10 @@ from ...errors import UsageError
 from ...models.files import fingerprint
 from ..encoders.base import Encoded, Fingerprint, Side
 from ..encoders.batches import encode_in_batches
+from ..encoders.kind import EncoderKind
 from ..encoders.text import unit
 from ..tempscale import scaled
-from .checkpoint import read_checkpoint
+from .checkpoint import FORMAT, read_checkpoint
 from .model import PriorCLIP, belief_map, fit_image
 from .text import Vocabulary
 
@@ -100,3 +101,6 @@ def load_priorclip(
         name, fingerprint([path]), shape.out, "priorclip", True, temperature, max_tokens or limit, shape.image_size
     )
     return PriorCLIPEncoder(model, checkpoint.vocabulary, mark, device)
+
+
+KIND = EncoderKind(lambda source: source.form == FORMAT, load_priorclip)

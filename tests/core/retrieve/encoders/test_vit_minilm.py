@@ -36,7 +36,7 @@ def test_round_trip(tmp_path: Path) -> None:
 
 
 def test_no_head(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(vit_minilm.load_vit_minilm, "__defaults__", (tmp_path / "vit-minilm.safetensors",))
+    monkeypatch.setattr(vit_minilm, "HEAD", tmp_path / "vit-minilm.safetensors")
     with pytest.raises(UsageError, match="the head that joins the two towers of vit-minilm is not there"):
         load("vit-minilm")
 

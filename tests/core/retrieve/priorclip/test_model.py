@@ -119,12 +119,10 @@ def test_temperature_and_limit_change_vectors_and_fingerprint(file):
     assert short.encode_texts(texts).truncated.all()
 
 
-def test_through_the_one_door_with_its_check_of_the_temperature(file, monkeypatch):
-    from attn.core.retrieve.encoders import load as door
+def test_through_the_one_door_with_its_check_of_the_temperature(file):
+    from attn.core.retrieve.encoders.load import load
 
-    home = "attn.core.retrieve.priorclip.encoder:load_priorclip"
-    monkeypatch.setattr(door, "FILES", {**door.FILES, "attn-priorclip": home})
-    found = door.load(str(file), temperature=0.5)
+    found = load(str(file), temperature=0.5)
     assert found.fingerprint.pooling == "priorclip"
     assert found.fingerprint.temperature == 0.5
     assert len(found.fingerprint.sha256) == 64
