@@ -17,8 +17,9 @@ from typing import Any
 
 import attn
 
+from ..progress import Bars, Watcher
 from ..report.model import Item, Report, summarise
-from .task import Placement, Silent, Task, Watcher, Work, do_task
+from .task import Placement, Task, Work, do_task
 
 
 @dataclass(frozen=True, slots=True)
@@ -83,7 +84,7 @@ def run_batch(
     UsageError
         If the cluster cannot be reached, runs another version, or does not see the input files.
     """
-    watcher = watcher or Silent()
+    watcher = watcher or Bars()
     items: dict[int, Item] = {}
     open_tasks: list[int] = []
     for index, task in enumerate(tasks):

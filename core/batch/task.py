@@ -1,4 +1,4 @@
-"""What a batch is made of: tasks, where they run, who is told, and one task done."""
+"""What a batch is made of: tasks, where they run, and one task done."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ import traceback
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any
 
 from ..errors import AttnError, InputError, UsageError
 from ..io.atomic import place_fault
@@ -60,20 +60,6 @@ class Placement:
     @property
     def distributed(self) -> bool:
         return self.workers > 1 or self.cluster is not None or self.item_timeout is not None
-
-
-class Watcher(Protocol):
-    """Who is told how the batch goes on (a progress bar, or nobody)."""
-
-    def item(self, item: Item, done: int, total: int) -> None: ...
-    def step(self, name: str, done: int, total: int) -> None: ...
-
-
-class Silent:
-    """A watcher that says nothing."""
-
-    def item(self, item: Item, done: int, total: int) -> None: ...
-    def step(self, name: str, done: int, total: int) -> None: ...
 
 
 Work = Callable[[Task, Callable[[int, int], None]], Item]

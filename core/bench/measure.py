@@ -16,7 +16,7 @@ import torch
 from torch import Tensor
 
 from ..attention.contract import Shape, accumulator, repeat_kv, shape_of
-from ..batch.task import Watcher
+from ..progress import Watcher
 from ..text import one_line
 from . import accuracy, memory, timing
 from .candidates import BASELINE, Candidate, call, plan, warm

@@ -17,9 +17,9 @@ import torch
 import attn
 
 from .. import memory
-from ..batch.task import Silent, Watcher
 from ..device import pick_device, pick_dtype, set_threads
 from ..errors import InputError, UsageError, did_you_mean
+from ..progress import Bars, Watcher
 from ..report.canvas import check_figure_path
 from ..report.model import Item, Report, summarise
 from ..sizes import show_bytes, show_size
@@ -50,7 +50,7 @@ def run(options: BenchOptions, *, watcher: Watcher | None = None, arguments: Map
     names, left_out = choose(options)
     load_before = machine.load()
     ceilings = machine.ceilings(device, tuple(dict.fromkeys((torch.float32, dtype))))
-    watcher = watcher or Silent()
+    watcher = watcher or Bars()
     setup = Setup(options, tuple(names), device, dtype, threads, ceilings, started + options.budget, watcher)
     items: list[Item] = []
     used: list[dict[str, Any]] = []

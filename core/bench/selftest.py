@@ -9,8 +9,8 @@ from typing import Any
 import attn
 
 from ..attention import golden as parity
-from ..batch.task import Silent, Watcher
 from ..errors import InputError, UsageError
+from ..progress import Bars, Watcher
 from ..report.model import Item, Report, summarise
 
 FOLDERS = {
@@ -36,7 +36,7 @@ def run(
         If the golden vectors were not installed.
     """
     started = time.monotonic()
-    watcher = watcher or Silent()
+    watcher = watcher or Bars()
     if not parity.golden_dir().is_dir():
         raise InputError(str(parity.golden_dir()), "the golden vectors are not here", "Install attn from its wheel.")
     wanted = {FOLDERS.get(name, name) for name in operators}

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+from functools import partial
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from ..io.axes import plain_shape
+from ..progress import Bars, Watcher
 from .base import FitOptions, Quality, Region
 from .options import DenoiseOptions
 from .pipeline import Denoised, denoise_stack
@@ -31,6 +33,7 @@ def denoise(
     regions: tuple[Region, ...] = (),
     seed: int = 77,
     device: str = "auto",
+    watcher: Watcher | None = None,
 ) -> Denoised:
     """Denoise a grey image or a stack of slices without training data.
 
@@ -55,6 +58,8 @@ def denoise(
         Further factors inside rectangles (filter2noise).
     device : str
         ``"auto"``, ``"cpu"``, ``"cuda"``, ``"cuda:N"`` or ``"mps"``.
+    watcher : Watcher, optional
+        Told about progress. Default: a bar on stderr, where that is a terminal.
 
     Returns
     -------
@@ -93,7 +98,8 @@ def denoise(
         regions=regions,
         device=device,
     )
-    result = denoise_stack(pixels, Window(*window), options, valid=masks)
+    told = partial((watcher or Bars()).step, method)
+    result = denoise_stack(pixels, Window(*window), options, valid=masks, progress=told)
     return Denoised(
         result.pixels.reshape(image.shape),
         result.seen,

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from ..batch.run import run_batch
-from ..batch.task import Placement, Silent, Task, Watcher
+from ..batch.task import Placement, Task
 from ..device import pick_device, pick_dtype
 from ..errors import AttnError, UsageError
 from ..io import GreyImage, expand_inputs, output_paths, read_image
@@ -19,6 +19,7 @@ from ..io.image import check_unit
 from ..io.kinds import split_key
 from ..io.pixels import check_fill
 from ..io.walk import Passed
+from ..progress import Bars, Watcher
 from ..report.model import Item, Report
 from . import METHODS
 from .base import Filter
@@ -92,7 +93,7 @@ def run(
         Task(s.path, target, s.name, payload=shared, error=s.error, whole=alike[stem] > 1)
         for s, target, stem in zip(sources, targets, stems, strict=True)
     ]
-    watcher = watcher or Silent()
+    watcher = watcher or Bars()
     series: list[dict[str, Any]] = []
 
     def prepare(tasks: Sequence[Task]) -> Sequence[Task]:

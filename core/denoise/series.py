@@ -8,11 +8,12 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-from ..batch.task import Placement, Task, Watcher
+from ..batch.task import Placement, Task
 from ..errors import InputError, UsageError
 from ..io import read_image
 from ..io.dicom.series import sort_series
 from ..io.kinds import suffix_of
+from ..progress import Watcher
 from .options import DenoiseOptions
 from .outputs import save_filter
 from .pipeline import Shared, fit_filter, see, slice_to_fit

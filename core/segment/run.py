@@ -13,12 +13,13 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ..batch.run import run_batch
-from ..batch.task import Placement, Silent, Task, Watcher
+from ..batch.task import Placement, Task
 from ..device import pick_device
 from ..errors import InputError, UsageError
 from ..io.atomic import remove_stale
 from ..io.raster import read_png
 from ..io.walk import Input, Passed, expand_inputs
+from ..progress import Bars, Watcher
 from ..report.model import Item, Report, plain
 from .case import Case, read_case, segment_case, segmenter_of, threshold_of
 from .companions import Companions, companions
@@ -103,7 +104,7 @@ def run(
         segmenter_of(name, options.device, options.dtype)  # a file that cannot be used is refused before the work
     for place in {target.path.parent for target in targets}:
         remove_stale(place)  # what a killed run left half-written
-    outcome = run_batch(partial(segment_file, options=options), tasks, placement, watcher or Silent())
+    outcome = run_batch(partial(segment_file, options=options), tasks, placement, watcher or Bars())
     noted = {task.name: target.notes for task, target in zip(tasks, targets, strict=True)}
     items = tuple(
         _told(item, options) if item.status == "skipped" else item

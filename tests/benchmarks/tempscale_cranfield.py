@@ -17,7 +17,7 @@ from typing import Any
 
 import numpy as np
 
-from attn.core.batch.task import Silent
+from attn.core.progress import Silent
 from attn.core.retrieve.collapse import pair_similarity, split
 from attn.core.retrieve.data.formats import EvalSet, read_dataset
 from attn.core.retrieve.encoders.load import load

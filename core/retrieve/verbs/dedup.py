@@ -32,9 +32,9 @@ from numpy.typing import NDArray
 
 import attn
 
-from ...batch.task import Silent, Watcher
 from ...device import set_threads
 from ...errors import InputError, UsageError
+from ...progress import Bars, Watcher
 from ...report.model import Item, Report, summarise
 from ..passages import PASSAGE_OF, document_of
 from ..places import Places
@@ -107,7 +107,7 @@ def dedup(
     if not 0 < options.threshold <= 1:
         raise UsageError(f"--threshold: {options.threshold:g} must be above 0 and at most 1, as 0.95.")
     set_threads(threads)
-    watcher = watcher or Silent()
+    watcher = watcher or Bars()
     store = open_store(index)
     places = Places(index)
     try:

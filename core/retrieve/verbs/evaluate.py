@@ -13,11 +13,11 @@ from numpy.typing import NDArray
 
 import attn
 
-from ...batch.task import Silent, Watcher
 from ...device import pick_device, set_threads
 from ...errors import InputError, UsageError
 from ...io.atomic import place_fault
 from ...io.tables import read_picture
+from ...progress import Bars, Watcher
 from ...report.model import Item, Report, summarise
 from ..data.evalset import Content, counted
 from ..data.formats import EvalSet, read_dataset
@@ -193,7 +193,7 @@ def score(
     """
     start = time.perf_counter()
     set_threads(threads)
-    watcher = watcher or Silent()
+    watcher = watcher or Bars()
     for name in options.metrics:  # refused before the long work
         parse_metric(name)
     if options.run is not None and (fault := place_fault(options.run)):

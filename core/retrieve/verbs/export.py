@@ -35,9 +35,9 @@ from numpy.typing import NDArray
 
 import attn
 
-from ...batch.task import Silent, Watcher
 from ...errors import InputError, UsageError, did_you_mean
 from ...io.atomic import atomic_folder, atomic_path
+from ...progress import Bars, Watcher
 from ...report.model import Item, Report, summarise
 from ..places import FOLDER, GALLERY, Places, file_name, index_folder, stored_name
 from ..store import Header, VectorStore, create, holds_index, open_store, split_place
@@ -83,7 +83,7 @@ def export(
     """
     start = time.perf_counter()
     form, place = _form(str(output), to)
-    watcher = watcher or Silent()
+    watcher = watcher or Bars()
     store = open_store(index)
     try:
         _check_free(str(index), place, form, overwrite)

@@ -26,12 +26,13 @@ from numpy.typing import NDArray
 import attn
 
 from ...batch.run import run_batch
-from ...batch.task import Placement, Silent, Task, Watcher
+from ...batch.task import Placement, Task
 from ...device import pick_device, set_threads
 from ...errors import InputError, UsageError
 from ...io.atomic import atomic_path, remove_stale
 from ...io.kinds import open_regular
 from ...memory import check_memory
+from ...progress import Bars, Watcher
 from ...report.model import Item, Report
 from ..data.evalset import counted
 from ..data.gallery import Known, Matched, read_gallery
@@ -97,7 +98,7 @@ def index(
     set_threads(placement.threads)
     if options.prune and options.keep_missing:
         raise UsageError("--prune and --keep-missing exclude each other: forget what is not found, or keep it.")
-    watcher = watcher or Silent()
+    watcher = watcher or Bars()
     encoder = encoder_of(options.encoder)
     found = read_gallery(gallery, encoder.modalities, stdin=stdin)
     passage_tokens(options.chunk, encoder)  # refused before anything is opened

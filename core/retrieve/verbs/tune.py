@@ -12,8 +12,8 @@ from typing import Any
 
 import numpy as np
 
-from ...batch.task import Silent, Watcher
 from ...errors import UsageError
+from ...progress import Bars, Watcher
 from ..data.evalset import EvalSet, counted
 from ..encoders.load import at_temperature, load
 from ..score.metrics import Difference, Evaluation, Qrels, Run, compare, evaluate, parse_metric
@@ -89,7 +89,7 @@ def tune_temperature(
     scored: dict[float, tuple[Evaluation, Evaluation]] = {}
     notes: list[str] = []
     for tau, scaled in encoders.items():
-        found = embed(data, scaled, watcher or Silent())
+        found = embed(data, scaled, watcher or Bars())
         ranked = Rankings(data, found.documents, found.queries, keep_identical)
         scored[tau] = tuple(ranked.of(half).evaluate((metric,)) for half in (first, second))  # type: ignore[assignment]
         notes = identical_note(ranked)
