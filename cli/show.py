@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 import typer
 
-from attn.core.batch.run import Outcome
+from attn.core.batch.run import BatchOutcome
 from attn.core.errors import AttnError, UsageError
 from attn.core.io.atomic import place_fault
 from attn.core.io.walk import read_list
@@ -167,7 +167,7 @@ def watched(
     try:
         return call(watch)
     except KeyboardInterrupt:
-        return Outcome((), tuple(left), interrupted=True).report(command, arguments, "-", start)
+        return BatchOutcome((), tuple(left), interrupted=True).report(command, arguments, "-", start)
     finally:
         watch.close()
 
@@ -176,7 +176,7 @@ def show_interrupted(command: str, options: Mapping[str, Any]) -> None:
     """The report of a command that was interrupted where it has none: for ``--json`` and ``--report``."""
     lists = [value for value in options.values() if isinstance(value, list) and all(isinstance(v, str) for v in value)]
     left = tuple(lists[0]) if lists else ()  # the arguments come first
-    report = Outcome((), left, interrupted=True).report(command, {"argv": sys.argv[1:]}, "-", time.perf_counter())
+    report = BatchOutcome((), left, interrupted=True).report(command, {"argv": sys.argv[1:]}, "-", time.perf_counter())
     say(f"attn: interrupted, {len(left)} inputs left" if left else "attn: interrupted", err=True)
     if options.get("report_file") is not None:
         save_report(report, options["report_file"], verbose=False)

@@ -96,14 +96,14 @@ def main(
     Photos and labels are matched by name. Some photos are held out: they choose the best weights and the threshold.
     With a splits.json in the data folder only its train list is used.
     """
-    from attn.core.segment.fsgnet.checkpoint import Architecture
+    from attn.core.segment.fsgnet.checkpoint import FSGNetArchitecture
     from attn.core.train.fsgnet.options import FSGNetOptions
     from attn.core.train.fsgnet.run import train_fsgnet
 
     from .show import run_recipe
 
     options = FSGNetOptions(
-        architecture=Architecture(
+        architecture=FSGNetArchitecture(
             trunk=trunk, width=width, depths=parse_depths(depths), kernel=kernel, guided=guided, attention=attention,  # type: ignore[arg-type]
             batch_coupled=batch_coupled, drop_block=drop_block,
         ),

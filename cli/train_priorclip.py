@@ -81,14 +81,14 @@ def main(
     File names begin with the scene, as harbour_12.png. Three stages: the scene classifier, captions of the scene only,
     the captions themselves. Pictures of the split val choose the best weights, those of test are reported.
     """
-    from attn.core.retrieve.priorclip.model import Architecture
+    from attn.core.retrieve.priorclip.model import PriorCLIPArchitecture
     from attn.core.train.priorclip.options import PriorCLIPOptions
     from attn.core.train.priorclip.run import train_priorclip
 
     from .show import run_recipe
 
     options = PriorCLIPOptions(
-        architecture=Architecture(
+        architecture=PriorCLIPArchitecture(
             image_size=image_size, patch_size=patch, width=width, layers=layers, num_heads=heads, out=width,
             gate=gate, instruction=instruction,  # type: ignore[arg-type]
         ),

@@ -140,3 +140,24 @@ def test_no_file_hides_behind_an_underscore():
     """A folder's name says what its files belong to."""
     hidden = [name for name, path in FILES.items() if path.name.startswith("_") and path.name != "__init__.py"]
     assert hidden == []
+
+
+def definitions(kind: type | tuple[type, ...]) -> dict[str, list[str]]:
+    """Public names of core's files, and the files that define each."""
+    homes: dict[str, list[str]] = {}
+    for name, path in FILES.items():
+        for node in ast.parse(path.read_text(encoding="utf-8")).body if name.startswith("attn.core.") else ():
+            if isinstance(node, kind) and not node.name.startswith("_"):
+                homes.setdefault(node.name, []).append(name)
+    return homes
+
+
+CONTRACTS: set[str] = {"Plan"}
+"""Classes that several files give under one name, because a contract asks each for it."""
+
+
+def test_no_two_classes_share_a_name():
+    """Whoever reads ``FSGNetCheckpoint`` in a trace or a signature knows whose it is."""
+    shared = {name: homes for name, homes in definitions(ast.ClassDef).items() if len(homes) > 1}
+    assert {name: homes for name, homes in shared.items() if name not in CONTRACTS} == {}
+    assert set(shared) >= CONTRACTS  # the list says nothing that is no longer so

@@ -23,7 +23,7 @@ from .task import Placement, Task, Work, do_task
 
 
 @dataclass(frozen=True, slots=True)
-class Outcome:
+class BatchOutcome:
     """What a batch came to: an item for every task that was reached, and the names of those that were not."""
 
     items: tuple[Item, ...]
@@ -60,7 +60,7 @@ def run_batch(
     watcher: Watcher | None = None,
     *,
     prepare: Callable[[Sequence[Task]], Sequence[Task]] | None = None,
-) -> Outcome:
+) -> BatchOutcome:
     """Do ``work`` for every task and return the items in the order of the tasks.
 
     Parameters
@@ -76,7 +76,7 @@ def run_batch(
 
     Returns
     -------
-    Outcome
+    BatchOutcome
         After Ctrl-C: the items that were done, and the names of the tasks that were left.
 
     Raises
@@ -111,7 +111,7 @@ def run_batch(
     except KeyboardInterrupt:
         interrupted = True
     left = tuple(task.name for index, task in enumerate(tasks) if index not in items)
-    return Outcome(tuple(items[index] for index in sorted(items)), left, interrupted)
+    return BatchOutcome(tuple(items[index] for index in sorted(items)), left, interrupted)
 
 
 def _exists(path: Path) -> bool:

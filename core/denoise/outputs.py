@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 import attn
 
 from ..batch.task import Task
-from ..io import Derivation, GreyImage, write_image
+from ..io import Derivation, GreyImage, write_grey
 from ..io.atomic import atomic_path
 from ..io.kinds import SUFFIXES
 from ..io.walk import split_suffix
@@ -76,7 +76,7 @@ def write_outputs(
         text = f"attn {attn.__version__}: simulated at {dose:g} of the dose, seed {seed}. Not for diagnosis."
         path = side_path(output, "lowdose")
         derivation = Derivation(text, "simulated low dose", _series_uid(image, f"low dose {dose!r} {seed}"))
-        warnings += [f"{path.name}: {note}" for note in write_image(image, noisy.pixels, path, derivation)]
+        warnings += [f"{path.name}: {note}" for note in write_grey(image, noisy.pixels, path, derivation)]
         files["simulated"] = str(path)
     shown = picture_window(options.window, noisy, window)
     if options.figure and window.width > 0:
@@ -102,7 +102,7 @@ def write_outputs(
         save_filter(result.filters[0], options.save_filter)
         files["filter"] = str(options.save_filter)
     text = describe(options, result, window, noisy.unit)
-    warnings += write_image(image, result.pixels, output, Derivation(text, "denoised", _series_uid(image, request)))
+    warnings += write_grey(image, result.pixels, output, Derivation(text, "denoised", _series_uid(image, request)))
     return files
 
 

@@ -11,7 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ..errors import InputError
-from ..io import GreyImage, read_image
+from ..io import GreyImage, read_grey
 from ..io.kinds import sniff, split_key
 
 _SCREEN = ("png", "tiff")
@@ -49,7 +49,7 @@ def read_reference(
         A file, or a directory with files of the images' names; where it has subdirectories of the images' too, the
         file with the longest common end of the path counts.
     luma, fill, unit
-        As for ``read_image``.
+        As for ``read_grey``.
 
     Raises
     ------
@@ -58,7 +58,7 @@ def read_reference(
         unit, or in none that is known.
     """
     path = _find(image, place)
-    reference = read_image(path, luma=luma, fill=fill, unit=unit if sniff(split_key(path)[0]) != "dicom" else None)
+    reference = read_grey(path, luma=luma, fill=fill, unit=unit if sniff(split_key(path)[0]) != "dicom" else None)
     name = f"its reference {path}"
     if reference.pixels.shape != image.pixels.shape:
         sizes = [

@@ -13,7 +13,7 @@ from ..batch.run import run_batch
 from ..batch.task import Placement, Task
 from ..device import pick_device, pick_dtype
 from ..errors import AttnError, UsageError
-from ..io import GreyImage, expand_inputs, output_paths, read_image
+from ..io import GreyImage, expand_inputs, output_paths, read_grey
 from ..io.atomic import check_place, remove_stale
 from ..io.image import check_unit
 from ..io.kinds import split_key
@@ -162,7 +162,7 @@ def denoise_file(task: Task, step: Callable[[int, int], None], options: DenoiseO
 
     ``request`` is the ``identity`` of the options, which all files of one call share.
     """
-    image = read_image(task.source, luma=options.luma, fill=options.fill, unit=options.unit)
+    image = read_grey(task.source, luma=options.luma, fill=options.fill, unit=options.unit)
     reference = _reference(image, options)
     noisy = simulated(image, options) if options.simulate_dose is not None else image
     shared: Shared | None = task.payload

@@ -10,7 +10,7 @@ from typing import Any
 
 from ..batch.task import Placement, Task
 from ..errors import InputError, UsageError
-from ..io import read_image
+from ..io import read_grey
 from ..io.dicom.series import sort_series
 from ..io.kinds import suffix_of
 from ..progress import Watcher
@@ -90,7 +90,7 @@ def _fit_nearest(
     for index in sorted(range(len(members)), key=lambda i: abs(i - chosen)):
         task = members[index]
         try:
-            image = read_image(task.source, luma=options.luma, fill=options.fill, unit=options.unit)
+            image = read_grey(task.source, luma=options.luma, fill=options.fill, unit=options.unit)
             noisy = simulated(image, options) if options.simulate_dose is not None else image
         except InputError:
             continue

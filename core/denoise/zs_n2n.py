@@ -26,7 +26,7 @@ BAND_ROWS = 128  # rows filtered at a time: 48 channels of a large image at once
 
 
 @dataclass(frozen=True, slots=True)
-class Recipe:
+class ZSN2NRecipe:
     """How long to train, on what and how fast.
 
     Parameters
@@ -50,10 +50,10 @@ class Recipe:
     halve_after: float = 0.75
 
 
-RECIPES: Mapping[Quality, Recipe] = {
-    "paper": Recipe(2000, 1e-3),
-    "balanced": Recipe(4000, 3e-3, crop=64, cosine=True),
-    "fast": Recipe(1500, 3e-3, crop=48, cosine=True),
+RECIPES: Mapping[Quality, ZSN2NRecipe] = {
+    "paper": ZSN2NRecipe(2000, 1e-3),
+    "balanced": ZSN2NRecipe(4000, 3e-3, crop=64, cosine=True),
+    "fast": ZSN2NRecipe(1500, 3e-3, crop=48, cosine=True),
 }
 
 
@@ -89,7 +89,9 @@ def random_crop(x: Tensor, size: int, generator: torch.Generator) -> Tensor:
     return x[..., starts[0] : starts[0] + size, starts[1] : starts[1] + size]
 
 
-def train(network: nn.Module, x: Tensor, recipe: Recipe, seed: int, progress: Progress | None = None) -> list[float]:
+def train(
+    network: nn.Module, x: Tensor, recipe: ZSN2NRecipe, seed: int, progress: Progress | None = None
+) -> list[float]:
     """Fit ``network`` to ``x`` [1, C, H, W] in place; gives the loss before each step."""
     optimiser = torch.optim.Adam(network.parameters(), lr=recipe.learning_rate)
     generator = torch.Generator().manual_seed(seed)
@@ -124,7 +126,7 @@ def apply(network: nn.Module, x: Tensor) -> Tensor:
 class ZeroShotFilter:
     """A trained network; see `attn.core.denoise.base.Filter`. ``losses`` holds the loss before each step."""
 
-    def __init__(self, network: Network, recipe: Recipe, losses: Sequence[float]) -> None:
+    def __init__(self, network: Network, recipe: ZSN2NRecipe, losses: Sequence[float]) -> None:
         self.network = network.eval().requires_grad_(False)
         self.steps, self.losses = recipe.steps, list(losses)
         self.parameters = sum(p.numel() for p in network.parameters())

@@ -30,16 +30,16 @@ __all__ = [
     "output_path",
     "output_paths",
     "read",
-    "read_image",
+    "read_grey",
     "series_key",
     "sniff",
     "sort_series",
     "write",
-    "write_image",
+    "write_grey",
 ]
 
 
-def read_image(
+def read_grey(
     path: str | PathLike[str], *, luma: bool = False, fill: float | None = None, unit: str | None = None
 ) -> GreyImage:
     """Read one file's grey image or stack of images.
@@ -102,7 +102,7 @@ def _read(path: Path, luma: bool, fill: float | None) -> GreyImage:
     return read_npy(path, luma=luma, fill=fill) if kind == "npy" else read_npz(path, file, key, luma=luma, fill=fill)
 
 
-def write_image(
+def write_grey(
     image: GreyImage, pixels: NDArray[Any], path: str | PathLike[str], derivation: Derivation | None = None
 ) -> tuple[str, ...]:
     """Write new pixels in the form of the file ``image`` was read from, atomically.
@@ -158,11 +158,11 @@ def write_image(
 def read(
     path: str | PathLike[str], *, luma: bool = False, fill: float | None = None, unit: str | None = None
 ) -> NDArray[np.floating[Any]]:
-    """The pixels of a file, [Z, H, W] float32, CT in HU. Parameters and errors are those of ``read_image``.
+    """The pixels of a file, [Z, H, W] float32, CT in HU. Parameters and errors are those of ``read_grey``.
 
     What the reader noticed (``GreyImage.warnings``) becomes Python warnings.
     """
-    image = read_image(path, luma=luma, fill=fill, unit=unit)
+    image = read_grey(path, luma=luma, fill=fill, unit=unit)
     for text in image.warnings:
         warnings.warn(f"{image.path}: {text}", stacklevel=2)
     return image.pixels
@@ -195,7 +195,7 @@ def write(path: str | PathLike[str], array: NDArray[Any], like: GreyImage | None
     if like is not None:
         if array.shape != like.pixels.shape and array.size == like.pixels.size and len(plain) in (2, 3):
             array = array.reshape(plain if len(plain) == 3 else (1, *plain))
-        for text in write_image(like, array, path, None):
+        for text in write_grey(like, array, path, None):
             warnings.warn(f"{path}: {text}", stacklevel=2)
         return
     kind = SUFFIXES.get(suffix_of(path))
@@ -209,4 +209,4 @@ def write(path: str | PathLike[str], array: NDArray[Any], like: GreyImage | None
         raise ValueError(f"array must hold bool, integer or float values, its dtype is {array.dtype}")
     stack = array.reshape(plain if len(plain) == 3 else (1, *plain))  # [Z, H, W]
     values = to_float(stack)
-    write_image(GreyImage(path, kind, values, stored=stack, source={"shape": array.shape}), values, path)
+    write_grey(GreyImage(path, kind, values, stored=stack, source={"shape": array.shape}), values, path)

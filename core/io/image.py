@@ -25,7 +25,7 @@ class GreyImage:
     path : Path
         Where it was read.
     kind : str
-        File kind; ``write_image`` writes the same kind back.
+        File kind; ``write_grey`` writes the same kind back.
     pixels : ndarray, shape (Z, H, W), float32 (float64 where the file needs it)
         Intensities in ``unit``; Z = 1 for a single image.
     unit : str

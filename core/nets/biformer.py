@@ -18,9 +18,9 @@ from .bra_layers import AttentionLePE, BiLevelRoutingAttention, BiLevelRoutingAt
 __all__ = [
     "AttentionLePE",
     "BiFormer",
+    "BiFormerBlock",
     "BiLevelRoutingAttention",
     "BiLevelRoutingAttentionNCHW",
-    "Block",
     "biformer_base",
     "biformer_small",
     "biformer_stl",
@@ -49,7 +49,7 @@ class ChannelNorm(nn.LayerNorm):
         return super().forward(x.permute(0, 2, 3, 1)).permute(0, 3, 1, 2)
 
 
-class Block(nn.Module):
+class BiFormerBlock(nn.Module):
     """Position convolution, attention, MLP, each with its residual: [B, C, H, W] -> [B, C, H, W].
 
     ``topk`` None: global attention (``AttentionLePE``).
@@ -142,7 +142,7 @@ class BiFormer(nn.Module):
         self.stages = nn.ModuleList(
             nn.Sequential(
                 *(
-                    Block(
+                    BiFormerBlock(
                         dim, num_heads=dim // head_dim, topk=topk, n_win=n_win, mlp_ratio=ratio,
                         drop_path=next(rates), position=not swin, auto_pad=auto_pad,
                     )

@@ -10,7 +10,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor, nn
 
-from ..attention.sparsifiner.predictor import ConnectivityPredictor, Prediction, Rules
+from ..attention.sparsifiner.predictor import ConnectivityPredictor, MaskPrediction, Rules
 from ..opaque import own_dtypes
 
 
@@ -19,10 +19,10 @@ class AttentionRecord(NamedTuple):
 
     scores: Tensor
     prob: Tensor
-    prediction: Prediction
+    prediction: MaskPrediction
 
 
-class Tokens(NamedTuple):
+class TokenSequence(NamedTuple):
     """The sequence between layers.
 
     ``live`` bool [B, N]: not pruned, class token included; None before the first pruning and in the short form.
@@ -50,7 +50,7 @@ class SparsifinerAttention(nn.Module):
         )
 
     def forward(
-        self, tokens: Tokens, *, keep_ratio: float, reconstruct: bool = False, exact_code: bool = True
+        self, tokens: TokenSequence, *, keep_ratio: float, reconstruct: bool = False, exact_code: bool = True
     ) -> tuple[Tensor, AttentionRecord]:
         """Attention of ``tokens.x`` [B, N, D] -> [B, N, D] and what it did.
 

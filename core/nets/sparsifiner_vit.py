@@ -16,7 +16,13 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from ..attention.sparsifiner.predictor import ConnectivityPredictor, Rules, key_budget
-from .sparsifiner_layers import AttentionRecord, SparsifinerAttention, Tokens, attention_multiply_adds, kept_tokens
+from .sparsifiner_layers import (
+    AttentionRecord,
+    SparsifinerAttention,
+    TokenSequence,
+    attention_multiply_adds,
+    kept_tokens,
+)
 
 Form = Literal["zeros", "short"]
 
@@ -121,8 +127,8 @@ class SparsifinerBlock(nn.Module):
         self.mlp = Mlp(config.dim, int(config.dim * config.mlp_ratio))
 
     def forward(
-        self, tokens: Tokens, *, form: Form, reconstruct: bool, exact_code: bool
-    ) -> tuple[Tokens, AttentionRecord]:
+        self, tokens: TokenSequence, *, form: Form, reconstruct: bool, exact_code: bool
+    ) -> tuple[TokenSequence, AttentionRecord]:
         """The tokens that go on, and what the attention did."""
         normed = tokens._replace(x=self.norm1(tokens.x))
         out, record = self.attn(normed, keep_ratio=self.keep_ratio, reconstruct=reconstruct, exact_code=exact_code)
@@ -140,7 +146,7 @@ class SparsifinerBlock(nn.Module):
         if kept is not None and form == "zeros":
             assert live is not None
             x = x * live[..., None]
-        return Tokens(x, live, positions), record
+        return TokenSequence(x, live, positions), record
 
 
 class SparsifinerViT(nn.Module):
@@ -195,7 +201,7 @@ class SparsifinerViT(nn.Module):
             )
         x = self.patch_embed["proj"](image).flatten(2).mT  # [B, N - 1, D]
         x = torch.cat([self.cls_token.expand(len(x), -1, -1), x], 1) + self.pos_embed
-        tokens, records = Tokens(x), []
+        tokens, records = TokenSequence(x), []
         for block in self.blocks:
             tokens, record = block(tokens, form=form, reconstruct=reconstruct, exact_code=exact_code)
             records.append(record)

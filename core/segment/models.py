@@ -19,7 +19,7 @@ from ..device import pick_dtype
 from ..errors import UsageError
 from . import MODELS
 from .fov import Fov
-from .fsgnet.checkpoint import Checkpoint, read_checkpoint
+from .fsgnet.checkpoint import FSGNetCheckpoint, read_checkpoint
 from .fsgnet.fast import optimise
 from .fsgnet.trunks import NAMES
 from .prepare import normalise, padded, prepare, rescale, scaled_size
@@ -124,7 +124,7 @@ class RidgeSegmenter:
 class NetworkSegmenter:
     """A trained network with the preparation it was trained with."""
 
-    def __init__(self, checkpoint: Checkpoint, device: torch.device, dtype: torch.dtype) -> None:
+    def __init__(self, checkpoint: FSGNetCheckpoint, device: torch.device, dtype: torch.dtype) -> None:
         if dtype not in (torch.float32, torch.float64):
             raise UsageError(
                 f"--dtype {str(dtype).removeprefix('torch.')}: the guided filter needs float32 or float64."

@@ -19,7 +19,7 @@ from ..io.bands import read_text
 from ..io.photo.read import PHOTO_SUFFIXES
 from ..io.walk import Input, output_paths
 from .outputs import side_path, side_paths
-from .record import Source, read_record, source_of
+from .record import SourcePhoto, read_record, source_of
 
 SUFFIXES = (*PHOTO_SUFFIXES, ".dcm", ".dicom")
 """Suffixes under which a directory is searched for fundus photographs."""
@@ -157,7 +157,7 @@ def _beside(mask: Path) -> str:
     return ""
 
 
-def _distinct(folder: Path, source: Input, this: Source | None = None) -> Path:
+def _distinct(folder: Path, source: Input, this: SourcePhoto | None = None) -> Path:
     """A name that no other photo has: by what is in it."""
     try:
         sample = (this or source_of(source.path)).sample[:8]

@@ -22,7 +22,7 @@ _BLOCK, _BLOCKS = 2**16, 16
 
 
 @dataclass(frozen=True, slots=True)
-class Source:
+class SourcePhoto:
     """Which photo a result was made from.
 
     Parameters
@@ -42,7 +42,7 @@ class Source:
     sample: str
     place: str
 
-    def same(self, other: Source) -> bool:
+    def same(self, other: SourcePhoto) -> bool:
         """Whether both are one photo, perhaps moved to another folder."""
         return (self.name, self.size, self.sample) == (other.name, other.size, other.sample)
 
@@ -57,7 +57,7 @@ class Record:
     threshold : float
     measures : mapping of str to float
         Empty where nothing was measured.
-    source : Source or None
+    source : SourcePhoto or None
         None in files of an older attn.
     orientation : int
         EXIF's, which was undone: the result is upright.
@@ -66,14 +66,14 @@ class Record:
     model: str
     threshold: float
     measures: dict[str, float | None] = field(default_factory=dict)
-    source: Source | None = None
+    source: SourcePhoto | None = None
     orientation: int = 1
 
     def text(self) -> str:
         return json.dumps(asdict(self), allow_nan=False)
 
 
-def source_of(path: Path) -> Source:
+def source_of(path: Path) -> SourcePhoto:
     """What tells a photo from others. Raises ``InputError`` where it cannot be opened."""
     total = hashlib.sha256()
     with open_regular(path) as file:
@@ -85,7 +85,7 @@ def source_of(path: Path) -> Source:
                 file.seek((size - _BLOCK) * number // (_BLOCKS - 1))
                 total.update(file.read(_BLOCK))
     folder = os.path.realpath(path.parent)
-    return Source(path.name, size, total.hexdigest()[:32], f"{zlib.crc32(os.fsencode(folder)):08x}")
+    return SourcePhoto(path.name, size, total.hexdigest()[:32], f"{zlib.crc32(os.fsencode(folder)):08x}")
 
 
 def read_record(mask: Path) -> Record | None:
@@ -100,7 +100,7 @@ def read_record(mask: Path) -> Record | None:
             return None
         if not all(isinstance(key, str) and (value is None or is_number(value)) for key, value in measures.items()):
             return None
-        source = None if (told := found.get("source")) is None else Source(**told)
+        source = None if (told := found.get("source")) is None else SourcePhoto(**told)
         if source is not None and [*map(type, asdict(source).values())] != [str, int, str, str]:
             return None
     except (OSError, InputError, ValueError, KeyError, TypeError, AttributeError, RecursionError):

@@ -13,18 +13,18 @@ import json
 import statistics
 from pathlib import Path
 
-from attn.core.segment.fsgnet.checkpoint import Architecture
+from attn.core.segment.fsgnet.checkpoint import FSGNetArchitecture
 from attn.core.train.fsgnet.options import FSGNetOptions
 from attn.core.train.fsgnet.run import train_fsgnet
 
 VARIANTS = {
-    "FSG-Net": Architecture(),
-    "no attention (`--no-attention`)": Architecture(attention=False),
-    "no guided block (`--no-guided`)": Architecture(guided=False),
-    "U-Net trunk (`--trunk unet`)": Architecture(trunk="unet"),
-    "U-Net trunk, no guided block": Architecture(trunk="unet", guided=False),
-    "BiFormer trunk (`--trunk biformer`)": Architecture(trunk="biformer"),
-    "HaloNet trunk (`--trunk halo`)": Architecture(trunk="halo"),
+    "FSG-Net": FSGNetArchitecture(),
+    "no attention (`--no-attention`)": FSGNetArchitecture(attention=False),
+    "no guided block (`--no-guided`)": FSGNetArchitecture(guided=False),
+    "U-Net trunk (`--trunk unet`)": FSGNetArchitecture(trunk="unet"),
+    "U-Net trunk, no guided block": FSGNetArchitecture(trunk="unet", guided=False),
+    "BiFormer trunk (`--trunk biformer`)": FSGNetArchitecture(trunk="biformer"),
+    "HaloNet trunk (`--trunk halo`)": FSGNetArchitecture(trunk="halo"),
 }
 
 

@@ -28,7 +28,7 @@ def measure(which: str, size: int, steps: int) -> dict[str, float | str]:
     from attn.core.denoise.base import FitOptions
     from attn.core.denoise.filter2noise import attention_cpu, bilateral_cpu, edges_cpu
     from attn.core.denoise.filter2noise.method import fit
-    from attn.core.denoise.filter2noise.schedule import OneCycleAdamW, Recipe
+    from attn.core.denoise.filter2noise.schedule import Filter2NoiseRecipe, OneCycleAdamW
 
     sys.path.insert(0, str(Path(__file__).parent))
     import unfold_reference as unfold
@@ -40,7 +40,7 @@ def measure(which: str, size: int, steps: int) -> dict[str, float | str]:
         fit(image, FitOptions(steps=steps, edge_weight=400.0))(image)
     else:
         model = unfold.UnfoldFilter2Noise()
-        optimiser = OneCycleAdamW(model.parameters(), Recipe(max(2, steps), 1e-3))
+        optimiser = OneCycleAdamW(model.parameters(), Filter2NoiseRecipe(max(2, steps), 1e-3))
         for _step in range(steps):
             optimiser.take_step(lambda: unfold.loss(model, image[None, None]))
     peak = status_mb("VmHWM")

@@ -16,17 +16,17 @@ import statistics
 from dataclasses import replace
 from pathlib import Path
 
-from attn.core.retrieve.priorclip.model import Architecture
+from attn.core.retrieve.priorclip.model import PriorCLIPArchitecture
 from attn.core.train.priorclip.options import PriorCLIPOptions
 from attn.core.train.priorclip.run import plain_options, train_priorclip
 
 FULL = PriorCLIPOptions(device="cpu")
 VARIANTS = {
     "PriorCLIP, gate rank": FULL,
-    "gate released": replace(FULL, architecture=Architecture(gate="released")),
-    "gate weighted": replace(FULL, architecture=Architecture(gate="weighted")),
-    "gate none": replace(FULL, architecture=Architecture(gate="none")),
-    "no instruction": replace(FULL, architecture=Architecture(instruction=False)),
+    "gate released": replace(FULL, architecture=PriorCLIPArchitecture(gate="released")),
+    "gate weighted": replace(FULL, architecture=PriorCLIPArchitecture(gate="weighted")),
+    "gate none": replace(FULL, architecture=PriorCLIPArchitecture(gate="none")),
+    "no instruction": replace(FULL, architecture=PriorCLIPArchitecture(instruction=False)),
     "no affiliation loss": replace(FULL, center_factor=0.0),
     "affiliation by class": replace(FULL, affiliation_targets="class"),
     "no stage 1": replace(FULL, coarse_steps=0),

@@ -6,7 +6,7 @@ pytest tests/benchmarks/test_gass.py --benchmark-only
 import pytest
 import torch
 
-from attn.core.retrieve.gadms.clip import CLIP, Architecture, at, end_position
+from attn.core.retrieve.gadms.clip import CLIP, CLIPArchitecture, at, end_position
 from attn.core.retrieve.gadms.gass import gass, reference
 
 CAPTIONS, WORDS = 4, 30
@@ -15,7 +15,7 @@ CAPTIONS, WORDS = 4, 30
 @pytest.fixture(scope="module")
 def inputs():
     torch.manual_seed(0)
-    clip = CLIP(Architecture(vision_layers=1)).eval()
+    clip = CLIP(CLIPArchitecture(vision_layers=1)).eval()
     for name, parameter in clip.named_parameters():
         if parameter.ndim > 1:
             torch.nn.init.normal_(parameter, std=0.3 * parameter.shape[-1] ** -0.5)

@@ -163,12 +163,12 @@ def read_filter(path: Path) -> object:
 
 @cache
 def segmenter_files() -> Files:
-    from attn.core.segment.fsgnet.checkpoint import Architecture, Checkpoint, write_checkpoint
+    from attn.core.segment.fsgnet.checkpoint import FSGNetArchitecture, FSGNetCheckpoint, write_checkpoint
     from attn.core.segment.prepare import Preparation
 
-    shape = Architecture(width=2, depths=(1, 1, 1, 1))
+    shape = FSGNetArchitecture(width=2, depths=(1, 1, 1, 1))
     state = shape.build().state_dict()
-    ours = Checkpoint("mine", shape, Preparation(321.0, "imagenet"), 0.375, state, {"steps": 5})
+    ours = FSGNetCheckpoint("mine", shape, Preparation(321.0, "imagenet"), 0.375, state, {"steps": 5})
     return made(lambda root: write_checkpoint(ours, root / "m.safetensors"))
 
 
@@ -354,16 +354,16 @@ def read_encoder(path: Path) -> object:
 
 @cache
 def ga_dms_files() -> Files:
-    from attn.core.retrieve.gadms.checkpoint import Checkpoint, write_checkpoint
-    from attn.core.retrieve.gadms.clip import GADMS, Architecture
+    from attn.core.retrieve.gadms.checkpoint import GADMSCheckpoint, write_checkpoint
+    from attn.core.retrieve.gadms.clip import GADMS, CLIPArchitecture
     from attn.core.retrieve.gadms.tokenizer import WordTokenizer
 
     words = WordTokenizer(("a", "red", "bag", "person"))
-    shape = Architecture(
+    shape = CLIPArchitecture(
         embed_dim=16, image_size=(24, 16), patch_size=8, vision_width=16, vision_layers=2, text_length=7,
         vocab_size=words.vocab_size, text_width=16, text_heads=2, text_layers=3, decoder_layers=1, head_dim=8,
     )  # fmt: skip
-    ours = Checkpoint("ga-dms", shape, words, GADMS(shape).state_dict(), {"seed": 4})
+    ours = GADMSCheckpoint("ga-dms", shape, words, GADMS(shape).state_dict(), {"seed": 4})
     return made(lambda root: write_checkpoint(ours, root / "m.safetensors"))
 
 

@@ -8,7 +8,7 @@ import pytest
 import torch
 
 from attn.core.retrieve.gadms import losses
-from attn.core.retrieve.gadms.clip import Architecture, at, end_position
+from attn.core.retrieve.gadms.clip import CLIPArchitecture, at, end_position
 from attn.core.retrieve.gadms.gass import GASSOptions, gass, reference
 from attn.core.retrieve.gadms.masking import informative_probability, mask_caption, noise_probability
 from attn.core.retrieve.gadms.official import load_official
@@ -30,7 +30,7 @@ def golden():
 @pytest.fixture(scope="module")
 def model(golden):
     cfg = golden["cfg"].tolist()
-    shape = Architecture(
+    shape = CLIPArchitecture(
         embed_dim=cfg[0], image_size=(cfg[1], cfg[2]), vision_layers=cfg[3], vision_width=cfg[4], patch_size=cfg[5],
         text_length=cfg[6], vocab_size=cfg[7], text_width=cfg[8], text_heads=cfg[9], text_layers=cfg[10],
         decoder_layers=cfg[11],

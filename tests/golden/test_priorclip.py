@@ -11,7 +11,7 @@ from torch import Tensor
 
 from attn.core.retrieve.priorclip.losses import affiliation, class_means, contrastive, triplet
 from attn.core.retrieve.priorclip.pir import PIR, PIRConfig, believe
-from attn.core.retrieve.priorclip.vit import VisionTransformer, gated, index_weights, rank_weights
+from attn.core.retrieve.priorclip.vit import PriorCLIPVisionTransformer, gated, index_weights, rank_weights
 
 VECTORS = Path(__file__).parent / "vectors" / "priorclip"
 BLOCKS, LOSSES = 1e-5, 1e-6
@@ -92,7 +92,7 @@ def test_the_rank_gate_of_the_specification_is_the_unit_token(vectors):
 
 def test_priorclip_vision_transformer(vectors):
     size, patch, width, layers, heads, out = vectors["cfg"].tolist()
-    net = VisionTransformer(size, patch, width, layers, heads, out, gate="released")
+    net = PriorCLIPVisionTransformer(size, patch, width, layers, heads, out, gate="released")
     net.load_state_dict(parameters(vectors))
     net.eval()
     assert_within(net.embed(vectors["image"]), vectors["pre_tokens"], BLOCKS)

@@ -21,7 +21,7 @@ Tile = tuple[slice, slice, slice]
 
 
 @dataclass(frozen=True)
-class Rule:
+class HaloRule:
     """How scores are made; fields as the parameters of ``attend_blocks``."""
 
     layout: Halo
@@ -68,14 +68,14 @@ def _attend(
     block: int, halo: int, stride: int, scale: float, scale_pos: bool, mask_border: bool, group: int,
 ) -> Tensor:  # fmt: skip
     """``_Attend``, one node of a graph."""
-    rule = Rule(Halo(grid, block, halo, stride), scale, scale_pos, mask_border, group)
+    rule = HaloRule(Halo(grid, block, halo, stride), scale, scale_pos, mask_border, group)
     out: Tensor = _Attend.apply(q, k, v, height_rel, width_rel, rule)  # type: ignore[no-untyped-call]
     return out
 
 
 def attend_tile(
     q: Tensor, k: Tensor, v: Tensor, height_rel: Tensor | None, width_rel: Tensor | None, hidden: Tensor | None,
-    rule: Rule,
+    rule: HaloRule,
 ) -> Tensor:  # fmt: skip
     """Steps 3.1.6-3.1.8 for some blocks.
 
@@ -105,7 +105,7 @@ class _Attend(torch.autograd.Function):
 
     @staticmethod
     def forward(
-        ctx: Any, q: Tensor, k: Tensor, v: Tensor, height_rel: Tensor | None, width_rel: Tensor | None, rule: Rule
+        ctx: Any, q: Tensor, k: Tensor, v: Tensor, height_rel: Tensor | None, width_rel: Tensor | None, rule: HaloRule
     ) -> Tensor:
         ctx.save_for_backward(q, k, v, height_rel, width_rel)
         ctx.rule = rule
@@ -140,7 +140,7 @@ class _Attend(torch.autograd.Function):
         return *sums, *[None] * (6 - len(sums))
 
 
-def _hidden(rule: Rule, device: torch.device) -> Tensor | None:
+def _hidden(rule: HaloRule, device: torch.device) -> Tensor | None:
     """Window cells to leave out, bool [rows, cols, win * win], or None."""
     return ~rule.layout.inside(device) if rule.mask_border else None
 
@@ -151,7 +151,7 @@ def _piece(tile: Tile, layout: Halo) -> tuple[slice, ...]:
     return (tile[0], slice(None), *sides)
 
 
-def tiles(q: Tensor, v: Tensor, rule: Rule) -> Iterator[Tile]:
+def tiles(q: Tensor, v: Tensor, rule: HaloRule) -> Iterator[Tile]:
     """Cut N x rows x cols blocks into pieces of at most ``CHUNK_BYTES``."""
     total, rows, cols, queries, dim = q.shape
     per_block = rule.layout.win**2 * ((dim + v.shape[1]) * q.element_size() + queries * (4 + q.element_size()))

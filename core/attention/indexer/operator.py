@@ -14,7 +14,7 @@ from torch import Tensor
 from ..contract import Cost, Shape, accumulator
 from ..tokens.attend import attend_rows, token_attention
 from .module import Quant, fake_quantise, index_scores
-from .search import Found, TokenIndex
+from .search import FoundTokens, TokenIndex
 
 MakeIndex = Callable[[Tensor], TokenIndex]
 _ROWS = 4096  # queries that are searched for and attended to together
@@ -45,7 +45,7 @@ def search(q: Tensor, k: Tensor, make_index: MakeIndex, *, causal: bool, quant: 
         for h in range(kv_heads):
             index = make_index(_quantised(k[b, h], quant))
             queries, weights = _index_queries(q[b], h, kv_heads, quant)
-            into = Found(found[b, h], None)
+            into = FoundTokens(found[b, h], None)
             result = index.search(queries, weights, ks, ke, into=into)
             if result is not into:
                 found[b, h] = result.tokens
@@ -77,7 +77,7 @@ def run(
             for start in range(0, len_q, _ROWS):
                 rows = slice(start, min(start + _ROWS, len_q))
                 queries, weights = _index_queries(q[b, :, rows], h, k.shape[1], quant)
-                into = Found(tokens[: queries.shape[0]], scores[: queries.shape[0]] if reuse else None)
+                into = FoundTokens(tokens[: queries.shape[0]], scores[: queries.shape[0]] if reuse else None)
                 result = index.search(queries, weights, ks[rows], ke[rows], into=into)
                 piece = q[None, b, heads, rows].to(dtype)
                 part = attend_rows(piece, keys, values, result.tokens[None, None], scale, result.scores)

@@ -23,7 +23,7 @@ _TILE = 128  # keys of a kernel's tile where the method asks for no block
 _FEW = 16
 
 
-class Found(NamedTuple):
+class FoundTokens(NamedTuple):
     """Tokens int32 [M, K], ascending, -1 at the end; their scores float32 [M, K], where asked for and at hand.
 
     Fresh memory is slow on its first use, a microsecond for each page: 5 to 10 % of a search.
@@ -39,7 +39,9 @@ class TokenIndex(Protocol):
     @property
     def blocks(self) -> object: ...
 
-    def search(self, q: Tensor, weights: Tensor, ks: Tensor, ke: Tensor, *, into: Found | None = None) -> Found:
+    def search(
+        self, q: Tensor, weights: Tensor, ks: Tensor, ke: Tensor, *, into: FoundTokens | None = None
+    ) -> FoundTokens:
         """q [M, H, d], weights [M, H], windows int [M]; ``into``: reusable memory for the result."""
         ...
 
@@ -55,10 +57,14 @@ class FlatIndex:
         """The keys as the kernels want them."""
         return KeyBlocks(self.k, _TILE)
 
-    def search(self, q: Tensor, weights: Tensor, ks: Tensor, ke: Tensor, *, into: Found | None = None) -> Found:
+    def search(
+        self, q: Tensor, weights: Tensor, ks: Tensor, ke: Tensor, *, into: FoundTokens | None = None
+    ) -> FoundTokens:
         """As in ``TokenIndex``."""
         if _use_kernels(q, self):
-            into = into or Found(torch.empty(q.shape[0], min(self.top_k, self.k.shape[0]), dtype=torch.int32), None)
+            into = into or FoundTokens(
+                torch.empty(q.shape[0], min(self.top_k, self.k.shape[0]), dtype=torch.int32), None
+            )
             best_tokens(q, weights, self.blocks, ks, ke, out=into.tokens, values=into.scores)
             return into
         position = torch.arange(self.k.shape[0], device=q.device)
@@ -67,7 +73,7 @@ class FlatIndex:
             dense = index_scores(q[rows], self.k, weights[rows])  # [m, T]
             hidden = (position < ks[rows, None]) | (position >= ke[rows, None])
             found.append(_relative(top_k_positions(dense.masked_fill_(hidden, -torch.inf), self.top_k), ks[rows]))
-        return Found(_stack(found, q, min(self.top_k, self.k.shape[0])), None)
+        return FoundTokens(_stack(found, q, min(self.top_k, self.k.shape[0])), None)
 
 
 class HisaIndex:
@@ -85,7 +91,9 @@ class HisaIndex:
         """Keys and pooled keys as the kernels want them."""
         return KeyBlocks(self.k, self.block_size), KeyBlocks(self.pooled, _TILE)
 
-    def search(self, q: Tensor, weights: Tensor, ks: Tensor, ke: Tensor, *, into: Found | None = None) -> Found:
+    def search(
+        self, q: Tensor, weights: Tensor, ks: Tensor, ke: Tensor, *, into: FoundTokens | None = None
+    ) -> FoundTokens:
         """As in ``TokenIndex``."""
         num_tokens, size = self.k.shape[0], self.block_size
         if _use_kernels(q, self):
@@ -105,9 +113,11 @@ class HisaIndex:
             slot = top_k_positions(fine.masked_fill_(outside, -torch.inf), min(self.top_k, num_tokens)).long()
             chosen = token.gather(1, slot.clamp_min(0)).masked_fill(slot < 0, -1)  # slots ascend, so tokens do
             found.append(_relative(chosen.to(torch.int32), ks[rows]))
-        return Found(_stack(found, q, min(self.top_k, num_tokens)), None)
+        return FoundTokens(_stack(found, q, min(self.top_k, num_tokens)), None)
 
-    def _search_with_kernels(self, q: Tensor, weights: Tensor, ks: Tensor, ke: Tensor, into: Found | None) -> Found:
+    def _search_with_kernels(
+        self, q: Tensor, weights: Tensor, ks: Tensor, ke: Tensor, into: FoundTokens | None
+    ) -> FoundTokens:
         """The same; the pooled keys are searched as tokens are."""
         keys, pooled = self.blocks
         first, last = ks // self.block_size, -(-ke // self.block_size)
@@ -126,7 +136,7 @@ class HisaIndex:
                 )
                 for rows in _chunks(q.shape[0], q.shape[1] * self.pooled.shape[0])
             ])  # fmt: skip
-        into = into or Found(torch.empty(q.shape[0], min(self.top_k, self.k.shape[0]), dtype=torch.int32), None)
+        into = into or FoundTokens(torch.empty(q.shape[0], min(self.top_k, self.k.shape[0]), dtype=torch.int32), None)
         best_tokens(q, weights, keys, ks, ke, out=into.tokens, blocks=blocks, values=into.scores)
         return into
 

@@ -14,7 +14,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from ...nets.sparsifiner_layers import SparsifinerAttention, Tokens, kept_tokens
+from ...nets.sparsifiner_layers import SparsifinerAttention, TokenSequence, kept_tokens
 from ...nets.sparsifiner_losses import distillation_loss, reconstruction_loss
 from ...nets.sparsifiner_vit import SparsifinerConfig, SparsifinerViT
 from ..golden import Arrays, Check, max_error, stored
@@ -48,7 +48,7 @@ def _attention_eval(data: Arrays) -> Iterator[Check]:
     layer, x = _attention(data, cfg), torch.from_numpy(data["x"])
     keep_ratio, token_keep = round(float(cfg[3]), 6), round(float(cfg[7]), 6)  # stored in float32
     num_keep = int(np.ceil(token_keep * (x.shape[1] - 1)))
-    out, record = layer(Tokens(x), keep_ratio=keep_ratio)
+    out, record = layer(TokenSequence(x), keep_ratio=keep_ratio)
     mask = record.prediction.mask
     yield Check("basis_coef", max_error(record.prediction.coef, data["basis_coef"]), TOLERANCE)
     yield Check("approx_attn", max_error(record.prediction.approx, data["approx_attn"]), TOLERANCE)
@@ -63,7 +63,7 @@ def _attention_eval(data: Arrays) -> Iterator[Check]:
     yield Check("token_mask", max_error(live[:, 1:], data["token_mask"]), 0)
 
     live = torch.cat([live[:, :1], torch.from_numpy(data["token_mask"]).bool()], 1)
-    out, record = layer(Tokens(x, live), keep_ratio=keep_ratio)
+    out, record = layer(TokenSequence(x, live), keep_ratio=keep_ratio)
     prediction = record.prediction
     yield _mask("attn_mask_with_prev", prediction.mask, data["attn_mask_with_prev"], prediction.approx, live)
     yield Check("out_with_prev_mask", max_error(out[live], data["out_with_prev_mask"][live.numpy()]), TOLERANCE)
@@ -73,7 +73,7 @@ def _attention_eval(data: Arrays) -> Iterator[Check]:
 
 def _attention_recon(data: Arrays) -> Iterator[Check]:
     layer = _attention(data, _other("attention_eval")["cfg"])
-    out, record = layer(Tokens(torch.from_numpy(data["x"])), keep_ratio=1.0, reconstruct=True)
+    out, record = layer(TokenSequence(torch.from_numpy(data["x"])), keep_ratio=1.0, reconstruct=True)
     yield Check("basis_coef", max_error(record.prediction.coef, data["basis_coef"]), TOLERANCE)
     yield Check("approx_attn", max_error(record.prediction.approx, data["approx_attn"]), TOLERANCE)
     yield Check("unmasked_attn", max_error(record.prob, data["unmasked_attn"]), TOLERANCE)

@@ -69,7 +69,7 @@ def key_budget(num_tokens: int, keep_ratio: float) -> int:
 
 
 @dataclass(frozen=True)
-class Prediction:
+class MaskPrediction:
     """One prediction, dense: for training, and for sequences of a few hundred tokens.
 
     ``coef`` [B, H, R, n]: coefficients, after step 5 unless reconstructing; ``approx`` [B, H, R, N]: the predicted
@@ -176,7 +176,7 @@ class ConnectivityPredictor(nn.Module):
     def forward(
         self, q: Tensor, k: Tensor, rules: Rules, *, keep_ratio: float = 0.25, live: Tensor | None = None,
         positions: Tensor | None = None, reconstruct: bool = False,
-    ) -> Prediction:  # fmt: skip
+    ) -> MaskPrediction:  # fmt: skip
         """Steps 1-7, dense.
 
         Parameters
@@ -201,7 +201,7 @@ class ConnectivityPredictor(nn.Module):
             basis = basis.mT[positions].mT[:, None]  # [B, 1, n, N']
         approx = coef @ basis  # step 6: [B, H, R, N]
         if reconstruct:
-            return Prediction(coef, approx, None)
+            return MaskPrediction(coef, approx, None)
         budget, first = key_budget(self.num_tokens, keep_ratio), rules.first_row
         if positions is not None:
             budget = min(budget, positions.shape[1] - first)
@@ -210,7 +210,7 @@ class ConnectivityPredictor(nn.Module):
             budget = min(budget, int(live[0, first:].sum()))  # all samples keep equally many
         mask = torch.ones(*q.shape[:3], k.shape[2], dtype=torch.bool, device=q.device)
         mask[:, :, first:] = choose(approx.detach(), budget, rules)
-        return Prediction(coef, approx, mask)
+        return MaskPrediction(coef, approx, mask)
 
     def resized(self, grid: tuple[int, int], new_grid: tuple[int, int], *, class_token: bool = True) -> (
         ConnectivityPredictor

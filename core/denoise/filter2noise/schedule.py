@@ -17,7 +17,7 @@ from ..base import Progress, Quality
 
 
 @dataclass(frozen=True, slots=True)
-class Recipe:
+class Filter2NoiseRecipe:
     """Optimisation steps and the one-cycle schedule over them.
 
     Parameters
@@ -37,10 +37,10 @@ class Recipe:
 
 # At the published rate σ creeps up to 1 and stays just below, where the filter radius would jump (pitfall 2). Ten times
 # the rate carries it across: 90 steps end at a lower loss than the published 500 on the Mayo slice.
-RECIPES: Mapping[Quality, Recipe] = {
-    "paper": Recipe(500, 1e-3),
-    "balanced": Recipe(90, 1e-2),
-    "fast": Recipe(24, 2e-2),
+RECIPES: Mapping[Quality, Filter2NoiseRecipe] = {
+    "paper": Filter2NoiseRecipe(500, 1e-3),
+    "balanced": Filter2NoiseRecipe(90, 1e-2),
+    "fast": Filter2NoiseRecipe(24, 2e-2),
 }
 
 
@@ -53,12 +53,12 @@ class OneCycleAdamW:
     Parameters
     ----------
     parameters : iterable of Parameter
-    recipe : Recipe
+    recipe : Filter2NoiseRecipe
     """
 
     BETA1, BETA2, EPS, WEIGHT_DECAY = (0.95, 0.85), 0.999, 1e-8, 0.01  # beta1 where the learning rate is low, high
 
-    def __init__(self, parameters: Iterable[nn.Parameter], recipe: Recipe) -> None:
+    def __init__(self, parameters: Iterable[nn.Parameter], recipe: Filter2NoiseRecipe) -> None:
         self.recipe, self.taken = recipe, 0
         self.parameters: list[Tensor] = list(parameters)
         self.first, self.second = ([torch.zeros_like(p) for p in self.parameters] for _ in range(2))
@@ -111,7 +111,7 @@ def _cosine(start: float, end: float, share: float) -> float:
 
 
 def optimise(
-    model: nn.Module, loss: Callable[[], Tensor], recipe: Recipe, progress: Progress | None = None
+    model: nn.Module, loss: Callable[[], Tensor], recipe: Filter2NoiseRecipe, progress: Progress | None = None
 ) -> list[float]:
     """Run a recipe.
 
@@ -121,7 +121,7 @@ def optimise(
         Changed in place.
     loss : callable
         The loss of the current parameters.
-    recipe : Recipe
+    recipe : Filter2NoiseRecipe
         How long and how fast.
     progress : callable or None
         Called with (steps done, steps in all).

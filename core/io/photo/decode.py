@@ -74,7 +74,7 @@ OPTIONAL = {
 
 
 @dataclass(frozen=True, slots=True)
-class Source:
+class DecodedPhoto:
     """Decoded values, handed out in strips so that no second copy of a large photo is made.
 
     rows(a, b) gives [b - a, W] or [b - a, W, C]; ``extent`` is the part of them (rows, columns) that is picture;
@@ -91,7 +91,7 @@ class Source:
     turned: int = 1
 
 
-def decode(path: Path, kind: str, max_side: int | None, notes: list[str], *, alpha: bool = False) -> Source:
+def decode(path: Path, kind: str, max_side: int | None, notes: list[str], *, alpha: bool = False) -> DecodedPhoto:
     """The first picture of a file of ``kind``; a JPEG perhaps already reduced towards ``max_side``.
 
     With ``alpha`` its opacity in the place of its colours, opaque where the file has none.
@@ -137,7 +137,7 @@ def _check_fits(path: Path, size: tuple[int, int], need: int, max_side: int | No
     check_memory(path, whole, f"claims {size[1]} x {size[0]} pixels, which take", fix)
 
 
-def _array(path: Path, notes: list[str], alpha: bool) -> Source:
+def _array(path: Path, notes: list[str], alpha: bool) -> DecodedPhoto:
     """NPY of [H, W], [H, W, 3 or 4] or [3, H, W]."""
     with open_regular(path) as file:
         array = _load(path, file, path.stat().st_size)
@@ -152,7 +152,7 @@ def _array(path: Path, notes: list[str], alpha: bool) -> Source:
 
 def _whole(
     array: NDArray[Any], bits: int, notes: list[str], alpha: bool, top: float | None = None, orientation: Any = 1
-) -> Source:
+) -> DecodedPhoto:
     """A source of [H, W] or [H, W, C], all of it in memory."""
     height, width = array.shape[:2]
     if array.ndim == 3 and array.shape[-1] in (2, 4):
@@ -160,10 +160,10 @@ def _whole(
         array = array[..., -1] if alpha else array[..., :-1]
     elif alpha:
         array, top = np.ones((height, width), bool), None
-    return Source(lambda a, b: array[a:b], (height, width), (height, width), bits, top, _turn(orientation))
+    return DecodedPhoto(lambda a, b: array[a:b], (height, width), (height, width), bits, top, _turn(orientation))
 
 
-def _tiff(path: Path, max_side: int | None, notes: list[str], alpha: bool) -> Source:
+def _tiff(path: Path, max_side: int | None, notes: list[str], alpha: bool) -> DecodedPhoto:
     """The first full-size picture of a TIFF."""
     import tifffile
 
@@ -197,11 +197,11 @@ def _tiff(path: Path, max_side: int | None, notes: list[str], alpha: bool) -> So
         return _whole(array, bits, notes, alpha, top, page.tags.valueof(274))
 
 
-def _dicom(path: Path, max_side: int | None, notes: list[str], alpha: bool) -> Source:
+def _dicom(path: Path, max_side: int | None, notes: list[str], alpha: bool) -> DecodedPhoto:
     """The first frame of a DICOM file, in colour where it has one."""
-    from .dicom import read_picture
+    from .dicom import read_frame
 
-    array, bits = read_picture(path, notes)  # [H, W] or [H, W, 3]
+    array, bits = read_frame(path, notes)  # [H, W] or [H, W, 3]
     _check_fits(path, array.shape[:2], array.nbytes, max_side)
     return _whole(array, bits, notes, alpha, None if array.dtype.kind == "f" else float(2**bits - 1))
 
@@ -218,7 +218,7 @@ def _opener(path: Path, kind: str) -> None:
             module.register_heif_opener()
 
 
-def _pillow(path: Path, kind: str, max_side: int | None, notes: list[str], alpha: bool) -> Source:
+def _pillow(path: Path, kind: str, max_side: int | None, notes: list[str], alpha: bool) -> DecodedPhoto:
     """The first picture of a file that Pillow reads."""
     from PIL import Image
 
@@ -285,13 +285,13 @@ def _pillow(path: Path, kind: str, max_side: int | None, notes: list[str], alpha
     deep = mark == "LA;16B" or low is not None or picture.mode.startswith("I")
     bits = 16 if deep else 1 if picture.mode == "1" else 32 if picture.mode == "F" else min(depth, 8)
     rows = _strips(picture, low, mark)
-    return Source(rows, (height, width), extent, bits, None, _turn(orientation), _turn(turned))
+    return DecodedPhoto(rows, (height, width), extent, bits, None, _turn(orientation), _turn(turned))
 
 
-def _opacity(picture: Any, mark: str, size: tuple[int, int], extent: tuple[float, float]) -> Source:
+def _opacity(picture: Any, mark: str, size: tuple[int, int], extent: tuple[float, float]) -> DecodedPhoto:
     """The alpha channel of a decoded picture, eight bits; opaque where there is no picture or it has none."""
     if picture is None:
-        return Source(lambda a, b: np.full((b - a, math.ceil(extent[1])), 255, np.uint8), size, extent, 8)
+        return DecodedPhoto(lambda a, b: np.full((b - a, math.ceil(extent[1])), 255, np.uint8), size, extent, 8)
 
     def rows(start: int, stop: int) -> NDArray[Any]:
         strip = picture.crop((0, start, picture.size[0], stop))
@@ -299,7 +299,7 @@ def _opacity(picture: Any, mark: str, size: tuple[int, int], extent: tuple[float
             return np.asarray(strip)[..., 2]
         return np.asarray(strip if strip.mode in ("RGBA", "LA") else strip.convert("RGBA"))[..., -1]
 
-    return Source(rows, size, extent, 8)
+    return DecodedPhoto(rows, size, extent, 8)
 
 
 def _turn(orientation: Any) -> int:

@@ -15,7 +15,7 @@ from ..dicom.read import pixel_keyword, read_dicom
 from ..pixels import check_bytes
 
 
-def read_picture(path: Path, notes: list[str]) -> tuple[NDArray[Any], int]:
+def read_frame(path: Path, notes: list[str]) -> tuple[NDArray[Any], int]:
     """The first frame of a DICOM file.
 
     Parameters

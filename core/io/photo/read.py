@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 
 from ...errors import InputError
 from ..pixels import DAMAGED, reading
-from .decode import Source, decode, kind_of, reduced
+from .decode import DecodedPhoto, decode, kind_of, reduced
 
 PHOTO_SUFFIXES = tuple(
     ".png .jpg .jpeg .jpe .jfif .tif .tiff .bmp .gif .ppm .pgm .pbm .pnm .webp .jp2 .j2k .jpf .jpx .avif .heic .heif "
@@ -144,7 +144,7 @@ def shrunk(plane: NDArray[np.float32], max_side: int) -> NDArray[np.float32]:
 
 
 def _assemble(
-    path: Path, source: Source, max_side: int | None, uniform: bool, notes: list[str]
+    path: Path, source: DecodedPhoto, max_side: int | None, uniform: bool, notes: list[str]
 ) -> tuple[NDArray[np.float32], float]:
     """Strip by strip to float32 [3, h, w] in [0, 1], as it is stored, and the value of white."""
     height, width = reduced(source.size, max_side)

@@ -10,20 +10,20 @@ from typing import Any
 from torch import Tensor
 
 from ...io.weights import check_architecture, read_weights, write_weights
-from .clip import GADMS, Architecture
+from .clip import GADMS, CLIPArchitecture
 from .tokenizer import Tokenizer, from_dict
 
 FORMAT, VERSION = "attn-ga-dms", 1
 
 
 @dataclass(frozen=True, slots=True)
-class Checkpoint:
+class GADMSCheckpoint:
     """A trained model.
 
     Parameters
     ----------
     name : str
-    architecture : Architecture
+    architecture : CLIPArchitecture
     tokenizer : Tokenizer
     state : mapping of str to Tensor
         Official names. Without the masked-word head the model retrieves all the same.
@@ -32,7 +32,7 @@ class Checkpoint:
     """
 
     name: str
-    architecture: Architecture
+    architecture: CLIPArchitecture
     tokenizer: Tokenizer
     state: Mapping[str, Tensor]
     training: Mapping[str, Any] = field(default_factory=dict)
@@ -46,7 +46,7 @@ class Checkpoint:
         return net.eval()
 
 
-def write_checkpoint(checkpoint: Checkpoint, path: Path, *, head: bool = True) -> None:
+def write_checkpoint(checkpoint: GADMSCheckpoint, path: Path, *, head: bool = True) -> None:
     """Write a model file, atomically, weights in float16; ``head=False`` leaves out what only training needs."""
     described = {
         "format": FORMAT, "version": VERSION, "name": checkpoint.name, "architecture": asdict(checkpoint.architecture),
@@ -56,14 +56,14 @@ def write_checkpoint(checkpoint: Checkpoint, path: Path, *, head: bool = True) -
     write_weights(path, state, described)
 
 
-def read_checkpoint(path: Path) -> Checkpoint:
+def read_checkpoint(path: Path) -> GADMSCheckpoint:
     """A model file of ``write_checkpoint``. Raises ``UsageError`` for anything else."""
 
-    def build(described: dict[str, Any], state: dict[str, Tensor]) -> Checkpoint:
+    def build(described: dict[str, Any], state: dict[str, Tensor]) -> GADMSCheckpoint:
         shape = described["architecture"]
-        shape = Architecture(**shape | {"image_size": tuple(shape["image_size"])})
+        shape = CLIPArchitecture(**shape | {"image_size": tuple(shape["image_size"])})
         tokenizer = from_dict(described["tokenizer"])
-        checkpoint = Checkpoint(described["name"], shape, tokenizer, state, described["training"])
+        checkpoint = GADMSCheckpoint(described["name"], shape, tokenizer, state, described["training"])
         check_architecture(described["architecture"], lambda: GADMS(shape), state, whole=False)
         checkpoint.build()
         return checkpoint

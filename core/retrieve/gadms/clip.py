@@ -16,7 +16,7 @@ CLIP_MEAN, CLIP_STD = (0.48145466, 0.4578275, 0.40821073), (0.26862954, 0.261302
 
 
 @dataclass(frozen=True, slots=True)
-class Architecture:
+class CLIPArchitecture:
     """Sizes of the model; the defaults are CLIP ViT-B/16 on photos of people.
 
     Parameters
@@ -125,7 +125,7 @@ class WordHead(nn.Module):
         return out
 
 
-class Block(nn.Module):
+class CLIPBlock(nn.Module):
     """Pre-norm transformer block of CLIP."""
 
     def __init__(self, width: int, heads: int) -> None:
@@ -145,17 +145,17 @@ class Block(nn.Module):
         return out
 
 
-class Transformer(nn.Module):
+class CLIPTransformer(nn.Module):
     """A stack of blocks; ``resblocks`` as in the official names."""
 
     def __init__(self, width: int, layers: int, heads: int) -> None:
         super().__init__()
-        self.resblocks = nn.ModuleList(Block(width, heads) for _ in range(layers))
+        self.resblocks = nn.ModuleList(CLIPBlock(width, heads) for _ in range(layers))
 
     @property
-    def blocks(self) -> list[Block]:
+    def blocks(self) -> list[CLIPBlock]:
         """The same, as what they are."""
-        return [block for block in self.resblocks if isinstance(block, Block)]
+        return [block for block in self.resblocks if isinstance(block, CLIPBlock)]
 
     def forward(self, x: Tensor, *, causal: bool = False) -> Tensor:
         for block in self.blocks:
@@ -163,17 +163,17 @@ class Transformer(nn.Module):
         return x
 
 
-class VisionTransformer(nn.Module):
+class CLIPVisionTransformer(nn.Module):
     """Image tower: patches and a class token in, projected tokens out."""
 
-    def __init__(self, shape: Architecture) -> None:
+    def __init__(self, shape: CLIPArchitecture) -> None:
         super().__init__()
         width, (rows, columns) = shape.vision_width, shape.grid
         self.conv1 = nn.Conv2d(3, width, shape.patch_size, shape.patch_size, bias=False)
         self.class_embedding = nn.Parameter(torch.zeros(width))
         self.positional_embedding = nn.Parameter(torch.zeros(rows * columns + 1, width))
         self.ln_pre = nn.LayerNorm(width)
-        self.transformer = Transformer(width, shape.vision_layers, max(1, width // shape.head_dim))
+        self.transformer = CLIPTransformer(width, shape.vision_layers, max(1, width // shape.head_dim))
         self.ln_post = nn.LayerNorm(width)
         self.proj = nn.Parameter(torch.zeros(width, shape.embed_dim))
 
@@ -187,12 +187,12 @@ class VisionTransformer(nn.Module):
 class CLIP(nn.Module):
     """Both towers. Images are [B, 3, H, W], normalised by ``CLIP_MEAN`` and ``CLIP_STD``; captions [B, N] ids."""
 
-    def __init__(self, shape: Architecture) -> None:
+    def __init__(self, shape: CLIPArchitecture) -> None:
         super().__init__()
-        self.visual = VisionTransformer(shape)
+        self.visual = CLIPVisionTransformer(shape)
         self.token_embedding = nn.Embedding(shape.vocab_size, shape.text_width)
         self.positional_embedding = nn.Parameter(torch.zeros(shape.text_length, shape.text_width))
-        self.transformer = Transformer(shape.text_width, shape.text_layers, shape.text_heads)
+        self.transformer = CLIPTransformer(shape.text_width, shape.text_layers, shape.text_heads)
         self.ln_final = nn.LayerNorm(shape.text_width)
         self.text_projection = nn.Parameter(torch.zeros(shape.text_width, shape.embed_dim))
 
@@ -229,13 +229,13 @@ def at(x: Tensor, position: Tensor) -> Tensor:
 class GADMS(nn.Module):
     """Dual encoder and masked-word head; retrieval needs ``base_model`` alone."""
 
-    def __init__(self, shape: Architecture) -> None:
+    def __init__(self, shape: CLIPArchitecture) -> None:
         super().__init__()
         width, heads = shape.embed_dim, max(1, shape.embed_dim // shape.head_dim)
         self.shape = shape
         self.base_model = CLIP(shape)
         self.cross_attn = Attention(width, heads)
-        self.cross_modal_transformer = Transformer(width, shape.decoder_layers, heads)
+        self.cross_modal_transformer = CLIPTransformer(width, shape.decoder_layers, heads)
         self.ln_pre_t, self.ln_pre_i, self.ln_post = (nn.LayerNorm(width) for _ in range(3))
         self.mlm_head = WordHead(width, shape.vocab_size)
         self.reset_parameters()

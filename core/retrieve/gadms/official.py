@@ -16,7 +16,7 @@ from ...io.kinds import open_regular
 from ...io.weights import read_tensors
 from ...models.files import weight_files
 from ...text import reason_of
-from .clip import GADMS, Architecture
+from .clip import GADMS, CLIPArchitecture
 
 _TRANSFORMERS = (
     (r"^vision_model\.embeddings\.class_embedding$", "visual.class_embedding"),
@@ -85,7 +85,7 @@ def _original(state: Mapping[str, Tensor], name: str, part: str) -> str:
     return f"{tower}.encoder.layers.{tail}"
 
 
-def infer_architecture(state: Mapping[str, Tensor], image_size: tuple[int, int]) -> Architecture:
+def infer_architecture(state: Mapping[str, Tensor], image_size: tuple[int, int]) -> CLIPArchitecture:
     """Sizes of the model in a state dict with official names (``base_model.*``)."""
 
     def layers(prefix: str) -> int:
@@ -94,13 +94,13 @@ def infer_architecture(state: Mapping[str, Tensor], image_size: tuple[int, int])
 
     vision, _, patch, _ = state["base_model.visual.conv1.weight"].shape
     width, embed = state["base_model.text_projection"].shape
-    return Architecture(
+    return CLIPArchitecture(
         embed_dim=embed, image_size=image_size, patch_size=patch, vision_width=vision,
         vision_layers=layers("base_model.visual.transformer"),
         text_length=state["base_model.positional_embedding"].shape[0],
         vocab_size=state["base_model.token_embedding.weight"].shape[0], text_width=width,
         text_heads=max(1, width // 64), text_layers=layers("base_model.transformer"),
-        decoder_layers=layers("cross_modal_transformer") or Architecture().decoder_layers,
+        decoder_layers=layers("cross_modal_transformer") or CLIPArchitecture().decoder_layers,
     )  # fmt: skip
 
 
@@ -123,7 +123,7 @@ def resize_positions(table: Tensor, grid: tuple[int, int], source: tuple[int, in
 
 
 def load_official(
-    state: Mapping[str, Tensor], *, shape: Architecture | None = None, image_size: tuple[int, int] = (384, 128)
+    state: Mapping[str, Tensor], *, shape: CLIPArchitecture | None = None, image_size: tuple[int, int] = (384, 128)
 ) -> tuple[GADMS, list[str]]:
     """A model from weights of others.
 
@@ -131,7 +131,7 @@ def load_official(
     ----------
     state : mapping of str to Tensor
         Names of GA-DMS (``base_model.*``), of OpenAI's CLIP (``visual.*``) or of transformers' (``vision_model.*``).
-    shape : Architecture, optional
+    shape : CLIPArchitecture, optional
         Where the sizes cannot be told from the weights: head counts other than width / 64.
     image_size : (H, W)
         What the model is for; positions are resized to it.

@@ -55,7 +55,7 @@ class FileImages:
 
 
 @dataclass(frozen=True, slots=True)
-class Pairs:
+class CaptionedImages:
     """Images with captions.
 
     Parameters

@@ -27,7 +27,7 @@ UNKNOWN = "<|unknown|>"
 
 
 @dataclass(frozen=True, slots=True)
-class Tokens:
+class CaptionTokens:
     """Captions as ids.
 
     Parameters
@@ -62,7 +62,7 @@ class Tokenizer(Protocol):
         ...
 
 
-def encode(tokenizer: Tokenizer, captions: Sequence[str], length: int) -> Tokens:
+def encode(tokenizer: Tokenizer, captions: Sequence[str], length: int) -> CaptionTokens:
     """Ids of captions at ``length`` positions (at least 2)."""
     start, end = tokenizer.vocab_size - 2, tokenizer.vocab_size - 1
     ids = np.zeros((len(captions), length), np.int64)
@@ -72,7 +72,7 @@ def encode(tokenizer: Tokenizer, captions: Sequence[str], length: int) -> Tokens
         lengths[row] = len(words) + 2
         words = [start, *words[: length - 2], end]
         ids[row, : len(words)] = words
-    return Tokens(ids, lengths)
+    return CaptionTokens(ids, lengths)
 
 
 @dataclass(frozen=True, slots=True)

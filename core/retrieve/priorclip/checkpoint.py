@@ -10,19 +10,19 @@ from typing import Any
 from torch import Tensor
 
 from ...io.weights import check_architecture, read_weights, write_weights
-from .model import Architecture, PriorCLIP
+from .model import PriorCLIP, PriorCLIPArchitecture
 from .text import Vocabulary
 
 FORMAT, VERSION = "attn-priorclip", 1
 
 
 @dataclass(frozen=True, slots=True)
-class Checkpoint:
+class PriorCLIPCheckpoint:
     """A trained model.
 
     Parameters
     ----------
-    architecture : Architecture
+    architecture : PriorCLIPArchitecture
     vocabulary : Vocabulary
     scenes : tuple of str
         Labels that the instruction network tells apart.
@@ -31,7 +31,7 @@ class Checkpoint:
         How it was trained, as JSON holds it.
     """
 
-    architecture: Architecture
+    architecture: PriorCLIPArchitecture
     vocabulary: Vocabulary
     scenes: tuple[str, ...]
     state: Mapping[str, Tensor]
@@ -44,7 +44,7 @@ class Checkpoint:
         return net.eval()
 
 
-def write_checkpoint(checkpoint: Checkpoint, path: Path) -> None:
+def write_checkpoint(checkpoint: PriorCLIPCheckpoint, path: Path) -> None:
     """Write a model file, atomically. Weights are rounded to float16."""
     described = {
         "format": FORMAT, "version": VERSION, "architecture": asdict(checkpoint.architecture),
@@ -53,14 +53,14 @@ def write_checkpoint(checkpoint: Checkpoint, path: Path) -> None:
     write_weights(path, checkpoint.state, described)
 
 
-def read_checkpoint(path: Path) -> Checkpoint:
+def read_checkpoint(path: Path) -> PriorCLIPCheckpoint:
     """A model file of ``write_checkpoint``. Raises ``UsageError`` for anything else."""
 
-    def build(described: dict[str, Any], state: dict[str, Tensor]) -> Checkpoint:
-        shape = Architecture(**described["architecture"])
+    def build(described: dict[str, Any], state: dict[str, Tensor]) -> PriorCLIPCheckpoint:
+        shape = PriorCLIPArchitecture(**described["architecture"])
         words, scenes = Vocabulary(tuple(described["vocabulary"])), tuple(described["scenes"])
         check_architecture(described["architecture"], lambda: PriorCLIP(shape, len(words), len(scenes)), state)
-        checkpoint = Checkpoint(shape, words, scenes, state, described["training"])
+        checkpoint = PriorCLIPCheckpoint(shape, words, scenes, state, described["training"])
         checkpoint.build()
         return checkpoint
 

@@ -20,14 +20,14 @@ from torch import Tensor, nn
 from ...models.images import ImagePreparation
 from .losses import Temperature
 from .text import END, MAX_WORDS
-from .vit import Gate, Transformer, VisionTransformer
+from .vit import Gate, PriorCLIPTransformer, PriorCLIPVisionTransformer
 
 MEAN, STD = (0.48145466, 0.4578275, 0.40821073), (0.26862954, 0.26130258, 0.27577711)
 """Of CLIP's training images."""
 
 
 @dataclass(frozen=True, slots=True)
-class Architecture:
+class PriorCLIPArchitecture:
     """Sizes of the model.
 
     Parameters
@@ -90,7 +90,7 @@ class TextTransformer(nn.Module):
         super().__init__()
         self.token_embedding = nn.Embedding(vocabulary, width)
         self.positional_embedding = nn.Parameter(0.01 * torch.randn(context, width))
-        self.transformer = Transformer(width, layers, num_heads)
+        self.transformer = PriorCLIPTransformer(width, layers, num_heads)
         self.ln_final = nn.LayerNorm(width)
         self.text_projection = nn.Parameter(width**-0.5 * torch.randn(width, out))
         nn.init.normal_(self.token_embedding.weight, std=0.02)
@@ -119,15 +119,17 @@ class PriorCLIP(nn.Module):
 
     Parameters
     ----------
-    architecture : Architecture
+    architecture : PriorCLIPArchitecture
     vocabulary, scenes : int
         Number of token ids, and of scene labels.
     """
 
-    def __init__(self, architecture: Architecture, vocabulary: int, scenes: int) -> None:
+    def __init__(self, architecture: PriorCLIPArchitecture, vocabulary: int, scenes: int) -> None:
         super().__init__()
         a = self.architecture = architecture
-        self.visual = VisionTransformer(a.image_size, a.patch_size, a.width, a.layers, a.num_heads, a.out, gate=a.gate)
+        self.visual = PriorCLIPVisionTransformer(
+            a.image_size, a.patch_size, a.width, a.layers, a.num_heads, a.out, gate=a.gate
+        )
         self.text = TextTransformer(vocabulary, a.max_words + 2, a.width, a.layers, a.num_heads, a.out)
         self.instruction = InstructionNet(a.features, scenes) if a.instruction else None
         self.vision_proj_res = nn.Linear(a.features, a.width) if a.instruction else None

@@ -65,7 +65,7 @@ def gated(tokens: Tensor, belief: Tensor, gate: Gate) -> Tensor:
     raise ValueError(f"gate {gate!r} is not one of {', '.join(GATES)}")
 
 
-class Block(nn.Module):
+class PriorCLIPBlock(nn.Module):
     """Residual attention block of CLIP, GELU in its erf form, started as CLIP starts one of ``layers``."""
 
     def __init__(self, width: int, num_heads: int, layers: int) -> None:
@@ -87,12 +87,12 @@ class Block(nn.Module):
         return out
 
 
-class Transformer(nn.Module):
+class PriorCLIPTransformer(nn.Module):
     """A stack of blocks."""
 
     def __init__(self, width: int, layers: int, num_heads: int) -> None:
         super().__init__()
-        self.resblocks = nn.ModuleList(Block(width, num_heads, layers) for _ in range(layers))
+        self.resblocks = nn.ModuleList(PriorCLIPBlock(width, num_heads, layers) for _ in range(layers))
 
     def forward(self, x: Tensor, bias: Tensor | None = None) -> Tensor:
         for block in self.resblocks:
@@ -108,7 +108,7 @@ class VisionOut(NamedTuple):
     belief: Tensor | None
 
 
-class VisionTransformer(nn.Module):
+class PriorCLIPVisionTransformer(nn.Module):
     """Image and instruction to one vector.
 
     Parameters
@@ -135,7 +135,7 @@ class VisionTransformer(nn.Module):
         self.class_embedding = nn.Parameter(scale * torch.randn(width))
         self.positional_embedding = nn.Parameter(scale * torch.randn(1 + self.grid[0] * self.grid[1], width))
         self.ln_pre = nn.LayerNorm(width)
-        self.transformer = Transformer(width, layers, num_heads)
+        self.transformer = PriorCLIPTransformer(width, layers, num_heads)
         self.ln_post = nn.LayerNorm(width)
         self.proj = nn.Parameter(scale * torch.randn(width, out))
 

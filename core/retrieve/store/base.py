@@ -109,7 +109,7 @@ class Hit:
     meta: Mapping[str, Any]
 
 
-class Block(NamedTuple):
+class StoredBlock(NamedTuple):
     """Some items of a store.
 
     Parameters
@@ -187,7 +187,7 @@ class VectorStore(Protocol):
         """Metadata of all items by id."""
         ...
 
-    def blocks(self, *, where: str | None = None, size: int = BLOCK_ITEMS) -> Iterator[Block]:
+    def blocks(self, *, where: str | None = None, size: int = BLOCK_ITEMS) -> Iterator[StoredBlock]:
         """All items with their vectors, a block at a time, so that memory does not grow with the store.
 
         Parameters
@@ -199,7 +199,7 @@ class VectorStore(Protocol):
 
         Yields
         ------
-        Block. Each item once, in an order that is the store's own.
+        StoredBlock. Each item once, in an order that is the store's own.
 
         Raises
         ------

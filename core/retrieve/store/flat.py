@@ -18,10 +18,10 @@ from . import where
 from .base import (
     BLOCK_ITEMS,
     AddMode,
-    Block,
     Header,
     Hit,
     Meta,
+    StoredBlock,
     already_there,
     best,
     damaged,
@@ -176,7 +176,7 @@ class FlatStore:
         """See ``VectorStore.entries``."""
         return {name: meta for row, (name, meta) in enumerate(self._items()) if self._alive[row]}
 
-    def blocks(self, *, where: str | None = None, size: int = BLOCK_ITEMS) -> Iterator[Block]:
+    def blocks(self, *, where: str | None = None, size: int = BLOCK_ITEMS) -> Iterator[StoredBlock]:
         """See ``VectorStore.blocks``; in the order in which items were added."""
         mask = self._alive if where is None else self._select(where)
         for shard, first in zip(self._shards, self._first, strict=False):
@@ -184,7 +184,9 @@ class FlatStore:
             for start in range(0, len(rows), size):
                 some = rows[start : start + size]
                 items = [shard.items[row] for row in some]
-                yield Block([name for name, _ in items], as_float32(shard.vectors[some]), [meta for _, meta in items])
+                yield StoredBlock(
+                    [name for name, _ in items], as_float32(shard.vectors[some]), [meta for _, meta in items]
+                )
 
     def compact(self) -> dict[str, Any]:
         """See ``VectorStore.compact``: one shard without dead rows."""

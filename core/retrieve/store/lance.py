@@ -24,10 +24,10 @@ from .base import (
     BLOCK_ITEMS,
     FLAT_ITEMS,
     AddMode,
-    Block,
     Header,
     Hit,
     Meta,
+    StoredBlock,
     already_there,
     best,
     damaged,
@@ -189,7 +189,7 @@ class LanceStore:
                 for name, meta in zip(batch["id"].to_pylist(), batch["meta"].to_pylist(), strict=True)
             }
 
-    def blocks(self, *, where: str | None = None, size: int = BLOCK_ITEMS) -> Iterator[Block]:
+    def blocks(self, *, where: str | None = None, size: int = BLOCK_ITEMS) -> Iterator[StoredBlock]:
         """See ``VectorStore.blocks``; in the order of the table."""
         query = self._table.search().select(["id", "vector", "meta"])
         if where is not None:
@@ -199,7 +199,7 @@ class LanceStore:
                 if batch.num_rows:
                     ids, texts = batch["id"].to_pylist(), batch["meta"].to_pylist()
                     meta = [item_meta(self.directory, *pair) for pair in zip(ids, texts, strict=True)]
-                    yield Block(ids, vectors_of(batch, self.header.dim), meta)
+                    yield StoredBlock(ids, vectors_of(batch, self.header.dim), meta)
 
     def compact(self) -> dict[str, Any]:
         """See ``VectorStore.compact``. Builds an index if there is none for more than ``FLAT_ITEMS`` items."""

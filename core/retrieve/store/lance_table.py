@@ -17,7 +17,7 @@ from ...errors import AttnError, InputError, UsageError
 from ...io.atomic import write_text
 from ...io.kinds import open_regular
 from ...memory import read_within
-from .base import Block, Header, Meta, damaged, sound_item
+from .base import Header, Meta, StoredBlock, damaged, sound_item
 
 TABLE = "vectors"
 FOLDER = f"{TABLE}.lance"
@@ -130,7 +130,7 @@ def sub_vectors(dim: int) -> int:
     return next(count for count in range(max(1, dim // 4), 0, -1) if dim % count == 0)
 
 
-def nearest_ids(blocks: Iterable[Block], queries: NDArray[np.float32], k: int) -> list[set[str]]:
+def nearest_ids(blocks: Iterable[StoredBlock], queries: NDArray[np.float32], k: int) -> list[set[str]]:
     """Ids of the ``k`` items nearest to each query [q, dim], exactly, in one pass for all queries."""
     scores = np.zeros((len(queries), 0), np.float32)
     names = np.zeros((len(queries), 0), object)

@@ -24,10 +24,10 @@ from . import where
 from .base import (
     BLOCK_ITEMS,
     AddMode,
-    Block,
     Header,
     Hit,
     Meta,
+    StoredBlock,
     already_there,
     best,
     damaged,
@@ -185,13 +185,13 @@ class QdrantStore:
         """See ``VectorStore.entries``."""
         return {p.payload["id"]: _plain(p.payload["meta"]) for points in self._scroll(POINTS_READ) for p in points}
 
-    def blocks(self, *, where: str | None = None, size: int = BLOCK_ITEMS) -> Iterator[Block]:
+    def blocks(self, *, where: str | None = None, size: int = BLOCK_ITEMS) -> Iterator[StoredBlock]:
         """See ``VectorStore.blocks``; in the order of the points' numbers, at most 1,000 at a time."""
         condition = None if where is None else self._condition(where)
         for points in self._scroll(min(size, POINTS_READ), condition, with_vectors=True):
             vectors = np.array([point.vector for point in points], np.float32).reshape(-1, self.header.dim)
             payloads = [point.payload for point in points]
-            yield Block([one["id"] for one in payloads], vectors, [_plain(one["meta"]) for one in payloads])
+            yield StoredBlock([one["id"] for one in payloads], vectors, [_plain(one["meta"]) for one in payloads])
 
     def _scroll(self, size: int, condition: Any = None, *, with_vectors: bool = False) -> Iterator[list[Any]]:
         """The points that a filter selects, page by page; no page is empty."""

@@ -40,7 +40,7 @@ from ..passages import PASSAGE_OF, document_of
 from ..places import Places
 from ..score.runs import Result
 from ..store import Hit, VectorStore, open_store
-from ..store.base import SLACK, Block, Meta
+from ..store.base import SLACK, Meta, StoredBlock
 from .search import Found, shown_meta
 from .similar import title
 
@@ -177,7 +177,7 @@ def _read(
     for block in store.blocks(where=where):
         if present is not None:
             there = [i for i, meta in enumerate(block.meta) if present.is_there(meta)]
-            block = Block([block.ids[i] for i in there], block.vectors[there], [block.meta[i] for i in there])
+            block = StoredBlock([block.ids[i] for i in there], block.vectors[there], [block.meta[i] for i in there])
         stop = len(ids) + len(block.ids)
         if stop > len(rows):
             raise InputError(name, "changes while it is read", "Try again when nobody writes to it")

@@ -41,7 +41,7 @@ from ...progress import Bars, Watcher
 from ...report.model import Item, Report, summarise
 from ..places import FOLDER, GALLERY, Places, file_name, index_folder, stored_name
 from ..store import Header, VectorStore, create, holds_index, open_store, split_place
-from ..store.base import Block, Meta
+from ..store.base import Meta, StoredBlock
 from ..store.files import folder_bytes, item_line, write_npy
 
 FORMS = ("parquet", "npz", "arrays", "flat", "lance")
@@ -172,10 +172,10 @@ class _Moved:
 
 def _watched(
     store: VectorStore, count: int, name: str, watcher: Watcher, moved: _Moved
-) -> Callable[[], Iterator[Block]]:
+) -> Callable[[], Iterator[StoredBlock]]:
     """The store's blocks, as often as they are asked for; raises ``InputError`` if there are not ``count`` entries."""
 
-    def blocks() -> Iterator[Block]:
+    def blocks() -> Iterator[StoredBlock]:
         done = 0
         for block in store.blocks(size=BLOCK):
             done += len(block.ids)
@@ -189,7 +189,7 @@ def _watched(
     return blocks
 
 
-def _fill(copy: VectorStore, blocks: Callable[[], Iterator[Block]]) -> None:
+def _fill(copy: VectorStore, blocks: Callable[[], Iterator[StoredBlock]]) -> None:
     """All blocks into an empty store, compact and with an index where there should be one; closes it."""
     try:
         for block in blocks():
@@ -199,7 +199,7 @@ def _fill(copy: VectorStore, blocks: Callable[[], Iterator[Block]]) -> None:
         copy.close()
 
 
-def write_parquet(path: Path, header: Header, blocks: Callable[[], Iterator[Block]]) -> None:
+def write_parquet(path: Path, header: Header, blocks: Callable[[], Iterator[StoredBlock]]) -> None:
     """A Parquet file; reads the blocks twice, because a file needs its columns before its rows."""
     from pyarrow.parquet import ParquetWriter  # type: ignore[import-untyped]
 
@@ -215,14 +215,14 @@ def write_parquet(path: Path, header: Header, blocks: Callable[[], Iterator[Bloc
             writer.write_table(columns.table(block.ids, block.vectors, block.meta, schema))
 
 
-def write_arrays(folder: Path, header: Header, count: int, blocks: Callable[[], Iterator[Block]]) -> None:
+def write_arrays(folder: Path, header: Header, count: int, blocks: Callable[[], Iterator[StoredBlock]]) -> None:
     """The three files of the form ``arrays``."""
     with open(folder / VECTORS, "wb") as vectors, open(folder / ENTRIES, "wb") as entries:
         write_npy(vectors, "float32", (count, header.dim), _entries_aside(blocks(), entries))
     (folder / HEADER).write_text(json.dumps(header.to_dict(), indent=1) + "\n")
 
 
-def write_npz(path: Path, header: Header, count: int, blocks: Callable[[], Iterator[Block]]) -> None:
+def write_npz(path: Path, header: Header, count: int, blocks: Callable[[], Iterator[StoredBlock]]) -> None:
     """The same three files in one, not compressed: vectors hardly become smaller."""
     with zipfile.ZipFile(path, "w") as archive, tempfile.TemporaryFile() as entries:
         with archive.open(zipfile.ZipInfo(VECTORS), "w", force_zip64=True) as vectors:
@@ -233,7 +233,7 @@ def write_npz(path: Path, header: Header, count: int, blocks: Callable[[], Itera
         archive.writestr(zipfile.ZipInfo(HEADER), json.dumps(header.to_dict(), indent=1) + "\n")
 
 
-def _entries_aside(blocks: Iterator[Block], entries: IO[bytes]) -> Iterator[NDArray[np.float32]]:
+def _entries_aside(blocks: Iterator[StoredBlock], entries: IO[bytes]) -> Iterator[NDArray[np.float32]]:
     """The vectors of the blocks, while ids and metadata are written to ``entries``."""
     for block in blocks:
         entries.writelines(item_line(name, meta) for name, meta in zip(block.ids, block.meta, strict=True))

@@ -23,7 +23,7 @@ LONGEST_NAME = 100
 
 
 @dataclass(frozen=True, slots=True)
-class Architecture:
+class FSGNetArchitecture:
     """What ``trunks.build`` needs to make the network.
 
     Parameters
@@ -53,14 +53,14 @@ class Architecture:
 
 
 @dataclass(frozen=True, slots=True)
-class Checkpoint:
+class FSGNetCheckpoint:
     """A trained network.
 
     Parameters
     ----------
     name : str
         What reports call it.
-    architecture : Architecture
+    architecture : FSGNetArchitecture
     preparation : Preparation
         How photos were prepared in training.
     threshold : float
@@ -72,7 +72,7 @@ class Checkpoint:
     """
 
     name: str
-    architecture: Architecture
+    architecture: FSGNetArchitecture
     preparation: Preparation
     threshold: float
     state: Mapping[str, Tensor]
@@ -85,7 +85,7 @@ class Checkpoint:
         return net.eval()
 
 
-def _check(architecture: Architecture, preparation: Preparation) -> None:
+def _check(architecture: FSGNetArchitecture, preparation: Preparation) -> None:
     """``ValueError`` for what no training wrote, before it is built."""
     whole = {"width": architecture.width, "kernel": architecture.kernel, "depths": architecture.depths}
     numbers = (architecture.width, architecture.kernel, *architecture.depths)
@@ -99,7 +99,7 @@ def _check(architecture: Architecture, preparation: Preparation) -> None:
         raise ValueError(f"its preparation is none (fov_diameter {diameter!s:.20})")
 
 
-def write_checkpoint(checkpoint: Checkpoint, path: Path) -> None:
+def write_checkpoint(checkpoint: FSGNetCheckpoint, path: Path) -> None:
     """Write a model file, atomically. Weights are rounded to float16: the shipped ones lose nothing that counts."""
     described = {
         "format": FORMAT, "version": VERSION, "name": checkpoint.name, "threshold": checkpoint.threshold,
@@ -109,12 +109,12 @@ def write_checkpoint(checkpoint: Checkpoint, path: Path) -> None:
     write_weights(path, checkpoint.state, described)
 
 
-def read_checkpoint(path: Path) -> Checkpoint:
+def read_checkpoint(path: Path) -> FSGNetCheckpoint:
     """A model file of ``write_checkpoint``. Raises ``UsageError`` for anything else."""
 
-    def build(described: dict[str, Any], state: dict[str, Tensor]) -> Checkpoint:
+    def build(described: dict[str, Any], state: dict[str, Tensor]) -> FSGNetCheckpoint:
         shape, threshold, name = described["architecture"], described["threshold"], described["name"]
-        architecture = Architecture(**shape | {"depths": tuple(shape["depths"])})
+        architecture = FSGNetArchitecture(**shape | {"depths": tuple(shape["depths"])})
         preparation = Preparation(**described["preparation"])
         _check(architecture, preparation)
         if not isinstance(name, str) or not 0 < len(name) <= LONGEST_NAME:
@@ -123,7 +123,7 @@ def read_checkpoint(path: Path) -> Checkpoint:
             raise ValueError(f"its threshold {threshold!s:.20} is no number between 0 and 1")
         training = described.get("training")
         training = training if isinstance(training, dict) else {}
-        checkpoint = Checkpoint(one_line(name), architecture, preparation, float(threshold), state, training)
+        checkpoint = FSGNetCheckpoint(one_line(name), architecture, preparation, float(threshold), state, training)
         held = sum(value.numel() for value in state.values())
         if sum(architecture.depths) > len(state) or max(32 * architecture.width**2, architecture.kernel**2) > held:
             raise ValueError("it has fewer weights than its architecture asks for")

@@ -16,7 +16,7 @@ from collections.abc import Sequence
 
 from torch import Tensor, nn
 
-from ...nets.biformer import Block, ChannelNorm
+from ...nets.biformer import BiFormerBlock, ChannelNorm
 from ...nets.halonet import Bottleneck
 from .layers import MConv
 from .network import FSGNet, FullScaleTrunk, Scales, decoder_of
@@ -84,7 +84,7 @@ class BiFormerTrunk(_Pyramid):
         for (dim, dim_out), depth, regions, topk in zip(_steps(width), depths, n_win, topks, strict=True):
             heads = _heads(dim_out, 32)
             blocks = [
-                Block(dim_out, num_heads=heads, topk=topk, n_win=regions, mlp_ratio=3, auto_pad=True)
+                BiFormerBlock(dim_out, num_heads=heads, topk=topk, n_win=regions, mlp_ratio=3, auto_pad=True)
                 for _ in range(depth)
             ]
             stages.append(nn.Sequential(*_down(dim, dim_out), *blocks))

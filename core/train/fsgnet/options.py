@@ -6,7 +6,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from ...errors import UsageError, did_you_mean
-from ...segment.fsgnet.checkpoint import Architecture
+from ...segment.fsgnet.checkpoint import FSGNetArchitecture
 from ...segment.fsgnet.network import MIN_SIDE
 from ...segment.fsgnet.trunks import TRUNKS
 from .augment import AUGMENTATIONS
@@ -20,7 +20,7 @@ class FSGNetOptions:
 
     Parameters
     ----------
-    architecture : Architecture
+    architecture : FSGNetArchitecture
     steps, warmup : int
         Optimisation steps; over how many the rate rises.
     batch, crop : int
@@ -43,7 +43,7 @@ class FSGNetOptions:
     seed : int
     """
 
-    architecture: Architecture = field(default_factory=Architecture)
+    architecture: FSGNetArchitecture = field(default_factory=FSGNetArchitecture)
     steps: int = 3000
     warmup: int = 100
     batch: int = 4

@@ -122,7 +122,7 @@ def _mask(
 
 
 @dataclass(frozen=True, slots=True)
-class Batches:
+class CropBatches:
     """Random crops of the training photos.
 
     Parameters
@@ -182,7 +182,7 @@ class FSGNetRecipe:
     ----------
     model : Module
         [B, 3, H, W] -> Outputs.
-    batches : Batches
+    batches : CropBatches
     held_out : sequence of Example
         Choose the weights and the threshold; never trained on.
     """
@@ -190,7 +190,7 @@ class FSGNetRecipe:
     score = "f1"
     stalled_below = ("f1", 0.5)
 
-    def __init__(self, model: nn.Module, batches: Batches, held_out: Sequence[Example]) -> None:
+    def __init__(self, model: nn.Module, batches: CropBatches, held_out: Sequence[Example]) -> None:
         self.model = model.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
         self.batches, self.held_out = batches, held_out
 

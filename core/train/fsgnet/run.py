@@ -19,13 +19,13 @@ from ...fit.loop import Plan, fit
 from ...fit.report import CARD, MODEL, training_report
 from ...io.atomic import write_text
 from ...report.model import Report, plain
-from ...segment.fsgnet.checkpoint import Checkpoint, read_checkpoint, write_checkpoint
+from ...segment.fsgnet.checkpoint import FSGNetCheckpoint, read_checkpoint, write_checkpoint
 from ...segment.fsgnet.trunks import NAMES
 from ...segment.prepare import Preparation
 from .augment import AUGMENTATIONS
 from .data import find_pairs, left_out
 from .options import FSGNetOptions, check_options
-from .recipe import Batches, Example, FSGNetRecipe, load_example
+from .recipe import CropBatches, Example, FSGNetRecipe, load_example
 
 Progress = Callable[[int, int, Mapping[str, float]], None]
 
@@ -73,7 +73,7 @@ def train_fsgnet(
     preparation = Preparation(normalise=options.normalise)  # type: ignore[arg-type]
     examples = [load_example(pair, preparation) for pair in pairs]
     held_out, training = split(examples, options.hold_out)
-    batches = Batches(
+    batches = CropBatches(
         training, preparation, AUGMENTATIONS[options.augment], options.crop, options.batch, options.seed, device
     )
     net, notes = start_weights(options, batches)
@@ -95,7 +95,7 @@ def train_fsgnet(
     }  # fmt: skip
     name = NAMES[options.architecture.trunk]
     if outcome.best:
-        checkpoint = Checkpoint(
+        checkpoint = FSGNetCheckpoint(
             name, options.architecture, preparation, outcome.best["threshold"], net.state_dict(), facts
         )
         write_checkpoint(checkpoint, output / MODEL)
@@ -117,7 +117,7 @@ def split(examples: Sequence[Example], hold_out: int) -> tuple[list[Example], li
     return held, [e for i, e in enumerate(examples) if i not in chosen]
 
 
-def start_weights(options: FSGNetOptions, batches: Batches) -> tuple[torch.nn.Module, list[str]]:
+def start_weights(options: FSGNetOptions, batches: CropBatches) -> tuple[torch.nn.Module, list[str]]:
     """The network before its first step, and what its initialiser reports."""
     if options.weights is not None:
         start = read_checkpoint(options.weights)
@@ -135,7 +135,7 @@ def start_weights(options: FSGNetOptions, batches: Batches) -> tuple[torch.nn.Mo
     return net, initialise(net, options.init, generator=generator, images=images)
 
 
-def card(checkpoint: Checkpoint, size: int) -> str:
+def card(checkpoint: FSGNetCheckpoint, size: int) -> str:
     """The model card, Markdown."""
     facts = checkpoint.training
     best = facts["best"]

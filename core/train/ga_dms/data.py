@@ -12,7 +12,7 @@ import numpy as np
 from ...errors import InputError, UsageError
 from ...retrieve.data.formats import Captioned, image_root, read_captioned
 from ...retrieve.gadms.people import SIZE, People, make_people
-from ...retrieve.gadms.prepare import ArrayImages, FileImages, Pairs
+from ...retrieve.gadms.prepare import ArrayImages, CaptionedImages, FileImages
 
 SYNTHETIC = "synthetic"
 PERSONS, HELD_OUT = 1500, 400
@@ -26,7 +26,7 @@ class Data:
     Parameters
     ----------
     name : str
-    training, held_out : Pairs
+    training, held_out : CaptionedImages
         Share no person.
     right, wrong : sequence of frozenset of int
         Which words of each training caption are known to be right or wrong; empty for real data.
@@ -34,8 +34,8 @@ class Data:
     """
 
     name: str
-    training: Pairs
-    held_out: Pairs
+    training: CaptionedImages
+    held_out: CaptionedImages
     right: Sequence[frozenset[int]] = ()
     wrong: Sequence[frozenset[int]] = ()
     notes: tuple[str, ...] = ()
@@ -48,9 +48,9 @@ def synthetic(seed: int, persons: int = PERSONS, held_out: int = HELD_OUT, size:
     return Data(SYNTHETIC, _pairs(people, "train"), _pairs(others, "val"), people.right, people.wrong)
 
 
-def _pairs(people: People, split: str) -> Pairs:
+def _pairs(people: People, split: str) -> CaptionedImages:
     names = [f"{split}-{i:05d}" for i in range(len(people.images))]
-    return Pairs(ArrayImages(people.images), names, people.image_ids, people.captions, people.caption_image)
+    return CaptionedImages(ArrayImages(people.images), names, people.image_ids, people.captions, people.caption_image)
 
 
 def read_data(path: Path, size: tuple[int, int], hold_out: int, seed: int, images: Path | None = None) -> Data:
@@ -96,10 +96,10 @@ def read_data(path: Path, size: tuple[int, int], hold_out: int, seed: int, image
     return Data(path.name, _read(training, root, size), _read(held_out, root, size), notes=tuple(notes))
 
 
-def _read(found: Sequence[Captioned], root: Path, size: tuple[int, int]) -> Pairs:
+def _read(found: Sequence[Captioned], root: Path, size: tuple[int, int]) -> CaptionedImages:
     persons = {name: i for i, name in enumerate(sorted({one.identity for one in found}))}
     counts = [len(one.captions) for one in found]
-    return Pairs(
+    return CaptionedImages(
         FileImages([root / one.image for one in found], size),
         [one.image for one in found],
         np.array([persons[one.identity] for one in found], np.int64),

@@ -7,11 +7,11 @@ from pathlib import Path
 from typing import Any
 
 from ...errors import UsageError, did_you_mean
-from ...retrieve.gadms.clip import Architecture
+from ...retrieve.gadms.clip import CLIPArchitecture
 from ...retrieve.gadms.gass import GASSOptions
 from .recipe import LOSSES
 
-SMALL = Architecture(
+SMALL = CLIPArchitecture(
     embed_dim=64, image_size=(64, 32), patch_size=16, vision_width=64, vision_layers=2, text_length=24, vocab_size=0,
     text_width=64, text_heads=4, text_layers=3, decoder_layers=1, head_dim=16,
 )  # fmt: skip
@@ -29,7 +29,7 @@ class GADMSOptions:
 
     Parameters
     ----------
-    architecture : Architecture
+    architecture : CLIPArchitecture
         Of a model from scratch; ``vocab_size`` is taken from the captions.
     weights, tokenizer : Path or None
         A model file of attn, official weights or a CLIP folder to start from; a folder with CLIP's vocab.json and
@@ -67,7 +67,7 @@ class GADMSOptions:
     seed : int
     """
 
-    architecture: Architecture = SMALL
+    architecture: CLIPArchitecture = SMALL
     weights: Path | None = None
     tokenizer: Path | None = None
     image_size: tuple[int, int] | None = None

@@ -21,7 +21,7 @@ from ...retrieve.gadms import losses
 from ...retrieve.gadms.clip import GADMS, at, end_position
 from ...retrieve.gadms.gass import GASSOptions, gass
 from ...retrieve.gadms.masking import FIRST_SCORE, Masking, mask_caption
-from ...retrieve.gadms.prepare import Pairs, augment, normalise
+from ...retrieve.gadms.prepare import CaptionedImages, augment, normalise
 from ...retrieve.score.metrics import evaluate_scores
 
 LOSSES = ("sdm", "mlm", "id", "itc", "cmpm")
@@ -98,12 +98,12 @@ class Batch:
 
 
 @dataclass(frozen=True, slots=True)
-class Batches:
+class CaptionBatches:
     """Every caption once per epoch, in an order of its own, with its image.
 
     Parameters
     ----------
-    pairs : Pairs
+    pairs : CaptionedImages
     ids : Tensor [captions, N], int64
         The captions as tokens.
     pids : Tensor [captions], int64
@@ -116,7 +116,7 @@ class Batches:
     device : device
     """
 
-    pairs: Pairs
+    pairs: CaptionedImages
     ids: Tensor
     pids: Tensor
     batch: int
@@ -186,8 +186,8 @@ class GADMSRecipe:
     Parameters
     ----------
     model : Trainee
-    batches : Batches
-    held_out : Pairs
+    batches : CaptionBatches
+    held_out : CaptionedImages
     held_out_ids : Tensor [queries, N]
         Its captions as tokens.
     objective : Objective
@@ -196,7 +196,12 @@ class GADMSRecipe:
     score = "r1"
 
     def __init__(
-        self, model: Trainee, batches: Batches, held_out: Pairs, held_out_ids: Tensor, objective: Objective
+        self,
+        model: Trainee,
+        batches: CaptionBatches,
+        held_out: CaptionedImages,
+        held_out_ids: Tensor,
+        objective: Objective,
     ) -> None:
         self.trainee, self.batches, self.objective = model, batches, objective
         self.model: nn.Module = model
@@ -251,7 +256,7 @@ class GADMSRecipe:
 
 
 @torch.no_grad()
-def similarities(net: GADMS, pairs: Pairs, ids: Tensor, device: torch.device | str) -> Tensor:
+def similarities(net: GADMS, pairs: CaptionedImages, ids: Tensor, device: torch.device | str) -> Tensor:
     """Cosines of captions with images: [captions, images]."""
     images = [
         net.image_feature(normalise(torch.stack([pairs.images[i] for i in block])).to(device)).cpu()
@@ -266,7 +271,9 @@ def blocks(count: int) -> list[range]:
     return [range(i, min(i + _EVALUATION_BATCH, count)) for i in range(0, count, _EVALUATION_BATCH)]
 
 
-def score_captions(net: GADMS, pairs: Pairs, ids: Tensor, options: GASSOptions, device: torch.device | str) -> Tensor:
+def score_captions(
+    net: GADMS, pairs: CaptionedImages, ids: Tensor, options: GASSOptions, device: torch.device | str
+) -> Tensor:
     """GASS of every word of every caption with its unchanged image: [captions, N] float32.
 
     Captions come in their own order, so that with ``scale="batch"`` the same set always gives the same scores.

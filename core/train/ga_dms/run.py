@@ -20,7 +20,7 @@ from ...fit.loop import fit
 from ...fit.report import CARD, MODEL, training_report
 from ...io.atomic import write_text
 from ...report.model import Report, plain
-from ...retrieve.gadms.checkpoint import Checkpoint, read_checkpoint, write_checkpoint
+from ...retrieve.gadms.checkpoint import GADMSCheckpoint, read_checkpoint, write_checkpoint
 from ...retrieve.gadms.clip import GADMS
 from ...retrieve.gadms.gass import GASSOptions
 from ...retrieve.gadms.masking import FIRST_SCORE, UNIFORM_SCORE
@@ -28,7 +28,7 @@ from ...retrieve.gadms.official import load_official, read_state
 from ...retrieve.gadms.tokenizer import Tokenizer, WordTokenizer, encode, read_clip_tokenizer
 from .data import SYNTHETIC, Data, read_data, synthetic
 from .options import GADMSOptions, complete
-from .recipe import Batches, EpochPlan, GADMSRecipe, Objective, Trainee, score_captions
+from .recipe import CaptionBatches, EpochPlan, GADMSRecipe, Objective, Trainee, score_captions
 
 WORD_SCORES = "scores.jsonl"
 Progress = Callable[[int, int, Mapping[str, float]], None]
@@ -108,7 +108,7 @@ def train_ga_dms(
             "held_out": len(found.held_out.captions), "options": _shown(options), "best": outcome.best,
             "seconds": round(outcome.seconds), "notes": list(run.notes), **metrics,
         }  # fmt: skip
-        checkpoint = Checkpoint("ga-dms", net.shape, run.tokenizer, net.state_dict(), facts)
+        checkpoint = GADMSCheckpoint("ga-dms", net.shape, run.tokenizer, net.state_dict(), facts)
         write_checkpoint(checkpoint, output / MODEL)
         write_text(output / CARD, card(checkpoint, (output / MODEL).stat().st_size))
     if scores is not None and options.save_scores:
@@ -184,7 +184,7 @@ def prepare_run(
     classes = int(pids.max()) + 1 if "id" in options.losses else 0
     gass = options.gass(net.shape.text_layers)
     first = FIRST_SCORE if options.scores == "gass" else UNIFORM_SCORE
-    batches = Batches(
+    batches = CaptionBatches(
         training, torch.from_numpy(tokens.ids), torch.from_numpy(pids), options.batch, options.seed, net.shape.mask_id,
         options.masking, bool(options.augment), device,  # type: ignore[arg-type]
     )  # fmt: skip
@@ -223,7 +223,7 @@ def score_lines(scores: np.ndarray[Any, Any], data: Data, tokenizer: Tokenizer) 
     return "\n".join(lines) + "\n"
 
 
-def card(checkpoint: Checkpoint, size: int) -> str:
+def card(checkpoint: GADMSCheckpoint, size: int) -> str:
     """The model card, Markdown."""
     facts, best = checkpoint.training, checkpoint.training["best"]
     lines = [

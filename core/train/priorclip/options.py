@@ -6,7 +6,7 @@ from dataclasses import dataclass, field
 
 from ...errors import UsageError, did_you_mean
 from ...retrieve.priorclip.losses import Targets
-from ...retrieve.priorclip.model import Architecture
+from ...retrieve.priorclip.model import PriorCLIPArchitecture
 from ...retrieve.priorclip.vit import GATES
 
 TARGETS = ("diagonal", "class")
@@ -21,7 +21,7 @@ class PriorCLIPOptions:
 
     Parameters
     ----------
-    architecture : Architecture
+    architecture : PriorCLIPArchitecture
     steps : int
         Of stages 1 and 2 together.
     coarse_steps : int
@@ -48,7 +48,7 @@ class PriorCLIPOptions:
     seed : int
     """
 
-    architecture: Architecture = field(default_factory=Architecture)
+    architecture: PriorCLIPArchitecture = field(default_factory=PriorCLIPArchitecture)
     steps: int = 300
     coarse_steps: int = 100
     instruction_steps: int = 100

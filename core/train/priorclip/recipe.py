@@ -31,7 +31,7 @@ OBJECT_SHARE = 1 / 16
 
 
 @dataclass(frozen=True, slots=True)
-class Batches:
+class PictureBatches:
     """Random pictures, each with one of its captions.
 
     Parameters
@@ -99,7 +99,7 @@ class InstructionRecipe:
     ----------
     net : PriorCLIP
         With an instruction network, which is what is trained.
-    batches : Batches
+    batches : PictureBatches
     held_out : Pictures
     scenes : sequence of str
         Labels in the order of their numbers; pictures of other labels do not count.
@@ -107,7 +107,7 @@ class InstructionRecipe:
 
     score = "accuracy"
 
-    def __init__(self, net: PriorCLIP, batches: Batches, held_out: Pictures, scenes: Sequence[str]) -> None:
+    def __init__(self, net: PriorCLIP, batches: PictureBatches, held_out: Pictures, scenes: Sequence[str]) -> None:
         if net.instruction is None:
             raise ValueError("the model has no instruction network")
         self.model: torch.nn.Module = net.instruction
@@ -136,7 +136,7 @@ class PairRecipe:
     Parameters
     ----------
     model : PriorCLIP
-    batches : Batches
+    batches : PictureBatches
         Of coarse captions in stage 1, of the pictures' own in stage 2.
     held_out : Pictures
     vocabulary : Vocabulary
@@ -151,8 +151,8 @@ class PairRecipe:
     score = "mr"
 
     def __init__(
-        self, model: PriorCLIP, batches: Batches, held_out: Pictures, vocabulary: Vocabulary, *, coarse: bool = False,
-        center_factor: float = 1.0, targets: Targets = "diagonal",
+        self, model: PriorCLIP, batches: PictureBatches, held_out: Pictures, vocabulary: Vocabulary, *,
+        coarse: bool = False, center_factor: float = 1.0, targets: Targets = "diagonal",
     ) -> None:  # fmt: skip
         self.model: torch.nn.Module = model
         self.net, self.batches, self.held_out, self.vocabulary = model, batches, held_out, vocabulary

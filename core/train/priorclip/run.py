@@ -17,12 +17,12 @@ from ...fit.loop import Outcome, Plan, Recipe, fit
 from ...fit.report import CARD, MODEL, training_report
 from ...io.atomic import write_text
 from ...report.model import Report, plain
-from ...retrieve.priorclip.checkpoint import Checkpoint, write_checkpoint
+from ...retrieve.priorclip.checkpoint import PriorCLIPCheckpoint, write_checkpoint
 from ...retrieve.priorclip.data import Pictures, label_warning, read_dataset, synthetic
 from ...retrieve.priorclip.model import PriorCLIP
 from ...retrieve.priorclip.text import Vocabulary
 from .options import SYNTHETIC, PriorCLIPOptions, check_options
-from .recipe import Batches, InstructionRecipe, PairRecipe, object_belief, recalls, scene_captions, tokens_of
+from .recipe import InstructionRecipe, PairRecipe, PictureBatches, object_belief, recalls, scene_captions, tokens_of
 
 STAGES = ("instruction", "coarse", "fine")
 """Folders of the stages inside that of the run; the last is the run's own."""
@@ -109,7 +109,7 @@ def train_priorclip(
     }  # fmt: skip
     if main.metrics:
         scenes = scenes_of(splits["train"])
-        checkpoint = Checkpoint(options.architecture, vocabulary, scenes, main.model.state_dict(), facts)
+        checkpoint = PriorCLIPCheckpoint(options.architecture, vocabulary, scenes, main.model.state_dict(), facts)
         write_checkpoint(checkpoint, output / MODEL)
         write_text(output / CARD, card(checkpoint, (output / MODEL).stat().st_size))
     return training_report(
@@ -172,7 +172,7 @@ def train_stages(
     done = 0
     for number, (stage, count) in enumerate(steps.items()):
         tokens = tokens_of(captions[stage], vocabulary, options.architecture.max_words)
-        batches = Batches(train, tokens, labels, options.batch, options.seed + number, crop, device)
+        batches = PictureBatches(train, tokens, labels, options.batch, options.seed + number, crop, device)
         recipe: Recipe
         if stage == "instruction":
             recipe = InstructionRecipe(model, batches, val, scenes)
@@ -201,7 +201,7 @@ def train_stages(
     return Trained(model, outcomes, recalls(model, test, vocabulary) | object_belief(model, test))
 
 
-def card(checkpoint: Checkpoint, size: int) -> str:
+def card(checkpoint: PriorCLIPCheckpoint, size: int) -> str:
     """The model card, Markdown."""
     facts = checkpoint.training
     counts = ", ".join(f"{n} {split}" for split, n in facts["pictures"].items())

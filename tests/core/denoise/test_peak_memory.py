@@ -9,7 +9,7 @@ from peak import CODE
 
 from attn.core import memory
 from attn.core.errors import InputError
-from attn.core.io import read_image
+from attn.core.io import read_grey
 from attn.core.io.pixels import SLICE_BYTES, STACK_BYTES
 
 RUN = """
@@ -46,6 +46,6 @@ def test_a_run_stays_within_what_its_header_was_checked_for(shape, method, tmp_p
     memory.set_budget(need - 1)
     try:
         with pytest.raises(InputError, match="more than the budget"):
-            read_image(tmp_path / "large.npy")
+            read_grey(tmp_path / "large.npy")
     finally:
         memory.set_budget(None)

@@ -8,7 +8,7 @@ from attn.core.denoise.options import DenoiseOptions
 from attn.core.denoise.reference import read_reference
 from attn.core.denoise.run import run
 from attn.core.errors import InputError
-from attn.core.io import read_image, write
+from attn.core.io import read_grey, write
 
 HU = np.random.default_rng(0).normal(40, 25, (24, 24)).round()
 GEOMETRY = {
@@ -38,7 +38,7 @@ def save(path, stored, **elements):
 
 @pytest.fixture
 def scan(tmp_path):
-    return read_image(save(tmp_path / "scan.dcm", HU + 1024))
+    return read_grey(save(tmp_path / "scan.dcm", HU + 1024))
 
 
 def denoised(path, reference, out):
@@ -59,7 +59,7 @@ def test_equal_activity_with_other_slopes_is_equal(tmp_path):
     assert any("equals the image" in text for text in item.warnings)
     other = save(tmp_path / "c.dcm", counts, RescaleSlope="1.48", **{**pet, "Units": "CNTS"})
     with pytest.raises(InputError, match=r"values in counts, the image values in Bq/ml"):
-        read_reference(read_image(one), other)
+        read_reference(read_grey(one), other)
 
 
 def test_slopes_that_change_along_a_series(tmp_path):
@@ -74,7 +74,7 @@ def test_slopes_that_change_along_a_series(tmp_path):
     items = run([str(tmp_path / f"{number}.dcm") for number in (0, 1)], tmp_path / "out", options).items
     assert items[0].details["window"] == items[1].details["window"]
     assert items[0].metrics["noise_std_before"] == items[1].metrics["noise_std_before"]
-    one, two = (read_image(item.output) for item in items)
+    one, two = (read_grey(item.output) for item in items)
     assert np.abs(one.pixels - two.pixels).max() <= 0.25 + 1.0  # half a step of storage each
     assert (one.source.slope[0], two.source.slope[0]) == (0.5, 2.0)
 
@@ -116,10 +116,10 @@ def test_pictures_of_other_depths_are_refused(tmp_path):
     write(tmp_path / "deep.png", (picture * 257).astype(np.uint16))
     write(tmp_path / "flat.png", picture.astype(np.uint8))
     with pytest.raises(InputError, match="up to 255, the image up to 65535"):
-        read_reference(read_image(tmp_path / "deep.png"), tmp_path / "flat.png")
+        read_reference(read_grey(tmp_path / "deep.png"), tmp_path / "flat.png")
     write(tmp_path / "share.npy", (picture / 255).astype(np.float32))
     with pytest.raises(InputError, match="same unit"):
-        read_reference(read_image(tmp_path / "flat.png"), tmp_path / "share.npy")
+        read_reference(read_grey(tmp_path / "flat.png"), tmp_path / "share.npy")
 
 
 @pytest.mark.parametrize(
@@ -163,8 +163,8 @@ def test_references_in_a_directory(tmp_path):
         save(tmp_path / f"in/{place}/1.dcm", HU + 1024)
         save(tmp_path / f"clean/{place}/1.dcm", np.full((24, 24), 1024 + value))
     for place, value in (("a", 1), ("b", 2)):
-        found = read_reference(read_image(tmp_path / f"in/{place}/1.dcm"), tmp_path / "clean")
+        found = read_reference(read_grey(tmp_path / f"in/{place}/1.dcm"), tmp_path / "clean")
         assert found.pixels[0, 0, 0] == value
     scan = save(tmp_path / "in/2.dcm", HU + 1024)
     with pytest.raises(InputError, match=r"reference directory .*clean has no 2\.dcm"):
-        read_reference(read_image(scan), tmp_path / "clean")
+        read_reference(read_grey(scan), tmp_path / "clean")

@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 
 from attn.core.denoise.window import PRESETS, Window, choose_window, outside, parse_window, picture_window
 from attn.core.errors import InputError, UsageError
-from attn.core.io import read_image
+from attn.core.io import read_grey
 from attn.core.io.image import GreyImage
 
 
@@ -104,11 +104,11 @@ def test_a_window_in_another_unit_than_the_image_is_told():
 
 def test_the_user_may_say_that_values_are_hounsfield_units(tmp_path):
     np.save(tmp_path / "a.npy", np.array([[-2048, 0, 4600]], np.int16))
-    plain, said = read_image(tmp_path / "a.npy"), read_image(tmp_path / "a.npy", unit="hu")
+    plain, said = read_grey(tmp_path / "a.npy"), read_grey(tmp_path / "a.npy", unit="hu")
     assert (plain.unit, said.unit) == ("stored", "HU")
     assert choose_window("auto", said) == Window(-1024, 3071)
     assert choose_window("lung", said) == Window(-1350, 150)
     with pytest.raises(InputError, match="--unit hu"):
         choose_window("lung", plain)
     with pytest.raises(UsageError, match="--unit: 'mm'"):
-        read_image(tmp_path / "a.npy", unit="mm")
+        read_grey(tmp_path / "a.npy", unit="mm")

@@ -7,7 +7,7 @@ from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays
 
 from attn.core.errors import InputError
-from attn.core.io import read_image, write, write_image
+from attn.core.io import read_grey, write, write_grey
 
 DTYPES = ("?", "u1", "<i2", ">i2", "u2", "i4", "u4", "i8", "u8", "f2", "<f4", ">f4", "f8")
 
@@ -22,8 +22,8 @@ def test_write_then_read_gives_the_same_values(suffix, data, tmp_path_factory):
     array = data.draw(arrays(dtype, tuple(shape), elements=finite))
     place = tmp_path_factory.mktemp("x")
     write(place / f"a{suffix}", array)
-    image = read_image(place / f"a{suffix}")
-    write_image(image, image.pixels, place / f"b{suffix}")
+    image = read_grey(place / f"a{suffix}")
+    write_grey(image, image.pixels, place / f"b{suffix}")
     again = np.load(place / f"b{suffix}")
     again = again["image"] if suffix == ".npz" else again
     np.testing.assert_array_equal(again, array)
@@ -33,17 +33,17 @@ def test_write_then_read_gives_the_same_values(suffix, data, tmp_path_factory):
 def test_the_name_does_not_matter(tmp_path):
     np.save(tmp_path / "a.npy", np.eye(5))
     (tmp_path / "a.npy").rename(tmp_path / "scan.dat")
-    assert read_image(tmp_path / "scan.dat").kind == "npy"
+    assert read_grey(tmp_path / "scan.dat").kind == "npy"
 
 
 def test_changed_values_are_rounded_and_clipped(tmp_path):
     np.save(tmp_path / "a.npy", np.array([[1, 2, 3, 4, 5]], np.int8))
-    image = read_image(tmp_path / "a.npy")
-    write_image(image, np.array([[[0.5, 2.5, -200, 300, 5]]], np.float32), tmp_path / "b.npy")
+    image = read_grey(tmp_path / "a.npy")
+    write_grey(image, np.array([[[0.5, 2.5, -200, 300, 5]]], np.float32), tmp_path / "b.npy")
     np.testing.assert_array_equal(np.load(tmp_path / "b.npy"), [[0, 2, -128, 127, 5]])
     np.save(tmp_path / "c.npy", np.zeros((1, 2), np.int64))
-    image = read_image(tmp_path / "c.npy")
-    write_image(image, np.array([[[1e30, -1e30]]]), tmp_path / "d.npy")
+    image = read_grey(tmp_path / "c.npy")
+    write_grey(image, np.array([[[1e30, -1e30]]]), tmp_path / "d.npy")
     assert np.load(tmp_path / "d.npy")[0, 0] > 2**62  # not wrapped around
     assert np.load(tmp_path / "d.npy")[0, 1] == -(2**63)
 
@@ -64,7 +64,7 @@ def test_changed_values_are_rounded_and_clipped(tmp_path):
 def test_what_is_no_image_is_refused(array, message, tmp_path):
     np.save(tmp_path / "a.npy", array, allow_pickle=True)
     with pytest.raises(InputError, match=message):
-        read_image(tmp_path / "a.npy")
+        read_grey(tmp_path / "a.npy")
 
 
 def test_absurd_shape_is_refused_before_allocating(tmp_path):
@@ -75,7 +75,7 @@ def test_absurd_shape_is_refused_before_allocating(tmp_path):
             file.write(bytes(64))
         tracemalloc.start()
         with pytest.raises(InputError, match=message):
-            read_image(tmp_path / "a.npy")
+            read_grey(tmp_path / "a.npy")
         assert tracemalloc.get_traced_memory()[1] < 2**20
         tracemalloc.stop()
 
@@ -83,24 +83,24 @@ def test_absurd_shape_is_refused_before_allocating(tmp_path):
 def test_keys_of_an_archive(tmp_path):
     path = tmp_path / "a.npz"
     np.savez(path, clean=np.ones((3, 5)), noisy=np.zeros((3, 5)), scale=np.float32(3))
-    assert read_image(path).pixels.max() == 0  # 'noisy' is one of the names taken for the image
-    assert read_image(f"{path}#clean").pixels.min() == 1
-    write_image(read_image(f"{path}#clean"), np.full((1, 3, 5), 2.0), tmp_path / "b.npz")
+    assert read_grey(path).pixels.max() == 0  # 'noisy' is one of the names taken for the image
+    assert read_grey(f"{path}#clean").pixels.min() == 1
+    write_grey(read_grey(f"{path}#clean"), np.full((1, 3, 5), 2.0), tmp_path / "b.npz")
     assert list(np.load(tmp_path / "b.npz")) == ["clean"]
     with pytest.raises(InputError, match=r"no array 'claen'.*Did you mean clean"):
-        read_image(f"{path}#claen")
+        read_grey(f"{path}#claen")
     np.savez(path, first=np.ones((3, 5)), second=np.zeros((3, 5)))
     with pytest.raises(InputError, match=r"Keys: first, second.*a\.npz#KEY"):
-        read_image(path)
+        read_grey(path)
     np.savez(path, first=np.ones((3, 5)), scale=np.float32(3))
-    assert read_image(path).source["key"] == "first"  # the only one that can be an image
+    assert read_grey(path).source["key"] == "first"  # the only one that can be an image
     np.savez(path)
     with pytest.raises(InputError, match="no NumPy array"):
-        read_image(path)
+        read_grey(path)
 
 
 def test_mayo_pair(data_dir):
-    noisy, clean = (read_image(f"{data_dir}/ct/mayo_slice_pair.npz#{key}") for key in ("noisy", "clean"))
+    noisy, clean = (read_grey(f"{data_dir}/ct/mayo_slice_pair.npz#{key}") for key in ("noisy", "clean"))
     assert noisy.pixels.shape == (1, 512, 512)
     assert np.sqrt(np.mean((noisy.pixels - clean.pixels) ** 2)) == pytest.approx(0.01782, abs=1e-5)
 
@@ -108,11 +108,11 @@ def test_mayo_pair(data_dir):
 def test_colour_arrays(tmp_path):
     grey = np.random.default_rng(0).random((9, 8)).astype(np.float32)
     np.save(tmp_path / "a.npy", np.stack([grey] * 3, -1))
-    np.testing.assert_array_equal(read_image(tmp_path / "a.npy").pixels[0], grey)
+    np.testing.assert_array_equal(read_grey(tmp_path / "a.npy").pixels[0], grey)
     np.save(tmp_path / "b.npy", np.stack([grey, grey, 1 - grey], -1))
     with pytest.raises(InputError, match="--luma"):
-        read_image(tmp_path / "b.npy")
-    assert read_image(tmp_path / "b.npy", luma=True).pixels.shape == (1, 9, 8)
+        read_grey(tmp_path / "b.npy")
+    assert read_grey(tmp_path / "b.npy", luma=True).pixels.shape == (1, 9, 8)
 
 
 def test_nan_names_count_and_place(tmp_path):
@@ -120,16 +120,16 @@ def test_nan_names_count_and_place(tmp_path):
     array[2, 3:5] = np.nan
     np.save(tmp_path / "a.npy", array)
     with pytest.raises(InputError, match="NaN or infinite values: 2, the first at slice 0, row 2, column 3"):
-        read_image(tmp_path / "a.npy")
-    image = read_image(tmp_path / "a.npy", fill=0.25)
+        read_grey(tmp_path / "a.npy")
+    image = read_grey(tmp_path / "a.npy", fill=0.25)
     assert image.pixels[0, 2, 3] == 0.25
 
 
 def test_big_integers_keep_their_precision(tmp_path):
     array = np.array([[2**40 + 1, 5]])
     np.save(tmp_path / "a.npy", array)
-    assert read_image(tmp_path / "a.npy").pixels.dtype == np.float64
-    assert read_image(tmp_path / "a.npy").pixels[0, 0, 0] == 2**40 + 1
+    assert read_grey(tmp_path / "a.npy").pixels.dtype == np.float64
+    assert read_grey(tmp_path / "a.npy").pixels[0, 0, 0] == 2**40 + 1
 
 
 @pytest.mark.parametrize(
@@ -150,7 +150,7 @@ def test_big_integers_keep_their_precision(tmp_path):
 def test_other_content_is_named(content, message, tmp_path):
     (tmp_path / "a.npy").write_bytes(content)
     with pytest.raises(InputError, match=message):
-        read_image(tmp_path / "a.npy")
+        read_grey(tmp_path / "a.npy")
 
 
 def test_places_that_are_no_files(tmp_path):
@@ -158,9 +158,9 @@ def test_places_that_are_no_files(tmp_path):
 
     for path, message in ((tmp_path / "none.npy", "does not exist"), (tmp_path, "is a directory")):
         with pytest.raises(InputError, match=message):
-            read_image(path)
+            read_grey(path)
     os.mkfifo(tmp_path / "pipe.npy")  # would block for ever
     with pytest.raises(InputError, match="not a regular file"):
-        read_image(tmp_path / "pipe.npy")
+        read_grey(tmp_path / "pipe.npy")
     with pytest.raises(InputError, match="cannot be opened"):
-        read_image("nul\0byte.npy")
+        read_grey("nul\0byte.npy")

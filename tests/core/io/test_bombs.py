@@ -11,7 +11,7 @@ import pytest
 
 from attn.core import memory
 from attn.core.errors import InputError
-from attn.core.io import read_image
+from attn.core.io import read_grey
 
 
 @pytest.fixture(autouse=True)
@@ -51,7 +51,7 @@ def test_nifti(name, version, tmp_path):
     data = nifti((600, 600, 600), version) + bytes(2**20)
     (tmp_path / name).write_bytes(gzip.compress(data) if name.endswith("gz") else data)
     with pytest.raises(InputError, match=r"600 x 600 x 600 pixels, which take .* GiB.*--max-memory"):
-        read_image(tmp_path / name)
+        read_grey(tmp_path / name)
 
 
 def test_what_follows_the_voxels_is_counted_while_it_unpacks(tmp_path):
@@ -61,7 +61,7 @@ def test_what_follows_the_voxels_is_counted_while_it_unpacks(tmp_path):
         for _ in range(100):
             file.write(bytes(2**20))
     with pytest.raises(InputError, match="behind its voxels more than 85"):
-        read_image(tmp_path / "a.nii.gz")
+        read_grey(tmp_path / "a.nii.gz")
 
 
 def archive(path, **members):
@@ -83,10 +83,10 @@ def test_a_giant_beside_the_wanted_array_is_not_unpacked(head, tmp_path):
     image = np.arange(63.0).reshape(7, 9)
     archive(tmp_path / "a.npz", giant=[head, *[bytes(2**20)] * 300], image=[npy(image)])
     for name in ("a.npz", "a.npz#image"):
-        np.testing.assert_array_equal(read_image(tmp_path / name).pixels[0], image)
-    assert "giant" in read_image(tmp_path / "a.npz").warnings[0]
+        np.testing.assert_array_equal(read_grey(tmp_path / name).pixels[0], image)
+    assert "giant" in read_grey(tmp_path / "a.npz").warnings[0]
     with pytest.raises(InputError):
-        read_image(tmp_path / "a.npz#giant")
+        read_grey(tmp_path / "a.npz#giant")
 
 
 @pytest.mark.parametrize("suffix", [".npy", ".npz"])
@@ -109,7 +109,7 @@ def test_headers_of_arrays(suffix, text, message, tmp_path):
     else:
         archive(tmp_path / "a.npz", image=[data])
     with pytest.raises(InputError, match=message) as caught:
-        read_image(tmp_path / f"a{suffix}")
+        read_grey(tmp_path / f"a{suffix}")
     assert str(caught.value).isprintable()
     assert len(str(caught.value)) < 500
 
@@ -118,10 +118,10 @@ def test_a_zip_that_is_no_npz_and_damage_in_a_member(tmp_path):
     with zipfile.ZipFile(tmp_path / "a.zip", "w") as file:
         file.writestr("scan.dcm", b"x")
     with pytest.raises(InputError, match=r"ZIP archive that holds no NumPy array, but scan\.dcm.*Unpack it"):
-        read_image(tmp_path / "a.zip")
+        read_grey(tmp_path / "a.zip")
     archive(tmp_path / "b.npz", image=[npy(np.random.default_rng(0).random((40, 40)))])
     data = bytearray((tmp_path / "b.npz").read_bytes())
     data[5000] ^= 255
     (tmp_path / "b.npz").write_bytes(data)
     with pytest.raises(InputError, match="cannot be read as NPZ"):
-        read_image(tmp_path / "b.npz")
+        read_grey(tmp_path / "b.npz")

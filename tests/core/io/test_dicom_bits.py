@@ -5,7 +5,7 @@ import pydicom
 import pytest
 from pydicom.uid import ExplicitVRBigEndian, JPEG2000Lossless, JPEGLSLossless, RLELossless
 
-from attn.core.io import Derivation, read_image, write_image
+from attn.core.io import Derivation, read_grey, write_grey
 from attn.core.io.dicom.codecs import stream_header
 
 
@@ -65,11 +65,11 @@ TWOS = {
 
 
 def check(path, tmp_path, truth, said):
-    image = read_image(path)
+    image = read_grey(path)
     np.testing.assert_array_equal(image.stored.reshape(truth.shape), truth)
     assert any(said in text for text in image.warnings) if said else image.warnings == ()
     again = tmp_path / "out.dcm"
-    write_image(image, image.pixels, again, Derivation("x", "y", "2.25.1"))
+    write_grey(image, image.pixels, again, Derivation("x", "y", "2.25.1"))
     written = pydicom.dcmread(again)  # another reader than ours, and a header that fits
     np.testing.assert_array_equal(written.pixel_array.reshape(truth.shape), truth)
     assert written.HighBit == written.BitsStored - 1
@@ -173,7 +173,7 @@ def test_pixel_data_without_pixels(data, tmp_path, make_dicom):
     dataset["PixelData"]._value = data
     pydicom.dcmwrite(tmp_path / "a.dcm", dataset, enforce_file_format=True)
     with pytest.raises(InputError, match="PixelData without pixels"):
-        read_image(tmp_path / "a.dcm")
+        read_grey(tmp_path / "a.dcm")
 
 
 def test_a_stream_with_more_bits_than_are_allocated(tmp_path, make_dicom):
@@ -196,16 +196,16 @@ def test_what_cannot_be_is_named(elements, says, tmp_path, make_dicom):
 
     make_dicom(tmp_path / "a.dcm", PLAIN, **elements)
     with pytest.raises(InputError, match=says):
-        read_image(tmp_path / "a.dcm")
+        read_grey(tmp_path / "a.dcm")
 
 
 def test_frames_that_the_header_does_not_count_are_told(tmp_path, make_dicom):
     make_dicom(tmp_path / "a.dcm", np.stack([PLAIN, PLAIN]), NumberOfFrames=1)
-    image = read_image(tmp_path / "a.dcm")
+    image = read_grey(tmp_path / "a.dcm")
     assert image.pixels.shape == (1, 64, 64)
     assert "NumberOfFrames says 1, the pixel data hold 2" in image.warnings[0]
     dataset = make_dicom(tmp_path / "a.dcm", np.stack([PLAIN, PLAIN]), NumberOfFrames=0)
-    assert any("NumberOfFrames is 0" in text for text in read_image(tmp_path / "a.dcm").warnings)
+    assert any("NumberOfFrames is 0" in text for text in read_grey(tmp_path / "a.dcm").warnings)
     dataset.NumberOfFrames = 2
     dataset.compress(RLELossless)
     dataset.NumberOfFrames = 3
@@ -213,7 +213,7 @@ def test_frames_that_the_header_does_not_count_are_told(tmp_path, make_dicom):
     from attn.core.errors import InputError
 
     with pytest.raises(InputError, match="NumberOfFrames says 3 frames, found 2"):
-        read_image(tmp_path / "a.dcm")
+        read_grey(tmp_path / "a.dcm")
 
 
 def test_what_streams_say_of_themselves():

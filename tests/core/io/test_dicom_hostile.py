@@ -13,7 +13,7 @@ from pydicom.uid import JPEG2000Lossless, JPEGLSLossless, RLELossless
 
 from attn.core import memory
 from attn.core.errors import InputError
-from attn.core.io import Derivation, read_image, write_image
+from attn.core.io import Derivation, read_grey, write_grey
 from attn.core.io.dicom.parse import without_values
 from attn.core.io.dicom.series import read_info
 
@@ -56,7 +56,7 @@ def test_a_deflated_bomb_is_not_unpacked(preamble, private, tmp_path):
     (tmp_path / "a.dcm").write_bytes((bytes(128) + b"DICM" if preamble else b"") + version + syntax + bomb)
     tracemalloc.start()
     with pytest.raises(InputError, match=r"unpacks to more than 32\.0 MiB"):
-        read_image(tmp_path / "a.dcm")
+        read_grey(tmp_path / "a.dcm")
     assert read_info(tmp_path / "a.dcm") == {}
     assert tracemalloc.get_traced_memory()[1] < 2**26
     tracemalloc.stop()
@@ -80,7 +80,7 @@ def test_sequences_nested_too_deeply(depth, defined, tmp_path, whole):
     (tmp_path / "a.dcm").write_bytes(before(whole, 0x7FE00010, nested(depth, defined)))
     image, said = None, ""
     try:
-        image = read_image(tmp_path / "a.dcm")
+        image = read_grey(tmp_path / "a.dcm")
     except InputError as error:
         said = str(error)
     if image is None:
@@ -88,7 +88,7 @@ def test_sequences_nested_too_deeply(depth, defined, tmp_path, whole):
         assert "too deeply" in said
         return
     assert any("(0040,A730)" in text for text in image.warnings) == (depth > 20)
-    write_image(image, image.pixels + 1, tmp_path / "b.dcm", Derivation("x", "y", "2.25.1"))
+    write_grey(image, image.pixels + 1, tmp_path / "b.dcm", Derivation("x", "y", "2.25.1"))
     assert ((0x0040, 0xA730) in pydicom.dcmread(tmp_path / "b.dcm")) == (depth == 20)
 
 
@@ -102,18 +102,18 @@ def test_promises_are_compared_with_the_budget_before_decoding(syntax, sides, tm
         setattr(dataset, keyword, value)
     pydicom.dcmwrite(tmp_path / "a.dcm", dataset, enforce_file_format=True)
     with pytest.raises(InputError, match="more than the budget of 128"):
-        read_image(tmp_path / "a.dcm")
+        read_grey(tmp_path / "a.dcm")
 
 
 def test_a_giant_private_element_and_one_that_only_says_so(tmp_path, whole):
     giant = b"\x09\0\x10\x10OB\0\0" + struct.pack("<I", 2**26) + bytes(2**26)
     (tmp_path / "a.dcm").write_bytes(before(whole, 0x00100010, giant))
     with pytest.raises(InputError, match="its header and pixels take"):
-        read_image(tmp_path / "a.dcm")
+        read_grey(tmp_path / "a.dcm")
     (tmp_path / "a.dcm").write_bytes(before(whole, 0x00100010, giant[:8] + struct.pack("<I", 2**31) + b"xx"))
     tracemalloc.start()
     with pytest.raises(InputError, match="no pixel data"):
-        read_image(tmp_path / "a.dcm")
+        read_grey(tmp_path / "a.dcm")
     assert tracemalloc.get_traced_memory()[1] < 2**24
     tracemalloc.stop()
 
@@ -121,7 +121,7 @@ def test_a_giant_private_element_and_one_that_only_says_so(tmp_path, whole):
 def test_a_packed_file_is_named(tmp_path, whole):
     (tmp_path / "a.dcm.gz").write_bytes(gzip.compress(whole))
     with pytest.raises(InputError, match="gzip'ed DICOM"):
-        read_image(tmp_path / "a.dcm.gz")
+        read_grey(tmp_path / "a.dcm.gz")
 
 
 HOSTILE = {
@@ -163,9 +163,9 @@ def test_values_of_a_header_are_not_shown(name, tmp_path, whole):
     read_info(tmp_path / "a.dcm")
     failed = ""
     try:
-        image = read_image(tmp_path / "a.dcm")
+        image = read_grey(tmp_path / "a.dcm")
         notes = [*image.warnings, image.unit]
-        notes += write_image(image, image.pixels + 1, tmp_path / "b.dcm", Derivation("x", "y", "2.25.1"))
+        notes += write_grey(image, image.pixels + 1, tmp_path / "b.dcm", Derivation("x", "y", "2.25.1"))
     except InputError as error:
         failed = str(error)
         notes = [failed]
@@ -191,11 +191,11 @@ def test_what_cannot_be_kept_is_named(tmp_path, make_dicom):
     dataset = make_dicom(
         tmp_path / "a.dcm", PIXELS, IconImageSequence=[Dataset()], DigitalSignaturesSequence=[Dataset()]
     )
-    image = read_image(tmp_path / "a.dcm")
+    image = read_grey(tmp_path / "a.dcm")
     bad = pydicom.DataElement(0x00200013, "US", 1)
     bad._value = "no number at all"
     image.source.dataset.add(bad)
-    notes = write_image(image, image.pixels + 1, tmp_path / "b.dcm", Derivation("x", "y", "2.25.1"))
+    notes = write_grey(image, image.pixels + 1, tmp_path / "b.dcm", Derivation("x", "y", "2.25.1"))
     assert [text.split()[0] for text in notes[:2]] == ["IconImageSequence", "DigitalSignaturesSequence"]
     assert "(0020,0013) cannot be written" in notes[2]
     assert dataset.PatientName == pydicom.dcmread(tmp_path / "b.dcm").PatientName
@@ -215,15 +215,15 @@ def test_what_the_source_said_of_its_making_stays(tmp_path, make_dicom):
         tmp_path / "a.dcm", PIXELS, DerivationCodeSequence=[code("113043")], SourceImageSequence=[source],
         DerivationDescription="resliced", ImageType="ORIGINAL",
     )  # fmt: skip
-    image = read_image(tmp_path / "a.dcm")
+    image = read_grey(tmp_path / "a.dcm")
     derivation = Derivation("attn", "denoised", "2.25.1")
-    assert write_image(image, image.pixels + 1, tmp_path / "b.dcm", derivation) == ()
+    assert write_grey(image, image.pixels + 1, tmp_path / "b.dcm", derivation) == ()
     new = pydicom.dcmread(tmp_path / "b.dcm")
     assert [item.CodeValue for item in new.DerivationCodeSequence] == ["113043", "113087"]
     assert [item.ReferencedSOPInstanceUID for item in new.SourceImageSequence] == ["1.2.3.4", "1.2.3.77"]
     assert new.DerivationDescription == "resliced; attn"
     assert list(new.ImageType) == ["DERIVED", "SECONDARY"]
-    notes = write_image(image, image.pixels, tmp_path / "c.dcm", derivation)  # nothing changed: no claim that it did
+    notes = write_grey(image, image.pixels, tmp_path / "c.dcm", derivation)  # nothing changed: no claim that it did
     same = pydicom.dcmread(tmp_path / "c.dcm")
     assert [item.CodeValue for item in same.DerivationCodeSequence] == ["113043"]
     assert "unchanged" in same.DerivationDescription
@@ -236,12 +236,12 @@ def test_what_the_source_said_of_its_making_stays(tmp_path, make_dicom):
 )
 def test_half_a_rescale_is_completed_with_a_word(slope, intercept, expected, said, tmp_path, make_dicom):
     make_dicom(tmp_path / "a.dcm", PIXELS, RescaleSlope=slope, RescaleIntercept=intercept)
-    image = read_image(tmp_path / "a.dcm")
+    image = read_grey(tmp_path / "a.dcm")
     assert image.unit == "HU"
     np.testing.assert_array_equal(image.pixels[0], PIXELS * (slope or 1.0) + expected)
     assert said in image.warnings[0]
-    write_image(image, image.pixels, tmp_path / "b.dcm", Derivation("x", "y", "2.25.1"))
-    again = read_image(tmp_path / "b.dcm")  # the result says so itself
+    write_grey(image, image.pixels, tmp_path / "b.dcm", Derivation("x", "y", "2.25.1"))
+    again = read_grey(tmp_path / "b.dcm")  # the result says so itself
     np.testing.assert_array_equal(again.pixels, image.pixels)
     assert again.warnings == ()
 
@@ -255,16 +255,16 @@ def test_half_a_rescale_is_completed_with_a_word(slope, intercept, expected, sai
 )  # fmt: skip
 def test_slopes_count_in_every_modality(modality, elements, unit, tmp_path, make_dicom):
     make_dicom(tmp_path / "a.dcm", PIXELS, Modality=modality, RescaleSlope="0.37", RescaleIntercept=3, **elements)
-    image = read_image(tmp_path / "a.dcm")
+    image = read_grey(tmp_path / "a.dcm")
     assert image.unit == unit
     np.testing.assert_array_equal(image.pixels[0], (PIXELS * 0.37 + 3).astype(np.float32))
     pixels = image.pixels.copy()
     pixels[0, 3] += 0.74  # two steps of storage
-    write_image(image, pixels, tmp_path / "b.dcm", Derivation("x", "y", "2.25.1"))
+    write_grey(image, pixels, tmp_path / "b.dcm", Derivation("x", "y", "2.25.1"))
     expected = PIXELS.copy()
     expected[3] += 2
     np.testing.assert_array_equal(pydicom.dcmread(tmp_path / "b.dcm").pixel_array, expected)
-    assert read_image(tmp_path / "b.dcm").unit == unit
+    assert read_grey(tmp_path / "b.dcm").unit == unit
 
 
 @pytest.mark.parametrize(
@@ -275,4 +275,4 @@ def test_slopes_count_in_every_modality(modality, elements, unit, tmp_path, make
 def test_colours_that_do_not_fit_are_named(elements, tmp_path, make_dicom):
     make_dicom(tmp_path / "a.dcm", np.zeros((3, 16, 16), np.uint8), **elements)
     with pytest.raises(InputError, match="SamplesPerPixel"):
-        read_image(tmp_path / "a.dcm", luma=True)
+        read_grey(tmp_path / "a.dcm", luma=True)

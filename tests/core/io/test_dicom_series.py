@@ -4,7 +4,7 @@ import numpy as np
 import pydicom
 import pytest
 
-from attn.core.io import read_image, series_key, sort_series
+from attn.core.io import read_grey, series_key, sort_series
 
 
 def test_head_series_is_sorted_and_its_traps_are_named(dicom_dir):
@@ -20,10 +20,10 @@ def test_head_series_is_sorted_and_its_traps_are_named(dicom_dir):
 
 def test_images_and_paths_are_grouped_alike(dicom_dir):
     paths = [dicom_dir / name for name in ("series_ge_head_tilt/14.dcm", "series_ge_head_tilt/12.dcm")]
-    by_path, by_image = sort_series(paths), sort_series([read_image(path) for path in paths])
+    by_path, by_image = sort_series(paths), sort_series([read_grey(path) for path in paths])
     assert [series.key for series in by_path] == [series.key for series in by_image]
     assert list(by_path[0].items) == [image.path for image in by_image[0].items]
-    assert series_key(read_image(paths[0])) == series_key(read_image(paths[1]))
+    assert series_key(read_grey(paths[0])) == series_key(read_grey(paths[1]))
 
 
 def test_localizers_and_multi_frame_files_stand_alone_and_others_in_no_series(dicom_dir, tmp_path):

@@ -7,7 +7,7 @@ import subprocess
 import numpy as np
 import pytest
 
-from attn.core.io import Derivation, read_image, write_image
+from attn.core.io import Derivation, read_grey, write_grey
 from attn.core.io.dicom import derived_uid
 
 # The source's own acquisition attributes: the standard wants them in an ORIGINAL Enhanced MR image and, dciodvfy says,
@@ -21,9 +21,9 @@ def needs(program):
 
 @pytest.fixture
 def written(good_dicom, dicom_dir, tmp_path):
-    image = read_image(dicom_dir / good_dicom)
+    image = read_grey(dicom_dir / good_dicom)
     derivation = Derivation("attn filter2noise", "denoised", derived_uid(image.series["uid"], "denoised"))
-    write_image(image, image.pixels + 7.3, tmp_path / "out.dcm", derivation)
+    write_grey(image, image.pixels + 7.3, tmp_path / "out.dcm", derivation)
     return dicom_dir / good_dicom, tmp_path / "out.dcm"
 
 
@@ -54,8 +54,8 @@ def test_dcmdump_reads_every_element(written):
 def test_dcm2pnm_sees_the_values_we_wrote(dicom_dir, tmp_path):
     from PIL import Image
 
-    image = read_image(dicom_dir / "ct/ge_rhapsode_128_small.dcm")
-    write_image(image, image.pixels[:, ::-1] + 40, tmp_path / "out.dcm", Derivation("x", "y", "2.25.1"))
+    image = read_grey(dicom_dir / "ct/ge_rhapsode_128_small.dcm")
+    write_grey(image, image.pixels[:, ::-1] + 40, tmp_path / "out.dcm", Derivation("x", "y", "2.25.1"))
     # DICOM's linear window (PS3.3 C.11.2.1.2.1) of centre 0 and width 4096, to 16 bits
     command = ["dcm2pnm", "+Ww", "0", "4096", "+on2", "out.dcm", "out.png"]
     subprocess.run(command, check=True, cwd=tmp_path, capture_output=True)

@@ -11,7 +11,7 @@ import peak
 import pytest
 
 from attn.core.errors import InputError
-from attn.core.io import Derivation, read_image, write_image
+from attn.core.io import Derivation, read_grey, write_grey
 
 SEED = 2504
 
@@ -24,10 +24,10 @@ def run(mutations, folder):
         path.write_bytes(data)
         start = time.perf_counter()
         try:
-            image = read_image(path, luma=True)
+            image = read_grey(path, luma=True)
             read += 1
             assert np.isfinite(image.pixels).all(), name
-            write_image(image, image.pixels + 1, folder / "out", Derivation("fuzz", "fuzzed", "2.25.1"))
+            write_grey(image, image.pixels + 1, folder / "out", Derivation("fuzz", "fuzzed", "2.25.1"))
         except InputError as error:
             refused += 1
             lines.append(str(error))

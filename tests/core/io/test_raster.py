@@ -10,22 +10,22 @@ from hypothesis.extra.numpy import arrays
 from PIL import Image
 
 from attn.core.errors import InputError
-from attn.core.io import Derivation, read, read_image, write, write_image
+from attn.core.io import Derivation, read, read_grey, write, write_grey
 
 IMAGE16 = np.random.default_rng(0).integers(0, 65536, (13, 17)).astype(np.uint16)
 IMAGE8 = (IMAGE16 >> 8).astype(np.uint8)
 
 
 def again(image, tmp_path, pixels=None, name="out"):
-    write_image(image, image.pixels if pixels is None else pixels, tmp_path / name, Derivation("how", "denoised", "1"))
-    return read_image(tmp_path / name)
+    write_grey(image, image.pixels if pixels is None else pixels, tmp_path / name, Derivation("how", "denoised", "1"))
+    return read_grey(tmp_path / name)
 
 
 @pytest.mark.parametrize("array", [IMAGE8, IMAGE16, IMAGE8 > 99], ids=["8", "16", "1"])
 @pytest.mark.parametrize("suffix", [".png", ".tif"])
 def test_depth_is_kept(array, suffix, tmp_path):
     Image.fromarray(array).save(tmp_path / f"a{suffix}")
-    image = read_image(tmp_path / f"a{suffix}")
+    image = read_grey(tmp_path / f"a{suffix}")
     np.testing.assert_array_equal(image.pixels[0], array)
     assert image.stored.dtype == array.dtype
     changed = image.pixels + 0.4  # rounds back for all but the 1-bit image, where 0.4 is below one half
@@ -48,17 +48,17 @@ def test_write_then_read_gives_the_same_pixels(suffix, dtypes, data, tmp_path_fa
     array = data.draw(arrays(dtype, shape, elements=finite or None))
     path = tmp_path_factory.mktemp("x") / f"a{suffix}"
     write(path, array)
-    image = read_image(path)
+    image = read_grey(path)
     np.testing.assert_array_equal(image.stored.reshape(shape), array)  # [Z, H, 1] and [Z, 1, W] are one image
-    write_image(image, image.pixels, path.with_name("b" + suffix))
-    np.testing.assert_array_equal(read_image(path.with_name("b" + suffix)).stored, image.stored)
+    write_grey(image, image.pixels, path.with_name("b" + suffix))
+    np.testing.assert_array_equal(read_grey(path.with_name("b" + suffix)).stored, image.stored)
 
 
 def test_values_are_clipped_and_rounded_half_to_even(tmp_path):
     Image.fromarray(IMAGE8[:1, :5]).save(tmp_path / "a.png")
     pixels = np.array([[[-3, 0.5, 1.5, 254.6, 999]]], np.float32)
     np.testing.assert_array_equal(
-        again(read_image(tmp_path / "a.png"), tmp_path, pixels).stored, [[[0, 0, 2, 255, 255]]]
+        again(read_grey(tmp_path / "a.png"), tmp_path, pixels).stored, [[[0, 0, 2, 255, 255]]]
     )
 
 
@@ -66,14 +66,14 @@ def test_values_are_clipped_and_rounded_half_to_even(tmp_path):
 def test_colour(suffix, tmp_path):
     rgb = np.stack([IMAGE8, IMAGE8, IMAGE8], -1)
     Image.fromarray(rgb).save(tmp_path / f"equal{suffix}")
-    image = read_image(tmp_path / f"equal{suffix}")
+    image = read_grey(tmp_path / f"equal{suffix}")
     np.testing.assert_array_equal(image.pixels[0], IMAGE8)
     assert any("equal" in text for text in image.warnings)
     rgb[0, 0] = (200, 100, 50)
     Image.fromarray(rgb).save(tmp_path / f"colour{suffix}")
     with pytest.raises(InputError, match=r"colour image.*--luma"):
-        read_image(tmp_path / f"colour{suffix}")
-    luma = read_image(tmp_path / f"colour{suffix}", luma=True)
+        read_grey(tmp_path / f"colour{suffix}")
+    luma = read_grey(tmp_path / f"colour{suffix}", luma=True)
     assert luma.pixels[0, 0, 0] == round(0.299 * 200 + 0.587 * 100 + 0.114 * 50)
     assert again(luma, tmp_path).stored.shape == (1, 13, 17)
 
@@ -82,7 +82,7 @@ def test_png_transparency_is_kept_and_hidden_pixels_are_not_touched(tmp_path):
     alpha = np.full((13, 17), 255, np.uint8)
     alpha[:4] = 0
     Image.merge("LA", (Image.fromarray(IMAGE8), Image.fromarray(alpha))).save(tmp_path / "a.png")
-    image = read_image(tmp_path / "a.png")
+    image = read_grey(tmp_path / "a.png")
     np.testing.assert_array_equal(image.valid[0], alpha > 0)
     out = again(image, tmp_path, np.full_like(image.pixels, 7), "out.png")
     np.testing.assert_array_equal(out.stored[0][:4], IMAGE8[:4])
@@ -92,9 +92,9 @@ def test_png_transparency_is_kept_and_hidden_pixels_are_not_touched(tmp_path):
 
 def test_palette_and_metadata(tmp_path):
     Image.fromarray(IMAGE8).convert("P").save(tmp_path / "p.png")
-    assert read_image(tmp_path / "p.png").pixels.shape == (1, 13, 17)
+    assert read_grey(tmp_path / "p.png").pixels.shape == (1, 13, 17)
     Image.fromarray(IMAGE8).save(tmp_path / "d.png", dpi=(300, 150), icc_profile=b"profile")
-    again(read_image(tmp_path / "d.png"), tmp_path, name="out.png")
+    again(read_grey(tmp_path / "d.png"), tmp_path, name="out.png")
     with Image.open(tmp_path / "out.png") as picture:
         assert [round(value) for value in picture.info["dpi"]] == [300, 150]
         assert picture.info["icc_profile"] == b"profile"
@@ -108,7 +108,7 @@ def test_sixteen_bit_colour_png_is_not_cut_to_eight_as_pillow_does(tmp_path):
         struct.pack(">I", len(body)) + kind + body + struct.pack(">I", zlib.crc32(kind + body)) for kind, body in chunks
     )
     (tmp_path / "a.png").write_bytes(data)
-    assert read_image(tmp_path / "a.png").stored.tolist() == [[[0x0102]]]
+    assert read_grey(tmp_path / "a.png").stored.tolist() == [[[0x0102]]]
 
 
 @pytest.mark.parametrize("compression", [None, "zlib", "packbits", "lzw", "lzw-float"])
@@ -128,7 +128,7 @@ def test_tiff_stacks_of_every_coding(compression, order, tmp_path):
             tmp_path / "a.tif", stack, byteorder=order, compression=compression, photometric="minisblack",
             resolution=(1000, 500), resolutionunit=3,
         )  # fmt: skip
-    image = read_image(tmp_path / "a.tif")
+    image = read_grey(tmp_path / "a.tif")
     np.testing.assert_array_equal(image.stored, stack)
     out = again(image, tmp_path, name="out.tif")
     np.testing.assert_array_equal(out.stored, stack)
@@ -147,7 +147,7 @@ def test_white_is_zero_stays_as_stored(compression, tmp_path):
     Image.fromarray(IMAGE8).save(tmp_path / "a.tif", tiffinfo={262: 0}, **options)
     with tifffile.TiffFile(tmp_path / "a.tif") as tiff:
         assert int(tiff.pages[0].photometric) == 0
-    image = read_image(tmp_path / "a.tif")
+    image = read_grey(tmp_path / "a.tif")
     shown = 255 - np.asarray(Image.open(tmp_path / "a.tif"))  # Pillow turns the values around for display
     np.testing.assert_array_equal(image.stored[0], shown)
     again(image, tmp_path, name="out.tif")
@@ -159,10 +159,10 @@ def test_tiff_that_cannot_be_one_stack_is_refused(tmp_path):
         writer.write(IMAGE16, metadata=None)
         writer.write(IMAGE16[:5], metadata=None)
     with pytest.raises(InputError, match="2 images of different sizes"):
-        read_image(tmp_path / "a.tif")
+        read_grey(tmp_path / "a.tif")
     tifffile.imwrite(tmp_path / "b.tif", np.zeros((2, 3, 5, 6), np.uint16), imagej=True)
     with pytest.raises(InputError, match="axes"):
-        read_image(tmp_path / "b.tif")
+        read_grey(tmp_path / "b.tif")
 
 
 def test_nan_names_count_and_place(tmp_path):
@@ -170,8 +170,8 @@ def test_nan_names_count_and_place(tmp_path):
     array[1, 2, 3], array[1, 0, 1] = np.nan, np.inf
     tifffile.imwrite(tmp_path / "a.tif", array, photometric="minisblack")
     with pytest.raises(InputError, match=r"2, the first at slice 1, row 0, column 1.*--fill"):
-        read_image(tmp_path / "a.tif")
-    image = read_image(tmp_path / "a.tif", fill=-5)
+        read_grey(tmp_path / "a.tif")
+    image = read_grey(tmp_path / "a.tif", fill=-5)
     assert image.pixels[1, 2, 3] == -5
     assert any("2 NaN" in text for text in image.warnings)
 
@@ -184,7 +184,7 @@ def test_png_bombs_are_refused_before_they_are_unpacked(sides, tmp_path):
     data[29:33] = struct.pack(">I", zlib.crc32(data[12:29]))
     (tmp_path / "a.png").write_bytes(data)
     with pytest.raises(InputError, match=r"claims|no pixels|cut off"):
-        read_image(tmp_path / "a.png")
+        read_grey(tmp_path / "a.png")
 
 
 def test_read_is_the_short_form(tmp_path):

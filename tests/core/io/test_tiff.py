@@ -11,7 +11,7 @@ import tifffile
 
 from attn.core import memory
 from attn.core.errors import InputError
-from attn.core.io import Derivation, read_image, write_image
+from attn.core.io import Derivation, read_grey, write_grey
 
 RNG = np.random.default_rng(0)
 IMAGE = RNG.integers(0, 65536, (40, 48)).astype(np.uint16)
@@ -20,12 +20,12 @@ DERIVED = Derivation("how", "denoised", "1")
 
 def written(path, array, **options):
     tifffile.imwrite(path, array, **{"photometric": "minisblack", "metadata": None} | options)
-    return read_image(path)
+    return read_grey(path)
 
 
 def again(image, tmp_path):
-    write_image(image, image.pixels, tmp_path / "out.tif", DERIVED)
-    return read_image(tmp_path / "out.tif")
+    write_grey(image, image.pixels, tmp_path / "out.tif", DERIVED)
+    return read_grey(tmp_path / "out.tif")
 
 
 @pytest.mark.parametrize("coding", [None, "lzw", "zstd", "deflate", "packbits", "lzma"])
@@ -49,7 +49,7 @@ def test_packed_bits(bits, coding, tmp_path):
     raw = np.packbits((array[..., None] >> np.arange(bits - 1, -1, -1) & 1).astype(bool)).tobytes()
     strip = imagecodecs.lzw_encode(raw) if coding == "lzw" else raw
     (tmp_path / "a.tif").write_bytes(handmade(strip, bits=bits, coding=5 if coding == "lzw" else 1))
-    image = read_image(tmp_path / "a.tif")
+    image = read_grey(tmp_path / "a.tif")
     np.testing.assert_array_equal(image.pixels[0], array)
     assert any(f"{bits} bits" in text for text in image.warnings) == (bits != 1)
     np.testing.assert_array_equal(again(image, tmp_path).pixels[0], array)
@@ -59,7 +59,7 @@ def test_float24(tmp_path):
     values = np.linspace(-5, 5, IMAGE.size, dtype=np.float32).reshape(IMAGE.shape)
     raw = imagecodecs.float24_encode(values, byteorder="<")
     (tmp_path / "a.tif").write_bytes(handmade(raw, bits=24, extra=[(339, 3, 1, 3)]))
-    np.testing.assert_allclose(read_image(tmp_path / "a.tif").pixels[0], values, rtol=2e-5)
+    np.testing.assert_allclose(read_grey(tmp_path / "a.tif").pixels[0], values, rtol=2e-5)
 
 
 def handmade(strip, *, bits=8, coding=1, size=(40, 48), extra=(), photometric=1):
@@ -107,7 +107,7 @@ def test_cmyk(dtype, tmp_path):
     coloured = np.stack([black, none, none, none + top // 2], -1)
     with pytest.raises(InputError, match=r"colour.*--luma"):
         written(tmp_path / "b.tif", coloured, photometric="separated")
-    grey = read_image(tmp_path / "b.tif", luma=True).pixels[0, 0, 0]
+    grey = read_grey(tmp_path / "b.tif", luma=True).pixels[0, 0, 0]
     light = top - top // 2
     assert grey == pytest.approx(0.299 * (top - black[0, 0]) * light / top + 0.701 * light, abs=1)
 
@@ -149,17 +149,17 @@ def test_colour_with_more_channels_and_bands_without_colour(tmp_path):
 def test_other_colour_spaces_are_named(code, word, tmp_path):
     (tmp_path / "a.tif").write_bytes(handmade(bytes(40 * 48), photometric=code))
     with pytest.raises(InputError, match=word):
-        read_image(tmp_path / "a.tif")
+        read_grey(tmp_path / "a.tif")
 
 
 def test_ycbcr_without_jpeg_is_refused(tmp_path):
     tifffile.imwrite(tmp_path / "a.tif", np.zeros((40, 48, 3), np.uint8), photometric="ycbcr")
     with pytest.raises(InputError, match="YCbCr"):
-        read_image(tmp_path / "a.tif")
+        read_grey(tmp_path / "a.tif")
     grey = np.broadcast_to(np.arange(48, dtype=np.uint8) * 5, (40, 48))
     strip = imagecodecs.jpeg8_encode(np.ascontiguousarray(np.stack([grey] * 3, -1)), level=98)  # itself in YCbCr
     (tmp_path / "b.tif").write_bytes(handmade(strip, coding=7, photometric=6, extra=[(277, 3, 1, 3)]))
-    assert np.abs(read_image(tmp_path / "b.tif", luma=True).pixels[0] - grey).max() <= 3
+    assert np.abs(read_grey(tmp_path / "b.tif", luma=True).pixels[0] - grey).max() <= 3
 
 
 def test_palette_of_16_bits(tmp_path):
@@ -173,8 +173,8 @@ def test_ome_xml_is_carried_over(tmp_path):
     stack = np.stack([IMAGE, IMAGE[::-1], IMAGE // 2])
     sizes = {"PhysicalSizeX": 0.5, "PhysicalSizeXUnit": "µm", "PhysicalSizeZ": 2.5}
     tifffile.imwrite(tmp_path / "a.ome.tif", stack, metadata={"axes": "ZYX", **sizes})
-    image = read_image(tmp_path / "a.ome.tif")
-    write_image(image, image.pixels, tmp_path / "out.ome.tif", DERIVED)
+    image = read_grey(tmp_path / "a.ome.tif")
+    write_grey(image, image.pixels, tmp_path / "out.ome.tif", DERIVED)
     with tifffile.TiffFile(tmp_path / "a.ome.tif") as before, tifffile.TiffFile(tmp_path / "out.ome.tif") as after:
         assert after.ome_metadata == before.ome_metadata
         assert 'PhysicalSizeX="0.5"' in after.ome_metadata
@@ -184,14 +184,14 @@ def test_ome_xml_is_carried_over(tmp_path):
 
 def test_ome_xml_that_would_be_wrong_is_told(tmp_path):
     tifffile.imwrite(tmp_path / "a.ome.tif", np.stack([IMAGE] * 3, -1), photometric="rgb", metadata={"axes": "YXS"})
-    assert "not carried over: OME-XML" in read_image(tmp_path / "a.ome.tif").warnings
+    assert "not carried over: OME-XML" in read_grey(tmp_path / "a.ome.tif").warnings
 
 
 def test_imagej_labels_and_hyperstack(tmp_path):
     stack = np.stack([IMAGE, IMAGE[::-1]])
     tifffile.imwrite(tmp_path / "a.tif", stack, imagej=True,
                      metadata={"axes": "ZYX", "Labels": ["first", "second"], "spacing": 2.5, "unit": "um"})  # fmt: skip
-    image = read_image(tmp_path / "a.tif")
+    image = read_grey(tmp_path / "a.tif")
     np.testing.assert_array_equal(again(image, tmp_path).stored, stack)
     with tifffile.TiffFile(tmp_path / "out.tif") as tiff:
         assert tiff.imagej_metadata["Labels"] == ["first", "second"]
@@ -208,7 +208,7 @@ def test_geography_orientation_and_no_data(tmp_path):
     image = written(tmp_path / "a.tif", values, extratags=tags)
     np.testing.assert_array_equal(image.valid[0], values != -9999)
     assert any("144 pixels are -9999" in text for text in image.warnings)
-    write_image(image, image.pixels + 1, tmp_path / "out.tif", DERIVED)
+    write_grey(image, image.pixels + 1, tmp_path / "out.tif", DERIVED)
     with tifffile.TiffFile(tmp_path / "a.tif") as before, tifffile.TiffFile(tmp_path / "out.tif") as after:
         for code in (33550, 33922, 34735, 42113, 274, 315):
             assert after.pages[0].tags[code].value == before.pages[0].tags[code].value
@@ -225,12 +225,12 @@ def test_reduced_copies_and_missing_tiles_are_told(tmp_path):
     with tifffile.TiffWriter(tmp_path / "a.tif") as writer:
         writer.write(IMAGE, metadata=None)
         writer.write(IMAGE[::2, ::2], metadata=None, subfiletype=1)
-    assert "1 reduced copies or masks beside the image are left out" in read_image(tmp_path / "a.tif").warnings
+    assert "1 reduced copies or masks beside the image are left out" in read_grey(tmp_path / "a.tif").warnings
     tiles = iter([IMAGE[:16, :16].copy(), None, None, None])
     tifffile.imwrite(
         tmp_path / "b.tif", tiles, shape=(32, 32), dtype=np.uint16, tile=(16, 16), metadata=None, compression="zlib"
     )
-    assert any("3 of 4 strips or tiles are not in the file" in text for text in read_image(tmp_path / "b.tif").warnings)
+    assert any("3 of 4 strips or tiles are not in the file" in text for text in read_grey(tmp_path / "b.tif").warnings)
 
 
 @pytest.mark.parametrize("coding", ["zlib", "lzma", "zstd", "packbits", "lzw"])
@@ -245,7 +245,7 @@ def test_a_strip_unpacks_to_its_place_and_no_further(coding, tmp_path, monkeypat
         imagecodecs, f"{coding}_decode", lambda data, out=None: given.append(out) or decode(data, out=out)
     )
     with contextlib.suppress(InputError):  # some decoders call a strip that unpacks to more damaged
-        assert read_image(tmp_path / "a.tif").pixels.shape == (1, 40, 48)
+        assert read_grey(tmp_path / "a.tif").pixels.shape == (1, 40, 48)
     assert given in ([40 * 48], [])
 
 
@@ -255,7 +255,7 @@ def test_a_tile_larger_than_the_budget_is_refused(tmp_path):
     memory.set_budget(2**30)
     try:
         with pytest.raises(InputError, match=r"tiles takes 12.* GiB"):
-            read_image(tmp_path / "a.tif")
+            read_grey(tmp_path / "a.tif")
     finally:
         memory.set_budget(None)
 
@@ -264,10 +264,10 @@ def test_a_picture_larger_than_its_tile_is_refused(tmp_path):
     large = imagecodecs.jpeg2k_encode(np.zeros((900, 900), np.uint8))
     (tmp_path / "a.tif").write_bytes(handmade(large, coding=34712))
     with pytest.raises(InputError, match="900 x 900 pixels in a place of 48 x 40"):
-        read_image(tmp_path / "a.tif")
+        read_grey(tmp_path / "a.tif")
     (tmp_path / "b.tif").write_bytes(handmade(bytes(99), coding=50002))
     with pytest.raises(InputError, match="coded as JPEGXL, uint8, which is not read"):
-        read_image(tmp_path / "b.tif")
+        read_grey(tmp_path / "b.tif")
 
 
 def test_a_damaged_strip_says_how_it_is_coded(tmp_path):
@@ -281,7 +281,7 @@ def test_a_damaged_strip_says_how_it_is_coded(tmp_path):
     data[start : start + 200] = bytes(200)
     (tmp_path / "a.tif").write_bytes(data)
     with pytest.raises(InputError, match="LZW, float64, predictor 3"):
-        read_image(tmp_path / "a.tif")
+        read_grey(tmp_path / "a.tif")
 
 
 def test_without_imagecodecs_the_package_is_named(tmp_path, monkeypatch):
@@ -291,6 +291,6 @@ def test_without_imagecodecs_the_package_is_named(tmp_path, monkeypatch):
     written(tmp_path / "b.tif", IMAGE, compression="lzw")
     tifffile.imwrite(tmp_path / "c.tif", np.stack([IMAGE] * 3, -1), compression="lzw", photometric="rgb", metadata=None)
     monkeypatch.setattr(importlib.util, "find_spec", lambda name: None)
-    np.testing.assert_array_equal(read_image(tmp_path / "b.tif").stored[0], IMAGE)  # Pillow is exact here
+    np.testing.assert_array_equal(read_grey(tmp_path / "b.tif").stored[0], IMAGE)  # Pillow is exact here
     with pytest.raises(InputError, match=r"LZW, uint16.*pip install imagecodecs"):
-        read_image(tmp_path / "c.tif")
+        read_grey(tmp_path / "c.tif")

@@ -8,7 +8,7 @@ import pytest
 from PIL import Image
 
 from attn.core.errors import UsageError
-from attn.core.io import EXAMPLES, Input, expand_inputs, output_path, output_paths, read_image
+from attn.core.io import EXAMPLES, Input, expand_inputs, output_path, output_paths, read_grey
 from attn.core.io.walk import Passed, read_list
 
 
@@ -189,7 +189,7 @@ def test_every_example_reads_without_download(name, monkeypatch):
     monkeypatch.setattr(socket, "socket", None)
     (item,) = expand_inputs([f"example:{name}"])
     assert item.error is None
-    image = read_image(item.path)
+    image = read_grey(item.path)
     what = EXAMPLES[name][0]
     assert f"{image.pixels.shape[1]} x {image.pixels.shape[2]}" in what
     assert ("CT" in what) == (image.unit == "HU")

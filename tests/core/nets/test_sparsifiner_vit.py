@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from attn.core.attention.sparsifiner.predictor import ConnectivityPredictor, Rules
-from attn.core.nets.sparsifiner_layers import SparsifinerAttention, Tokens, attention_multiply_adds, kept_tokens
+from attn.core.nets.sparsifiner_layers import SparsifinerAttention, TokenSequence, attention_multiply_adds, kept_tokens
 from attn.core.nets.sparsifiner_losses import distillation_loss, reconstruction_loss, stage_parameters
 from attn.core.nets.sparsifiner_vit import SparsifinerConfig, SparsifinerViT, token_schedule
 
@@ -88,7 +88,7 @@ def test_stage_1_reaches_the_predictor_through_the_prediction_alone():
     torch.manual_seed(0)
     layer = SparsifinerAttention(24, 3, 17, reduce_n=3)
     predictor = dict(layer.mask_predictor.named_parameters())
-    out, record = layer(Tokens(torch.randn(2, 17, 24)), keep_ratio=0.3, reconstruct=True)
+    out, record = layer(TokenSequence(torch.randn(2, 17, 24)), keep_ratio=0.3, reconstruct=True)
     loss = reconstruction_loss([record.prediction.approx], [record.prob.detach()])
     grads = torch.autograd.grad(loss, list(predictor.values()), retain_graph=True)
     assert {name for name, grad in zip(predictor, grads, strict=True) if grad.abs().max() > 0} == {

@@ -7,18 +7,18 @@ import torch
 from attn.core.errors import UsageError
 from attn.core.segment import MODELS, models
 from attn.core.segment.fov import find_fov, whole_image
-from attn.core.segment.fsgnet.checkpoint import Architecture, Checkpoint
+from attn.core.segment.fsgnet.checkpoint import FSGNetArchitecture, FSGNetCheckpoint
 from attn.core.segment.prepare import Preparation, normalise, padded, prepare
 
 
 def network(diameter=96.0, **architecture):
     torch.manual_seed(3)
-    shape = Architecture(**{"width": 2, "depths": (1, 1, 1, 1), **architecture})
+    shape = FSGNetArchitecture(**{"width": 2, "depths": (1, 1, 1, 1), **architecture})
     net = shape.build()
     with torch.no_grad():  # probabilities that differ from place to place
         for parameter in net.parameters():
             parameter.add_(0.2 * torch.randn_like(parameter))
-    checkpoint = Checkpoint("mine", shape, Preparation(diameter), 0.4, net.state_dict())
+    checkpoint = FSGNetCheckpoint("mine", shape, Preparation(diameter), 0.4, net.state_dict())
     return models.NetworkSegmenter(checkpoint, torch.device("cpu"), torch.float32), checkpoint.build()
 
 
@@ -125,7 +125,9 @@ def test_float64_is_near_float32_and_half_is_refused():
     assert checkpoint_net is not segmenter.net
     with pytest.raises(UsageError, match="float32 or float64"):
         models.NetworkSegmenter(
-            Checkpoint("x", Architecture(width=2), Preparation(), 0.5, {}), torch.device("cpu"), torch.float16
+            FSGNetCheckpoint("x", FSGNetArchitecture(width=2), Preparation(), 0.5, {}),
+            torch.device("cpu"),
+            torch.float16,
         )
 
 

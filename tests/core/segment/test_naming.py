@@ -15,7 +15,7 @@ from attn.core.segment import outputs
 from attn.core.segment.companions import companions
 from attn.core.segment.naming import places
 from attn.core.segment.options import SegmentOptions
-from attn.core.segment.record import Record, Source, read_record, source_of
+from attn.core.segment.record import Record, SourcePhoto, read_record, source_of
 
 
 def photo(path, shade=0):
@@ -141,7 +141,7 @@ def test_a_large_photo_is_told_by_samples(tmp_path):
     data[-1] ^= 1
     (tmp_path / "a").write_bytes(data.tobytes())
     assert not first.same(source_of(tmp_path / "a"))
-    assert Source(**asdict(first)).same(first)
+    assert SourcePhoto(**asdict(first)).same(first)
     assert str(tmp_path) not in str(asdict(first))
 
 

@@ -16,7 +16,7 @@ from attn.core.segment.companions import companions, core_of
 from attn.core.segment.naming import places
 from attn.core.segment.options import SegmentOptions
 from attn.core.segment.outputs import Segmented
-from attn.core.segment.record import Record, Source, read_record
+from attn.core.segment.record import Record, SourcePhoto, read_record
 
 
 def segmented(size=(60, 50), reduced=None, threshold=0.5):
@@ -149,7 +149,7 @@ def test_attention_and_comparison(tmp_path):
 
 
 def test_the_record_is_read_back_from_masks_of_ours_only(tmp_path):
-    source = Source("p.jpg", 5, "00ff", "12345678")
+    source = SourcePhoto("p.jpg", 5, "00ff", "12345678")
     record = Record("sato", 0.5, {"vessel_density": 0.1, "tortuosity": None}, source, orientation=6)
     path = tmp_path / "p.mask.png"
     outputs.write_outputs(path, segmented(), record)

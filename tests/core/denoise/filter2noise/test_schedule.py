@@ -5,7 +5,7 @@ import torch
 from torch.optim import AdamW
 from torch.optim.lr_scheduler import OneCycleLR
 
-from attn.core.denoise.filter2noise.schedule import OneCycleAdamW, Recipe
+from attn.core.denoise.filter2noise.schedule import Filter2NoiseRecipe, OneCycleAdamW
 
 
 @pytest.mark.parametrize("steps", [2, 3, 7, 30])
@@ -18,7 +18,7 @@ def test_equals_adamw_under_one_cycle_lr(steps):
     def loss(parameters):
         return (x @ parameters[0] + parameters[1]).square().mean()
 
-    optimiser = OneCycleAdamW(ours, Recipe(steps, 0.05))
+    optimiser = OneCycleAdamW(ours, Filter2NoiseRecipe(steps, 0.05))
     adamw = AdamW(theirs, lr=0.05, weight_decay=0.01)
     schedule = OneCycleLR(adamw, 0.05, total_steps=steps, pct_start=0.3)
     for step in range(steps):
@@ -36,5 +36,5 @@ def test_equals_adamw_under_one_cycle_lr(steps):
 
 def test_one_step_is_possible():
     parameter = torch.nn.Parameter(torch.ones(2))
-    OneCycleAdamW([parameter], Recipe(1, 0.1)).take_step(lambda: parameter.square().sum())
+    OneCycleAdamW([parameter], Filter2NoiseRecipe(1, 0.1)).take_step(lambda: parameter.square().sum())
     assert torch.isfinite(parameter).all()

@@ -5,14 +5,14 @@ import pytest
 import torch
 
 from attn.core.errors import UsageError
-from attn.core.retrieve.gadms.checkpoint import Checkpoint, read_checkpoint, write_checkpoint
-from attn.core.retrieve.gadms.clip import GADMS, Architecture
+from attn.core.retrieve.gadms.checkpoint import GADMSCheckpoint, read_checkpoint, write_checkpoint
+from attn.core.retrieve.gadms.clip import GADMS, CLIPArchitecture
 from attn.core.retrieve.gadms.encoder import load_gadms
 from attn.core.retrieve.gadms.explain import explain
 from attn.core.retrieve.gadms.tokenizer import WordTokenizer
 
 TOKENIZER = WordTokenizer(("a", "red", "bag", "person"))
-SHAPE = Architecture(
+SHAPE = CLIPArchitecture(
     embed_dim=16, image_size=(24, 16), patch_size=8, vision_width=16, vision_layers=2, text_length=7,
     vocab_size=TOKENIZER.vocab_size, text_width=16, text_heads=2, text_layers=3, decoder_layers=1, head_dim=8,
 )  # fmt: skip
@@ -27,7 +27,7 @@ def model():
 @pytest.fixture
 def path(model, tmp_path):
     write_checkpoint(
-        Checkpoint("ga-dms", SHAPE, TOKENIZER, model.state_dict(), {"seed": 4}), tmp_path / "m.safetensors"
+        GADMSCheckpoint("ga-dms", SHAPE, TOKENIZER, model.state_dict(), {"seed": 4}), tmp_path / "m.safetensors"
     )
     return tmp_path / "m.safetensors"
 

@@ -1,10 +1,10 @@
 import pytest
 import torch
 
-from attn.core.retrieve.gadms.clip import GADMS, Architecture
+from attn.core.retrieve.gadms.clip import GADMS, CLIPArchitecture
 from attn.core.retrieve.gadms.gass import GASSOptions, gass, multi_scale_pool, reference, stretch
 
-SHAPE = Architecture(
+SHAPE = CLIPArchitecture(
     embed_dim=16, image_size=(16, 8), patch_size=8, vision_width=16, vision_layers=1, text_length=11, vocab_size=40,
     text_width=24, text_heads=3, text_layers=4, decoder_layers=1, head_dim=8,
 )  # fmt: skip

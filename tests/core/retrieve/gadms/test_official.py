@@ -2,10 +2,10 @@ import pytest
 import torch
 
 from attn.core.errors import UsageError
-from attn.core.retrieve.gadms.clip import GADMS, Architecture
+from attn.core.retrieve.gadms.clip import GADMS, CLIPArchitecture
 from attn.core.retrieve.gadms.official import load_official, read_state, resize_positions
 
-SHAPE = Architecture(
+SHAPE = CLIPArchitecture(
     embed_dim=64, image_size=(32, 16), patch_size=8, vision_width=64, vision_layers=2, text_length=10, vocab_size=50,
     text_width=64, text_heads=1, text_layers=2, decoder_layers=3,
 )  # fmt: skip

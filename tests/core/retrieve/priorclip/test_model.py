@@ -7,12 +7,12 @@ import torch
 
 from attn.core.errors import UsageError
 from attn.core.retrieve.encoders.base import Encoder
-from attn.core.retrieve.priorclip.checkpoint import Checkpoint, read_checkpoint, write_checkpoint
+from attn.core.retrieve.priorclip.checkpoint import PriorCLIPCheckpoint, read_checkpoint, write_checkpoint
 from attn.core.retrieve.priorclip.encoder import load_priorclip
-from attn.core.retrieve.priorclip.model import Architecture, PriorCLIP, belief_map, embed_images, fit_image
+from attn.core.retrieve.priorclip.model import PriorCLIP, PriorCLIPArchitecture, belief_map, embed_images, fit_image
 from attn.core.retrieve.priorclip.text import Vocabulary
 
-SMALL = Architecture(image_size=32, patch_size=8, width=32, num_heads=2, out=24, features=16, max_words=6)
+SMALL = PriorCLIPArchitecture(image_size=32, patch_size=8, width=32, num_heads=2, out=24, features=16, max_words=6)
 WORDS = Vocabulary(("two", "red", "boats", "in", "water"))
 
 
@@ -28,7 +28,7 @@ def photo(h=50, w=70, seed=0):
 @pytest.fixture(scope="module")
 def file(tmp_path_factory):
     path = tmp_path_factory.mktemp("model") / "model.safetensors"
-    write_checkpoint(Checkpoint(SMALL, WORDS, ("desert", "forest", "harbour"), model().state_dict()), path)
+    write_checkpoint(PriorCLIPCheckpoint(SMALL, WORDS, ("desert", "forest", "harbour"), model().state_dict()), path)
     return path
 
 

@@ -3,7 +3,7 @@ import torch
 import torch.nn.functional as F
 
 from attn.core.retrieve.priorclip.pir import believe
-from attn.core.retrieve.priorclip.vit import GATES, VisionTransformer, gated, index_weights, rank_weights
+from attn.core.retrieve.priorclip.vit import GATES, PriorCLIPVisionTransformer, gated, index_weights, rank_weights
 
 
 def tokens(batch=3, n=10, width=8):
@@ -44,7 +44,7 @@ def test_no_gate_is_the_token_itself():
 
 def vit(gate="rank"):
     torch.manual_seed(0)
-    return VisionTransformer(32, 8, 16, 2, 4, 12, gate=gate).eval()
+    return PriorCLIPVisionTransformer(32, 8, 16, 2, 4, 12, gate=gate).eval()
 
 
 @pytest.mark.parametrize("gate", GATES)
@@ -80,7 +80,7 @@ def test_gradients_reach_the_instruction_through_the_belief_where_the_weights_co
 
 def test_refused():
     with pytest.raises(ValueError, match="no multiple of patch_size 7"):
-        VisionTransformer(32, 7, 16, 2, 4, 12)
+        PriorCLIPVisionTransformer(32, 7, 16, 2, 4, 12)
     with pytest.raises(ValueError, match="gate 'ranks' is not one of released"):
         vit("ranks")
     with pytest.raises(ValueError, match="sides of 32"):

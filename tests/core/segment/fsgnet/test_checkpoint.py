@@ -7,17 +7,18 @@ import torch
 from safetensors.torch import save_file
 
 from attn.core.errors import UsageError
-from attn.core.segment.fsgnet.checkpoint import Architecture, Checkpoint, read_checkpoint, write_checkpoint
+from attn.core.segment.fsgnet.checkpoint import FSGNetArchitecture, FSGNetCheckpoint, read_checkpoint, write_checkpoint
 from attn.core.segment.prepare import Preparation
 
-SMALL = Architecture(width=2, depths=(1, 1, 1, 1))
+SMALL = FSGNetArchitecture(width=2, depths=(1, 1, 1, 1))
 
 
 def made(path, architecture=SMALL):
     torch.manual_seed(1)
     net = architecture.build()
     write_checkpoint(
-        Checkpoint("mine", architecture, Preparation(321.0, "imagenet"), 0.375, net.state_dict(), {"steps": 5}), path
+        FSGNetCheckpoint("mine", architecture, Preparation(321.0, "imagenet"), 0.375, net.state_dict(), {"steps": 5}),
+        path,
     )
     return net.eval()
 
@@ -38,7 +39,7 @@ def test_round_trip_in_float16(tmp_path):
 
 @pytest.mark.parametrize("options", [{"trunk": "unet"}, {"guided": False}, {"attention": False}], ids=str)
 def test_every_kind_of_network_comes_back(tmp_path, options):
-    architecture = Architecture(**{"width": 2, "depths": (1, 1, 1, 1), **options})
+    architecture = FSGNetArchitecture(**{"width": 2, "depths": (1, 1, 1, 1), **options})
     made(tmp_path / "m.safetensors", architecture)
     assert read_checkpoint(tmp_path / "m.safetensors").architecture == architecture
 

@@ -20,7 +20,7 @@ from attn.core.train.fsgnet.augment import (
     sample,
     through_jpeg,
 )
-from attn.core.train.fsgnet.recipe import Batches, Example
+from attn.core.train.fsgnet.recipe import CropBatches, Example
 
 FIXED = Preparation(normalise="imagenet")  # can be undone: pixels are input * std + mean
 OFF = Augmentation(
@@ -51,7 +51,7 @@ def pattern(side=64):
 
 
 def batches(augmentation=OFF, examples=None, crop=SIDE, batch=2, seed=3, preparation=FIXED):
-    return Batches(examples or [noise(0), noise(1)], preparation, augmentation, crop, batch, seed)
+    return CropBatches(examples or [noise(0), noise(1)], preparation, augmentation, crop, batch, seed)
 
 
 def pixels(x):
@@ -235,7 +235,7 @@ def test_every_photo_once_per_epoch_in_changing_order(monkeypatch):
         seen.append(index)
         return torch.zeros(4, 8, 8)
 
-    monkeypatch.setattr(Batches, "_view", record)
+    monkeypatch.setattr(CropBatches, "_view", record)
     make = batches(OFF, [noise()] * 5, batch=3)
     for step in range(20):
         make(step)

@@ -12,7 +12,7 @@ from attn.core.fit.loop import METRICS, Plan, fit
 from attn.core.segment.fsgnet.network import Outputs, fsgnet
 from attn.core.segment.prepare import Preparation
 from attn.core.train.fsgnet.augment import PAPER
-from attn.core.train.fsgnet.recipe import Batches, Example, FSGNetRecipe, dice_bce, padded
+from attn.core.train.fsgnet.recipe import CropBatches, Example, FSGNetRecipe, dice_bce, padded
 
 SIDE = 56
 
@@ -32,7 +32,7 @@ def vessels(seed, side=SIDE):
 def recipe(seed=1, model=None, held_out=None):
     torch.manual_seed(seed)
     model = model or fsgnet(4, (1, 1, 1, 1))
-    batches = Batches([vessels(0), vessels(1)], Preparation(), PAPER, 48, 2, seed)
+    batches = CropBatches([vessels(0), vessels(1)], Preparation(), PAPER, 48, 2, seed)
     return FSGNetRecipe(model, batches, held_out or [vessels(2)])
 
 
@@ -122,9 +122,9 @@ def test_held_out_photos_are_only_looked_at_in_evaluation(monkeypatch):
     one = recipe()
     assert not {photo.name for photo in one.held_out} & {photo.name for photo in one.batches.examples}
     looked = []
-    view = Batches._view
+    view = CropBatches._view
     monkeypatch.setattr(
-        Batches, "_view", lambda self, draw, i: (looked.append(self.examples[i].name), view(self, draw, i))[1]
+        CropBatches, "_view", lambda self, draw, i: (looked.append(self.examples[i].name), view(self, draw, i))[1]
     )
     for step in range(4):
         one.batches(step)

@@ -9,14 +9,14 @@ from attn.core.errors import UsageError
 from attn.core.fit import loop as trainer
 from attn.core.retrieve.priorclip.checkpoint import read_checkpoint
 from attn.core.retrieve.priorclip.data import synthetic
-from attn.core.retrieve.priorclip.model import Architecture, PriorCLIP
+from attn.core.retrieve.priorclip.model import PriorCLIP, PriorCLIPArchitecture
 from attn.core.retrieve.priorclip.scenes import draw_scenes, write_scenes
 from attn.core.retrieve.priorclip.text import Vocabulary
 from attn.core.train.priorclip.options import PriorCLIPOptions, check_options
 from attn.core.train.priorclip.recipe import (
-    Batches,
     InstructionRecipe,
     PairRecipe,
+    PictureBatches,
     object_belief,
     random_crop,
     recalls,
@@ -25,7 +25,7 @@ from attn.core.train.priorclip.recipe import (
 )
 from attn.core.train.priorclip.run import plain_options, scenes_of, stage_steps, train_priorclip
 
-SMALL = Architecture(image_size=32, patch_size=8, width=32, num_heads=2, out=32, features=16)
+SMALL = PriorCLIPArchitecture(image_size=32, patch_size=8, width=32, num_heads=2, out=32, features=16)
 TINY = PriorCLIPOptions(
     SMALL, steps=6, coarse_steps=2, instruction_steps=2, warmup=1, batch=8, evaluate_every=2, device="cpu"
 )
@@ -57,7 +57,7 @@ def parts(splits, **changes):
     torch.manual_seed(0)
     model = PriorCLIP(replace(SMALL, **changes), len(vocabulary), len(scenes))
     labels = torch.tensor([scenes.index(label) for label in train.labels])
-    return model, vocabulary, Batches(train, tokens_of(train.captions, vocabulary, 30), labels, 8, 1)
+    return model, vocabulary, PictureBatches(train, tokens_of(train.captions, vocabulary, 30), labels, 8, 1)
 
 
 def test_batches_are_those_of_the_step_and_an_epoch_holds_every_picture_once(splits):
