@@ -102,7 +102,7 @@ class Entry:
 
 
 @dataclass(frozen=True, slots=True)
-class Source:
+class SourceEntries:
     """The entries of one argument in their order, and what the user should know.
 
     Parameters
@@ -161,7 +161,7 @@ def recognise(path: Path) -> str:
     raise InputError(path, "is no gallery", "Name a folder, a .jsonl, .tsv or .parquet file, or a BEIR folder")
 
 
-def read_source(path: str | Path, modalities: Collection[str] = BOTH, *, kind: str | None = None) -> Source:
+def read_source(path: str | Path, modalities: Collection[str] = BOTH, *, kind: str | None = None) -> SourceEntries:
     """List what there is to index.
 
     Parameters
@@ -177,7 +177,7 @@ def read_source(path: str | Path, modalities: Collection[str] = BOTH, *, kind: s
 
     Returns
     -------
-    Source
+    SourceEntries
 
     Raises
     ------
@@ -223,7 +223,7 @@ def read_source(path: str | Path, modalities: Collection[str] = BOTH, *, kind: s
     if missing:
         warnings.append(counted(len(missing), "file is", "files are") + f" not there (such as {missing[0].path})")
     prefixes = tuple(one.prefix for one in unseen if one.prefix is not None)
-    return Source(kind, tuple(entries), tuple(warnings), tuple(failed), prefixes)
+    return SourceEntries(kind, tuple(entries), tuple(warnings), tuple(failed), prefixes)
 
 
 def text_stamp(text: str) -> str:
