@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import typer
 
+from attn.core.bundles import Reporting
 from attn.core.errors import UsageError
 
 from .options import (
@@ -310,10 +311,10 @@ def _run(
         return run(options, watcher=watch, arguments=arguments)
 
     left = options if isinstance(options, tuple) else options.operators
-    report = watched("bench", call, arguments, left, report_file=report_file, quiet=quiet)
+    report = watched("bench", call, arguments, left, report_file, quiet=quiet)
     tested = isinstance(options, tuple)
     table = None if tested else [_row(item) for item in report.items]
-    show(report, as_json=as_json, quiet=quiet, verbose=verbose, report_file=report_file, rows=table)
+    show(report, Reporting(as_json, report_file, quiet, verbose), rows=table)
     if not as_json and not quiet and not tested:
         _print_rest(report)
     gate = tested or any(item.details.get("gate_failed") for item in report.items)

@@ -20,6 +20,7 @@ from typer.core import TyperGroup
 
 from attn.core.errors import AttnError, UsageError, did_you_mean
 from attn.core.memory import VARIABLE, parse_budget, set_budget
+from attn.core.options import OptionError, flag
 from attn.core.text import one_line
 
 from .say import say, undelivered
@@ -146,7 +147,8 @@ class LazyGroup(TyperGroup):
             raise SystemExit(EXIT_INTERRUPTED) from None
         except AttnError as error:
             _trace(verbose)
-            say(f"attn: {error}", err=True)
+            text = error.named(flag) if isinstance(error, OptionError) else str(error)
+            say(f"attn: {text}", err=True)
             raise SystemExit(EXIT_USAGE if isinstance(error, UsageError) else EXIT_FAILED) from None
         except BrokenPipeError:
             raise SystemExit(EXIT_PIPE) from None

@@ -2,27 +2,14 @@
 
 from __future__ import annotations
 
-from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, Literal
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Annotated, Any, ClassVar
 
-import typer
+from attn.core.bundles import Inputs, Placement, Reporting
+from attn.core.options import Option
+from attn.core.segment.options import SegmentOptions
 
-from .options import (
-    ClusterOption,
-    DeviceOption,
-    DtypeOption,
-    JsonOption,
-    ListOption,
-    NulOption,
-    OverwriteOption,
-    QuietOption,
-    ReportOption,
-    ThreadsOption,
-    TimeoutOption,
-    VerboseOption,
-    WorkersOption,
-    complete_methods,
-)
+from .build import command
 from .say import say
 
 if TYPE_CHECKING:
@@ -69,188 +56,41 @@ FILES = (
 )
 
 
-def parse_threshold(text: str) -> float | None:
-    """``--threshold`` as a number, None for auto. Raises ``UsageError`` for anything else."""
-    from attn.core.errors import UsageError
+@dataclass(frozen=True, slots=True)
+class Photos(Inputs):
+    """What is segmented, and where masks go."""
 
-    if text == "auto":
-        return None
-    try:
-        return float(text)
-    except ValueError:
-        raise UsageError(f"--threshold: {text!r} is neither auto nor a number between 0 and 1.") from None
+    NOTHING: ClassVar[str] = "Name photos, directories, - for a list on stdin, or example:retina."
 
-
-def parse_models(text: str | None) -> tuple[str, ...]:
-    """``frangi,sato`` as names. Raises ``UsageError`` where there is none."""
-    from attn.core.errors import UsageError
-
-    if text is None:
-        return ()
-    names = tuple(name for part in text.split(",") if (name := part.strip()))
-    if not names:
-        raise UsageError("--compare: name models, separated by commas. `attn segment --list` shows all.")
-    return names
-
-
-def main(
     inputs: Annotated[
-        list[str] | None,
-        typer.Argument(
-            metavar="IMAGE",
-            help="Photos, directories, - for a list of paths on stdin, or example:retina.",
-            show_default=False,
+        tuple[str, ...],
+        Option(
+            "Photos, directories, - for a list of paths on stdin, or example:retina.", metavar="IMAGE", positional=True
         ),
-    ] = None,
+    ] = ()
     output: Annotated[
         str | None,
-        typer.Option(
-            "--output",
-            "-o",
-            metavar="PATH",
-            help="Directory for the results; with one photo, NAME.png is the mask itself and the other files are "
+        Option(
+            "Directory for the results; with one photo, NAME.png is the mask itself and the other files are "
             "NAME.prob.png and so on beside it.",
+            short="-o", metavar="PATH",
         ),
-    ] = None,
-    model: Annotated[
-        str,
-        typer.Option(
-            "--model",
-            "-m",
-            metavar="NAME|FILE",
-            help="See --list; or a .safetensors file that attn train wrote.",
-            autocompletion=complete_methods("segment"),
-        ),
-    ] = "fsgnet",
-    fov: Annotated[
-        str,
-        typer.Option(
-            "--fov",
-            metavar="auto|none|PATH",
-            help="Field of view: found, the whole photo, or a mask or a directory of masks named like the photos.",
-        ),
-    ] = "auto",
-    truth: Annotated[
-        Path | None,
-        typer.Option(
-            "--truth", metavar="PATH", help="True vessels, or a directory of them named like the photos: adds scores."
-        ),
-    ] = None,
-    observer: Annotated[
-        str | None,
-        typer.Option(
-            "--observer",
-            metavar="WORD",
-            help="Which truth where a photo has several: 2 takes 21_manual2 or 2nd_manual/21, vk takes im0001.vk.",
-        ),
-    ] = None,
-    measure: Annotated[
-        bool,
-        typer.Option(
-            "--measure",
-            help="Vessel measures (length, branch points, calibre, tortuosity, fractal dimension), and vessels.csv.",
-        ),
-    ] = False,
-    threshold: Annotated[
-        str,
-        typer.Option(
-            "--threshold",
-            metavar="T|auto",
-            help="Least probability of a vessel; higher finds fewer. auto is the value kept with the model.",
-        ),
-    ] = "auto",
-    tta: Annotated[bool, typer.Option("--tta", help="Mean over four flips: slower, a little better.")] = False,
-    tile: Annotated[
-        int | None,
-        typer.Option(
-            "--tile",
-            metavar="N",
-            min=64,
-            help="Side of the tiles in pixels of the model's scale; less memory.",
-            show_default="by size",
-        ),
-    ] = None,
-    clahe: Annotated[bool, typer.Option("--clahe", help="Even out the contrast first (CLAHE).")] = False,
-    save_attention: Annotated[
-        bool,
-        typer.Option("--save-attention", help="Write the model's attention maps: NAME.attention.npz and .png."),
-    ] = False,
-    compare: Annotated[
-        str | None,
-        typer.Option(
-            "--compare",
-            metavar="NAMES",
-            help="Further models, separated by commas, side by side: one table and NAME.compare.png.",
-        ),
-    ] = None,
-    protocol: Annotated[
-        Literal["standard", "fsg"],
-        typer.Option(
-            "--protocol",
-            metavar="standard|fsg",
-            help="Scores inside the field of view, or as the official FSG-Net code takes them (threshold 0.5).",
-        ),
-    ] = "standard",
-    official_auc: Annotated[
-        bool, typer.Option("--official-auc", help="With --protocol fsg: also what that code calls AUC.")
-    ] = False,
-    nul: NulOption = False,
-    list_: ListOption = False,
-    as_json: JsonOption = False,
-    report_file: ReportOption = None,
-    quiet: QuietOption = False,
-    verbose: VerboseOption = False,
-    overwrite: OverwriteOption = False,
-    device: DeviceOption = "auto",
-    dtype: DtypeOption = "float32",
-    threads: ThreadsOption = None,
-    workers: WorkersOption = 1,
-    cluster: ClusterOption = None,
-    item_timeout: TimeoutOption = None,
-) -> None:
+    ] = None  # fmt: skip
+
+
+def _main(inputs: Photos, reporting: Reporting, options: SegmentOptions, placement: Placement) -> None:
     """Segment the retinal vessels of fundus photographs.
 
     Reads PNG, JPEG, TIFF, WebP, JPEG 2000, AVIF, DICOM and others (HEIC and JPEG XL with attn[photos]), grey or colour,
     of any size, 8 and 16 bit, and writes at the photo's own size a mask, the probability of a vessel, and an overlay.
     The trained weights are part of the package; nothing is downloaded. Results are for research, not for diagnosis.
     """
-    if list_:
-        from .methods import list_methods
-
-        return list_methods("segment", as_json=as_json)
-    from attn.core.errors import UsageError
-
-    if not inputs:
-        raise UsageError("nothing to read. Name photos, directories, - for a list on stdin, or example:retina.")
-    from attn.core.batch.task import Placement
-    from attn.core.segment.options import SegmentOptions
-
-    options = SegmentOptions(
-        model=model,
-        fov=fov,
-        truth=truth,
-        observer=observer,
-        measure=measure,
-        threshold=parse_threshold(threshold),
-        tta=tta,
-        tile=tile,
-        clahe=clahe,
-        save_attention=save_attention,
-        protocol=protocol,
-        official_auc=official_auc,
-        compare=parse_models(compare),
-        device=device,
-        dtype=dtype,
-    )
-    placement = Placement(
-        workers=workers, cluster=cluster, item_timeout=item_timeout, threads=threads, overwrite=overwrite
-    )
     from .show import run_files
 
-    run_files(
-        "attn.core.segment.run:run", inputs, output, options, placement, nul=nul, as_json=as_json,
-        report_file=report_file, quiet=quiet, verbose=verbose, row=_row, after=_print_rest,
-    )  # fmt: skip
+    run_files("attn.core.segment.run:run", inputs, options, placement, reporting, row=_row, after=_print_rest)
+
+
+main = command(_main, methods="segment")
 
 
 COLUMNS = {

@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any
 import typer
 
 from attn.core.batch.run import BatchOutcome
+from attn.core.bundles import Inputs, Reporting
 from attn.core.errors import AttnError, UsageError
 from attn.core.io.atomic import place_fault
 from attn.core.io.walk import read_list
@@ -25,6 +26,9 @@ from .say import say, say_above, say_table, undelivered
 
 if TYPE_CHECKING:
     from rich.progress import Progress
+
+    from attn.core.bundles import Placement
+    from attn.core.command import Verb
 
 ROWS_SHOWN = 200
 """A terminal is no place for ten thousand rows; reports hold all of them."""
@@ -73,43 +77,62 @@ class Watch:
 
 def run_files(
     run: str,
-    inputs: list[str],
-    output: str | None,
+    inputs: Inputs,
     options: Any,
-    placement: Any,
+    placement: Placement,
+    reporting: Reporting,
     *,
-    as_json: bool,
-    report_file: Path | None,
-    quiet: bool,
-    verbose: bool,
-    nul: bool = False,
     row: Callable[[Item], Mapping[str, Any]] | None = None,
     before: Callable[[Report], None] | None = None,
     after: Callable[[Report], None] | None = None,
 ) -> None:
     """Call a command's ``run`` over the user's files, show its report, and leave with the report's exit code.
 
-    ``run`` is where it is, ``attn.core.COMMAND.MODULE:NAME``: Ctrl-C while it is imported is told as any other. With
-    ``nul``, NUL separates the names of a list on standard input. ``row`` makes a line of the table of an item where a
-    command has too many metrics for one; ``before`` says what is said even with ``quiet``, ``after`` what follows the
-    table.
+    ``run`` is where it is, ``attn.core.COMMAND.MODULE:NAME``: Ctrl-C while it is imported is told as any other. ``row``
+    makes a line of the table of an item where a command has too many metrics for one; ``before`` says what is said even
+    with ``quiet``, ``after`` what follows the table.
     """
-    arguments = {"inputs": inputs, "output": output, **asdict(options), **asdict(placement), "argv": sys.argv[1:]}
+    names = list(inputs.inputs)
+    arguments = {
+        "inputs": names, "output": inputs.output, **asdict(options), **asdict(placement), "argv": sys.argv[1:],
+    }  # fmt: skip
 
     def call(watch: Watch) -> Report:
         module, _, name = run.partition(":")
-        listed = read_list(nul=nul) if "-" in inputs else []
+        listed = read_list(nul=inputs.nul) if "-" in names else []
         work = getattr(importlib.import_module(module), name)
-        report: Report = work(inputs, output, options, placement, watcher=watch, stdin=listed, arguments=arguments)
+        report: Report = work(
+            names, inputs.output, options, placement, watcher=watch, stdin=listed, arguments=arguments
+        )
         return report
 
-    report = watched(run.split(".")[2], call, arguments, inputs, report_file=report_file, quiet=quiet)
+    report = watched(run.split(".")[2], call, arguments, names, reporting.report_file, quiet=reporting.quiet)
     if before:
         before(report)
     rows = [row(item) for item in report.items[:ROWS_SHOWN]] if row else None
-    show(report, as_json=as_json, quiet=quiet, verbose=verbose, report_file=report_file, rows=rows)
-    if after and not as_json and not quiet:
+    show(report, reporting, rows=rows)
+    if after and not reporting.as_json and not reporting.quiet:
         after(report)
+    raise typer.Exit(report.exit_code)
+
+
+def run_verb(verb: Verb, group: str, options: Any, reporting: Reporting) -> None:
+    """Do the work of a registry's row, show its report, and leave with the report's exit code."""
+    arguments = {**asdict(options), "argv": sys.argv[1:]}
+
+    def call(watch: Watch) -> Report:
+        return verb.resolve()(options, watcher=watch, arguments=arguments)
+
+    inputs = getattr(options, "inputs", None)
+    left = list(inputs.inputs) if isinstance(inputs, Inputs) else [group]
+    report = watched(group, call, arguments, left, reporting.report_file, quiet=reporting.quiet)
+    rows = None
+    if verb.columns:
+        rows = [
+            {"input": item.input, "status": item.status, **{name: item.metrics.get(name) for name in verb.columns}}
+            for item in report.items[:ROWS_SHOWN]
+        ]
+    show(report, reporting, rows=rows)
     raise typer.Exit(report.exit_code)
 
 
@@ -141,9 +164,9 @@ def run_recipe(
 
         return train(progress=progress, arguments=arguments)
 
-    report = watched("train", call, arguments, [recipe], report_file=report_file, quiet=quiet)
+    report = watched("train", call, arguments, [recipe], report_file, quiet=quiet)
     shown = rows(report) if rows and report.items else None
-    show(report, as_json=as_json, quiet=quiet, verbose=verbose, report_file=report_file, rows=shown)
+    show(report, Reporting(as_json, report_file, quiet, verbose), rows=shown)
     raise typer.Exit(report.exit_code)
 
 
@@ -152,8 +175,8 @@ def watched(
     call: Callable[[Watch], Report],
     arguments: Mapping[str, Any],
     left: Sequence[str],
-    *,
     report_file: Path | None,
+    *,
     quiet: bool,
 ) -> Report:
     """The report of ``call``, which is given the progress display.
@@ -184,34 +207,26 @@ def show_interrupted(command: str, options: Mapping[str, Any]) -> None:
         say(dumps(report), lines=True)
 
 
-def show(
-    report: Report,
-    *,
-    as_json: bool,
-    quiet: bool,
-    verbose: bool,
-    report_file: Path | None,
-    rows: Sequence[Mapping[str, Any]] | None = None,
-) -> None:
-    """Print a report and write it to ``report_file`` where one is wanted; that this fails loses nothing else.
+def show(report: Report, reporting: Reporting, *, rows: Sequence[Mapping[str, Any]] | None = None) -> None:
+    """Print a report and write it to the report's file where one is wanted; that this fails loses nothing else.
 
     ``rows`` replaces the table of items where a command has too many metrics for one. Tracebacks are for ``verbose``.
     """
-    if report_file is not None:
-        save_report(report, report_file, verbose=verbose)
-    if verbose:
+    if reporting.report_file is not None:
+        save_report(report, reporting.report_file, verbose=reporting.verbose)
+    if reporting.verbose:
         for item in report.items:
             if trace := item.details.get("traceback"):
                 say(trace.rstrip(), err=True, lines=True)
-    if not quiet:
+    if not reporting.quiet:
         _print_warnings(report)
     if report.summary.get("interrupted"):
         left = report.summary.get("left", ())
         onward = "" if report.command == "bench" else "; the same command again goes on from here"
         say(f"attn: interrupted, {len(left)} inputs left{onward}", err=True)
-    if as_json:
-        say(dumps(report if verbose else _without_traces(report)), lines=True)
-    elif not quiet:
+    if reporting.as_json:
+        say(dumps(report if reporting.verbose else _without_traces(report)), lines=True)
+    elif not reporting.quiet:
         _print_items(report, rows)
         if comparison := report.summary.get("comparison"):
             several = sum(item.status == "ok" for item in report.items) > 1

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib
+from collections.abc import Callable
 
 from .registry import Registry
 
@@ -24,3 +25,12 @@ def registry(command: str) -> Registry:
 
 def registries() -> list[Registry]:
     return [registry(command) for command in REGISTRIES]
+
+
+def complete(command: str) -> Callable[[str], list[tuple[str, str]]]:
+    """Shell completion of a command's method names, from the table alone (no torch)."""
+
+    def names(incomplete: str) -> list[tuple[str, str]]:
+        return [(name, method.summary) for name, method in registry(command).items() if name.startswith(incomplete)]
+
+    return names

@@ -5,7 +5,8 @@ from __future__ import annotations
 import os
 from typing import TYPE_CHECKING
 
-from .errors import UsageError, did_you_mean
+from .errors import did_you_mean
+from .options import OptionError
 
 if TYPE_CHECKING:
     import torch
@@ -31,12 +32,14 @@ def pick_device(name: str) -> torch.device:
     kind, _, number = name.partition(":")
     if kind not in ("cpu", "cuda", "mps") or (number and not number.isdigit()) or (number and kind != "cuda"):
         hint = did_you_mean(name, ["auto", "cpu", "cuda", "cuda:0", "mps"]) or "Use auto, cpu, cuda, cuda:N or mps."
-        raise UsageError(f"--device: no device named {name!r}. {hint}")
+        raise OptionError(f"{{device}}: no device named {name!r}. {hint}")
     if kind == "cuda" and int(number or 0) >= torch.cuda.device_count():
         found = torch.cuda.device_count()
-        raise UsageError(f"--device: {name} is not here ({found} CUDA devices found). `attn doctor` shows the devices.")
+        raise OptionError(
+            f"{{device}}: {name} is not here ({found} CUDA devices found). `attn doctor` shows the devices."
+        )
     if kind == "mps" and not torch.backends.mps.is_available():
-        raise UsageError("--device: mps is not here. `attn doctor` shows the devices.")
+        raise OptionError("{device}: mps is not here. `attn doctor` shows the devices.")
     return torch.device(name)
 
 
@@ -47,7 +50,7 @@ def pick_dtype(name: str) -> torch.dtype:
     full = _SHORT.get(name, name)
     if full not in DTYPES:
         hint = did_you_mean(name, [*DTYPES, *_SHORT]) or f"Use one of {', '.join(DTYPES)}."
-        raise UsageError(f"--dtype: no dtype named {name!r}. {hint}")
+        raise OptionError(f"{{dtype}}: no dtype named {name!r}. {hint}")
     dtype = getattr(torch, full)
     assert isinstance(dtype, torch.dtype)
     return dtype

@@ -6,6 +6,8 @@ import sys
 
 import typer
 
+from attn.core.bundles import Reporting
+
 from ..options import IndexArgument, JsonOption, QuietOption, ReportOption, VerboseOption
 
 
@@ -28,5 +30,5 @@ def main(
     if report_file is not None:
         check_report_path(report_file)
     report = compact(index, arguments={"verb": "compact", "index": index, "argv": sys.argv[1:]})
-    show(report, as_json=as_json, quiet=quiet, verbose=verbose, report_file=report_file)
+    show(report, Reporting(as_json, report_file, quiet, verbose))
     raise typer.Exit(report.exit_code)

@@ -8,6 +8,8 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from attn.core.bundles import Reporting
+
 from ..options import (
     AllowDownloadOption,
     DeviceOption,
@@ -128,7 +130,7 @@ def main(
     finally:
         watch.close()
     rows = [_row(item) for item in report.items]
-    show(report, as_json=as_json, quiet=quiet, verbose=verbose, report_file=report_file, rows=rows)
+    show(report, Reporting(as_json, report_file, quiet, verbose), rows=rows)
     if not as_json and not quiet:
         for item in report.items:
             if differences := item.details.get("differences"):

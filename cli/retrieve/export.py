@@ -7,6 +7,8 @@ from typing import Annotated
 
 import typer
 
+from attn.core.bundles import Reporting
+
 from ..options import IndexArgument, JsonOption, OverwriteOption, QuietOption, ReportOption, VerboseOption
 
 
@@ -51,5 +53,5 @@ def main(
         report = export(index, output, to, overwrite=overwrite, watcher=watch, arguments=arguments)
     finally:
         watch.close()
-    show(report, as_json=as_json, quiet=quiet, verbose=verbose, report_file=report_file)
+    show(report, Reporting(as_json, report_file, quiet, verbose))
     raise typer.Exit(report.exit_code)

@@ -10,6 +10,8 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from attn.core.bundles import Reporting
+
 from ..say import say, say_bytes
 
 if TYPE_CHECKING:
@@ -76,7 +78,7 @@ def show_hits(
     if form == "table" or as_json or output is not None:
         rows = [row(result, rank, hit) for result in found.results for rank, hit in enumerate(result.ranked, 1)]
         some = rows[:ROWS_SHOWN]
-        show(found.report, as_json=as_json, quiet=quiet, verbose=verbose, report_file=report_file, rows=some)
+        show(found.report, Reporting(as_json, report_file, quiet, verbose), rows=some)
         if len(rows) > ROWS_SHOWN and not as_json and not quiet:
             say(f"the first {ROWS_SHOWN} of {len(rows)} are shown; --format jsonl and --report have all")
         return True

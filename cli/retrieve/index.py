@@ -6,6 +6,8 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from attn.core.bundles import Inputs, Reporting
+
 from ..options import (
     AllowDownloadOption,
     ClusterOption,
@@ -93,7 +95,7 @@ def main(
     The index remembers the model, its weights and the temperature, the galleries, and the absolute path of each file
     and where that is from the index: hits are found from any folder, and after both moved together.
     """
-    from attn.core.batch.task import Placement
+    from attn.core.bundles import Placement
     from attn.core.retrieve.options import EncoderOptions, IndexOptions
 
     from ..show import run_files
@@ -116,8 +118,8 @@ def main(
             )
 
     run_files(
-        "attn.core.retrieve.verbs.index:index", gallery, output, options, placement, nul=nul, as_json=as_json,
-        report_file=report_file, quiet=quiet, verbose=verbose, row=_row, before=removed,
+        "attn.core.retrieve.verbs.index:index", Inputs(tuple(gallery), output, nul), options, placement,
+        Reporting(as_json, report_file, quiet, verbose), row=_row, before=removed,
     )  # fmt: skip
 
 

@@ -8,6 +8,8 @@ from typing import Annotated
 
 import typer
 
+from attn.core.bundles import Reporting
+
 from ..options import (
     AllowDownloadOption,
     DeviceOption,
@@ -88,7 +90,7 @@ def main(
         f"{metric} at the chosen one": metrics["held_out"], "difference": metrics["difference"],
         "95 % from": metrics["low"], "to": metrics["high"], "queries": found.queries[1],
     }  # fmt: skip
-    show(report, as_json=as_json, quiet=quiet, verbose=verbose, report_file=report_file, rows=[row])
+    show(report, Reporting(as_json, report_file, quiet, verbose), rows=[row])
     if not as_json and not quiet:
         print_rows(table, title=f"{metric} in percent, on the half that chose and on the held-out one")
     raise typer.Exit(report.exit_code)

@@ -20,11 +20,13 @@ from distributed.scheduler import KilledWorker
 
 import attn
 
+from ..bundles import Placement
 from ..device import available_cores, set_threads
 from ..errors import UsageError
 from ..memory import budget, set_budget
+from ..options import OptionError
 from ..report.model import Item
-from .task import Placement, Task, Work, do_task
+from .task import Task, Work, do_task
 
 ENVIRONMENT = {
     "OMP_NUM_THREADS": "1",
@@ -95,7 +97,7 @@ def _connect(placement: Placement, count: int) -> tuple[LocalCluster | None, Cli
         return None, Client(placement.cluster, timeout=placement.connect_timeout)
     except (OSError, ValueError, TypeError) as error:
         reason = " ".join(str(error).split())
-        raise UsageError(f"--cluster: no dask scheduler answers at {placement.cluster} ({reason})") from None
+        raise OptionError(f"{{cluster}}: no dask scheduler answers at {placement.cluster} ({reason})") from None
 
 
 def _describe(path: str) -> tuple[str, str, bool]:
@@ -106,7 +108,7 @@ def _describe(path: str) -> tuple[str, str, bool]:
 def _check(client: Client, first_input: str) -> None:
     answers = client.run(_describe, first_input)
     if not answers:
-        raise UsageError("--cluster: the scheduler has no workers. Start some: dask worker ADDRESS --nthreads 1")
+        raise OptionError("{cluster}: the scheduler has no workers. Start some: dask worker ADDRESS --nthreads 1")
     for host, version, sees in answers.values():
         if version != attn.__version__:
             raise UsageError(

@@ -17,9 +17,10 @@ from typing import Any
 
 import attn
 
+from ..bundles import Placement
 from ..progress import Bars, Watcher
 from ..report.model import Item, Report, summarise
-from .task import Placement, Task, Work, do_task
+from .task import Task, Work, do_task
 
 
 @dataclass(frozen=True, slots=True)

@@ -30,38 +30,6 @@ class Task:
     whole: bool = False
 
 
-@dataclass(frozen=True, slots=True)
-class Placement:
-    """Where a batch runs.
-
-    Parameters
-    ----------
-    workers : int
-        Processes on this machine; 1 runs in this process.
-    cluster : str or None
-        Address of a running dask scheduler, e.g. ``tcp://host:8786``.
-    item_timeout : float or None
-        Seconds after which a file is given up (its worker is restarted).
-    threads : int or None
-        CPU threads per process; None shares the cores among the workers.
-    overwrite : bool
-        Do outputs again that already exist.
-    connect_timeout : float
-        Seconds within which the scheduler at ``cluster`` must answer.
-    """
-
-    workers: int = 1
-    cluster: str | None = None
-    item_timeout: float | None = None
-    threads: int | None = None
-    overwrite: bool = False
-    connect_timeout: float = 10.0
-
-    @property
-    def distributed(self) -> bool:
-        return self.workers > 1 or self.cluster is not None or self.item_timeout is not None
-
-
 Work = Callable[[Task, Callable[[int, int], None]], Item]
 """``work(task, step)`` does one file and returns its item; ``step(done, total)`` reports progress inside it."""
 

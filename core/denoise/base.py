@@ -8,12 +8,17 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Literal, Protocol
+from typing import TYPE_CHECKING, Annotated, Any, Literal, Protocol
+
+from ..bundles import Seed
+from ..options import Option, OptionError
 
 if TYPE_CHECKING:
     from torch import Tensor
 
 Quality = Literal["fast", "balanced", "paper"]
+STRONGEST = 1e6
+"""The largest factor on a range sigma: float32 holds what it makes of any sigma."""
 Progress = Callable[[int, int], None]
 """Called with (steps done, steps in all)."""
 
@@ -27,6 +32,32 @@ class Region:
     x1: int
     y1: int
     strength: float
+
+
+def parse_edge_weight(text: str) -> Any:
+    """A number, or ``auto``. Raises ``ValueError`` for anything else."""
+    if text == "auto":
+        return text
+    try:
+        value = float(text)
+    except ValueError:
+        value = -1.0
+    if not 0 <= value < float("inf"):
+        raise ValueError(f"{text!r} is neither auto nor a number of at least 0.")
+    return value
+
+
+def parse_region(text: str) -> Region:
+    """``X0,Y0,X1,Y1=S`` as a Region; ``ValueError`` for anything else."""
+    box, equals, strength = text.partition("=")
+    try:
+        x0, y0, x1, y1 = (int(number) for number in box.split(","))
+        region = Region(x0, y0, x1, y1, float(strength))
+    except ValueError:
+        region = None
+    if region is None or not equals or not (0 <= x0 < x1 and 0 <= y0 < y1 and 0 <= region.strength <= STRONGEST):
+        raise ValueError(f"{text!r} is no region (use X0,Y0,X1,Y1=S with X0 < X1, Y0 < Y1, S >= 0).")
+    return region
 
 
 @dataclass(frozen=True, slots=True)
@@ -45,7 +76,8 @@ class FitOptions:
         Side in pixels of the patches that share one set of sigmas (filter2noise).
     edge_weight : float or None
         Lambda, the weight of the edge term; higher keeps more edges and more noise (filter2noise). None: the published
-        400 for ``quality="paper"``, otherwise chosen from the noisy image, which is our addition.
+        400 for ``quality="paper"``, otherwise chosen from the noisy image, which is our addition and what ``"auto"``
+        asks for.
     learning_rate : float or None
     sigma : float or None
         Noise standard deviation in units of the image ([0, 1]); estimated from the image when None.
@@ -53,14 +85,43 @@ class FitOptions:
         Seed of everything random.
     """
 
-    quality: Quality = "balanced"
-    steps: int | None = None
-    stages: int = 2
-    patch_size: int = 8
-    edge_weight: float | None = None
+    quality: Annotated[
+        Quality,
+        Option("How long a trained method trains; paper is the published recipe.", metavar="fast|balanced|paper"),
+    ] = "balanced"
+    steps: Annotated[
+        int | None, Option("Optimisation steps.", metavar="N", least=1, most=1_000_000, shown="by --quality")
+    ] = None
+    stages: Annotated[int, Option("filter2noise: filters in sequence.", metavar="N", least=1, most=4)] = 2
+    patch_size: Annotated[
+        int, Option("filter2noise: pixels that share one set of sigmas.", metavar="N", least=2, most=16)
+    ] = 8
+    edge_weight: Annotated[
+        float | None,
+        Option(
+            "filter2noise: weight of the edge term; higher keeps more edges and more noise. The published value is "
+            "400; auto (ours) lowers it where that leaves the noise in place.",
+            name="--lambda", metavar="X|auto", least=0, parse=parse_edge_weight,
+            shown="400 with --quality paper, else auto",
+        ),
+    ] = None  # fmt: skip
     learning_rate: float | None = None
-    sigma: float | None = None
-    seed: int = 77
+    sigma: Annotated[
+        float | None,
+        Option(
+            "Noise level for the classical methods, in units of the window.",
+            metavar="X", least=0, most=1000, shown="estimated",
+        ),
+    ] = None  # fmt: skip
+    seed: Seed = 77
+
+    def __post_init__(self) -> None:
+        if isinstance(self.edge_weight, str):
+            if self.quality == "paper":
+                raise OptionError(
+                    "{edge_weight} auto is not part of the published recipe. Leave out {quality} paper, or auto."
+                )
+            object.__setattr__(self, "edge_weight", None)
 
 
 class Filter(Protocol):

@@ -4,8 +4,12 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Annotated
 
-from .base import FitOptions, Region
+from ..bundles import Device, Dtype
+from ..catalogue import complete
+from ..options import Option, check
+from .base import STRONGEST, FitOptions, Region, parse_region
 
 
 @dataclass(frozen=True, slots=True)
@@ -44,21 +48,68 @@ class DenoiseOptions:
         What the values of files are in that do not say (all kinds but DICOM).
     """
 
-    method: str = "filter2noise"
+    method: Annotated[str, Option("See --list.", short="-m", metavar="NAME", complete=complete("denoise"))] = (
+        "filter2noise"
+    )
     fit: FitOptions = field(default_factory=FitOptions)
-    fit_on: str = "each"
-    window: str = "auto"
-    strength: float = 1.0
-    regions: tuple[Region, ...] = ()
-    maps: bool = False
-    figure: bool = False
-    compare: bool = False
-    reference: Path | None = None
-    simulate_dose: float | None = None
-    save_filter: Path | None = None
-    filter: Path | None = None
-    device: str = "auto"
-    dtype: str = "float32"
-    luma: bool = False
-    fill: float | None = None
-    unit: str | None = None
+    window: Annotated[
+        str,
+        Option(
+            "What is mapped to [0,1]: auto, lung, bone, brain, abdomen or CENTER,WIDTH. Values outside stay as they "
+            "are.",
+            metavar="WINDOW",
+        ),
+    ] = "auto"
+    fit_on: Annotated[
+        str,
+        Option(
+            "Fit every slice, or one slice of a series and apply the filter to all.",
+            name="--fit", metavar="each|first|middle|INDEX",
+        ),
+    ] = "each"  # fmt: skip
+    strength: Annotated[
+        float, Option("Scales the range sigma after the fit; 1 leaves it.", metavar="X", least=0, most=STRONGEST)
+    ] = 1.0
+    regions: Annotated[
+        tuple[Region, ...],
+        Option(
+            "Scales the range sigma inside a rectangle; repeatable.",
+            name="--region", metavar="X0,Y0,X1,Y1=S", parse=parse_region, repeatable=True,
+        ),
+    ] = ()  # fmt: skip
+    save_filter: Annotated[Path | None, Option("Keep the fitted filter (.safetensors).", metavar="FILE")] = None
+    filter: Annotated[
+        Path | None,
+        Option("Use a kept filter instead of fitting one; give the --window it was fitted in.", metavar="FILE"),
+    ] = None
+    maps: Annotated[bool, Option("Write the sigma maps: NAME.sigma.npy and NAME.sigma.png.")] = False
+    figure: Annotated[bool, Option("Write a before/after picture: NAME.figure.png (implied by an HTML report).")] = (
+        False
+    )
+    compare: Annotated[bool, Option("Run all methods side by side: one table and NAME.compare.png.")] = False
+    reference: Annotated[
+        Path | None, Option("Clean image, or a directory of them: adds psnr, ssim, rmse_hu.", metavar="PATH")
+    ] = None
+    simulate_dose: Annotated[
+        float | None,
+        Option("Simulate this fraction of the dose first (CT); writes NAME.lowdose too.", metavar="FRACTION"),
+    ] = None
+    luma: Annotated[bool, Option("Turn colour images into grey instead of refusing them.")] = False
+    fill: Annotated[
+        float | None,
+        Option("Replaces NaN and infinities, in physical units, instead of refusing them.", metavar="VALUE"),
+    ] = None
+    unit: Annotated[
+        str | None,
+        Option(
+            "The values are HU, in a file that does not say so: CT as NIfTI, NPY, NPZ, TIFF or PNG. Allows the windows "
+            "in HU, and cuts auto as for DICOM.",
+            metavar="hu",
+        ),
+    ] = None
+    device: Device = "auto"
+    dtype: Dtype = "float32"
+
+    def __post_init__(self) -> None:
+        check(self)
+        check(self.fit)  # a method itself may be fitted in no steps, which is no order for a command

@@ -11,7 +11,7 @@ import torch
 from numpy.typing import NDArray
 
 from ..device import pick_device, pick_dtype
-from ..errors import UsageError
+from ..options import OptionError
 from . import METHODS
 from .base import Filter, Progress
 from .options import DenoiseOptions
@@ -61,9 +61,9 @@ def slice_to_fit(fit_on: str, count: int) -> int | None:
     try:
         index = int(fit_on)
     except ValueError:
-        raise UsageError(f"--fit: {fit_on!r} is none of each, first, middle or a slice's index.") from None
+        raise OptionError(f"{{fit_on}}: {fit_on!r} is none of each, first, middle or a slice's index.") from None
     if not -count <= index < count:
-        raise UsageError(f"--fit: slice {index} does not exist; there are {count} slices, counted from 0.")
+        raise OptionError(f"{{fit_on}}: slice {index} does not exist; there are {count} slices, counted from 0.")
     return index % count
 
 
@@ -167,7 +167,9 @@ def edited(fitted: Filter, options: DenoiseOptions) -> Filter:
         return fitted
     edit = getattr(fitted, "with_strength", None)
     if edit is None:
-        raise UsageError(f"--strength and --region need a filter with sigma maps (filter2noise), not {options.method}.")
+        raise OptionError(
+            f"{{strength}} and {{regions}} need a filter with sigma maps (filter2noise), not {options.method}."
+        )
     changed: Filter = edit(options.strength, options.regions)
     return changed
 

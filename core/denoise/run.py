@@ -10,7 +10,8 @@ from pathlib import Path
 from typing import Any
 
 from ..batch.run import run_batch
-from ..batch.task import Placement, Task
+from ..batch.task import Task
+from ..bundles import Placement
 from ..device import pick_device, pick_dtype
 from ..errors import AttnError, UsageError
 from ..io import GreyImage, expand_inputs, output_paths, read_grey
@@ -19,6 +20,7 @@ from ..io.image import check_unit
 from ..io.kinds import split_key
 from ..io.pixels import check_fill
 from ..io.walk import Passed
+from ..options import OptionError
 from ..progress import Bars, Watcher
 from ..report.model import Item, Report
 from . import METHODS
@@ -82,7 +84,7 @@ def run(
     passed = Passed()
     sources = expand_inputs(inputs, stdin=stdin, output=output, passed=passed)
     if options.save_filter and options.fit_on == "each" and len(sources) > 1:
-        raise UsageError("--save-filter keeps one filter: add --fit first, middle or INDEX, or name one input.")
+        raise OptionError("{save_filter} keeps one filter: add {fit_on} first, middle or INDEX, or name one input.")
     targets = output_paths(sources, output, word="denoised")
     for folder in {target.parent for target in targets}:
         remove_stale(folder)  # what a killed run left half-written
@@ -120,7 +122,9 @@ def check_options(options: DenoiseOptions) -> None:
     check_unit(options.unit)
     dtype = str(pick_dtype(options.dtype)).removeprefix("torch.")
     if dtype not in ("float32", "float64"):
-        raise UsageError(f"--dtype {dtype}: the range sigma gets too small for half precision. Use float32 or float64.")
+        raise OptionError(
+            f"{{dtype}} {dtype}: the range sigma gets too small for half precision. Use float32 or float64."
+        )
     if options.fit_on not in ("each", "first", "middle"):
         slice_to_fit(options.fit_on, 1 << 30)  # an integer at least; whether the slice exists is known later
     own = options.method == "filter2noise"
@@ -139,11 +143,11 @@ def check_options(options: DenoiseOptions) -> None:
                 f"--simulate-dose: {options.simulate_dose:g} is no fraction of a dose (0 < fraction <= 1)."
             )
         if options.reference is not None:
-            raise UsageError("--simulate-dose: the input itself is the reference then; leave --reference out.")
+            raise OptionError("{simulate_dose}: the input itself is the reference then; leave {reference} out.")
     if options.save_filter is not None:
         check_place("--save-filter", options.save_filter, (".safetensors",))
     if options.reference is not None and not split_key(options.reference)[0].exists():
-        raise UsageError(f"--reference: {options.reference} does not exist.")
+        raise OptionError(f"{{reference}}: {options.reference} does not exist.")
 
 
 def load_filter(path: Path) -> Filter:
@@ -153,7 +157,7 @@ def load_filter(path: Path) -> Filter:
     try:
         fitted: Filter = Filter2NoiseFilter.load(path)
     except AttnError as error:
-        raise UsageError(f"--filter: {error}") from None
+        raise OptionError(f"{{filter}}: {error}") from None
     return fitted
 
 
@@ -167,7 +171,9 @@ def denoise_file(task: Task, step: Callable[[int, int], None], options: DenoiseO
     noisy = simulated(image, options) if options.simulate_dose is not None else image
     shared: Shared | None = task.payload
     if options.save_filter is not None and shared is None and options.fit_on == "each" and len(noisy.pixels) > 1:
-        raise UsageError(f"--save-filter keeps one filter: {task.name} has {len(noisy.pixels)} slices. Add --fit.")
+        raise OptionError(
+            f"{{save_filter}} keeps one filter: {task.name} has {len(noisy.pixels)} slices. Add {{fit_on}}."
+        )
     window = (shared and shared.window) or choose_window(options.window, noisy)
     warnings = list(noisy.warnings)
     if window.width <= 0:

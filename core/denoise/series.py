@@ -8,11 +8,13 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-from ..batch.task import Placement, Task
-from ..errors import InputError, UsageError
+from ..batch.task import Task
+from ..bundles import Placement
+from ..errors import InputError
 from ..io import read_grey
 from ..io.dicom.series import sort_series
 from ..io.kinds import suffix_of
+from ..options import OptionError
 from ..progress import Watcher
 from .options import DenoiseOptions
 from .outputs import save_filter
@@ -69,7 +71,9 @@ def fit_series(
         if any(placement.overwrite or t.output is None or not t.output.exists() for t in members):
             groups.append((group, members))
     if options.save_filter is not None and len(groups) > 1:
-        raise UsageError(f"--save-filter keeps one filter, but the input has {len(groups)} series. Name one of them.")
+        raise OptionError(
+            f"{{save_filter}} keeps one filter, but the input has {len(groups)} series. Name one of them."
+        )
     ready: dict[Path, Task] = {}
     for group, members in groups:
         if len(members) > 1:

@@ -13,6 +13,7 @@ from numpy.typing import NDArray
 
 from ..errors import InputError, UsageError, did_you_mean
 from ..io.image import GreyImage
+from ..options import OptionError
 
 # centre and width in HU, as viewers preset them
 PRESETS = {
@@ -86,10 +87,10 @@ def parse_window(text: str) -> tuple[float, float] | None:
             f"--window: {text!r} is not a window. {hint or 'Use auto, ' + ', '.join(PRESETS) + ' or CENTER,WIDTH.'}"
         ) from None
     if not (np.isfinite(values).all() and values[1] > 0):
-        raise UsageError(f"--window: the width must be a positive number, not {width}.")
+        raise OptionError(f"{{window}}: the width must be a positive number, not {width}.")
     low, high = values[0] - values[1] / 2, values[0] + values[1] / 2
     if not (np.isfinite((low, high)).all() and high - low >= 0.5 * values[1] and values[1] >= 1e-30):
-        raise UsageError(f"--window: {text} is too narrow, or too far away, for numbers of 64 bits.")
+        raise OptionError(f"{{window}}: {text} is too narrow, or too far away, for numbers of 64 bits.")
     return values
 
 

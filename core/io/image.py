@@ -9,7 +9,7 @@ from typing import Any, Literal
 import numpy as np
 from numpy.typing import NDArray
 
-from ..errors import UsageError
+from ..options import OptionError
 
 UNITS = ("hu",)
 """What a user may say that values are in where a file does not tell."""
@@ -104,4 +104,4 @@ class Derivation:
 def check_unit(unit: str | None) -> None:
     """Raise ``UsageError`` for a unit that is none of ``UNITS``."""
     if unit is not None and unit not in UNITS:
-        raise UsageError(f"--unit: {unit!r} is unknown. Use {' or '.join(UNITS)}, or leave it out.")
+        raise OptionError(f"{{unit}}: {unit!r} is unknown. Use {' or '.join(UNITS)}, or leave it out.")

@@ -13,8 +13,9 @@ from typing import IO, Any
 import numpy as np
 from numpy.typing import NDArray
 
-from ..errors import InputError, UsageError, decoding
+from ..errors import InputError, decoding
 from ..memory import check_memory
+from ..options import OptionError
 from ..text import first_line
 from .image import GreyImage
 
@@ -229,7 +230,9 @@ def replaced(
 def check_fill(fill: float | None) -> None:
     """Raise ``UsageError`` for a fill value that would itself have to be replaced."""
     if fill is not None and not math.isfinite(fill):
-        raise UsageError(f"--fill: {fill:g} is no finite number. Use a value of the image's background, such as -1000.")
+        raise OptionError(
+            f"{{fill}}: {fill:g} is no finite number. Use a value of the image's background, such as -1000."
+        )
 
 
 def grey(

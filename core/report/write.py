@@ -6,8 +6,8 @@ import re
 from os import PathLike
 from pathlib import Path
 
-from ..errors import UsageError
 from ..io.atomic import atomic_path, place_fault
+from ..options import OptionError
 from ..text import csv_text, one_line, printable
 from .model import (
     CSV_COLUMNS,
@@ -51,13 +51,13 @@ def check_report_path(path: str | PathLike[str]) -> None:
     """Raise ``UsageError`` where ``write_report`` would fail: for commands to call before the work, not after it."""
     _check_suffix(path)
     if fault := place_fault(path):
-        raise UsageError(f"--report {path}: {fault}.")
+        raise OptionError(f"{{report_file}} {path}: {fault}.")
 
 
 def _check_suffix(path: str | PathLike[str]) -> None:
     if Path(path).suffix.lower() not in SUFFIXES:
         what = f"reports end in {', '.join(SUFFIXES[:-1])} or {SUFFIXES[-1]}"
-        raise UsageError(f"--report {path}: {what}, which says how they are written.")
+        raise OptionError(f"{{report_file}} {path}: {what}, which says how they are written.")
 
 
 def render(report: Report, path: str | PathLike[str]) -> str:

@@ -5,14 +5,37 @@ from __future__ import annotations
 import os
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal
+from typing import Annotated, Literal
 
+from ..bundles import Device, Dtype
+from ..catalogue import complete
 from ..device import pick_dtype
-from ..errors import UsageError
+from ..options import Option, OptionError, check
 from . import MODELS
 
 Protocol = Literal["standard", "fsg"]
 LEAST_TILE = 64
+
+
+def parse_threshold(text: str) -> float | None:
+    """A number, None for ``auto``. Raises ``ValueError`` for anything else."""
+    if text == "auto":
+        return None
+    try:
+        value = float(text)
+    except ValueError:
+        raise ValueError(f"{text!r} is neither auto nor a number between 0 and 1.") from None
+    if not 0 < value < 1:
+        raise ValueError(f"{text} is no probability between 0 and 1, nor auto.")
+    return value
+
+
+def parse_models(text: str) -> tuple[str, ...]:
+    """``frangi,sato`` as names. Raises ``ValueError`` where there is none."""
+    names = tuple(name for part in text.split(",") if (name := part.strip()))
+    if not names:
+        raise ValueError("name models, separated by commas. `attn segment --list` shows all.")
+    return names
 
 
 @dataclass(frozen=True, slots=True)
@@ -53,21 +76,72 @@ class SegmentOptions:
     device, dtype : str
     """
 
-    model: str = "fsgnet"
-    fov: str = "auto"
-    truth: Path | None = None
-    observer: str | None = None
-    measure: bool = False
-    threshold: float | None = None
-    tta: bool = False
-    tile: int | None = None
-    clahe: bool = False
-    save_attention: bool = False
-    protocol: Protocol = "standard"
-    official_auc: bool = False
-    compare: tuple[str, ...] = ()
-    device: str = "auto"
-    dtype: str = "float32"
+    model: Annotated[
+        str,
+        Option(
+            "See --list; or a .safetensors file that attn train wrote.",
+            short="-m", metavar="NAME|FILE", complete=complete("segment"),
+        ),
+    ] = "fsgnet"  # fmt: skip
+    fov: Annotated[
+        str,
+        Option(
+            "Field of view: found, the whole photo, or a mask or a directory of masks named like the photos.",
+            metavar="auto|none|PATH",
+        ),
+    ] = "auto"
+    truth: Annotated[
+        Path | None,
+        Option("True vessels, or a directory of them named like the photos: adds scores.", metavar="PATH"),
+    ] = None
+    observer: Annotated[
+        str | None,
+        Option(
+            "Which truth where a photo has several: 2 takes 21_manual2 or 2nd_manual/21, vk takes im0001.vk.",
+            metavar="WORD",
+        ),
+    ] = None
+    measure: Annotated[
+        bool,
+        Option("Vessel measures (length, branch points, calibre, tortuosity, fractal dimension), and vessels.csv."),
+    ] = False
+    threshold: Annotated[
+        float | None,
+        Option(
+            "Least probability of a vessel; higher finds fewer. auto is the value kept with the model.",
+            metavar="T|auto", parse=parse_threshold, text="auto", above=0, below=1,
+        ),
+    ] = None  # fmt: skip
+    tta: Annotated[bool, Option("Mean over four flips: slower, a little better.")] = False
+    tile: Annotated[
+        int | None,
+        Option(
+            "Side of the tiles in pixels of the model's scale; less memory.",
+            metavar="N", least=LEAST_TILE, shown="by size",
+        ),
+    ] = None  # fmt: skip
+    clahe: Annotated[bool, Option("Even out the contrast first (CLAHE).")] = False
+    save_attention: Annotated[bool, Option("Write the model's attention maps: NAME.attention.npz and .png.")] = False
+    compare: Annotated[
+        tuple[str, ...],
+        Option(
+            "Further models, separated by commas, side by side: one table and NAME.compare.png.",
+            metavar="NAMES", parse=parse_models,
+        ),
+    ] = ()  # fmt: skip
+    protocol: Annotated[
+        Protocol,
+        Option(
+            "Scores inside the field of view, or as the official FSG-Net code takes them (threshold 0.5).",
+            metavar="standard|fsg",
+        ),
+    ] = "standard"
+    official_auc: Annotated[bool, Option("With --protocol fsg: also what that code calls AUC.")] = False
+    device: Device = "auto"
+    dtype: Dtype = "float32"
+
+    def __post_init__(self) -> None:
+        check(self)
 
 
 def check_options(options: SegmentOptions) -> None:
@@ -76,25 +150,23 @@ def check_options(options: SegmentOptions) -> None:
         if not name.endswith(".safetensors"):
             MODELS[name].resolve()
     pick_dtype(options.dtype)
-    if options.threshold is not None and not 0 < options.threshold < 1:
-        raise UsageError(f"--threshold: {options.threshold:g} is no probability between 0 and 1, nor auto.")
     if options.tile is not None and options.tile < LEAST_TILE:
-        raise UsageError(f"--tile: {options.tile} px is too small. Use {LEAST_TILE} or more.")
+        raise OptionError(f"{{tile}}: {options.tile} px is too small. Use {LEAST_TILE} or more.")
     if options.fov not in ("auto", "none") and not Path(options.fov).exists():
-        raise UsageError(f"--fov: {options.fov!r} is neither auto, none, nor a mask or a directory of masks.")
+        raise OptionError(f"{{fov}}: {options.fov!r} is neither auto, none, nor a mask or a directory of masks.")
     if options.truth is not None and not options.truth.exists():
-        raise UsageError(f"--truth: {options.truth} does not exist.")
+        raise OptionError(f"{{truth}}: {options.truth} does not exist.")
     if options.observer is not None and (options.truth is None or not options.truth.is_dir()):
-        raise UsageError("--observer chooses among the files of a directory of truths: add --truth DIRECTORY.")
+        raise OptionError("{observer} chooses among the files of a directory of truths: add {truth} DIRECTORY.")
     if options.observer is not None and not options.observer.strip():
-        raise UsageError("--observer: name what the files of one observer are called, such as 2 or vk.")
+        raise OptionError("{observer}: name what the files of one observer are called, such as 2 or vk.")
     if options.truth is None and options.protocol == "fsg":
-        raise UsageError("--protocol fsg says how scores are taken: add --truth.")
+        raise OptionError("{protocol} fsg says how scores are taken: add {truth}.")
     if options.official_auc and options.protocol != "fsg":
-        raise UsageError("--official-auc belongs to the official protocol: add --protocol fsg.")
+        raise OptionError("{official_auc} belongs to the official protocol: add {protocol} fsg.")
     baseline = options.model in MODELS and MODELS[options.model].status == "baseline"
     if options.save_attention and baseline:
-        raise UsageError(f"--save-attention: {options.model} has no attention maps. Use --model fsgnet.")
+        raise OptionError(f"{{save_attention}}: {options.model} has no attention maps. Use {{model}} fsgnet.")
 
 
 def model_name(name: str) -> str:
@@ -107,5 +179,5 @@ def other_models(options: SegmentOptions) -> tuple[str, ...]:
     names = dict.fromkeys(model_name(name) for name in options.compare)
     others = tuple(name for name in names if name != model_name(options.model))
     if options.compare and not others:
-        raise UsageError(f"--compare: {options.model} is what they would be compared with. Name other models.")
+        raise OptionError(f"{{compare}}: {options.model} is what they would be compared with. Name other models.")
     return others

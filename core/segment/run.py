@@ -13,7 +13,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ..batch.run import run_batch
-from ..batch.task import Placement, Task
+from ..batch.task import Task
+from ..bundles import Placement
 from ..device import pick_device
 from ..errors import InputError, UsageError
 from ..io.atomic import remove_stale

@@ -14,7 +14,7 @@ def test_auto_and_cpu():
 
 @pytest.mark.parametrize("name", ["gpu", "cuda:x", "cpu:1", "", "tpu"])
 def test_unknown_device(name):
-    with pytest.raises(UsageError, match="--device: no device named"):
+    with pytest.raises(UsageError, match="device: no device named"):
         pick_device(name)
 
 

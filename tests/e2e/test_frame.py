@@ -5,13 +5,12 @@ import os
 import re
 import subprocess
 import sys
-from functools import partial
 from pathlib import Path
 
 import numpy as np
 import pytest
 
-from attn.core.batch import run as batch
+from attn.core.bundles import Placement
 
 SNAPSHOTS = Path(__file__).parent / "snapshots"
 HEAVY = {"torch", "numpy", "PIL", "pydantic", "rich", "pydicom", "skimage", "matplotlib", "numba", "triton"}
@@ -120,7 +119,8 @@ def test_version(cli):
     ids=lambda value: " ".join(value) if isinstance(value, list) else "",
 )
 def test_usage_errors_are_one_line_and_exit_2(cli, tmp_path, monkeypatch, args, message):
-    monkeypatch.setattr(batch, "Placement", partial(batch.Placement, connect_timeout=0.5))
+    *defaults, _ = Placement.__init__.__defaults__
+    monkeypatch.setattr(Placement.__init__, "__defaults__", (*defaults, 0.5))  # seconds until a scheduler is given up
     np.save(tmp_path / "x.npy", np.random.default_rng(0).random((16, 16), np.float32))
     ran = cli(*args)
     assert ran.code == 2, ran

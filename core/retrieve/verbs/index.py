@@ -26,7 +26,8 @@ from numpy.typing import NDArray
 import attn
 
 from ...batch.run import run_batch
-from ...batch.task import Placement, Task
+from ...batch.task import Task
+from ...bundles import Placement
 from ...device import pick_device, set_threads
 from ...errors import InputError, UsageError
 from ...io.atomic import atomic_path, remove_stale

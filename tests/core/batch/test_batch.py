@@ -10,7 +10,8 @@ from pathlib import Path
 import pytest
 
 from attn.core.batch.run import run_batch
-from attn.core.batch.task import Placement, Task
+from attn.core.batch.task import Task
+from attn.core.bundles import Placement
 from attn.core.errors import InputError, UsageError
 from attn.core.report.model import Item
 

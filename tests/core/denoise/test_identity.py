@@ -6,7 +6,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from attn.core.batch.task import Placement
+from attn.core.bundles import Placement
 from attn.core.denoise.base import FitOptions, Region
 from attn.core.denoise.identity import identity
 from attn.core.denoise.options import DenoiseOptions
