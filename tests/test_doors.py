@@ -152,7 +152,7 @@ def definitions(kind: type | tuple[type, ...]) -> dict[str, list[str]]:
     return homes
 
 
-CONTRACTS: set[str] = {"Plan"}
+CONTRACTS: set[str] = {"Plan", "Settings"}
 """Classes that several files give under one name, because a contract asks each for it."""
 
 

@@ -9,13 +9,13 @@ torch.Size([1, 2, 100, 64])
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from torch import Tensor
-from .registry import OPERATORS
 
-Backend = Literal["auto", "reference", "blocked", "triton"]
+    from ..choose import Backend
+from .registry import OPERATORS
 
 
 def operators() -> tuple[str, ...]:
@@ -52,9 +52,10 @@ def attention(
         Factor on q·kᵀ; None: the operator's own default, ``D ** -0.5`` unless its documentation says otherwise.
     grid : (int, int), optional
         Height and width of the token map, row-major; required by vision operators.
-    backend : {"auto", "reference", "blocked", "triton"}
-        ``reference``: the equations, dense, with quadratic memory. ``blocked``: linear memory. ``auto``: the fastest
-        that the device has.
+    backend : {"auto", "reference", "torch", "cpu", "triton", "blocked"}
+        ``reference``: the equations, dense, with quadratic memory. ``torch``, ``cpu``, ``triton``: plain PyTorch in
+        linear memory, the CPU kernels, the Triton kernels; where one of an operator's phases has no such form, that
+        phase runs as with ``auto``. ``blocked``: ``torch`` or ``cpu``. ``auto``: the fastest that takes the tensors.
     **params
         The operator's parameters, such as ``mask_k=1024`` for ``hip``.
 
@@ -73,7 +74,8 @@ def attention(
     ------
     ValueError
         If the tensors do not fit together, or ask for what the operator cannot do, or a parameter is unknown or out of
-        range. The message names the shapes and the remedy.
+        range, or the operator has no such backend, or none that takes the tensors. The message names the shapes and
+        the remedy.
     UsageError
         If there is no such operator, or it needs a package that is not installed.
 
@@ -91,7 +93,7 @@ def attention(
     import torch
 
     from ..opaque import own_dtypes
-    from .contract import check_call, check_gradients, check_qkv
+    from .checks import check_backend, check_call, check_gradients, check_qkv
 
     if torch.compiler.is_compiling():
         from .traced import TRACED
@@ -102,13 +104,13 @@ def attention(
     check_qkv(q, k, v)
     check_call(name, operator, q, k, causal=causal, grid=grid, params=params)
     check_gradients(name, operator, q, k, v, backend)
-    if backend not in ("auto", "reference", "blocked", "triton"):
-        raise ValueError(f"backend is auto, reference, blocked or triton, not {backend!r}.")
-    if backend == "triton":
-        raise ValueError(f"{name} has no Triton kernel yet. Use backend='blocked'.")
+    check_backend(name, operator, backend)
     if grid is not None:
         params["grid"] = grid
-    run = operator.reference if backend == "reference" else operator.blocked
     with own_dtypes(q.device.type):
-        out: Tensor = run(q, k, v, causal=causal, scale=scale, **params)
+        out: Tensor
+        if backend == "reference":
+            out = operator.reference(q, k, v, causal=causal, scale=scale, **params)
+        else:
+            out = operator.blocked(q, k, v, causal=causal, scale=scale, backend=backend, **params)
     return out

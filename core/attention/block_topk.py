@@ -13,7 +13,8 @@ from torch import Tensor
 
 from ..opaque import opaque
 from .blocks.selection import BlockSelection, attend_blocks, visible_blocks
-from .contract import Cost, Operator, Shape, accumulator, attention_result, causal_mask, masked_attention, repeat_kv
+from .contract import Cost, Shape, Unphased
+from .equations import accumulator, attention_result, causal_mask, masked_attention, repeat_kv
 
 
 def pool(x: Tensor, block_size: int) -> Tensor:
@@ -127,7 +128,7 @@ def at_budget(keys: int, shape: Shape) -> dict[str, Any]:
     return {"block_size": 64, "top_k": max(1, round((keys - searched) / 64))}
 
 
-OPERATOR = Operator(
+OPERATOR = Unphased(
     reference=reference,
     blocked=blocked,
     cost=cost,
@@ -135,4 +136,5 @@ OPERATOR = Operator(
     attend=attend,
     at_budget=at_budget,
     differentiable=True,
+    small={"block_size": 16, "top_k": 4},
 )

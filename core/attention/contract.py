@@ -1,24 +1,26 @@
 """The contract of an attention operator: shapes, what an operator can do, what it costs, which keys it chose.
 
-An operator's file ends in ``OPERATOR = Operator(reference=..., blocked=..., cost=..., ...)``. ``check_qkv`` is the one
-place where arguments are refused, before any formulation is chosen.
+An operator's file ends in ``OPERATOR = Operator(settings=..., reference=..., phases=..., cost=..., ...)``. What every
+operator refuses stands in ``checks``.
 """
 
 from __future__ import annotations
 
+import functools
 import inspect
+import typing
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, fields
 from functools import cached_property
-from typing import Any, NamedTuple, Protocol
+from typing import Any, NamedTuple, Protocol, TypeVar
 
-import torch
 from torch import Tensor
 
-from ..errors import did_you_mean
-from ..opaque import outside_graphs
+from ..choose import BACKENDS, Formulation, Phase
+from ..opaque import opaque, outside_graphs
+from .equations import attention_result
 
-DTYPES = (torch.float32, torch.bfloat16, torch.float16, torch.float64)
+R = TypeVar("R")
 
 
 class Shape(NamedTuple):
@@ -92,25 +94,60 @@ class Condition(NamedTuple):
 
 
 @dataclass(frozen=True)
+class Golden:
+    """Vectors of the official implementation: their folder below tests/golden/vectors, and who compares ours with them.
+
+    ``check`` is ``"module:function"``: ``function(stem, arrays)`` yields a ``golden.Check`` per quantity of the file
+    ``stem`` of ``files``.
+    """
+
+    folder: str
+    check: str
+    files: tuple[str, ...]
+
+
+def with_settings(kind: type[Any]) -> Callable[[Callable[..., R]], Callable[..., R]]:
+    """Decorate a function with ``settings: kind``, which then takes them whole or their fields by keyword."""
+    names = frozenset(field.name for field in fields(kind))
+
+    def decorate(function: Callable[..., R]) -> Callable[..., R]:
+        @functools.wraps(function)
+        def call(*args: Any, **keywords: Any) -> R:
+            if "settings" not in keywords:
+                own = {name: value for name, value in keywords.items() if name in names}
+                keywords = {name: value for name, value in keywords.items() if name not in names}
+                keywords["settings"] = kind(**own)
+            return function(*args, **keywords)
+
+        return call
+
+    return decorate
+
+
+@dataclass(frozen=True, eq=False)
 class Operator:
     """One attention operator.
 
     ``q: [B, Hq, Lq, D]``, ``k: [B, Hkv, Lk, D]``, ``v: [B, Hkv, Lk, Dv]``; Hkv divides Hq; the queries are the last Lq
-    of Lk positions. All functions take ``causal`` and ``scale`` (None: the operator's own default), vision operators
-    also ``grid=(h, w)``, and then the operator's parameters by keyword.
+    of Lk positions. All functions take by keyword ``causal`` and ``scale`` (None: the operator's own default), vision
+    operators also ``grid=(h, w)``, and ``settings``; those of an ``Operator`` also take the fields of the settings one
+    by one (``with_settings``).
 
     Parameters
     ----------
+    settings : frozen dataclass
+        The operator's parameters with their defaults; raises ``ValueError`` for what is out of range.
     reference : callable (q, k, v, *, causal, scale, ...) -> out [B, Hq, Lq, Dv]
-        The equations, dense and obvious; in float64 it is the truth.
-    blocked : callable, same signature
-        The same result in linear memory, fast on the CPU. Its keyword-only parameters are the operator's parameters.
-    cost : callable (Shape, ...) -> Cost
+        The equations, dense and obvious, on the inputs' device; in float64 it is the truth.
+    phases : tuple of Phase
+        One, ``attend(q, k, v, ...)``, where nothing is chosen; else ``select(q, k, ...) -> Selection`` and then
+        ``attend(q, k, v, selection, ...)``. Together they are the same result in linear memory. Each has its
+        formulations in order of preference: a new kernel is one more.
+    cost : callable (Shape, settings) -> Cost
         Prediction from sizes alone.
-    select, attend : callables or None
-        The two phases of ``blocked``: ``select(q, k, *, causal, scale, ...) -> Selection`` and
-        ``attend(q, k, v, selection, *, causal, scale, ...) -> out``; ``attend`` takes only the parameters that the
-        selection does not hold (``attend_parameters``). None where nothing is chosen.
+    whole : callable (q, k, v, *, backend, ...) or None
+        Runs the phases in its own way, visible to a graph: where a setting is a module, or the engine is PyTorch's.
+        None: one phase after the other, as one node of a graph.
     rows : callable or None
         ``rows(q, k, v, rows, *, causal, scale, ...)``: the operator's exact result for the queries ``rows`` (int64
         [R]) -> [B, Hq, R, Dv] in float32 or float64, for operators that do not approximate softmax attention. None:
@@ -136,13 +173,30 @@ class Operator:
         Whether Lq < Lk is allowed.
     differentiable : bool
         Whether ``blocked`` has gradients for q, k and v.
+    exact : bool
+        It leaves nothing out: an error above rounding is a fault.
+    compiled : bool
+        It compiles for minutes, or needs a package or a GPU: measured when named, or with --peers.
+    small : mapping
+        Parameters with which it leaves something out at 256 tokens, for the tests over all operators.
+    golden : Golden or None
+        Vectors of the official implementation.
+
+    Attributes
+    ----------
+    blocked : callable (q, k, v, *, causal, scale, backend, ...) -> out
+        All phases; one node of a graph unless ``whole`` is given.
+    select, attend : callables or None
+        The phases by themselves; around them a graph is left. ``select`` is None where nothing is chosen.
+    backends : frozenset of str
+        What ``backend`` may be.
     """
 
+    settings: type[Any]
     reference: Callable[..., Tensor]
-    blocked: Callable[..., Tensor]
+    phases: tuple[Phase, ...]
     cost: Callable[..., Cost]
-    select: Callable[..., Any] | None = None
-    attend: Callable[..., Tensor] | None = None
+    whole: Callable[..., Tensor] | None = None
     rows: Callable[..., Tensor] | None = None
     decoder: Callable[..., Callable[[], Tensor]] | None = None
     at_budget: Callable[[int, Shape], dict[str, Any]] | None = None
@@ -153,23 +207,78 @@ class Operator:
     grid: bool = False
     decodes: bool = True
     differentiable: bool = False
+    exact: bool = False
+    compiled: bool = False
+    small: Mapping[str, Any] = field(default_factory=dict)
+    golden: Golden | None = None
+    blocked: Callable[..., Tensor] = field(init=False)
+    select: Callable[..., Any] | None = field(init=False)
+    attend: Callable[..., Tensor] = field(init=False)
+    backends: frozenset[str] = field(init=False)
 
     def __post_init__(self) -> None:
-        for name in ("select", "attend"):  # a selection is no tensor: around the phases a graph has to be left
-            if (phase := getattr(self, name)) is not None:
-                object.__setattr__(self, name, outside_graphs(phase))
+        keywords = with_settings(self.settings)
+        offered = {name for name in BACKENDS if any(phase.offers(name) for phase in self.phases)}
+        *select, attend = (outside_graphs(keywords(phase)) for phase in self.phases)  # a selection is no tensor
+        made: dict[str, Any] = {
+            "backends": frozenset(offered | {"reference"}),
+            "select": select[0] if select else None,
+            "attend": attend,
+            "cost": keywords(self.cost),
+            "rows": self.rows and keywords(self.rows),
+            "decoder": self.decoder and keywords(self.decoder),
+        }
+        if self.whole:
+            made |= {"blocked": keywords(self.whole), "reference": keywords(self.reference)}
+        else:
+            made |= {"blocked": self._as_one_node("blocked", self._run)}
+            made |= {"reference": self._as_one_node("reference", self.reference)}
+        for name, value in made.items():
+            object.__setattr__(self, name, value)
 
     def __call__(self, q: Tensor, k: Tensor, v: Tensor, **arguments: Any) -> Tensor:
         return self.blocked(q, k, v, **arguments)
 
+    def _run(self, q: Tensor, k: Tensor, v: Tensor, *, backend: str = "auto", **arguments: Any) -> Tensor:
+        """One phase after the other. ``backend`` binds the phases that have it."""
+        *select, attend = self.phases
+        selection = [phase(q, k, backend=_bound(phase, backend), **arguments) for phase in select]
+        out: Tensor = attend(q, k, v, *selection, backend=_bound(attend, backend), **arguments)
+        return out
+
+    def _as_one_node(self, name: str, function: Callable[..., Tensor]) -> Callable[..., Tensor]:
+        """``function`` with the fields of the settings for parameters: a signature that a graph can hold."""
+
+        def flat(q: Tensor, k: Tensor, v: Tensor, **arguments: Any) -> Tensor:
+            settings = self.settings(**{own: arguments.pop(own) for own in self.parameters if own in arguments})
+            return function(q, k, v, **(defaults | arguments), settings=settings)
+
+        keyword, empty = inspect.Parameter.KEYWORD_ONLY, inspect.Parameter.empty
+        options = [inspect.Parameter("causal", keyword, default=empty, annotation=bool)]
+        if len(self.causal) == 1:
+            options = [options[0].replace(default=self.causal[0])]
+        if self.grid:
+            options.append(inspect.Parameter("grid", keyword, annotation=tuple[int, int]))
+        options.append(inspect.Parameter("scale", keyword, default=None, annotation=float | None))
+        if name == "blocked":
+            options.append(inspect.Parameter("backend", keyword, default="auto", annotation=str))
+        defaults = {option.name: option.default for option in options if option.default is not empty}
+        tensors = [inspect.Parameter(x, inspect.Parameter.POSITIONAL_OR_KEYWORD, annotation=Tensor) for x in "qkv"]
+        flat.__signature__ = inspect.Signature(  # type: ignore[attr-defined]
+            [*tensors, *options, *self.parameters.values()], return_annotation=Tensor
+        )
+        flat.__name__, flat.__module__ = name, self.reference.__module__
+        return opaque(attention_result)(flat)
+
     @cached_property
     def parameters(self) -> Mapping[str, inspect.Parameter]:
-        """The operator's own parameters, by name, from ``blocked``'s signature."""
-        own = inspect.signature(self.blocked, eval_str=True).parameters
+        """The operator's own parameters, by name: the fields of its settings."""
+        hints = typing.get_type_hints(self.settings)
         return {
-            name: parameter
-            for name, parameter in own.items()
-            if parameter.kind is inspect.Parameter.KEYWORD_ONLY and name not in ("causal", "scale", "grid")
+            own.name: inspect.Parameter(
+                own.name, inspect.Parameter.KEYWORD_ONLY, default=own.default, annotation=hints[own.name]
+            )
+            for own in fields(self.settings)
         }
 
     def check_effects(self, name: str, given: Mapping[str, Any]) -> None:
@@ -184,7 +293,39 @@ class Operator:
     @cached_property
     def attend_parameters(self) -> frozenset[str]:
         """The keyword arguments that ``attend`` takes."""
-        return frozenset(inspect.signature(self.attend).parameters if self.attend else ())
+        return frozenset(("causal", "scale", *(("grid",) if self.grid else ()), *self.parameters))
+
+
+def _bound(phase: Phase, backend: str) -> str:
+    """What ``backend`` means for one phase: a kernel for one of two is forced where it is."""
+    return backend if backend == "blocked" or phase.offers(backend) else "auto"
+
+
+class Unphased(Operator):
+    """An operator whose parameters are still those of ``blocked`` and whose functions still choose for themselves."""
+
+    def __init__(self, *, blocked: Callable[..., Tensor], select: Any = None, attend: Any = None, **own: Any) -> None:
+        phases = (Phase("attend", (Formulation("all", "cpu", ""), Formulation("all", "torch", ""))),)
+        super().__init__(settings=_None, phases=phases, whole=blocked, **own)
+        for name, value in own.items():
+            object.__setattr__(self, name, value)
+        object.__setattr__(self, "blocked", lambda *args, backend="auto", **given: blocked(*args, **given))
+        for name, phase in (("select", select), ("attend", attend)):
+            object.__setattr__(self, name, phase and outside_graphs(phase))
+        parameters = inspect.signature(blocked, eval_str=True).parameters
+        object.__setattr__(
+            self, "parameters",
+            {
+                name: parameter for name, parameter in parameters.items()
+                if parameter.kind is inspect.Parameter.KEYWORD_ONLY and name not in ("causal", "scale", "grid")
+            },
+        )  # fmt: skip
+        object.__setattr__(self, "attend_parameters", frozenset(inspect.signature(attend).parameters if attend else ()))
+
+
+@dataclass(frozen=True)
+class _None:
+    pass
 
 
 def shape_of(q: Tensor, k: Tensor, v: Tensor, *, causal: bool, grid: tuple[int, int] | None = None) -> Shape:
@@ -192,150 +333,3 @@ def shape_of(q: Tensor, k: Tensor, v: Tensor, *, causal: bool, grid: tuple[int, 
     return Shape(
         q.shape[0], q.shape[1], k.shape[1], q.shape[2], k.shape[2], q.shape[3], v.shape[3], causal, q.itemsize, grid
     )
-
-
-def check_qkv(q: Tensor, k: Tensor, v: Tensor) -> None:
-    """Raise ``ValueError`` unless q, k, v fit together, with their shapes and the remedy."""
-    shapes = f"Shapes q {list(q.shape)}, k {list(k.shape)}, v {list(v.shape)}."
-    if not q.ndim == k.ndim == v.ndim == 4:
-        raise ValueError(f"q, k, v need four dimensions [batch, heads, length, head_dim]. {shapes}")
-    if k.shape[:3] != v.shape[:3]:
-        raise ValueError(f"k and v differ in batch, heads or length. {shapes}")
-    if q.shape[0] != k.shape[0]:
-        raise ValueError(f"q and k differ in batch. {shapes}")
-    if q.shape[3] != k.shape[3]:
-        raise ValueError(f"q and k differ in head_dim. {shapes}")
-    if not k.shape[1] or q.shape[1] % k.shape[1]:
-        raise ValueError(f"k has {k.shape[1]} heads, q has {q.shape[1]}: q's heads must be a multiple of k's. {shapes}")
-    if not q.shape[3] or not v.shape[3]:
-        raise ValueError(f"head_dim is 0. {shapes}")
-    if q.dtype not in DTYPES or not q.dtype == k.dtype == v.dtype:
-        names = ", ".join(str(dtype).removeprefix("torch.") for dtype in DTYPES)
-        raise ValueError(f"q, k, v must share one dtype of {names}; got {q.dtype}, {k.dtype}, {v.dtype}.")
-    if not q.device == k.device == v.device:
-        raise ValueError(f"q, k, v are on different devices: {q.device}, {k.device}, {v.device}.")
-
-
-def check_call(
-    name: str, operator: Operator, q: Tensor, k: Tensor, *, causal: bool, grid: tuple[int, int] | None,
-    params: Mapping[str, Any],
-) -> None:  # fmt: skip
-    """Raise ``ValueError`` for what this operator cannot do, before any formulation is chosen."""
-    len_q, len_k = q.shape[2], k.shape[2]
-    if causal not in operator.causal:
-        raise ValueError(f"{name} is {'not ' if causal else 'only '}causal: pass causal={not causal}.")
-    if len_q > len_k:
-        raise ValueError(f"{name}: {len_q} queries but {len_k} keys; the queries are the last of the key positions.")
-    if len_q < len_k and not operator.decodes:
-        raise ValueError(f"{name} needs as many queries as keys; got {len_q} and {len_k}.")
-    if operator.grid:
-        if grid is None:
-            raise ValueError(f"{name} works on a token map: pass grid=(height, width).")
-        if grid[0] * grid[1] != len_k:
-            raise ValueError(f"{name}: grid {grid[0]}x{grid[1]} has {grid[0] * grid[1]} tokens, k has {len_k}.")
-    elif grid is not None:
-        raise ValueError(f"{name} takes no grid.")
-    for parameter in params:
-        if parameter not in operator.parameters:
-            known = ", ".join(operator.parameters) or "none"
-            hint = did_you_mean(parameter, operator.parameters) or f"Known: {known}."
-            raise ValueError(f"{name} has no parameter {parameter!r}. {hint}")
-
-
-def check_gradients(name: str, operator: Operator, q: Tensor, k: Tensor, v: Tensor, backend: str) -> None:
-    """Raise ``ValueError`` where gradients are wanted of an operator that has none: no result without its graph."""
-    wanted = torch.is_grad_enabled() and (q.requires_grad or k.requires_grad or v.requires_grad)
-    if wanted and not operator.differentiable and backend != "reference":
-        raise ValueError(f"{name} has no gradients: call it under torch.no_grad(), or with backend='reference'.")
-
-
-def attention_result(q: Tensor, k: Tensor, v: Tensor, **_: Any) -> Tensor:
-    """An empty tensor like what attention of q, k and v returns: for ``opaque``."""
-    return q.new_empty(*q.shape[:3], v.shape[3])
-
-
-def repeat_kv(x: Tensor, num_heads: int) -> Tensor:
-    """Each key/value head once per query head of its group: [B, Hkv, L, D] -> [B, Hq, L, D]; a view if Hq = Hkv."""
-    return x if x.shape[1] == num_heads else x.repeat_interleave(num_heads // x.shape[1], dim=1)
-
-
-def accumulator(dtype: torch.dtype) -> torch.dtype:
-    """The dtype softmax and sums are computed in: float32, or float64 when asked for."""
-    return torch.promote_types(dtype, torch.float32)
-
-
-def positions(len_q: int, len_k: int, device: torch.device | None = None) -> Tensor:
-    """Absolute positions of the queries, which are the last ``len_q`` of ``len_k``: int64 [Lq]."""
-    return torch.arange(len_k - len_q, len_k, device=device)
-
-
-def causal_mask(len_q: int, len_k: int, device: torch.device | None = None) -> Tensor:
-    """Which keys each query may see: bool [Lq, Lk]. For references and tests only: it has Lq x Lk entries."""
-    return torch.arange(len_k, device=device) <= positions(len_q, len_k, device)[:, None]
-
-
-def masked_attention(q: Tensor, k: Tensor, v: Tensor, mask: Tensor | None, *, scale: float | None = None) -> Tensor:
-    """Softmax attention over the keys where ``mask`` is True, dense: what every reference ends in.
-
-    Parameters
-    ----------
-    q, k, v : Tensor
-        As in ``Operator``.
-    mask : Tensor, bool, broadcastable to [B, Hq, Lq, Lk], or None
-        None: every key.
-    scale : float, optional
-        Default ``D ** -0.5``.
-
-    Returns
-    -------
-    Tensor [B, Hq, Lq, Dv], dtype of ``q``. Rows that see no key are zeros.
-    """
-    k, v = repeat_kv(k, q.shape[1]), repeat_kv(v, q.shape[1])
-    scores = (q @ k.mT) * (q.shape[-1] ** -0.5 if scale is None else scale)  # [B, Hq, Lq, Lk]
-    scores = scores.to(accumulator(q.dtype))
-    if mask is not None:
-        scores = scores.masked_fill(~mask, -torch.inf)
-        scores = scores.masked_fill(~mask.any(-1, keepdim=True), 0.0)  # a row without keys must not make NaN ...
-    prob = scores.softmax(-1)
-    if mask is not None:
-        prob = prob * mask  # ... and gives zeros
-    return weighted_sum(prob.to(v.dtype), v, mask)
-
-
-def weighted_sum(weight: Tensor, v: Tensor, seen: Tensor | None) -> Tensor:
-    """``weight @ v``, where what a row does not see cannot spoil it: a weight of 0 times NaN or infinity is NaN.
-
-    Parameters
-    ----------
-    weight : Tensor [..., R, n]
-        0 (or NaN, in a row that is NaN whatever its values are) where ``seen`` is False.
-    v : Tensor [..., n, Dv]
-    seen : Tensor, bool, broadcastable to ``weight``, or None
-        None: every row sees everything.
-
-    Returns
-    -------
-    Tensor [..., R, Dv]. What is seen counts as in the product: NaN gives NaN, infinity gives infinity, or NaN where its
-    weight is 0 or another one has the opposite sign.
-    """
-    out = weight @ v
-    if seen is None or bool(out.detach().isfinite().all()):
-        return out
-    bad = ~v.isfinite()
-    out = weight @ v.masked_fill(bad, 0.0)
-    for key in bad.any(-1).view(-1, v.shape[-2]).any(0).nonzero()[:, 0].tolist():  # few, or the input is beyond help
-        value = v[..., key, None, :].masked_fill(~bad[..., key, None, :], 0.0)  # [..., 1, Dv]
-        sight = seen[..., key, None]  # [..., R, 1]
-        # hidden entries are filled after the product, so that neither it nor its gradient can spoil a row
-        out = out + (weight[..., key, None] * value).masked_fill(~sight, 0.0)
-    return out
-
-
-def again_where_not_finite(out: Tensor, plain: Callable[[], Tensor]) -> Tensor:
-    """``out`` [..., Dv] of a fast kernel, its rows that hold NaN or infinity computed again by ``plain()``.
-
-    Kernels multiply what a row does not see by 0, which NaN and infinity survive: such a row may be NaN for no reason.
-    What a kernel owes in turn is never to hide a NaN.
-    """
-    bad = ~out.isfinite().all(-1, keepdim=True)
-    return torch.where(bad, plain(), out) if bool(bad.any()) else out

@@ -12,20 +12,44 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from ..opaque import opaque
-from .blocks.selection import attend
+from ..choose import Formulation
+from .blocks.selection import attend as attend_pattern
+from .blocks.selection import over_blocks
 from .blocks.tiles import Spans
-from .contract import Cost, Operator, Shape, attention_result, causal_mask, masked_attention, positions
+from .contract import Cost, Operator, Shape
+from .equations import causal_mask, masked_attention, positions
 
 _DECODE_KEYS = 8192  # of a tile of a decode step: a row of scores is short, a step is not
 _MASK_ENTRIES = 1 << 22  # of a chunk of rows, where SDPA needs an explicit mask: 4 MiB of bool
 
 
-@opaque(attention_result)
+@dataclass(frozen=True, slots=True)
+class Settings:
+    """The tiles, which have no influence on the result.
+
+    Parameters
+    ----------
+    block_m, block_n : int
+        Queries and keys of a tile. A tile of scores should fit half of a core's second-level cache.
+
+    Raises
+    ------
+    ValueError
+        If a block size is not positive.
+    """
+
+    block_m: int = 512
+    block_n: int = 512
+
+    def __post_init__(self) -> None:
+        if self.block_m < 1 or self.block_n < 1:
+            raise ValueError(f"block_m {self.block_m} and block_n {self.block_n} must be at least 1.")
+
+
 def reference(
-    q: Tensor, k: Tensor, v: Tensor, *, causal: bool, scale: float | None = None, block_m: int = 512, block_n: int = 512
+    q: Tensor, k: Tensor, v: Tensor, *, causal: bool, scale: float | None = None, settings: Settings
 ) -> Tensor:
-    """softmax(scale q kᵀ) v over all visible keys. The block sizes have no influence."""
+    """softmax(scale q kᵀ) v over all visible keys."""
     mask = causal_mask(q.shape[2], k.shape[2], q.device) if causal else None
     return masked_attention(q, k, v, mask, scale=scale)
 
@@ -47,36 +71,23 @@ class Everything:
         return np.array([[0, self.len_k]], dtype=np.int64)
 
 
-@opaque(attention_result)
-def blocked(
-    q: Tensor, k: Tensor, v: Tensor, *, causal: bool, scale: float | None = None, block_m: int = 512, block_n: int = 512
-) -> Tensor:
-    """The same in linear memory; differentiable.
-
-    Parameters
-    ----------
-    q, k, v : Tensor [B, Hq, Lq, D], [B, Hkv, Lk, D], [B, Hkv, Lk, Dv]
-    block_m, block_n : int
-        Queries and keys of a tile. A tile of scores should fit half of a core's second-level cache.
-
-    Raises
-    ------
-    ValueError
-        If a block size is not positive.
-    """
-    if block_m < 1 or block_n < 1:
-        raise ValueError(f"block_m {block_m} and block_n {block_n} must be at least 1.")
+def attend(
+    q: Tensor, k: Tensor, v: Tensor, *, causal: bool, scale: float | None = None, settings: Settings,
+    engine: Formulation,
+) -> Tensor:  # fmt: skip
+    """The same in linear memory; differentiable."""
+    block_m, block_n = settings.block_m, settings.block_n
     batch, heads, len_q, _ = q.shape
     if len_q == 1:
         q, causal, block_n = fold_group(q, k), False, max(block_n, _DECODE_KEYS)
     # at least 16 query blocks in all, so that they spread over the threads; by sizes alone, so that the bits stay
     block_m = min(block_m, max(32, -(-batch * q.shape[1] * q.shape[2] // 16)))
     pattern = Everything(block_m, block_n, q.shape[2], k.shape[2], causal)
-    out, _ = attend(q, k, v, pattern, scale)
+    out, _ = attend_pattern(q, k, v, pattern, scale, engine)
     return out.reshape(batch, heads, len_q, v.shape[3])
 
 
-def cost(shape: Shape, *, block_m: int = 512, block_n: int = 512) -> Cost:
+def cost(shape: Shape, *, settings: Settings) -> Cost:
     """2 (D + Dv) operations per visible pair; every tensor moved once: tiles are read again from the cache."""
     queries = shape.batch * shape.num_heads * shape.len_q
     flops = 2.0 * (shape.head_dim + shape.value_dim) * shape.pairs
@@ -103,7 +114,7 @@ def sdpa(q: Tensor, k: Tensor, v: Tensor, *, causal: bool, scale: float | None =
 
     Where Lq < Lk it has no causal form for that, and gets a mask for some rows at a time.
     """
-    attend = torch.nn.functional.scaled_dot_product_attention
+    product = torch.nn.functional.scaled_dot_product_attention
     batch, heads, len_q, dim = q.shape
     len_k, value_dim = k.shape[2], v.shape[3]
     scale = dim**-0.5 if scale is None else scale
@@ -112,18 +123,25 @@ def sdpa(q: Tensor, k: Tensor, v: Tensor, *, causal: bool, scale: float | None =
     q, k, v = (torch.nn.functional.pad(x, (0, width - x.shape[3])) if x.shape[3] < width else x for x in (q, k, v))
     gqa = heads != k.shape[1]
     if len_q == 1:
-        out = attend(fold_group(q, k), k, v, scale=scale)
+        out = product(fold_group(q, k), k, v, scale=scale)
     elif not causal or len_q == len_k:
-        out = attend(q, k, v, is_causal=causal, scale=scale, enable_gqa=gqa)
+        out = product(q, k, v, is_causal=causal, scale=scale, enable_gqa=gqa)
     else:
         at, keys = positions(len_q, len_k, q.device), torch.arange(len_k, device=q.device)
         rows = max(1, _MASK_ENTRIES // max(1, len_k))
         chunks = [
-            attend(part, k, v, attn_mask=keys <= where[:, None], scale=scale, enable_gqa=gqa)
+            product(part, k, v, attn_mask=keys <= where[:, None], scale=scale, enable_gqa=gqa)
             for part, where in zip(torch.split(q, rows, dim=2), torch.split(at, rows), strict=True)
         ]
         out = torch.cat(chunks, dim=2)
     return out.reshape(batch, heads, len_q, width)[..., :value_dim]
 
 
-OPERATOR = Operator(reference=reference, blocked=blocked, cost=cost, differentiable=True)
+OPERATOR = Operator(
+    settings=Settings,
+    reference=reference,
+    phases=(over_blocks("dense", attend),),
+    cost=cost,
+    differentiable=True,
+    exact=True,
+)

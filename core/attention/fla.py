@@ -11,7 +11,8 @@ import importlib
 from torch import Tensor
 
 from ..opaque import opaque
-from .contract import Cost, Operator, Shape, attention_result, repeat_kv
+from .contract import Cost, Shape, Unphased
+from .equations import attention_result, repeat_kv
 from .lightning.operator import Decay, rows, slopes
 from .lightning.operator import cost as lightning_cost
 from .lightning.operator import reference as lightning_reference
@@ -59,7 +60,7 @@ def cost(shape: Shape, *, decay: Decay = "code", layer: int = 0, num_layers: int
     return lightning_cost(shape, block_size=64)
 
 
-OPERATOR = Operator(
+OPERATOR = Unphased(
     reference=reference,
     blocked=blocked,
     cost=cost,
@@ -68,4 +69,5 @@ OPERATOR = Operator(
     causal=(True,),
     decodes=False,
     differentiable=True,
+    compiled=True,
 )

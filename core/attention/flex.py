@@ -11,28 +11,34 @@ import os
 import shutil
 import warnings
 from collections.abc import Callable
+from dataclasses import dataclass
 from typing import Any
 
 import torch
 from torch import Tensor
 
+from ..choose import in_torch
 from ..opaque import opaque, own_dtypes
-from .contract import Cost, Operator, Shape, again_where_not_finite, attention_result
-from .window_sink import BandSelection, at_budget, check
-from .window_sink import blocked as window_attention
-from .window_sink import reference as window_reference
+from . import window_sink
+from .contract import Cost, Operator, Shape
+from .equations import again_where_not_finite, attention_result
+from .window_sink import BandSelection
 
 _BLOCK = 128  # FlexAttention's own default
 _EAGER_PAIRS = 1 << 26  # scores of a head that the uncompiled form may make: 256 MiB in float32
 
 
-@opaque(attention_result)
-def reference(
-    q: Tensor, k: Tensor, v: Tensor, *, causal: bool = True, scale: float | None = None, window: int = 1024,
-    num_sinks: int = 4, compile: bool = False,
-) -> Tensor:  # fmt: skip
-    """Softmax attention under the window+sink mask. ``compile`` has no influence."""
-    return window_reference(q, k, v, scale=scale, window=window, num_sinks=num_sinks)
+@dataclass(frozen=True, slots=True)
+class Settings(window_sink.Settings):
+    """Those of ``window+sink``, and whether to compile.
+
+    Parameters
+    ----------
+    compile : bool
+        Through torch.compile: linear memory and time, after a minute of compiling at the first call with new sizes.
+    """
+
+    compile: bool = False
 
 
 def key_blocks(len_q: int, len_k: int, *, window: int, num_sinks: int) -> tuple[Tensor, Tensor]:
@@ -90,19 +96,11 @@ def _check_compiler(device: torch.device) -> None:
         )
 
 
-def blocked(
-    q: Tensor, k: Tensor, v: Tensor, *, causal: bool = True, scale: float | None = None, window: int = 1024,
-    num_sinks: int = 4, compile: bool = False,
+def attend(
+    q: Tensor, k: Tensor, v: Tensor, *, causal: bool = True, scale: float | None = None, settings: Settings,
+    backend: str = "auto",
 ) -> Tensor:  # fmt: skip
-    """FlexAttention over the blocks of the pattern.
-
-    Parameters
-    ----------
-    q, k, v : Tensor [B, Hq, Lq, D], [B, Hkv, Lk, D], [B, Hkv, Lk, Dv]
-    window, num_sinks : int, keys
-        As for ``window+sink``.
-    compile : bool
-        Through torch.compile: linear memory and time, after a minute of compiling at the first call with new sizes.
+    """FlexAttention over the blocks of the pattern, its only form: ``backend`` has no say.
 
     Raises
     ------
@@ -111,9 +109,8 @@ def blocked(
     """
     from torch.nn.attention.flex_attention import flex_attention
 
-    check(window, num_sinks)
-    len_q, len_k = q.shape[2], k.shape[2]
-    if compile:
+    len_q, len_k, window, num_sinks = q.shape[2], k.shape[2], settings.window, settings.num_sinks
+    if settings.compile:
         _check_compiler(q.device)
     elif len_q * len_k > _EAGER_PAIRS:
         raise ValueError(
@@ -134,7 +131,8 @@ def blocked(
         else:
             with warnings.catch_warnings():
                 warnings.filterwarnings("ignore", "flex_attention called without torch.compile")  # bounded above
-                result = _compiled()(q, k, v, **arguments) if compile else flex_attention(q, k, v, **arguments)
+                function: Any = _compiled() if settings.compile else flex_attention
+                result = function(q, k, v, **arguments)
         return _checked(q, k, v, result, scale, window, num_sinks)
 
 
@@ -144,16 +142,17 @@ def _checked(
 ) -> Tensor:  # fmt: skip
     """``out``, or where it is not finite what it should be: FlexAttention's own engine multiplies hidden keys by 0."""
     return again_where_not_finite(
-        out, lambda: window_attention(q, k, v, scale=scale, window=window, num_sinks=num_sinks)
+        out, lambda: window_sink.OPERATOR.blocked(q, k, v, scale=scale, window=window, num_sinks=num_sinks)
     )
 
 
-def cost(shape: Shape, *, window: int = 1024, num_sinks: int = 4, compile: bool = False) -> Cost:
+def cost(shape: Shape, *, settings: Settings) -> Cost:
     """Blocks of 128 x 128 that the pattern touches; without ``compile`` all pairs."""
+    window, num_sinks = settings.window, settings.num_sinks
     pattern = BandSelection(shape.batch, shape.num_heads, shape.len_q, shape.len_k, window, num_sinks, _BLOCK)
     queries = shape.batch * shape.num_heads * shape.len_q
     pairs = shape.batch * shape.num_heads * shape.len_q * shape.len_k
-    if compile:
+    if settings.compile:
         counts, _ = key_blocks(shape.len_q, shape.len_k, window=window, num_sinks=num_sinks)
         pairs = min(pairs, shape.batch * shape.num_heads * int(counts.sum()) * _BLOCK * _BLOCK)
     width = shape.head_dim + shape.value_dim
@@ -161,4 +160,14 @@ def cost(shape: Shape, *, window: int = 1024, num_sinks: int = 4, compile: bool 
     return Cost(2.0 * width * pairs, moved, 0.0, pattern.useful / max(1, queries))
 
 
-OPERATOR = Operator(reference=reference, blocked=blocked, cost=cost, at_budget=at_budget, causal=(True,))
+OPERATOR = Operator(
+    settings=Settings,
+    reference=window_sink.reference,
+    phases=(in_torch("flex", attend),),
+    cost=cost,
+    whole=attend,
+    at_budget=window_sink.at_budget,
+    causal=(True,),
+    compiled=True,
+    small={"window": 32},
+)

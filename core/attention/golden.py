@@ -1,7 +1,7 @@
 """Golden vectors of the attention operators: what `attn bench --selftest` and the parity tests both run.
 
-One file per method: ``FILES`` names its vectors, ``check(name, data)`` compares ours with them and yields a ``Check``
-per quantity, at the tolerance of the method's specification.
+An operator's ``golden`` names its vectors and the function that compares ours with them, which yields a ``Check`` per
+quantity, at the tolerance of the method's specification.
 """
 
 from __future__ import annotations
@@ -18,19 +18,8 @@ import attn
 
 from ..errors import InputError, decoding, shortened
 from ..io.kinds import open_regular
-
-METHODS = {
-    "hip": "hip.golden",
-    "hisa": "indexer.golden",
-    "superlinear": "superlinear.golden",
-    "lightning": "lightning.golden",
-    "flux-attention": "flux.golden",
-    "rectified-spaattn": "rectified.golden",
-    "biformer": "bra.golden",
-    "halonet": "halo.golden",
-    "sparsifiner": "sparsifiner.golden",
-}
-"""Folder of golden vectors -> module of this package."""
+from .contract import Golden
+from .registry import OPERATORS
 
 REINSTALL = "Install attn again"
 Arrays = Mapping[str, "np.ndarray[Any, Any]"]
@@ -54,16 +43,23 @@ def golden_dir() -> Path:
     return Path(attn.__file__).parent / "golden"
 
 
+def vectors() -> dict[str, Golden]:
+    """Every folder of vectors, in the order of the operators; two operators may share one."""
+    known = (row.resolve().golden for row in OPERATORS.values() if not row.missing())
+    return {golden.folder: golden for golden in known if golden is not None}
+
+
 def files() -> list[tuple[str, str]]:
     """All (folder, file stem), in order."""
-    return [(folder, stem) for folder in METHODS for stem in _module(folder).FILES]
+    return [(golden.folder, stem) for golden in vectors().values() for stem in golden.files]
 
 
 def check(folder: str, stem: str) -> Iterator[Check]:
     """Compare ours with one golden file. Raises ``InputError`` where the vectors are missing or damaged."""
     data = stored(folder, stem)
+    module, _, function = vectors()[folder].check.partition(":")
     try:
-        yield from _module(folder).check(stem, data)
+        yield from getattr(importlib.import_module(module), function)(stem, data)
     except (KeyError, ValueError, IndexError, TypeError, RuntimeError) as error:  # arrays missing or of other shapes
         what = shortened(f"does not hold what it should ({type(error).__name__}: {error})", 200)
         raise InputError(golden_dir() / folder / f"{stem}.npz", what, REINSTALL) from error
@@ -76,10 +72,6 @@ def stored(folder: str, stem: str) -> Arrays:
         raise InputError(path, "is missing", REINSTALL)
     with decoding(path, "golden vectors", REINSTALL), open_regular(path) as file, np.load(file) as archive:
         return {name: archive[name] for name in archive.files}
-
-
-def _module(folder: str) -> Any:
-    return importlib.import_module(f"{__package__}.{METHODS[folder]}")
 
 
 def max_error(ours: Any, golden: Any) -> float:

@@ -13,10 +13,12 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from ..opaque import opaque
+from ..choose import Formulation, in_torch
 from .blocks.selection import attend as attend_pattern
+from .blocks.selection import over_blocks
 from .blocks.tiles import Spans
-from .contract import Cost, Operator, Shape, attention_result, masked_attention, positions
+from .contract import Cost, Operator, Shape
+from .equations import masked_attention, positions
 
 
 def visible(rows: Tensor, cols: Tensor, window: int, num_sinks: int) -> Tensor:
@@ -25,21 +27,39 @@ def visible(rows: Tensor, cols: Tensor, window: int, num_sinks: int) -> Tensor:
     return (cols <= rows) & ((cols > rows - window) | (cols < num_sinks))
 
 
-@opaque(attention_result)
+@dataclass(frozen=True, slots=True)
+class Settings:
+    """Which keys a query sees.
+
+    Parameters
+    ----------
+    window : int, keys
+        The last ``window`` keys a query sees, itself among them.
+    num_sinks : int, keys
+        The first keys of the sequence, which every query sees besides.
+
+    Raises
+    ------
+    ValueError
+        If ``window`` is less than 1 or ``num_sinks`` less than 0.
+    """
+
+    window: int = 1024
+    num_sinks: int = 4
+
+    def __post_init__(self) -> None:
+        if self.window < 1 or self.num_sinks < 0:
+            raise ValueError(
+                f"window {self.window} must be at least 1 (the query itself) and num_sinks {self.num_sinks} at least 0."
+            )
+
+
 def reference(
-    q: Tensor, k: Tensor, v: Tensor, *, causal: bool = True, scale: float | None = None, window: int = 1024,
-    num_sinks: int = 4,
-) -> Tensor:  # fmt: skip
+    q: Tensor, k: Tensor, v: Tensor, *, causal: bool = True, scale: float | None = None, settings: Settings
+) -> Tensor:
     """Softmax attention under the mask ``visible``."""
-    check(window, num_sinks)
     rows, cols = positions(q.shape[2], k.shape[2], q.device), torch.arange(k.shape[2], device=q.device)
-    return masked_attention(q, k, v, visible(rows, cols, window, num_sinks), scale=scale)
-
-
-def check(window: int, num_sinks: int) -> None:
-    """Raise ``ValueError`` for sizes that make no pattern."""
-    if window < 1 or num_sinks < 0:
-        raise ValueError(f"window {window} must be at least 1 (the query itself) and num_sinks {num_sinks} at least 0.")
+    return masked_attention(q, k, v, visible(rows, cols, settings.window, settings.num_sinks), scale=scale)
 
 
 def query_block(window: int) -> int:
@@ -101,52 +121,33 @@ class BandSelection:
 
 
 def select(
-    q: Tensor, k: Tensor, *, causal: bool = True, scale: float | None = None, window: int = 1024, num_sinks: int = 4
+    q: Tensor, k: Tensor, *, causal: bool = True, scale: float | None = None, settings: Settings
 ) -> BandSelection:
     """The pattern for these sizes; nothing is searched."""
-    check(window, num_sinks)
-    return BandSelection(q.shape[0], q.shape[1], q.shape[2], k.shape[2], window, num_sinks, query_block(window))
+    return pattern(q.shape[0], q.shape[1], q.shape[2], k.shape[2], settings)
+
+
+def pattern(batch: int, num_heads: int, len_q: int, len_k: int, settings: Settings) -> BandSelection:
+    """The keys of every query, from sizes alone."""
+    window = settings.window
+    return BandSelection(batch, num_heads, len_q, len_k, window, settings.num_sinks, query_block(window))
 
 
 def attend(
-    q: Tensor, k: Tensor, v: Tensor, selection: BandSelection, *, causal: bool = True, scale: float | None = None
-) -> Tensor:
-    """Softmax attention over the selection."""
-    return attend_pattern(q, k, v, selection, scale)[0]
-
-
-@opaque(attention_result)
-def blocked(
-    q: Tensor, k: Tensor, v: Tensor, *, causal: bool = True, scale: float | None = None, window: int = 1024,
-    num_sinks: int = 4,
+    q: Tensor, k: Tensor, v: Tensor, selection: BandSelection, *, causal: bool = True, scale: float | None = None,
+    settings: Settings, engine: Formulation,
 ) -> Tensor:  # fmt: skip
-    """Linear time and memory; differentiable.
-
-    Parameters
-    ----------
-    q, k, v : Tensor [B, Hq, Lq, D], [B, Hkv, Lk, D], [B, Hkv, Lk, Dv]
-    window : int, keys
-        The last ``window`` keys a query sees, itself among them.
-    num_sinks : int, keys
-        The first keys of the sequence, which every query sees besides.
-
-    Raises
-    ------
-    ValueError
-        If ``window`` is less than 1 or ``num_sinks`` less than 0.
-    """
-    return attend(q, k, v, select(q, k, window=window, num_sinks=num_sinks), scale=scale)
+    """Softmax attention over the selection: linear time and memory; differentiable."""
+    return attend_pattern(q, k, v, selection, scale, engine)[0]
 
 
-def cost(shape: Shape, *, window: int = 1024, num_sinks: int = 4) -> Cost:
+def cost(shape: Shape, *, settings: Settings) -> Cost:
     """Scores and products of the executed pairs; keys and values once per query block that sees them."""
-    pattern = BandSelection(
-        shape.batch, shape.num_heads, shape.len_q, shape.len_k, window, num_sinks, query_block(window)
-    )
+    keys = pattern(shape.batch, shape.num_heads, shape.len_q, shape.len_k, settings)
     width = shape.head_dim + shape.value_dim
     queries = shape.batch * shape.num_heads * shape.len_q
-    moved = width * (queries + pattern.executed / pattern.block_m) * shape.itemsize
-    return Cost(2.0 * width * pattern.executed, moved, 0.0, pattern.useful / max(1, queries))
+    moved = width * (queries + keys.executed / keys.block_m) * shape.itemsize
+    return Cost(2.0 * width * keys.executed, moved, 0.0, keys.useful / max(1, queries))
 
 
 def at_budget(keys: int, shape: Shape) -> dict[str, Any]:
@@ -156,12 +157,12 @@ def at_budget(keys: int, shape: Shape) -> dict[str, Any]:
 
 
 OPERATOR = Operator(
+    settings=Settings,
     reference=reference,
-    blocked=blocked,
+    phases=(in_torch("window+sink", select), over_blocks("window+sink", attend)),
     cost=cost,
-    select=select,
-    attend=attend,
     at_budget=at_budget,
     causal=(True,),
     differentiable=True,
+    small={"window": 32},
 )

@@ -12,7 +12,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from ..attention.contract import Selection, repeat_kv
+from ..attention.contract import Selection
+from ..attention.equations import repeat_kv
 
 EXACT_LENGTH = 8192  # keys; up to here the truth is computed in float64
 CHUNK = 32  # rows of scores in memory at a time

@@ -14,8 +14,6 @@ from ..errors import UsageError
 from .options import BenchOptions
 
 BASELINE = "sdpa"
-COMPILED = ("flex", "fla")
-"""Peers that compile for minutes, or need a package or a GPU: measured when named, or with --peers."""
 
 
 @dataclass(frozen=True)
@@ -90,7 +88,7 @@ def choose(options: BenchOptions) -> tuple[list[str], dict[str, str]]:
         For an unknown operator, or one that cannot do what is asked for.
     """
     names = options.operators or tuple(
-        name for name in OPERATORS if _by_default(name, options) and (options.peers or name not in COMPILED)
+        name for name in OPERATORS if _by_default(name, options) and (options.peers or not _peer(name))
     )
     if options.sweep and options.sweep[0] not in names:
         names = (*names, options.sweep[0])
@@ -162,6 +160,11 @@ def _by_default(name: str, options: BenchOptions) -> bool:
         return bool(operator.grid)
     wanted = True if options.causal is None else options.causal
     return not operator.grid and wanted in operator.causal and (operator.decodes or options.mode == "prefill")
+
+
+def _peer(name: str) -> bool:
+    """What compiles for minutes, or needs a package or a GPU: measured when named, or with --peers."""
+    return bool(OPERATORS[name].missing() or OPERATORS[name].resolve().compiled)
 
 
 def _cannot(name: str, operator: Operator, options: BenchOptions) -> str:

@@ -15,7 +15,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from ..attention.contract import Shape, accumulator, repeat_kv, shape_of
+from ..attention.contract import Shape, shape_of
+from ..attention.equations import accumulator, repeat_kv
 from ..progress import Watcher
 from ..text import one_line
 from . import accuracy, memory, timing
@@ -31,7 +32,6 @@ BACKWARD = 3.5  # forward and backward products, in units of the forward ones
 GATE = {torch.float64: 1e-9, torch.float32: 1e-4, torch.float16: 1e-2, torch.bfloat16: 4e-2}
 """Largest relative error of an operator that claims to be exact, by dtype."""
 LARGE_SCORE = 100.0  # softmax of such scores shows their rounding
-EXACT = (BASELINE, "dense", "lightning")
 
 
 @dataclass
@@ -248,7 +248,7 @@ def _exactness(setup: Setup, rows: list[Row], inputs: Inputs, sampled: Tensor, s
         for row in group:
             row.metrics.update(found.get(row.label, {}))
             error = row.metrics["relative_error"]
-            if row.candidate.name in EXACT and not error <= GATE[q.dtype]:
+            if row.candidate.operator.exact and not error <= GATE[q.dtype]:
                 fault = _beyond(q, k, v, sampled, scale, error)
                 if fault:
                     row.warnings.append(f"{inputs.name}: {fault}; no operator can be judged on it")

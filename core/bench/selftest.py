@@ -9,18 +9,10 @@ from typing import Any
 import attn
 
 from ..attention import golden as parity
+from ..attention.registry import OPERATORS
 from ..errors import InputError, UsageError
 from ..progress import Bars, Watcher
 from ..report.model import Item, Report, summarise
-
-FOLDERS = {
-    "dsa": "hisa",
-    "flux": "flux-attention",
-    "rectified": "rectified-spaattn",
-    "bra": "biformer",
-    "halo": "halonet",
-}
-"""Folder of golden vectors of an operator whose name is another."""
 
 
 def run(
@@ -39,9 +31,12 @@ def run(
     watcher = watcher or Bars()
     if not parity.golden_dir().is_dir():
         raise InputError(str(parity.golden_dir()), "the golden vectors are not here", "Install attn from its wheel.")
-    wanted = {FOLDERS.get(name, name) for name in operators}
-    if without := sorted(wanted - set(parity.METHODS)):
-        raise UsageError(f"--selftest: {', '.join(without)} has no golden vectors. Known: {', '.join(parity.METHODS)}.")
+    rows = {name: OPERATORS[name] for name in operators}
+    golden = {name: None if row.missing() else row.resolve().golden for name, row in rows.items()}
+    if without := sorted(name for name, its in golden.items() if its is None):
+        known = ", ".join(parity.vectors())
+        raise UsageError(f"--selftest: {', '.join(without)} has no golden vectors. Known: {known}.")
+    wanted = {its.folder for its in golden.values() if its is not None}
     items: list[Item] = []
     jobs = [(folder, stem) for folder, stem in parity.files() if not wanted or folder in wanted]
     for done, (folder, stem) in enumerate(jobs):

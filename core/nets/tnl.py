@@ -14,7 +14,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from ..attention.contract import accumulator
+from ..attention.equations import accumulator
 from ..attention.lightning.operator import Decay, lightning_attention, recurrent, reference, slopes
 
 Variant = Literal["tnl", "tnl_v2"]

@@ -5,7 +5,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from ..contract import accumulator
+from ..equations import accumulator
 from .tiles import Pattern, Spans, gather, tiles
 
 _TILE_KEYS = 2048

@@ -1,12 +1,11 @@
-"""Forward pass of the block engine: online softmax over key tiles, in plain torch for what has no fast path."""
+"""Forward pass of the block engine: online softmax over key tiles, in plain torch."""
 
 from __future__ import annotations
 
 import torch
 from torch import Tensor
 
-from ..contract import accumulator, weighted_sum
-from .forward_cpu import forward_cpu
+from ..equations import accumulator, weighted_sum
 from .tiles import Pattern, gather, tiles
 
 _TILE_KEYS = 2048
@@ -14,18 +13,6 @@ _TILE_KEYS = 2048
 
 def forward(q: Tensor, k: Tensor, v: Tensor, pattern: Pattern, scale: float) -> tuple[Tensor, Tensor]:
     """``out`` [B, Hq, Lq, Dv] and ``lse`` [B, Hq, Lq] of softmax attention over the pattern's keys."""
-    if q.device.type == "cpu" and q.dtype != torch.float64 and scale:
-        out, lse = forward_cpu(q, k, v, pattern, scale)
-        bad = ~out.isfinite().all(-1)
-        if bad.any():  # as ``again_where_not_finite``, for two results
-            plain_out, plain_lse = _plain(q, k, v, pattern, scale)
-            out, lse = torch.where(bad[..., None], plain_out, out), torch.where(bad, plain_lse, lse)
-        return out, lse
-    return _plain(q, k, v, pattern, scale)
-
-
-def _plain(q: Tensor, k: Tensor, v: Tensor, pattern: Pattern, scale: float) -> tuple[Tensor, Tensor]:
-    """``forward`` in torch."""
     batch, heads, len_q, _ = q.shape
     group = heads // k.shape[1]
     accum = accumulator(q.dtype)

@@ -8,20 +8,39 @@ from __future__ import annotations
 
 import math
 from collections import deque
+from typing import Any
 
 import numpy as np
 import torch
 from torch import Tensor
 
 from ...threads import kernels_own_the_threads, run, thread_count
+from .forward import forward as plain
 from .softmax_cpu import finish, scale_and_add_bfloat16, scale_rows, softmax_bfloat16, softmax_float32
 from .tiles import Pattern, Tile, gather_into, tiles
 
 _TILE_BYTES = 1536 * 1024  # scores, keys and values of a tile: smaller ones fit the cache better and cost more steps
 
 
-def forward_cpu(q: Tensor, k: Tensor, v: Tensor, pattern: Pattern, scale: float) -> tuple[Tensor, Tensor]:
-    """``out`` [B, Hq, Lq, Dv] and ``lse`` [B, Hq, Lq] for float32, bfloat16 and float16 (computed in float32)."""
+def refuses(q: Tensor, *_: Any, scale: float | None = None, **__: Any) -> str | None:
+    """Why ``forward`` does not take a call of attention over blocks."""
+    if q.device.type != "cpu" or q.dtype == torch.float64:
+        return f"takes float32, bfloat16 and float16 on the CPU, not {q.dtype} on {q.device}"
+    return "takes no scale of 0" if scale == 0 else None
+
+
+def forward(q: Tensor, k: Tensor, v: Tensor, pattern: Pattern, scale: float) -> tuple[Tensor, Tensor]:
+    """As ``forward.forward``, computed in float32."""
+    out, lse = _forward(q, k, v, pattern, scale)
+    bad = ~out.isfinite().all(-1)
+    if bad.any():  # as ``again_where_not_finite``, for two results
+        plain_out, plain_lse = plain(q, k, v, pattern, scale)
+        out, lse = torch.where(bad[..., None], plain_out, out), torch.where(bad, plain_lse, lse)
+    return out, lse
+
+
+def _forward(q: Tensor, k: Tensor, v: Tensor, pattern: Pattern, scale: float) -> tuple[Tensor, Tensor]:
+    """``forward`` but for rows that are not finite."""
     batch, heads, len_q, _ = q.shape
     out = q.new_empty(batch, heads, len_q, v.shape[3])
     lse = q.new_empty(batch, heads, len_q, dtype=torch.float32)

@@ -6,6 +6,8 @@ arXiv 2205.14135; its backward pass recomputes the probabilities from the log-su
 
 from __future__ import annotations
 
+import functools
+from collections.abc import Callable
 from dataclasses import dataclass
 from functools import cached_property
 from typing import Any, ClassVar
@@ -14,9 +16,11 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from ...choose import Formulation, Phase, choose
 from ...opaque import own_dtypes
+from ..equations import wants_gradient
 from .backward import backward
-from .forward import forward
+from .forward_cpu import refuses
 
 
 @dataclass(frozen=True)
@@ -150,14 +154,35 @@ def visible_blocks(block_m: int, block_n: int, len_q: int, len_k: int, *, device
     return torch.arange(0, len_k, block_n, device=device) <= (last + len_k - len_q)[:, None]
 
 
+ENGINE = Phase(
+    "attention over blocks",
+    (
+        Formulation("block by block, numba", "cpu", "attn.core.attention.blocks.forward_cpu:forward", refuses),
+        Formulation("block by block, torch", "torch", "attn.core.attention.blocks.forward:forward"),
+    ),
+)
+"""``forward(q, k, v, pattern, scale) -> out, lse``: what all operators over blocks run on, and a new kernel's place."""
+
+
+def over_blocks(name: str, attend: Callable[..., Tensor]) -> Phase:
+    """The phase of the operator ``name`` whose ``attend(..., engine)`` ends in the engine: a form for each of its."""
+    return Phase(
+        name,
+        tuple(
+            Formulation(engine.name, engine.backend, functools.partial(attend, engine=engine), engine.refuses)
+            for engine in ENGINE.formulations
+        ),
+    )
+
+
 class _Attend(torch.autograd.Function):
     """Forward keeps out and lse; backward recomputes the probabilities tile by tile."""
 
     @staticmethod
     def forward(  # type: ignore[override]
-        ctx: Any, q: Tensor, k: Tensor, v: Tensor, selection: Any, scale: float
+        ctx: Any, q: Tensor, k: Tensor, v: Tensor, selection: Any, scale: float, engine: Formulation
     ) -> tuple[Tensor, Tensor]:
-        out, lse = forward(q, k, v, selection, scale)
+        out, lse = engine.function(q, k, v, selection, scale)
         ctx.save_for_backward(q, k, v, out, lse)
         ctx.selection, ctx.scale = selection, scale
         return out, lse
@@ -166,21 +191,27 @@ class _Attend(torch.autograd.Function):
     def backward(ctx: Any, grad_out: Tensor, grad_lse: Tensor) -> tuple[Tensor | None, ...]:  # type: ignore[override]
         q, k, v, out, lse = ctx.saved_tensors
         with own_dtypes(q.device.type):  # .backward() may be called inside autocast
-            return *backward(q, k, v, out, lse, grad_out, grad_lse, ctx.selection, ctx.scale), None, None
+            return *backward(q, k, v, out, lse, grad_out, grad_lse, ctx.selection, ctx.scale), None, None, None
 
 
-def attend(q: Tensor, k: Tensor, v: Tensor, selection: Any, scale: float | None) -> tuple[Tensor, Tensor]:
+def attend(
+    q: Tensor, k: Tensor, v: Tensor, selection: Any, scale: float | None, engine: Formulation | None = None
+) -> tuple[Tensor, Tensor]:
     """``out`` and ``lse`` over the tokens of any pattern with ``spans``; see ``attend_blocks``."""
+    engine = engine or choose(ENGINE, (q, k, v, selection), scale=scale)
     factor = q.shape[-1] ** -0.5 if scale is None else scale
-    if torch.is_grad_enabled() and (q.requires_grad or k.requires_grad or v.requires_grad):
-        result: tuple[Tensor, Tensor] = _Attend.apply(q, k, v, selection, factor)  # type: ignore[no-untyped-call]
-        return result
-    return forward(q, k, v, selection, factor)
+    result: tuple[Tensor, Tensor]
+    if wants_gradient(q, k, v):
+        result = _Attend.apply(q, k, v, selection, factor, engine)  # type: ignore[no-untyped-call]
+    else:
+        result = engine.function(q, k, v, selection, factor)
+    return result
 
 
 def attend_blocks(
-    q: Tensor, k: Tensor, v: Tensor, selection: BlockSelection, *, scale: float | None = None, return_lse: bool = False
-) -> Any:
+    q: Tensor, k: Tensor, v: Tensor, selection: BlockSelection, *, scale: float | None = None, return_lse: bool = False,
+    engine: Formulation | None = None,
+) -> Any:  # fmt: skip
     """Softmax attention of each query over the tokens of the key blocks that its block keeps.
 
     Parameters
@@ -193,6 +224,8 @@ def attend_blocks(
         Factor on q·kᵀ, default ``D ** -0.5``.
     return_lse : bool
         Also return the log-sum-exp of each query's scaled scores.
+    engine : Formulation of ``ENGINE``, optional
+        None: the first that takes the tensors.
 
     Returns
     -------
@@ -212,5 +245,5 @@ def attend_blocks(
         raise ValueError(
             f"selection is for (batch, heads, queries, keys) {made_for}, q and k have {sizes}. Select again for these."
         )
-    out, lse = attend(q, k, v, selection, scale)
+    out, lse = attend(q, k, v, selection, scale, engine)
     return (out, lse) if return_lse else out

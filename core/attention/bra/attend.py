@@ -11,7 +11,7 @@ from torch import Tensor
 
 from ...first_order import first_order_only
 from ...opaque import opaque
-from ..contract import accumulator, weighted_sum
+from ..equations import accumulator, weighted_sum
 from .regions import Routing, from_regions, to_regions
 
 CHUNK_BYTES = 8 << 20

@@ -12,8 +12,6 @@ from ..golden import Arrays, Check, max_error
 from .operator import attention_maps
 from .regions import region_means
 
-FILES: tuple[str, ...] = ("bra", "bra_autopad", "bra_nchw", "attention_lepe", "tiny_model")
-
 
 def _weights(data: Arrays) -> dict[str, torch.Tensor]:
     return {name[2:]: torch.from_numpy(np.asarray(array)) for name, array in data.items() if name.startswith("p.")}

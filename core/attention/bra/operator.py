@@ -13,7 +13,8 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from ...opaque import opaque
-from ..contract import Condition, Cost, Operator, Shape, accumulator, attention_result, repeat_kv, weighted_sum
+from ..contract import Condition, Cost, Golden, Shape, Unphased
+from ..equations import accumulator, attention_result, repeat_kv, weighted_sum
 from .attend import attend_regions, gather
 from .regions import Regions, Routing, cut, pad_map, route, to_regions
 
@@ -188,7 +189,7 @@ def at_budget(keys: int, shape: Shape) -> dict[str, Any]:
     return best[1]
 
 
-OPERATOR = Operator(
+OPERATOR = Unphased(
     reference=reference,
     blocked=blocked,
     cost=cost,
@@ -200,4 +201,10 @@ OPERATOR = Operator(
     decodes=False,
     conditions={"mask_padding": Condition("pad=True", lambda params: params["pad"])},
     differentiable=True,
+    small={"n_win": 4, "topk": 2},
+    golden=Golden(
+        "biformer",
+        "attn.core.attention.bra.golden:check",
+        ("bra", "bra_autopad", "bra_nchw", "attention_lepe", "tiny_model"),
+    ),
 )

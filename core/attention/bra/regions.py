@@ -9,7 +9,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from ..contract import accumulator
+from ..equations import accumulator
 
 
 class Regions(NamedTuple):

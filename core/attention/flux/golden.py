@@ -14,7 +14,6 @@ from ..golden import Arrays, Check, max_error
 from .operator import LayerRouter, blocked, select
 from .xattention import block_sums
 
-FILES: tuple[str, ...] = ("router", "streaming_triangle", "xattn_ragged", "xattn_single_chunk")
 _NAMES = {"cls_feat_extractor": "features", "cls_router_head_agnostic": "classify"}
 
 

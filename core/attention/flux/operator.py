@@ -16,9 +16,10 @@ from torch import Tensor
 
 from ...opaque import opaque, own_dtypes
 from ..blocks.selection import BlockSelection, attend_blocks
-from ..contract import Condition, Cost, Operator, Shape, attention_result, causal_mask, masked_attention, positions
-from ..dense import blocked as dense_attention
+from ..contract import Condition, Cost, Golden, Shape, Unphased
+from ..dense import OPERATOR as DENSE
 from ..dense import compulsory_bytes
+from ..equations import attention_result, causal_mask, masked_attention, positions
 from .router import Decision, LayerRouter, sparsity_penalty, stack_speedup, temperature
 from .xattention import XAttnRule, xattention_mask
 
@@ -249,7 +250,7 @@ def blocked(
         return _routed(q, k, v, full, *rest)
     sparse = _routed(q, k, v, torch.zeros_like(full), *rest)
     share = full.to(q.dtype)[:, None, None, None]
-    return share * dense_attention(q, k, v, causal=True, scale=scale) + (1 - share) * sparse
+    return share * DENSE.blocked(q, k, v, causal=True, scale=scale) + (1 - share) * sparse
 
 
 @opaque(attention_result)
@@ -260,7 +261,7 @@ def _routed(
     """``blocked`` for samples whose route is known: ``full`` [B], 1 or 0."""
     settings = _Settings(mode, "sparse", sink, local, last, block_size, stride, threshold, xattn_rule, chunk)
     if bool((full > 0.5).all()) or not q.shape[2]:
-        return dense_attention(q, k, v, causal=True, scale=scale)
+        return DENSE.blocked(q, k, v, causal=True, scale=scale)
     if q.shape[2] == 1 and mode != "xattn" and not bool((full > 0.5).any()):
         return _decode(q, k, v, settings, scale)
     return attend(q, k, v, _select(q, k, full > 0.5, settings, scale), scale=scale)
@@ -273,7 +274,7 @@ def _decode(q: Tensor, k: Tensor, v: Tensor, settings: _Settings, scale: float |
     sink = settings.sink_blocks * block
     if sink < latest:
         k, v = (torch.cat([x[:, :, :sink], x[:, :, latest:]], dim=2) for x in (k, v))
-    return dense_attention(q, k, v, causal=True, scale=scale)
+    return DENSE.blocked(q, k, v, causal=True, scale=scale)
 
 
 def cost(shape: Shape, **params: Any) -> Cost:
@@ -319,7 +320,20 @@ _CONDITIONS = {
     **dict.fromkeys(("stride", "threshold", "xattn_rule", "chunk"), _mode("xattn")),
     **dict.fromkeys(("router", "router_input"), Condition("route='auto'", lambda params: params["route"] == "auto")),
 }
-OPERATOR = Operator(
-    reference=reference, blocked=blocked, cost=cost, select=select, attend=attend, at_budget=at_budget,
-    causal=(True,), conditions=_CONDITIONS, differentiable=True,
-)  # fmt: skip
+OPERATOR = Unphased(
+    reference=reference,
+    blocked=blocked,
+    cost=cost,
+    select=select,
+    attend=attend,
+    at_budget=at_budget,
+    causal=(True,),
+    conditions=_CONDITIONS,
+    differentiable=True,
+    small={"sink": 16, "local": 64, "block_size": 16},
+    golden=Golden(
+        "flux-attention",
+        "attn.core.attention.flux.golden:check",
+        ("router", "streaming_triangle", "xattn_ragged", "xattn_single_chunk"),
+    ),
+)

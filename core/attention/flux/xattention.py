@@ -14,7 +14,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from ..contract import accumulator
+from ..equations import accumulator
 
 XAttnRule = Literal["official", "strict"]
 _ROWS = 256  # groups of queries at a time: at 128k tokens and stride 16 their scores are 8 MB

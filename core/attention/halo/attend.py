@@ -11,7 +11,7 @@ from torch import Tensor
 
 from ...first_order import first_order_only
 from ...opaque import opaque
-from ..contract import accumulator
+from ..equations import accumulator
 from .blocks import Halo, add_border, relative_logits, windows
 
 CHUNK_BYTES = 4 << 20

@@ -11,11 +11,6 @@ from ...nets.halonet import HaloAttn
 from ..golden import Arrays, Check, max_error, stored
 from .blocks import relative_logits
 
-FILES: tuple[str, ...] = (
-    "halo_basic", "halo_scalepos_bias", "halo_stride2", "halo_stride2_avg", "halo_basic_masked",
-    "halo_scalepos_bias_masked",
-)  # fmt: skip
-
 
 @torch.no_grad()
 def check(stem: str, data: Arrays) -> Iterator[Check]:

@@ -14,7 +14,8 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from ...opaque import opaque
-from ..contract import Condition, Cost, Operator, Shape, accumulator, attention_result, repeat_kv, weighted_sum
+from ..contract import Condition, Cost, Golden, Shape, Unphased
+from ..equations import accumulator, attention_result, repeat_kv, weighted_sum
 from .attend import attend_blocks
 from .blocks import Halo, from_blocks, query_blocks
 
@@ -161,7 +162,7 @@ def at_budget(keys: int, shape: Shape) -> dict[str, Any]:
     return {"block_size": max(1, win - 2 * halo), "halo": halo, "pad": True}
 
 
-OPERATOR = Operator(
+OPERATOR = Unphased(
     reference=reference,
     blocked=blocked,
     cost=cost,
@@ -171,4 +172,17 @@ OPERATOR = Operator(
     decodes=False,
     conditions={"scale_pos": Condition("height_rel and width_rel", lambda params: params["height_rel"] is not None)},
     differentiable=True,
+    small={"block_size": 4, "halo": 1},
+    golden=Golden(
+        "halonet",
+        "attn.core.attention.halo.golden:check",
+        (
+            "halo_basic",
+            "halo_scalepos_bias",
+            "halo_stride2",
+            "halo_stride2_avg",
+            "halo_basic_masked",
+            "halo_scalepos_bias_masked",
+        ),
+    ),
 )

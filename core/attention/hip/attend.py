@@ -6,7 +6,7 @@ import torch
 from torch import Tensor
 from torch.utils.checkpoint import checkpoint
 
-from ..contract import accumulator, causal_mask, masked_attention, weighted_sum
+from ..equations import accumulator, causal_mask, masked_attention, weighted_sum
 from .selection import HipSelection
 
 _GATHER_BYTES = 1 << 25  # keys and values gathered at a time

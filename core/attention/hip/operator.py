@@ -17,16 +17,8 @@ import torch
 from torch import Tensor
 
 from ...opaque import opaque
-from ..contract import (
-    Condition,
-    Cost,
-    Operator,
-    Shape,
-    accumulator,
-    again_where_not_finite,
-    attention_result,
-    masked_attention,
-)
+from ..contract import Condition, Cost, Golden, Shape, Unphased
+from ..equations import accumulator, again_where_not_finite, attention_result, masked_attention
 from . import attend as hip_attend
 from . import attend_cpu, search_cpu, search_reference
 from . import search as hip_search
@@ -265,7 +257,7 @@ def at_budget(keys: int, shape: Shape) -> dict[str, Any]:
     return {"mask_k": units * span, **params}
 
 
-OPERATOR = Operator(
+OPERATOR = Unphased(
     reference=reference,
     blocked=blocked,
     cost=cost,
@@ -277,4 +269,8 @@ OPERATOR = Operator(
     causal=(True,),
     conditions={"seed": Condition("representative='random'", lambda params: params["representative"] == "random")},
     differentiable=True,
+    small={"mask_k": 32, "sliding_window": 32, "sink": 4},
+    golden=Golden(
+        "hip", "attn.core.attention.hip.golden:check", ("prefill_bq32_bk2", "prefill_minmax_group8", "tail_ragged")
+    ),
 )

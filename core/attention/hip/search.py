@@ -8,7 +8,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from ..contract import accumulator
+from ..equations import accumulator
 from ..tokens.top_k import largest
 from .search_reference import children
 from .settings import Layout, pick

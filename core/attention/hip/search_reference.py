@@ -8,7 +8,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from ..contract import accumulator, repeat_kv
+from ..equations import accumulator, repeat_kv
 from ..tokens.top_k import largest
 from .settings import Layout, pick
 

@@ -13,7 +13,8 @@ import torch
 from torch import Tensor
 
 from ...opaque import opaque
-from ..contract import Cost, Operator, Shape, attention_result, causal_mask, masked_attention, shape_of
+from ..contract import Cost, Shape, Unphased, shape_of
+from ..equations import attention_result, causal_mask, masked_attention
 from ..tokens.attend import TokenSelection
 from ..tokens.top_k import top_k_positions
 from . import operator as shared
@@ -104,7 +105,7 @@ def _index(top_k: int) -> shared.MakeIndex:
     return make
 
 
-OPERATOR = Operator(
+OPERATOR = Unphased(
     reference=reference,
     blocked=blocked,
     cost=cost,
@@ -113,4 +114,6 @@ OPERATOR = Operator(
     decoder=decoder,
     no_budget="it scores every key, whatever top_k is.",
     differentiable=True,
+    small={"top_k": 32},
+    golden=shared.GOLDEN,
 )

@@ -14,8 +14,6 @@ from attn.core.attention.indexer.search import hisa_index, lightning_index
 
 from ..golden import Arrays, Check, max_error, rows_that_differ
 
-FILES: tuple[str, ...] = ("indexer_module", "pipeline_B32", "pipeline_packed_ragged")
-
 
 def check(stem: str, data: Arrays) -> Iterator[Check]:
     """Compare ours with one file."""

@@ -14,7 +14,8 @@ import torch
 from torch import Tensor
 
 from ...opaque import opaque
-from ..contract import Cost, Operator, Shape, accumulator, attention_result, masked_attention, shape_of
+from ..contract import Cost, Shape, Unphased, shape_of
+from ..equations import accumulator, attention_result, masked_attention
 from ..tokens.attend import TokenSelection
 from ..tokens.top_k import top_k_positions
 from . import operator as shared
@@ -184,7 +185,7 @@ def _index(
     return make
 
 
-OPERATOR = Operator(
+OPERATOR = Unphased(
     reference=reference,
     blocked=blocked,
     cost=cost,
@@ -193,4 +194,6 @@ OPERATOR = Operator(
     decoder=decoder,
     at_budget=at_budget,
     differentiable=True,
+    small={"top_k": 32, "block_size": 16, "top_blocks": 4},
+    golden=shared.GOLDEN,
 )

@@ -10,7 +10,7 @@ from typing import Literal, NamedTuple
 import torch
 from torch import Tensor, nn
 
-from ..contract import accumulator
+from ..equations import accumulator
 
 Quant = Literal["none", "fp8", "fp8-ue8m0"]
 QUANTS = ("none", "fp8", "fp8-ue8m0")

@@ -11,7 +11,8 @@ from collections.abc import Callable
 import torch
 from torch import Tensor
 
-from ..contract import Cost, Shape, accumulator
+from ..contract import Cost, Golden, Shape
+from ..equations import accumulator
 from ..tokens.attend import attend_rows, token_attention
 from .module import Quant, fake_quantise, index_scores
 from .search import FoundTokens, TokenIndex
@@ -148,3 +149,9 @@ def predict(shape: Shape, *, searched: float, attended: float) -> Cost:
     once = shape.batch * (shape.num_heads * shape.len_q + shape.num_kv_heads * shape.len_k) * width
     gathered = shape.batch * shape.num_kv_heads * shape.len_q * attended * width
     return Cost(flops, shape.itemsize * (once + gathered), searched, attended)
+
+
+GOLDEN = Golden(
+    "hisa", "attn.core.attention.indexer.golden:check", ("indexer_module", "pipeline_B32", "pipeline_packed_ragged")
+)
+"""Of both indexers."""

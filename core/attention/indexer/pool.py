@@ -10,7 +10,7 @@ from typing import Literal, NamedTuple
 import torch
 from torch import Tensor
 
-from ..contract import accumulator
+from ..equations import accumulator
 from ..tokens.top_k import ranked, top_k_positions
 from .module import QUANTS, Quant, index_scores, quantise_fp8
 

@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 
 from ...first_order import first_order_only
-from ..contract import accumulator, weighted_sum
+from ..equations import accumulator, weighted_sum
 
 BLOCK = (
     128  # tokens; fp32, D = 128, 32k tokens, CPU time: 64: 74 ms, 128: 87 ms, 256: 104 ms; a scan twice as long for 64

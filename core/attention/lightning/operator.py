@@ -16,18 +16,9 @@ import torch
 from torch import Tensor
 
 from ...opaque import opaque
-from ..contract import (
-    Condition,
-    Cost,
-    Operator,
-    Shape,
-    accumulator,
-    attention_result,
-    check_qkv,
-    positions,
-    repeat_kv,
-    weighted_sum,
-)
+from ..checks import check_qkv
+from ..contract import Condition, Cost, Golden, Shape, Unphased
+from ..equations import accumulator, attention_result, positions, repeat_kv, weighted_sum
 from .block import BLOCK, decayed, final_state, linear_attention
 
 Decay = Literal["code", "paper", "none", "custom"]
@@ -309,7 +300,7 @@ def cost(
 
 
 _BY_LAYER = Condition("decay='code' or 'paper'", lambda params: params["decay"] in ("code", "paper"))
-OPERATOR = Operator(
+OPERATOR = Unphased(
     reference=reference,
     blocked=blocked,
     cost=cost,
@@ -319,4 +310,10 @@ OPERATOR = Operator(
     causal=(True,),
     conditions={"layer": _BY_LAYER, "num_layers": _BY_LAYER},
     differentiable=True,
+    exact=True,
+    golden=Golden(
+        "lightning",
+        "attn.core.attention.lightning.golden:check",
+        ("op_l0", "op_l12_ragged", "op_lastlayer_6heads", "slopes", "srmsnorm"),
+    ),
 )

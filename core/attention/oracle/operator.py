@@ -15,18 +15,8 @@ from torch import Tensor
 
 from ...opaque import opaque
 from ...threads import kernels_own_the_threads, run
-from ..contract import (
-    Cost,
-    Operator,
-    Shape,
-    accumulator,
-    attention_result,
-    causal_mask,
-    masked_attention,
-    positions,
-    repeat_kv,
-    weighted_sum,
-)
+from ..contract import Cost, Shape, Unphased
+from ..equations import accumulator, attention_result, causal_mask, masked_attention, positions, repeat_kv, weighted_sum
 from ..tokens.attend import token_attention
 from ..tokens.top_k import ranked, top_k_positions
 from .attend_cpu import cut_rows, mean_of_chosen
@@ -252,7 +242,7 @@ def at_budget(keys: int, shape: Shape) -> dict[str, Any]:
     return {"top_k": max(1, keys)}
 
 
-OPERATOR = Operator(
+OPERATOR = Unphased(
     reference=reference,
     blocked=blocked,
     cost=cost,
@@ -260,4 +250,5 @@ OPERATOR = Operator(
     attend=attend,
     at_budget=at_budget,
     differentiable=True,
+    small={"top_k": 32},
 )

@@ -10,7 +10,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from ..contract import accumulator, repeat_kv
+from ..equations import accumulator, repeat_kv
 
 
 class Pool(NamedTuple):

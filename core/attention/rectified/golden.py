@@ -6,11 +6,9 @@ from collections.abc import Iterator
 
 import torch
 
-from ..contract import masked_attention
+from ..equations import masked_attention
 from ..golden import Arrays, Check, max_error
 from .operator import rectify, reference
-
-FILES: tuple[str, ...] = ("video_only", "video_text")
 
 MASK, PROB, OUT = 0.0, 1e-6, 2e-5  # methods/rectified-spaattn.md, section 10
 

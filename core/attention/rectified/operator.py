@@ -18,7 +18,8 @@ from torch import Tensor
 
 from ...opaque import opaque
 from ..blocks.selection import BlockSelection
-from ..contract import Condition, Cost, Operator, Shape, attention_result, masked_attention, repeat_kv, weighted_sum
+from ..contract import Condition, Cost, Golden, Shape, Unphased
+from ..equations import attention_result, masked_attention, repeat_kv, weighted_sum
 from .blocks import choose
 from .choice import Choice, Rectified
 from .order import Video, neighbour_blocks, token_order
@@ -296,7 +297,7 @@ def at_budget(keys: int, shape: Shape) -> dict[str, float]:
     return {"drop_rate": min(max(0.0, 1 - left / max(1, shape.len_k)), 1 - 1e-6), "tau_p": 0.0}
 
 
-OPERATOR = Operator(
+OPERATOR = Unphased(
     reference=reference,
     blocked=blocked,
     cost=cost,
@@ -307,4 +308,6 @@ OPERATOR = Operator(
     decodes=False,
     conditions={"order": Condition("video=(frames, rows, columns)", lambda params: params["video"] is not None)},
     differentiable=True,
+    small={"block_size": 16, "drop_rate": 0.7},
+    golden=Golden("rectified-spaattn", "attn.core.attention.rectified.golden:check", ("video_only", "video_text")),
 )

@@ -6,7 +6,7 @@ import torch
 from torch import Tensor
 
 from ..blocks.selection import BlockSelection, attend_blocks
-from ..contract import repeat_kv, weighted_sum
+from ..equations import repeat_kv, weighted_sum
 from .blocks import block_mean
 from .choice import Choice, Rectified
 

@@ -20,7 +20,6 @@ from ...nets.sparsifiner_vit import SparsifinerConfig, SparsifinerViT
 from ..golden import Arrays, Check, max_error, stored
 from .predictor import Rules
 
-FILES = ("attention_eval", "attention_recon", "losses", "tiny_model")
 TOLERANCE, LOSS_TOLERANCE, TIE = 2e-5, 1e-5, 1e-6
 
 

@@ -17,7 +17,8 @@ from torch import Tensor
 
 from ...opaque import opaque, own_dtypes
 from ...threads import run
-from ..contract import Condition, Cost, Operator, Shape, accumulator, attention_result, masked_attention, repeat_kv
+from ..contract import Condition, Cost, Golden, Shape, Unphased
+from ..equations import accumulator, attention_result, masked_attention, repeat_kv
 from ..tokens.attend import TokenSelection, sparse_topk_attention
 from ..tokens.top_k import top_k_positions
 from .attend_cpu import attend_lists, select_rows
@@ -315,7 +316,7 @@ def at_budget(keys: int, shape: Shape) -> dict[str, Any]:
 
 
 _UNTRAINED = Condition("an untrained predictor (predictor=None)", lambda params: params["predictor"] is None)
-OPERATOR = Operator(
+OPERATOR = Unphased(
     reference=reference,
     blocked=blocked,
     cost=cost,
@@ -326,4 +327,10 @@ OPERATOR = Operator(
     decodes=False,
     conditions=dict.fromkeys(("reduce_n", "reduce_c", "seed"), _UNTRAINED),
     differentiable=True,
+    small={"reduce_n": 8},
+    golden=Golden(
+        "sparsifiner",
+        "attn.core.attention.sparsifiner.golden:check",
+        ("attention_eval", "attention_recon", "losses", "tiny_model"),
+    ),
 )

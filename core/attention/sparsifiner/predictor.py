@@ -14,7 +14,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from ..contract import accumulator
+from ..equations import accumulator
 from ..tokens.top_k import top_k_positions
 
 ScaleRule = Literal["code", "dim"]

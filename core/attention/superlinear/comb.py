@@ -10,7 +10,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from ..contract import accumulator, positions
+from ..equations import accumulator, positions
 from .spans_cpu import groups
 
 UPSCALED_POWER = 0.54

@@ -6,12 +6,10 @@ from collections.abc import Iterator
 
 import torch
 
-from ..contract import positions
+from ..equations import positions
 from ..golden import Arrays, Check, max_error
 from .comb import comb
 from .operator import blocked, reference, select
-
-FILES: tuple[str, ...] = ("n2_sw1_k2", "n2_sw2_k3_fwd", "p054_sw1_k3", "decode_pos300", "tables")
 
 INDEX, SCORES, GATE, OUT = 0.0, 1e-4, 1e-5, 2e-5  # methods/superlinear.md, section 10
 

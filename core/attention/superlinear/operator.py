@@ -21,7 +21,8 @@ import torch
 from torch import Tensor
 
 from ...opaque import opaque
-from ..contract import Cost, Operator, Shape, accumulator, attention_result, masked_attention, positions, repeat_kv
+from ..contract import Cost, Golden, Shape, Unphased
+from ..equations import accumulator, attention_result, masked_attention, positions, repeat_kv
 from ..tokens.top_k import ranked
 from .comb import UPSCALED_POWER, Spans, accumulated, comb, spans_of
 from .search_cpu import search
@@ -282,7 +283,7 @@ def at_budget(keys: int, shape: Shape) -> dict[str, float]:
     return {"backward_factor": max(0.25, left / (3 * float(seen.sqrt().mean())))}
 
 
-OPERATOR = Operator(
+OPERATOR = Unphased(
     reference=reference,
     blocked=blocked,
     cost=cost,
@@ -291,4 +292,10 @@ OPERATOR = Operator(
     at_budget=at_budget,
     causal=(True,),
     differentiable=True,
+    small={"sw_index": 3},
+    golden=Golden(
+        "superlinear",
+        "attn.core.attention.superlinear.golden:check",
+        ("n2_sw1_k2", "n2_sw2_k3_fwd", "p054_sw1_k3", "decode_pos300", "tables"),
+    ),
 )

@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 
 from ...first_order import first_order_only
-from ..contract import accumulator, again_where_not_finite, positions
+from ..equations import accumulator, again_where_not_finite, positions
 from ..tokens.top_k import ranked
 from .backward_cpu import span_gradients
 from .spans_cpu import span_attention

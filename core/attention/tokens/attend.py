@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 
 from ...first_order import first_order_only
-from ..contract import accumulator, weighted_sum
+from ..equations import accumulator, weighted_sum
 from . import attend_cpu
 
 _CHUNK = 1 << 22  # gathered key entries held at a time

@@ -21,14 +21,14 @@ def one_thread():
     torch.set_num_threads(before)
 
 
-@pytest.mark.parametrize("run", [dense.blocked, dense.sdpa], ids=["blocked", "sdpa"])
+@pytest.mark.parametrize("run", [dense.OPERATOR.blocked, dense.sdpa], ids=["blocked", "sdpa"])
 @pytest.mark.parametrize("causal", [True, False])
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.float16], ids=str)
 @pytest.mark.parametrize("shape", [*SHAPES, (1, 1, 1, 700, 1500, 96), (1, 2, 1, 40, 60, 256)], ids=str)
 def test_as_accurate_as_eager(run, shape, dtype, causal):
     q, k, v = random_qkv(shape, dtype)
     out = run(q, k, v, causal=causal)
-    assert_as_accurate_as_eager(out, dense.reference, q, k, v, causal=causal)
+    assert_as_accurate_as_eager(out, dense.OPERATOR.reference, q, k, v, causal=causal)
 
 
 @settings(max_examples=25, deadline=None)
@@ -44,8 +44,8 @@ def test_as_accurate_as_eager(run, shape, dtype, causal):
 def test_blocked_and_sdpa_equal_reference_in_float64(len_q, more, group, value_dim, block_m, block_n, causal):
     q, k, _ = random_qkv((2, 2 * group, 2, len_q, len_q + more, 8), torch.float64)
     v = torch.randn(2, 2, len_q + more, value_dim, dtype=torch.float64)
-    expected = dense.reference(q, k, v, causal=causal, scale=0.3)
-    ours = dense.blocked(q, k, v, causal=causal, scale=0.3, block_m=block_m, block_n=block_n)
+    expected = dense.OPERATOR.reference(q, k, v, causal=causal, scale=0.3)
+    ours = dense.OPERATOR.blocked(q, k, v, causal=causal, scale=0.3, block_m=block_m, block_n=block_n)
     torch.testing.assert_close(ours, expected, rtol=1e-12, atol=1e-12)
     torch.testing.assert_close(dense.sdpa(q, k, v, causal=causal, scale=0.3), expected, rtol=1e-12, atol=1e-12)
 
@@ -54,8 +54,8 @@ def test_blocked_and_sdpa_equal_reference_in_float64(len_q, more, group, value_d
 @pytest.mark.parametrize("scale", [-0.4, 0.0, 5.0])
 def test_any_scale(scale, dtype):
     q, k, v = random_qkv((1, 2, 2, 90, 90, 32), dtype)
-    out = dense.blocked(q, k, v, causal=True, scale=scale)
-    assert_as_accurate_as_eager(out, dense.reference, q, k, v, causal=True, scale=scale)
+    out = dense.OPERATOR.blocked(q, k, v, causal=True, scale=scale)
+    assert_as_accurate_as_eager(out, dense.OPERATOR.reference, q, k, v, causal=True, scale=scale)
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.float16], ids=str)
@@ -63,7 +63,7 @@ def test_any_scale(scale, dtype):
 def test_nan_in_a_key_reaches_the_rows_that_see_it_and_no_other(dtype, sign):
     q, k, v = random_qkv((1, 1, 1, 80, 80, 32), dtype)
     k[0, 0, 50, 3] = torch.nan * sign
-    out = dense.blocked(q, k, v, causal=True, block_m=16, block_n=24)
+    out = dense.OPERATOR.blocked(q, k, v, causal=True, block_m=16, block_n=24)
     assert out[0, 0, 50:].isnan().all()
     assert out[0, 0, :48].isfinite().all()  # the tile of row 48 holds the key, SDPA's too
 
@@ -71,14 +71,16 @@ def test_nan_in_a_key_reaches_the_rows_that_see_it_and_no_other(dtype, sign):
 @pytest.mark.parametrize("causal", [True, False])
 def test_gradients(causal):
     q, k, v = (t.requires_grad_() for t in random_qkv((1, 2, 1, 5, 7, 2), torch.float64))
-    assert torch.autograd.gradcheck(lambda *qkv: dense.blocked(*qkv, causal=causal, block_m=2, block_n=3), (q, k, v))
+    assert torch.autograd.gradcheck(
+        lambda *qkv: dense.OPERATOR.blocked(*qkv, causal=causal, block_m=2, block_n=3), (q, k, v)
+    )
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.float64], ids=str)
 def test_no_tensor_larger_than_the_inputs(one_thread, dtype):
     q, k, v = random_qkv((1, 1, 1, 3000, 3000, 64), dtype)
     with LargestTensor() as largest:
-        dense.blocked(q, k, v, causal=True, block_m=64, block_n=256)
+        dense.OPERATOR.blocked(q, k, v, causal=True, block_m=64, block_n=256)
     assert largest.elements == q.numel()  # the result
 
 
@@ -100,7 +102,7 @@ def test_blocks_must_hold_something():
 @pytest.mark.parametrize(("causal", "pairs"), [(True, 3 * 2 * (40 * 70 - 40 * 39 // 2)), (False, 3 * 2 * 40 * 70)])
 def test_cost_counts_visible_pairs(causal, pairs):
     q, k, v = random_qkv((3, 2, 1, 40, 70, 16))
-    cost = dense.cost(shape_of(q, k, v[..., :8], causal=causal))
+    cost = dense.OPERATOR.cost(shape_of(q, k, v[..., :8], causal=causal))
     assert cost.flops == 2 * (16 + 8) * pairs
     assert cost.bytes == 4 * 3 * (16 + 8) * (2 * 40 + 70)
     assert cost.attended == pairs / (3 * 2 * 40)

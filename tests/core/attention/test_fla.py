@@ -10,7 +10,8 @@ import torch
 from qkv import random_qkv
 
 from attn.core.attention import fla
-from attn.core.attention.contract import Shape, repeat_kv
+from attn.core.attention.contract import Shape
+from attn.core.attention.equations import repeat_kv
 from attn.core.attention.lightning.operator import reference as lightning
 from attn.core.attention.lightning.operator import slopes
 

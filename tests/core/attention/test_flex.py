@@ -7,7 +7,8 @@ import torch
 from qkv import SHAPES, assert_as_accurate_as_eager, random_qkv
 
 from attn.core.attention import attention, flex, window_sink
-from attn.core.attention.contract import Shape, positions
+from attn.core.attention.contract import Shape
+from attn.core.attention.equations import positions
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.float16], ids=str)
@@ -15,7 +16,7 @@ from attn.core.attention.contract import Shape, positions
 def test_as_accurate_as_eager(shape, dtype):
     q, k, v = random_qkv(shape, dtype)
     out = attention("flex", q, k, v, causal=True, window=100, num_sinks=3)
-    assert_as_accurate_as_eager(out, flex.reference, q, k, v, window=100, num_sinks=3)
+    assert_as_accurate_as_eager(out, flex.OPERATOR.reference, q, k, v, window=100, num_sinks=3)
 
 
 @pytest.mark.parametrize(("len_q", "len_k"), [(500, 500), (129, 700), (1, 300), (128, 128)])
@@ -50,7 +51,7 @@ def test_sizes_are_checked():
 
 def test_cost_counts_blocks_when_compiled_and_everything_when_not():
     shape = Shape(1, 2, 2, 1024, 1024, 64, 64, True)
-    assert flex.cost(shape).flops == 4 * 64 * 2 * 1024 * 1024
+    assert flex.OPERATOR.cost(shape).flops == 4 * 64 * 2 * 1024 * 1024
     blocks = 8 + 7  # the diagonal and the one before it; the sinks' block is among them or the first
     blocks += 6
-    assert flex.cost(shape, window=128, compile=True).flops == 4 * 64 * 2 * blocks * 128 * 128
+    assert flex.OPERATOR.cost(shape, window=128, compile=True).flops == 4 * 64 * 2 * blocks * 128 * 128

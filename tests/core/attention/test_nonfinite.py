@@ -52,7 +52,7 @@ def test_decode(name, which):
         truth = spoilt_rows(operator.reference(q, k, v, scale=None, **arguments(name)))
         assert torch.equal(spoilt_rows(operator.blocked(q, k, v, scale=None, **arguments(name))), truth)
         if operator.decoder is not None:
-            assert torch.equal(spoilt_rows(operator.decoder(q, k, v, scale=None, **SMALL.get(name, {}))()), truth)
+            assert torch.equal(spoilt_rows(operator.decoder(q, k, v, scale=None, **SMALL[name])()), truth)
 
 
 @pytest.mark.parametrize("name", NAMES)

@@ -8,7 +8,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from qkv import random_qkv
 
-from attn.core.attention.contract import causal_mask, masked_attention
+from attn.core.attention.equations import causal_mask, masked_attention
 from attn.core.bench import accuracy
 
 

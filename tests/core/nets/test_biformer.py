@@ -4,7 +4,7 @@ import pytest
 import torch
 import torch.nn.functional as F
 
-from attn.core.attention.contract import masked_attention
+from attn.core.attention.equations import masked_attention
 from attn.core.nets import biformer
 
 

@@ -10,7 +10,7 @@ from qkv import SHAPES, assert_as_accurate_as_eager, random_qkv
 
 from attn.core.attention import attention
 from attn.core.attention.blocks.selection import BlockSelection, attend_blocks
-from attn.core.attention.contract import causal_mask, masked_attention
+from attn.core.attention.equations import causal_mask, masked_attention
 
 
 def random_selection(shape, *, causal, block_m=32, block_n=16, density=0.4, seed=0):

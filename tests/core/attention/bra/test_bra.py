@@ -13,7 +13,8 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from attn.core.attention import attention
 from attn.core.attention.bra import attend as bra_attend
 from attn.core.attention.bra import operator as bra
-from attn.core.attention.contract import Shape, masked_attention
+from attn.core.attention.contract import Shape
+from attn.core.attention.equations import masked_attention
 
 GRIDS = [
     ((1, 1, 1, 12, 16, 32), {"n_win": 4, "topk": 3}),

@@ -7,7 +7,8 @@ from hypothesis import strategies as st
 from qkv import SHAPES, LargestTensor, assert_as_accurate_as_eager, random_qkv
 
 from attn.core.attention import attention
-from attn.core.attention.contract import Shape, causal_mask, masked_attention, shape_of
+from attn.core.attention.contract import Shape, shape_of
+from attn.core.attention.equations import causal_mask, masked_attention
 from attn.core.attention.flux.operator import (
     LayerRouter,
     at_budget,

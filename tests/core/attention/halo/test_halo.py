@@ -7,7 +7,8 @@ from hypothesis import strategies as st
 from qkv import LargestTensor, assert_as_accurate_as_eager, random_qkv
 
 from attn.core.attention import attention
-from attn.core.attention.contract import Shape, masked_attention
+from attn.core.attention.contract import Shape
+from attn.core.attention.equations import masked_attention
 from attn.core.attention.halo import attend as halo_attend
 from attn.core.attention.halo import operator as halo
 

@@ -8,7 +8,8 @@ from hypothesis import strategies as st
 from qkv import SHAPES, LargestTensor, assert_as_accurate_as_eager, random_qkv
 
 from attn.core.attention import attention
-from attn.core.attention.contract import Shape, masked_attention
+from attn.core.attention.contract import Shape
+from attn.core.attention.equations import masked_attention
 from attn.core.attention.hip.operator import OPERATOR, HipDecoder, at_budget, attend, blocked, cost, reference, select
 
 SMALL = {"mask_k": 32, "block_size_q": 16, "sliding_window": 24, "sink": 5}

@@ -7,7 +7,8 @@ from hypothesis import strategies as st
 from qkv import SHAPES, assert_as_accurate_as_eager, random_qkv
 
 from attn.core.attention import attention
-from attn.core.attention.contract import Shape, causal_mask, masked_attention
+from attn.core.attention.contract import Shape
+from attn.core.attention.equations import causal_mask, masked_attention
 from attn.core.attention.indexer import dsa
 
 DTYPES = [torch.float32, torch.bfloat16, torch.float16]

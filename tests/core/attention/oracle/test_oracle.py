@@ -9,7 +9,8 @@ from hypothesis import strategies as st
 from qkv import SHAPES, assert_as_accurate_as_eager, random_qkv
 
 from attn.core.attention import attention
-from attn.core.attention.contract import Shape, causal_mask
+from attn.core.attention.contract import Shape
+from attn.core.attention.equations import causal_mask
 from attn.core.attention.oracle import operator as oracle
 
 

@@ -9,7 +9,8 @@ from hypothesis import strategies as st
 from qkv import LargestTensor, assert_as_accurate_as_eager, random_qkv, threads
 
 from attn.core.attention import attention
-from attn.core.attention.contract import masked_attention, shape_of
+from attn.core.attention.contract import shape_of
+from attn.core.attention.equations import masked_attention
 from attn.core.attention.rectified import operator as rectified
 from attn.core.attention.rectified.blocks import critical_blocks, pool
 from attn.core.attention.rectified.operator import rectify, select

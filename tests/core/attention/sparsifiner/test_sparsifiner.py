@@ -10,7 +10,8 @@ from hypothesis import strategies as st
 from qkv import SHAPES, assert_as_accurate_as_eager, random_qkv
 
 from attn.core.attention import attention
-from attn.core.attention.contract import masked_attention, repeat_kv, shape_of
+from attn.core.attention.contract import shape_of
+from attn.core.attention.equations import masked_attention, repeat_kv
 from attn.core.attention.sparsifiner.operator import OPERATOR, attend, blocked, cost, reference, select
 from attn.core.attention.sparsifiner.predictor import ConnectivityPredictor, Rules, random_predictor
 
