@@ -1,217 +1,174 @@
-"""Where the attention logits of each model family are, and how to divide them by a temperature.
+"""One table of attention: per class, where its queries, keys, values, output, heads and norms are.
 
-Specification: methods/tempscale.md, section 3.6. An unknown class of attention is an error: a model that is silently
-left as it is would be measured as if it had been scaled.
+Temperature, capture, edits and pruning read it. A class that is not in it is an error that names it: a model that is
+silently left as it is would be measured as if it had been changed.
 """
 
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from typing import Any, Protocol
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
+from typing import Any
 
-import torch
-from torch import Tensor, nn
-from torch.nn import functional as F
-from torch.overrides import TorchFunctionMode
+from torch import nn
 
 from ..errors import UsageError
 
-Observer = Callable[[Tensor], None]
-"""Gets the attention probabilities of a layer, [B, H, Lq, Lk]."""
 
-PLAIN: Mapping[str, str] = {
-    "BertSelfAttention": "query", "RobertaSelfAttention": "query", "XLMRobertaSelfAttention": "query",
-    "XLMRobertaXLSelfAttention": "query", "CamembertSelfAttention": "query", "ElectraSelfAttention": "query",
-    "AlbertAttention": "query", "AlbertSdpaAttention": "query",
-    "DistilBertSelfAttention": "q_lin", "DistilBertSdpaAttention": "q_lin", "MultiHeadSelfAttention": "q_lin",
-    "NomicBertAttention": "q_proj", "EuroBertAttention": "q_proj", "GteAttention": "q_proj",
-    "JinaEmbeddingsV3Attention": "q_proj", "ModernBertAttention": "Wqkv",
-    "LlamaAttention": "q_proj", "MistralAttention": "q_proj", "Qwen2Attention": "q_proj",
-    "CLIPAttention": "q_proj", "SiglipAttention": "q_proj", "Siglip2Attention": "q_proj",
-    "MultiheadAttention": "in_proj",
-    # their queries are normalised behind the projection, so that only the attribute works
-    "Qwen3Attention": "", "Gemma2Attention": "", "Gemma3Attention": "",
-}  # fmt: skip
-"""Scaled dot products and masks only: class -> its query projection, for where there is no attribute to set."""
-SUMS = (
-    "T5Attention", "MT5Attention", "UMT5Attention", "MPNetSelfAttention", "DisentangledSelfAttention",
-    "JinaBertSelfAttention", "BloomAttention",
-)  # fmt: skip
-"""Logits with relative position terms or ALiBi: the sum is divided, in front of the softmax."""
-FUSED = ("Wqkv", "in_proj")  # rows: queries, keys, values
-POOLING = ("SiglipMultiheadAttentionPoolingHead", "Siglip2MultiheadAttentionPoolingHead")  # no layer of the encoder
-
-
-class Site(Protocol):
-    """One attention module whose temperature can be set; ``restore`` leaves no trace."""
-
-    def set(self, tau: float) -> None:
-        """Divide the untouched logits by ``tau``."""
-
-    def restore(self) -> None:
-        """Put the module back as it was found."""
-
-
-class _Attribute:
-    """BERT, Llama, CLIP and their kin: the factor on q·kᵀ is an attribute, and every kernel gets it."""
-
-    def __init__(self, module: nn.Module, name: str) -> None:
-        self.module, self.name = module, name
-        self.value: float = getattr(module, name)
-
-    def set(self, tau: float) -> None:
-        setattr(self.module, self.name, self.value / tau)
-
-    def restore(self) -> None:
-        setattr(self.module, self.name, self.value)
-
-
-class _Projection:
-    """The fallback: queries divided at their projection. Exact where logits are q·kᵀ alone; rotations are linear."""
-
-    def __init__(self, module: nn.Module, name: str) -> None:
-        if name == "in_proj":
-            found = [module.in_proj_weight, module.in_proj_bias]
-        else:
-            linear = module.get_submodule(name)
-            found = [linear.weight, linear.bias]
-        self.parameters = [p for p in found if isinstance(p, nn.Parameter)]
-        if not self.parameters:
-            raise UsageError(f"temperature: {type(module).__name__} has no query projection of its own.")
-        self.parts = 3 if name in FUSED else 1
-        self.values = [p.data for p in self.parameters]
-
-    def set(self, tau: float) -> None:
-        for parameter, value in zip(self.parameters, self.values, strict=True):
-            scaled = value.clone()
-            scaled[: len(value) // self.parts] /= tau
-            parameter.data = scaled
-
-    def restore(self) -> None:
-        for parameter, value in zip(self.parameters, self.values, strict=True):
-            parameter.data = value
-
-
-class _Forward:
-    """The whole forward of a module runs under a ``Softmax`` mode."""
-
-    def __init__(self, module: nn.Module) -> None:
-        self.module, self.own, self.forward = module, "forward" in vars(module), module.forward
-
-    def set(self, tau: float) -> None:
-        self.wrap(tau, None)
-
-    def wrap(self, tau: float, observe: Observer | None) -> None:
-        """Divide the logits by ``tau`` and show the probabilities to ``observe``."""
-
-        def forward(*args: Any, **kwargs: Any) -> Any:
-            with Softmax(tau, observe) as mode:
-                out = self.forward(*args, **kwargs)
-            if not mode.calls:  # a kernel that hides its softmax would leave the logits as they are
-                raise UsageError(
-                    f"temperature: {type(self.module).__name__} runs a kernel whose logits cannot be reached. "
-                    "Load the model with attn_implementation='sdpa' or 'eager'."
-                )
-            return out
-
-        self.module.forward = forward
-
-    def restore(self) -> None:
-        if self.own:
-            self.module.forward = self.forward
-        else:
-            del self.module.forward
-
-
-class Softmax(TorchFunctionMode):
-    """While it is active, softmax(x) is softmax(x / tau), inside ``scaled_dot_product_attention`` too.
+@dataclass(frozen=True, slots=True)
+class Layout:
+    """Where the parts of one class of attention are.
 
     Parameters
     ----------
-    tau : float
-    observe : Observer, optional
-        Called with every result of a softmax; fused attention is computed once more for it.
+    query, key, value : str
+        Names of the projections inside the module. Three times one name: a fused projection whose rows are queries,
+        keys, values (Bloom's: head by head). ``in_proj_weight``: the parameter of ``torch.nn.MultiheadAttention``.
+    output : str
+        The projection of the concatenated heads; empty where the module itself returns them.
+    norm : str
+        The normalisation of the block that the attention belongs to, by its name in the block.
+    qk_norms : tuple of str
+        Normalisations of queries and keys behind their projections.
+    softmax : bool
+        A temperature acts in front of the softmax: the logits have relative position terms or ALiBi, or no attribute is
+        the factor on q·kᵀ.
+    drops : bool
+        Tokens can be left out between two blocks: positions are in the tokens already.
     """
 
-    def __init__(self, tau: float = 1.0, observe: Observer | None = None) -> None:
-        super().__init__()
-        self.tau, self.observe, self.calls = tau, observe, 0
+    query: str = "q_proj"
+    key: str = "k_proj"
+    value: str = "v_proj"
+    output: str = "o_proj"
+    norm: str = "input_layernorm"
+    qk_norms: tuple[str, ...] = ()
+    softmax: bool = False
+    drops: bool = False
 
-    def __torch_function__(
-        self, func: Any, types: Any, args: Sequence[Any] = (), kwargs: Mapping[str, Any] | None = None
-    ) -> Any:
-        if func in _SOFTMAX:
-            return self._softmax(func, *args, **(kwargs or {}))
-        if func is F.scaled_dot_product_attention:
-            return self._sdpa(*args, **(kwargs or {}))
-        return func(*args, **(kwargs or {}))
-
-    def _softmax(self, func: Any, input: Tensor, *args: Any, **kwargs: Any) -> Any:
-        self.calls += 1
-        prob = func(divided(input, self.tau), *args, **kwargs)
-        if self.observe:
-            self.observe(prob)
-        return prob
-
-    def _sdpa(
-        self, query: Tensor, key: Tensor, value: Tensor, attn_mask: Tensor | None = None, dropout_p: float = 0.0,
-        is_causal: bool = False, scale: float | None = None, enable_gqa: bool = False,
-    ) -> Tensor:  # fmt: skip
-        self.calls += 1
-        scale = (query.shape[-1] ** -0.5 if scale is None else scale) / self.tau
-        if attn_mask is not None and attn_mask.is_floating_point():
-            attn_mask = divided(attn_mask, self.tau)
-        if self.observe:
-            self.observe(_probabilities(query, key, attn_mask, is_causal, scale))
-        return F.scaled_dot_product_attention(
-            query, key, value, attn_mask, dropout_p, is_causal, scale=scale, enable_gqa=enable_gqa
-        )
+    @property
+    def fused(self) -> bool:
+        """Queries, keys and values are rows of one projection."""
+        return self.query == self.key
 
 
-_SOFTMAX = (F.softmax, torch.softmax, Tensor.softmax)
+def _fused(name: str, output: str, norm: str, **other: Any) -> Layout:
+    return Layout(name, name, name, output, norm, **other)
 
 
-def divided(scores: Tensor, tau: float) -> Tensor:
-    """``scores`` / tau. The most negative finite value stands for a masked key and must not become -inf: a row of them
-    would be NaN."""
-    return (scores / tau).clamp(min=torch.finfo(scores.dtype).min)
+_BERT = Layout("query", "key", "value", "", "attention.output.LayerNorm")
+_DECODER = Layout()
+_NOMIC = replace(_DECODER, norm="post_attention_layernorm")
+_DISTIL = Layout("q_lin", "k_lin", "v_lin", "out_lin", "sa_layer_norm")
+_ALBERT = Layout("query", "key", "value", "dense", "albert_layers.0.attention.LayerNorm")
+_T5 = Layout("q", "k", "v", "o", "layer.0.layer_norm", softmax=True)
+_CLIP = Layout(output="out_proj", norm="layer_norm1", drops=True)
+_VIT = Layout(norm="layernorm_before", drops=True)
+_DINO = Layout(norm="norm1", drops=True)
+_OLD_VIT = Layout("query", "key", "value", "", "layernorm_before", drops=True)
+_QWEN_VISION = _fused("qkv", "proj", "norm1")
+_NORMED = replace(_DECODER, qk_norms=("q_norm", "k_norm"))
+
+ATTENTIONS: Mapping[str, Layout | tuple[Layout, ...]] = {
+    # encoders of text
+    "BertSelfAttention": _BERT, "RobertaSelfAttention": _BERT, "XLMRobertaSelfAttention": _BERT,
+    "XLMRobertaXLSelfAttention": replace(_BERT, norm="attention.self_attn_layer_norm"),
+    "CamembertSelfAttention": _BERT, "ElectraSelfAttention": _BERT,
+    "AlbertAttention": _ALBERT, "AlbertSdpaAttention": _ALBERT,
+    "DistilBertSelfAttention": _DISTIL, "DistilBertSdpaAttention": _DISTIL, "MultiHeadSelfAttention": _DISTIL,
+    "NomicBertAttention": _NOMIC, "JinaEmbeddingsV3Attention": _NOMIC,
+    "EuroBertAttention": _DECODER, "GteAttention": _DECODER,
+    "ModernBertAttention": _fused("Wqkv", "Wo", "attn_norm"),
+    "T5Attention": _T5, "MT5Attention": _T5, "UMT5Attention": _T5,
+    "MPNetSelfAttention": Layout("q", "k", "v", "o", "attention.LayerNorm", softmax=True),
+    "DisentangledSelfAttention": (
+        Layout("query_proj", "key_proj", "value_proj", "", "attention.output.LayerNorm", softmax=True),
+        _fused("in_proj", "", "attention.output.LayerNorm", softmax=True),  # of DeBERTa's first version
+    ),
+    "JinaBertSelfAttention": replace(_BERT, softmax=True),
+    # decoders
+    "LlamaAttention": _DECODER, "MistralAttention": _DECODER, "Qwen2Attention": _DECODER, "SmolLM3Attention": _DECODER,
+    "Qwen2VLAttention": _DECODER, "Qwen2_5_VLAttention": _DECODER,
+    "Qwen3Attention": _NORMED, "Gemma3Attention": _NORMED, "Gemma2Attention": _DECODER,
+    "BloomAttention": _fused("query_key_value", "dense", "input_layernorm", softmax=True),
+    # towers of images, some of text as well
+    "ViTAttention": _VIT, "ViTSelfAttention": _OLD_VIT, "DeiTAttention": _VIT, "DeiTSelfAttention": _OLD_VIT,
+    "Dinov2Attention": _DINO, "Dinov2SelfAttention": replace(_OLD_VIT, norm="norm1"),
+    "Dinov2WithRegistersAttention": _DINO, "Dinov2WithRegistersSelfAttention": replace(_OLD_VIT, norm="norm1"),
+    "DINOv3ViTAttention": replace(_DINO, drops=False),
+    "CLIPAttention": _CLIP, "SiglipAttention": _CLIP, "Siglip2Attention": _CLIP,
+    "Idefics3VisionAttention": _CLIP, "SmolVLMVisionAttention": _CLIP,
+    "InternVLVisionAttention": Layout(
+        output="projection_layer", norm="layernorm_before", qk_norms=("q_norm", "k_norm"), drops=True
+    ),
+    "VisionAttention": _QWEN_VISION, "Qwen2_5_VLVisionAttention": _QWEN_VISION,
+    # timm, and torch as open_clip uses it
+    "Attention": _fused("qkv", "proj", "norm1", qk_norms=("q_norm", "k_norm"), softmax=True, drops=True),
+    "MultiheadAttention": _fused("in_proj_weight", "out_proj", "ln_1", drops=True),
+}  # fmt: skip
+POOLING = ("SiglipMultiheadAttentionPoolingHead", "Siglip2MultiheadAttentionPoolingHead")  # no layer of the encoder
+_HEADS = ("num_attention_heads", "num_heads", "n_heads")
 
 
-def _probabilities(query: Tensor, key: Tensor, mask: Tensor | None, causal: bool, scale: float) -> Tensor:
-    """What fused attention does not show: softmax(q kᵀ scale + mask), [B, Hq, Lq, Lk]."""
-    key = key.repeat_interleave(query.shape[1] // key.shape[1], dim=1)
-    scores = query @ key.mT * scale  # [B, Hq, Lq, Lk]
-    if causal:
-        mask = torch.ones(scores.shape[-2:], dtype=torch.bool, device=scores.device).tril()
-    if mask is not None:
-        scores = scores.masked_fill(~mask, -torch.inf) if mask.dtype == torch.bool else scores + mask
-    return scores.softmax(-1)
+@dataclass(frozen=True, slots=True)
+class Place:
+    """One attention module of a model.
+
+    Parameters
+    ----------
+    number : int
+        Of its layer in its tower, from 0.
+    module : Module
+    block : Module
+        The layer it belongs to; the module itself where there are no numbered layers.
+    """
+
+    number: int
+    module: nn.Module
+    block: nn.Module
 
 
-def site(module: nn.Module) -> Site:
-    """How the temperature of one attention module is set.
+def layout_of(module: nn.Module) -> Layout:
+    """Where the parts of an attention module are.
 
     Raises
     ------
     UsageError
-        If its class is not in the table of families.
+        If its class is not in the table.
     """
-    names = [cls.__name__ for cls in type(module).__mro__]
-    if any(name in SUMS for name in names):
-        return _Forward(module)
-    known = next((name for name in names if name in PLAIN), None)
-    if known is None:
-        raise UsageError(
-            f"temperature: {names[0]} is no attention that attn knows how to scale. "
-            f"Known: {', '.join(sorted([*PLAIN, *SUMS]))}."
-        )
-    for name in ("scaling", "scale"):
-        if isinstance(getattr(module, name, None), float):
-            return _Attribute(module, name)
-    if not PLAIN[known]:
-        raise UsageError(f"temperature: {names[0]} has no scaling to set in this version of transformers. Upgrade it.")
-    return _Projection(module, PLAIN[known])
+    for cls in type(module).__mro__:
+        layouts = ATTENTIONS.get(cls.__name__, ())
+        for layout in (layouts,) if isinstance(layouts, Layout) else layouts:
+            parts = {layout.query, layout.key, layout.value, *filter(None, [layout.output])}
+            if all(hasattr(module, part) for part in parts):  # several packages call a class of theirs Attention
+                return layout
+    raise UsageError(
+        f"{type(module).__name__} is no attention that attn knows. Known: {', '.join(sorted(ATTENTIONS))}."
+    )
+
+
+def heads_of(module: nn.Module) -> int:
+    """Number of query heads of an attention module. Raises ``UsageError`` where it does not say."""
+    for holder in (module, getattr(module, "config", None)):
+        for name in _HEADS:
+            if isinstance(count := getattr(holder, name, None), int):
+                return count
+    raise UsageError(f"{type(module).__name__} does not say how many heads it has.")
+
+
+def kv_groups_of(module: nn.Module) -> int:
+    """How many query heads share one key head."""
+    return int(getattr(module, "num_key_value_groups", 1) or 1)
+
+
+def norm_of(place: Place) -> nn.Module:
+    """The normalisation of a block that its attention belongs to. Raises ``UsageError`` where it is not there."""
+    name = layout_of(place.module).norm
+    try:
+        return place.block.get_submodule(name)
+    except AttributeError:
+        raise UsageError(f"{type(place.block).__name__} has no normalisation {name!r}.") from None
 
 
 def attention_modules(model: nn.Module, layers: str | Sequence[int] = "all") -> list[nn.Module]:
@@ -228,24 +185,31 @@ def attention_modules(model: nn.Module, layers: str | Sequence[int] = "all") -> 
     UsageError
         If there is no attention, or a layer that is named does not exist.
     """
+    return [place.module for place in attention_places(model, layers)]
+
+
+def attention_places(model: nn.Module, layers: str | Sequence[int] = "all") -> list[Place]:
+    """``attention_modules``, with number and block of each."""
     if getattr(getattr(model, "config", None), "is_encoder_decoder", False):
         whole: Any = model
         model = whole.get_encoder()
-    towers: dict[str, list[nn.Module]] = {}
+    towers: dict[str, list[Place]] = {}
     for name, module in _innermost(model):
-        tower = re.match(r"(.*?)(?:\.\d+|$)", name)  # everything before the first layer number
-        towers.setdefault(tower[1] if tower else "", []).append(module)
+        tower = re.match(r"(.*?)(?:(?:^|\.)\d+(?=\.|$)|$)", name)  # everything before the first layer number
+        block = re.match(r"(?:.*?\.)?\d+(?=\.|$)", name)
+        of = towers.setdefault(tower[1] if tower else "", [])
+        of.append(Place(len(of), module, model.get_submodule(block[0]) if block else module))
     if not towers:
-        raise UsageError(f"temperature: {type(model).__name__} has no attention that could be scaled.")
-    return [modules[i] for modules in towers.values() for i in _numbers(layers, len(modules))]
+        raise UsageError(f"{type(model).__name__} has no attention that attn could reach.")
+    return [places[i] for places in towers.values() for i in _numbers(layers, len(places))]
 
 
 def _innermost(model: nn.Module) -> Iterator[tuple[str, nn.Module]]:
     """Modules whose class is called attention and that hold no other such module."""
-    found = {name: module for name, module in model.named_modules() if type(module).__name__.endswith("Attention")}
+    modules = {name: module for name, module in model.named_modules() if type(module).__name__.endswith("Attention")}
     heads = [name + "." for name, module in model.named_modules() if type(module).__name__ in POOLING]
-    for name, module in found.items():
-        inner = any(other.startswith(name + ".") for other in found) if name else len(found) > 1
+    for name, module in modules.items():
+        inner = any(other.startswith(name + ".") for other in modules) if name else len(modules) > 1
         if not inner and not any(name.startswith(head) for head in heads):
             yield name, module
 

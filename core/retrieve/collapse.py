@@ -18,8 +18,9 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from ..errors import UsageError
+from ..models.hooks import observed
 from .encoders.text import TextEncoder
-from .tempscale import observed, scaled
+from .tempscale import scaled
 
 EDGES = (0, 64, 128, 192, 256, 512)
 CUTS = (32, 64, 128, 256)

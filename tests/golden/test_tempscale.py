@@ -11,10 +11,11 @@ import torch
 import transformers
 from torch import Tensor
 
+from attn.core.models.hooks import observed
 from attn.core.retrieve.collapse import hf_ratio, sigma_hc
 from attn.core.retrieve.encoders.load import load
 from attn.core.retrieve.encoders.text import TextEncoder, pool
-from attn.core.retrieve.tempscale import observed, temperature
+from attn.core.retrieve.tempscale import temperature
 
 VECTORS = Path(__file__).parent / "vectors" / "tempscale"
 KERNELS = ["sdpa", "eager"]

@@ -17,10 +17,11 @@ from ...device import pick_device, pick_dtype, set_threads
 from ...errors import AttnError, UsageError, did_you_mean
 from ...models import hf
 from ...models.files import check_regular
+from ...models.hooks import check_temperature
 from ...network import network
 from ...text import reason_of
 from .. import encoder_rows
-from ..tempscale import check, self_check
+from ..tempscale import self_check
 from .base import Encoder
 from .kind import EncoderKind, Source
 
@@ -64,7 +65,7 @@ def load(
         If there is no such model, it is not complete, something it needs is not installed, or it does not take the
         temperature.
     """
-    check(temperature)
+    check_temperature(temperature)
     if threads is not None:
         set_threads(threads)
     place = pick_device(device) if isinstance(device, str) else device
@@ -86,7 +87,7 @@ def at_temperature(encoder: Encoder, tau: float) -> Encoder:
     UsageError
         If ``tau`` is not positive, or the model has no temperature to set.
     """
-    check(tau)
+    check_temperature(tau)
     if tau == encoder.fingerprint.temperature == 1.0:
         return encoder
     if not hasattr(encoder, "at"):

@@ -12,8 +12,11 @@ import transformers
 from torch import Tensor, nn
 
 from attn.core.errors import AttnError, UsageError
-from attn.core.models import family as models_family
-from attn.core.retrieve.tempscale import observed, scaled, self_check, temperature
+from attn.core.models.family import attention_modules, layout_of
+from attn.core.models.hooks import observed
+from attn.core.models.sites import Projection
+from attn.core.models.softmax import divided
+from attn.core.retrieve.tempscale import scaled, self_check, temperature
 
 SMALL = dict(vocab_size=50, hidden_size=16, num_hidden_layers=2, num_attention_heads=2, intermediate_size=24)
 LLAMA = SMALL | dict(num_key_value_heads=1, pad_token_id=0, bos_token_id=1, eos_token_id=2)
@@ -218,7 +221,7 @@ def test_fallback_equals_attribute() -> None:
     model = build("bert", "sdpa")
     with temperature(model, 0.7):
         out = run(model)
-    sites = [models_family._Projection(module, "query") for module in models_family.attention_modules(model)]
+    sites = [Projection(module, layout_of(module)) for module in attention_modules(model)]
     for one in sites:
         one.set(0.7)
     torch.testing.assert_close(run(model), out, atol=2e-5, rtol=2e-5)
@@ -230,7 +233,7 @@ def test_fallback_equals_attribute() -> None:
 def test_half_precision_keeps_masked_rows_finite() -> None:
     """-65504 / tau would be -inf, and a row of them NaN (section 9)."""
     scores = torch.full((1, 4), torch.finfo(torch.float16).min, dtype=torch.float16)
-    assert torch.isfinite(models_family.divided(scores, 0.5).softmax(-1)).all()
+    assert torch.isfinite(divided(scores, 0.5).softmax(-1)).all()
 
 
 @pytest.mark.parametrize("family", ["bert", "t5", "llama", "deberta", "mpnet"])
