@@ -17,7 +17,7 @@ from ..errors import UsageError
 
 
 @dataclass(frozen=True, slots=True)
-class Layout:
+class AttentionParts:
     """Where the parts of one class of attention are.
 
     Parameters
@@ -53,24 +53,24 @@ class Layout:
         return self.query == self.key
 
 
-def _fused(name: str, output: str, norm: str, **other: Any) -> Layout:
-    return Layout(name, name, name, output, norm, **other)
+def _fused(name: str, output: str, norm: str, **other: Any) -> AttentionParts:
+    return AttentionParts(name, name, name, output, norm, **other)
 
 
-_BERT = Layout("query", "key", "value", "", "attention.output.LayerNorm")
-_DECODER = Layout()
+_BERT = AttentionParts("query", "key", "value", "", "attention.output.LayerNorm")
+_DECODER = AttentionParts()
 _NOMIC = replace(_DECODER, norm="post_attention_layernorm")
-_DISTIL = Layout("q_lin", "k_lin", "v_lin", "out_lin", "sa_layer_norm")
-_ALBERT = Layout("query", "key", "value", "dense", "albert_layers.0.attention.LayerNorm")
-_T5 = Layout("q", "k", "v", "o", "layer.0.layer_norm", softmax=True)
-_CLIP = Layout(output="out_proj", norm="layer_norm1", drops=True)
-_VIT = Layout(norm="layernorm_before", drops=True)
-_DINO = Layout(norm="norm1", drops=True)
-_OLD_VIT = Layout("query", "key", "value", "", "layernorm_before", drops=True)
+_DISTIL = AttentionParts("q_lin", "k_lin", "v_lin", "out_lin", "sa_layer_norm")
+_ALBERT = AttentionParts("query", "key", "value", "dense", "albert_layers.0.attention.LayerNorm")
+_T5 = AttentionParts("q", "k", "v", "o", "layer.0.layer_norm", softmax=True)
+_CLIP = AttentionParts(output="out_proj", norm="layer_norm1", drops=True)
+_VIT = AttentionParts(norm="layernorm_before", drops=True)
+_DINO = AttentionParts(norm="norm1", drops=True)
+_OLD_VIT = AttentionParts("query", "key", "value", "", "layernorm_before", drops=True)
 _QWEN_VISION = _fused("qkv", "proj", "norm1")
 _NORMED = replace(_DECODER, qk_norms=("q_norm", "k_norm"))
 
-ATTENTIONS: Mapping[str, Layout | tuple[Layout, ...]] = {
+ATTENTIONS: Mapping[str, AttentionParts | tuple[AttentionParts, ...]] = {
     # encoders of text
     "BertSelfAttention": _BERT, "RobertaSelfAttention": _BERT, "XLMRobertaSelfAttention": _BERT,
     "XLMRobertaXLSelfAttention": replace(_BERT, norm="attention.self_attn_layer_norm"),
@@ -81,9 +81,9 @@ ATTENTIONS: Mapping[str, Layout | tuple[Layout, ...]] = {
     "EuroBertAttention": _DECODER, "GteAttention": _DECODER,
     "ModernBertAttention": _fused("Wqkv", "Wo", "attn_norm"),
     "T5Attention": _T5, "MT5Attention": _T5, "UMT5Attention": _T5,
-    "MPNetSelfAttention": Layout("q", "k", "v", "o", "attention.LayerNorm", softmax=True),
+    "MPNetSelfAttention": AttentionParts("q", "k", "v", "o", "attention.LayerNorm", softmax=True),
     "DisentangledSelfAttention": (
-        Layout("query_proj", "key_proj", "value_proj", "", "attention.output.LayerNorm", softmax=True),
+        AttentionParts("query_proj", "key_proj", "value_proj", "", "attention.output.LayerNorm", softmax=True),
         _fused("in_proj", "", "attention.output.LayerNorm", softmax=True),  # of DeBERTa's first version
     ),
     "JinaBertSelfAttention": replace(_BERT, softmax=True),
@@ -99,7 +99,7 @@ ATTENTIONS: Mapping[str, Layout | tuple[Layout, ...]] = {
     "DINOv3ViTAttention": replace(_DINO, drops=False),
     "CLIPAttention": _CLIP, "SiglipAttention": _CLIP, "Siglip2Attention": _CLIP,
     "Idefics3VisionAttention": _CLIP, "SmolVLMVisionAttention": _CLIP,
-    "InternVLVisionAttention": Layout(
+    "InternVLVisionAttention": AttentionParts(
         output="projection_layer", norm="layernorm_before", qk_norms=("q_norm", "k_norm"), drops=True
     ),
     "VisionAttention": _QWEN_VISION, "Qwen2_5_VLVisionAttention": _QWEN_VISION,
@@ -129,7 +129,7 @@ class Place:
     block: nn.Module
 
 
-def layout_of(module: nn.Module) -> Layout:
+def layout_of(module: nn.Module) -> AttentionParts:
     """Where the parts of an attention module are.
 
     Raises
@@ -139,7 +139,7 @@ def layout_of(module: nn.Module) -> Layout:
     """
     for cls in type(module).__mro__:
         layouts = ATTENTIONS.get(cls.__name__, ())
-        for layout in (layouts,) if isinstance(layouts, Layout) else layouts:
+        for layout in (layouts,) if isinstance(layouts, AttentionParts) else layouts:
             parts = {layout.query, layout.key, layout.value, *filter(None, [layout.output])}
             if all(hasattr(module, part) for part in parts):  # several packages call a class of theirs Attention
                 return layout

@@ -21,7 +21,7 @@ from torch.nn import functional as F
 
 from ..errors import UsageError
 from .family import Place, attention_modules, attention_places, heads_of, kv_groups_of, layout_of
-from .sites import Forward, Heads, Kept, Site, temperature_site
+from .sites import Forward, HeadFactors, KeptTokens, Site, temperature_site
 from .softmax import Operands, Softmax, added
 
 Layers = str | Sequence[int]
@@ -77,9 +77,9 @@ def edit(
         if temperature is not None:
             _enter_temperature(stack, attention_modules(model, layers), temperature)
         for place, factors in _chosen(model, heads, "heads"):
-            stack.callback(Heads(place.module, factors).restore)
+            stack.callback(HeadFactors(place.module, factors).restore)
         for place, index in _chosen(model, keep, "keep"):
-            stack.callback(Kept(place.module, place.block, index).restore)
+            stack.callback(KeptTokens(place.module, place.block, index).restore)
         for place, values in _chosen(model, bias, "bias"):
             layout_of(place.module)
             wrapped = Forward(place.module)

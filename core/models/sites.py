@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from ..errors import UsageError
-from .family import Layout, heads_of, layout_of
+from .family import AttentionParts, heads_of, layout_of
 from .softmax import Softmax
 
 
@@ -40,7 +40,7 @@ class Attribute:
 class Projection:
     """The fallback: queries divided at their projection. Exact where logits are q·kᵀ alone; rotations are linear."""
 
-    def __init__(self, module: nn.Module, layout: Layout) -> None:
+    def __init__(self, module: nn.Module, layout: AttentionParts) -> None:
         if layout.query == "in_proj_weight":
             both = [module.in_proj_weight, module.in_proj_bias]
         else:
@@ -123,7 +123,7 @@ def temperature_site(module: nn.Module) -> Site:
     return Projection(module, layout)
 
 
-class Heads:
+class HeadFactors:
     """The heads of one attention module, each multiplied by a factor in front of the output projection.
 
     Parameters
@@ -173,7 +173,7 @@ class Heads:
             self.handle.remove()
 
 
-class Kept:
+class KeptTokens:
     """Only some tokens go on into one block.
 
     Parameters
