@@ -12,6 +12,8 @@ from typing import Any
 
 import numpy as np
 import pytest
+from compiled import compile_kernels
+from fuzz_seed import LINE as FUZZ_SEED
 from packaged import INSTALL, places
 
 # before anything imports torch: threads that spin while they wait starve the tests that run beside them
@@ -32,6 +34,17 @@ CIRCUMSTANCES = (
 )
 """What skips may be for, where ``CI`` is set. A package that is missing is none: what tests need is in ``.[dev]``."""
 _skipped: dict[str, list[str]] = {}
+
+
+@pytest.hookimpl(tryfirst=True)  # pytest-xdist starts its workers in this hook
+def pytest_sessionstart(session: pytest.Session) -> None:
+    workers = getattr(session.config.option, "tx", None)  # none in a worker, nor without pytest-xdist
+    if workers and not session.config.option.collectonly:
+        compile_kernels(session.config, min(len(workers), os.cpu_count() or 1))
+
+
+def pytest_report_header() -> str:
+    return FUZZ_SEED
 
 
 def pytest_runtest_setup(item: pytest.Item) -> None:
@@ -66,6 +79,8 @@ def pytest_sessionfinish(session: pytest.Session) -> None:
 
 
 def pytest_terminal_summary(terminalreporter: Any) -> None:
+    if terminalreporter.stats.get("failed"):
+        terminalreporter.write_line(FUZZ_SEED)  # the header is not shown with -q
     for reason, tests in _skipped.items():
         if os.environ.get("CI") and _unfit(reason):
             terminalreporter.write_line(f"SKIPPED ON CI {len(tests)} x {tests[0]}: {reason}", red=True)

@@ -1,5 +1,7 @@
-"""Every example runs as printed."""
+"""Every example runs as printed; what it calls is there (commands: tests/test_documented_commands.py)."""
 
+import ast
+import importlib
 import os
 import subprocess
 import sys
@@ -19,6 +21,22 @@ def examples(suffix):
         pytest.param(path.name, marks=pytest.mark.packaged(NEEDS[path.stem]) if path.stem in NEEDS else ())
         for path in sorted(EXAMPLES.glob(f"*{suffix}"))
     ]
+
+
+@pytest.mark.parametrize("path", sorted(EXAMPLES.glob("*.py")), ids=lambda path: path.stem)
+def test_what_a_python_example_imports_exists(path):
+    tree = ast.parse(path.read_text(encoding="utf-8"))
+    names = [
+        (node.module, name.name)
+        for node in ast.walk(tree)
+        if isinstance(node, ast.ImportFrom) and node.module.startswith("attn")
+        for name in node.names
+    ]
+    names += [
+        ("attn", n.attr) for n in ast.walk(tree) if isinstance(n, ast.Attribute) and ast.unparse(n.value) == "attn"
+    ]
+    assert names
+    assert not [(module, name) for module, name in names if not hasattr(importlib.import_module(module), name)]
 
 
 @pytest.mark.slow

@@ -33,7 +33,10 @@ def assert_within(actual: Tensor, expected: Tensor, tolerance: float) -> None:
 def test_analytic_banks() -> None:
     v = load("analytic_banks")
     size = int(v["size"])
-    assert_within(analytic.dct(size), v["dct"], 1e-6)
+    dct = analytic.dct(size)
+    assert_within(dct, v["dct"], 1e-6)
+    rows = dct.flatten(1).double()
+    assert (rows @ rows.T - torch.eye(len(rows))).abs().max().item() <= float(v["dct_ortho_error"]) + 1e-6
     assert torch.equal(analytic.separable(torch.eye(size))[1], v["dct_index"])
     assert_within(analytic.gabor_parameters(size), v["gabor_params"], 1e-6)
     assert_within(analytic.gabor(size), v["gabor"], 1e-6)

@@ -9,20 +9,19 @@ from pathlib import Path
 import numpy as np
 import peak
 import pytest
+from fuzz_seed import SEED
 
 from attn.core.errors import InputError
 from attn.core.io import Derivation, read_grey, write_grey
 
-SEED = 2504
-
 
 def run(mutations, folder):
-    """Read each file and write what could be read; (files read, files refused, longest seconds)."""
+    """Read each file and write what could be read; (files read, files refused, longest CPU seconds)."""
     read, refused, longest, lines = 0, 0, 0.0, []
     for name, data in mutations:
         path = folder / name
         path.write_bytes(data)
-        start = time.perf_counter()
+        start = time.process_time()
         try:
             image = read_grey(path, luma=True)
             read += 1
@@ -31,20 +30,20 @@ def run(mutations, folder):
         except InputError as error:
             refused += 1
             lines.append(str(error))
-        longest = max(longest, time.perf_counter() - start)
+        longest = max(longest, time.process_time() - start)
         path.unlink()
     assert [line for line in lines if not line.isprintable()] == []
     assert not [path for path in folder.iterdir() if path.name.startswith(".")]
     return read, refused, longest
 
 
-@pytest.mark.parametrize("part", range(3))
+@pytest.mark.parametrize("part", range(4))
 def test_damaged_files(part, fuzz_io, data_dir, tmp_path, capfd):
     files = fuzz_io.corpus(data_dir)
     read, refused, longest = run(fuzz_io.mutations(files, 50, SEED + part), tmp_path)
     assert read > 5  # neither is the damage total
     assert refused > 5  # nor harmless
-    assert longest < 10  # a hang, not a benchmark
+    assert longest < 10  # a hang, not a benchmark: of the CPU's time, whatever else runs here
     assert capfd.readouterr().err == ""
 
 
@@ -63,7 +62,7 @@ def test_a_thousand_damaged_files_within_two_gigabytes(fuzz_io, data_dir, tmp_pa
         "    return m\n"
         "fuzz, test = load('fuzz_io', sys.argv[1]), load('test', sys.argv[2])\n"
         "files = fuzz.corpus(pathlib.Path(sys.argv[3]))\n"
-        "print(*test.run(fuzz.mutations(files, 1000, 7), pathlib.Path(sys.argv[4])))\n"
+        "print(*test.run(fuzz.mutations(files, 1000, test.SEED + 4), pathlib.Path(sys.argv[4])))\n"
         "print(peak())\n"
     )
     command = [sys.executable, "-c", code, fuzz_io.__file__, __file__, str(data_dir), str(tmp_path)]

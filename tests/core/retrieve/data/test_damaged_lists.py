@@ -7,6 +7,9 @@ import json
 import random
 from collections.abc import Iterator
 
+import pytest
+from fuzz_seed import SEED
+
 from attn.core.errors import AttnError
 from attn.core.retrieve.data.formats import read_dataset
 from attn.core.retrieve.data.queries import read_queries
@@ -108,7 +111,12 @@ def fault(path, folder):
 
 
 def test_damaged_lists(tmp_path):
-    assert check(tmp_path, 39, seed=1) > 10  # three of each kind
+    assert check(tmp_path, 91, SEED) > 20  # seven of each kind
+
+
+@pytest.mark.slow
+def test_a_thousand_damaged_lists(tmp_path):
+    assert check(tmp_path, 1300, SEED + 1) > 300
 
 
 def test_whole_lists_are_read(tmp_path):
