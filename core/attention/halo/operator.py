@@ -45,6 +45,12 @@ def check_tables(layout: Halo, dim: int, height_rel: Tensor | None, width_rel: T
             )
 
 
+def _cells(height: int, width: int, device: torch.device) -> tuple[Tensor, Tensor]:
+    """Row and column of every cell of a map, int64 [height * width] each."""
+    cell = torch.arange(height * width, device=device)
+    return cell // width, cell % width
+
+
 @opaque(attention_result)
 def reference(
     q: Tensor, k: Tensor, v: Tensor, *, causal: bool = False, scale: float | None = None, grid: tuple[int, int],
@@ -62,8 +68,8 @@ def reference(
         for x in (k, v)
     )
     tall, wide = k.shape[2:4]
-    y, x = (t.flatten() for t in torch.meshgrid(torch.arange(height), torch.arange(width), indexing="ij"))
-    r, c = (t.flatten() for t in torch.meshgrid(torch.arange(tall), torch.arange(wide), indexing="ij"))
+    y, x = _cells(height, width, q.device)
+    r, c = _cells(tall, wide, q.device)
     # with the border counted, the window of a block starts where the block itself starts on the map
     from_top, from_left = r - (y // block_size * block_size)[:, None], c - (x // block_size * block_size)[:, None]
     visible = (from_top >= 0) & (from_top < win) & (from_left >= 0) & (from_left < win)  # [L, border included]
@@ -75,10 +81,10 @@ def reference(
         position = torch.zeros_like(scores)
         for table, at in ((height_rel, r - y[:, None]), (width_rel, c - x[:, None])):
             row = (at + win - 1).clamp(0, 2 * win - 2)  # those beyond are not visible
-            position = position + (q @ table.to(q.dtype).mT).gather(3, row.to(q.device).expand_as(scores))
+            position = position + (q @ table.to(q.dtype).mT).gather(3, row.expand_as(scores))
         scores = scores + position * (scale if scale_pos else 1.0)
-    scores = scores.to(accumulator(q.dtype)).masked_fill(~visible.to(q.device), -torch.inf)
-    return weighted_sum(scores.softmax(-1).to(v.dtype), v.flatten(2, 3), visible.to(q.device))
+    scores = scores.to(accumulator(q.dtype)).masked_fill(~visible, -torch.inf)
+    return weighted_sum(scores.softmax(-1).to(v.dtype), v.flatten(2, 3), visible)
 
 
 @opaque(attention_result)

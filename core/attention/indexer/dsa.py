@@ -31,7 +31,7 @@ def reference(
     if causal:
         scores = scores.masked_fill(~causal_mask(q.shape[2], k.shape[2], q.device), -torch.inf)
     selection = TokenSelection(top_k_positions(scores, top_k), q.shape[1], k.shape[2], 0)
-    return masked_attention(q, k, v, selection.mask(torch.arange(q.shape[2])), scale=scale)
+    return masked_attention(q, k, v, selection.mask(torch.arange(q.shape[2], device=q.device)), scale=scale)
 
 
 @opaque(attention_result)

@@ -53,7 +53,7 @@ def reference(
         seen = seen & candidate
     found = top_k_positions(scores.masked_fill(~seen, -torch.inf), top_k)
     selection = TokenSelection(found, q.shape[1], k.shape[2], 0)
-    return masked_attention(q, k, v, selection.mask(torch.arange(q.shape[2])), scale=scale)
+    return masked_attention(q, k, v, selection.mask(torch.arange(q.shape[2], device=q.device)), scale=scale)
 
 
 @opaque(attention_result)

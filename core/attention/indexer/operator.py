@@ -66,8 +66,8 @@ def run(
     group, len_q, len_k = q.shape[1] // k.shape[1], q.shape[2], k.shape[2]
     ks, ke = windows(len_q, len_k, causal, q.device)
     reuse = group == 1 and quant == "none"  # then the index score is q.k wherever that is positive
-    tokens = torch.empty(min(_ROWS, len_q), min(top_k, len_k), dtype=torch.int32)
-    scores = torch.empty(tokens.shape if reuse else (0,))
+    tokens = torch.empty(min(_ROWS, len_q), min(top_k, len_k), dtype=torch.int32, device=q.device)
+    scores = torch.empty(tokens.shape if reuse else (0,), device=q.device)
     out = q.new_empty(*q.shape[:3], v.shape[-1])
     for b in range(k.shape[0]):
         for h in range(k.shape[1]):

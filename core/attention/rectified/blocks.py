@@ -84,7 +84,7 @@ def critical_blocks(prob: Tensor, tau_p: float, top_k: int) -> Tensor:
     """Step 4. The most probable entries up to a mass of ``tau_p`` and one more, at least ``top_k``: bool like prob."""
     ordered, order = prob.sort(dim=-1, descending=True, stable=True)
     count = ((ordered.cumsum(-1) <= tau_p).sum(-1, keepdim=True) + 1).clamp_min(top_k)
-    first = torch.arange(prob.shape[-1]) < count
+    first = torch.arange(prob.shape[-1], device=prob.device) < count
     return torch.zeros_like(first).scatter_(-1, order, first)
 
 
@@ -110,7 +110,7 @@ def choose(
     with torch.no_grad():
         top_k = max(1, int((1 - drop_rate) * num + 1e-9))  # 1 - 0.9 is a little less than 0.1
         keep = critical_blocks(prob.detach(), tau_p, top_k)[..., :num]
-        keep |= torch.eye(num, dtype=torch.bool) if neighbours is None else neighbours  # step 5
+        keep |= torch.eye(num, dtype=torch.bool, device=keep.device) if neighbours is None else neighbours  # step 5
         keep[..., :first_frame_blocks, :first_frame_blocks] = True
         no_gain = without_gain(q_pool, k_pool)
         restored = ~keep

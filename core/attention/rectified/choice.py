@@ -58,7 +58,7 @@ class Choice:
     def mask(self, rows: Tensor) -> Tensor:
         """bool [B, Hq, R, Lk]: what the queries ``rows`` (int64 [R], as given, not as ordered) attend to."""
         lists, video = self.lists, self.len_video
-        rank = torch.arange(video) if self.order is None else self.order.argsort()
+        rank = torch.arange(video, device=rows.device) if self.order is None else self.order.argsort()
         kept = lists.mask(rank[rows.clamp_max(video - 1)])  # [B, Hq, R, Tv + valid]
         kept = torch.cat([kept[..., :video][..., rank], kept[..., video:]], -1) | (rows >= video)[:, None]
         return torch.nn.functional.pad(kept, (0, self.len_text - self.valid_text))

@@ -84,9 +84,10 @@ def select(
     )
     len_video = k.shape[2] - text_len
     valid = text_len if text_valid is None else text_valid
-    token = None if video is None or order == "raster" else token_order(order, video)
+    token = None if video is None or order == "raster" else token_order(order, video).to(q.device)
     if neighbours is None and video is not None:
         neighbours = neighbour_blocks(order, video, block_size)
+    neighbours = None if neighbours is None else neighbours.to(q.device)
     q_video, k_video = ordered(q[:, :, :len_video], token), ordered(k[:, :, :len_video], token)
     blocks = choose(
         q_video, k_video, k[:, :, len_video : len_video + valid], size=block_size,
@@ -252,10 +253,10 @@ def reference(
     )  # fmt: skip
     heads, length, len_video = q.shape[1], k.shape[2], choice.len_video
     blocks, num = choice.blocks, choice.blocks.no_gain.shape[-1]
-    token = torch.arange(len_video) if choice.order is None else choice.order
-    block = torch.empty(len_video, dtype=torch.int64)
-    block[token] = torch.arange(len_video) // block_size  # block of each video token
-    mask = torch.ones(q.shape[0], heads, length, length, dtype=torch.bool)
+    token = torch.arange(len_video, device=q.device) if choice.order is None else choice.order
+    block = torch.empty_like(token)
+    block[token] = torch.arange(len_video, device=q.device) // block_size  # block of each video token
+    mask = torch.ones(q.shape[0], heads, length, length, dtype=torch.bool, device=q.device)
     mask[:, :, :len_video, :len_video] = blocks.keep[:, :, block][..., block]
     mask[..., len_video + choice.valid_text :] = False
     sparse = masked_attention(q, k, v, mask, scale=scale)

@@ -43,7 +43,7 @@ def finish(q: Tensor, k: Tensor, v: Tensor, choice: Choice, scale: float | None)
     q_video, keys, values = q[:, :, :video], k, v
     if order is not None:
         rank = order.argsort()
-        whole = torch.cat([order, torch.arange(video, valid)])
+        whole = torch.cat([order, torch.arange(video, valid, device=order.device)])
         q_video, keys, values = ordered(q_video, order), ordered(k, whole), ordered(v, whole)
     sparse = attend_blocks(q_video, keys, values, choice.lists, scale=scale)
     out, factor, compensation = correct(choice, values[:, :, :video], sparse)
@@ -51,7 +51,8 @@ def finish(q: Tensor, k: Tensor, v: Tensor, choice: Choice, scale: float | None)
     if choice.len_text:
         size, queries = choice.block_size, q[:, :, video:]
         everything = torch.ones(
-            q.shape[0], q.shape[1], -(-choice.len_text // size), -(-valid // size), dtype=torch.bool
+            q.shape[0], q.shape[1], -(-choice.len_text // size), -(-valid // size), dtype=torch.bool,
+            device=q.device,
         )
         dense = BlockSelection.from_mask(
             everything, block_m=size, block_n=size, len_q=choice.len_text, len_k=valid, causal=False

@@ -120,7 +120,7 @@ def _settings(
     """Rules, predictor and keys per query. Raises ``ValueError`` for parameters out of range."""
     rules, budget = _rules(k, keep_ratio, topk_coef, basis_threshold, scale_rule, class_token)
     if predictor is None:
-        predictor = random_predictor(k.shape[2], k.shape[3], reduce_n, reduce_c, seed).to(q.device)
+        predictor = random_predictor(k.shape[2], k.shape[3], reduce_n, reduce_c, seed, q.device)
     return rules, predictor, budget
 
 
@@ -209,7 +209,7 @@ def _predicted(
     """``blocked``, with what the predictor made of q and k: ``_reduced``. None: the untrained predictor."""
     rules, budget = _rules(k, keep_ratio, topk_coef, basis_threshold, scale_rule, class_token)
     if query is None or pooled is None or basis is None:
-        predictor = random_predictor(k.shape[2], k.shape[3], reduce_n, reduce_c, seed).to(q.device)
+        predictor = random_predictor(k.shape[2], k.shape[3], reduce_n, reduce_c, seed, q.device)
         query, pooled, basis = _reduced(q, k, rules, predictor)
     plan = _Plan(rules, budget, query, pooled, basis)
     if not _fast(q, k, v):

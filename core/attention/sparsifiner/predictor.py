@@ -265,8 +265,10 @@ def choose(approx: Tensor, budget: int, rules: Rules) -> Tensor:
 
 
 @functools.lru_cache(maxsize=2)
-def random_predictor(num_tokens: int, head_dim: int, reduce_n: int, reduce_c: int, seed: int) -> ConnectivityPredictor:
-    """An untrained predictor, the same for the same arguments: for measuring time, not quality.
+def random_predictor(
+    num_tokens: int, head_dim: int, reduce_n: int, reduce_c: int, seed: int, device: torch.device | None = None
+) -> ConnectivityPredictor:
+    """An untrained predictor, the same on every device: for measuring time, not quality.
 
     Raises
     ------
@@ -283,4 +285,4 @@ def random_predictor(num_tokens: int, head_dim: int, reduce_n: int, reduce_c: in
     with torch.random.fork_rng(devices=[]):
         predictor = ConnectivityPredictor(num_tokens, head_dim, reduce_n=reduce_n, reduce_c=reduce_c)
     predictor.reset_parameters(torch.Generator().manual_seed(seed))
-    return predictor.requires_grad_(False)
+    return predictor.requires_grad_(False).to(device)
