@@ -11,6 +11,7 @@ import torch
 from torch import Tensor
 
 from ..equations import accumulator, repeat_kv
+from .settings import Settings
 
 
 class Pool(NamedTuple):
@@ -98,25 +99,27 @@ def without_gain(q: Pool, k: Pool) -> Tensor:
 
 
 def choose(
-    q: Tensor, k: Tensor, k_text: Tensor, *, size: int, scale: float, drop_rate: float, tau_p: float,
-    first_frame_blocks: int, neighbours: Tensor | None, gapr: str,
-) -> Blocks:  # fmt: skip
-    """Steps 1-8. q [B, Hq, Tv, D], k [B, Hkv, Tv, D], k_text [B, Hkv, n_t, D], valid text only."""
-    heads = q.shape[1]
+    q: Tensor, k: Tensor, k_text: Tensor, *, scale: float, settings: Settings, neighbours: Tensor | None
+) -> Blocks:
+    """Steps 1-8. q [B, Hq, Tv, D], k [B, Hkv, Tv, D], k_text [B, Hkv, n_t, D], valid text only.
+
+    ``neighbours`` bool [nv, nv]: blocks to keep at any rate; None: a block keeps itself.
+    """
+    heads, size, first = q.shape[1], settings.block_size, settings.first_frame_blocks
     q_pool, k_pool = pool(q, size), Pool(*(repeat_kv(x, heads) for x in pool(k, size)))
     k_text = repeat_kv(k_text, heads).to(q_pool.mean.dtype)
     prob = implicit_attention(q_pool.mean, k_pool.mean, k_text, size, scale)
     num = q_pool.mean.shape[2]
     with torch.no_grad():
-        top_k = max(1, int((1 - drop_rate) * num + 1e-9))  # 1 - 0.9 is a little less than 0.1
-        keep = critical_blocks(prob.detach(), tau_p, top_k)[..., :num]
+        top_k = max(1, int((1 - settings.drop_rate) * num + 1e-9))  # 1 - 0.9 is a little less than 0.1
+        keep = critical_blocks(prob.detach(), settings.tau_p, top_k)[..., :num]
         keep |= torch.eye(num, dtype=torch.bool, device=keep.device) if neighbours is None else neighbours  # step 5
-        keep[..., :first_frame_blocks, :first_frame_blocks] = True
+        keep[..., :first, :first] = True
         no_gain = without_gain(q_pool, k_pool)
         restored = ~keep
-        if gapr == "on":
+        if settings.gapr == "on":
             restored &= ~no_gain  # step 8
-        elif gapr == "all":
+        elif settings.gapr == "all":
             restored.zero_()
         if k_text.shape[2]:  # step 6: text is always kept, so that its column is never restored
             restored = torch.nn.functional.pad(restored, (0, 1))

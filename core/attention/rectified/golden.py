@@ -8,7 +8,7 @@ import torch
 
 from ..equations import masked_attention
 from ..golden import Arrays, Check, max_error
-from .operator import rectify, reference
+from .operator import OPERATOR, rectify
 
 MASK, PROB, OUT = 0.0, 1e-6, 2e-5  # methods/rectified-spaattn.md, section 10
 
@@ -30,7 +30,7 @@ def check(stem: str, data: Arrays) -> Iterator[Check]:
     yield Check("factor_R", max_error(ours.factor, data["factor_R"]), PROB)
     yield Check("compensation", max_error(ours.compensation, data["compensation"]), OUT)
     yield Check("sparse_out", max_error(ours.sparse[:, :, :len_video], data["sparse_out"]), OUT)
-    for name, out in (("blocked", ours.out), ("reference", reference(q, k, v, **params))):
+    for name, out in (("blocked", ours.out), ("reference", OPERATOR.reference(q, k, v, **params))):
         if stem == "video_only":
             yield Check(f"out, {name}", max_error(out, data["out"]), OUT)
         else:

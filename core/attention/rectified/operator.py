@@ -10,125 +10,89 @@ tokens that it has (step 13).
 
 from __future__ import annotations
 
-import math
-from typing import Literal
+from typing import Any
 
 import torch
 from torch import Tensor
 
-from ...opaque import opaque
-from ..blocks.selection import BlockSelection
-from ..contract import Condition, Cost, Golden, Shape, Unphased
-from ..equations import attention_result, masked_attention, repeat_kv, weighted_sum
+from ...choose import Formulation, in_torch
+from ..blocks.selection import BlockSelection, over_blocks
+from ..contract import Condition, Cost, Golden, Operator, Shape, with_settings
+from ..equations import masked_attention, repeat_kv, weighted_sum
 from .blocks import choose
 from .choice import Choice, Rectified
-from .order import Video, neighbour_blocks, token_order
+from .order import neighbour_blocks, token_order
 from .output import finish, ordered
-
-Gapr = Literal["on", "off", "all"]
-
-
-def check_parameters(
-    len_k: int, drop_rate: float, tau_p: float, block_size: int, first_frame_blocks: int, gapr: str, text_len: int,
-    text_valid: int | None, video: Video | None, neighbours: Tensor | None,
-) -> None:  # fmt: skip
-    """Raise ``ValueError`` for what is out of range or does not fit ``len_k`` tokens."""
-    if not len_k:
-        raise ValueError("there are no tokens: q, k and v have length 0.")
-    if not 0 <= drop_rate < 1:
-        raise ValueError(
-            f"drop_rate is {drop_rate}: the share of key blocks to drop is in [0, 1); 0.75 to 0.9 is usual."
-        )
-    if not 0 <= tau_p <= 1:
-        raise ValueError(f"tau_p is {tau_p}: the mass to keep is in [0, 1]; 0.3 is usual.")
-    if block_size < 1:
-        raise ValueError(f"block_size is {block_size}: use 128, or 32 to 128.")
-    if first_frame_blocks < 0:
-        raise ValueError(f"first_frame_blocks is {first_frame_blocks}: it must not be negative.")
-    if gapr not in ("on", "off", "all"):
-        raise ValueError(f"gapr is on, off or all, not {gapr!r}.")
-    if text_len and not 0 < text_len < len_k:
-        raise ValueError(f"text_len is {text_len} of {len_k} tokens: it must leave video tokens, and not be negative.")
-    if text_valid is not None and not 0 <= text_valid <= text_len:
-        raise ValueError(f"text_valid is {text_valid}: it must be between 0 and text_len = {text_len}.")
-    len_video = len_k - text_len
-    if text_len and len_video % block_size:
-        raise ValueError(f"{len_video} tokens before the text are no multiple of block_size = {block_size}: pad them.")
-    if video is not None and math.prod(video) != len_video:
-        raise ValueError(f"video {video} has {math.prod(video)} tokens, k has {len_video} without text.")
-    num = -(-len_video // block_size)
-    if neighbours is not None and (neighbours.dtype != torch.bool or neighbours.shape != (num, num)):
-        raise ValueError(f"neighbours must be bool [{num}, {num}], got {neighbours.dtype} {list(neighbours.shape)}.")
+from .settings import Settings
 
 
-def select(
-    q: Tensor,
-    k: Tensor,
-    *,
-    causal: bool = False,
-    scale: float | None = None,
-    drop_rate: float = 0.9,
-    tau_p: float = 0.3,
-    block_size: int = 128,
-    first_frame_blocks: int = 0,
-    gapr: Gapr = "on",
-    order: str = "gilbert",
-    video: Video | None = None,
-    text_len: int = 0,
-    text_valid: int | None = None,
-    neighbours: Tensor | None = None,
-) -> Choice:
-    """Steps 1-8: pooled probabilities and the blocks that each query block keeps. Parameters as in ``blocked``."""
-    check_parameters(
-        k.shape[2], drop_rate, tau_p, block_size, first_frame_blocks, gapr, text_len, text_valid, video, neighbours
-    )
-    len_video = k.shape[2] - text_len
-    valid = text_len if text_valid is None else text_valid
-    token = None if video is None or order == "raster" else token_order(order, video).to(q.device)
+@with_settings(Settings)
+def select(q: Tensor, k: Tensor, *, causal: bool = False, scale: float | None = None, settings: Settings) -> Choice:
+    """Steps 1-8: pooled probabilities and the blocks that each query block keeps.
+
+    Raises
+    ------
+    ValueError
+        If a parameter does not fit the number of tokens.
+    """
+    settings.check_length(k.shape[2])
+    video, size, valid = settings.video, settings.block_size, settings.valid_text
+    len_video = k.shape[2] - settings.text_len
+    order = None if video is None or settings.order == "raster" else token_order(settings.order, video).to(q.device)
+    neighbours = settings.neighbours
     if neighbours is None and video is not None:
-        neighbours = neighbour_blocks(order, video, block_size)
-    neighbours = None if neighbours is None else neighbours.to(q.device)
-    q_video, k_video = ordered(q[:, :, :len_video], token), ordered(k[:, :, :len_video], token)
+        neighbours = neighbour_blocks(settings.order, video, size)
+    q_video, k_video = ordered(q[:, :, :len_video], order), ordered(k[:, :, :len_video], order)
     blocks = choose(
-        q_video, k_video, k[:, :, len_video : len_video + valid], size=block_size,
-        scale=q.shape[-1] ** -0.5 if scale is None else scale, drop_rate=drop_rate, tau_p=tau_p,
-        first_frame_blocks=first_frame_blocks, neighbours=neighbours, gapr=gapr,
+        q_video, k_video, k[:, :, len_video : len_video + valid],
+        scale=q.shape[-1] ** -0.5 if scale is None else scale, settings=settings,
+        neighbours=None if neighbours is None else neighbours.to(q.device),
     )  # fmt: skip
     batch, heads, num, _ = blocks.no_gain.shape
     lists = BlockSelection.from_mask(
-        blocks.keep, block_m=block_size, block_n=block_size, len_q=len_video, len_k=len_video + valid, causal=False,
+        blocks.keep, block_m=size, block_n=size, len_q=len_video, len_k=len_video + valid, causal=False,
         searched=batch * heads * num * (3 * num + valid),
     )  # fmt: skip
-    return Choice(blocks, lists, token, block_size, len_video, text_len, valid)
+    return Choice(blocks, lists, order, size, len_video, settings.text_len, valid)
 
 
 def attend(
-    q: Tensor, k: Tensor, v: Tensor, selection: Choice, *, causal: bool = False, scale: float | None = None
-) -> Tensor:
-    """Steps 9-12: attention over the kept blocks, rectified."""
-    return finish(q, k, v, selection, scale).out
+    q: Tensor, k: Tensor, v: Tensor, selection: Choice, *, causal: bool = False, scale: float | None = None,
+    settings: Settings, engine: Formulation,
+) -> Tensor:  # fmt: skip
+    """Steps 9-12: attention over the kept blocks, rectified. Differentiable; the choice of blocks is constant."""
+    return finish(q, k, v, selection, scale, engine).out
 
 
-def rectify(
-    q: Tensor,
-    k: Tensor,
-    v: Tensor,
-    *,
-    scale: float | None = None,
-    drop_rate: float = 0.9,
-    tau_p: float = 0.3,
-    block_size: int = 128,
-    first_frame_blocks: int = 0,
-    gapr: Gapr = "on",
-    order: str = "gilbert",
-    video: Video | None = None,
-    text_len: int = 0,
-    text_valid: int | None = None,
-    neighbours: Tensor | None = None,
-) -> Rectified:
+@with_settings(Settings)
+def rectify(q: Tensor, k: Tensor, v: Tensor, *, scale: float | None = None, settings: Settings) -> Rectified:
     """Rectified block-sparse attention with all that explains it: mask, probabilities, factor R, compensation.
 
-    Parameters as in ``blocked``; the fields of the result are described at ``Rectified``.
+    Parameters
+    ----------
+    q, k, v : Tensor [B, Hq, T, D], [B, Hkv, T, D], [B, Hkv, T, Dv]
+        float32, bfloat16, float16 or float64; video tokens, then ``text_len`` text tokens.
+    scale : float, optional
+        Factor on q·kᵀ, of tokens and of pools; default ``D ** -0.5``.
+    settings : Settings, or its fields by keyword
+
+    Returns
+    -------
+    Rectified
+
+    Raises
+    ------
+    ValueError
+        If a parameter is out of range or does not fit the number of tokens.
+
+    Notes
+    -----
+    The factor is the same for all tokens of a query block (pitfall 6). Where pools say nothing (Gaussian input,
+    isolated needles) the gain test falls back to plain block-sparse attention (pitfall 10).
+
+    References
+    ----------
+    methods/rectified-spaattn.md, section 3; arXiv 2511.19835.
 
     Examples
     --------
@@ -138,119 +102,14 @@ def rectify(
     >>> result.blocks.keep.float().mean().item()
     0.25
     """
-    choice = select(
-        q, k, scale=scale, drop_rate=drop_rate, tau_p=tau_p, block_size=block_size,
-        first_frame_blocks=first_frame_blocks, gapr=gapr, order=order, video=video, text_len=text_len,
-        text_valid=text_valid, neighbours=neighbours,
-    )  # fmt: skip
-    return finish(q, k, v, choice, scale)
+    return finish(q, k, v, select(q, k, scale=scale, settings=settings), scale)
 
 
-@opaque(attention_result)
-def blocked(
-    q: Tensor,
-    k: Tensor,
-    v: Tensor,
-    *,
-    causal: bool = False,
-    scale: float | None = None,
-    drop_rate: float = 0.9,
-    tau_p: float = 0.3,
-    block_size: int = 128,
-    first_frame_blocks: int = 0,
-    gapr: Gapr = "on",
-    order: str = "gilbert",
-    video: Video | None = None,
-    text_len: int = 0,
-    text_valid: int | None = None,
-    neighbours: Tensor | None = None,
-) -> Tensor:
-    """Block-sparse attention with rectified weights, in linear memory (and one number per pair of blocks).
-
-    Parameters
-    ----------
-    q, k, v : Tensor [B, Hq, T, D], [B, Hkv, T, D], [B, Hkv, T, Dv]
-        float32, bfloat16, float16 or float64; video tokens, then ``text_len`` text tokens.
-    causal : bool
-        Only False.
-    scale : float, optional
-        Factor on q·kᵀ, of tokens and of pools; default ``D ** -0.5``.
-    drop_rate : float
-        Share of the video key blocks that a query block may drop, 0.75 to 0.9 for the published models. Larger is
-        faster.
-    tau_p : float
-        Blocks are kept, beyond that, until they hold this share of the estimated attention. On structureless input
-        the estimate is uniform, and this keeps the share ``tau_p`` of all blocks; 0 makes ``drop_rate`` alone decide.
-    block_size : int
-        Tokens of a query and of a key block, 32 to 128.
-    first_frame_blocks : int
-        The first so many query blocks see the first so many key blocks (Wan: the blocks of one latent frame).
-    gapr : {"on", "off", "all"}
-        Gain-aware rectification. "on": dropped blocks are restored by pooled values where the gain exceeds the error.
-        "off": all of them are, without the test. "all": none is, which is plain block-sparse attention.
-    order : str
-        "gilbert", "raster" or "tile:4x4x8": how tokens are put into blocks. Needs ``video``.
-    video : (int, int, int), optional
-        Frames, rows, columns of the token grid, row-major. A block then also keeps the blocks that it touches. None:
-        tokens are taken as they are, and a block keeps itself.
-    text_len : int
-        Text tokens behind the video, padding included (256 for HunyuanVideo). They attend to everything.
-    text_valid : int, optional
-        How many of them are valid; default all. The others are seen by nobody.
-    neighbours : Tensor bool [nv, nv], optional
-        Blocks to keep at any rate, instead of those that touch.
-
-    Returns
-    -------
-    Tensor [B, Hq, T, Dv], dtype of ``q``.
-
-    Raises
-    ------
-    ValueError
-        If a parameter is out of range or does not fit the number of tokens.
-
-    Notes
-    -----
-    The factor is the same for all tokens of a query block (pitfall 6); ``rectify`` returns it. Where pools say nothing
-    (Gaussian input, isolated needles) the gain test falls back to plain block-sparse attention (pitfall 10).
-    Differentiable; the choice of blocks is constant.
-
-    References
-    ----------
-    methods/rectified-spaattn.md, section 3; arXiv 2511.19835.
-    """
-    return rectify(
-        q, k, v, scale=scale, drop_rate=drop_rate, tau_p=tau_p, block_size=block_size,
-        first_frame_blocks=first_frame_blocks, gapr=gapr, order=order, video=video, text_len=text_len,
-        text_valid=text_valid, neighbours=neighbours,
-    ).out  # fmt: skip
-
-
-@opaque(attention_result)
 def reference(
-    q: Tensor,
-    k: Tensor,
-    v: Tensor,
-    *,
-    causal: bool = False,
-    scale: float | None = None,
-    drop_rate: float = 0.9,
-    tau_p: float = 0.3,
-    block_size: int = 128,
-    first_frame_blocks: int = 0,
-    gapr: Gapr = "on",
-    order: str = "gilbert",
-    video: Video | None = None,
-    text_len: int = 0,
-    text_valid: int | None = None,
-    neighbours: Tensor | None = None,
+    q: Tensor, k: Tensor, v: Tensor, *, causal: bool = False, scale: float | None = None, settings: Settings
 ) -> Tensor:
-    """Steps 1-12 with a mask of all pairs of tokens. Parameters as in ``blocked``."""
-    choice = select(
-        q, k, scale=scale, drop_rate=drop_rate, tau_p=tau_p, block_size=block_size,
-        first_frame_blocks=first_frame_blocks, gapr=gapr, order=order, video=video, text_len=text_len,
-        text_valid=text_valid, neighbours=neighbours,
-    )  # fmt: skip
+    """Steps 1-12 with a mask of all pairs of tokens."""
+    choice, block_size = select(q, k, scale=scale, settings=settings), settings.block_size
     heads, length, len_video = q.shape[1], k.shape[2], choice.len_video
     blocks, num = choice.blocks, choice.blocks.no_gain.shape[-1]
     token = torch.arange(len_video, device=q.device) if choice.order is None else choice.order
@@ -271,17 +130,13 @@ def reference(
     return torch.cat([rectified.to(q.dtype), sparse[:, :, len_video:]], 2)
 
 
-def cost(
-    shape: Shape, *, drop_rate: float = 0.9, tau_p: float = 0.3, block_size: int = 128, first_frame_blocks: int = 0,
-    gapr: Gapr = "on", order: str = "gilbert", video: Video | None = None, text_len: int = 0,
-    text_valid: int | None = None, neighbours: Tensor | None = None,
-) -> Cost:  # fmt: skip
+def cost(shape: Shape, *, settings: Settings) -> Cost:
     """Section 7, as if ``drop_rate`` decided: what ``tau_p`` and neighbours add depends on the input."""
     length, dim, value_dim = shape.len_k, shape.head_dim, shape.value_dim
-    valid = text_len if text_valid is None else text_valid
+    text_len, valid, block_size = settings.text_len, settings.valid_text, settings.block_size
     len_video = length - text_len
     num = -(-len_video // block_size)
-    kept = min(len_video, max(1, int((1 - drop_rate) * num + 1e-9)) * block_size) + valid
+    kept = min(len_video, max(1, int((1 - settings.drop_rate) * num + 1e-9)) * block_size) + valid
     rows = shape.batch * shape.num_heads
     scores = num * (3 * num + valid)  # of a head
     pairs = len_video * kept + text_len * (len_video + valid)
@@ -292,18 +147,17 @@ def cost(
     return Cost(flops, float(unique + gathered), scores / max(1, length), pairs / max(1, length))
 
 
-def at_budget(keys: int, shape: Shape) -> dict[str, float]:
+def at_budget(keys: int, shape: Shape) -> dict[str, Any]:
     """Parameters for about ``keys`` keys per query: ``drop_rate`` alone decides, the pooled scores are deducted."""
-    left = max(0.0, keys - cost(shape).searched)
+    left = max(0.0, keys - cost(shape, settings=Settings()).searched)
     return {"drop_rate": min(max(0.0, 1 - left / max(1, shape.len_k)), 1 - 1e-6), "tau_p": 0.0}
 
 
-OPERATOR = Unphased(
+OPERATOR = Operator(
+    settings=Settings,
     reference=reference,
-    blocked=blocked,
+    phases=(in_torch("rectified", select), over_blocks("rectified", attend)),
     cost=cost,
-    select=select,
-    attend=attend,
     at_budget=at_budget,
     causal=(False,),
     decodes=False,

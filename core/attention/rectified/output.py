@@ -5,6 +5,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
+from ...choose import Formulation
 from ..blocks.selection import BlockSelection, attend_blocks
 from ..equations import repeat_kv, weighted_sum
 from .blocks import block_mean
@@ -35,8 +36,10 @@ def correct(choice: Choice, v: Tensor, sparse: Tensor) -> tuple[Tensor, Tensor, 
     return torch.cat(parts, 2) if len(parts) > 1 else parts[0], factor, compensation
 
 
-def finish(q: Tensor, k: Tensor, v: Tensor, choice: Choice, scale: float | None) -> Rectified:
-    """Steps 9-12 and text queries, tokens back where they were."""
+def finish(
+    q: Tensor, k: Tensor, v: Tensor, choice: Choice, scale: float | None, engine: Formulation | None = None
+) -> Rectified:
+    """Steps 9-12 and text queries, tokens back where they were. ``engine`` as in ``attend_blocks``."""
     video, valid = choice.len_video, choice.len_video + choice.valid_text
     k, v = k[:, :, :valid], v[:, :, :valid]
     order, rank = choice.order, None
@@ -45,18 +48,22 @@ def finish(q: Tensor, k: Tensor, v: Tensor, choice: Choice, scale: float | None)
         rank = order.argsort()
         whole = torch.cat([order, torch.arange(video, valid, device=order.device)])
         q_video, keys, values = ordered(q_video, order), ordered(k, whole), ordered(v, whole)
-    sparse = attend_blocks(q_video, keys, values, choice.lists, scale=scale)
+    sparse = attend_blocks(q_video, keys, values, choice.lists, scale=scale, engine=engine)
     out, factor, compensation = correct(choice, values[:, :, :video], sparse)
     out, sparse = ordered(out, rank), ordered(sparse, rank)
     if choice.len_text:
         size, queries = choice.block_size, q[:, :, video:]
         everything = torch.ones(
-            q.shape[0], q.shape[1], -(-choice.len_text // size), -(-valid // size), dtype=torch.bool,
+            q.shape[0],
+            q.shape[1],
+            -(-choice.len_text // size),
+            -(-valid // size),
+            dtype=torch.bool,
             device=q.device,
         )
         dense = BlockSelection.from_mask(
             everything, block_m=size, block_n=size, len_q=choice.len_text, len_k=valid, causal=False
         )
-        text = attend_blocks(queries, k, v, dense, scale=scale)
+        text = attend_blocks(queries, k, v, dense, scale=scale, engine=engine)
         out, sparse = torch.cat([out, text], 2), torch.cat([sparse, text], 2)
     return Rectified(out, sparse, choice.blocks, factor, compensation)

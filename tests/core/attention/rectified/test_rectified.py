@@ -11,8 +11,8 @@ from qkv import LargestTensor, assert_as_accurate_as_eager, random_qkv, threads
 from attn.core.attention import attention
 from attn.core.attention.contract import shape_of
 from attn.core.attention.equations import masked_attention
-from attn.core.attention.rectified import operator as rectified
 from attn.core.attention.rectified.blocks import critical_blocks, pool
+from attn.core.attention.rectified.operator import OPERATOR as rectified
 from attn.core.attention.rectified.operator import rectify, select
 from attn.core.attention.rectified.order import neighbour_blocks, token_order
 
