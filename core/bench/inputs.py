@@ -30,7 +30,7 @@ GENERATORS: tuple[str, ...] = (*_FUNCTIONS, *ALIASES)
 
 
 @dataclass(frozen=True)
-class Inputs:
+class AttentionInputs:
     """One set of q [B, Hq, Lq, D], k [B, Hkv, Lk, D], v [B, Hkv, Lk, D] and where it comes from.
 
     Parameters
@@ -80,7 +80,7 @@ def generate(
     head_dim: int,
     seed: int = 0,
     dtype: torch.dtype = torch.float32,
-) -> Inputs:
+) -> AttentionInputs:
     """Make one of the synthetic inputs.
 
     Parameters
@@ -149,7 +149,7 @@ def generate(
             needles.append(torch.from_numpy(places))
     arrays = {"needles": torch.stack(needles).view(batch, kv_heads, -1)} if "needles" in params and needles else {}
     grid = video_grid(length) if kind == "video" else None
-    return Inputs(kind, q, k, v, seed, dict(params), _sha256(q, k, v), video=grid, arrays=arrays)
+    return AttentionInputs(kind, q, k, v, seed, dict(params), _sha256(q, k, v), video=grid, arrays=arrays)
 
 
 def load_captured(
@@ -159,7 +159,7 @@ def load_captured(
     seq: int | None = None,
     tile: bool = False,
     dtype: torch.dtype = torch.float32,
-) -> Inputs:
+) -> AttentionInputs:
     """Read q, k, v that were captured from a model.
 
     Parameters
@@ -178,7 +178,7 @@ def load_captured(
 
     Returns
     -------
-    Inputs
+    AttentionInputs
 
     Raises
     ------
@@ -204,7 +204,7 @@ def load_captured(
             largest = float(np.abs(before).max())
             kind = str(dtype).removeprefix("torch.")
             raise InputError(path, f"{name} holds {largest:.1e}, which is infinite as {kind}", "Ask for another dtype")
-    return Inputs(
+    return AttentionInputs(
         path.name if copies == 1 else f"{path.name} tiled x{copies}",
         tq,
         tk,

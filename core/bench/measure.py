@@ -21,7 +21,7 @@ from ..progress import Watcher
 from ..text import one_line
 from . import accuracy, memory, timing
 from .candidates import BASELINE, Candidate, call, plan, warm
-from .inputs import Inputs
+from .inputs import AttentionInputs
 from .options import BenchOptions
 
 PILOT = 4096  # keys; the shortest length whose time predicts longer ones
@@ -102,12 +102,12 @@ def collected(found: list[str], known: Sequence[str] = ()) -> Iterator[None]:
             found.append(text)
 
 
-def prepare(setup: Setup, inputs: Inputs, length: int, making: float = 0.0) -> list[Row]:
+def prepare(setup: Setup, inputs: AttentionInputs, length: int, making: float = 0.0) -> list[Row]:
     """What is to be measured at ``length``, with predictions; what would outrun the budget says so in ``skipped``.
 
     Parameters
     ----------
-    inputs : Inputs
+    inputs : AttentionInputs
         Of that length, or shorter.
     making : float, s
         Predicted for making those of full length.
@@ -136,7 +136,7 @@ def _outruns(least: str, seconds: float, left: float) -> str:
     return f"predicted {least}{seconds:.0f} s, {max(left, 0):.0f} s of the budget left"
 
 
-def measure(setup: Setup, inputs: Inputs, rows: list[Row]) -> None:
+def measure(setup: Setup, inputs: AttentionInputs, rows: list[Row]) -> None:
     """Everything about one set of inputs, into ``rows`` from ``prepare``."""
     options = setup.options
     q, k, v = inputs.q, inputs.k, inputs.v
@@ -226,7 +226,7 @@ def _call(setup: Setup, row: Row, q: Tensor, k: Tensor, v: Tensor) -> Callable[[
     return forward_and_backward
 
 
-def _exactness(setup: Setup, rows: list[Row], inputs: Inputs, sampled: Tensor, scale: float) -> None:
+def _exactness(setup: Setup, rows: list[Row], inputs: AttentionInputs, sampled: Tensor, scale: float) -> None:
     """Errors and recall of everything that ran, on sampled rows; the search and attention phases on the way."""
     q, k, v = inputs.q, inputs.k, inputs.v
     for causal in (True, False):

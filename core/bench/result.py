@@ -14,11 +14,11 @@ from ..report.model import Item
 from ..sizes import show_size
 from . import machine, scaling
 from .candidates import BASELINE
-from .inputs import Inputs
+from .inputs import AttentionInputs
 from .measure import BACKWARD, Row, Setup
 
 
-def item(row: Row, inputs: Inputs, setup: Setup) -> Item:
+def item(row: Row, inputs: AttentionInputs, setup: Setup) -> Item:
     """One line of the report."""
     name = f"{row.label} @ {show_size(row.length)} {inputs.name}" + (
         f" seed {inputs.seed}" if setup.options.seeds > 1 else ""

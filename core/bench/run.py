@@ -25,7 +25,7 @@ from ..report.model import Item, Report, summarise
 from ..sizes import show_bytes, show_size
 from . import machine
 from .candidates import choose
-from .inputs import GENERATORS, Inputs, check_captured, generate, load_captured
+from .inputs import GENERATORS, AttentionInputs, check_captured, generate, load_captured
 from .measure import PILOT, Row, Setup, collected, measure, pilot_length, prepare
 from .options import BenchOptions
 from .result import add_speedups, fit_table, item
@@ -101,13 +101,13 @@ def run(options: BenchOptions, *, watcher: Watcher | None = None, arguments: Map
     return Report("bench", attn.__version__, dict(arguments or {}), str(device), seconds, tuple(items), summary)
 
 
-def _measured(setup: Setup, source: str, length: int, seed: int) -> tuple[list[Row], Inputs, bool]:
+def _measured(setup: Setup, source: str, length: int, seed: int) -> tuple[list[Row], AttentionInputs, bool]:
     """The rows of one job, the inputs they are about, and whether these have the full length.
 
     Generated inputs are made short first, and long ones only where an operator may run on them within the budget.
     """
 
-    def make(size: int) -> Inputs:
+    def make(size: int) -> AttentionInputs:
         return make_inputs(source, size, seed, setup.options, setup.dtype, setup.device)
 
     if source not in GENERATORS or setup.options.grid is not None or length <= PILOT:
@@ -142,7 +142,7 @@ def _too_large(names: Sequence[str], need: int, length: int, source: str, seed: 
 
 def make_inputs(
     source: str, length: int, seed: int, options: BenchOptions, dtype: torch.dtype, device: torch.device
-) -> Inputs:
+) -> AttentionInputs:
     """q, k, v of one generator or file at one length."""
     if source in GENERATORS:
         made = generate(

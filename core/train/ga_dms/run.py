@@ -35,7 +35,7 @@ Progress = Callable[[int, int, Mapping[str, float]], None]
 
 
 @dataclass(frozen=True, slots=True)
-class Run:
+class PreparedRecipe:
     """A recipe ready for ``trainer.fit``, and what belongs to it."""
 
     recipe: GADMSRecipe
@@ -163,7 +163,7 @@ def start_model(options: GADMSOptions) -> tuple[GADMS | None, Tokenizer | None, 
 def prepare_run(
     data: Data, options: GADMSOptions, device: torch.device, net: GADMS | None = None,
     tokenizer: Tokenizer | None = None, notes: tuple[str, ...] = (),
-) -> Run:  # fmt: skip
+) -> PreparedRecipe:  # fmt: skip
     """Model, batches and plan of a run; a model from scratch where none is given."""
     options = complete(options, drawn=data.name == SYNTHETIC)
     assert options.losses is not None
@@ -198,7 +198,7 @@ def prepare_run(
         evaluate_every=options.evaluate_every * batches.epoch, seed=options.seed, eps=options.eps,
     )  # fmt: skip
     recipe = GADMSRecipe(model, batches, data.held_out, held_out, objective)
-    return Run(recipe, plan, gass, tokenizer, (*data.notes, *notes))
+    return PreparedRecipe(recipe, plan, gass, tokenizer, (*data.notes, *notes))
 
 
 def word_means(scores: np.ndarray[Any, Any], data: Data) -> dict[str, float]:
