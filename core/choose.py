@@ -6,6 +6,7 @@ says itself which tensors it does not take and why. Nothing is imported before i
 
 from __future__ import annotations
 
+import functools
 import importlib
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -72,6 +73,19 @@ class Phase:
     def __call__(self, *inputs: Any, backend: str = "auto", **options: Any) -> Any:
         """The result, by the formulation that ``choose`` takes."""
         return choose(self, inputs, backend, **options).function(*inputs, **options)
+
+    def used_by(self, name: str, function: Callable[..., Any]) -> Phase:
+        """The phase ``name`` of a ``function(..., engine)`` that ends in this one: a formulation for each of its own.
+
+        Whoever uses an engine has its kernels, and what they refuse, without saying so again.
+        """
+        return Phase(
+            name,
+            tuple(
+                Formulation(own.name, own.backend, functools.partial(function, engine=own), own.refuses)
+                for own in self.formulations
+            ),
+        )
 
 
 def in_torch(name: str, run: Callable[..., Any]) -> Phase:

@@ -6,15 +6,41 @@ A query block always keeps the first key block and those that hold its own posit
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from typing import Any
 
 import torch
 from torch import Tensor
 
-from ..opaque import opaque
-from .blocks.selection import BlockSelection, attend_blocks, visible_blocks
-from .contract import Cost, Shape, Unphased
-from .equations import accumulator, attention_result, causal_mask, masked_attention, repeat_kv
+from ..choose import Formulation, in_torch
+from .blocks.selection import BlockSelection, attend_blocks, over_blocks, visible_blocks
+from .contract import Cost, Operator, Shape
+from .equations import accumulator, causal_mask, masked_attention, repeat_kv
+
+
+@dataclass(frozen=True, slots=True)
+class Settings:
+    """How blocks are chosen.
+
+    Parameters
+    ----------
+    block_size : int, tokens
+        Of query and key blocks.
+    top_k : int, blocks
+        Kept per query block, the first block and its own among them (which are kept in any case).
+
+    Raises
+    ------
+    ValueError
+        If a size is not positive.
+    """
+
+    block_size: int = 64
+    top_k: int = 32
+
+    def __post_init__(self) -> None:
+        if self.block_size < 1 or self.top_k < 1:
+            raise ValueError(f"block_size {self.block_size} and top_k {self.top_k} must be at least 1.")
 
 
 def pool(x: Tensor, block_size: int) -> Tensor:
@@ -35,90 +61,61 @@ def own_blocks(block_size: int, len_q: int, len_k: int, device: torch.device) ->
     return own | (block == 0)
 
 
-def choose_blocks(q: Tensor, k: Tensor, *, causal: bool, block_size: int, top_k: int) -> Tensor:
+def choose_blocks(q: Tensor, k: Tensor, *, causal: bool, settings: Settings) -> Tensor:
     """Kept key blocks, bool [B, Hq, num_q_blocks, num_k_blocks]: the ``top_k`` best, own and first among them."""
-    if block_size < 1 or top_k < 1:
-        raise ValueError(f"block_size {block_size} and top_k {top_k} must be at least 1.")
-    len_q, len_k = q.shape[2], k.shape[2]
-    scores = pool(q, block_size) @ repeat_kv(pool(k, block_size), q.shape[1]).mT  # [B, Hq, nQ, nK]
+    size, len_q, len_k = settings.block_size, q.shape[2], k.shape[2]
+    scores = pool(q, size) @ repeat_kv(pool(k, size), q.shape[1]).mT  # [B, Hq, nQ, nK]
     seen = torch.ones(scores.shape[2:], dtype=torch.bool, device=q.device)
     if causal:
-        seen = visible_blocks(block_size, block_size, len_q, len_k, device=q.device)
-    own = own_blocks(block_size, len_q, len_k, q.device)
+        seen = visible_blocks(size, size, len_q, len_k, device=q.device)
+    own = own_blocks(size, len_q, len_k, q.device)
     scores = scores.masked_fill_(~seen, -torch.inf).masked_fill_(own, torch.inf)
-    best = scores.topk(min(top_k, scores.shape[3]), dim=-1).indices
+    best = scores.topk(min(settings.top_k, scores.shape[3]), dim=-1).indices
     kept = torch.zeros_like(scores, dtype=torch.bool).scatter_(3, best, True)
     return (kept | own) & seen
 
 
-@opaque(attention_result)
 def reference(
-    q: Tensor, k: Tensor, v: Tensor, *, causal: bool, scale: float | None = None, block_size: int = 64, top_k: int = 32
+    q: Tensor, k: Tensor, v: Tensor, *, causal: bool, scale: float | None = None, settings: Settings
 ) -> Tensor:
     """Softmax attention under the mask of the chosen blocks."""
-    kept = choose_blocks(q, k, causal=causal, block_size=block_size, top_k=top_k)
-    mask = kept.repeat_interleave(block_size, 2)[:, :, : q.shape[2]]
-    mask = mask.repeat_interleave(block_size, 3)[..., : k.shape[2]]
+    kept = choose_blocks(q, k, causal=causal, settings=settings)
+    mask = kept.repeat_interleave(settings.block_size, 2)[:, :, : q.shape[2]]
+    mask = mask.repeat_interleave(settings.block_size, 3)[..., : k.shape[2]]
     return masked_attention(
         q, k, v, mask & causal_mask(q.shape[2], k.shape[2], q.device) if causal else mask, scale=scale
     )
 
 
-def select(
-    q: Tensor, k: Tensor, *, causal: bool, scale: float | None = None, block_size: int = 64, top_k: int = 32
-) -> BlockSelection:
-    """The blocks of every query block."""
-    kept = choose_blocks(q, k, causal=causal, block_size=block_size, top_k=top_k)
+def select(q: Tensor, k: Tensor, *, causal: bool, scale: float | None = None, settings: Settings) -> BlockSelection:
+    """The blocks of every query block, from (Lq / block_size) x (Lk / block_size) pooled scores; without a gradient."""
+    kept, size = choose_blocks(q, k, causal=causal, settings=settings), settings.block_size
     return BlockSelection.from_mask(
-        kept, block_m=block_size, block_n=block_size, len_q=q.shape[2], len_k=k.shape[2], causal=causal,
-        searched=kept.numel(),
-    )  # fmt: skip
+        kept, block_m=size, block_n=size, len_q=q.shape[2], len_k=k.shape[2], causal=causal, searched=kept.numel()
+    )
 
 
 def attend(
-    q: Tensor, k: Tensor, v: Tensor, selection: BlockSelection, *, causal: bool, scale: float | None = None
-) -> Tensor:
-    """Softmax attention over the selection."""
-    out: Tensor = attend_blocks(q, k, v, selection, scale=scale)
+    q: Tensor, k: Tensor, v: Tensor, selection: BlockSelection, *, causal: bool, scale: float | None = None,
+    settings: Settings, engine: Formulation,
+) -> Tensor:  # fmt: skip
+    """Softmax attention over the selection; differentiable."""
+    out: Tensor = attend_blocks(q, k, v, selection, scale=scale, engine=engine)
     return out
 
 
-@opaque(attention_result)
-def blocked(
-    q: Tensor, k: Tensor, v: Tensor, *, causal: bool, scale: float | None = None, block_size: int = 64, top_k: int = 32
-) -> Tensor:
-    """Search over (Lq / block_size) x (Lk / block_size) pooled scores, then sparse attention; differentiable.
-
-    The choice itself has no gradient.
-
-    Parameters
-    ----------
-    q, k, v : Tensor [B, Hq, Lq, D], [B, Hkv, Lk, D], [B, Hkv, Lk, Dv]
-    block_size : int, tokens
-        Of query and key blocks.
-    top_k : int, blocks
-        Kept per query block, the first block and its own among them (which are kept in any case).
-
-    Raises
-    ------
-    ValueError
-        If a size is not positive.
-    """
-    selection = select(q, k, causal=causal, scale=scale, block_size=block_size, top_k=top_k)
-    return attend(q, k, v, selection, causal=causal, scale=scale)
-
-
-def cost(shape: Shape, *, block_size: int = 64, top_k: int = 32) -> Cost:
+def cost(shape: Shape, *, settings: Settings) -> Cost:
     """The pooled scores (all of them, causal or not), then the kept blocks; each kept block is gathered again."""
+    size = settings.block_size
     queries = shape.batch * shape.num_heads * shape.len_q
-    num_q, num_k = -(-shape.len_q // block_size), -(-shape.len_k // block_size)
+    num_q, num_k = -(-shape.len_q // size), -(-shape.len_k // size)
     pooled = shape.batch * shape.num_heads * num_q * num_k
     dense = shape.pairs / max(1, queries)
-    attended = min(float(top_k * block_size), dense)
+    attended = min(float(settings.top_k * size), dense)
     width = shape.head_dim + shape.value_dim
     flops = 2.0 * width * attended * queries + 2.0 * shape.head_dim * pooled
     keys = shape.batch * shape.num_kv_heads * shape.len_k
-    moved = (width * (queries + queries / block_size * attended) + shape.head_dim * (queries + keys)) * shape.itemsize
+    moved = (width * (queries + queries / size * attended) + shape.head_dim * (queries + keys)) * shape.itemsize
     return Cost(flops, moved, pooled / max(1, queries), attended)
 
 
@@ -128,12 +125,11 @@ def at_budget(keys: int, shape: Shape) -> dict[str, Any]:
     return {"block_size": 64, "top_k": max(1, round((keys - searched) / 64))}
 
 
-OPERATOR = Unphased(
+OPERATOR = Operator(
+    settings=Settings,
     reference=reference,
-    blocked=blocked,
+    phases=(in_torch("blocktopk", select), over_blocks("blocktopk", attend)),
     cost=cost,
-    select=select,
-    attend=attend,
     at_budget=at_budget,
     differentiable=True,
     small={"block_size": 16, "top_k": 4},

@@ -6,7 +6,6 @@ arXiv 2205.14135; its backward pass recomputes the probabilities from the log-su
 
 from __future__ import annotations
 
-import functools
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import cached_property
@@ -166,13 +165,7 @@ ENGINE = Phase(
 
 def over_blocks(name: str, attend: Callable[..., Tensor]) -> Phase:
     """The phase of the operator ``name`` whose ``attend(..., engine)`` ends in the engine: a form for each of its."""
-    return Phase(
-        name,
-        tuple(
-            Formulation(engine.name, engine.backend, functools.partial(attend, engine=engine), engine.refuses)
-            for engine in ENGINE.formulations
-        ),
-    )
+    return ENGINE.used_by(name, attend)
 
 
 class _Attend(torch.autograd.Function):

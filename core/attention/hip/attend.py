@@ -6,19 +6,23 @@ import torch
 from torch import Tensor
 from torch.utils.checkpoint import checkpoint
 
-from ..equations import accumulator, causal_mask, masked_attention, weighted_sum
+from ..equations import accumulator, causal_mask, masked_attention, wants_gradient, weighted_sum
 from .selection import HipSelection
+from .settings import Settings, positive_scale
 
 _GATHER_BYTES = 1 << 25  # keys and values gathered at a time
 
 
-def attend(q: Tensor, k: Tensor, v: Tensor, selection: HipSelection, *, scale: float) -> Tensor:
+def attend(
+    q: Tensor, k: Tensor, v: Tensor, selection: HipSelection, *, causal: bool, scale: float | None = None,
+    settings: Settings,
+) -> Tensor:  # fmt: skip
     """Softmax attention over sink, chosen units and window: [B, Hq, Lq, Dv], differentiable in q, k, v."""
-    layout = selection.layout
+    layout, scale = selection.layout, positive_scale(q, scale)
     heads = q.shape[1]
     chunk = selection.starts.shape[3] * layout.settings.span + layout.settings.sink + layout.settings.sliding_window
     chunk = max(1, _GATHER_BYTES // max(1, chunk * (q.shape[3] + v.shape[3]) * q.itemsize * q.shape[0] * heads))
-    recompute = torch.is_grad_enabled() and (q.requires_grad or k.requires_grad or v.requires_grad)
+    recompute = wants_gradient(q, k, v)
     pieces = [dense_rows(q, k, v, selection, scale=scale)]
     for begin in range(layout.num_dense, layout.num_blocks, chunk):
         arguments = (q, k, v, selection, begin, min(begin + chunk, layout.num_blocks), scale)

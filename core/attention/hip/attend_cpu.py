@@ -6,6 +6,7 @@ cache, so softmax needs no running maximum.
 
 from __future__ import annotations
 
+import functools
 from typing import Any
 
 import numpy as np
@@ -15,8 +16,11 @@ from torch.nn.functional import pad
 
 from ...jit import FASTMATH, exp2_negative, kernel
 from ...threads import kernels_own_the_threads, run
+from ..equations import again_where_not_finite
+from .attend import attend as attend_plainly
 from .attend import dense_rows
 from .selection import ROW_TILE, HipSelection
+from .settings import Settings, positive_scale
 from .tile_cpu import LANES, bands, eight_by_16, eight_by_32, four_by_16, four_by_64, prefetch
 
 Array = np.ndarray[Any, Any]
@@ -165,8 +169,18 @@ def _attend(
                 target_row[d] = result[r, d] * share
 
 
-def attend(q: Tensor, k: Tensor, v: Tensor, selection: HipSelection, *, scale: float) -> Tensor:
+def attend(
+    q: Tensor, k: Tensor, v: Tensor, selection: HipSelection, *, causal: bool, scale: float | None = None,
+    settings: Settings,
+) -> Tensor:  # fmt: skip
     """As ``attend.attend``, computed in float32 and without gradients: [B, Hq, Lq, Dv] in q's dtype."""
+    out = _by_kernel(q, k, v, selection, positive_scale(q, scale))
+    plain = functools.partial(attend_plainly, q, k, v, selection, causal=causal, scale=scale, settings=settings)
+    return again_where_not_finite(out, plain)
+
+
+def _by_kernel(q: Tensor, k: Tensor, v: Tensor, selection: HipSelection, scale: float) -> Tensor:
+    """``attend`` but for rows that are not finite."""
     layout, settings = selection.layout, selection.layout.settings
     batch, num_heads, len_q, dim = q.shape
     dense, value_dim, heads = layout.num_dense, v.shape[3], selection.starts.shape[1]

@@ -16,14 +16,12 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from ...opaque import opaque
-from ..contract import Condition, Cost, Golden, Shape, Unphased
-from ..equations import accumulator, again_where_not_finite, attention_result, masked_attention
-from . import attend as hip_attend
-from . import attend_cpu, search_cpu, search_reference
-from . import search as hip_search
+from ...choose import Formulation, Phase
+from ..contract import Condition, Cost, Golden, Operator, Shape
+from ..equations import accumulator, masked_attention, wants_gradient
+from . import search_reference
 from .selection import HipSelection
-from .settings import Layout, Representative, Settings, search_table
+from .settings import Layout, Settings, positive_scale, search_table
 
 Searcher = Callable[[Tensor, Tensor, Tensor, Layout], tuple[Tensor, int]]
 
@@ -43,120 +41,52 @@ def _choose(q: Tensor, k: Tensor, settings: Settings, search: Searcher) -> HipSe
     return HipSelection(layout, starts * settings.span, layout.count, q.shape[1] // queries.shape[1], searched)
 
 
-def _has_kernel(q: Tensor) -> bool:
+def _refuses(q: Tensor, *_: Any, **__: Any) -> str | None:
     """The kernels read float32: other dtypes are converted whole, which is too much for a single query."""
-    return q.device.type == "cpu" and (q.dtype == torch.float32 or (q.dtype != torch.float64 and q.shape[2] > 1))
+    if q.device.type != "cpu" or q.dtype == torch.float64:
+        return f"takes float32, bfloat16 and float16 on the CPU, not {q.dtype} on {q.device}"
+    return None if q.dtype == torch.float32 or q.shape[2] > 1 else f"takes a single query in float32, not {q.dtype}"
 
 
-def _searcher(q: Tensor) -> Searcher:
-    return search_cpu.search if _has_kernel(q) else hip_search.search
+def _refuses_attend(q: Tensor, k: Tensor, v: Tensor, *_: Any, **__: Any) -> str | None:
+    return "has no gradients" if wants_gradient(q, k, v) else _refuses(q)
 
 
-def _scale(q: Tensor, scale: float | None) -> float:
-    if scale is not None and not scale > 0:
-        raise ValueError(f"hip: scale is {scale}; the search ranks keys by their score, so it must be positive.")
-    return q.shape[3] ** -0.5 if scale is None else scale
+SEARCH = Phase(
+    "hip",
+    (
+        Formulation("tree search, numba", "cpu", "attn.core.attention.hip.search_cpu:search", _refuses),
+        Formulation("tree search, torch", "torch", "attn.core.attention.hip.search:search"),
+    ),
+)
+"""``search(queries, rows, table, layout) -> first units of the surviving nodes, scores computed``."""
 
 
-def reference(q: Tensor, k: Tensor, v: Tensor, *, causal: bool, scale: float | None = None, **params: Any) -> Tensor:
-    """The search as printed, then dense attention under its mask; parameters as of ``blocked``."""
-    selection = _choose(q, k, Settings(**params), search_reference.search)
+def reference(
+    q: Tensor, k: Tensor, v: Tensor, *, causal: bool, scale: float | None = None, settings: Settings
+) -> Tensor:
+    """The search as printed, then dense attention under its mask."""
+    selection = _choose(q, k, settings, search_reference.search)
     rows = torch.arange(q.shape[2], device=q.device)
-    return masked_attention(q, k, v, selection.mask(rows), scale=_scale(q, scale))
+    return masked_attention(q, k, v, selection.mask(rows), scale=positive_scale(q, scale))
 
 
-def select(q: Tensor, k: Tensor, *, causal: bool, scale: float | None = None, **params: Any) -> HipSelection:
+def _select(
+    q: Tensor, k: Tensor, *, causal: bool, scale: float | None = None, settings: Settings, engine: Formulation
+) -> HipSelection:
     """Sections 3.1 and 3.2: the keys of every query block, found by halving nodes of the key axis."""
-    _scale(q, scale)
-    return _choose(q, k, Settings(**params), _searcher(q))
+    positive_scale(q, scale)
+    return _choose(q, k, settings, engine.function)
 
 
-def attend(
-    q: Tensor, k: Tensor, v: Tensor, selection: HipSelection, *, causal: bool, scale: float | None = None
-) -> Tensor:
-    """Section 3.3: softmax attention over sink, chosen keys and window."""
-    with_grad = torch.is_grad_enabled() and (q.requires_grad or k.requires_grad or v.requires_grad)
-    arguments, factor = (q, k, v, selection), _scale(q, scale)
-    if with_grad or not _has_kernel(q):
-        return hip_attend.attend(*arguments, scale=factor)
-    out = attend_cpu.attend(*arguments, scale=factor)
-    return again_where_not_finite(out, lambda: hip_attend.attend(*arguments, scale=factor))
-
-
-@opaque(attention_result)
-def blocked(
-    q: Tensor,
-    k: Tensor,
-    v: Tensor,
-    *,
-    causal: bool,
-    scale: float | None = None,
-    mask_k: int = 512,
-    block_size_q: int = 32,
-    block_size_k: int = 2,
-    block_size_k_group: int = 1,
-    sliding_window: int = 128,
-    sink: int = 32,
-    representative: Representative = "first",
-    query_stride: int = 2,
-    query_offset: int = 1,
-    dense_queries: int = 0,
-    mask_refresh: int = 8,
-    seed: int = 0,
-) -> Tensor:
-    """Causal attention over the keys that a tree search finds, O(L log L) in time and linear in memory.
-
-    Parameters
-    ----------
-    q, k, v : Tensor
-        As in ``Operator``. One query (decode): the query heads of a group share one search, by their largest score.
-    causal : bool
-        True; there is no other form.
-    scale : float, optional
-        Positive; default ``D ** -0.5``.
-    mask_k : int, keys
-        Budget of chosen keys. Larger finds more of the attention's mass, in proportionally more time. Rounded up, with
-        a warning, to a multiple of ``block_size_k * block_size_k_group``.
-    block_size_q : int, queries: power of two up to 128
-        Queries that share one search. Smaller finds better keys and searches more often.
-    block_size_k : int, keys: 1, 2, 4, 8 or 16
-        Neighbouring keys chosen together. Smaller chooses more finely, with more rounds of search.
-    block_size_k_group : int, keys: 1, 2, 4 or 8
-        Above 1 the search sees the minimum and maximum of so many keys instead of the keys.
-    sliding_window, sink : int, keys
-        Last keys, counted from the end of the query block, and first keys, that every query sees.
-    representative : {"first", "center", "random"}
-        Which of a node's units is scored in its place.
-    query_stride, query_offset : int, queries
-        The search uses rows offset, offset + stride, ... of a block.
-    dense_queries : int
-        Query blocks that begin before this position see all their keys.
-    mask_refresh : int, decode steps: 1 to 64
-        How long a decoder keeps its choice; a single call has nothing to keep.
-    seed : int
-        Of ``representative="random"``.
-
-    Returns
-    -------
-    Tensor [B, Hq, Lq, Dv], dtype of ``q``. Gradients flow through the chosen keys; the choice has none.
-
-    Raises
-    ------
-    ValueError
-        If a parameter is out of range; the message names the range.
-
-    References
-    ----------
-    methods/hip.md, sections 3.1-3.4 and 4; arXiv 2406.09827.
-    """
-    params = {
-        "mask_k": mask_k, "block_size_q": block_size_q, "block_size_k": block_size_k,
-        "block_size_k_group": block_size_k_group, "sliding_window": sliding_window, "sink": sink,
-        "representative": representative, "query_stride": query_stride, "query_offset": query_offset,
-        "dense_queries": dense_queries, "mask_refresh": mask_refresh, "seed": seed,
-    }  # fmt: skip
-    selection = select(q, k, causal=causal, scale=scale, **params)
-    return attend(q, k, v, selection, causal=causal, scale=scale)
+SELECT = SEARCH.used_by("hip", _select)
+ATTEND = Phase(
+    "hip",
+    (
+        Formulation("attention, numba", "cpu", "attn.core.attention.hip.attend_cpu:attend", _refuses_attend),
+        Formulation("attention, torch", "torch", "attn.core.attention.hip.attend:attend"),
+    ),
+)
 
 
 class HipDecoder:
@@ -167,9 +97,9 @@ class HipDecoder:
     Parameters
     ----------
     scale : float, optional
-        As of ``blocked``.
+        Positive; default ``D ** -0.5``.
     **params
-        As of ``blocked``. ``mask_refresh`` must not exceed the window, in which the newest keys are seen.
+        Fields of ``Settings``. ``mask_refresh`` must not exceed the window, in which the newest keys are seen.
 
     Raises
     ------
@@ -187,8 +117,8 @@ class HipDecoder:
     torch.Size([1, 8, 1, 64])
     """
 
-    def __init__(self, *, scale: float | None = None, **params: Any) -> None:
-        self._settings, self._scale = Settings(**params), scale
+    def __init__(self, *, scale: float | None = None, settings: Settings | None = None, **params: Any) -> None:
+        self._settings, self._scale = settings or Settings(**params), scale
         if self._settings.mask_refresh > max(1, self._settings.sliding_window):
             raise ValueError(
                 f"hip: with mask_refresh={self._settings.mask_refresh} steps between searches, new keys leave a window "
@@ -201,21 +131,22 @@ class HipDecoder:
         """The newest query ``q`` [B, Hq, 1, D] against the whole cache ``k``, ``v``, its own key included."""
         layout = Layout(self._settings, 1, k.shape[2])
         if self._kept is None or self._age == self._settings.mask_refresh or layout.num_simple:
-            self._kept, self._age = _choose(q, k, self._settings, _searcher(q)), 0
+            self._kept, self._age = SELECT(q, k, causal=True, scale=self._scale, settings=self._settings), 0
         self._age += 1
-        return attend(q, k, v, replace(self._kept, layout=layout, searched=0), causal=True, scale=self._scale)
+        selection = replace(self._kept, layout=layout, searched=0)
+        out: Tensor = ATTEND(q, k, v, selection, causal=True, scale=self._scale, settings=self._settings)
+        return out
 
 
-def decoder(q: Tensor, k: Tensor, v: Tensor, *, scale: float | None = None, **params: Any) -> Callable[[], Tensor]:
+def decoder(q: Tensor, k: Tensor, v: Tensor, *, scale: float | None = None, settings: Settings) -> Callable[[], Tensor]:
     """A decode step over a filled cache, with its keys chosen anew every ``mask_refresh`` calls."""
-    session, query = HipDecoder(scale=scale, **params), q[:, :, -1:].to(accumulator(q.dtype))
+    session, query = HipDecoder(scale=scale, settings=settings), q[:, :, -1:].to(accumulator(q.dtype))
     keys, values = (x.to(query.dtype).contiguous() for x in (k, v))
     return lambda: session.step(query, keys, values).to(q.dtype)
 
 
-def cost(shape: Shape, **params: Any) -> Cost:
+def cost(shape: Shape, *, settings: Settings) -> Cost:
     """Section 7, for the kernel: a representative is scored once, so a round costs K scores and not 2K."""
-    settings = Settings(**params)
     layout = Layout(settings, shape.len_q, shape.len_k)
     decode = shape.len_q == 1
     heads = shape.batch * (shape.num_kv_heads if decode else shape.num_heads)
@@ -244,12 +175,12 @@ def at_budget(keys: int, shape: Shape) -> dict[str, Any]:
 
     ``mask_k`` gets what window and sink leave; these shrink with budgets under 512 keys.
     """
-    params = {"sliding_window": min(128, max(8, keys // 4)), "sink": min(32, keys // 16)}
+    params: dict[str, int] = {"sliding_window": min(128, max(8, keys // 4)), "sink": min(32, keys // 16)}
     span = Settings().span
     units, low, high = 1, 1, max(1, shape.len_k // span)
     while low <= high:
         middle = (low + high) // 2
-        price = cost(shape, mask_k=middle * span, **params)
+        price = cost(shape, settings=Settings(mask_k=middle * span, **params))
         if price.searched + price.attended <= keys:
             units, low = middle, middle + 1
         else:
@@ -257,12 +188,11 @@ def at_budget(keys: int, shape: Shape) -> dict[str, Any]:
     return {"mask_k": units * span, **params}
 
 
-OPERATOR = Unphased(
+OPERATOR = Operator(
+    settings=Settings,
     reference=reference,
-    blocked=blocked,
+    phases=(SELECT, ATTEND),
     cost=cost,
-    select=select,
-    attend=attend,
     decoder=decoder,
     at_budget=at_budget,
     decode_only=frozenset({"mask_refresh"}),

@@ -14,7 +14,41 @@ Representative = Literal["first", "center", "random"]
 
 @dataclass(frozen=True, slots=True)
 class Settings:
-    """The parameters of HiP; ``hip.operator.blocked`` describes them. Refuses what is out of range."""
+    """The parameters of HiP.
+
+    Parameters
+    ----------
+    mask_k : int, keys
+        Budget of chosen keys. Larger finds more of the attention's mass, in proportionally more time. Rounded up, with
+        a warning, to a multiple of ``block_size_k * block_size_k_group``.
+    block_size_q : int, queries: power of two up to 128
+        Queries that share one search. Smaller finds better keys and searches more often.
+    block_size_k : int, keys: 1, 2, 4, 8 or 16
+        Neighbouring keys chosen together. Smaller chooses more finely, with more rounds of search.
+    block_size_k_group : int, keys: 1, 2, 4 or 8
+        Above 1 the search sees the minimum and maximum of so many keys instead of the keys.
+    sliding_window, sink : int, keys
+        Last keys, counted from the end of the query block, and first keys, that every query sees.
+    representative : {"first", "center", "random"}
+        Which of a node's units is scored in its place.
+    query_stride, query_offset : int, queries
+        The search uses rows offset, offset + stride, ... of a block.
+    dense_queries : int
+        Query blocks that begin before this position see all their keys.
+    mask_refresh : int, decode steps: 1 to 64
+        How long a decoder keeps its choice; a single call has nothing to keep.
+    seed : int
+        Of ``representative="random"``.
+
+    Raises
+    ------
+    ValueError
+        If a parameter is out of range; the message names the range.
+
+    References
+    ----------
+    methods/hip.md, sections 3.1-3.4 and 4; arXiv 2406.09827.
+    """
 
     mask_k: int = 512
     block_size_q: int = 32
@@ -153,6 +187,13 @@ def pick(settings: Settings, start: Tensor, size: Tensor, step: int, block: Tens
     x = ((x ^ (x >> 16)) * 0x7FEB352D) & 0xFFFFFFFF
     x = ((x ^ (x >> 15)) * 0x2C1B3C6D) & 0xFFFFFFFF
     return start + (x ^ (x >> 16)) % size.clamp(min=1)
+
+
+def positive_scale(q: Tensor, scale: float | None) -> float:
+    """The factor on q.k. Raises ``ValueError`` unless it is positive."""
+    if scale is not None and not scale > 0:
+        raise ValueError(f"hip: scale is {scale}; the search ranks keys by their score, so it must be positive.")
+    return q.shape[3] ** -0.5 if scale is None else scale
 
 
 def search_table(k: Tensor, settings: Settings) -> Tensor:

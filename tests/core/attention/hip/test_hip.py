@@ -10,8 +10,10 @@ from qkv import SHAPES, LargestTensor, assert_as_accurate_as_eager, random_qkv
 from attn.core.attention import attention
 from attn.core.attention.contract import Shape
 from attn.core.attention.equations import masked_attention
-from attn.core.attention.hip.operator import OPERATOR, HipDecoder, at_budget, attend, blocked, cost, reference, select
+from attn.core.attention.hip.operator import OPERATOR, HipDecoder, at_budget
 
+reference, blocked, cost = OPERATOR.reference, OPERATOR.blocked, OPERATOR.cost
+select, attend = OPERATOR.select, OPERATOR.attend
 SMALL = {"mask_k": 32, "block_size_q": 16, "sliding_window": 24, "sink": 5}
 DTYPES = [torch.float32, torch.bfloat16, torch.float16, torch.float64]
 VARIANTS = [
