@@ -3,24 +3,26 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from typing import Any
 
 import numpy as np
 import torch
 
 from .. import dense
 from ..golden import Arrays, Check, max_error
-from .operator import OPERATOR
+from .operator import OPERATOR, SELECT
+from .settings import Settings
 
 
 def check(stem: str, data: Arrays) -> Iterator[Check]:
     """methods/hip.md, section 10: indices as sets and the mask exactly, outputs to 2e-5, recall to 1e-5."""
     _, _, len_k, _, mask_k, block_q, block_k, group, window, sink = (int(x) for x in data["cfg"])
     q, k, v = (torch.from_numpy(data[name])[None] for name in ("q_scaled", "k", "v"))  # N heads: [1, N, L, d]
-    params = {
+    params: dict[str, Any] = {
         "mask_k": mask_k, "block_size_q": block_q, "block_size_k": block_k, "block_size_k_group": group,
         "sliding_window": window, "sink": sink,
     }  # fmt: skip
-    selection = OPERATOR.select(q, k, causal=True, scale=1.0, **params)
+    selection = SELECT(q, k, causal=True, scale=1.0, settings=Settings(**params))
     count = selection.count.numpy()
     yield Check("counts", max_error(np.broadcast_to(count, data["ks"].shape), data["ks"]), 0)
     differing = sum(

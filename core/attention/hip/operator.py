@@ -175,7 +175,7 @@ def at_budget(keys: int, shape: Shape) -> dict[str, Any]:
 
     ``mask_k`` gets what window and sink leave; these shrink with budgets under 512 keys.
     """
-    params: dict[str, int] = {"sliding_window": min(128, max(8, keys // 4)), "sink": min(32, keys // 16)}
+    params: dict[str, Any] = {"sliding_window": min(128, max(8, keys // 4)), "sink": min(32, keys // 16)}
     span = Settings().span
     units, low, high = 1, 1, max(1, shape.len_k // span)
     while low <= high:

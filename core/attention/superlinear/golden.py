@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from typing import Any
 
 import torch
 
 from ..equations import positions
 from ..golden import Arrays, Check, max_error
 from .comb import comb
-from .operator import blocked, reference, select
+from .operator import OPERATOR, SELECT
+from .settings import Settings
 
 INDEX, SCORES, GATE, OUT = 0.0, 1e-4, 1e-5, 2e-5  # methods/superlinear.md, section 10
 
@@ -21,14 +23,14 @@ def check(stem: str, data: Arrays) -> Iterator[Check]:
         return
     _, _, len_q, _, sw_index, num_spans, inverse, _ = data["cfg"].tolist()
     backward_factor, forward_factor, span_power, power = (round(x, 6) for x in data["factors"].tolist())
-    params = {
+    params: dict[str, Any] = {
         "sw_index": sw_index, "num_spans": num_spans, "inv_search_power_int": inverse or 2,
         "search_power": None if inverse else power, "span_power": span_power, "backward_factor": backward_factor,
         "forward_factor": forward_factor,
     }  # fmt: skip
     q_search, q, k, v = (torch.from_numpy(data[name]) for name in ("Q1", "Q2", "K", "V"))
     yield Check("cache_position", max_error(positions(len_q, k.shape[2]), data["cache_position"]), INDEX)
-    spans = select(q, k, q_search=q_search, **params)
+    spans = SELECT(q, k, settings=Settings(q_search=q_search, **params))
     found = data["qanchor"] >= 0
     yield Check("qanchor", max_error(spans.anchors, data["qanchor"]), INDEX)
     yield Check("qstart", max_error(spans.start.numpy()[found], data["qstart"][found]), INDEX)
@@ -39,7 +41,7 @@ def check(stem: str, data: Arrays) -> Iterator[Check]:
     yield Check("values, missing", float((scores[~found] != data["values"][~found]).sum()), INDEX)
     gate = spans.scores.masked_fill(spans.anchors < 0, -1e9).softmax(-1)
     yield Check("gate", max_error(gate, data["gate"]), GATE)
-    for name, run in (("blocked", blocked), ("reference", reference)):
+    for name, run in (("blocked", OPERATOR.blocked), ("reference", OPERATOR.reference)):
         yield Check(f"out, {name}", max_error(run(q, k, v, q_search=q_search, **params), data["out"]), OUT)
 
 

@@ -6,23 +6,20 @@ query against a long cache in bfloat16 does not read it all.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from typing import TYPE_CHECKING, Any, NamedTuple
+from collections.abc import Callable, Iterator
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
 
 from ...first_order import first_order_only
-from ..equations import accumulator, again_where_not_finite, positions
+from ..equations import accumulator, positions, wants_gradient
 from ..tokens.top_k import ranked
-from .backward_cpu import span_gradients
-from .spans_cpu import span_attention
+from .comb import Spans, accumulated
+from .settings import Settings
 
-if TYPE_CHECKING:
-    from .comb import Spans
-
-FEW = 16
-"""Queries up to which gathering is faster than grouping."""
+Forward = Callable[[Tensor, Tensor, Tensor, Spans, float, float], Tensor]
+Gradients = Callable[..., list[Tensor]]
 _ELEMENTS = 1 << 22  # of the largest gathered tensor
 
 
@@ -37,10 +34,10 @@ class Queries(NamedTuple):
 def queries(q: Tensor, k: Tensor, size: int) -> Iterator[Queries]:
     """All queries of q [B, Hq, Lq, D], ``size`` at a time."""
     heads, len_q = q.shape[1:3]
-    here = positions(len_q, k.shape[2])
+    here = positions(len_q, k.shape[2], q.device)
     total = q.shape[0] * heads * len_q
     for first in range(0, total, max(1, size)):
-        rows = torch.arange(first, min(first + max(1, size), total))
+        rows = torch.arange(first, min(first + max(1, size), total), device=q.device)
         kv = rows // len_q // (heads // k.shape[1])  # heads of a group are neighbours
         yield Queries(slice(first, first + len(rows)), kv, here[rows % len_q])
 
@@ -59,7 +56,7 @@ def flat(x: Tensor) -> Tensor:
 def chunked_search(q: Tensor, k: Tensor, steps: Tensor, num_spans: int) -> tuple[Tensor, Tensor]:
     """Steps 1 and 2: q [B, Hq, Lq, D], k [B, Hkv, Lk, D], steps int64 [S] -> scores, anchors [B, Hq, Lq, num_spans]."""
     scores = q.new_full((*q.shape[:3], num_spans), -torch.inf, dtype=accumulator(q.dtype))
-    chosen = torch.full(scores.shape, -1, dtype=torch.int32)
+    chosen = torch.full(scores.shape, -1, dtype=torch.int32, device=q.device)
     kept = min(num_spans, len(steps))
     query = flat(q)
     for part in queries(q, k, _ELEMENTS // max(1, len(steps) * q.shape[3])):
@@ -95,8 +92,8 @@ def chunks(q: Tensor, k: Tensor, v: Tensor, spans: Spans) -> Iterator[Chunk]:
     each = (q.shape[3] + v.shape[3]) * (count * longest + spans.window + 1)
     for part in queries(q, k, _ELEMENTS // each):
         anchors, start, stop = (flat(x)[part.rows].long() for x in (spans.anchors, spans.start, spans.stop))
-        keys = start[..., None] + torch.arange(int((stop - start).max()))
-        near = part.here[:, None] - torch.arange(spans.window)
+        keys = start[..., None] + torch.arange(int((stop - start).max()), device=q.device)
+        near = part.here[:, None] - torch.arange(spans.window, device=q.device)
         yield Chunk(
             part, anchors.clamp_min(0), anchors >= 0, keys.clamp_max(spans.len_k - 1), keys < stop[..., None],
             near.clamp_min(0), near >= 0,
@@ -140,12 +137,33 @@ def chunked_attention(q: Tensor, k: Tensor, v: Tensor, spans: Spans, scale: floa
     return out
 
 
-def forward(q: Tensor, k: Tensor, v: Tensor, spans: Spans, scale: float, gate_scale: float) -> Tensor:
-    """Steps 5 and 6 without gradients, by the faster of two ways."""
-    if q.dtype == torch.float64 or q.shape[2] <= FEW:
-        return chunked_attention(q, k, v, spans, scale, gate_scale)
-    out = span_attention(q, k, v, spans, scale, gate_scale)
-    return again_where_not_finite(out, lambda: chunked_attention(q, k, v, spans, scale, gate_scale))
+def chunked_gradients(
+    grad: Tensor, spans: Spans, scale: float, gate_scale: float, q_search: Tensor, k_search: Tensor, q: Tensor,
+    k: Tensor, v: Tensor,
+) -> list[Tensor]:  # fmt: skip
+    """Gradients of q_search, k_search, q, k, v in the softmax dtype from ``grad`` [B, Hq, Lq, Dv]."""
+    totals = [torch.zeros(x.shape, dtype=accumulator(q.dtype), device=q.device) for x in (q_search, k_search, q, k, v)]
+    d_search, d_keys, d_q, d_k, d_v = (flat(x) for x in totals)
+    mine, grad = (flat(q_search), flat(q)), flat(grad)
+    for c in chunks(q, k, v, spans):
+        rows, kv, _ = c.queries
+        sources = (
+            (k_search, c.anchors, d_keys),
+            (k, c.keys, d_k),
+            (v, c.keys, d_v),
+            (k, c.near, d_k),
+            (v, c.near, d_v),
+        )
+        gathered = (gather(x, kv, index) for x, index, _ in sources)
+        parts = [x.requires_grad_() for x in (*(x[rows].to(d_q.dtype, copy=True) for x in mine), *gathered)]
+        with torch.enable_grad():
+            scores = torch.einsum("cd,ckd->ck", parts[0], parts[2])
+            out = attend_chunk(c, scale, gate_scale, scores, parts[1], *parts[3:])
+        d_search[rows], d_q[rows], *rest = torch.autograd.grad(out, parts, grad[rows].to(d_q.dtype))
+        for (x, index, total), part in zip(sources, rest, strict=True):
+            place = index + x.shape[2] * kv.view(-1, *(1,) * (index.ndim - 1))
+            total.index_add_(0, place.reshape(-1), flat(part))
+    return totals
 
 
 class SpanAttention(torch.autograd.Function):
@@ -154,40 +172,41 @@ class SpanAttention(torch.autograd.Function):
     @staticmethod
     def forward(
         ctx: Any, q_search: Tensor, k_search: Tensor, q: Tensor, k: Tensor, v: Tensor, spans: Spans, scale: float,
-        gate_scale: float,
+        gate_scale: float, forward: Forward, gradients: Gradients,
     ) -> Tensor:  # fmt: skip
         ctx.save_for_backward(q_search, k_search, q, k, v)
-        ctx.rest = spans, scale, gate_scale
+        ctx.rest, ctx.gradients = (spans, scale, gate_scale), gradients
         return forward(q, k, v, spans, scale, gate_scale)
 
     @staticmethod
     @first_order_only
     def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
-        spans, scale, gate_scale = ctx.rest
         saved: tuple[Tensor, ...] = ctx.saved_tensors
-        q_search, k_search, q, k, v = saved
-        if q.dtype != torch.float64 and q.shape[2] > FEW:
-            grads = span_gradients(grad, spans, scale, gate_scale, *saved)
-            return *(g.to(x.dtype) for g, x in zip(grads, saved, strict=True)), None, None, None
-        totals = [torch.zeros(x.shape, dtype=accumulator(q.dtype)) for x in saved]
-        d_search, d_keys, d_q, d_k, d_v = (flat(x) for x in totals)
-        mine, grad = (flat(q_search), flat(q)), flat(grad)
-        for c in chunks(q, k, v, spans):
-            rows, kv, _ = c.queries
-            sources = (
-                (k_search, c.anchors, d_keys),
-                (k, c.keys, d_k),
-                (v, c.keys, d_v),
-                (k, c.near, d_k),
-                (v, c.near, d_v),
-            )
-            gathered = (gather(x, kv, index) for x, index, _ in sources)
-            parts = [x.requires_grad_() for x in (*(x[rows].to(d_q.dtype, copy=True) for x in mine), *gathered)]
-            with torch.enable_grad():
-                scores = torch.einsum("cd,ckd->ck", parts[0], parts[2])
-                out = attend_chunk(c, scale, gate_scale, scores, parts[1], *parts[3:])
-            d_search[rows], d_q[rows], *rest = torch.autograd.grad(out, parts, grad[rows].to(d_q.dtype))
-            for (x, index, total), part in zip(sources, rest, strict=True):
-                place = index + x.shape[2] * kv.view(-1, *(1,) * (index.ndim - 1))
-                total.index_add_(0, place.reshape(-1), flat(part))
-        return *(g.to(x.dtype) for g, x in zip(totals, saved, strict=True)), None, None, None
+        grads = ctx.gradients(grad, *ctx.rest, *saved)
+        return *(g.to(x.dtype) for g, x in zip(grads, saved, strict=True)), None, None, None, None, None
+
+
+def attend_by(
+    forward: Forward, gradients: Gradients, q: Tensor, k: Tensor, v: Tensor, selection: Spans, scale: float | None,
+    settings: Settings,
+) -> Tensor:  # fmt: skip
+    """Section 3.3, steps 5 and 6: attention in the spans found, mixed by the gates; differentiable.
+
+    The gates carry gradients to ``q_search`` and ``k``, the spans to ``q``, ``k`` and ``v``.
+    """
+    scale = q.shape[-1] ** -0.5 if scale is None else scale
+    if not wants_gradient(q, k, v, settings.q_search):
+        return forward(q, k, v, selection, scale, settings.gate_scale)
+    out: Tensor = SpanAttention.apply(  # type: ignore[no-untyped-call]
+        settings.queries(q), accumulated(k, settings.accumulate), q, k, v, selection, scale, settings.gate_scale,
+        forward, gradients,
+    )  # fmt: skip
+    return out
+
+
+def attend(
+    q: Tensor, k: Tensor, v: Tensor, selection: Spans, *, causal: bool = True, scale: float | None = None,
+    settings: Settings,
+) -> Tensor:  # fmt: skip
+    """``attend_by`` chunk by chunk."""
+    return attend_by(chunked_attention, chunked_gradients, q, k, v, selection, scale, settings)

@@ -8,9 +8,8 @@ from qkv import SHAPES, LargestTensor, assert_as_accurate_as_eager, random_qkv, 
 
 from attn.core.attention import attention
 from attn.core.attention.contract import shape_of
-from attn.core.attention.superlinear import operator as superlinear
 from attn.core.attention.superlinear.comb import accumulated, comb
-from attn.core.attention.superlinear.operator import select
+from attn.core.attention.superlinear.operator import OPERATOR as superlinear
 
 VARIANTS = [
     {},
@@ -61,7 +60,7 @@ def test_a_separate_search_query_and_non_contiguous_inputs():
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64], ids=str)
 def test_equal_scores_keep_the_farthest_anchors(dtype):
     q = k = v = torch.ones(1, 1, 60, 32, dtype=dtype)
-    spans = select(q, k, sw_index=1, num_spans=2)
+    spans = superlinear.select(q, k, sw_index=1, num_spans=2)
     assert spans.anchors[0, 0, -1].tolist() == [59 + 1 - 49, 59 + 1 - 36]
     torch.testing.assert_close(superlinear.blocked(q, k, v, sw_index=1), v)
 
@@ -89,7 +88,7 @@ def test_span_lengths_are_exact_where_a_root_is():
 
 def test_spans_never_enter_the_window_and_counts_agree_with_the_mask():
     q, k, v = random_qkv((2, 4, 2, 90, 170, 32))
-    spans = select(q, k, sw_index=2, num_spans=4, forward_factor=3.0)
+    spans = superlinear.select(q, k, sw_index=2, num_spans=4, forward_factor=3.0)
     here = torch.arange(80, 170)[:, None]
     assert (spans.stop <= (here + 1 - spans.window).clamp_min(0)).all()
     mask = spans.mask(torch.arange(90))
