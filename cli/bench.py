@@ -3,29 +3,20 @@
 from __future__ import annotations
 
 import sys
-from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, Literal
+from dataclasses import asdict, dataclass, replace
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from attn.core.attention.registry import OPERATORS
+from attn.core.bench.options import BenchOptions
 from attn.core.bundles import Reporting
-from attn.core.errors import UsageError
+from attn.core.options import Option, OptionError
 
-from .options import (
-    DeviceOption,
-    JsonOption,
-    ListOption,
-    QuietOption,
-    ReportOption,
-    SeedOption,
-    ThreadsOption,
-    VerboseOption,
-    complete_methods,
-)
+from .build import command
 from .say import say
 
 if TYPE_CHECKING:
-    from attn.core.bench.options import BenchOptions
     from attn.core.report.model import Item, Report
 
 EXAMPLES = (
@@ -59,243 +50,58 @@ NOTES = (
 EXIT_GATE = 3
 
 
-def complete_inputs(incomplete: str) -> list[str]:
-    """Shell completion of generator names (no torch)."""
-    from attn.core.bench import GENERATOR_NAMES
-
-    return [name for name in GENERATOR_NAMES if name.startswith(incomplete)]
-
-
-SIZES = {"batch": "batch", "heads": "num_heads", "kv_heads": "num_kv_heads", "dim": "head_dim"}
+SIZES = frozenset({"batch", "num_heads", "num_kv_heads", "head_dim"})
 OUTPUT_OPTIONS = frozenset({"as_json", "report_file", "quiet", "verbose", "max_memory"})
+QUICK: dict[str, Any] = {"head_dim": 64, "num_heads": 2, "memory": False}
 
 
-def _given(context: typer.Context) -> set[str]:
-    """Names of the parameters that stand on the command line."""
-    sources = {name: context.get_parameter_source(name) for name in context.params}
-    return {name for name, source in sources.items() if source is not None and source.name == "COMMANDLINE"}
+@dataclass(frozen=True, slots=True)
+class Runs:
+    """Other runs than the one that the options describe."""
+
+    quick: Annotated[bool, Option("Under half a minute: 4k tokens at most, dimension 64, 2 heads, no memory.")] = False
+    selftest: Annotated[bool, Option("Compare with all golden vectors; exit code 0 or 3.")] = False
 
 
-def _refuse(context: typer.Context, why: str, names: set[str]) -> None:
-    """Raise ``UsageError`` for options that would have no effect."""
+def _refuse(why: str, names: set[str]) -> None:
+    """Raise ``OptionError`` for options that would have no effect."""
     if names:
-        flags = {param.name: param.opts[0] for param in context.command.params}
-        listed = ", ".join(sorted(flags[name] for name in names))
-        raise UsageError(f"{why}: {listed} would have no effect. Leave it out.")
+        listed = ", ".join(f"{{{name}}}" for name in sorted(names))
+        raise OptionError(f"{why}: {listed} would have no effect. Leave it out.")
 
 
-def parse_heads(text: str | None) -> tuple[int, ...] | None:
-    """``0,2`` as (0, 2); ``typer.BadParameter`` for anything else."""
-    if text is None:
-        return None
-    if not all(part.isdecimal() and len(part) < 10 for part in text.split(",")):
-        raise typer.BadParameter(f"--head: {text!r} is no list of head numbers (use 0 or 0,1)")
-    return tuple(int(part) for part in text.split(","))
-
-
-def main(
-    context: typer.Context,
-    operators: Annotated[
-        list[str] | None,
-        typer.Argument(
-            metavar="OPERATOR",
-            help="What to measure; nothing: every language operator (with --grid every vision operator).",
-            autocompletion=complete_methods("bench"),
-            show_default=False,
-        ),
-    ] = None,
-    seq: Annotated[
-        str | None,
-        typer.Option(
-            "--seq",
-            metavar="SIZES",
-            help="Lengths: 512, 4k (k = 1024), lists 4k,16k, doubling ranges 4k..128k.",
-            show_default="4k, or --grid's",
-        ),
-    ] = None,
-    heads: Annotated[int, typer.Option("--heads", metavar="N", min=1, help="Query heads.")] = 1,
-    kv_heads: Annotated[
-        int | None, typer.Option("--kv-heads", metavar="N", min=1, help="Key/value heads.", show_default="as --heads")
-    ] = None,
-    dim: Annotated[int, typer.Option("--dim", metavar="N", min=1, help="Head dimension, a multiple of 8.")] = 128,
-    batch: Annotated[int, typer.Option("--batch", metavar="N", min=1, help="Batch size.")] = 1,
-    grid: Annotated[
-        str | None, typer.Option("--grid", metavar="HxW", help="Token map of the vision operators, as 256x256.")
-    ] = None,
-    causal: Annotated[
-        bool | None,
-        typer.Option(
-            "--causal/--no-causal", help="Whether queries see later keys.", show_default="as the operator can"
-        ),
-    ] = None,
-    mode: Annotated[
-        Literal["prefill", "decode"],
-        typer.Option("--mode", metavar="prefill|decode", help="All queries, or one query against a long cache."),
-    ] = "prefill",
-    backward: Annotated[bool, typer.Option("--backward", help="Measure forward and backward together.")] = False,
-    inputs: Annotated[
-        str,
-        typer.Option(
-            "--inputs",
-            metavar="NAMES",
-            help="Generators, separated by commas (gaussian, lowrank, topic, needle, needle-smooth, video, worst), or "
-            ".npz files with q, k, v.",
-            autocompletion=complete_inputs,
-        ),
-    ] = "lowrank",
-    head: Annotated[
-        str | None,
-        typer.Option("--head", metavar="LIST", help="Heads of a .npz file, as 0,1.", show_default="all of them"),
-    ] = None,
-    tile: Annotated[
-        bool, typer.Option("--tile", help="Repeat the tokens of a .npz file up to --seq; the report says so.")
-    ] = False,
-    seeds: Annotated[int, typer.Option("--seeds", metavar="N", min=1, help="Seeds to measure, from --seed on.")] = 1,
-    setting: Annotated[
-        list[str] | None,
-        typer.Option("--set", metavar="OP.PARAM=VALUE", help="A parameter of an operator; repeatable."),
-    ] = None,
-    sweep: Annotated[
-        list[str] | None,
-        typer.Option("--sweep", metavar="OP.PARAM=A,B,C", help="Measure an operator at several values."),
-    ] = None,
-    keys: Annotated[
-        str | None,
-        typer.Option(
-            "--keys",
-            metavar="SIZE",
-            help="Equal budget: so many keys per query, searched or attended.",
-        ),
-    ] = None,
-    baseline: Annotated[
-        Literal["sdpa", "none"],
-        typer.Option("--baseline", metavar="sdpa|none", help="PyTorch's dense attention as the row to compare with."),
-    ] = "sdpa",
-    peers: Annotated[
-        bool, typer.Option("--peers", help="Also the peers that compile for minutes, or need a package or a GPU.")
-    ] = False,
-    rows: Annotated[
-        int, typer.Option("--rows", metavar="N", min=4, help="Query rows on which exactness is measured.")
-    ] = 256,
-    repeat: Annotated[
-        int | None,
-        typer.Option("--repeat", metavar="N", min=1, help="Runs of each operator.", show_default="1 s or 5 runs"),
-    ] = None,
-    budget: Annotated[
-        float,
-        typer.Option(
-            "--budget", metavar="SECONDS", min=1.0, help="Operators predicted to outrun it are skipped, and say so."
-        ),
-    ] = 240.0,
-    memory: Annotated[
-        bool, typer.Option("--memory/--no-memory", help="Measure peak memory in child processes.")
-    ] = True,
-    quick: Annotated[
-        bool, typer.Option("--quick", help="Under half a minute: 4k tokens at most, dimension 64, 2 heads, no memory.")
-    ] = False,
-    selftest: Annotated[
-        bool, typer.Option("--selftest", help="Compare with all golden vectors; exit code 0 or 3.")
-    ] = False,
-    plot: Annotated[
-        Path | None,
-        typer.Option("--plot", metavar="FILE", help="Draw time and memory against length, and recall against keys."),
-    ] = None,
-    list_: ListOption = False,
-    as_json: JsonOption = False,
-    report_file: ReportOption = None,
-    quiet: QuietOption = False,
-    verbose: VerboseOption = False,
-    device: DeviceOption = "auto",
-    dtype: Annotated[
-        str, typer.Option("--dtype", metavar="DTYPE", help="float32 (fp32), bfloat16 (bf16), float16 or float64.")
-    ] = "float32",
-    seed: SeedOption = 0,
-    threads: ThreadsOption = None,
-) -> None:
+def _main(reporting: Reporting, options: BenchOptions, runs: Runs, given: frozenset[str]) -> None:
     """Measure attention operators side by side: time, memory, exactness, scaling.
 
     Every operator runs on the same q, k, v in the same run as PyTorch's dense attention, against the machine's own
     measured ceilings. No number is printed that this run did not measure; predictions are called predictions.
     """
-    if list_:
-        from .methods import list_methods
-
-        return list_methods("bench", as_json=as_json)
-    from attn.core.attention.registry import OPERATORS
-    from attn.core.bench.options import BenchOptions, convert, parse_setting
-    from attn.core.sizes import parse_grid, parse_size, parse_sizes
-
-    for name in operators or ():
+    for name in options.operators:
         OPERATORS[name]  # the nearest name before torch is imported
-    given = _given(context)
-    if selftest:
-        _refuse(context, "--selftest compares with stored vectors", given - {"operators", "selftest", *OUTPUT_OPTIONS})
-        return _run(tuple(operators or ()), as_json, report_file, quiet, verbose)
-    shape = parse_grid(grid) if grid else None
-    if seq is None:
-        lengths: tuple[int, ...] = (shape[0] * shape[1],) if shape else (4096,)
-    else:
-        lengths = parse_sizes(seq)
-    if quick:
-        chosen = {"dim": dim != 64, "heads": heads != 2, "memory": memory}
-        _refuse(context, "--quick measures 2 heads of 64 without memory", {x for x in given if chosen.get(x)})
-        if max(lengths) > 4096:
-            raise UsageError(f"--quick measures 4k tokens at most. Leave --seq {seq} out, or --quick.")
-        dim, heads, memory = 64, 2, False
-    sources = tuple(inputs.split(","))
-    if memory and given & {"memory"} and (mode == "decode" or backward):
-        raise UsageError("--memory measures a forward pass over all queries: leave out --mode decode and --backward.")
-    settings: dict[str, dict[str, Any]] = {}
-    for text in setting or ():
-        name, parameter, values = parse_setting(text, OPERATORS)
-        if len(values) > 1:
-            raise UsageError(f"--set {text}: one value. Use --sweep for several.")
-        settings.setdefault(name, {})[parameter] = convert(name, parameter, values[0])
-    swept = None
-    if sweep:
-        if len(sweep) > 1:
-            raise UsageError("--sweep: one parameter of one operator at a time.")
-        name, parameter, values = parse_setting(sweep[0], OPERATORS)
-        swept = (name, parameter, tuple(convert(name, parameter, value) for value in values))
-    options = BenchOptions(
-        operators=tuple(operators or ((swept[0],) if swept else ())),
-        lengths=lengths,
-        batch=batch,
-        num_heads=heads,
-        num_kv_heads=kv_heads,
-        head_dim=dim,
-        grid=(shape[0], shape[1]) if shape else None,
-        inputs=sources,
-        captured_heads=parse_heads(head),
-        tile=tile,
-        causal=causal,
-        mode=mode,
-        backward=backward,
-        baseline=baseline == "sdpa",
-        peers=peers,
-        settings=settings,
-        sweep=swept,
-        keys=parse_size(keys) if keys else None,
-        rows=rows,
-        memory=memory,
-        repeat=repeat,
-        budget=budget,
-        seed=seed,
-        seeds=seeds,
-        device=device,
-        dtype=dtype,
-        threads=threads,
-        plot=plot,
-        asked=frozenset(SIZES[name] for name in given & set(SIZES)),
-    )
-    return _run(options, as_json, report_file, quiet, verbose)
+    if options.budget < 1:
+        raise OptionError(f"{{budget}}: {options.budget:g} s is too short to measure anything. Use 1 or more.")
+    if runs.selftest:
+        _refuse("{selftest} compares with stored vectors", set(given) - {"operators", "selftest", *OUTPUT_OPTIONS})
+        return _run(options.operators, reporting)
+    if runs.quick:
+        _refuse(
+            "{quick} measures 2 heads of 64 without memory",
+            {name for name in given & set(QUICK) if getattr(options, name) != QUICK[name]},
+        )
+        if max(options.lengths) > 4096:
+            raise OptionError("{quick} measures 4k tokens at most. Leave {lengths} out, or {quick}.")
+        options = replace(options, **QUICK)
+    if options.memory and "memory" in given and (options.mode == "decode" or options.backward):
+        raise OptionError("{memory} measures a forward pass over all queries: leave out {mode} decode and {backward}.")
+    if options.sweep and not options.operators:
+        options = replace(options, operators=(options.sweep[0],))
+    return _run(replace(options, asked=given & SIZES), reporting)
 
 
-def _run(
-    options: BenchOptions | tuple[str, ...], as_json: bool, report_file: Path | None, quiet: bool, verbose: bool
-) -> None:
-    from dataclasses import asdict
+main = command(_main, methods="bench")
 
+
+def _run(options: BenchOptions | tuple[str, ...], reporting: Reporting) -> None:
     from .show import Watch, show, watched
 
     arguments: dict[str, Any] = {"operators": options} if isinstance(options, tuple) else asdict(options)
@@ -311,11 +117,11 @@ def _run(
         return run(options, watcher=watch, arguments=arguments)
 
     left = options if isinstance(options, tuple) else options.operators
-    report = watched("bench", call, arguments, left, report_file, quiet=quiet)
+    report = watched("bench", call, arguments, left, reporting.report_file, quiet=reporting.quiet)
     tested = isinstance(options, tuple)
     table = None if tested else [_row(item) for item in report.items]
-    show(report, Reporting(as_json, report_file, quiet, verbose), rows=table)
-    if not as_json and not quiet and not tested:
+    show(report, reporting, rows=table)
+    if not reporting.as_json and not reporting.quiet and not tested:
         _print_rest(report)
     gate = tested or any(item.details.get("gate_failed") for item in report.items)
     raise typer.Exit(EXIT_GATE if gate and report.exit_code == 1 else report.exit_code)

@@ -23,7 +23,8 @@ def command(main: Callable[..., None], *, methods: str | None = None) -> Callabl
     Parameters
     ----------
     main : callable
-        Its parameters are options dataclasses; its docstring is the help.
+        Its parameters are options dataclasses; its docstring is the help. With a parameter ``given``, a frozenset of
+        str, it is told which fields stand on the command line.
     methods : str, optional
         Command whose methods ``--list`` lists.
 
@@ -38,6 +39,7 @@ def command(main: Callable[..., None], *, methods: str | None = None) -> Callabl
         If two options have one name.
     """
     bundles: dict[str, type] = {name: kind for name, kind in typing.get_type_hints(main).items() if name != "return"}
+    asks = bundles.pop("given", None) is not None
     options = [option for bundle in bundles.values() for option in stated(bundle)]
     options.sort(key=lambda option: option.option.common)
     flags = {option.field: option.flag for option in options}
@@ -51,7 +53,8 @@ def command(main: Callable[..., None], *, methods: str | None = None) -> Callabl
 
             return list_methods(methods, as_json=given["as_json"])
         try:
-            main(**{name: build(bundle, _values(bundle, given)) for name, bundle in bundles.items()})
+            extra = {"given": _on_command_line(given.pop("context"))} if asks else {}
+            main(**{name: build(bundle, _values(bundle, given)) for name, bundle in bundles.items()}, **extra)
         except OptionError as error:
             raise UsageError(error.named(lambda field: flags.get(field) or flag(field))) from error
 
@@ -59,6 +62,8 @@ def command(main: Callable[..., None], *, methods: str | None = None) -> Callabl
     if methods is not None:
         place = sum(not option.option.common for option in options)
         parameters.insert(place, _LIST)
+    if asks:
+        parameters.append(inspect.Parameter("context", inspect.Parameter.KEYWORD_ONLY, annotation=typer.Context))
     run.__signature__ = inspect.Signature(parameters)  # type: ignore[attr-defined]
     run.__annotations__ = {parameter.name: parameter.annotation for parameter in parameters}
     return run
@@ -68,6 +73,11 @@ _LIST = inspect.Parameter(
     "list_", inspect.Parameter.KEYWORD_ONLY, default=False,
     annotation=Annotated[bool, typer.Option("--list", help="List the methods and leave.")],
 )  # fmt: skip
+
+
+def _on_command_line(context: typer.Context) -> frozenset[str]:
+    sources = {name: context.get_parameter_source(name) for name in context.params}
+    return frozenset(name for name, source in sources.items() if source is not None and source.name == "COMMANDLINE")
 
 
 def _values(bundle: type, given: Mapping[str, Any]) -> dict[str, Any]:
@@ -106,7 +116,7 @@ def _parameter(option: Stated) -> inspect.Parameter:
 def _spellings(option: Stated) -> list[str]:
     """``--figure``, ``--guided/--no-guided``, with the short one behind."""
     spelt, known = option.flag, option.option
-    if option.type is bool and (known.negation or option.default is not False):
+    if option.type is bool and not known.parse and (known.negation or option.default is not False):
         spelt = f"{spelt}/{known.negation or spelt.replace('--', '--no-', 1)}"
     return [spelt, *([known.short] if known.short else [])]
 

@@ -63,6 +63,8 @@ class Option:
     parse : callable, optional
         Makes the value of a user's text (of each, where it is ``repeatable``). Raises ``ValueError`` or ``UsageError``,
         whose text need not name the option.
+    gather : callable
+        Makes the field's value of all that was parsed, where it is ``repeatable``. Raises like ``parse``.
     complete : callable, optional
         Shell completion: what could follow the beginning that is typed.
     positional : bool
@@ -91,6 +93,7 @@ class Option:
     text: str | None = None
     env: str | None = None
     parse: Callable[[str], Any] | None = None
+    gather: Callable[[tuple[Any, ...]], Any] = tuple
     complete: Complete | None = None
     positional: bool = False
     repeatable: bool = False
@@ -265,8 +268,13 @@ def _check_number(field: str, option: Option, value: float) -> None:
 def parsed(stated: Stated, text: str) -> Any:
     """The value of what a user typed for an option with ``parse``. Raises ``OptionError``."""
     assert stated.option.parse is not None
+    return _named(stated, stated.option.parse, text)
+
+
+def _named(stated: Stated, convert: Callable[[Any], Any], value: Any) -> Any:
+    """``convert(value)``, whose errors name the option."""
     try:
-        return stated.option.parse(text)
+        return convert(value)
     except OptionError:
         raise
     except ValueError as error:  # UsageError is one
@@ -303,7 +311,8 @@ def _converted(stated: Stated, value: Any) -> Any:
         return parsed(stated, value)
     if isinstance(value, list):
         parse = stated.option.parse
-        return tuple(parsed(stated, part) if parse and isinstance(part, str) else part for part in value)
+        parts = tuple(parsed(stated, part) if parse and isinstance(part, str) else part for part in value)
+        return _named(stated, stated.option.gather, parts)
     if isinstance(value, str) and stated.type is Path:
         return Path(value)
     if isinstance(value, int) and not isinstance(value, bool) and stated.type is float:

@@ -111,12 +111,12 @@ def _check(client: Client, first_input: str) -> None:
         raise OptionError("{cluster}: the scheduler has no workers. Start some: dask worker ADDRESS --nthreads 1")
     for host, version, sees in answers.values():
         if version != attn.__version__:
-            raise UsageError(
-                f"--cluster: worker on {host} has attn {version}, this is {attn.__version__}. Install the same"
+            raise OptionError(
+                f"{{cluster}}: worker on {host} has attn {version}, this is {attn.__version__}. Install the same"
             )
         if not sees:
-            raise UsageError(
-                f"--cluster: worker on {host} does not see {first_input}. Inputs must be on shared storage"
+            raise OptionError(
+                f"{{cluster}}: worker on {host} does not see {first_input}. Inputs must be on shared storage"
             )
 
 

@@ -11,6 +11,7 @@ from torch import Tensor
 from ..attention.contract import Cost, Operator, Shape
 from ..attention.registry import OPERATORS
 from ..errors import UsageError
+from ..options import OptionError
 from .options import BenchOptions
 
 BASELINE = "sdpa"
@@ -96,7 +97,7 @@ def choose(options: BenchOptions) -> tuple[list[str], dict[str, str]]:
     left_out: dict[str, str] = {}
     for name in (*options.settings, *((options.sweep[0],) if options.sweep else ())):
         if name not in names:
-            raise UsageError(f"--set {name}...: {name} is not measured. Name it, or leave the parameter out.")
+            raise OptionError(f"{{settings}} {name}...: {name} is not measured. Name it, or leave the parameter out.")
     for name in dict.fromkeys(names):
         if missing := OPERATORS[name].missing():
             if name in options.named:
@@ -118,14 +119,14 @@ def choose(options: BenchOptions) -> tuple[list[str], dict[str, str]]:
                 raise UsageError(str(error)) from None
         unused = operator.decode_only & given.keys()
         if unused and options.mode != "decode":
-            raise UsageError(f"{name}.{min(unused)} would have no effect without --mode decode.")
+            raise OptionError(f"{name}.{min(unused)} would have no effect without {{mode}} decode.")
         found.append(name)
     if options.grid is not None and not any(OPERATORS[name].resolve().grid for name in found):
-        raise UsageError("--grid is about operators on token maps (bra, halo), and none is measured.")
+        raise OptionError("{grid} is about operators on token maps (bra, halo), and none is measured.")
     if options.sweep and options.sweep[1] in options.settings.get(options.sweep[0], {}):
         raise UsageError(f"{'.'.join(options.sweep[:2])} is both set and swept. Leave one out.")
     if options.operators and options.peers:
-        raise UsageError("--peers adds to the operators that run by default, and some were named. Name the peers too.")
+        raise OptionError("{peers} adds to the operators that run by default, and some were named. Name the peers too.")
     return found, left_out
 
 

@@ -7,12 +7,80 @@ import typing
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
 
+from ..attention.registry import OPERATORS
+from ..bundles import Device, Seed, Threads
+from ..catalogue import complete
 from ..errors import UsageError
-from ..registry import Registry
+from ..options import Option, OptionError, check
+from ..sizes import parse_grid, parse_size, parse_sizes
+from . import GENERATOR_NAMES
 
 Mode = Literal["prefill", "decode"]
+
+
+def complete_inputs(incomplete: str) -> list[str]:
+    """Shell completion of generator names (no torch)."""
+    return [name for name in GENERATOR_NAMES if name.startswith(incomplete)]
+
+
+def parse_names(text: str) -> tuple[str, ...]:
+    """``needle,topic`` as names."""
+    return tuple(text.split(","))
+
+
+def parse_heads(text: str) -> tuple[int, ...]:
+    """``0,2`` as (0, 2); ``ValueError`` for anything else."""
+    if not all(part.isdecimal() and len(part) < 10 for part in text.split(",")):
+        raise ValueError(f"{text!r} is no list of head numbers (use 0 or 0,1)")
+    return tuple(int(part) for part in text.split(","))
+
+
+def parse_baseline(text: str) -> bool:
+    """Whether there is one; ``ValueError`` for what is none."""
+    if text not in ("sdpa", "none"):
+        raise ValueError(f"{text!r} is no baseline. Use sdpa or none.")
+    return text == "sdpa"
+
+
+def parse_setting(text: str) -> tuple[str, str, list[str]]:
+    """``hip.mask_k=128,256`` as (operator, parameter, values as text). Raises ``UsageError`` for anything else."""
+    target, equals, values = text.partition("=")
+    name, dot, parameter = target.partition(".")
+    if not (equals and dot and parameter and values):
+        raise UsageError(f"{text!r} is no setting. Use OPERATOR.PARAMETER=VALUE, as hip.mask_k=1024.")
+    OPERATORS[name]  # raises with the nearest name
+    return name, parameter, values.split(",")
+
+
+def parse_set(text: str) -> tuple[str, str, Any]:
+    """``hip.mask_k=128`` as operator, parameter and value. Raises ``UsageError`` for anything else."""
+    name, parameter, values = parse_setting(text)
+    if len(values) > 1:
+        raise OptionError(f"{{settings}} {text}: one value. Use {{sweep}} for several.")
+    return name, parameter, convert(name, parameter, values[0])
+
+
+def by_operator(settings: tuple[tuple[str, str, Any], ...]) -> dict[str, dict[str, Any]]:
+    """Operator → its parameters; the last of two values counts."""
+    gathered: dict[str, dict[str, Any]] = {}
+    for name, parameter, value in settings:
+        gathered.setdefault(name, {})[parameter] = value
+    return gathered
+
+
+def parse_sweep(text: str) -> tuple[str, str, tuple[Any, ...]]:
+    """``hip.mask_k=128,256`` as operator, parameter and values. Raises ``UsageError`` for anything else."""
+    name, parameter, values = parse_setting(text)
+    return name, parameter, tuple(convert(name, parameter, value) for value in values)
+
+
+def only_sweep(sweeps: tuple[Any, ...]) -> Any:
+    """The one there is. Raises ``ValueError`` for several."""
+    if len(sweeps) > 1:
+        raise ValueError("one parameter of one operator at a time.")
+    return sweeps[0]
 
 
 @dataclass(frozen=True, slots=True)
@@ -43,50 +111,101 @@ class BenchOptions:
         An operator predicted to outrun what is left of it is skipped, with its prediction.
     """
 
-    operators: tuple[str, ...] = ()
-    lengths: tuple[int, ...] = (4096,)
-    batch: int = 1
-    num_heads: int = 1
-    num_kv_heads: int | None = None
-    head_dim: int = 128
-    grid: tuple[int, int] | None = None
-    inputs: tuple[str, ...] = ("lowrank",)
-    captured_heads: tuple[int, ...] | None = None
-    tile: bool = False
-    causal: bool | None = None
-    mode: Mode = "prefill"
-    backward: bool = False
-    baseline: bool = True
-    peers: bool = False
-    settings: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
-    sweep: tuple[str, str, tuple[Any, ...]] | None = None
-    keys: int | None = None
-    rows: int = 256
-    memory: bool = True
-    repeat: int | None = None
-    budget: float = 240.0
-    seed: int = 0
-    seeds: int = 1
-    device: str = "auto"
-    dtype: str = "float32"
-    threads: int | None = None
-    plot: Path | None = None
+    operators: Annotated[
+        tuple[str, ...],
+        Option(
+            "What to measure; nothing: every language operator (with --grid every vision operator).",
+            metavar="OPERATOR", positional=True, complete=complete("bench"),
+        ),
+    ] = ()  # fmt: skip
+    lengths: Annotated[
+        tuple[int, ...],
+        Option(
+            "Lengths: 512, 4k (k = 1024), lists 4k,16k, doubling ranges 4k..128k.",
+            name="--seq", metavar="SIZES", parse=parse_sizes, shown="4k, or --grid's",
+        ),
+    ] = ()  # fmt: skip
+    num_heads: Annotated[int, Option("Query heads.", name="--heads", metavar="N", least=1)] = 1
+    num_kv_heads: Annotated[
+        int | None, Option("Key/value heads.", name="--kv-heads", metavar="N", least=1, shown="as --heads")
+    ] = None
+    head_dim: Annotated[int, Option("Head dimension, a multiple of 8.", name="--dim", metavar="N", least=1)] = 128
+    batch: Annotated[int, Option("Batch size.", metavar="N", least=1)] = 1
+    grid: Annotated[
+        tuple[int, int] | None,
+        Option("Token map of the vision operators, as 256x256.", metavar="HxW", parse=parse_grid),
+    ] = None
+    causal: Annotated[bool | None, Option("Whether queries see later keys.", shown="as the operator can")] = None
+    mode: Annotated[Mode, Option("All queries, or one query against a long cache.", metavar="prefill|decode")] = (
+        "prefill"
+    )
+    backward: Annotated[bool, Option("Measure forward and backward together.")] = False
+    inputs: Annotated[
+        tuple[str, ...],
+        Option(
+            "Generators, separated by commas (gaussian, lowrank, topic, needle, needle-smooth, video, worst), or .npz "
+            "files with q, k, v.",
+            metavar="NAMES", parse=parse_names, text="lowrank", complete=complete_inputs,
+        ),
+    ] = ("lowrank",)  # fmt: skip
+    captured_heads: Annotated[
+        tuple[int, ...] | None,
+        Option("Heads of a .npz file, as 0,1.", name="--head", metavar="LIST", parse=parse_heads, shown="all of them"),
+    ] = None
+    tile: Annotated[bool, Option("Repeat the tokens of a .npz file up to --seq; the report says so.")] = False
+    seeds: Annotated[int, Option("Seeds to measure, from --seed on.", metavar="N", least=1)] = 1
+    settings: Annotated[
+        Mapping[str, Mapping[str, Any]],
+        Option(
+            "A parameter of an operator; repeatable.",
+            name="--set", metavar="OP.PARAM=VALUE", parse=parse_set, repeatable=True, gather=by_operator,
+        ),
+    ] = field(default_factory=dict)  # fmt: skip
+    sweep: Annotated[
+        tuple[str, str, tuple[Any, ...]] | None,
+        Option(
+            "Measure an operator at several values.",
+            metavar="OP.PARAM=A,B,C", parse=parse_sweep, repeatable=True, gather=only_sweep,
+        ),
+    ] = None  # fmt: skip
+    keys: Annotated[
+        int | None,
+        Option("Equal budget: so many keys per query, searched or attended.", metavar="SIZE", parse=parse_size),
+    ] = None
+    baseline: Annotated[
+        bool,
+        Option(
+            "PyTorch's dense attention as the row to compare with.",
+            metavar="sdpa|none", parse=parse_baseline, text="sdpa",
+        ),
+    ] = True  # fmt: skip
+    peers: Annotated[bool, Option("Also the peers that compile for minutes, or need a package or a GPU.")] = False
+    rows: Annotated[int, Option("Query rows on which exactness is measured.", metavar="N", least=4)] = 256
+    repeat: Annotated[int | None, Option("Runs of each operator.", metavar="N", least=1, shown="1 s or 5 runs")] = None
+    budget: Annotated[
+        float, Option("Operators predicted to outrun it are skipped, and say so.", metavar="SECONDS", above=0)
+    ] = 240.0
+    memory: Annotated[bool, Option("Measure peak memory in child processes.")] = True
+    plot: Annotated[
+        Path | None, Option("Draw time and memory against length, and recall against keys.", metavar="FILE")
+    ] = None
+    device: Device = "auto"
+    dtype: Annotated[
+        str, Option("float32 (fp32), bfloat16 (bf16), float16 or float64.", metavar="DTYPE", common=True)
+    ] = "float32"
+    seed: Seed = 0
+    threads: Threads = None
     asked: frozenset[str] = frozenset()
+
+    def __post_init__(self) -> None:
+        check(self)
+        if not self.lengths:
+            object.__setattr__(self, "lengths", (math.prod(self.grid) if self.grid else 4096,))
 
     @property
     def named(self) -> tuple[str, ...]:
         """Operators that were asked for by name: refused where they cannot run, not left out."""
         return (*self.operators, *self.settings, *((self.sweep[0],) if self.sweep else ()))
-
-
-def parse_setting(text: str, operators: Registry) -> tuple[str, str, list[str]]:
-    """``hip.mask_k=128,256`` as (operator, parameter, values as text). Raises ``UsageError`` for anything else."""
-    target, equals, values = text.partition("=")
-    name, dot, parameter = target.partition(".")
-    if not (equals and dot and parameter and values):
-        raise UsageError(f"{text!r} is no setting. Use OPERATOR.PARAMETER=VALUE, as hip.mask_k=1024.")
-    operators[name]  # raises with the nearest name
-    return name, parameter, values.split(",")
 
 
 def _choices(annotation: Any) -> tuple[str, ...]:

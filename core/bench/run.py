@@ -18,7 +18,8 @@ import attn
 
 from .. import memory
 from ..device import pick_device, pick_dtype, set_threads
-from ..errors import InputError, UsageError, did_you_mean
+from ..errors import InputError, did_you_mean
+from ..options import OptionError
 from ..progress import Bars, Watcher
 from ..report.canvas import check_figure_path
 from ..report.model import Item, Report, summarise
@@ -177,37 +178,35 @@ def _check(options: BenchOptions, dtype: torch.dtype) -> dict[tuple[int, str], i
 
     All that can be refused is refused here, before ceilings are measured and anything is compiled.
     """
-    if not options.budget >= 0:
-        raise UsageError(f"--budget {options.budget}: use a number of seconds.")
-    if not 0 <= options.seed < 2**63:
-        raise UsageError(f"--seed {options.seed}: use 0 to 2^63 - 1.")
     if options.seeds * len(options.lengths) * len(options.inputs) > MOST_JOBS:
-        raise UsageError(
-            f"--seeds {options.seeds} at these lengths and inputs makes more than {MOST_JOBS} measurements."
+        raise OptionError(
+            f"{{seeds}} {options.seeds} at these lengths and inputs makes more than {MOST_JOBS} measurements."
         )
     if options.mode == "decode" and options.backward:
-        raise UsageError("--backward and --mode decode exclude each other: decoding has no backward pass.")
+        raise OptionError("{backward} and {mode} decode exclude each other: decoding has no backward pass.")
     if options.plot is not None:
         check_figure_path(options.plot)
     for source in options.inputs:
         if source not in GENERATORS and not source.endswith(".npz"):
             hint = did_you_mean(source, GENERATORS) or f"Known: {', '.join(GENERATORS)}, or a FILE.npz."
-            raise UsageError(f"--inputs: no generator named {source!r}. {hint}")
+            raise OptionError(f"{{inputs}}: no generator named {source!r}. {hint}")
     files = [source for source in options.inputs if source not in GENERATORS]
     generated = len(files) < len(options.inputs)
     if not files and (options.captured_heads is not None or options.tile):
-        name = "--tile" if options.captured_heads is None else "--head"
-        raise UsageError(f"{name} is about .npz files, and --inputs names none.")
+        name = "tile" if options.captured_heads is None else "captured_heads"
+        raise OptionError(f"{{{name}}} is about .npz files, and {{inputs}} names none.")
     if not generated and options.seeds > 1:
-        raise UsageError(f"--seeds {options.seeds}: files are the same for every seed. Leave it out.")
+        raise OptionError(f"{{seeds}} {options.seeds}: files are the same for every seed. Leave it out.")
     heads, kv = options.num_heads, options.num_kv_heads or options.num_heads
     if heads % kv:
-        raise UsageError(f"--kv-heads {kv} does not divide --heads {heads}.")
+        raise OptionError(f"{{num_kv_heads}} {kv} does not divide {{num_heads}} {heads}.")
     if options.head_dim % 8:
-        raise UsageError(f"--dim {options.head_dim}: head dimensions are multiples of 8, such as 64, 80 or 128.")
+        raise OptionError(
+            f"{{head_dim}} {options.head_dim}: head dimensions are multiples of 8, such as 64, 80 or 128."
+        )
     length = max(options.lengths)
     if options.grid is not None and options.grid[0] * options.grid[1] != length:
-        raise UsageError(f"--grid {options.grid[0]}x{options.grid[1]} has not {show_size(length)} tokens.")
+        raise OptionError(f"{{grid}} {options.grid[0]}x{options.grid[1]} has not {show_size(length)} tokens.")
     shapes = {
         source: (options.batch, heads, kv, options.head_dim) if source in GENERATORS else _file_sizes(source, options)
         for source in options.inputs
@@ -222,8 +221,8 @@ def _check(options: BenchOptions, dtype: torch.dtype) -> dict[tuple[int, str], i
             need = 2 * itemsize * (2 * queries + 2 * batch * kv * dim * length) + draft
             needs[length, source] = need
             if available is not None and need > available:
-                raise UsageError(
-                    f"--seq {show_size(length)} with {heads} heads of {dim} needs about {show_bytes(need)}; "
-                    f"{show_bytes(available)} are free. Use a smaller --seq, --heads or --dim."
+                raise OptionError(
+                    f"{{lengths}} {show_size(length)} with {heads} heads of {dim} needs about {show_bytes(need)}; "
+                    f"{show_bytes(available)} are free. Use a smaller {{lengths}}, {{num_heads}} or {{head_dim}}."
                 )
     return needs

@@ -10,7 +10,8 @@ import attn
 
 from ..attention import golden as parity
 from ..attention.registry import OPERATORS
-from ..errors import InputError, UsageError
+from ..errors import InputError
+from ..options import OptionError
 from ..progress import Bars, Watcher
 from ..report.model import Item, Report, summarise
 
@@ -35,7 +36,7 @@ def run(
     golden = {name: None if row.missing() else row.resolve().golden for name, row in rows.items()}
     if without := sorted(name for name, its in golden.items() if its is None):
         known = ", ".join(parity.vectors())
-        raise UsageError(f"--selftest: {', '.join(without)} has no golden vectors. Known: {known}.")
+        raise OptionError(f"{{selftest}}: {', '.join(without)} has no golden vectors. Known: {known}.")
     wanted = {its.folder for its in golden.values() if its is not None}
     items: list[Item] = []
     jobs = [(folder, stem) for folder, stem in parity.files() if not wanted or folder in wanted]

@@ -13,7 +13,7 @@ from ..batch.run import run_batch
 from ..batch.task import Task
 from ..bundles import Placement
 from ..device import pick_device, pick_dtype
-from ..errors import AttnError, UsageError
+from ..errors import AttnError
 from ..io import GreyImage, expand_inputs, output_paths, read_grey
 from ..io.atomic import check_place, remove_stale
 from ..io.image import check_unit
@@ -129,23 +129,23 @@ def check_options(options: DenoiseOptions) -> None:
         slice_to_fit(options.fit_on, 1 << 30)  # an integer at least; whether the slice exists is known later
     own = options.method == "filter2noise"
     for name, used in {
-        "--strength": options.strength != 1.0,
-        "--region": bool(options.regions),
-        "--maps": options.maps,
-        "--save-filter": options.save_filter is not None,
-        "--filter": options.filter is not None,
+        "strength": options.strength != 1.0,
+        "regions": bool(options.regions),
+        "maps": options.maps,
+        "save_filter": options.save_filter is not None,
+        "filter": options.filter is not None,
     }.items():
         if used and not own:
-            raise UsageError(f"{name} works with --method filter2noise only, not with {options.method}.")
+            raise OptionError(f"{{{name}}} works with {{method}} filter2noise only, not with {options.method}.")
     if options.simulate_dose is not None:
         if not 0 < options.simulate_dose <= 1:
-            raise UsageError(
-                f"--simulate-dose: {options.simulate_dose:g} is no fraction of a dose (0 < fraction <= 1)."
+            raise OptionError(
+                f"{{simulate_dose}}: {options.simulate_dose:g} is no fraction of a dose (0 < fraction <= 1)."
             )
         if options.reference is not None:
             raise OptionError("{simulate_dose}: the input itself is the reference then; leave {reference} out.")
     if options.save_filter is not None:
-        check_place("--save-filter", options.save_filter, (".safetensors",))
+        check_place("save_filter", options.save_filter, (".safetensors",))
     if options.reference is not None and not split_key(options.reference)[0].exists():
         raise OptionError(f"{{reference}}: {options.reference} does not exist.")
 

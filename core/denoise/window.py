@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from ..errors import InputError, UsageError, did_you_mean
+from ..errors import InputError, did_you_mean
 from ..io.image import GreyImage
 from ..options import OptionError
 
@@ -83,8 +83,8 @@ def parse_window(text: str) -> tuple[float, float] | None:
         values = float(centre), float(width)
     except ValueError:
         hint = did_you_mean(text, ["auto", *PRESETS]) if not comma else ""
-        raise UsageError(
-            f"--window: {text!r} is not a window. {hint or 'Use auto, ' + ', '.join(PRESETS) + ' or CENTER,WIDTH.'}"
+        raise OptionError(
+            f"{{window}}: {text!r} is not a window. {hint or 'Use auto, ' + ', '.join(PRESETS) + ' or CENTER,WIDTH.'}"
         ) from None
     if not (np.isfinite(values).all() and values[1] > 0):
         raise OptionError(f"{{window}}: the width must be a positive number, not {width}.")

@@ -17,7 +17,8 @@ from contextlib import contextmanager
 from os import PathLike
 from pathlib import Path
 
-from ..errors import InputError, UsageError
+from ..errors import InputError
+from ..options import OptionError
 
 try:
     import fcntl
@@ -78,15 +79,15 @@ def _stat(path: str | PathLike[str]) -> os.stat_result | None:
         return None
 
 
-def check_place(option: str, path: str | PathLike[str], suffixes: tuple[str, ...] = ()) -> None:
-    """Raise ``UsageError`` where the file that ``option`` names could not be written, before the work.
+def check_place(field: str, path: str | PathLike[str], suffixes: tuple[str, ...] = ()) -> None:
+    """Raise ``UsageError`` where the file of the option ``field`` could not be written, before the work.
 
     ``suffixes`` are those it may have; none: any.
     """
     if suffixes and Path(path).suffix.lower() not in suffixes:
-        raise UsageError(f"{option} {path}: the file is written as {' or '.join(suffixes)}. Name it so.")
+        raise OptionError(f"{{{field}}} {path}: the file is written as {' or '.join(suffixes)}. Name it so.")
     if fault := place_fault(path):
-        raise UsageError(f"{option} {path}: {fault}.")
+        raise OptionError(f"{{{field}}} {path}: {fault}.")
 
 
 @contextmanager

@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from ..device import pick_dtype
-from ..errors import UsageError
+from ..options import OptionError
 from . import MODELS
 from .fov import Fov
 from .fsgnet.checkpoint import FSGNetCheckpoint, read_checkpoint
@@ -94,9 +94,9 @@ def load(name: str, *, device: torch.device | str = "cpu", dtype: str = "float32
     if name.endswith(".safetensors"):
         return NetworkSegmenter(read_checkpoint(Path(name)), device, pick_dtype(dtype))
     if name not in MODELS and name in (untrained := {called: trunk for trunk, called in NAMES.items()}):
-        raise UsageError(
+        raise OptionError(
             f"no weights ship for {name}. Train it (attn train fsgnet --trunk {untrained[name]}) and give the file: "
-            "--model OUT/model.safetensors"
+            "{model} OUT/model.safetensors"
         )
     if MODELS[name].status == "baseline":
         return RidgeSegmenter(name)
@@ -126,8 +126,8 @@ class NetworkSegmenter:
 
     def __init__(self, checkpoint: FSGNetCheckpoint, device: torch.device, dtype: torch.dtype) -> None:
         if dtype not in (torch.float32, torch.float64):
-            raise UsageError(
-                f"--dtype {str(dtype).removeprefix('torch.')}: the guided filter needs float32 or float64."
+            raise OptionError(
+                f"{{dtype}} {str(dtype).removeprefix('torch.')}: the guided filter needs float32 or float64."
             )
         self.name, self.threshold, self.preparation = checkpoint.name, checkpoint.threshold, checkpoint.preparation
         self.device, self.dtype = device, dtype

@@ -16,10 +16,11 @@ from ..batch.run import run_batch
 from ..batch.task import Task
 from ..bundles import Placement
 from ..device import pick_device
-from ..errors import InputError, UsageError
+from ..errors import InputError
 from ..io.atomic import remove_stale
 from ..io.raster import read_png
 from ..io.walk import Input, Passed, expand_inputs
+from ..options import OptionError
 from ..progress import Bars, Watcher
 from ..report.model import Item, Report, plain
 from .case import Case, read_case, segment_case, segmenter_of, threshold_of
@@ -94,8 +95,8 @@ def run(
     passed = Passed()
     sources = expand_inputs(inputs, suffixes=SUFFIXES, stdin=stdin, output=output, passed=passed)
     if len(sources) > 1 and options.truth is not None and not options.truth.is_dir():
-        raise UsageError(
-            f"--truth: {options.truth} is one file, but there are {len(sources)} photos. Name a directory."
+        raise OptionError(
+            f"{{truth}}: {options.truth} is one file, but there are {len(sources)} photos. Name a directory."
         )
     folder, targets = places(sources, output, overwrite=placement.overwrite)
     tasks = [_task(source, target, options) for source, target in zip(sources, targets, strict=True)]

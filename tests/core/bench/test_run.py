@@ -5,7 +5,6 @@ import math
 import numpy as np
 import pytest
 
-from attn.core.attention.registry import OPERATORS
 from attn.core.bench import GENERATOR_NAMES, measure
 from attn.core.bench import run as bench
 from attn.core.bench.inputs import GENERATORS
@@ -179,7 +178,7 @@ def test_what_cannot_be_measured_is_refused_before_anything_is_allocated(options
 
 
 def test_settings_take_the_type_of_the_parameter():
-    assert parse_setting("hip.mask_k=128,1k", OPERATORS) == ("hip", "mask_k", ["128", "1k"])
+    assert parse_setting("hip.mask_k=128,1k") == ("hip", "mask_k", ["128", "1k"])
     assert convert("hip", "mask_k", "1k") == 1024
     assert convert("hip", "sliding_window", "0") == 0
     assert convert("hip", "representative", "center") == "center"
@@ -190,14 +189,14 @@ def test_settings_take_the_type_of_the_parameter():
     with pytest.raises(UsageError, match="from Python"):
         convert("bra", "lepe", "x")
     for text, message in (("hip.maskk=3", "Did you mean mask_k"), ("hip.mask_k=many", "is no size")):
-        name, parameter, values = parse_setting(text, OPERATORS)
+        name, parameter, values = parse_setting(text)
         with pytest.raises(UsageError, match=message):
             convert(name, parameter, values[0])
     for text in ("hip", "hip.mask_k", "mask_k=3", "hip.=3", "hip.mask_k="):
         with pytest.raises(UsageError, match="is no setting"):
-            parse_setting(text, OPERATORS)
+            parse_setting(text)
     with pytest.raises(UsageError, match="Did you mean hip"):
-        parse_setting("hop.mask_k=3", OPERATORS)
+        parse_setting("hop.mask_k=3")
 
 
 def test_the_plot_is_drawn(no_ceilings, tmp_path):
