@@ -9,6 +9,7 @@ from typing import Annotated, ClassVar
 from .errors import UsageError
 from .options import Option, check
 
+AsJson = Annotated[bool, Option("Print one JSON document on stdout and nothing else.", name="--json", common=True)]
 Device = Annotated[str, Option("auto, cpu, cuda, cuda:N or mps.", metavar="DEVICE", env="ATTN_DEVICE", common=True)]
 Dtype = Annotated[str, Option("float32 or float64.", metavar="DTYPE", common=True)]
 Seed = Annotated[int, Option("Seed of everything random.", metavar="N", least=0, most=2**32 - 1, common=True)]
@@ -82,9 +83,7 @@ class Reporting:
     quiet, verbose : bool
     """
 
-    as_json: Annotated[
-        bool, Option("Print one JSON document on stdout and nothing else.", name="--json", common=True)
-    ] = False
+    as_json: AsJson = False
     report_file: Annotated[
         Path | None,
         Option("Write the report too: .json, .csv, .md or .html.", name="--report", metavar="FILE", common=True),

@@ -29,7 +29,7 @@ from dataclasses import KW_ONLY, MISSING, dataclass
 from pathlib import Path
 from typing import Annotated, Any, Literal, TypeVar
 
-from .errors import UsageError, did_you_mean
+from .errors import UsageError, did_you_mean, shortened
 
 LARGEST = 2**63 - 1
 """No number of an option may be larger: neither NumPy nor torch holds more."""
@@ -112,6 +112,7 @@ class OptionError(UsageError):
     """
 
     def __init__(self, text: str) -> None:
+        text = shortened(text)
         super().__init__(self.named(lambda field: field, text))
         self.args = (text,)  # so that the error survives pickling
         self.text = text

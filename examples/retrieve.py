@@ -8,8 +8,10 @@ import json
 import sys
 from pathlib import Path
 
-from attn.core.retrieve.options import EncoderOptions, IndexOptions
-from attn.core.retrieve.verbs.evaluate import EvalOptions, score
+from attn.core.retrieve.options.encoder import EncoderOptions
+from attn.core.retrieve.options.index import IndexOptions
+from attn.core.retrieve.options.judge import EvalOptions
+from attn.core.retrieve.verbs.evaluate import score
 from attn.core.retrieve.verbs.index import index
 from attn.core.retrieve.verbs.search import search
 

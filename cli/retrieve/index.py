@@ -2,89 +2,19 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Any
 
-import typer
+from attn.core.bundles import Placement, Reporting
+from attn.core.retrieve.options.index import Galleries, IndexOptions
 
-from attn.core.bundles import Inputs, Reporting
-
-from ..options import (
-    AllowDownloadOption,
-    ClusterOption,
-    DeviceOption,
-    DtypeOption,
-    JsonOption,
-    MaxTokensOption,
-    NulOption,
-    OverwriteOption,
-    QuietOption,
-    ReportOption,
-    RetrievalModelOption,
-    TemperatureOption,
-    ThreadsOption,
-    TimeoutOption,
-    VerboseOption,
-    WorkersOption,
-)
+from ..build import command
 from ..say import say
 
 if TYPE_CHECKING:
     from attn.core.report.model import Item, Report
 
 
-def main(
-    gallery: Annotated[
-        list[str],
-        typer.Argument(
-            metavar="GALLERY",
-            help="Folders of images or texts, BEIR or MTEB folders, .jsonl, .tsv, .parquet, files; -: paths on stdin.",
-            show_default=False,
-        ),
-    ],
-    output: Annotated[
-        str, typer.Option("--output", "-o", metavar="INDEX", help="Folder of the index, or qdrant://HOST:PORT/NAME.")
-    ],
-    model: RetrievalModelOption = "minilm",
-    temperature: TemperatureOption = 1.0,
-    max_tokens: MaxTokensOption = None,
-    store: Annotated[
-        str,
-        typer.Option(
-            "--store", metavar="auto|flat|lance", help="flat: exact. lance: for millions. auto: flat up to 100000."
-        ),
-    ] = "auto",
-    rebuild: Annotated[
-        bool, typer.Option("--rebuild", help="Begin anew: another model, or an index that is damaged.")
-    ] = False,
-    keep_missing: Annotated[
-        bool, typer.Option("--keep-missing", help="Keep entries that the gallery no longer holds.")
-    ] = False,
-    prune: Annotated[
-        bool, typer.Option("--prune", help="Forget also entries of galleries that are empty or not named now.")
-    ] = False,
-    chunk: Annotated[
-        str | None,
-        typer.Option(
-            "--chunk",
-            metavar="auto|TOKENS|off",
-            help="Embed long texts in passages that overlap; hits are whole documents.",
-            show_default="as the index has it",
-        ),
-    ] = None,
-    nul: NulOption = False,
-    allow_download: AllowDownloadOption = False,
-    as_json: JsonOption = False,
-    report_file: ReportOption = None,
-    quiet: QuietOption = False,
-    verbose: VerboseOption = False,
-    overwrite: OverwriteOption = False,
-    device: DeviceOption = "auto",
-    dtype: DtypeOption = "float32",
-    threads: ThreadsOption = None,
-    workers: WorkersOption = 1,
-    cluster: ClusterOption = None,
-    item_timeout: TimeoutOption = None,
-) -> None:
+def _main(gallery: Galleries, reporting: Reporting, options: IndexOptions, placement: Placement) -> None:
     """Embed a gallery of images or texts into an index.
 
     The same command again embeds only what is new or has changed, and forgets what is gone: what an argument that was
@@ -95,32 +25,19 @@ def main(
     The index remembers the model, its weights and the temperature, the galleries, and the absolute path of each file
     and where that is from the index: hits are found from any folder, and after both moved together.
     """
-    from attn.core.bundles import Placement
-    from attn.core.retrieve.options import EncoderOptions, IndexOptions
-
     from ..show import run_files
-
-    options = IndexOptions(
-        EncoderOptions(model, temperature, max_tokens, device, dtype, allow_download),
-        store, rebuild, keep_missing, prune, chunk,
-    )  # fmt: skip
-    placement = Placement(
-        workers=workers, cluster=cluster, item_timeout=item_timeout, threads=threads, overwrite=overwrite
-    )
 
     def removed(report: Report) -> None:
         """Also with --quiet: nothing goes without a word."""
         if count := next((item.metrics.get("removed") for item in report.items), None):
             some = ", ".join(report.items[0].details["removed"][:3])
-            say(
-                f"attn: {output}: {count} removed, gone from the gallery: {some}{', ...' if count > 3 else ''}",
-                err=True,
-            )
+            more = ", ..." if count > 3 else ""
+            say(f"attn: {gallery.output}: {count} removed, gone from the gallery: {some}{more}", err=True)
 
-    run_files(
-        "attn.core.retrieve.verbs.index:index", Inputs(tuple(gallery), output, nul), options, placement,
-        Reporting(as_json, report_file, quiet, verbose), row=_row, before=removed,
-    )  # fmt: skip
+    run_files("attn.core.retrieve.verbs.index:index", gallery, options, placement, reporting, row=_row, before=removed)
+
+
+main = command(_main)
 
 
 def _row(item: Item) -> dict[str, Any]:

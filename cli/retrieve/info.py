@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-from ..options import IndexArgument, JsonOption
+from attn.core.retrieve.options.index import Index, InfoOptions
+
+from ..build import command
 from ..say import say
 
 
-def main(
-    index: IndexArgument,
-    as_json: JsonOption = False,
-) -> None:
+def _main(index: Index, options: InfoOptions) -> None:
     """Say what an index holds and which model made it. A damaged one is reported with the file that is damaged."""
     import json
 
@@ -18,13 +17,16 @@ def main(
 
     from ..show import print_rows
 
-    store = open_store(index)
+    store = open_store(index.index)
     try:
-        facts = {"index": index, **store.header.to_dict(), "entries": len(store), **store.stats()}
+        facts = {"index": index.index, **store.header.to_dict(), "entries": len(store), **store.stats()}
     finally:
         store.close()
-    if as_json:
+    if options.as_json:
         say(json.dumps(plain(facts), indent=2, ensure_ascii=False), lines=True)
     else:
         model = facts.pop("fingerprint")
-        print_rows([{"what": name, "is": str(value)} for name, value in {**facts, **model}.items()], title=index)
+        print_rows([{"what": name, "is": str(value)} for name, value in {**facts, **model}.items()], title=index.index)
+
+
+main = command(_main)

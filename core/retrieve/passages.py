@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import NDArray
 
-from ..errors import UsageError
+from ..options import OptionError
 from .store import Hit, VectorStore
 
 if TYPE_CHECKING:
@@ -50,12 +50,14 @@ def passage_tokens(wanted: str | None, encoder: Encoder) -> int:
     tokeniser = _tokeniser(encoder)
     most = encoder.fingerprint.max_tokens
     if tokeniser is None or most is None:
-        raise UsageError(f"--chunk: {encoder.fingerprint.model} does not say where its tokens are: texts stay whole.")
+        raise OptionError(
+            f"{{chunk}}: {encoder.fingerprint.model} does not say where its tokens are: texts stay whole."
+        )
     room = int(most - tokeniser.num_special_tokens_to_add())
     if wanted == "auto":
         return room
     if not str(wanted).isdecimal() or not LEAST <= int(str(wanted)[:9]) <= room:
-        raise UsageError(f"--chunk: {wanted!r} is not auto, off or a number of tokens from {LEAST} to {room}.")
+        raise OptionError(f"{{chunk}}: {wanted!r} is not auto, off or a number of tokens from {LEAST} to {room}.")
     return int(str(wanted))
 
 

@@ -20,8 +20,9 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
+from attn.core.retrieve.options.find import DedupOptions
 from attn.core.retrieve.store import Header, create
-from attn.core.retrieve.verbs.dedup import BLOCK, BLOCK_KEPT, DedupOptions, dedup
+from attn.core.retrieve.verbs.dedup import BLOCK, BLOCK_KEPT, dedup
 
 CLOCKS = {"wall": time.perf_counter, "cpu": time.process_time}
 Vectors = NDArray[np.float32]
@@ -71,10 +72,10 @@ def main() -> None:
                 store.add([f"{i:08d}" for i in range(items)], x, [{"path": f"{i:08d}.jpg"} for i in range(items)])
                 store.close()
                 start = clock()
-                dedup(folder, DedupOptions(args.threshold, "id = '00000000'"), threads=args.threads)
+                dedup(folder, DedupOptions(args.threshold, "id = '00000000'", threads=args.threads))
                 read = clock() - start
                 start = clock()
-                found = dedup(folder, DedupOptions(args.threshold), threads=args.threads)
+                found = dedup(folder, DedupOptions(args.threshold, threads=args.threads))
                 ours = clock() - start
             start = clock()
             whole_product(x, args.threshold)

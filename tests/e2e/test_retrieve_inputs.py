@@ -183,6 +183,8 @@ def test_terminal_codes_in_texts_do_not_reach_the_terminal(cli, tmp_path, index)
 
 def test_ids_cannot_steer_a_terminal_and_reach_scripts_as_they_are(capfdbinary, monkeypatch):
     from attn.cli.retrieve.hits import show_hits
+    from attn.core.bundles import Reporting
+    from attn.core.retrieve.options.find import Hits
     from attn.core.retrieve.score.runs import Result, render
     from attn.core.retrieve.store import Hit
     from attn.core.retrieve.verbs.search import found_of
@@ -191,12 +193,11 @@ def test_ids_cannot_steer_a_terminal_and_reach_scripts_as_they_are(capfdbinary, 
     result = Result("q\x1b[2J", "x", [Hit(name, 0.5, {"path": name})])
     found = found_of([result], [], index="i", entries=1, model="m", start=0.0, arguments={})
     for form in ("tsv", "trec", "jsonl", "paths0"):
-        options = {"as_json": False, "quiet": False, "verbose": False, "row": dict}
         monkeypatch.setattr(sys, "stdout", io.TextIOWrapper(os.fdopen(os.dup(1), "wb"), "utf-8"))
-        show_hits(found, form, None, None, None, **options)
+        show_hits(found, Hits(form), Reporting(), dict)
         assert b"".join(render([result], form)) == capfdbinary.readouterr().out
         monkeypatch.setattr(sys.stdout, "isatty", lambda: True)
-        show_hits(found, form, None, None, None, **options)
+        show_hits(found, Hits(form), Reporting(), dict)
         sys.stdout.flush()
         shown = capfdbinary.readouterr().out.decode()
         assert not set(shown) & {"\x1b", "\x07", "\x9b", "\u202e", "\0"}

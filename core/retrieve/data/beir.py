@@ -11,6 +11,7 @@ from typing import Any
 
 from ...errors import InputError, UsageError, did_you_mean
 from ...io.records import identifier, json_lines, text_field
+from ...options import OptionError
 from ..score.metrics import Qrels
 from ..score.runs import read_qrels
 from .evalset import Content, EvalSet, counted, empty_texts
@@ -126,7 +127,7 @@ def choose_split(path: Path, wanted: str | None, found: list[str]) -> str:
             return "test"
         if len(found) == 1:
             return found[0]
-        raise UsageError(f"{path} has no split 'test'. Choose with --split: {listed}")
+        raise OptionError(f"{path} has no split 'test'. Choose with {{split}}: {listed}")
     if wanted not in found:
         hint = did_you_mean(wanted, found)
         raise UsageError(f"{path} has no split {wanted!r}. {hint} There are: {listed}".replace("  ", " "))

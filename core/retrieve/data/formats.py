@@ -11,6 +11,7 @@ from collections import Counter
 from pathlib import Path
 
 from ...errors import InputError, UsageError, did_you_mean
+from ...options import OptionError
 from .beir import choose_split, find, read_beir
 from .captions import LICENCES, READERS, Captioned, read_captioned
 from .evalset import Content, EvalSet, counted, empty_texts, repeated_texts
@@ -66,8 +67,8 @@ def read_dataset(
             kind = "beir" if find(path, "corpus.jsonl") else "mteb"
         if kind in readers:
             if images is not None:
-                raise UsageError(
-                    f"--images {images}: {path} holds its documents itself ({kind.upper()}). Leave it out."
+                raise OptionError(
+                    f"{{images}} {images}: {path} holds its documents itself ({kind.upper()}). Leave it out."
                 )
             return readers[kind](path, split)
         path = _file_of(path)
@@ -114,7 +115,7 @@ def _as_set(path: Path, kind: str, found: list[Captioned], split: str | None, im
     if joined := len(found) - len(merged):
         warnings.append(counted(joined, "entry repeats", "entries repeat") + " an image: its captions were joined")
     if images is not None and not os.path.isdir(images):
-        raise UsageError(f"--images {images}: no such folder. Name the folder that the paths of images start from.")
+        raise OptionError(f"{{images}} {images}: no such folder. Name the folder that the paths of images start from.")
     root = image_root(path, found[0].image, images)
     documents = {image: root / image for image in merged}
     missing = [image for image, place in documents.items() if not os.path.isfile(place)]

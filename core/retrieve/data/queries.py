@@ -13,6 +13,7 @@ from typing import IO, Any
 from ...errors import InputError, UsageError
 from ...io.records import decoded, identifier, json_objects, json_value, opened
 from ...memory import read_within
+from ...options import OptionError
 from ..score.runs import TABS
 from .beir import document_text
 
@@ -66,7 +67,7 @@ def queries_of(texts: Sequence[str], images: Sequence[Path], file: Path | None) 
             asked += ((name, line, f"{place} of {STDIN}") for name, line, place in _stdin())
             continue
         if not text.strip():
-            raise UsageError("the query is empty. Say what to look for, or give --image FILE.")
+            raise OptionError("the query is empty. Say what to look for, or give {image} FILE.")
         if not _is_unicode(text):
             raise UsageError(f"the query {text!r} is not UTF-8. Type it again, or put it into a file saved as UTF-8.")
         asked.append((None, text, f"sentence {number}"))
@@ -77,13 +78,13 @@ def queries_of(texts: Sequence[str], images: Sequence[Path], file: Path | None) 
     for number, (name, text, place) in enumerate(asked, 1):
         _add(found, places, str(number) if name is None else name, text, place)
     for path in images:
-        _add(found, places, str(path), path, f"--image {path}")
+        _add(found, places, str(path), path, f"{{image}} {path}")
     if file is not None and str(file) != "-":
         more, lines = _named(file, _of_file(file))
         for key, content in more.items():
-            _add(found, places, key, content, f"--queries {file}, {lines[key]}")
+            _add(found, places, key, content, f"{{queries}} {file}, {lines[key]}")
     if not found:
-        raise UsageError('nothing to search for. Give a sentence ("a bear on grass"), --image FILE or --queries FILE.')
+        raise OptionError('nothing to search for. Give a sentence ("a bear on grass"), {image} FILE or {queries} FILE.')
     return found
 
 
@@ -91,7 +92,7 @@ def _add(found: dict[str, Content], places: dict[str, str], key: str, content: C
     """Put a query under its id. Raises ``UsageError`` that names both where another has it."""
     if key in found:
         kind = "a sentence" if places[key].startswith("sentence") else "another query"
-        raise UsageError(
+        raise OptionError(
             f"{place}: the id {key!r} is that of {kind}, too ({places[key]}). Ask for one of them alone."
         )  # fmt: skip
     found[key], places[key] = content, place

@@ -10,6 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ...errors import UsageError
+from ...options import OptionError
 
 Side = Literal["document", "query"]
 
@@ -148,4 +149,4 @@ class Encoder(Protocol):
 
 def no_images(model: str) -> UsageError:
     """The error of an encoder of texts that is given images."""
-    return UsageError(f"--model: {model} encodes texts only. Images need CLIP, SigLIP or vit-minilm.")
+    return OptionError(f"{{model}}: {model} encodes texts only. Images need CLIP, SigLIP or vit-minilm.")

@@ -11,11 +11,11 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from ...errors import UsageError
 from ...models import hf
 from ...models.files import fingerprint, read_json, weight_files
 from ...models.images import ImagePreparation
 from ...models.tokens import batches, padded, tokenise
+from ...options import OptionError
 from ..tempscale import scaled
 from .base import Encoded, Fingerprint, Side
 from .kind import CONFIG, EncoderKind, Source
@@ -75,17 +75,19 @@ def load_dual(
     """
     config = hf.load_config(folder)
     if config.model_type not in MODELS:
-        raise UsageError(f"--model: {folder} is {config.model_type}; attn knows {', '.join(sorted(MODELS))}.")
+        raise OptionError(f"{{model}}: {folder} is {config.model_type}; attn knows {', '.join(sorted(MODELS))}.")
     prepare = ImagePreparation.of_transformers(read_json(folder / "preprocessor_config.json"))
     side = config.vision_config.image_size
     if prepare.size != (side, side):
-        raise UsageError(f"--model: {folder} prepares images of {prepare.size} pixels for a tower of {side}.")
+        raise OptionError(f"{{model}}: {folder} prepares images of {prepare.size} pixels for a tower of {side}.")
     table = config.text_config.max_position_embeddings
     limit, warnings = hf.limit_tokens(name, max_tokens, table, table)
     model = hf.load_model(folder, MODELS[config.model_type], dtype, device)
     siglip = config.model_type == "siglip"
     if siglip and limit != table:
-        raise UsageError(f"--max-tokens: {name} was trained on texts padded to {table} tokens and takes nothing else.")
+        raise OptionError(
+            f"{{max_tokens}}: {name} was trained on texts padded to {table} tokens and takes nothing else."
+        )
     dim = config.vision_config.hidden_size if siglip else config.projection_dim
     mark = Fingerprint(
         name, fingerprint(weight_files(folder)), dim, "siglip" if siglip else "clip", True, temperature, limit, side

@@ -19,6 +19,7 @@ from ...models import hf
 from ...models.files import check_regular
 from ...models.hooks import check_temperature
 from ...network import network
+from ...options import OptionError
 from ...text import reason_of
 from .. import encoder_rows
 from ..tempscale import self_check
@@ -75,7 +76,7 @@ def load(
     except AttnError:
         raise
     except Exception as error:  # a damaged configuration fails anywhere in transformers, each time otherwise
-        raise UsageError(f"--model: {name} cannot be loaded as a model ({reason_of(error)}).") from error
+        raise OptionError(f"{{model}}: {name} cannot be loaded as a model ({reason_of(error)}).") from error
     return encoder if temperature == 1 else at_temperature(encoder, temperature)
 
 
@@ -91,7 +92,7 @@ def at_temperature(encoder: Encoder, tau: float) -> Encoder:
     if tau == encoder.fingerprint.temperature == 1.0:
         return encoder
     if not hasattr(encoder, "at"):
-        raise UsageError(f"--temperature: {encoder.fingerprint.model} has no temperature to set; leave it at 1.")
+        raise OptionError(f"{{temperature}}: {encoder.fingerprint.model} has no temperature to set; leave it at 1.")
     _check(encoder)
     scaled: Encoder = encoder.at(tau)
     return scaled
@@ -107,7 +108,7 @@ def _load(name: str, request: dict[str, Any], pooling: str | None, allow_downloa
     if kind is None:
         raise _unknown(source)
     if pooling is not None and not kind.pools:
-        raise UsageError(f"--pooling: {name} has none to choose. Leave it out.")
+        raise OptionError(f"{{pooling}}: {name} has none to choose. Leave it out.")
     return kind.load(name, source.path, **request, **({"pooling": pooling} if kind.pools else {}))
 
 
@@ -128,13 +129,13 @@ def _unknown(source: Source) -> UsageError:
     """The error of what is of no kind."""
     name, path = source.name, source.path
     if row := next((row for row in encoder_rows() if row.name == name), None):
-        return UsageError(f"--model: {name} is a kind of model. Give the {' or '.join(row.given)} of one.")
+        return OptionError(f"{{model}}: {name} is a kind of model. Give the {' or '.join(row.given)} of one.")
     if path.suffix == ".safetensors":
         known = ", ".join(sorted(row.name for row in encoder_rows("file")))
-        return UsageError(f"--model: {path} is no encoder that attn wrote. It reads those of {known}.")
+        return OptionError(f"{{model}}: {path} is no encoder that attn wrote. It reads those of {known}.")
     if path.is_dir():
-        return UsageError(f"--model: {path} is no folder of a model: it holds none of {', '.join(_markers())}.")
-    return UsageError(f"--model: no model named {name!r}, and no folder of that name. {_possible(name)}")
+        return OptionError(f"{{model}}: {path} is no folder of a model: it holds none of {', '.join(_markers())}.")
+    return OptionError(f"{{model}}: no model named {name!r}, and no folder of that name. {_possible(name)}")
 
 
 def _markers() -> list[str]:
@@ -148,7 +149,7 @@ def _path(name: str) -> Path:
         path = Path(name).expanduser()
         path.is_dir()
     except (OSError, ValueError, RuntimeError) as error:  # too long, a NUL byte, a user that does not exist
-        raise UsageError(f"--model: {name[:80]!r} cannot be a path ({error}).") from None
+        raise OptionError(f"{{model}}: {name[:80]!r} cannot be a path ({error}).") from None
     return path
 
 
@@ -164,16 +165,16 @@ def _from_hub(name: str, allow_download: bool) -> Path:
     except Exception:  # not in the cache, whatever the package calls that
         pass
     if not allow_download:
-        raise UsageError(
-            f"--model: {name} is no folder, and not on this machine. {_possible(name)} "
-            "--allow-download asks the Hugging Face hub for an id."
+        raise OptionError(
+            f"{{model}}: {name} is no folder, and not on this machine. {_possible(name)} "
+            "{allow_download} asks the Hugging Face hub for an id."
         )
     try:
         with network(allowed=True):
             return Path(snapshot_download(name, **wanted))
     except Exception as error:  # no network, no such id, no permission, no space
-        raise UsageError(
-            f"--model: {name} is no folder and not on this machine, and it could not be downloaded "
+        raise OptionError(
+            f"{{model}}: {name} is no folder and not on this machine, and it could not be downloaded "
             f"({reason_of(error)}). {_possible(name)}"
         ) from None
 

@@ -11,11 +11,11 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from ...errors import UsageError
 from ...models.files import fingerprint, read_json
 from ...models.images import ImagePreparation
 from ...models.tokens import batches
 from ...network import network
+from ...options import OptionError
 from ..tempscale import scaled
 from .base import Encoded, Fingerprint, Side
 from .kind import EncoderKind, Source
@@ -62,29 +62,29 @@ def load_openclip(
     try:
         import open_clip
     except Exception as error:  # not only ImportError: a torchvision that does not fit raises RuntimeError
-        raise UsageError(
-            f"--model: {folder} needs open_clip, which cannot be imported ({error}). Install it: "
+        raise OptionError(
+            f"{{model}}: {folder} needs open_clip, which cannot be imported ({error}). Install it: "
             "pip install open_clip_torch"
         ) from None
     config = read_json(folder / CONFIG)
     files = [folder / one for one in _WEIGHTS if (folder / one).is_file()][:1]
     if not files:
-        raise UsageError(f"--model: {folder} holds no weights ({' or '.join(_WEIGHTS[:2])}).")
+        raise OptionError(f"{{model}}: {folder} holds no weights ({' or '.join(_WEIGHTS[:2])}).")
     parts = [part for part in (config.get("model_cfg") or {}).values() if isinstance(part, dict)]
     if any(part.get("timm_model_pretrained") for part in parts):
-        raise UsageError(
-            f"--model: {folder / CONFIG} wants weights from the network (timm_model_pretrained): make it false."
+        raise OptionError(
+            f"{{model}}: {folder / CONFIG} wants weights from the network (timm_model_pretrained): make it false."
         )
     try:
         with network():  # its configuration may name a tokeniser or a tower by a hub's id
             model = open_clip.create_model(f"local-dir:{folder}").to(device, dtype).eval()
             tokeniser = open_clip.get_tokenizer(f"local-dir:{folder}")
     except Exception as error:  # of any kind: configuration, shapes, pickle
-        raise UsageError(f"--model: {folder} cannot be loaded by open_clip ({error}).") from None
+        raise OptionError(f"{{model}}: {folder} cannot be loaded by open_clip ({error}).") from None
     prepare = _preparation(config, model)
     context = int(config["model_cfg"]["text_cfg"].get("context_length", 77))
     if max_tokens not in (None, context):
-        raise UsageError(f"--max-tokens: {name} was trained on texts of {context} tokens and takes nothing else.")
+        raise OptionError(f"{{max_tokens}}: {name} was trained on texts of {context} tokens and takes nothing else.")
     dim = int(config["model_cfg"]["embed_dim"])
     mark = Fingerprint(
         name, fingerprint(files), dim, "open_clip", True, temperature, context, max(prepare.size)
@@ -99,7 +99,7 @@ def _preparation(config: Mapping[str, Any], model: Any) -> ImagePreparation:
     sides = (size, size) if isinstance(size, int) else (int(size[0]), int(size[1]))
     fit = _FITS.get(own.get("resize_mode", "shortest"))
     if fit is None:
-        raise UsageError(f"--model: its images are resized by {own['resize_mode']!r}, which attn does not do.")
+        raise OptionError(f"{{model}}: its images are resized by {own['resize_mode']!r}, which attn does not do.")
     mode = "bilinear" if own.get("interpolation") == "bilinear" else "bicubic"
     return ImagePreparation(sides, tuple(own["mean"]), tuple(own["std"]), fit, None, mode)  # type: ignore[arg-type]
 

@@ -9,11 +9,12 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from ...errors import UsageError, did_you_mean
+from ...errors import did_you_mean
 from ...io.kinds import open_regular
 from ...io.weights import read_tensors
 from ...models import hf
 from ...models.files import fingerprint, read_json, weight_files
+from ...options import OptionError
 from .base import Encoder, Fingerprint
 from .kind import CONFIG, EncoderKind
 from .text import POOLINGS, TextEncoder
@@ -82,8 +83,8 @@ def load_sentence(
 
         return load_dual(name, chain[0][1], device=device, dtype=dtype, temperature=temperature, max_tokens=max_tokens)
     if kinds[:2] != ["Transformer", "Pooling"] or not set(kinds[2:]) <= {"Dense", "Normalize"}:
-        raise UsageError(
-            f"--model: {folder} is a chain of {', '.join(kinds)}; attn reads Transformer, Pooling, Dense, Normalize."
+        raise OptionError(
+            f"{{model}}: {folder} is a chain of {', '.join(kinds)}; attn reads Transformer, Pooling, Dense, Normalize."
         )
     place = chain[0][1]
     settings: dict[str, Any] = next((read_json(file) for file in _settings(place)), {})
@@ -123,7 +124,7 @@ def _pooling(folder: Path) -> str:
     """Of 1_Pooling/config.json, in the old form (one flag per kind) or the new one."""
     config = read_json(folder / "config.json")
     if not config.get("include_prompt", True):
-        raise UsageError(f"--model: {folder} leaves its prompts out of the pooling, which attn does not do.")
+        raise OptionError(f"{{model}}: {folder} leaves its prompts out of the pooling, which attn does not do.")
     modes = config.get("pooling_mode")
     if modes is None:
         modes = [mode for flag, mode in _LEGACY.items() if config.get(f"pooling_mode_{flag}")]
@@ -134,7 +135,7 @@ def _checked(pooling: str) -> str:
     for name in pooling.split("+"):
         if name not in POOLINGS:
             hint = did_you_mean(name, POOLINGS) or f"Use one of {', '.join(POOLINGS)}."
-            raise UsageError(f"--pooling: no pooling named {name!r}. {hint}")
+            raise OptionError(f"{{pooling}}: no pooling named {name!r}. {hint}")
     return pooling
 
 
@@ -143,7 +144,7 @@ def _dense(folder: Path) -> Dense:
     config = read_json(folder / "config.json")
     activation = str(config.get("activation_function", "torch.nn.Tanh")).rsplit(".", 1)[-1]
     if activation not in _ACTIVATIONS or config.get("module_input_name", "sentence_embedding") != "sentence_embedding":
-        raise UsageError(f"--model: {folder} is a dense layer that attn does not know (activation {activation}).")
+        raise OptionError(f"{{model}}: {folder} is a dense layer that attn does not know (activation {activation}).")
     layer = Dense(
         config["in_features"], config["out_features"], config.get("bias", True), activation,
         config.get("use_residual", False),
@@ -157,7 +158,9 @@ def _dense(folder: Path) -> Dense:
                 state = torch.load(data, map_location="cpu", weights_only=True)
         layer.load_state_dict(state)
     except Exception as error:  # of any kind: pickle, safetensors, shapes
-        raise UsageError(f"--model: {file} does not hold the layer that its config.json describes ({error}).") from None
+        raise OptionError(
+            f"{{model}}: {file} does not hold the layer that its config.json describes ({error})."
+        ) from None
     return layer
 
 

@@ -15,8 +15,8 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from ...errors import UsageError
 from ...models.tokens import Tokens, batches, padded, tokenise
+from ...options import OptionError
 from ..tempscale import scaled
 from .base import Encoded, Fingerprint, Side, no_images
 
@@ -125,5 +125,5 @@ def unit(vectors: Tensor, model: str) -> NDArray[np.float32]:
     """Rows of length 1 [B, dim]. Raises ``UsageError`` where the model gave NaN or infinity."""
     out: NDArray[np.float32] = F.normalize(vectors.float(), dim=-1).cpu().numpy()
     if not np.isfinite(out).all():
-        raise UsageError(f"--model: {model} gives NaN. Use --dtype float32, or check its weights.")
+        raise OptionError(f"{{model}}: {model} gives NaN. Use {{dtype}} float32, or check its weights.")
     return out

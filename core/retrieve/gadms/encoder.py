@@ -12,8 +12,8 @@ import torch.nn.functional as F
 from numpy.typing import NDArray
 from torch import Tensor
 
-from ...errors import UsageError
 from ...models.files import sha256
+from ...options import OptionError
 from ..encoders.base import Encoded, Fingerprint, Side
 from ..encoders.batches import encode_in_batches
 from ..encoders.kind import EncoderKind
@@ -104,9 +104,9 @@ def load_gadms(
     shape = checkpoint.architecture
     length = shape.text_length if max_tokens is None else max_tokens
     if temperature != 1:
-        raise UsageError("--temperature: a GA-DMS model has no temperature to set; leave it at 1.")
+        raise OptionError("{temperature}: a GA-DMS model has no temperature to set; leave it at 1.")
     if not 3 <= length <= shape.text_length:
-        raise UsageError(f"--max-tokens: {length}; this model reads 3 to {shape.text_length} tokens.")
+        raise OptionError(f"{{max_tokens}}: {length}; this model reads 3 to {shape.text_length} tokens.")
     mark = Fingerprint(
         name, sha256(path), shape.embed_dim, "end token + class token", True, 1.0, length, shape.image_size[0]
     )

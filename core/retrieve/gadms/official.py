@@ -11,10 +11,10 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from ...errors import UsageError
 from ...io.kinds import open_regular
 from ...io.weights import read_tensors
 from ...models.files import weight_files
+from ...options import OptionError
 from ...text import reason_of
 from .clip import GADMS, CLIPArchitecture
 
@@ -55,7 +55,7 @@ def read_state(path: Path) -> dict[str, Tensor]:
         with open_regular(path) as data:
             found = torch.load(data, map_location="cpu", weights_only=True)
     except Exception as error:  # torch.load raises anything on damaged files
-        raise UsageError(f"--weights: {path} cannot be read ({reason_of(error)}).") from None
+        raise OptionError(f"{{weights}}: {path} cannot be read ({reason_of(error)}).") from None
     found = found.get("model", found) if isinstance(found, dict) else {}
     return {name.removeprefix("module."): value for name, value in found.items() if isinstance(value, Tensor)}
 

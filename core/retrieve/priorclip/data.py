@@ -17,6 +17,7 @@ from torch import Tensor
 
 from ...errors import InputError, UsageError
 from ...io.photo.read import read_photo
+from ...options import OptionError
 from ..data.formats import Captioned, image_root, read_captioned
 from .model import fit_image
 from .scenes import SIZE, Scene, draw_scenes
@@ -133,7 +134,7 @@ def read_dataset(path: Path, size: int) -> tuple[dict[str, Pictures], list[str]]
         If it has another form, a caption without words, no training pictures, or a picture cannot be read.
     """
     if not os.path.isfile(path):
-        raise UsageError(f"--data: {path} is no file. Give a JSON file, or the word synthetic.")
+        raise OptionError(f"{{data}}: {path} is no file. Give a JSON file, or the word synthetic.")
     _, found = read_captioned(path)
     rows = _by_split(path, found)
     notes: list[str] = []

@@ -11,8 +11,8 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from ...errors import UsageError
 from ...models.files import fingerprint
+from ...options import OptionError
 from ..encoders.base import Encoded, Fingerprint, Side
 from ..encoders.batches import encode_in_batches
 from ..encoders.kind import EncoderKind
@@ -95,7 +95,7 @@ def load_priorclip(
     shape = checkpoint.architecture
     limit = shape.max_words + SPECIAL
     if max_tokens is not None and not SPECIAL < max_tokens <= limit:
-        raise UsageError(f"--max-tokens: {name} takes {SPECIAL + 1} to {limit} tokens (start and end are two).")
+        raise OptionError(f"{{max_tokens}}: {name} takes {SPECIAL + 1} to {limit} tokens (start and end are two).")
     model = checkpoint.build().to(device, dtype)
     mark = Fingerprint(
         name, fingerprint([path]), shape.out, "priorclip", True, temperature, max_tokens or limit, shape.image_size

@@ -23,9 +23,10 @@ import numpy as np
 from ...errors import InputError, UsageError, did_you_mean
 from ...io.atomic import atomic_path
 from ...io.records import json_lines, lines
+from ..options.find import Hits
 from .metrics import Qrels, Run
 
-FORMATS = ("jsonl", "trec", "tsv", "paths0")
+FORMATS = Hits.FORMS
 TSV_HEADER = "query_id\trank\tid\tscore"
 _NUMBER = re.compile(r"[+-]?([0-9]+\.?[0-9]*|\.[0-9]+)([eE][+-]?[0-9]+)?")
 _HEADER = re.compile(r"(?!(nan|inf|infinity)$)[a-z_ -]+", re.IGNORECASE)

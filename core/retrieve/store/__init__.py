@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import Literal, TypeAlias
 
 from ...errors import InputError, UsageError
+from ...options import OptionError
 from .base import FLAT_ITEMS, SCHEMA, Header, Hit, VectorStore
 from .files import MANIFEST, PATTERNS
 from .lance_table import FOLDER, STATE
@@ -84,7 +85,7 @@ def create(
     except OSError as error:
         raise InputError(directory, f"cannot be made a directory ({error.strerror})", "Choose another place") from error
     if taken:
-        raise UsageError(f"{directory} is not empty. Choose another place, or build the index again (--rebuild).")
+        raise OptionError(f"{directory} is not empty. Choose another place, or build the index again ({{rebuild}}).")
     if chosen == "lance":
         from .lance import LanceStore
 
@@ -150,8 +151,8 @@ def clear(directory: Path, *, lock_timeout: float = 10.0) -> None:
     if not directory.is_dir():
         return
     if foreign := sorted(path.name for path in directory.iterdir() if not _matches(path.name, OWN)):
-        raise UsageError(
-            f"--rebuild: {directory} holds {foreign[0]!r}, which is no part of an index, so nothing was removed. "
+        raise OptionError(
+            f"{{rebuild}}: {directory} holds {foreign[0]!r}, which is no part of an index, so nothing was removed. "
             "Name another place with -o."
         )
     lock = WriterLock(directory, lock_timeout)

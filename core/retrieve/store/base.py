@@ -17,6 +17,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ...errors import InputError, UsageError
+from ...options import OptionError
 
 FLAT_ITEMS = 100_000
 """More items than this want an index."""
@@ -82,9 +83,9 @@ class Header:
             raise damaged(place, "its header is no object")
         schema = values.get("schema")
         if type(schema) is int and schema > SCHEMA:
-            raise UsageError(
+            raise OptionError(
                 f"{place}: written by attn {values.get('attn', '?')} in schema {schema}; this version reads up to "
-                f"{SCHEMA}. Update attn, or build the index again (--rebuild)."
+                f"{SCHEMA}. Update attn, or build the index again ({{rebuild}})."
             )
         try:
             header = cls(**{name: values[name] for name in cls.__dataclass_fields__})
@@ -225,7 +226,7 @@ class VectorStore(Protocol):
 
 def made_anew(place: object) -> UsageError:
     """The error of a writer whose index another one replaced before it wrote."""
-    return UsageError(f"{place}: another process made this index anew meanwhile (--rebuild). Start again.")
+    return OptionError(f"{place}: another process made this index anew meanwhile ({{rebuild}}). Start again.")
 
 
 def damaged(place: object, what: str) -> InputError:

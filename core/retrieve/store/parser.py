@@ -19,6 +19,7 @@ import re
 from collections.abc import Iterator
 
 from ...errors import UsageError
+from ...options import OptionError
 from .nodes import All, Column, Compare, In, IsNull, Like, Node, Some, Value, kind_of, negate
 
 _TOKEN = re.compile(
@@ -58,7 +59,7 @@ class Parser:
             at = found.end()
 
     def _error(self, what: str) -> UsageError:
-        return UsageError(f"--where {self.text!r}: {what}. Write for example: width > 800 AND lang IN ('en', 'de')")
+        return OptionError(f"{{where}} {self.text!r}: {what}. Write for example: width > 800 AND lang IN ('en', 'de')")
 
     def _accept(self, *words: str) -> str:
         kind, word = self.tokens[self.at]

@@ -6,7 +6,7 @@ import sys
 from collections.abc import Sequence
 from typing import Any
 
-from ...errors import UsageError
+from ...options import OptionError
 from . import nodes
 from .base import escape
 
@@ -31,7 +31,7 @@ def to_filter(node: nodes.Node) -> Any:
             bound = {"<": "lt", "<=": "lte", ">": "gt", ">=": "gte"}[op]
             condition = models.FieldCondition(key=_key(column), range=models.Range(**{bound: value}))
             return models.Filter(must=[condition])
-    raise UsageError("--where: Qdrant has no LIKE, no order of text and compares no two columns; use =, <> or IN.")
+    raise OptionError("{where}: Qdrant has no LIKE, no order of text and compares no two columns; use =, <> or IN.")
 
 
 def _equals(column: nodes.Column, values: Sequence[nodes.Value], negated: bool) -> Any:

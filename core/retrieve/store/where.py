@@ -16,7 +16,8 @@ import re
 from collections.abc import Callable, Collection, Mapping
 from typing import Any
 
-from ...errors import UsageError, did_you_mean
+from ...errors import did_you_mean
+from ...options import OptionError
 from .base import Meta
 from .nodes import All, Column, Compare, In, IsNull, Like, Node, Some, Value, kind_of
 
@@ -45,7 +46,7 @@ def parse(text: str, known: Collection[str] = ()) -> Node:
     if known:
         for name in sorted(columns(node) - {"id", *known}):
             hint = did_you_mean(name, known)
-            raise UsageError(f"--where: no metadata called {name!r}. {hint} Known: id, {', '.join(sorted(known))}.")
+            raise OptionError(f"{{where}}: no metadata called {name!r}. {hint} Known: id, {', '.join(sorted(known))}.")
     return node
 
 

@@ -23,7 +23,6 @@ from __future__ import annotations
 import tempfile
 import time
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
 from pathlib import PurePath
 from typing import Any
 
@@ -33,9 +32,10 @@ from numpy.typing import NDArray
 import attn
 
 from ...device import set_threads
-from ...errors import InputError, UsageError
+from ...errors import InputError
 from ...progress import Bars, Watcher
 from ...report.model import Item, Report, summarise
+from ..options.find import DedupOptions
 from ..passages import PASSAGE_OF, document_of
 from ..places import Places
 from ..score.runs import Result
@@ -55,37 +55,19 @@ PAIRS, ROOM_BYTES = 4_096, 256 << 20
 """Pairs scored in float64 at a time; vectors in memory."""
 
 
-@dataclass(frozen=True, slots=True)
-class DedupOptions:
-    """What counts as the same.
-
-    Parameters
-    ----------
-    threshold : float
-        In (0, 1]: the least cosine. 1 finds equal vectors only.
-    where : str, optional
-        Which entries are compared: see ``store.where.parse``.
-    present : bool
-        Compare only entries whose files are there as they were indexed: of those that are listed as extra copies, the
-        one that is kept is there, and none is something else by now. For lists of files to remove.
-    """
-
-    threshold: float = 0.95
-    where: str | None = None
-    present: bool = False
-
-
 def dedup(
-    index: str | PurePath, options: DedupOptions = DedupOptions(), *, threads: int | None = None,
-    watcher: Watcher | None = None, arguments: Mapping[str, Any] | None = None,
-) -> Found:  # fmt: skip
+    index: str | PurePath,
+    options: DedupOptions = DedupOptions(),  # noqa: B008 - frozen
+    *,
+    watcher: Watcher | None = None,
+    arguments: Mapping[str, Any] | None = None,
+) -> Found:
     """Group the near duplicates of an index; see the module for the rule.
 
     Parameters
     ----------
     index : str or path
     options : DedupOptions
-    threads : int, optional
     watcher : Watcher, optional
     arguments : mapping, optional
         What the report records as the call's arguments.
@@ -104,9 +86,7 @@ def dedup(
         If the index is damaged, or changes while it is read.
     """
     start = time.perf_counter()
-    if not 0 < options.threshold <= 1:
-        raise UsageError(f"--threshold: {options.threshold:g} must be above 0 and at most 1, as 0.95.")
-    set_threads(threads)
+    set_threads(options.threads)
     watcher = watcher or Bars()
     store = open_store(index)
     places = Places(index)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -15,14 +15,15 @@ import attn
 
 from ...device import pick_device, set_threads
 from ...errors import InputError, UsageError
-from ...io.atomic import place_fault
 from ...io.tables import read_picture
+from ...options import OptionError
 from ...progress import Bars, Watcher
 from ...report.model import Item, Report, summarise
 from ..data.evalset import Content, counted
 from ..data.formats import EvalSet, read_dataset
 from ..encoders.base import Encoder, Side
-from ..options import BLOCK_IMAGES, BLOCK_TEXTS, MAX_SIDE, EncoderOptions, encoder_of
+from ..encoders.kept import BLOCK_IMAGES, BLOCK_TEXTS, MAX_SIDE, encoder_of
+from ..options.judge import EvalOptions
 from ..score.metrics import (
     NONE_RELEVANT,
     PERSON_METRICS,
@@ -47,41 +48,6 @@ DEPTH = 1000
 """Hits of each query in a written run, or as many as the metrics look at; metrics themselves rank all documents."""
 _SCORES = 2**26
 """Scores in memory at a time."""
-
-
-@dataclass(frozen=True, slots=True)
-class EvalOptions:
-    """What is scored, and how.
-
-    Parameters
-    ----------
-    encoder : EncoderOptions
-    temperatures : tuple of float
-        A row each; differences are to the first.
-    kind, split, images
-        See ``read_dataset``.
-    metrics : tuple of str
-        Of ``metrics.evaluate``; empty: the usual ones of the data set's kind.
-    run : Path or None
-        Where the first temperature's rankings go, as a TREC run.
-    diagnose : bool
-        How embeddings crowd together as texts grow longer.
-    keep_identical : bool
-        Rank documents that have the id of the query, too; see ``Rankings``.
-    answerable : bool
-        Leave out queries whose judgements are all 0 or below; trec_eval counts them as 0.
-    """
-
-    encoder: EncoderOptions = field(default_factory=EncoderOptions)
-    temperatures: tuple[float, ...] = (1.0,)
-    kind: str | None = None
-    split: str | None = None
-    images: Path | None = None
-    metrics: tuple[str, ...] = ()
-    run: Path | None = None
-    diagnose: bool = False
-    keep_identical: bool = False
-    answerable: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -164,9 +130,12 @@ class Rankings:
 
 
 def score(
-    data: str | Path, options: EvalOptions = EvalOptions(), *, threads: int | None = None,
-    watcher: Watcher | None = None, arguments: Mapping[str, Any] | None = None,
-) -> Report:  # fmt: skip
+    data: str | Path,
+    options: EvalOptions = EvalOptions(),  # noqa: B008 - frozen
+    *,
+    watcher: Watcher | None = None,
+    arguments: Mapping[str, Any] | None = None,
+) -> Report:
     """Score a model.
 
     Parameters
@@ -174,7 +143,6 @@ def score(
     data : str or Path
         See ``formats.read_dataset``.
     options : EvalOptions
-    threads : int, optional
     watcher : Watcher, optional
     arguments : mapping, optional
         What the report records as the call's arguments.
@@ -192,12 +160,10 @@ def score(
         If the data set cannot be read.
     """
     start = time.perf_counter()
-    set_threads(threads)
+    set_threads(options.threads)
     watcher = watcher or Bars()
     for name in options.metrics:  # refused before the long work
         parse_metric(name)
-    if options.run is not None and (fault := place_fault(options.run)):
-        raise UsageError(f"--run {options.run}: {fault}.")
     data_set = read_dataset(data, kind=options.kind, split=options.split, images=options.images)
     if not any(level > 0 for judgements in data_set.qrels.values() for level in judgements.values()):
         raise UsageError(NONE_RELEVANT)
@@ -267,17 +233,17 @@ def _check_diagnosable(data_set: EvalSet, encoder: Encoder) -> TextEncoder:
     from ..encoders.text import TextEncoder
 
     if data_set.modalities[0] != "text" or not isinstance(encoder, TextEncoder):
-        raise UsageError("--diagnose: length collapse is of text encoders, on data sets whose documents are texts.")
+        raise OptionError("{diagnose}: length collapse is of text encoders, on data sets whose documents are texts.")
     if len(data_set.documents) < 4:
-        raise UsageError(f"--diagnose: length collapse needs 4 texts or more, got {len(data_set.documents)}.")
+        raise OptionError(f"{{diagnose}}: length collapse needs 4 texts or more, got {len(data_set.documents)}.")
     return encoder
 
 
 def _check_modalities(data_set: EvalSet, encoder: Encoder) -> None:
     for modality in data_set.modalities:
         if modality not in encoder.modalities:
-            raise UsageError(
-                f"--model: {encoder.fingerprint.model} encodes {' and '.join(sorted(encoder.modalities))} only, "
+            raise OptionError(
+                f"{{model}}: {encoder.fingerprint.model} encodes {' and '.join(sorted(encoder.modalities))} only, "
                 f"{data_set.name} has {modality}s. Give a model of both, as vit-minilm or a CLIP folder."
             )
 

@@ -14,11 +14,12 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from ...errors import InputError, UsageError
+from ...errors import InputError
 from ...io.photo.read import PHOTO_SUFFIXES
 from ...io.tables import read_picture
+from ...options import OptionError
 from ..encoders.base import Encoder
-from ..options import MAX_SIDE
+from ..encoders.kept import MAX_SIDE
 from ..score.runs import Result
 
 
@@ -64,7 +65,7 @@ def explain(result: Result, encoder: Any) -> Explained:
 def check_explains(encoder: Encoder) -> None:
     """Raise ``UsageError`` for a model that cannot say why a picture matched."""
     if not hasattr(encoder, "explain") and not hasattr(encoder, "belief_map"):
-        raise UsageError(
-            f"--explain: {encoder.fingerprint.model} cannot explain a match; models of attn train ga-dms (words and "
+        raise OptionError(
+            f"{{explain}}: {encoder.fingerprint.model} cannot explain a match; models of attn train ga-dms (words and "
             "patches) and priorclip (patches) can."
         )

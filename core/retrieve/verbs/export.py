@@ -35,8 +35,9 @@ from numpy.typing import NDArray
 
 import attn
 
-from ...errors import InputError, UsageError, did_you_mean
+from ...errors import InputError, did_you_mean
 from ...io.atomic import atomic_folder, atomic_path
+from ...options import OptionError
 from ...progress import Bars, Watcher
 from ...report.model import Item, Report, summarise
 from ..places import FOLDER, GALLERY, Places, file_name, index_folder, stored_name
@@ -122,13 +123,13 @@ def export(
 def _form(output: str, to: str | None) -> tuple[str, str]:
     """What is written, and where. Raises ``UsageError`` if the two do not agree."""
     if to is not None and to not in FORMS:
-        raise UsageError(f"--to: {to!r} is not known. {did_you_mean(to, FORMS)} Known: {', '.join(FORMS)}.")
+        raise OptionError(f"{{to}}: {to!r} is not known. {did_you_mean(to, FORMS)} Known: {', '.join(FORMS)}.")
     said, place = split_place(output)
     suffix = Path(place).suffix.lower().removeprefix(".")
     if said == "auto":
         said = suffix if suffix in ("parquet", "npz") else to or "arrays"
     if to not in (None, said):
-        raise UsageError(f"--to {to}: {output} is the name of another kind ({said}).")
+        raise OptionError(f"{{to}} {to}: {output} is the name of another kind ({said}).")
     return said, place
 
 
@@ -138,16 +139,16 @@ def _check_free(index: str, place: str, form: str, overwrite: bool) -> None:
         return
     path = Path(place)
     if "://" not in index and path.resolve() == Path(split_place(index)[1]).resolve():
-        raise UsageError(f"-o {place} is the index itself. Name another place.")
+        raise OptionError(f"{{output}} {place} is the index itself. Name another place.")
     folder = form in ("arrays", "flat", "lance")
     if not path.exists() or (folder and path.is_dir() and not any(path.iterdir())):
         return
     if path.is_dir() is not folder:
-        raise UsageError(f"-o {place} is a {'file' if folder else 'folder'} already. Name another place.")
+        raise OptionError(f"{{output}} {place} is a {'file' if folder else 'folder'} already. Name another place.")
     if not overwrite:
-        raise UsageError(f"-o {place} exists. Name another place, or give --overwrite.")
+        raise OptionError(f"{{output}} {place} exists. Name another place, or give {{overwrite}}.")
     if folder and not (holds_index(path) or {one.name for one in path.iterdir()} == {VECTORS, ENTRIES, HEADER}):
-        raise UsageError(f"-o {place} is no index and no export, so it is not replaced. Name another place.")
+        raise OptionError(f"{{output}} {place} is no index and no export, so it is not replaced. Name another place.")
 
 
 class _Moved:

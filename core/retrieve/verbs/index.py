@@ -29,17 +29,20 @@ from ...batch.run import run_batch
 from ...batch.task import Task
 from ...bundles import Placement
 from ...device import pick_device, set_threads
-from ...errors import InputError, UsageError
+from ...errors import InputError
 from ...io.atomic import atomic_path, remove_stale
 from ...io.kinds import open_regular
 from ...memory import check_memory
+from ...options import OptionError
 from ...progress import Bars, Watcher
 from ...report.model import Item, Report
 from ..data.evalset import counted
 from ..data.gallery import Known, Matched, read_gallery
 from ..data.sources import ADDED, Entry
 from ..encoders.base import Encoded, Encoder
-from ..options import BLOCK_IMAGES, BLOCK_TEXTS, MAX_SIDE, EncoderOptions, IndexOptions, check_fingerprint, encoder_of
+from ..encoders.kept import BLOCK_IMAGES, BLOCK_TEXTS, MAX_SIDE, check_fingerprint, encoder_of
+from ..options.encoder import EncoderOptions
+from ..options.index import IndexOptions
 from ..passages import PASSAGE_OF, document_of, passage_tokens, passages
 from ..places import Places
 from ..store import Header, VectorStore, clear, create, is_vacant, open_store, split_place
@@ -97,15 +100,13 @@ def index(
     """
     start = time.perf_counter()
     set_threads(placement.threads)
-    if options.prune and options.keep_missing:
-        raise UsageError("--prune and --keep-missing exclude each other: forget what is not found, or keep it.")
     watcher = watcher or Bars()
     encoder = encoder_of(options.encoder)
     found = read_gallery(gallery, encoder.modalities, stdin=stdin)
     passage_tokens(options.chunk, encoder)  # refused before anything is opened
     if options.rebuild and (lost := [one for one in found.arguments if one.error]) and _holds_anything(output):
-        raise UsageError(
-            f"--rebuild would lose what {output} holds of {lost[0].name}, which cannot be read now "
+        raise OptionError(
+            f"{{rebuild}} would lose what {output} holds of {lost[0].name}, which cannot be read now "
             f"({lost[0].error.rstrip('.')}). Nothing was changed: mend it, or do not name it."
         )
     store = _opened(output, options, encoder, len(found))
@@ -126,7 +127,9 @@ def index(
         for item in (*found.failed, *unread_items):
             watcher.item(item, 0, len(matched.entries))
         if clash := next((key for key in matched.entries if chunk and _is_passage(key, matched.entries)), None):
-            raise UsageError(f"--chunk: {clash!r} is an id, and would be that of a passage, too. Rename one of them.")
+            raise OptionError(
+                f"{{chunk}}: {clash!r} is an id, and would be that of a passage, too. Rename one of them."
+            )
         writer = _Writer(store, labels, matched.entries, watcher)
         parts = _parts_folder(output)
         remove_stale(parts)

@@ -14,12 +14,14 @@ from numpy.typing import NDArray
 import attn
 
 from ...device import pick_device, set_threads
-from ...errors import InputError, UsageError
+from ...errors import InputError
 from ...io.tables import read_picture
 from ...report.model import Item, Report, summarise
 from ..data.queries import Content
 from ..encoders.base import Encoder, Fingerprint
-from ..options import MAX_SIDE, EncoderOptions, check_fingerprint, encoder_of
+from ..encoders.kept import MAX_SIDE, check_fingerprint, encoder_of, fingerprint_of
+from ..options.encoder import EncoderOptions
+from ..options.find import SearchOptions
 from ..passages import nearest
 from ..places import FOLDER, GALLERY, Places
 from ..score.runs import Result
@@ -28,34 +30,6 @@ from .explain import Explained, check_explains, explain
 
 BATCH = 64
 """Queries that one pass over the vectors answers."""
-
-
-@dataclass(frozen=True, slots=True)
-class SearchOptions:
-    """What is asked of an index.
-
-    Parameters
-    ----------
-    encoder : EncoderOptions or None
-        None takes the index's own model and temperature.
-    top : int
-    where : str, optional
-        Which entries count: see ``store.where.parse``.
-    exact : bool
-        Compare with every entry even where the store has an approximate index.
-    explain : bool
-        Say which words of a query counted, and where in each picture.
-    allow_download : bool
-        Ask the hub for the model if it is not on this machine.
-    """
-
-    encoder: EncoderOptions | None = None
-    device: str = "auto"
-    top: int = 10
-    where: str | None = None
-    exact: bool = False
-    explain: bool = False
-    allow_download: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -84,9 +58,12 @@ def placed(hits: Sequence[Hit], places: Places) -> list[Hit]:
 
 
 def search(
-    index: str | Path, queries: Mapping[str, Content], options: SearchOptions = SearchOptions(),
-    *, threads: int | None = None, arguments: Mapping[str, Any] | None = None,
-) -> Found:  # fmt: skip
+    index: str | Path,
+    queries: Mapping[str, Content],
+    options: SearchOptions = SearchOptions(),  # noqa: B008 - frozen
+    *,
+    arguments: Mapping[str, Any] | None = None,
+) -> Found:
     """Rank an index's entries for each query.
 
     Parameters
@@ -95,7 +72,6 @@ def search(
     queries : mapping of str to str or Path
         By id: a str is a text, a Path an image.
     options : SearchOptions
-    threads : int, optional
     arguments : mapping, optional
         What the report records as the call's arguments.
 
@@ -112,13 +88,10 @@ def search(
         If the index is damaged.
     """
     start = time.perf_counter()
-    if options.top < 1:
-        raise UsageError(f"--top: {options.top} is no number of hits.")
-    set_threads(threads)
+    set_threads(options.threads)
     store = open_store(index)
     try:
-        wanted = options.encoder or own_encoder(index, store.header.fingerprint, options.device)
-        encoder = encoder_of(replace(wanted, allow_download=options.allow_download))
+        encoder = encoder_of(encoder_options(fingerprint_of(index, store.header.fingerprint), options))
         check_fingerprint(index, store.header.fingerprint, encoder)
         if options.explain:
             check_explains(encoder)
@@ -193,31 +166,13 @@ def found_of(
     return Found(tuple(results), report, explained, warnings)
 
 
-def encoder_options(
-    index: str | Path, model: str | None, temperature: float | None, device: str
-) -> EncoderOptions | None:
-    """What the user asks to search with, the rest as the index has it; None: all as the index has it."""
-    if model is None and temperature is None:
-        return None
-    store = open_store(index, verify=False)
-    try:
-        own = own_encoder(index, store.header.fingerprint, device)
-    finally:
-        store.close()
-    if model is not None and model != own.model:
-        own = EncoderOptions(model, own.temperature, device=device)
-    return own if temperature is None else replace(own, temperature=temperature)
-
-
-def own_encoder(index: str | Path, fingerprint: Mapping[str, Any], device: str) -> EncoderOptions:
-    """The options with which an index was made. Raises ``InputError`` if it does not say."""
-    try:
-        mark = Fingerprint.from_dict(fingerprint)
-    except UsageError as error:
-        raise InputError(
-            str(index), f"does not say which model made it ({error})", "Build it again: --rebuild"
-        ) from None
-    return EncoderOptions(mark.model, mark.temperature, mark.max_tokens, device)
+def encoder_options(own: Fingerprint, options: SearchOptions) -> EncoderOptions:
+    """The model and temperature that are asked for, the rest as the index has it."""
+    model = own.model if options.model is None else options.model
+    return EncoderOptions(
+        model, own.temperature if options.temperature is None else options.temperature,
+        own.max_tokens if model == own.model else None, options.device, allow_download=options.allow_download,
+    )  # fmt: skip
 
 
 def embed_queries(

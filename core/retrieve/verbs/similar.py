@@ -16,6 +16,7 @@ from numpy.typing import NDArray
 from ...device import set_threads
 from ...errors import UsageError, did_you_mean
 from ...report.model import Item
+from ..options.find import SimilarOptions
 from ..passages import PASSAGE_OF, document_of, nearest
 from ..places import Places, absolute, file_name
 from ..score.runs import Result
@@ -28,23 +29,6 @@ NEIGHBOURS = 500
 
 
 @dataclass(frozen=True, slots=True)
-class SimilarOptions:
-    """What is asked of an index; see ``SearchOptions``.
-
-    Parameters
-    ----------
-    top : int
-    where : str, optional
-        Which entries may be hits. The entries that are asked about need not fit.
-    exact : bool
-    """
-
-    top: int = 10
-    where: str | None = None
-    exact: bool = False
-
-
-@dataclass(frozen=True, slots=True)
 class _Entry:
     """An entry that is asked about; ``vector`` [dim] is a unit vector."""
 
@@ -54,9 +38,12 @@ class _Entry:
 
 
 def similar(
-    index: str | PurePath, names: Sequence[str], options: SimilarOptions = SimilarOptions(),
-    *, threads: int | None = None, arguments: Mapping[str, Any] | None = None,
-) -> Found:  # fmt: skip
+    index: str | PurePath,
+    names: Sequence[str],
+    options: SimilarOptions = SimilarOptions(),  # noqa: B008 - frozen
+    *,
+    arguments: Mapping[str, Any] | None = None,
+) -> Found:
     """Rank an index's entries by their likeness to some of them.
 
     Parameters
@@ -65,7 +52,6 @@ def similar(
     names : sequence of str
         Ids, or paths of entries as hits show them. An entry is never among its own hits.
     options : SimilarOptions
-    threads : int, optional
     arguments : mapping, optional
         What the report records as the call's arguments.
 
@@ -85,11 +71,9 @@ def similar(
     methods/retrieval-peers.md, section 8.
     """
     start = time.perf_counter()
-    if options.top < 1:
-        raise UsageError(f"--top: {options.top} is no number of hits.")
     if not names:
         raise UsageError("nothing to compare with. Give ids of entries, or their paths as a search shows them.")
-    set_threads(threads)
+    set_threads(options.threads)
     store = open_store(index)
     places = Places(index)
     try:

@@ -6,19 +6,25 @@ good; only the other half says what it is worth.
 
 from __future__ import annotations
 
+import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 
+import attn
+
+from ...device import pick_device, set_threads
 from ...errors import UsageError
 from ...progress import Bars, Watcher
+from ...report.model import Item, Report, plain, summarise
 from ..data.evalset import EvalSet, counted
+from ..data.formats import read_dataset
 from ..encoders.load import at_temperature, load
+from ..options.judge import GRID, TuneOptions
 from ..score.metrics import Difference, Evaluation, Qrels, Run, compare, evaluate, parse_metric
-
-GRID = (1.0, 0.95, 0.9, 0.85, 0.8, 0.75, 0.7, 0.6, 0.5)
 
 
 @dataclass(frozen=True, slots=True)
@@ -48,6 +54,63 @@ class Tuning:
     queries: tuple[int, int]
     seed: int
     notes: tuple[str, ...] = ()
+
+
+def tune(
+    data: str | Path,
+    options: TuneOptions = TuneOptions(),  # noqa: B008 - frozen
+    *,
+    watcher: Watcher | None = None,
+    arguments: Mapping[str, Any] | None = None,
+) -> Report:
+    """Choose the temperature of a model on one half of a data set's queries, and score it on the other.
+
+    Parameters
+    ----------
+    data : str or Path
+        See ``formats.read_dataset``.
+    options : TuneOptions
+    watcher : Watcher, optional
+    arguments : mapping, optional
+        What the report records as the call's arguments.
+
+    Returns
+    -------
+    Report of one item: ``temperature``, and of the half that had no say ``held_out_at_1``, ``held_out``,
+    ``difference`` with its interval from ``low`` to ``high`` (in percent), and ``queries``. ``summary`` has ``metric``
+    and ``temperatures``, a row each.
+
+    Raises
+    ------
+    UsageError
+        As ``tune_temperature``.
+    InputError
+        If the data set cannot be read.
+    """
+    start = time.perf_counter()
+    set_threads(options.threads)
+    encoder = options.encoder
+    data_set = read_dataset(data, split=options.split)
+    tuning = tune_temperature(
+        encoder.model, data_set, options.grid, options.seed, metric=options.metric, watcher=watcher,
+        keep_identical=options.keep_identical, device=encoder.device, dtype=encoder.dtype,
+        max_tokens=encoder.max_tokens, allow_download=encoder.allow_download,
+    )  # fmt: skip
+    held = tuning.held_out
+    metrics = {
+        "temperature": tuning.temperature, "held_out_at_1": 100 * held.first, "held_out": 100 * held.second,
+        "difference": 100 * held.difference, "low": 100 * held.low, "high": 100 * held.high,
+        "queries": float(tuning.queries[1]),
+    }  # fmt: skip
+    table = [
+        {name: value if name == "temperature" else 100 * value for name, value in row.items()} for row in tuning.table
+    ]
+    seconds = time.perf_counter() - start
+    item = Item(str(data), None, "ok", seconds, metrics=metrics, warnings=(*data_set.warnings, *tuning.notes))
+    summary = dict(summarise([item])) | {"metric": options.metric, "temperatures": plain(table)}
+    named = arguments or {"verb": "tune-temperature", "data": str(data), "model": encoder.model}
+    device = str(pick_device(encoder.device))
+    return Report("retrieve", attn.__version__, dict(named), device, seconds, (item,), summary)
 
 
 def tune_temperature(

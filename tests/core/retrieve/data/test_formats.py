@@ -116,7 +116,7 @@ def test_splits_are_chosen_or_named(tmp_path):
     only = write_beir(tmp_path / "one", dev=header + row)
     assert read_dataset(only).split == "dev"
     two = write_beir(tmp_path / "two", dev=header + row, train=header + row)
-    with pytest.raises(UsageError, match=r"no split 'test'\. Choose with --split: dev, train"):
+    with pytest.raises(UsageError, match=r"no split 'test'\. Choose with split: dev, train"):
         read_dataset(two)
     with pytest.raises(UsageError, match=r"no split 'trian'\. Did you mean train"):
         read_dataset(two, split="trian")

@@ -13,8 +13,9 @@ from PIL import Image
 from attn.core.errors import InputError, UsageError
 from attn.core.retrieve.data.formats import read_dataset
 from attn.core.retrieve.data.sources import read_source
-from attn.core.retrieve.options import EncoderOptions
-from attn.core.retrieve.verbs.evaluate import EvalOptions, score
+from attn.core.retrieve.options.encoder import EncoderOptions
+from attn.core.retrieve.options.judge import EvalOptions
+from attn.core.retrieve.verbs.evaluate import score
 
 CORPUS = [{"_id": "007", "title": "Old", "text": "town"}, {"_id": "7", "title": "", "text": "a dog"}]
 QUERIES = [{"_id": "q1", "text": "the old town"}, {"_id": "q2", "text": "dog"}, {"_id": "q3", "text": "cat"}]

@@ -146,7 +146,7 @@ def test_ids_that_collide_are_refused_with_both_places(stdin, tmp_path):
     (tmp_path / "q.txt").write_text("dogs\n")
     with pytest.raises(UsageError, match=r"q.txt, line 1: the id '1' is that of a sentence, too \(sentence 1\)"):
         queries_of(["cats"], [], tmp_path / "q.txt")
-    with pytest.raises(UsageError, match=r"--image a\.jpg: the id 'a.jpg' is that of another query"):
+    with pytest.raises(UsageError, match=r"^image a\.jpg: the id 'a.jpg' is that of another query"):
         queries_of([], [Path("a.jpg"), Path("a.jpg")], None)
     with pytest.raises(UsageError, match="can be read once"):
         queries_of(["-"], [], Path("-"))

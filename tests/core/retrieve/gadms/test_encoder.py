@@ -89,7 +89,7 @@ def test_encoder(model, path):
 
 
 def test_encoder_refuses_what_it_cannot_do(path):
-    with pytest.raises(UsageError, match="--temperature"):
+    with pytest.raises(UsageError, match=r"^temperature: "):
         load_gadms("mine", path, device=torch.device("cpu"), temperature=0.9)
     with pytest.raises(UsageError, match="reads 3 to 7 tokens"):
         load_gadms("mine", path, device=torch.device("cpu"), max_tokens=8)

@@ -10,8 +10,9 @@ import pytest
 from peak import CODE
 
 from attn.core.errors import InputError, UsageError
+from attn.core.retrieve.options.find import DedupOptions
 from attn.core.retrieve.verbs import dedup as module
-from attn.core.retrieve.verbs.dedup import DedupOptions, dedup, owners
+from attn.core.retrieve.verbs.dedup import dedup, owners
 
 
 def clusters(n, dim, seed=0, spread=0.3):
@@ -178,7 +179,7 @@ def test_an_empty_index_and_a_single_entry(made, unit):
 
 @pytest.mark.parametrize("threshold", [0, -0.5, 1.0001, float("nan"), float("inf")])
 def test_thresholds_that_make_no_sense(tmp_path, threshold):
-    with pytest.raises(UsageError, match=r"--threshold: .* must be above 0 and at most 1"):
+    with pytest.raises(UsageError, match=r"^threshold: .* must be above 0 and at most 1"):
         dedup(tmp_path / "absent", DedupOptions(threshold))
 
 

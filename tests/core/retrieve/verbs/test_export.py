@@ -131,7 +131,7 @@ def test_what_is_there_is_replaced_only_when_asked(made, contents, unit, tmp_pat
     monkeypatch.chdir(tmp_path)
     old, new = made(["old"], unit(1), name="old"), made(IDS, unit(20), META, name="new")
     export(old, name)
-    with pytest.raises(UsageError, match="or give --overwrite"):
+    with pytest.raises(UsageError, match="or give overwrite"):
         export(new, name)
     report = export(new, name, overwrite=True)
     assert report.items[0].metrics["entries"] == 20

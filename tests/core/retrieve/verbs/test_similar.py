@@ -6,8 +6,9 @@ import numpy as np
 import pytest
 
 from attn.core.errors import InputError, UsageError
+from attn.core.retrieve.options.find import SimilarOptions
 from attn.core.retrieve.store import open_store
-from attn.core.retrieve.verbs.similar import NEIGHBOURS, SimilarOptions, similar
+from attn.core.retrieve.verbs.similar import NEIGHBOURS, similar
 
 IDS = [f"{i:02d}.jpg" for i in range(30)]
 META = [{"path": f"photos/{name}", "n": i, "text": None} for i, name in enumerate(IDS)]
@@ -89,7 +90,7 @@ def test_an_empty_index_and_bad_arguments(made, unit, tmp_path):
     assert "The index is empty" in item.error
     with pytest.raises(UsageError, match="nothing to compare with"):
         similar(index, [])
-    with pytest.raises(UsageError, match="--top"):
+    with pytest.raises(UsageError, match=r"^top: "):
         similar(index, ["a"], SimilarOptions(top=0))
     with pytest.raises(InputError, match="no such index"):
         similar(tmp_path / "absent", ["a"])

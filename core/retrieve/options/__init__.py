@@ -1,0 +1,1 @@
+"""What `attn retrieve` can be told: the options of its verbs, each stated once. Nothing here imports torch."""
