@@ -130,21 +130,21 @@ def _kind(option: Stated) -> Any:
     return option.type
 
 
-def verb(verb: Verb, group: str) -> Callable[..., None]:
+def verb(verb: Verb, group: str, name: str) -> Callable[..., None]:
     """The command of a registry's row: parse, call core, show.
 
     Parameters
     ----------
     verb : Verb
-    group : str
-        The command it belongs to, for the report of a run that is interrupted.
+    group, name : str
+        The command it belongs to, and its own; for the report of a run that is interrupted.
     """
 
     def main(options: Any, reporting: Reporting) -> None:
         from .show import run_verb
 
-        run_verb(verb, group, options, reporting)
+        run_verb(verb, group, name, options, reporting)
 
     main.__annotations__ = {"options": verb.options, "reporting": Reporting}
-    main.__doc__ = verb.description
+    main.__doc__, main.__module__ = verb.description, f"attn.cli.{group}"
     return command(main)

@@ -50,7 +50,7 @@ MaxMemoryOption = Annotated[
 ]
 
 
-def _with_budget(main: Callable[..., Any]) -> Callable[..., Any]:
+def with_budget(main: Callable[..., Any]) -> Callable[..., Any]:
     """A command with ``--max-memory``, which takes effect here: no command passes it on.
 
     Numbers that are none are refused, and Ctrl-C gives a report, whatever the command does.
@@ -98,6 +98,13 @@ def _flag(parameter: inspect.Parameter) -> str:
     return parameter.name
 
 
+def made(name: str, main: Callable[..., Any]) -> Any:
+    """A function as Typer's command of that name."""
+    sub = typer.Typer(**SETTINGS)
+    sub.command(name=name)(main)
+    return typer.main.get_command(sub)
+
+
 class LazyGroup(TyperGroup):
     """Subclasses set ``table``: name → (module with a ``main`` function or a Typer ``app``, one line of help)."""
 
@@ -109,16 +116,17 @@ class LazyGroup(TyperGroup):
 
     def get_command(self, ctx: Any, cmd_name: str) -> Any:
         if cmd_name in self.table and cmd_name not in self.commands:
-            module = importlib.import_module(self.table[cmd_name][0])
-            if hasattr(module, "app"):  # a group of verbs
-                self.commands[cmd_name] = typer.main.get_command(module.app)
-                self.commands[cmd_name].name = cmd_name
-            else:
-                sub = typer.Typer(**SETTINGS)
-                main = module.main if cmd_name in READ_NOTHING else _with_budget(module.main)
-                sub.command(name=cmd_name)(main)
-                self.commands[cmd_name] = typer.main.get_command(sub)
+            self.commands[cmd_name] = self.load(cmd_name)
         return super().get_command(ctx, cmd_name)
+
+    def load(self, name: str) -> Any:
+        """A command of the table, imported now."""
+        module = importlib.import_module(self.table[name][0])
+        if hasattr(module, "app"):  # a group of verbs
+            group = typer.main.get_command(module.app)
+            group.name = name
+            return group
+        return made(name, module.main if name in READ_NOTHING else with_budget(module.main))
 
     def format_commands(self, ctx: Any, formatter: Any) -> None:
         """The one-liners come from the table, so that listing them imports nothing."""

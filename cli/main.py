@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import os
+import sys
 from typing import Annotated, Any
 
 import typer
 
 import attn
+from attn.core.fit.processes import processes_of_environment
 
 from .interrupts import listen
 from .lazy import EXIT_FAILED, EXIT_INTERRUPTED, SETTINGS, LazyGroup
@@ -86,6 +88,8 @@ def main() -> None:
     # torch's OpenMP threads spin while they wait: beside other load a small fit took 12 times as long as with this
     os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
     streams = Streams()
+    if not processes_of_environment().first:  # of those that torchrun started, the first speaks for all
+        sys.stdout = sys.stderr = open(os.devnull, "w", encoding="utf-8")
     code: Any = EXIT_FAILED
     try:
         app()

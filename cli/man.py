@@ -48,7 +48,8 @@ def pages(app: typer.Typer, root: ModuleType, modules: Mapping[str, str]) -> dic
         EXAMPLES (pairs of command line and what it does) for its own page.
     modules : mapping of str to str
         Command → module, which may define ENVIRONMENT and FILES (added to those of ``root``), NOTES, and EXAMPLES:
-        pairs, or in a group of verbs a dict of pairs by verb ("" for the group's own page).
+        pairs, or in a group of verbs a dict of pairs by verb ("" for the group's own page). Where the verbs are rows
+        of a registry, ``verbs()`` gives what each says of itself.
     """
     tree = list(_walk(typer.main.get_command(app), "attn"))
     names = [name for name, _ in tree]
@@ -56,17 +57,18 @@ def pages(app: typer.Typer, root: ModuleType, modules: Mapping[str, str]) -> dic
     for name, command in tree:
         _, top, *verb = [*name.split(), ""]
         home = importlib.import_module(modules[top]) if top in modules else root
-        sources = [root] if home is root else [root, home]
+        row = getattr(home, "verbs", dict[str, Any])().get(" ".join(verb).strip())
+        sources: list[Any] = [root] if home is root else [root, home if row is None else row]
         sections: dict[str, Pairs] = {
             "EXIT STATUS": getattr(root, "EXIT_STATUS", ()),
             "ENVIRONMENT": [pair for source in sources for pair in getattr(source, "ENVIRONMENT", ())],
-            "FILES": [pair for source in sources for pair in getattr(source, "FILES", ())],
+            "FILES": [pair for source in sources for pair in getattr(source, "FILES", getattr(source, "files", ()))],
         }
-        examples = getattr(home, "EXAMPLES", ())
+        examples = getattr(home, "EXAMPLES", ()) if row is None else row.examples
         if isinstance(examples, Mapping):
             examples = examples.get(" ".join(verb).strip(), ())
         body = [line for title, pairs in sections.items() for line in _section(title, pairs)]
-        if notes := getattr(home, "NOTES", ()):
+        if notes := getattr(home, "NOTES", ()) if row is None else row.notes:
             body += [".SH NOTES", *_paragraphs("\n\n".join(notes))]
         body += _examples(examples)
         if related := _related(name, names):

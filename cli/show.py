@@ -14,9 +14,10 @@ import typer
 
 from attn.core.batch.run import BatchOutcome
 from attn.core.bundles import Inputs, Reporting
-from attn.core.errors import AttnError, UsageError
-from attn.core.io.atomic import place_fault
+from attn.core.errors import AttnError
+from attn.core.fit.processes import processes_of_environment
 from attn.core.io.walk import read_list
+from attn.core.options import values
 from attn.core.report.model import Item, Report, dumps
 from attn.core.report.write import check_report_path, write_report
 from attn.core.text import one_line, printable
@@ -116,15 +117,15 @@ def run_files(
     raise typer.Exit(report.exit_code)
 
 
-def run_verb(verb: Verb, group: str, options: Any, reporting: Reporting) -> None:
+def run_verb(verb: Verb, group: str, name: str, options: Any, reporting: Reporting) -> None:
     """Do the work of a registry's row, show its report, and leave with the report's exit code."""
-    arguments = {**asdict(options), "argv": sys.argv[1:]}
+    arguments = {**values(options), "argv": sys.argv[1:]}
 
     def call(watch: Watch) -> Report:
         return verb.resolve()(options, watcher=watch, arguments=arguments)
 
     inputs = getattr(options, "inputs", None)
-    left = list(inputs.inputs) if isinstance(inputs, Inputs) else [group]
+    left = list(inputs.inputs) if isinstance(inputs, Inputs) else [name]
     report = watched(group, call, arguments, left, reporting.report_file, quiet=reporting.quiet)
     rows = None
     if verb.columns:
@@ -133,40 +134,6 @@ def run_verb(verb: Verb, group: str, options: Any, reporting: Reporting) -> None
             for item in report.items[:ROWS_SHOWN]
         ]
     show(report, reporting, rows=rows)
-    raise typer.Exit(report.exit_code)
-
-
-def run_recipe(
-    recipe: str,
-    train: Callable[..., Report],
-    data: object,
-    output: Path,
-    *,
-    told: Callable[[Mapping[str, float]], str],
-    as_json: bool,
-    report_file: Path | None,
-    quiet: bool,
-    verbose: bool,
-    rows: Callable[[Report], Sequence[Mapping[str, Any]] | None] | None = None,
-) -> None:
-    """Call a recipe of ``attn train``, show its report, and leave with the report's exit code.
-
-    ``train`` takes ``progress`` and ``arguments``; ``told`` puts the newest metrics into words for the progress bar;
-    ``rows`` makes the table of the report where the items are not it.
-    """
-    if fault := place_fault(output / "model"):  # before hours of work, not after
-        raise UsageError(f"-o {output}: {fault}.")
-    arguments = {"recipe": recipe, "data": str(data), "output": str(output), "argv": sys.argv[1:]}
-
-    def call(watch: Watch) -> Report:
-        def progress(step: int, total: int, metrics: Mapping[str, float]) -> None:
-            watch.step(told(metrics), step, total)
-
-        return train(progress=progress, arguments=arguments)
-
-    report = watched("train", call, arguments, [recipe], report_file, quiet=quiet)
-    shown = rows(report) if rows and report.items else None
-    show(report, Reporting(as_json, report_file, quiet, verbose), rows=shown)
     raise typer.Exit(report.exit_code)
 
 
@@ -237,6 +204,8 @@ def show(report: Report, reporting: Reporting, *, rows: Sequence[Mapping[str, An
 
 def save_report(report: Report, path: Path, *, verbose: bool) -> None:
     """Write a report file; where that fails, say so: the work is done, and what is printed is still to come."""
+    if not processes_of_environment().first:
+        return
     try:
         write_report(report if verbose else _without_traces(report), path)
     except AttnError as error:

@@ -10,14 +10,17 @@ from .errors import UsageError
 from .options import Option, check
 
 AsJson = Annotated[bool, Option("Print one JSON document on stdout and nothing else.", name="--json", common=True)]
-Device = Annotated[str, Option("auto, cpu, cuda, cuda:N or mps.", metavar="DEVICE", env="ATTN_DEVICE", common=True)]
+Device = Annotated[
+    str,
+    Option("auto, cpu, cuda, cuda:N or mps.", metavar="DEVICE", env="ATTN_DEVICE", resumable=True, common=True),
+]  # fmt: skip
 Dtype = Annotated[str, Option("float32 or float64.", metavar="DTYPE", common=True)]
 Seed = Annotated[int, Option("Seed of everything random.", metavar="N", least=0, most=2**32 - 1, common=True)]
 Threads = Annotated[
     int | None,
     Option(
         "CPU threads per process.",
-        metavar="N", least=1, most=1024, env="ATTN_THREADS", shown="all cores", common=True,
+        metavar="N", least=1, most=1024, env="ATTN_THREADS", shown="all cores", resumable=True, common=True,
     ),
 ]  # fmt: skip
 

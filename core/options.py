@@ -333,18 +333,16 @@ def _assemble(cls: type[T], values: Mapping[str, Any]) -> T:
     return cls(**arguments)
 
 
-def identity(options: Any) -> dict[str, Any]:
-    """What of an options dataclass makes a run that run: all but its ``resumable`` options, bundles as mappings."""
-    free = {option.path for option in stated(type(options)) if option.option.resumable}
-    return _identity(options, free, ())
-
-
-def _identity(options: Any, free: set[tuple[str, ...]], path: tuple[str, ...]) -> dict[str, Any]:
-    values: dict[str, Any] = {}
+def values(options: Any) -> dict[str, Any]:
+    """Field → value of an options dataclass, those of its bundles among them: flat, as ``build`` takes it."""
+    flat: dict[str, Any] = {}
     for field in dataclasses.fields(options):
-        value, here = getattr(options, field.name), (*path, field.name)
-        if here in free:
-            continue
-        nested = dataclasses.is_dataclass(value) and not isinstance(value, type)
-        values[field.name] = _identity(value, free, here) if nested else value
-    return values
+        value = getattr(options, field.name)
+        flat |= values(value) if dataclasses.is_dataclass(value) and stated(type(value)) else {field.name: value}
+    return flat
+
+
+def identity(options: Any) -> dict[str, Any]:
+    """What of an options dataclass makes a run that run: its ``values`` but for its ``resumable`` options."""
+    free = {option.field for option in stated(type(options)) if option.option.resumable}
+    return {name: value for name, value in values(options).items() if name not in free}

@@ -56,6 +56,10 @@ class Method:
         """The function or class at ``home``. Raises ``UsageError`` when an optional package is missing."""
         if missing := self.missing():
             raise UsageError(f"{self.name} needs a package that is not installed: pip install {' '.join(missing)}")
+        return self.load()
+
+    def load(self) -> Any:
+        """What is at ``home``, whatever is missing: for help."""
         module, _, attribute = self.home.partition(":")
         return getattr(importlib.import_module(module), attribute)
 

@@ -11,20 +11,22 @@ import json
 import math
 import time
 from collections.abc import Callable, Mapping
-from dataclasses import asdict, dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Protocol
 
 import torch
 from torch import Tensor, nn
 
-from ..errors import InputError, UsageError
+from ..errors import InputError
 from ..io.atomic import atomic_path, write_text
-from ..io.kinds import open_regular
 from ..report.model import plain
+from .precision import precision
+from .processes import ALONE, Processes
 from .schedule import cosine_cycles
+from .state import BEST, CHECKPOINT, Learner, State, load_best, plain_identity, read_state
 
-CHECKPOINT, BEST, METRICS, CURVE = "checkpoint.pt", "best.pt", "metrics.jsonl", "curve.png"
+METRICS, CURVE = "metrics.jsonl", "curve.png"
 
 
 class Recipe(Protocol):
@@ -37,7 +39,7 @@ class Recipe(Protocol):
     """A metric and the value it should have passed once the warm-up is over; a run that has not is reported."""
 
     def loss(self, step: int) -> Tensor:
-        """Loss of the batch of one step, with gradients. Draws everything random from the seed and ``step``."""
+        """Loss of one batch, numbered from 0, with gradients. Draws everything random from the seed and ``step``."""
         ...
 
     def evaluate(self, model: nn.Module) -> Mapping[str, float]:
@@ -64,6 +66,11 @@ class Plan:
     evaluate_every : int
         Steps between evaluations, each of which writes a checkpoint.
     seed : int
+    amp : {"off", "bf16", "fp16"}
+        Mixed precision of the loss.
+    accumulate : int
+        Batches of a step, whose gradients are averaged. Equals one batch as much larger, to rounding, where the loss is
+        a mean over samples; batch norm, Dice and contrastive losses see one batch at a time.
     """
 
     steps: int
@@ -76,21 +83,12 @@ class Plan:
     evaluate_every: int = 200
     seed: int = 77
     eps: float = 1e-8
+    amp: str = "off"
+    accumulate: int = 1
 
     def rate(self, step: int) -> float:
         """Learning rate of a step, from 0."""
         return self.learning_rate * cosine_cycles(step, steps=self.steps, warmup=self.warmup, cycles=self.cycles)
-
-
-@dataclass(slots=True)
-class State:
-    """Where a run is."""
-
-    step: int = 0
-    best: float = -math.inf
-    best_step: int = 0
-    seconds: float = 0.0
-    history: list[dict[str, float]] = field(default_factory=list)
 
 
 @dataclass(frozen=True, slots=True)
@@ -107,6 +105,7 @@ class Outcome:
 def fit(
     recipe: Recipe, plan: Plan, folder: Path, *, resume: bool = True, identity: Mapping[str, Any] | None = None,
     progress: Callable[[int, int, Mapping[str, float]], None] = lambda step, steps, metrics: None,
+    processes: Processes = ALONE,
 ) -> Outcome:  # fmt: skip
     """Train ``recipe.model`` in place; afterwards it holds the best averaged weights.
 
@@ -123,6 +122,8 @@ def fit(
         What must be the same for a checkpoint to be resumed: data, architecture, seed.
     progress : callable
         Told step, number of steps and the newest metrics.
+    processes : Processes
+        Among which batches are divided; all but the first return an outcome without evaluations.
 
     Returns
     -------
@@ -130,80 +131,119 @@ def fit(
 
     Raises
     ------
-    UsageError
+    OptionError
         If the folder holds another run.
     InputError
         If it cannot be written, or its checkpoint cannot be read.
     FloatingPointError
         If the loss is no longer a number.
     """
-    try:
-        folder.mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        raise InputError(folder, f"cannot be made ({error.strerror or error})", "Name another folder") from error
-    model = recipe.model
-    averaged = {name: value.detach().clone() for name, value in model.state_dict().items()}
-    optimizer = torch.optim.AdamW(
-        model.parameters(), lr=plan.learning_rate, weight_decay=plan.weight_decay, eps=plan.eps
-    )
-    identity = json.loads(json.dumps(dict(identity or {}) | {"seed": plan.seed}, sort_keys=True, default=str))
-    state = State()
-    if resume and (folder / CHECKPOINT).exists():
-        state = _restore(folder / CHECKPOINT, model, optimizer, averaged, identity)
-    else:
-        for name in (CHECKPOINT, BEST, METRICS, CURVE):
-            (folder / name).unlink(missing_ok=True)
+    identity = plain_identity(dict(identity or {}) | {"seed": plan.seed})
+    saved, fault = None, None
+    if processes.first:
+        try:
+            saved = _open(folder, identity, resume=resume)
+        except Exception as error:
+            fault = error
+    processes.agree(fault)
+    if fault is not None:
+        raise fault
+    learner = _prepare(recipe.model, plan, processes)
+    saved = processes.from_first(saved)
+    state = State() if saved is None else learner.load(saved)
     start = time.perf_counter() - state.seconds
     interrupted, losses = False, []
     try:
         while state.step < plan.steps:
-            losses.append(_step(recipe, plan, optimizer, averaged, state.step))
+            losses.append(_step(recipe, plan, learner, state.step, processes))
             state.step += 1
             newest = state.history[-1] if state.history else {}
             progress(state.step, plan.steps, newest | {"loss": losses[-1]})
             if state.step % plan.evaluate_every == 0 or state.step == plan.steps:
                 state.seconds = time.perf_counter() - start
-                _evaluate(recipe, plan, state, averaged, folder, sum(losses) / len(losses))
-                _save(folder / CHECKPOINT, model, optimizer, averaged, identity, state)
+                if processes.first:
+                    _evaluate(recipe, plan, state, learner.averaged, folder, sum(losses) / len(losses))
+                    learner.save(folder / CHECKPOINT, identity, state)
                 losses = []
     except KeyboardInterrupt:
         interrupted = True  # perhaps in the middle of a step: the checkpoint of the last evaluation stays
+    if not processes.first:
+        return Outcome({}, (), state.seconds, (), interrupted)
     if (folder / BEST).exists():
-        try:
-            with open_regular(folder / BEST) as file:
-                model.load_state_dict(torch.load(file, weights_only=True, map_location="cpu"))
-        except Exception as error:  # torch.load raises anything on damaged files
-            raise InputError(folder / BEST, "holds no weights of this run", "Delete it, or give --restart") from error
+        load_best(folder / BEST, recipe.model)
     # nan compares false with everything: as the first row it would win
     scored = [row for row in state.history if not math.isnan(row[recipe.score])]
     best = max(scored, key=lambda row: row[recipe.score], default={})
     return Outcome(dict(best), tuple(state.history), state.seconds, tuple(stall(recipe, plan, state)), interrupted)
 
 
-def _step(recipe: Recipe, plan: Plan, optimizer: Any, averaged: dict[str, Tensor], step: int) -> float:
+def _open(folder: Path, identity: Mapping[str, Any], *, resume: bool) -> dict[str, Any] | None:
+    """What the folder's checkpoint holds; None where the run begins, and nothing of an earlier one is left then."""
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise InputError(folder, f"cannot be made ({error.strerror or error})", "Name another folder") from error
+    if resume and (folder / CHECKPOINT).exists():
+        return read_state(folder / CHECKPOINT, identity)
+    for name in (CHECKPOINT, BEST, METRICS, CURVE):
+        (folder / name).unlink(missing_ok=True)
+    return None
+
+
+def _prepare(model: nn.Module, plan: Plan, processes: Processes) -> Learner:
+    """The model before its first step, the same in all processes, and what follows its steps."""
+    if processes.count > 1:
+        from .batch_norm import share_batch_norm
+
+        share_batch_norm(model)
+        model.load_state_dict(processes.from_first(model.state_dict()))
+    optimizer = torch.optim.AdamW(
+        model.parameters(), lr=plan.learning_rate, weight_decay=plan.weight_decay, eps=plan.eps
+    )
+    averaged = {name: value.detach().clone() for name, value in model.state_dict().items()}
+    scaler = torch.amp.GradScaler(_device(model).type, enabled=plan.amp == "fp16")
+    return Learner(model, optimizer, averaged, scaler)
+
+
+def _device(model: nn.Module) -> torch.device:
+    return next(model.parameters()).device
+
+
+def _step(recipe: Recipe, plan: Plan, learner: Learner, step: int, processes: Processes) -> float:
     """One optimisation step; returns the loss."""
-    recipe.model.train()
+    model, optimizer, scaler = learner.model, learner.optimizer, learner.scaler
+    model.train()
     torch.manual_seed(plan.seed * 1_000_003 + step)  # DropBlock and its like draw from torch's own generator
     for group in optimizer.param_groups:
         group["lr"] = plan.rate(step)
-    loss = recipe.loss(step)
-    value = float(loss.detach())
-    if not math.isfinite(value):
-        raise FloatingPointError(f"the loss is {value} at step {step}: lower the learning rate")
     optimizer.zero_grad(set_to_none=True)
-    loss.backward()  # type: ignore[no-untyped-call]
+    value = torch.zeros((), dtype=torch.float64)
+    for number in range(step * plan.accumulate, (step + 1) * plan.accumulate):
+        with precision(plan.amp, _device(model)):
+            loss = recipe.loss(number) / plan.accumulate
+        value += loss.detach().cpu()
+        if processes.count == 1 and not value.isfinite():
+            break
+        scaler.scale(loss).backward()  # type: ignore[no-untyped-call]
+    processes.average([value])
+    if not value.isfinite():
+        raise FloatingPointError(f"the loss is {float(value)} at step {step}: lower the learning rate")
+    gradients = [parameter.grad for parameter in model.parameters() if parameter.grad is not None]
+    processes.average(gradients)
     if plan.clip:
-        torch.nn.utils.clip_grad_norm_(recipe.model.parameters(), plan.clip)
-    optimizer.step()
+        scaler.unscale_(optimizer)
+        torch.nn.utils.clip_grad_norm_(model.parameters(), plan.clip)
+    scaler.step(optimizer)
+    scaler.update()
     # young averages follow fast, or the start values would weigh for hundreds of steps
     decay = min(plan.average, (1 + step) / (10 + step))
     with torch.no_grad():
-        for name, value_now in recipe.model.state_dict().items():
+        for name, value_now in model.state_dict().items():
             if value_now.is_floating_point():
-                averaged[name].lerp_(value_now, 1 - decay)
+                learner.averaged[name].lerp_(value_now, 1 - decay)
             else:
-                averaged[name].copy_(value_now)
-    return value
+                learner.averaged[name].copy_(value_now)
+    return float(value)
 
 
 def _evaluate(
@@ -245,43 +285,8 @@ def stall(recipe: Recipe, plan: Plan, state: State) -> list[str]:
     if after and max(row[name] for row in after) < least:
         found.append(
             f"training has stalled: {name} is {after[-1][name]:.3f} after the warm-up, below {least:g}. "
-            "Try a lower --learning-rate, another --seed, or check that images and labels belong together"
+            "Try a lower learning rate, another seed, or check that images and labels belong together"
         )
     elif state.history and state.step - state.best_step > max(10 * plan.evaluate_every, plan.steps // 4):
         found.append(f"no better {recipe.score} since step {state.best_step}: more steps are unlikely to help")
     return found
-
-
-def _save(
-    path: Path, model: nn.Module, optimizer: Any, averaged: Mapping[str, Tensor], identity: Mapping[str, Any],
-    state: State,
-) -> None:  # fmt: skip
-    with atomic_path(path) as temporary:
-        torch.save(
-            {"model": model.state_dict(), "optimizer": optimizer.state_dict(), "averaged": dict(averaged),
-             "identity": dict(identity), "state": asdict(state)},
-            temporary,
-        )  # fmt: skip
-
-
-def _restore(
-    path: Path, model: nn.Module, optimizer: Any, averaged: dict[str, Tensor], identity: Mapping[str, Any]
-) -> State:
-    try:
-        with open_regular(path) as file:
-            saved = torch.load(file, weights_only=True, map_location="cpu")
-        theirs, weights, moments, means = (saved[key] for key in ("identity", "model", "optimizer", "averaged"))
-        state = State(**saved["state"])
-    except Exception as error:  # torch.load raises anything on damaged files
-        raise InputError(path, "is no checkpoint that can be resumed", "Delete it, or give --restart") from error
-    if differing := [key for key in identity if theirs.get(key) != identity[key]]:
-        key = differing[0]
-        raise UsageError(
-            f"{path.parent} holds another run ({key} was {theirs.get(key)}, now {identity[key]}). "
-            "Name another -o, or give --restart to begin anew."
-        )
-    model.load_state_dict(weights)
-    optimizer.load_state_dict(moments)
-    for name, value in means.items():
-        averaged[name].copy_(value)
-    return state

@@ -1,4 +1,4 @@
-"""Training: the recipes of ``attn train``. All share ``trainer.fit``."""
+"""Training: the recipes of ``attn train``. A row resolves to a ``Verb``, made of which is the subcommand."""
 
 from ..registry import Method, Registry
 
@@ -7,28 +7,28 @@ RECIPES = Registry(
     [
         Method(
             "fsgnet",
-            home="attn.core.train.fsgnet.run:train_fsgnet",
+            home="attn.core.train.fsgnet.options:RECIPE",
             summary="vessel segmentation: FSG-Net, or its guided decoder on a U-Net, BiFormer or halo trunk",
             paper="arXiv 2501.18921",
             year=2025,
         ),
         Method(
             "ga-dms",
-            home="attn.core.train.ga_dms.run:train_ga_dms",
+            home="attn.core.train.ga_dms.options:RECIPE",
             summary="person retrieval: dual masking guided by gradient-attention scores",
             paper="arXiv 2509.09118, EMNLP 2025",
             year=2025,
         ),
         Method(
             "priorclip",
-            home="attn.core.train.priorclip.run:train_priorclip",
+            home="attn.core.train.priorclip.options:RECIPE",
             summary="remote-sensing retrieval: visual prior, affiliation loss, two stages",
             paper="arXiv 2405.10160",
             year=2025,
         ),
         Method(
             "image-text-head",
-            home="attn.core.train.image_text_head:train_head",
+            home="attn.core.train.image_text_head.options:RECIPE",
             summary="a linear head that joins the packaged ViT and text encoder",
             paper="ridge regression on DINOv2 features (arXiv 2304.07193)",
             year=2023,

@@ -13,18 +13,18 @@ import json
 import statistics
 from pathlib import Path
 
-from attn.core.segment.fsgnet.checkpoint import FSGNetArchitecture
+from attn.core.bundles import Compute
 from attn.core.train.fsgnet.options import FSGNetOptions
 from attn.core.train.fsgnet.run import train_fsgnet
 
 VARIANTS = {
-    "FSG-Net": FSGNetArchitecture(),
-    "no attention (`--no-attention`)": FSGNetArchitecture(attention=False),
-    "no guided block (`--no-guided`)": FSGNetArchitecture(guided=False),
-    "U-Net trunk (`--trunk unet`)": FSGNetArchitecture(trunk="unet"),
-    "U-Net trunk, no guided block": FSGNetArchitecture(trunk="unet", guided=False),
-    "BiFormer trunk (`--trunk biformer`)": FSGNetArchitecture(trunk="biformer"),
-    "HaloNet trunk (`--trunk halo`)": FSGNetArchitecture(trunk="halo"),
+    "FSG-Net": dict(),
+    "no attention (`--no-attention`)": dict(attention=False),
+    "no guided block (`--no-guided`)": dict(guided=False),
+    "U-Net trunk (`--trunk unet`)": dict(trunk="unet"),
+    "U-Net trunk, no guided block": dict(trunk="unet", guided=False),
+    "BiFormer trunk (`--trunk biformer`)": dict(trunk="biformer"),
+    "HaloNet trunk (`--trunk halo`)": dict(trunk="halo"),
 }
 
 
@@ -40,23 +40,24 @@ def main() -> None:
     arguments = parser.parse_args()
     found: dict[str, list[dict[str, float]]] = {name: [] for name in VARIANTS}
     for seed in (int(part) for part in arguments.seeds.split(",")):
-        for index, (name, architecture) in enumerate(VARIANTS.items()):
-            options = FSGNetOptions(
-                architecture, steps=arguments.steps, warmup=30, crop=arguments.crop,
-                evaluate_every=arguments.steps, seed=seed,
-            )  # fmt: skip
+        for index, (name, changes) in enumerate(VARIANTS.items()):
             folder = arguments.output / f"{index}-{seed}"
+            options = FSGNetOptions(
+                arguments.data, folder, steps=arguments.steps, warmup=30, crop=arguments.crop,
+                evaluate_every=arguments.steps, compute=Compute(seed=seed, threads=arguments.threads), **changes,
+            )  # fmt: skip
             done = folder / "report.json"
             if not done.exists() and arguments.only is not None and index not in arguments.only:
                 continue
             if not done.exists():
-                report = train_fsgnet(arguments.data, folder, options, threads=arguments.threads)
+                report = train_fsgnet(options)
                 done.write_text(json.dumps(dict(report.items[0].metrics) | {"seconds": report.seconds}))
             found[name].append(json.loads(done.read_text()))
     print("| variant | parameters | seeds | F1 | AUC |\n|---|---|---|---|---|")
-    for name, architecture in VARIANTS.items():
+    for name, changes in VARIANTS.items():
         if not found[name]:
             continue
+        architecture = FSGNetOptions(arguments.data, arguments.output, **changes).architecture()
         parameters = sum(p.numel() for p in architecture.build().parameters())
         cells = [f"{statistics.mean(v):.4f} ± {statistics.stdev(v) if len(v) > 1 else 0:.4f}"
                  for v in ([row[key] for row in found[name]] for key in ("f1", "auc"))]  # fmt: skip

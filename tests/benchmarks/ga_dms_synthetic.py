@@ -20,6 +20,7 @@ from tempfile import TemporaryDirectory
 import numpy as np
 import torch
 
+from attn.core.bundles import Compute
 from attn.core.fit.loop import fit
 from attn.core.retrieve.gadms.masking import noise_probability
 from attn.core.train.ga_dms.data import synthetic
@@ -41,10 +42,10 @@ VARIANTS = {
 def measure(variant: str, seed: int, arguments: argparse.Namespace) -> dict[str, float]:
     start = time.process_time()
     options = GADMSOptions(
-        **VARIANTS[variant], seed=seed, epochs=arguments.epochs, warmup=1, batch=arguments.batch,
-        evaluate_every=arguments.epochs,
+        Path("run"), **VARIANTS[variant], epochs=arguments.epochs, warmup=1, batch=arguments.batch,
+        evaluate_every=arguments.epochs, compute=Compute(seed=seed),
     )  # fmt: skip
-    data = synthetic(options.seed, arguments.persons)
+    data = synthetic(seed, arguments.persons)
     run = prepare_run(data, options, torch.device("cpu"))
     with TemporaryDirectory() as folder:
         outcome = fit(run.recipe, run.plan, Path(folder), identity={})

@@ -16,17 +16,17 @@ import statistics
 from dataclasses import replace
 from pathlib import Path
 
-from attn.core.retrieve.priorclip.model import PriorCLIPArchitecture
+from attn.core.bundles import Compute
 from attn.core.train.priorclip.options import PriorCLIPOptions
 from attn.core.train.priorclip.run import plain_options, train_priorclip
 
-FULL = PriorCLIPOptions(device="cpu")
+FULL = PriorCLIPOptions(Path("run"))
 VARIANTS = {
     "PriorCLIP, gate rank": FULL,
-    "gate released": replace(FULL, architecture=PriorCLIPArchitecture(gate="released")),
-    "gate weighted": replace(FULL, architecture=PriorCLIPArchitecture(gate="weighted")),
-    "gate none": replace(FULL, architecture=PriorCLIPArchitecture(gate="none")),
-    "no instruction": replace(FULL, architecture=PriorCLIPArchitecture(instruction=False)),
+    "gate released": replace(FULL, gate="released"),
+    "gate weighted": replace(FULL, gate="weighted"),
+    "gate none": replace(FULL, gate="none"),
+    "no instruction": replace(FULL, instruction=False),
     "no affiliation loss": replace(FULL, center_factor=0.0),
     "affiliation by class": replace(FULL, affiliation_targets="class"),
     "no stage 1": replace(FULL, coarse_steps=0),
@@ -59,8 +59,8 @@ def main() -> None:
             if not done.exists():
                 if arguments.read_only:
                     continue
-                chosen = replace(options, steps=arguments.steps, seed=seed)
-                report = train_priorclip("synthetic", folder, chosen, threads=arguments.threads)
+                compute = Compute(device="cpu", seed=seed, threads=arguments.threads)
+                report = train_priorclip(replace(options, output=folder, steps=arguments.steps, compute=compute))
                 done.write_text(json.dumps(dict(report.items[0].metrics) | {"seconds": report.seconds}))
             found[name].append(json.loads(done.read_text()))
     print("| variant | runs | " + " | ".join([*RECALLS, "belief object", "belief background"]) + " |")

@@ -43,7 +43,7 @@ def test_a_run_and_its_report(tmp_path):
     ("arguments", "message"),
     [
         (["--image-size", "64"], "--image-size: '64' is no height and width, as 384x128"),
-        (["--losses", "sdm,mlmm"], "--losses: 'mlmm' is not known. Did you mean mlm?"),
+        (["--losses", "sdm,mlmm"], "--losses: 'mlmm' is no choice. Did you mean mlm?"),
         (["--width", "18"], "--width: 18"),
         (["--weights", "none.safetensors"], "--weights: none.safetensors does not exist"),
         (["--data", "none.jsonl"], "none.jsonl: does not exist"),

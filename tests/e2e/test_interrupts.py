@@ -32,7 +32,7 @@ def test_training_before_its_first_step(cli, monkeypatch, args, form):
         raise KeyboardInterrupt
 
     monkeypatch.setattr("attn.core.train.fsgnet.run.find_pairs", interrupted)
-    monkeypatch.setattr("attn.core.train.image_text_head.train_head", interrupted)
+    monkeypatch.setattr("attn.core.train.image_text_head.run.train_head", interrupted)
     ran = cli("train", *args, "-o", "out", *form)
     assert ran.code == 130
     assert "interrupted, 1 inputs left" in ran.stderr

@@ -1,6 +1,8 @@
 """`attn train` as users type it, on drawn photos and a network that is trained in seconds."""
 
 import json
+import subprocess
+import sys
 
 import numpy as np
 import pytest
@@ -93,6 +95,27 @@ def test_usage_errors_are_one_line(cli, data, tmp_path, options, message):
     done = cli("train", "fsgnet", "--data", str(data), "-o", str(tmp_path / "run"), *TINY, *options)
     assert done.code == 2
     assert message in done.stderr
+
+
+@pytest.mark.slow
+def test_torchrun_trains_as_one_process_does_and_the_first_speaks_alone(cli, data, tmp_path):
+    """In float64 and without a launcher: tests/core/train/fsgnet/test_processes.py."""
+    options = ["--data", data, *TINY, "--steps", "4", "--evaluate-every", "2", "--threads", "1", "--json"]
+    command = ["-m", "torch.distributed.run", "--nproc-per-node", "2", "-m", "attn", "train", "fsgnet", *options]
+    alone = cli("train", "fsgnet", *options, "-o", "one")
+    done = subprocess.run(
+        [sys.executable, *map(str, command), "-o", "two"], cwd=tmp_path, capture_output=True, text=True, check=False
+    )
+    assert done.returncode == 0, done.stderr
+    ours, theirs = (report["items"][0] for report in (alone.report, json.loads(done.stdout)))
+    assert theirs["details"]["losses"] == pytest.approx(ours["details"]["losses"], rel=1e-3)
+    assert theirs["metrics"]["f1"] == pytest.approx(ours["metrics"]["f1"], abs=1e-2)
+    refused = subprocess.run(
+        [sys.executable, *map(str, command), "-o", "three", "--batch", "3"],
+        cwd=tmp_path, capture_output=True, text=True, check=False,
+    )  # fmt: skip
+    assert refused.stderr.count("attn: --batch: 3 crops cannot be divided evenly by 2 processes") == 1
+    assert not (tmp_path / "three").exists()
 
 
 def test_data_without_labels(cli, data, tmp_path):

@@ -7,10 +7,11 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from ...errors import InputError, UsageError
+from ...errors import InputError
 from ...io.kinds import open_regular
 from ...io.photo.read import PHOTO_SUFFIXES
 from ...memory import read_within
+from ...options import OptionError
 from ...segment.companions import core_of
 
 IMAGES = ("images", "image", "img")
@@ -67,17 +68,17 @@ def find_pairs(data: Path) -> list[Pair]:
 
     Raises
     ------
-    UsageError
+    OptionError
         If there is no such folder, or a photo without label.
     """
     if not data.is_dir():
-        raise UsageError(f"--data: {data} is no directory.")
+        raise OptionError(f"{{data}}: {data} is no directory.")
     root = data / "training" if (data / "training").is_dir() else data
     images, labels, fields = (_folder(root, names) for names in (IMAGES, LABELS, FIELDS))
     if images is None or labels is None:
         wanted = "images and labels" if images is None and labels is None else "images" if images is None else "labels"
-        raise UsageError(
-            f"--data: {root} has no folder of {wanted}. Photos go into {IMAGES[0]}/, labels of the same names into "
+        raise OptionError(
+            f"{{data}}: {root} has no folder of {wanted}. Photos go into {IMAGES[0]}/, labels of the same names into "
             f"{LABELS[0]}/ (or {', '.join(LABELS[1:])})."
         )
     seconds: dict[str, str] = {}
@@ -90,8 +91,8 @@ def find_pairs(data: Path) -> list[Pair]:
         photos = {stem: path for stem, path in photos.items() if stem in train}
     missing = [path.name for stem, path in photos.items() if stem not in truths]
     if missing:
-        raise UsageError(
-            f"--data: no label in {labels} for {missing[0]}" + f" and {len(missing) - 1} more." * (len(missing) > 1)
+        raise OptionError(
+            f"{{data}}: no label in {labels} for {missing[0]}" + f" and {len(missing) - 1} more." * (len(missing) > 1)
         )
     return [Pair(stem, path, truths[stem], masks.get(stem), seconds.get(stem, "")) for stem, path in photos.items()]
 

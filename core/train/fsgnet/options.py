@@ -1,30 +1,46 @@
-"""What `attn train fsgnet` can be told, as one frozen value."""
+"""What `attn train fsgnet` can be told, as one frozen value, and the recipe's registry entry."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
 
-from ...errors import UsageError, did_you_mean
-from ...segment.fsgnet.checkpoint import FSGNetArchitecture
-from ...segment.fsgnet.network import MIN_SIDE
-from ...segment.fsgnet.trunks import TRUNKS
-from .augment import AUGMENTATIONS
+from ...bundles import Compute
+from ...command import Verb
+from ...filters import INITIALISERS
+from ...fit.options import FILES, NOTES, LearningRate, OutputFolder, TrainingOptions, WeightDecay
+from ...options import Option, OptionError, check
 
-NORMALISATIONS = ("fov", "imagenet")
+if TYPE_CHECKING:
+    from ...segment.fsgnet.checkpoint import FSGNetArchitecture
+
+
+def parse_depths(text: str) -> tuple[int, ...]:
+    """``3,3,9,3`` as numbers. Raises ``ValueError`` for anything else."""
+    try:
+        return tuple(int(part) for part in text.split(","))
+    except ValueError:
+        raise ValueError(f"{text!r} is no list of four numbers, as 3,3,9,3.") from None
 
 
 @dataclass(frozen=True, slots=True)
 class FSGNetOptions:
-    """Everything but the data and where the result goes.
+    """Data, network, augmentation and length of a run.
 
     Parameters
     ----------
-    architecture : FSGNetArchitecture
+    data : Path
+        See ``data.find_pairs``.
+    output : Path
+        Folder of the run: ``model.safetensors``, ``model.md``, ``metrics.jsonl``, ``curve.png`` and the checkpoint from
+        which the same call goes on.
+    trunk, guided, attention, width, depths, kernel, drop_block, batch_coupled
+        See ``FSGNetArchitecture``.
     steps, warmup : int
         Optimisation steps; over how many the rate rises.
     batch, crop : int
-        Crops per step, and their side in pixels.
+        Crops per step, over all processes, and their side in pixels.
     learning_rate, weight_decay : float
         Of AdamW.
     cycles : float
@@ -39,52 +55,106 @@ class FSGNetOptions:
         A name of ``attn.core.filters.INITIALISERS``.
     weights : Path or None
         A model file to start from.
-    device : str
-    seed : int
+    training : TrainingOptions
+    compute : Compute
     """
 
-    architecture: FSGNetArchitecture = field(default_factory=FSGNetArchitecture)
-    steps: int = 3000
-    warmup: int = 100
-    batch: int = 4
-    crop: int = 256
-    learning_rate: float = 3e-3
-    weight_decay: float = 0.01
-    cycles: float = 0.5
-    augment: str = "robust"
-    normalise: str = "fov"
-    hold_out: int = 4
-    evaluate_every: int = 100
-    init: str = "torch-default"
-    weights: Path | None = None
-    device: str = "auto"
-    seed: int = 77
+    data: Annotated[
+        Path,
+        Option("Holds images/ and manual/ (or labels/, truth/, …); fov/ if any.", metavar="DIR", resumable=True),
+    ]
+    output: OutputFolder
+    trunk: Annotated[
+        str,
+        Option(
+            "Part before the guided decoder: fsgnet, unet, biformer, halo.",
+            metavar="NAME", choices=("fsgnet", "unet", "biformer", "halo"),
+        ),
+    ] = "fsgnet"  # fmt: skip
+    guided: Annotated[bool, Option("Off: plain upsampling, the paper's noGRM ablation.")] = True
+    attention: Annotated[bool, Option("Off: guided filters without attention weights.")] = True
+    width: Annotated[int, Option("Base width; the paper's is 64.", metavar="C", least=1)] = 8
+    depths: Annotated[
+        tuple[int, ...], Option("Blocks per scale.", metavar="N,N,N,N", parse=parse_depths, text="3,3,9,3")
+    ] = (3, 3, 9, 3)
+    kernel: Annotated[int, Option("Side of the blocks' convolutions.", metavar="K", least=1)] = 3
+    drop_block: Annotated[
+        bool, Option("DropBlock in every block, as the paper has it.", negation="--no-drop-block")
+    ] = False
+    batch_coupled: Annotated[
+        bool, Option("Attention sums over the batch, as in the official code.", negation="--per-image")
+    ] = False
+    steps: Annotated[int, Option("Optimisation steps.", metavar="N", least=2, resumable=True)] = 3000
+    warmup: Annotated[int, Option("Steps in which the rate rises.", metavar="N", least=0)] = 100
+    batch: Annotated[int, Option("Crops per step.", metavar="N", least=1)] = 4
+    crop: Annotated[int, Option("Side of a crop.", metavar="PX", least=1)] = 256
+    learning_rate: LearningRate = 3e-3
+    weight_decay: WeightDecay = 0.01
+    cycles: Annotated[
+        float, Option("Waves of the cosine schedule; 0.5 falls once to zero.", metavar="X", least=0.0)
+    ] = 0.5
+    augment: Annotated[
+        str,
+        Option("robust: for other cameras; paper: as published.", metavar="robust|paper", choices=("robust", "paper")),
+    ] = "robust"
+    normalise: Annotated[
+        str,
+        Option("fov: by each photo's own field of view (ours).", metavar="fov|imagenet", choices=("fov", "imagenet")),
+    ] = "fov"
+    hold_out: Annotated[int, Option("Photos that choose weights and threshold.", metavar="N", least=1)] = 4
+    evaluate_every: Annotated[
+        int, Option("Steps between evaluations and checkpoints.", metavar="N", least=1, resumable=True)
+    ] = 100
+    init: Annotated[
+        str,
+        Option("Filter initialiser: he, orthogonal, lsuv, gabor, pca, …", metavar="NAME", choices=tuple(INITIALISERS)),
+    ] = "torch-default"
+    weights: Annotated[Path | None, Option("Start from a model file.", metavar="FILE")] = None
+    training: TrainingOptions = field(default_factory=TrainingOptions)
+    compute: Compute = field(default_factory=Compute)
+
+    def __post_init__(self) -> None:
+        from ...segment.fsgnet.network import MIN_SIDE
+
+        check(self)
+        if self.crop < MIN_SIDE or self.crop % 8:
+            raise OptionError(f"{{crop}}: {self.crop} px must be a multiple of 8 and at least {MIN_SIDE}.")
+        if len(self.depths) != 4 or min(self.depths) < 1:
+            raise OptionError("{depths}: give four numbers of at least 1, as 3,3,9,3.")
+        if self.kernel % 2 == 0:
+            raise OptionError(f"{{kernel}}: {self.kernel} must be odd.")
+        if self.warmup >= self.steps:
+            raise OptionError(f"{{warmup}}: {self.warmup} steps leave nothing of {{steps}} {self.steps}.")
+        if self.batch < 2:
+            raise OptionError("{batch}: batch normalisation needs at least 2 crops a step.")
+        if self.weights is not None and self.init != "torch-default":
+            raise OptionError("{weights} and {init} both say where training starts: leave one out.")
+
+    def architecture(self) -> FSGNetArchitecture:
+        """The network's."""
+        from ...segment.fsgnet.checkpoint import FSGNetArchitecture
+
+        return FSGNetArchitecture(
+            trunk=self.trunk, width=self.width, depths=self.depths, kernel=self.kernel, guided=self.guided,  # type: ignore[arg-type]
+            attention=self.attention, batch_coupled=self.batch_coupled, drop_block=self.drop_block,
+        )  # fmt: skip
 
 
-def check_options(options: FSGNetOptions) -> None:
-    """Refuse before any file is read what can never work. Raises ``UsageError``."""
-    from ...filters import INITIALISERS
+RECIPE = Verb(
+    options=FSGNetOptions,
+    run="attn.core.train.fsgnet.run:train_fsgnet",
+    description="""Train vessel segmentation on fundus photos with labels.
 
-    for option, value, known in (
-        ("--trunk", options.architecture.trunk, TRUNKS),
-        ("--augment", options.augment, AUGMENTATIONS),
-        ("--normalise", options.normalise, NORMALISATIONS),
-        ("--init", options.init, INITIALISERS),
-    ):
-        if value not in known:
-            hint = did_you_mean(value, known) or f"Known: {', '.join(known)}."
-            raise UsageError(f"{option}: {value!r} is not known. {hint}")
-    if options.crop < MIN_SIDE or options.crop % 8:
-        raise UsageError(f"--crop: {options.crop} px must be a multiple of 8 and at least {MIN_SIDE}.")
-    if len(options.architecture.depths) != 4 or min(options.architecture.depths) < 1:
-        raise UsageError("--depths: give four numbers of at least 1, as 3,3,9,3.")
-    if options.architecture.kernel % 2 == 0:
-        raise UsageError(f"--kernel: {options.architecture.kernel} must be odd.")
-    if not 0 < options.learning_rate < 1:
-        raise UsageError(f"--learning-rate: {options.learning_rate:g} is no usable rate (0 < rate < 1).")
-    if options.warmup >= options.steps:
-        raise UsageError(f"--warmup: {options.warmup} steps leave nothing of --steps {options.steps}.")
-    if options.batch < 2:
-        raise UsageError("--batch: batch normalisation needs at least 2 crops a step.")
-    if options.weights is not None and options.init != "torch-default":
-        raise UsageError("--weights and --init both say where training starts: leave one out.")
+    Photos and labels are matched by name. Some photos are held out: they choose the best weights and the threshold.
+    With a splits.json in the data folder only its train list is used.
+    """,
+    examples=(
+        ("attn train fsgnet --data DRIVE -o run/", "The default recipe; the same command resumes a killed run."),
+        ("attn train fsgnet --data DRIVE -o plain/ --no-guided", "The ablation without guided filter and gates."),
+        ("attn train fsgnet --data DRIVE -o halo/ --trunk halo", "The guided decoder on a halo-attention trunk."),
+        ("attn segment photo.png --model run/model.safetensors", "Use what was trained."),
+        ("torchrun --nproc-per-node 2 -m attn train fsgnet --data DRIVE -o run/", "The same run in two processes."),
+    ),
+    files=FILES,
+    notes=NOTES,
+)

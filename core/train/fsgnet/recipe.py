@@ -1,7 +1,7 @@
 """Training of FSG-Net and its relatives on photos with vessel labels: `attn train fsgnet`.
 
 Specification: methods/fsg-net.md, sections 4-6. Loss and schedule are the paper's; the default augmentation, the input
-normalisation and the averaged weights are ours (``augment.ROBUST``, ``prepare.Preparation``, ``trainer``).
+normalisation and the averaged weights are ours (``augment.ROBUST``, ``prepare.Preparation``, ``fit.loop``).
 """
 
 from __future__ import annotations
@@ -18,6 +18,8 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from ...errors import InputError
+from ...fit.precision import whole
+from ...fit.processes import ALONE, Processes
 from ...io.photo.read import Photo, read_photo
 from ...segment.fov import find_fov, fov_from_mask
 from ...segment.fsgnet.network import Outputs
@@ -31,7 +33,7 @@ SAMPLES = 4096
 """Pixels of the field of view that stand for all of it when a changed photo is normalised."""
 
 
-def dice_bce(outputs: Sequence[Tensor], target: Tensor) -> Tensor:
+def dice_bce(outputs: Sequence[Tensor], target: Tensor, processes: Processes = ALONE) -> Tensor:
     """Section 5: mean over the three outputs of binary cross-entropy + 1 - Dice, sums over the whole batch.
 
     Parameters
@@ -39,11 +41,15 @@ def dice_bce(outputs: Sequence[Tensor], target: Tensor) -> Tensor:
     outputs : sequence of Tensor [B, 1, H, W]
         Probabilities.
     target : Tensor [B, 1, H, W], float, 0 or 1
+    processes : Processes
+        That hold the other parts of the batch.
     """
     losses = []
-    for prob in outputs:
-        dice = (2 * (prob * target).sum() + 1) / (prob.sum() + target.sum() + 1)
-        losses.append(F.binary_cross_entropy(prob, target) + 1 - dice)
+    with whole(target.device):  # logarithms and sums of many pixels
+        for prob in (output.to(target.dtype) for output in outputs):
+            both, all_prob, all_target = (processes.total(x.sum()) for x in (prob * target, prob, target))
+            dice = (2 * both + 1) / (all_prob + all_target + 1)
+            losses.append(F.binary_cross_entropy(prob, target) + 1 - dice)
     return torch.stack(losses).mean()
 
 
@@ -129,7 +135,7 @@ class CropBatches:
     ----------
     examples : sequence of Example
     crop, batch : int
-        Side of a crop in pixels; crops per step.
+        Side of a crop in pixels; crops per step, over all processes.
     """
 
     examples: Sequence[Example]
@@ -139,12 +145,13 @@ class CropBatches:
     batch: int
     seed: int
     device: torch.device | str = "cpu"
+    processes: Processes = ALONE
 
     def __call__(self, step: int) -> tuple[Tensor, Tensor]:
-        """Input [B, 3, crop, crop] and label [B, 1, crop, crop] of a step; the same for the same step."""
+        """Input [B, 3, crop, crop] and label [B, 1, crop, crop] of a step, this process's part; the same each time."""
         n = len(self.examples)
         views = []
-        for i in range(self.batch):
+        for i in self.processes.part(self.batch):
             place = step * self.batch + i
             # every photo once per epoch, each epoch in an order of its own
             order = np.random.default_rng((self.seed, 1, place // n)).permutation(n)
@@ -176,7 +183,7 @@ class CropBatches:
 
 
 class FSGNetRecipe:
-    """Model, training crops and held-out photos as ``trainer.fit`` wants them.
+    """Model, training crops and held-out photos as ``loop.fit`` wants them.
 
     Parameters
     ----------
@@ -197,7 +204,7 @@ class FSGNetRecipe:
     def loss(self, step: int) -> Tensor:
         x, target = self.batches(step)
         out: Outputs = self.model(x)
-        return dice_bce(out, target)
+        return dice_bce(out, target, self.batches.processes)
 
     def evaluate(self, model: nn.Module) -> Mapping[str, float]:
         """Means over the held-out photos, inside the field of view, at the threshold that is best for all of them."""

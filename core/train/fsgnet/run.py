@@ -2,55 +2,40 @@
 
 from __future__ import annotations
 
-import time
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import asdict
-from pathlib import Path
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from typing import Any
 
 import torch
 
-import attn
-
-from ...device import pick_device, set_threads
-from ...errors import UsageError
 from ...filters import NEEDS_IMAGES
-from ...fit.loop import Plan, fit
-from ...fit.report import CARD, MODEL, training_report
-from ...io.atomic import write_text
-from ...report.model import Report, plain
+from ...fit.frame import run_of
+from ...fit.loop import Plan
+from ...fit.processes import ALONE, Processes
+from ...options import OptionError
+from ...progress import Watcher
+from ...report.model import Report
 from ...segment.fsgnet.checkpoint import FSGNetCheckpoint, read_checkpoint, write_checkpoint
 from ...segment.fsgnet.trunks import NAMES
 from ...segment.prepare import Preparation
 from .augment import AUGMENTATIONS
 from .data import find_pairs, left_out
-from .options import FSGNetOptions, check_options
+from .options import FSGNetOptions
 from .recipe import CropBatches, Example, FSGNetRecipe, load_example
-
-Progress = Callable[[int, int, Mapping[str, float]], None]
 
 
 def train_fsgnet(
-    data: Path, output: Path, options: FSGNetOptions, *, restart: bool = False, threads: int | None = None,
-    progress: Progress = lambda step, steps, metrics: None, arguments: Mapping[str, Any] | None = None,
-) -> Report:  # fmt: skip
+    options: FSGNetOptions, *, watcher: Watcher | None = None, arguments: Mapping[str, Any] | None = None
+) -> Report:
     """Train a vessel segmentation network.
 
     Parameters
     ----------
-    data : Path
-        See ``data.find_pairs``.
-    output : Path
-        Folder of the run: ``model.safetensors``, ``model.md``, ``metrics.jsonl``, ``curve.png`` and the checkpoint from
-        which the same call goes on.
     options : FSGNetOptions
-    restart : bool
-        Begin anew where the folder holds an unfinished run.
-    threads : int, optional
-    progress : callable
-        Told step, steps and the newest metrics.
+    watcher : Watcher, optional
+        Told about progress; None: a bar on a terminal.
     arguments : mapping, optional
-        What the report records as the call's arguments.
+        What the report records of the call beside the options.
 
     Returns
     -------
@@ -61,52 +46,51 @@ def train_fsgnet(
     UsageError, InputError
         If options, data or folder cannot be used.
     """
-    start = time.perf_counter()
-    check_options(options)
-    device = pick_device(options.device)
-    set_threads(threads)
-    pairs = find_pairs(data)
-    if not 1 <= options.hold_out <= len(pairs) - 1:
-        raise UsageError(
-            f"--hold-out: {options.hold_out} of {len(pairs)} photos leaves none to train on, or to choose by."
-        )
-    preparation = Preparation(normalise=options.normalise)  # type: ignore[arg-type]
-    examples = [load_example(pair, preparation) for pair in pairs]
-    held_out, training = split(examples, options.hold_out)
-    batches = CropBatches(
-        training, preparation, AUGMENTATIONS[options.augment], options.crop, options.batch, options.seed, device
-    )
-    net, notes = start_weights(options, batches)
-    recipe = FSGNetRecipe(net.to(device), batches, held_out)
-    plan = Plan(
-        steps=options.steps, warmup=options.warmup, learning_rate=options.learning_rate,
-        weight_decay=options.weight_decay, cycles=options.cycles, evaluate_every=options.evaluate_every,
-        seed=options.seed,
-    )  # fmt: skip
-    identity = asdict(options) | {"photos": [e.name for e in training], "held out": [e.name for e in held_out]}
-    for free in ("steps", "device", "evaluate_every"):  # a run may be lengthened, moved, and looked at more often
-        identity.pop(free)
-    outcome = fit(recipe, plan, output, resume=not restart, identity=identity, progress=progress)
-    shown = plain(asdict(options)) | {"weights": options.weights and options.weights.name}
-    facts = {
-        "attn": attn.__version__, "torch": torch.__version__, "data": data.name, "photos": len(training),
-        "held_out": [e.name for e in held_out], "options": shown, "best": outcome.best,
-        "seconds": round(outcome.seconds), "notes": notes,
-    }  # fmt: skip
-    name = NAMES[options.architecture.trunk]
-    if outcome.best:
-        checkpoint = FSGNetCheckpoint(
-            name, options.architecture, preparation, outcome.best["threshold"], net.state_dict(), facts
-        )
-        write_checkpoint(checkpoint, output / MODEL)
-        write_text(output / CARD, card(checkpoint, (output / MODEL).stat().st_size))
-    return training_report(
-        "fsgnet", str(data), output, outcome, device=str(device), seconds=time.perf_counter() - start,
-        details={"options": plain(asdict(options)), "initialised": list(notes)}, arguments=arguments,
-        notices=(
-            "For research, not for diagnosis.", *left_out(pairs), *(n for example in examples for n in example.notes),
-        ),
-    )  # fmt: skip
+    with run_of("fsgnet", options, watcher=watcher, arguments=arguments, names=("loss", "f1")) as run:
+        check_processes(options, run.processes)
+        pairs = find_pairs(options.data)
+        if options.hold_out >= len(pairs):
+            raise OptionError(
+                f"{{hold_out}}: {options.hold_out} of {len(pairs)} photos leaves none to train on, or to choose by."
+            )
+        preparation = Preparation(normalise=options.normalise)  # type: ignore[arg-type]
+        examples = [load_example(pair, preparation) for pair in pairs]
+        held_out, training = split(examples, options.hold_out)
+        batches = CropBatches(
+            training, preparation, AUGMENTATIONS[options.augment], options.crop, options.batch, options.compute.seed,
+            run.device, run.processes,
+        )  # fmt: skip
+        net, notes = start_weights(options, batches)
+        plan = Plan(
+            steps=options.steps, warmup=options.warmup, learning_rate=options.learning_rate,
+            weight_decay=options.weight_decay, cycles=options.cycles, evaluate_every=options.evaluate_every,
+        )  # fmt: skip
+        photos, held = [e.name for e in training], [e.name for e in held_out]
+        recipe = FSGNetRecipe(net.to(run.device), batches, held_out)
+        outcome = run.fit(recipe, plan, identity={"photos": photos, "held out": held})
+        if outcome.best:
+            facts = run.facts(
+                data=options.data.name, photos=len(photos), held_out=held, best=outcome.best,
+                seconds=round(outcome.seconds), notes=notes,
+            )  # fmt: skip
+            checkpoint = FSGNetCheckpoint(
+                NAMES[options.trunk], options.architecture(), preparation, outcome.best["threshold"],
+                net.state_dict(), facts,
+            )  # fmt: skip
+            run.save(lambda path: write_checkpoint(checkpoint, path), lambda size: card(checkpoint, size))
+        notices = ("For research, not for diagnosis.", *left_out(pairs), *(n for e in examples for n in e.notes))
+        return run.report(outcome, data=options.data, details={"initialised": notes}, notices=notices)
+
+
+def check_processes(options: FSGNetOptions, processes: Processes) -> None:
+    """Refuse what couples the crops of a batch in another way than batch norm and Dice do. Raises ``OptionError``."""
+    if processes.count == 1:
+        return
+    for field, why in (("drop_block", "draws its blocks"), ("batch_coupled", "sums its attention")):
+        if getattr(options, field):
+            raise OptionError(f"{{{field}}} {why} over the whole batch: leave it out, or run one process.")
+    if options.batch % processes.count:
+        raise OptionError(f"{{batch}}: {options.batch} crops cannot be divided evenly by {processes.count} processes.")
 
 
 def split(examples: Sequence[Example], hold_out: int) -> tuple[list[Example], list[Example]]:
@@ -121,17 +105,20 @@ def start_weights(options: FSGNetOptions, batches: CropBatches) -> tuple[torch.n
     """The network before its first step, and what its initialiser reports."""
     if options.weights is not None:
         start = read_checkpoint(options.weights)
-        if start.architecture != options.architecture:
-            raise UsageError(f"--weights: {options.weights} holds {start.architecture}, not {options.architecture}.")
+        if start.architecture != options.architecture():
+            raise OptionError(
+                f"{{weights}}: {options.weights} holds {start.architecture}, not {options.architecture()}."
+            )
         return start.build(), [f"started from {options.weights.name}"]
-    torch.manual_seed(options.seed)
-    net = options.architecture.build()
+    torch.manual_seed(options.compute.seed)
+    net = options.architecture().build()
     if options.init == "torch-default":
         return net, []
     from ...filters.initialise import initialise
 
-    images = batches(0)[0].cpu().contiguous() if options.init in NEEDS_IMAGES else None
-    generator = torch.Generator().manual_seed(options.seed)
+    whole = replace(batches, processes=ALONE)
+    images = whole(0)[0].cpu().contiguous() if options.init in NEEDS_IMAGES else None
+    generator = torch.Generator().manual_seed(options.compute.seed)
     return net, initialise(net, options.init, generator=generator, images=images)
 
 

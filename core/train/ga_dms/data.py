@@ -1,4 +1,4 @@
-"""Pairs that GA-DMS trains on: synthetic people, or a data set of images with captions."""
+"""CaptionedImages that GA-DMS trains on: synthetic people, or a data set of images with captions."""
 
 from __future__ import annotations
 
@@ -9,12 +9,13 @@ from pathlib import Path
 
 import numpy as np
 
-from ...errors import InputError, UsageError
+from ...errors import InputError
+from ...options import OptionError
 from ...retrieve.data.formats import Captioned, image_root, read_captioned
 from ...retrieve.gadms.people import SIZE, People, make_people
 from ...retrieve.gadms.prepare import ArrayImages, CaptionedImages, FileImages
+from .options import SYNTHETIC
 
-SYNTHETIC = "synthetic"
 PERSONS, HELD_OUT = 1500, 400
 """Synthetic people to train on, and to choose and measure by."""
 
@@ -70,7 +71,7 @@ def read_data(path: Path, size: tuple[int, int], hold_out: int, seed: int, image
 
     Raises
     ------
-    InputError, UsageError
+    InputError, OptionError
         If it cannot be read, has nothing to train on, or images are missing.
     """
     _, found = read_captioned(path)
@@ -82,8 +83,8 @@ def read_data(path: Path, size: tuple[int, int], hold_out: int, seed: int, image
     if not held_out:
         persons = sorted({one.identity for one in training})
         if not 1 <= hold_out < len(persons):
-            raise UsageError(
-                f"--hold-out: {hold_out} of {len(persons)} persons leaves none to train on, or to choose by."
+            raise OptionError(
+                f"{{hold_out}}: {hold_out} of {len(persons)} persons leaves none to train on, or to choose by."
             )
         chosen = {persons[i] for i in np.random.default_rng((seed, 3)).permutation(len(persons))[:hold_out]}
         held_out = [one for one in training if one.identity in chosen]
@@ -92,7 +93,7 @@ def read_data(path: Path, size: tuple[int, int], hold_out: int, seed: int, image
     root = image_root(path, training[0].image, images)
     if missing := [one for one in training + held_out if not os.path.isfile(root / one.image)]:
         what = f"{missing[0].place}: image {root / missing[0].image} is not there ({len(missing)} are missing)"
-        raise InputError(path, what, "Name their folder with --images")
+        raise InputError(path, what, "Name their folder (images)")
     return Data(path.name, _read(training, root, size), _read(held_out, root, size), notes=tuple(notes))
 
 

@@ -17,14 +17,15 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from ...fit.loop import Plan
+from ...fit.precision import whole, widened
 from ...retrieve.gadms import losses
 from ...retrieve.gadms.clip import GADMS, at, end_position
 from ...retrieve.gadms.gass import GASSOptions, gass
 from ...retrieve.gadms.masking import FIRST_SCORE, Masking, mask_caption
 from ...retrieve.gadms.prepare import CaptionedImages, augment, normalise
 from ...retrieve.score.metrics import evaluate_scores
+from .options import LOSSES
 
-LOSSES = ("sdm", "mlm", "id", "itc", "cmpm")
 METRICS = {"r1": "hit@1", "r5": "hit@5", "r10": "hit@10", "map": "map", "minp": "minp"}
 """Names in reports, and in ``retrieve.metrics``."""
 _EVALUATION_BATCH = 256
@@ -181,7 +182,7 @@ class Objective:
 
 
 class GADMSRecipe:
-    """Model, training pairs and a held-out gallery as ``trainer.fit`` wants them.
+    """Model, training pairs and a held-out gallery as ``loop.fit`` wants them.
 
     Parameters
     ----------
@@ -216,7 +217,8 @@ class GADMSRecipe:
         image_tokens = clip.image_tokens(batch.images)
         image = image_tokens[:, 0]
         if objective.gass is not None and (words or objective.noise):
-            scores = gass(clip, batch.ids, image, objective.gass)
+            with whole(image.device):  # its gradients are not scaled
+                scores = gass(clip, batch.ids, widened(image), objective.gass)
             self.trainee.scores[batch.captions] = scores.half()
         matched = batch.noise_ids if objective.noise else batch.ids
         text_tokens = clip.text_tokens(torch.cat([matched, batch.mlm_ids]) if words else matched)
@@ -229,6 +231,14 @@ class GADMSRecipe:
     def _loss(
         self, name: str, batch: Batch, image_tokens: Tensor, image: Tensor, text: Tensor, mlm_tokens: Tensor
     ) -> Tensor:
+        if name != "mlm":
+            with whole(image.device):  # cosines are divided by a small temperature
+                return self._matching(name, batch, widened(image), widened(text))
+        where = batch.mlm_labels > 0
+        logits = self.trainee.net.word_logits(mlm_tokens, image_tokens, where)
+        return self.objective.beta * losses.masked_words(logits, batch.mlm_labels[where])
+
+    def _matching(self, name: str, batch: Batch, image: Tensor, text: Tensor) -> Tensor:
         match name:
             case "sdm":
                 return losses.sdm(image, text, batch.pids, tau=self.objective.tau)
@@ -239,10 +249,6 @@ class GADMSRecipe:
             case "id":
                 assert self.trainee.classifier is not None
                 return losses.identity(self.trainee.classifier(image), self.trainee.classifier(text), batch.pids)
-            case "mlm":
-                where = batch.mlm_labels > 0
-                logits = self.trainee.net.word_logits(mlm_tokens, image_tokens, where)
-                return self.objective.beta * losses.masked_words(logits, batch.mlm_labels[where])
         raise ValueError(f"no loss named {name!r}; known: {', '.join(LOSSES)}")
 
     def evaluate(self, model: nn.Module) -> Mapping[str, float]:

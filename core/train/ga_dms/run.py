@@ -3,40 +3,36 @@
 from __future__ import annotations
 
 import json
-import time
-from collections.abc import Callable, Mapping
-from dataclasses import asdict, dataclass, replace
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
 
-import attn
-
-from ...device import pick_device, set_threads
-from ...errors import UsageError
-from ...fit.loop import fit
-from ...fit.report import CARD, MODEL, training_report
+from ...fit.frame import run_of
 from ...io.atomic import write_text
-from ...report.model import Report, plain
+from ...options import OptionError
+from ...progress import Watcher
+from ...report.model import Report
 from ...retrieve.gadms.checkpoint import GADMSCheckpoint, read_checkpoint, write_checkpoint
 from ...retrieve.gadms.clip import GADMS
 from ...retrieve.gadms.gass import GASSOptions
 from ...retrieve.gadms.masking import FIRST_SCORE, UNIFORM_SCORE
 from ...retrieve.gadms.official import load_official, read_state
 from ...retrieve.gadms.tokenizer import Tokenizer, WordTokenizer, encode, read_clip_tokenizer
-from .data import SYNTHETIC, Data, read_data, synthetic
-from .options import GADMSOptions, complete
+from .data import Data, read_data, synthetic
+from .options import SMALL_SIZE, SYNTHETIC, GADMSOptions, complete
 from .recipe import CaptionBatches, EpochPlan, GADMSRecipe, Objective, Trainee, score_captions
 
 WORD_SCORES = "scores.jsonl"
-Progress = Callable[[int, int, Mapping[str, float]], None]
 
 
 @dataclass(frozen=True, slots=True)
 class PreparedRecipe:
-    """A recipe ready for ``trainer.fit``, and what belongs to it."""
+    """A recipe ready for ``loop.fit``, and what belongs to it."""
 
     recipe: GADMSRecipe
     plan: EpochPlan
@@ -46,29 +42,17 @@ class PreparedRecipe:
 
 
 def train_ga_dms(
-    data: Path | str, output: Path, options: GADMSOptions, *, images: Path | None = None, restart: bool = False,
-    threads: int | None = None, progress: Progress = lambda step, steps, metrics: None,
-    arguments: Mapping[str, Any] | None = None,
-) -> Report:  # fmt: skip
+    options: GADMSOptions, *, watcher: Watcher | None = None, arguments: Mapping[str, Any] | None = None
+) -> Report:
     """Train a dual encoder that finds people by sentences.
 
     Parameters
     ----------
-    data : Path or "synthetic"
-        See ``ga_dms_data.read_data``.
-    output : Path
-        Folder of the run: ``model.safetensors``, ``model.md``, ``metrics.jsonl``, ``curve.png``, ``scores.jsonl`` if
-        wanted, and the checkpoint from which the same call goes on.
     options : GADMSOptions
-    images : Path, optional
-        Folder of the images.
-    restart : bool
-        Begin anew where the folder holds an unfinished run.
-    threads : int, optional
-    progress : callable
-        Told step, steps and the newest metrics.
+    watcher : Watcher, optional
+        Told about progress; None: a bar on a terminal.
     arguments : mapping, optional
-        What the report records as the call's arguments.
+        What the report records of the call beside the options.
 
     Returns
     -------
@@ -80,50 +64,38 @@ def train_ga_dms(
     UsageError, InputError
         If options, data or folder cannot be used.
     """
-    start = time.perf_counter()
-    options = complete(options, drawn=str(data) == SYNTHETIC)
-    device = pick_device(options.device)
-    set_threads(threads)
-    net, tokenizer, notes = start_model(options)
-    shape = net.shape if net else options.architecture
-    if str(data) == SYNTHETIC:
-        found = synthetic(options.seed, size=shape.image_size)
-    else:
-        found = read_data(Path(data), shape.image_size, options.hold_out, options.seed, images)
-    run = prepare_run(found, options, device, net, tokenizer, notes)
-    identity = asdict(options) | {"data": found.name, "captions": len(found.training.captions)}
-    for free in ("epochs", "device", "evaluate_every", "save_scores"):  # a run may be lengthened, moved, looked at more
-        identity.pop(free)
-    outcome = fit(run.recipe, run.plan, output, resume=not restart, identity=identity, progress=progress)
-    net = run.recipe.trainee.net.eval()
-    scores = None
-    metrics: dict[str, float] = {}
-    if outcome.best and not outcome.interrupted and (options.save_scores or found.wrong):
-        scores = score_captions(net, found.training, run.recipe.batches.ids, run.gass, device).numpy()
-        metrics = word_means(scores, found)
-    if outcome.best:
-        facts = {
-            "attn": attn.__version__, "torch": torch.__version__, "data": found.name,
-            "captions": len(found.training.captions), "images": len(found.training.images),
-            "held_out": len(found.held_out.captions), "options": _shown(options), "best": outcome.best,
-            "seconds": round(outcome.seconds), "notes": list(run.notes), **metrics,
-        }  # fmt: skip
-        checkpoint = GADMSCheckpoint("ga-dms", net.shape, run.tokenizer, net.state_dict(), facts)
-        write_checkpoint(checkpoint, output / MODEL)
-        write_text(output / CARD, card(checkpoint, (output / MODEL).stat().st_size))
-    if scores is not None and options.save_scores:
-        write_text(output / WORD_SCORES, score_lines(scores, found, run.tokenizer))
-    details = {"options": _shown(options), "notes": list(run.notes)}
-    return training_report(
-        "ga-dms", str(data), output, outcome, device=str(device), seconds=time.perf_counter() - start,
-        details=details, metrics=metrics, files={"scores": output / WORD_SCORES}, arguments=arguments,
-    )  # fmt: skip
-
-
-def _shown(options: GADMSOptions) -> dict[str, Any]:
-    """Options for a model file: without the places of files."""
-    named = {name: path and path.name for name in ("weights", "tokenizer") if (path := getattr(options, name)) or True}
-    return dict(plain(asdict(options))) | named
+    options = complete(options, drawn=options.data == SYNTHETIC)
+    with run_of("ga-dms", options, watcher=watcher, arguments=arguments, names=("loss", "r1")) as run:
+        run.alone("its losses compare all pairs of a step")
+        net, tokenizer, notes = start_model(options)
+        size = net.shape.image_size if net else options.image_size or SMALL_SIZE
+        if options.data == SYNTHETIC:
+            data = synthetic(options.compute.seed, size=size)
+        else:
+            data = read_data(Path(options.data), size, options.hold_out, options.compute.seed, options.images)
+        ready = prepare_run(data, options, run.device, net, tokenizer, notes)
+        identity = {"data": data.name, "captions": len(data.training.captions)}
+        outcome = run.fit(ready.recipe, ready.plan, identity=identity)
+        net = ready.recipe.trainee.net.eval()
+        scores, metrics = None, dict[str, float]()
+        if outcome.best and not outcome.interrupted and (options.save_scores or data.wrong):
+            ids = ready.recipe.batches.ids
+            scores = score_captions(net, data.training, ids, ready.gass, run.device).numpy()
+            metrics = word_means(scores, data)
+        if outcome.best:
+            facts = run.facts(
+                data=data.name, captions=len(data.training.captions), images=len(data.training.images),
+                held_out=len(data.held_out.captions), best=outcome.best, seconds=round(outcome.seconds),
+                notes=list(ready.notes), **metrics,
+            )  # fmt: skip
+            checkpoint = GADMSCheckpoint("ga-dms", net.shape, ready.tokenizer, net.state_dict(), facts)
+            run.save(lambda path: write_checkpoint(checkpoint, path), lambda size: card(checkpoint, size))
+        place = run.output / WORD_SCORES
+        if scores is not None and options.save_scores:
+            write_text(place, score_lines(scores, data, ready.tokenizer))
+        return run.report(
+            outcome, data=options.data, details={"notes": list(ready.notes)}, metrics=metrics, files={"scores": place}
+        )
 
 
 def start_model(options: GADMSOptions) -> tuple[GADMS | None, Tokenizer | None, tuple[str, ...]]:
@@ -131,7 +103,7 @@ def start_model(options: GADMSOptions) -> tuple[GADMS | None, Tokenizer | None, 
 
     Raises
     ------
-    UsageError
+    OptionError
         If the file is of no CLIP, or there is no tokenizer for it.
     """
     path = options.weights
@@ -139,24 +111,24 @@ def start_model(options: GADMSOptions) -> tuple[GADMS | None, Tokenizer | None, 
     if path is None:
         return None, tokenizer, ()
     if not path.exists():
-        raise UsageError(f"--weights: {path} does not exist.")
+        raise OptionError(f"{{weights}}: {path} does not exist.")
     note = f"started from {path.name}"
     if path.is_file() and path.suffix == ".safetensors" and tokenizer is None:
         start = read_checkpoint(path)
         if options.image_size not in (None, start.architecture.image_size):
             height, width = start.architecture.image_size
-            raise UsageError(f"--image-size: {path} is a model for {height}x{width}.")
+            raise OptionError(f"{{image_size}}: {path} is a model for {height}x{width}.")
         return start.build(), start.tokenizer, (note,)
     if tokenizer is None and path.is_dir():
         tokenizer = read_clip_tokenizer(path)
     if tokenizer is None:
-        raise UsageError("--weights needs --tokenizer DIR: a folder with CLIP's vocab.json and merges.txt.")
+        raise OptionError("{weights} needs {tokenizer}: a folder with CLIP's vocab.json and merges.txt.")
     try:
         net, fresh = load_official(read_state(path), image_size=options.image_size or (384, 128))
     except ValueError as error:
-        raise UsageError(f"--weights: {path}: {error}.") from None
+        raise OptionError(f"{{weights}}: {path}: {error}.") from None
     if net.shape.vocab_size != tokenizer.vocab_size:
-        raise UsageError(f"--tokenizer: {tokenizer.vocab_size} tokens, the weights are for {net.shape.vocab_size}.")
+        raise OptionError(f"{{tokenizer}}: {tokenizer.vocab_size} tokens, the weights are for {net.shape.vocab_size}.")
     return net, tokenizer, (note, *([f"fresh weights: {', '.join(fresh)}"] if fresh else []))
 
 
@@ -173,8 +145,8 @@ def prepare_run(
     training = data.training
     tokenizer = tokenizer or WordTokenizer.of(training.captions)
     if net is None:
-        torch.manual_seed(options.seed)
-        net = GADMS(replace(options.architecture, vocab_size=tokenizer.vocab_size))
+        torch.manual_seed(options.compute.seed)
+        net = GADMS(replace(options.architecture(), vocab_size=tokenizer.vocab_size))
     length = net.shape.text_length
     tokens = encode(tokenizer, training.captions, length)
     if cut := int(tokens.truncated.sum()):
@@ -185,17 +157,18 @@ def prepare_run(
     gass = options.gass(net.shape.text_layers)
     first = FIRST_SCORE if options.scores == "gass" else UNIFORM_SCORE
     batches = CaptionBatches(
-        training, torch.from_numpy(tokens.ids), torch.from_numpy(pids), options.batch, options.seed, net.shape.mask_id,
-        options.masking, bool(options.augment), device,  # type: ignore[arg-type]
+        training, torch.from_numpy(tokens.ids), torch.from_numpy(pids), options.batch, options.compute.seed,
+        net.shape.mask_id, options.masking, bool(options.augment), device,  # type: ignore[arg-type]
     )  # fmt: skip
     objective = Objective(
         options.losses, options.beta, options.tau, options.noise, gass if options.scores == "gass" else None
     )
     model = Trainee(net, len(tokens.ids), first_score=first, classes=classes).to(device)
+    epoch = math.ceil(batches.epoch / options.training.accumulate)
     plan = EpochPlan(
-        steps=options.epochs * batches.epoch, warmup=options.warmup * batches.epoch, epoch=batches.epoch,
+        steps=options.epochs * epoch, warmup=options.warmup * epoch, epoch=epoch,
         learning_rate=options.learning_rate, weight_decay=options.weight_decay,
-        evaluate_every=options.evaluate_every * batches.epoch, seed=options.seed, eps=options.eps,
+        evaluate_every=options.evaluate_every * epoch, seed=options.compute.seed, eps=options.eps,
     )  # fmt: skip
     recipe = GADMSRecipe(model, batches, data.held_out, held_out, objective)
     return PreparedRecipe(recipe, plan, gass, tokenizer, (*data.notes, *notes))

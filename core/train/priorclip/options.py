@@ -1,27 +1,37 @@
-"""What `attn train priorclip` can be told, as one frozen value."""
+"""What `attn train priorclip` can be told, as one frozen value, and the recipe's registry entry."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Annotated, Literal
 
-from ...errors import UsageError, did_you_mean
-from ...retrieve.priorclip.losses import Targets
-from ...retrieve.priorclip.model import PriorCLIPArchitecture
-from ...retrieve.priorclip.vit import GATES
+from ...bundles import Compute
+from ...command import Verb
+from ...fit.options import FILES, NOTES, LearningRate, OutputFolder, TrainingOptions, WeightDecay
+from ...options import Option, OptionError, check
 
-TARGETS = ("diagonal", "class")
-AUGMENTATIONS = ("auto", "crop", "none")
-SYNTHETIC = {"train": 1600, "val": 160, "test": 240}
+if TYPE_CHECKING:
+    from ...retrieve.priorclip.model import PriorCLIPArchitecture
+
+SYNTHETIC = "synthetic"
+PICTURES = {"train": 1600, "val": 160, "test": 240}
 """Synthetic pictures by split."""
 
 
 @dataclass(frozen=True, slots=True)
 class PriorCLIPOptions:
-    """Everything but the data and where the result goes.
+    """Data, model, stages and losses of a run.
 
     Parameters
     ----------
-    architecture : PriorCLIPArchitecture
+    output : Path
+        Folder of the run: ``model.safetensors``, ``model.md``, ``metrics.jsonl``, ``curve.png`` and the checkpoints
+        from which the same call goes on; the earlier stages in ``instruction/`` and ``coarse/``, with ``compare`` the
+        plain model in ``baseline/``.
+    data : str
+        A JSON file (see ``retrieve.priorclip.data``), or ``"synthetic"``: scenes drawn from the seed.
+    gate, instruction, image_size, patch, width, layers, heads
+        See ``PriorCLIPArchitecture``.
     steps : int
         Of stages 1 and 2 together.
     coarse_steps : int
@@ -44,53 +54,91 @@ class PriorCLIPOptions:
     compare : bool
         Train the plain model too (no instruction, no stage 1, no affiliation loss; same steps) and report both.
     evaluate_every : int
-    device : str
-    seed : int
+    training : TrainingOptions
+    compute : Compute
     """
 
-    architecture: PriorCLIPArchitecture = field(default_factory=PriorCLIPArchitecture)
-    steps: int = 300
-    coarse_steps: int = 100
-    instruction_steps: int = 100
-    warmup: int = 30
-    batch: int = 64
-    learning_rate: float = 2e-3
-    weight_decay: float = 0.05
-    center_factor: float = 1.0
-    affiliation_targets: Targets = "diagonal"
-    augment: str = "auto"
-    compare: bool = False
-    evaluate_every: int = 100
-    device: str = "auto"
-    seed: int = 77
+    output: OutputFolder
+    data: Annotated[
+        str,
+        Option("Captions with splits, pictures beside it or in images/; or synthetic.", metavar="JSON", resumable=True),
+    ] = SYNTHETIC
+    gate: Annotated[
+        str,
+        Option(
+            "How belief weighs patches: rank, released, weighted, none.", metavar="NAME",
+            choices=("rank", "released", "weighted", "none"),
+        ),
+    ] = "rank"  # fmt: skip
+    instruction: Annotated[bool, Option("Off: plain CLIP, without the scene classifier.")] = True
+    image_size: Annotated[int, Option("Side of a picture.", metavar="PX", least=8)] = 64
+    patch: Annotated[int, Option("Side of a patch.", metavar="PX", least=1)] = 16
+    width: Annotated[int, Option("Of both towers.", metavar="C", least=8)] = 64
+    layers: Annotated[int, Option("Of both towers.", metavar="N", least=1)] = 2
+    heads: Annotated[int, Option(metavar="N", least=1)] = 4
+    steps: Annotated[int, Option("Of stages 1 and 2 together.", metavar="N", least=2, resumable=True)] = 300
+    coarse_steps: Annotated[int, Option("Of these, stage 1: captions of the scene only.", metavar="N", least=0)] = 100
+    instruction_steps: Annotated[int, Option("Stage 0, the scene classifier; on top.", metavar="N", least=1)] = 100
+    warmup: Annotated[int, Option("Steps of each stage in which the rate rises.", metavar="N", least=0)] = 30
+    batch: Annotated[int, Option("Pairs per step.", metavar="N", least=2)] = 64
+    learning_rate: LearningRate = 2e-3
+    weight_decay: WeightDecay = 0.05
+    center_factor: Annotated[float, Option("Weight of the affiliation loss; 0: none.", metavar="X", least=0.0)] = 1.0
+    affiliation_targets: Annotated[
+        Literal["diagonal", "class"],
+        Option("diagonal: as published; class: floor 0.", metavar="diagonal|class"),
+    ] = "diagonal"
+    augment: Annotated[
+        str,
+        Option(
+            "crop: crops and mirror images; auto: for files.", metavar="auto|crop|none",
+            choices=("auto", "crop", "none"),
+        ),
+    ] = "auto"  # fmt: skip
+    compare: Annotated[bool, Option("Train plain CLIP for as many steps too, and report both.", resumable=True)] = False
+    evaluate_every: Annotated[
+        int, Option("Steps between evaluations and checkpoints.", metavar="N", least=1, resumable=True)
+    ] = 100
+    training: TrainingOptions = field(default_factory=TrainingOptions)
+    compute: Compute = field(default_factory=Compute)
+
+    def __post_init__(self) -> None:
+        check(self)
+        if self.image_size % self.patch:
+            raise OptionError(f"{{image_size}}: {self.image_size} px must be a multiple of {{patch}} {self.patch}.")
+        if self.width % self.heads:
+            raise OptionError(f"{{width}}: {self.width} must be a multiple of {{heads}} {self.heads}.")
+        fine = self.steps - self.coarse_steps
+        stages = {"{coarse_steps}": self.coarse_steps, "{steps} less {coarse_steps}": fine}
+        if self.instruction:
+            stages["{instruction_steps}"] = self.instruction_steps
+        for option, steps in stages.items():
+            needed = option != "{coarse_steps}" or steps
+            if needed and steps <= self.warmup:
+                raise OptionError(f"{{warmup}}: {self.warmup} steps leave nothing of {option} ({steps}).")
+
+    def architecture(self) -> PriorCLIPArchitecture:
+        """The model's."""
+        from ...retrieve.priorclip.model import PriorCLIPArchitecture
+
+        return PriorCLIPArchitecture(
+            image_size=self.image_size, patch_size=self.patch, width=self.width, layers=self.layers,
+            num_heads=self.heads, out=self.width, gate=self.gate, instruction=self.instruction,  # type: ignore[arg-type]
+        )  # fmt: skip
 
 
-def check_options(options: PriorCLIPOptions) -> None:
-    """Refuse before any file is read what can never work. Raises ``UsageError``."""
-    shape = options.architecture
-    for option, value, known in (
-        ("--gate", shape.gate, GATES),
-        ("--affiliation-targets", options.affiliation_targets, TARGETS),
-        ("--augment", options.augment, AUGMENTATIONS),
-    ):
-        if value not in known:
-            hint = did_you_mean(value, known) or f"Known: {', '.join(known)}."
-            raise UsageError(f"{option}: {value!r} is not known. {hint}")
-    if shape.image_size % shape.patch_size or shape.image_size < 8:
-        raise UsageError(f"--image-size: {shape.image_size} px must be a multiple of --patch {shape.patch_size}.")
-    if shape.width % shape.num_heads:
-        raise UsageError(f"--width: {shape.width} must be a multiple of --heads {shape.num_heads}.")
-    if shape.features % 16:
-        raise UsageError(f"--features: {shape.features} must be a multiple of 16.")
-    if not 0 < options.learning_rate < 1:
-        raise UsageError(f"--learning-rate: {options.learning_rate:g} is no usable rate (0 < rate < 1).")
-    if options.batch < 2:
-        raise UsageError("--batch: a contrastive loss needs at least 2 pairs a step.")
-    fine = options.steps - options.coarse_steps
-    stages = {"--coarse-steps": options.coarse_steps, "--steps less --coarse-steps": fine}
-    if shape.instruction:
-        stages["--instruction-steps"] = options.instruction_steps
-    for option, steps in stages.items():
-        needed = option != "--coarse-steps" or steps
-        if needed and steps <= options.warmup:
-            raise UsageError(f"--warmup: {options.warmup} steps leave nothing of {option} ({steps}).")
+RECIPE = Verb(
+    options=PriorCLIPOptions,
+    run="attn.core.train.priorclip.run:train_priorclip",
+    description="""Train retrieval of pictures from above by sentence, guided by a scene classifier.
+
+    File names begin with the scene, as harbour_12.png. Three stages: the scene classifier, captions of the scene only,
+    the captions themselves. Pictures of the split val choose the best weights, those of test are reported.
+    """,
+    examples=(
+        ("attn train priorclip -o run/", "Drawn scenes from above."),
+        ("attn retrieve index tiles/ -o i --model run/model.safetensors", "Use what was trained."),
+    ),
+    files=FILES,
+    notes=NOTES,
+)

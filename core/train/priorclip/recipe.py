@@ -1,6 +1,6 @@
 """Training of PriorCLIP on pictures with captions: `attn train priorclip`.
 
-Specification: methods/priorclip.md, sections 3C, 3D and 5. Three stages, each a ``trainer.fit`` of its own: the
+Specification: methods/priorclip.md, sections 3C, 3D and 5. Three stages, each a ``loop.fit`` of its own: the
 instruction network learns the scene label (0) and is frozen; both towers learn coarse pairs, captions that name the
 scene only (1); then the fine captions, with the affiliation loss (2).
 """
@@ -17,6 +17,7 @@ import torch.nn.functional as F
 from numpy.typing import NDArray
 from torch import Tensor
 
+from ...fit.precision import whole, widened
 from ...retrieve.priorclip.data import Pictures
 from ...retrieve.priorclip.losses import Targets, affiliation, contrastive
 from ...retrieve.priorclip.model import PriorCLIP, embed_images, embed_texts
@@ -165,10 +166,12 @@ class PairRecipe:
         labels = self.batches.labels[rows].to(images.device)
         image, text = self.net.encode_image(images).embedding, self.net.encode_text(ids)
         same = labels if self.coarse else rows.to(images.device)
-        total = contrastive(image, text, self.net.temperature(), same)
-        if self.center_factor and not self.coarse:
-            tau = self.net.center_temperature()
-            total = total + self.center_factor * affiliation(image, text, labels, tau, targets=self.targets)
+        with whole(images.device):  # cosines are divided by a small temperature
+            image, text = widened(image), widened(text)
+            total = contrastive(image, text, self.net.temperature(), same)
+            if self.center_factor and not self.coarse:
+                tau = self.net.center_temperature()
+                total = total + self.center_factor * affiliation(image, text, labels, tau, targets=self.targets)
         return total
 
     def evaluate(self, model: torch.nn.Module) -> Mapping[str, float]:

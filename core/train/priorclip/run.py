@@ -2,32 +2,27 @@
 
 from __future__ import annotations
 
-import time
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import asdict, dataclass, replace
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 import torch
 
-import attn
-
-from ...device import pick_device, set_threads
-from ...fit.loop import Outcome, Plan, Recipe, fit
-from ...fit.report import CARD, MODEL, training_report
-from ...io.atomic import write_text
-from ...report.model import Report, plain
+from ...fit.frame import RecipeRun, run_of
+from ...fit.loop import Outcome, Plan, Recipe
+from ...progress import Watcher
+from ...report.model import Report
 from ...retrieve.priorclip.checkpoint import PriorCLIPCheckpoint, write_checkpoint
 from ...retrieve.priorclip.data import Pictures, label_warning, read_dataset, synthetic
 from ...retrieve.priorclip.model import PriorCLIP
 from ...retrieve.priorclip.text import Vocabulary
-from .options import SYNTHETIC, PriorCLIPOptions, check_options
+from .options import PICTURES, SYNTHETIC, PriorCLIPOptions
 from .recipe import InstructionRecipe, PairRecipe, PictureBatches, object_belief, recalls, scene_captions, tokens_of
 
 STAGES = ("instruction", "coarse", "fine")
 """Folders of the stages inside that of the run; the last is the run's own."""
 BASELINE = "baseline"
-Progress = Callable[[int, int, Mapping[str, float]], None]
 
 
 @dataclass(frozen=True, slots=True)
@@ -44,27 +39,17 @@ class Trained:
 
 
 def train_priorclip(
-    data: str | Path, output: Path, options: PriorCLIPOptions, *, restart: bool = False, threads: int | None = None,
-    progress: Progress = lambda step, steps, metrics: None, arguments: Mapping[str, Any] | None = None,
-) -> Report:  # fmt: skip
+    options: PriorCLIPOptions, *, watcher: Watcher | None = None, arguments: Mapping[str, Any] | None = None
+) -> Report:
     """Train a retrieval model for pictures from above.
 
     Parameters
     ----------
-    data : str or Path
-        A JSON file (see ``priorclip.data``), or ``"synthetic"``: scenes drawn from the seed.
-    output : Path
-        Folder of the run: ``model.safetensors``, ``model.md``, ``metrics.jsonl``, ``curve.png`` and the checkpoints
-        from which the same call goes on; the earlier stages in ``instruction/`` and ``coarse/``, with ``compare`` the
-        plain model in ``baseline/``.
     options : PriorCLIPOptions
-    restart : bool
-        Begin anew where the folder holds an unfinished run.
-    threads : int, optional
-    progress : callable
-        Told step, steps (of all stages and models) and the newest metrics.
+    watcher : Watcher, optional
+        Told step and steps (of all stages and models); None: a bar on a terminal.
     arguments : mapping, optional
-        What the report records as the call's arguments.
+        What the report records of the call beside the options.
 
     Returns
     -------
@@ -75,60 +60,51 @@ def train_priorclip(
     UsageError, InputError
         If options, data or folder cannot be used.
     """
-    start = time.perf_counter()
-    check_options(options)
-    device = pick_device(options.device)
-    set_threads(threads)
-    size = options.architecture.image_size
-    if str(data) == "synthetic":
-        splits, notes = synthetic(SYNTHETIC, options.seed, size), ["synthetic scenes"]
-    else:
-        splits, notes = read_dataset(Path(data), size)
-    crop = options.augment == "crop" or (options.augment == "auto" and str(data) != "synthetic")
-    warning = label_warning(splits["train"].labels, options.batch)
-    vocabulary = Vocabulary.of(caption for row in splits["train"].captions for caption in row)
-    models = {"": options}
-    if options.compare:
-        models[BASELINE] = plain_options(options)
-    total, done = sum(sum(stage_steps(one).values()) for one in models.values()), 0
-
-    def tell(step: int, steps: int, metrics: Mapping[str, float]) -> None:
-        progress(done + step, total, metrics)
-
-    trained: dict[str, Trained] = {}
-    for name, one in models.items():
-        trained[name] = train_stages(splits, vocabulary, output / name, one, crop, device, not restart, tell)
-        done += sum(stage_steps(one).values())
-        if trained[name].interrupted:
-            break
-    main = trained[""]
-    facts = {
-        "attn": attn.__version__, "torch": torch.__version__, "data": Path(data).name,
-        "pictures": {split: len(pictures) for split, pictures in splits.items()}, "options": plain(asdict(options)),
-        "metrics": dict(main.metrics), "seconds": round(sum(o.seconds for o in main.outcomes.values())), "notes": notes,
-    }  # fmt: skip
-    if main.metrics:
-        scenes = scenes_of(splits["train"])
-        checkpoint = PriorCLIPCheckpoint(options.architecture, vocabulary, scenes, main.model.state_dict(), facts)
-        write_checkpoint(checkpoint, output / MODEL)
-        write_text(output / CARD, card(checkpoint, (output / MODEL).stat().st_size))
-    return training_report(
-        "priorclip", str(data), output, _joined(trained, [*notes, *([warning] if warning else [])]),
-        device=str(device), seconds=time.perf_counter() - start, details=_details(options, trained),
-        metrics=main.metrics, arguments=arguments,
-    )  # fmt: skip
+    with run_of("priorclip", options, watcher=watcher, arguments=arguments, names=("loss", "mr")) as run:
+        run.alone("its losses compare all pairs of a step")
+        if options.data == SYNTHETIC:
+            splits, notes = synthetic(PICTURES, options.compute.seed, options.image_size), ["synthetic scenes"]
+        else:
+            splits, notes = read_dataset(Path(options.data), options.image_size)
+        crop = options.augment == "crop" or (options.augment == "auto" and options.data != SYNTHETIC)
+        vocabulary = Vocabulary.of(caption for row in splits["train"].captions for caption in row)
+        models = {"": options} | ({BASELINE: plain_options(options)} if options.compare else {})
+        total, done = sum(sum(stage_steps(model).values()) for model in models.values()), 0
+        trained: dict[str, Trained] = {}
+        for name, model in models.items():
+            trained[name] = train_stages(run, splits, vocabulary, run.output / name, model, crop, done, total)
+            done += sum(stage_steps(model).values())
+            if trained[name].interrupted:
+                break
+        main = trained[""]
+        if main.metrics:
+            facts = run.facts(
+                data=Path(options.data).name, pictures={split: len(shown) for split, shown in splits.items()},
+                metrics=dict(main.metrics), seconds=round(sum(o.seconds for o in main.outcomes.values())), notes=notes,
+            )  # fmt: skip
+            checkpoint = PriorCLIPCheckpoint(
+                options.architecture(), vocabulary, scenes_of(splits["train"]), main.model.state_dict(), facts
+            )
+            run.save(lambda path: write_checkpoint(checkpoint, path), lambda size: card(checkpoint, size))
+        warning = label_warning(splits["train"].labels, options.batch)
+        outcome = _joined(trained, [*notes, *([warning] if warning else [])])
+        names = {"": "PriorCLIP", BASELINE: "plain CLIP"}
+        rows = [{"model": names[name], **model.metrics} for name, model in trained.items()] if options.compare else []
+        details: dict[str, Any] = {"comparison": rows} if rows else {}
+        if instruction := main.outcomes.get("instruction"):
+            details["scene_accuracy"] = instruction.best.get("accuracy")
+        return run.report(outcome, data=options.data, details=details, metrics=main.metrics, comparison=rows)
 
 
 def plain_options(options: PriorCLIPOptions) -> PriorCLIPOptions:
     """The baseline of the same length: CLIP alone, fine captions from the first step."""
-    shape = replace(options.architecture, instruction=False)
-    return replace(options, architecture=shape, coarse_steps=0, center_factor=0.0, compare=False)
+    return replace(options, instruction=False, coarse_steps=0, center_factor=0.0, compare=False)
 
 
 def stage_steps(options: PriorCLIPOptions) -> dict[str, int]:
     """Steps of each stage that runs."""
     steps = dict.fromkeys(STAGES, 0) | {"coarse": options.coarse_steps, "fine": options.steps - options.coarse_steps}
-    if options.architecture.instruction:
+    if options.instruction:
         steps["instruction"] = options.instruction_steps
     return {stage: n for stage, n in steps.items() if n}
 
@@ -139,40 +115,39 @@ def scenes_of(pictures: Pictures) -> tuple[str, ...]:
 
 
 def train_stages(
-    splits: Mapping[str, Pictures], vocabulary: Vocabulary, folder: Path, options: PriorCLIPOptions, crop: bool,
-    device: torch.device, resume: bool, progress: Progress = lambda step, steps, metrics: None,
+    run: RecipeRun, splits: Mapping[str, Pictures], vocabulary: Vocabulary, folder: Path, options: PriorCLIPOptions,
+    crop: bool, done: int = 0, total: int | None = None,
 ) -> Trained:  # fmt: skip
     """All stages of one model; a stage that is finished already is read, not repeated.
 
     Parameters
     ----------
+    run : RecipeRun
     splits : mapping of str to Pictures
-        ``train`` and ``val``; ``test``, where there is one, gives the metrics.
+        ``train`` and ``val``, perhaps ``test``.
     vocabulary : Vocabulary
     folder : Path
+        Of the last stage; the others have folders in it.
     options : PriorCLIPOptions
+        Of this model.
     crop : bool
         Random crops and mirror images.
-    device : torch.device
-    resume : bool
-    progress : callable
-        Told step and steps of all stages.
+    done, total : int
+        Steps of the run before this model, and of all models; by default of this one.
     """
     train, val = splits["train"], splits["val"]
     scenes = scenes_of(train)
     labels = torch.tensor([scenes.index(label) for label in train.labels])
-    torch.manual_seed(options.seed)
-    model = PriorCLIP(options.architecture, len(vocabulary), len(scenes)).to(device)
+    torch.manual_seed(options.compute.seed)
+    model = PriorCLIP(options.architecture(), len(vocabulary), len(scenes)).to(run.device)
     captions = {"coarse": scene_captions(train.labels), "fine": train.captions, "instruction": train.captions}
     steps = stage_steps(options)
-    identity = asdict(options) | {"train": train.names, "val": val.names, "words": vocabulary.words, "crop": crop}
-    for free in ("steps", "device", "evaluate_every", "compare"):  # a run may be lengthened, moved, ...
-        identity.pop(free)
+    total = sum(steps.values()) if total is None else total
+    identity = {"train": train.names, "val": val.names, "words": vocabulary.words, "crop": crop}
     outcomes: dict[str, Outcome] = {}
-    done = 0
     for number, (stage, count) in enumerate(steps.items()):
-        tokens = tokens_of(captions[stage], vocabulary, options.architecture.max_words)
-        batches = PictureBatches(train, tokens, labels, options.batch, options.seed + number, crop, device)
+        tokens = tokens_of(captions[stage], vocabulary, model.architecture.max_words)
+        batches = PictureBatches(train, tokens, labels, options.batch, options.compute.seed + number, crop, run.device)
         recipe: Recipe
         if stage == "instruction":
             recipe = InstructionRecipe(model, batches, val, scenes)
@@ -183,14 +158,14 @@ def train_stages(
             )  # fmt: skip
         plan = Plan(
             steps=count, warmup=options.warmup, learning_rate=options.learning_rate,
-            weight_decay=options.weight_decay, evaluate_every=options.evaluate_every, seed=options.seed,
+            weight_decay=options.weight_decay, evaluate_every=options.evaluate_every,
         )  # fmt: skip
 
         def tell(step: int, _: int, metrics: Mapping[str, float], done: int = done) -> None:
-            progress(done + step, sum(steps.values()), metrics)
+            run.progress(done + step, total, metrics)
 
         place = folder if stage == "fine" else folder / stage
-        outcomes[stage] = fit(recipe, plan, place, resume=resume, identity=identity, progress=tell)
+        outcomes[stage] = run.fit(recipe, plan, identity=identity, folder=place, options=options, progress=tell)
         done += count
         if outcomes[stage].interrupted:
             return Trained(model, outcomes, {})
@@ -228,16 +203,5 @@ def _joined(trained: Mapping[str, Trained], notes: Sequence[str]) -> Outcome:
         main.outcomes["fine"].best if main.metrics else {},
         tuple(row for _, outcome in stages for row in outcome.history),
         sum(outcome.seconds for _, outcome in stages), (*notes, *warnings),
-        any(one.interrupted for one in trained.values()),
+        any(model.interrupted for model in trained.values()),
     )  # fmt: skip
-
-
-def _details(options: PriorCLIPOptions, trained: Mapping[str, Trained]) -> dict[str, Any]:
-    """Options, accuracy of stage 0, and both models side by side where two were trained."""
-    details: dict[str, Any] = {"options": asdict(options)}
-    if instruction := trained[""].outcomes.get("instruction"):
-        details["scene_accuracy"] = instruction.best.get("accuracy")
-    if options.compare:
-        names = {"": "PriorCLIP", BASELINE: "plain CLIP"}
-        details["comparison"] = [{"model": names[name], **one.metrics} for name, one in trained.items()]
-    return details

@@ -210,7 +210,7 @@ def test_another_runs_folder_is_refused_and_left_alone(tmp_path, seed, identity,
     with pytest.raises(UsageError, match=match) as caught:
         fit(Toy(), replace(PLAN, seed=seed), tmp_path, identity=identity)
     assert tmp_path.name in str(caught.value)
-    assert "--restart" in str(caught.value)
+    assert "restart" in str(caught.value)
     assert {path.name: path.read_bytes() for path in tmp_path.iterdir()} == before
 
 
@@ -238,7 +238,7 @@ def test_damaged_checkpoint(tmp_path, damage):
     with pytest.raises(InputError, match="no checkpoint that can be resumed") as caught:
         fit(Toy(), PLAN, tmp_path)
     assert caught.value.path == str(path)
-    assert "--restart" in caught.value.fix
+    assert "restart" in caught.value.fix
     assert len(fit(Toy(), PLAN, tmp_path, resume=False).history) == 4
 
 
@@ -420,3 +420,52 @@ def test_eps_reaches_the_optimizer(tmp_path):
         )
     assert moved[0] > 1e-2
     assert moved[1] < 1e-6
+
+
+class Sums:
+    """Its loss is a mean over samples: what gradient accumulation is exact for."""
+
+    score = "f1"
+    stalled_below = ("f1", -9.0)
+
+    def __init__(self, batch):
+        torch.manual_seed(0)
+        self.model, self.batch = nn.Sequential(nn.Linear(4, 8), nn.GELU(), nn.Linear(8, 1)), batch
+
+    def loss(self, step):
+        places = range(step * self.batch, (step + 1) * self.batch)
+        x = torch.stack([torch.randn(4, generator=torch.Generator().manual_seed(place)) for place in places])
+        return (self.model(x)[:, 0] - x.sum(1)).square().mean()
+
+    def evaluate(self, model):
+        return {"f1": -float(self.loss(1000))}
+
+
+def test_accumulated_batches_are_one_larger_batch(tmp_path):
+    whole, parts = Sums(12), Sums(4)
+    one = fit(whole, PLAN, tmp_path / "whole")
+    other = fit(parts, replace(PLAN, accumulate=3), tmp_path / "parts")
+    assert [row["loss"] for row in other.history] == pytest.approx([row["loss"] for row in one.history], rel=1e-5)
+    for name, value in saved(tmp_path / "whole")["model"].items():
+        torch.testing.assert_close(saved(tmp_path / "parts")["model"][name], value, rtol=1e-4, atol=1e-5)
+
+
+@pytest.mark.parametrize("amp", ["bf16", "fp16"])
+def test_mixed_precision_computes_in_half_and_resumes_exactly(tmp_path, amp):
+    plan, seen = replace(PLAN, amp=amp, accumulate=2), set()
+    recipe = Toy()
+    recipe.model[0].register_forward_hook(
+        lambda module, inputs, out: seen.add((torch.is_autocast_enabled("cpu"), out.dtype))
+    )
+    outcome = fit(recipe, plan, tmp_path / "whole")
+    half = torch.bfloat16 if amp == "bf16" else torch.float16
+    assert seen == {(True, half), (False, torch.float32)}  # evaluations are whole
+    full = fit(Toy(), replace(plan, amp="off"), tmp_path / "full")
+    assert outcome.history[-1]["loss"] == pytest.approx(full.history[-1]["loss"], rel=0.1)
+    assert outcome.history[-1]["loss"] != full.history[-1]["loss"]
+    with pytest.raises(RuntimeError, match="killed"):
+        fit(Toy(fail_at=11), plan, tmp_path / "run")
+    resumed = Toy(init=123)
+    again = fit(resumed, plan, tmp_path / "run")
+    assert_same_run((recipe, outcome, tmp_path / "whole"), resumed, again, tmp_path / "run")
+    assert bool(saved(tmp_path / "run")["scaler"]) is (amp == "fp16")

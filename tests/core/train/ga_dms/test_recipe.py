@@ -1,10 +1,13 @@
 import json
 from dataclasses import replace
+from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
+from steps import Steps
 
+from attn.core.bundles import Compute
 from attn.core.errors import InputError, UsageError
 from attn.core.fit.loop import METRICS
 from attn.core.retrieve.gadms.checkpoint import read_checkpoint
@@ -13,13 +16,14 @@ from attn.core.retrieve.gadms.people import make_people, write_people
 from attn.core.retrieve.gadms.prepare import CLIP_MEAN, augment, normalise
 from attn.core.retrieve.gadms.tokenizer import encode
 from attn.core.train.ga_dms.data import read_data, synthetic
-from attn.core.train.ga_dms.options import FROM_SCRATCH, FROM_WEIGHTS, SMALL, GADMSOptions, complete
+from attn.core.train.ga_dms.options import FROM_SCRATCH, FROM_WEIGHTS, GADMSOptions, complete
 from attn.core.train.ga_dms.run import prepare_run, train_ga_dms
 
-TINY = replace(
-    SMALL, embed_dim=16, patch_size=16, vision_width=16, vision_layers=1, text_width=16, text_heads=2, text_layers=2
-)
-OPTIONS = GADMSOptions(architecture=TINY, epochs=2, warmup=1, batch=16, seed=3, device="cpu")
+OPTIONS = GADMSOptions(
+    Path("run"), width=16, vision_layers=1, text_layers=2, epochs=2, warmup=1, batch=16,
+    compute=Compute(device="cpu", seed=3, threads=1),
+)  # fmt: skip
+TINY = OPTIONS.architecture()
 CPU = torch.device("cpu")
 
 
@@ -146,8 +150,8 @@ def test_whole_run_on_files(tmp_path):
     people = make_people(6, 5)
     path = write_people({"train": people, "val": make_people(3, 5, skip=6)}, tmp_path / "data")
     told = []
-    options = replace(OPTIONS, save_scores=True)
-    report = train_ga_dms(path, tmp_path / "run", options, threads=1, progress=lambda *a: told.append(a[:2]))
+    options = replace(OPTIONS, data=str(path), output=tmp_path / "run", save_scores=True)
+    report = train_ga_dms(options, watcher=Steps(lambda *steps: told.append(steps)))
     assert told == [(i, 4) for i in range(1, 5)]
     item = report.items[0]
     assert report.exit_code == 0
@@ -161,29 +165,29 @@ def test_whole_run_on_files(tmp_path):
     ids = torch.from_numpy(encode(model.tokenizer, people.captions[:2], 24).ids)
     assert torch.isfinite(model.build().text_feature(ids)).all()
     assert "GA-DMS" in (tmp_path / "run" / "model.md").read_text()
-    again = train_ga_dms(path, tmp_path / "run", replace(options, epochs=3), threads=1)
+    again = train_ga_dms(replace(options, epochs=3))
     assert len((tmp_path / "run" / METRICS).read_text().splitlines()) == 3
     assert again.items[0].metrics["step"] in (2, 4, 6)
     with pytest.raises(UsageError, match="another run"):
-        train_ga_dms(path, tmp_path / "run", replace(options, tau=0.5), threads=1)
+        train_ga_dms(replace(options, tau=0.5))
     started = replace(options, weights=tmp_path / "run" / "model.safetensors", epochs=2)
-    report = train_ga_dms(path, tmp_path / "second", started, threads=1)
+    report = train_ga_dms(replace(started, output=tmp_path / "second"))
     assert report.items[0].details["notes"] == ["started from model.safetensors"]
 
 
 def test_a_killed_run_goes_on_as_if_it_had_not_been(tmp_path, monkeypatch):
     """Scores are part of the checkpoint: the third epoch masks by those of the second."""
     path = write_people({"train": make_people(6, 5), "val": make_people(3, 5, skip=6)}, tmp_path / "data")
-    options = replace(OPTIONS, epochs=3)
-    train_ga_dms(path, tmp_path / "whole", options, threads=1)
+    options = replace(OPTIONS, data=str(path), output=tmp_path / "parts", epochs=3)
+    train_ga_dms(replace(options, output=tmp_path / "whole"))
 
-    def kill(step, steps, metrics):
+    def kill(step, steps):
         if step == 5:
             raise RuntimeError("killed")
 
     with pytest.raises(RuntimeError, match="killed"):
-        train_ga_dms(path, tmp_path / "parts", options, threads=1, progress=kill)
-    train_ga_dms(path, tmp_path / "parts", options, threads=1)
+        train_ga_dms(options, watcher=Steps(kill))
+    train_ga_dms(options)
     whole, parts = (
         torch.load(tmp_path / name / "checkpoint.pt", weights_only=True)["model"] for name in ("whole", "parts")
     )
@@ -194,18 +198,18 @@ def test_a_killed_run_goes_on_as_if_it_had_not_been(tmp_path, monkeypatch):
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        ({"losses": ("sdm", "mlmm")}, "--losses: 'mlmm' is not known. Did you mean mlm"),
+        ({"losses": ("sdm", "mlmm")}, "losses: 'mlmm' is no choice. Did you mean mlm"),
         ({"losses": ("mlm",)}, "one of sdm, itc and cmpm"),
         ({"losses": ("sdm", "sdm")}, "each loss once"),
         ({"scores": "gas"}, "Did you mean gass"),
-        ({"gass_norm": "paper"}, "--gass-norm"),
-        ({"warmup": 2}, "--warmup: 2 epochs leave nothing of --epochs 2"),
-        ({"learning_rate": 0.0}, "--learning-rate"),
-        ({"batch": 1}, "--batch"),
-        ({"tau": 0.0}, "--tau"),
-        ({"architecture": replace(TINY, image_size=(60, 32))}, "--image-size: 60x32"),
-        ({"architecture": replace(TINY, text_width=18, text_heads=4)}, "--width: 18"),
-        ({"architecture": replace(TINY, text_length=2)}, "--length: 2"),
+        ({"gass_norm": "paper"}, "gass_norm"),
+        ({"warmup": 2}, "warmup: 2 epochs leave nothing of epochs 2"),
+        ({"learning_rate": 0.0}, "learning_rate"),
+        ({"batch": 1}, "batch"),
+        ({"tau": 0.0}, "tau"),
+        ({"image_size": (60, 32)}, "image_size: 60x32"),
+        ({"width": 18}, "width: 18"),
+        ({"length": 2}, "length: 2"),
     ],
 )
 def test_options_that_cannot_work(change, message):
@@ -224,8 +228,8 @@ def test_what_is_left_open_depends_on_weights_and_data(tmp_path):
 
 def test_weights_need_a_tokenizer(tmp_path):
     torch.save({}, tmp_path / "clip.pt")
-    with pytest.raises(UsageError, match="--tokenizer DIR"):
-        train_ga_dms("synthetic", tmp_path / "run", replace(OPTIONS, weights=tmp_path / "clip.pt"))
+    with pytest.raises(UsageError, match="needs tokenizer"):
+        train_ga_dms(replace(OPTIONS, output=tmp_path / "run", weights=tmp_path / "clip.pt"))
 
 
 def test_means_of_planted_words():

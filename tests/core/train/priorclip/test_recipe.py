@@ -1,18 +1,22 @@
 import json
 from dataclasses import replace
+from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
+from steps import Steps
 
+from attn.core.bundles import Compute
 from attn.core.errors import UsageError
 from attn.core.fit import loop as trainer
+from attn.core.fit.frame import run_of
 from attn.core.retrieve.priorclip.checkpoint import read_checkpoint
 from attn.core.retrieve.priorclip.data import synthetic
 from attn.core.retrieve.priorclip.model import PriorCLIP, PriorCLIPArchitecture
 from attn.core.retrieve.priorclip.scenes import draw_scenes, write_scenes
 from attn.core.retrieve.priorclip.text import Vocabulary
-from attn.core.train.priorclip.options import PriorCLIPOptions, check_options
+from attn.core.train.priorclip.options import PriorCLIPOptions
 from attn.core.train.priorclip.recipe import (
     InstructionRecipe,
     PairRecipe,
@@ -27,8 +31,9 @@ from attn.core.train.priorclip.run import plain_options, scenes_of, stage_steps,
 
 SMALL = PriorCLIPArchitecture(image_size=32, patch_size=8, width=32, num_heads=2, out=32, features=16)
 TINY = PriorCLIPOptions(
-    SMALL, steps=6, coarse_steps=2, instruction_steps=2, warmup=1, batch=8, evaluate_every=2, device="cpu"
-)
+    Path("run"), image_size=32, patch=8, width=32, heads=2, steps=6, coarse_steps=2, instruction_steps=2, warmup=1,
+    batch=8, evaluate_every=2, compute=Compute(device="cpu", threads=1),
+)  # fmt: skip
 
 
 @pytest.fixture(autouse=True)
@@ -87,7 +92,9 @@ def test_the_instruction_is_frozen_after_its_stage(splits, tmp_path):
     from attn.core.train.priorclip.run import train_stages
 
     _, vocabulary, _ = parts(splits)
-    done = train_stages(splits, vocabulary, tmp_path, TINY, False, torch.device("cpu"), True)
+    options = replace(TINY, output=tmp_path)
+    with run_of("priorclip", options, watcher=None, arguments=None) as run:
+        done = train_stages(run, splits, vocabulary, tmp_path, options, False)
     learned = torch.load(tmp_path / "instruction" / "best.pt", weights_only=True)
     for name, value in done.model.instruction.state_dict().items():
         assert torch.equal(value, learned[name])
@@ -146,7 +153,7 @@ def test_object_belief_reads_the_mask(splits):
 
 
 def test_run_writes_a_model_that_gives_the_reported_metrics(data, tmp_path):
-    report = train_priorclip(data, tmp_path / "run", replace(TINY, compare=True), threads=1)
+    report = train_priorclip(replace(TINY, data=str(data), output=tmp_path / "run", compare=True))
     item = report.items[0]
     assert report.exit_code == 0
     checkpoint = read_checkpoint(tmp_path / "run" / "model.safetensors")
@@ -162,28 +169,29 @@ def test_run_writes_a_model_that_gives_the_reported_metrics(data, tmp_path):
 
 
 def test_a_killed_run_goes_on_and_ends_as_if_it_had_not_been(data, tmp_path):
-    def kill(step, steps, metrics):
+    def kill(step, steps):
         assert steps == 8
         if step == 7:  # in the middle of stage 2
             raise RuntimeError("killed")
 
-    whole = train_priorclip(data, tmp_path / "whole", TINY, threads=1)
+    options = replace(TINY, data=str(data), output=tmp_path / "run")
+    whole = train_priorclip(replace(options, output=tmp_path / "whole"))
     with pytest.raises(RuntimeError, match="killed"):
-        train_priorclip(data, tmp_path / "run", TINY, threads=1, progress=kill)
-    resumed = train_priorclip(data, tmp_path / "run", TINY, threads=1)
+        train_priorclip(options, watcher=Steps(kill))
+    resumed = train_priorclip(options)
     assert resumed.items[0].metrics == whole.items[0].metrics
     one, other = (read_checkpoint(tmp_path / n / "model.safetensors").state for n in ("whole", "run"))
     assert all(torch.equal(one[name], other[name]) for name in one)
     with pytest.raises(UsageError, match="holds another run"):
-        train_priorclip(data, tmp_path / "run", replace(TINY, center_factor=0.5), threads=1)
+        train_priorclip(replace(options, center_factor=0.5))
 
 
 def test_interrupted_in_an_early_stage(data, tmp_path):
-    def stop(step, steps, metrics):
+    def stop(step, steps):
         if step == 3:
             raise KeyboardInterrupt
 
-    report = train_priorclip(data, tmp_path / "run", TINY, threads=1, progress=stop)
+    report = train_priorclip(replace(TINY, data=str(data), output=tmp_path / "run"), watcher=Steps(stop))
     assert report.exit_code == 130
     assert report.items[0].output is None
     assert not (tmp_path / "run" / "model.safetensors").exists()
@@ -197,20 +205,18 @@ def test_the_plain_model_takes_as_many_steps():
 @pytest.mark.parametrize(
     ("changes", "match"),
     [
-        ({"architecture": replace(SMALL, gate="ranks")}, "--gate: 'ranks' is not known. Did you mean rank"),
-        ({"affiliation_targets": "spread"}, "--affiliation-targets"),
-        ({"augment": "flip"}, "--augment"),
-        ({"architecture": replace(SMALL, image_size=33)}, "--image-size"),
-        ({"architecture": replace(SMALL, width=33)}, "--width"),
-        ({"architecture": replace(SMALL, features=10)}, "--features"),
-        ({"learning_rate": 0.0}, "--learning-rate"),
-        ({"batch": 1}, "--batch"),
-        ({"coarse_steps": 6}, "--warmup"),
-        ({"coarse_steps": 1}, "nothing of --coarse-steps"),
-        ({"instruction_steps": 1}, "nothing of --instruction-steps"),
+        ({"gate": "ranks"}, "gate: 'ranks' is no choice. Did you mean rank"),
+        ({"affiliation_targets": "spread"}, "affiliation_targets"),
+        ({"augment": "flip"}, "augment"),
+        ({"image_size": 33}, "image_size"),
+        ({"width": 33}, "width"),
+        ({"learning_rate": 0.0}, "learning_rate"),
+        ({"batch": 1}, "batch"),
+        ({"coarse_steps": 6}, "warmup"),
+        ({"coarse_steps": 1}, "nothing of coarse_steps"),
+        ({"instruction_steps": 1}, "nothing of instruction_steps"),
     ],
 )
 def test_options_that_cannot_work(changes, match):
-    check_options(TINY)
     with pytest.raises(UsageError, match=match):
-        check_options(replace(TINY, **changes))
+        replace(TINY, **changes)

@@ -8,9 +8,8 @@ resume. The penalty is chosen by cross-validation, and the scores reported are t
 from __future__ import annotations
 
 import os
-import time
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -19,47 +18,21 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-import attn
-
-from ..device import pick_device, pick_dtype, set_threads
-from ..errors import InputError, UsageError
-from ..fit.report import CARD, MODEL
-from ..io.atomic import write_text
-from ..io.photo.read import read_photo
-from ..report.model import Item, Report, summarise
-from ..retrieve.data.formats import Captioned, image_root, read_captioned
-from ..retrieve.encoders.sentence import load_sentence
-from ..retrieve.encoders.vit_minilm import load_vit, minilm_dir, vit_features, vit_file, write_head
-from ..retrieve.score.metrics import image_text_recall
+from ...device import pick_dtype
+from ...errors import InputError, UsageError
+from ...fit.frame import run_of
+from ...fit.loop import Outcome
+from ...io.photo.read import read_photo
+from ...progress import Watcher
+from ...report.model import Report
+from ...retrieve.data.formats import Captioned, image_root, read_captioned
+from ...retrieve.encoders.sentence import load_sentence
+from ...retrieve.encoders.vit_minilm import load_vit, minilm_dir, vit_features, vit_file, write_head
+from ...retrieve.score.metrics import image_text_recall
+from .options import HeadOptions
 
 PENALTIES = (100.0, 300.0, 1000.0, 3000.0, 10000.0, 30000.0)
-BLOCK, MAX_SIDE = 12, 512
-
-
-@dataclass(frozen=True, slots=True)
-class HeadOptions:
-    """How the head is fitted.
-
-    Parameters
-    ----------
-    penalty : float or None
-        Of the ridge; None: the best of ``PENALTIES`` in the cross-validation.
-    folds : int
-    image_size : int
-        Side in px at which the ViT sees photos.
-    block : int
-        Of the ViT whose output is taken; 12: behind the final norm.
-    device : str
-    seed : int
-        Of the folds.
-    """
-
-    penalty: float | None = None
-    folds: int = 5
-    image_size: int = 112
-    block: int = BLOCK
-    device: str = "auto"
-    seed: int = 77
+MAX_SIDE = 512
 
 
 @dataclass(frozen=True, slots=True)
@@ -124,26 +97,17 @@ def cross_validate(pairs: Pairs, penalty: float, folds: int, seed: int) -> dict[
 
 
 def train_head(
-    data: Path, output: Path, options: HeadOptions, *, images: Path | None = None, threads: int | None = None,
-    progress: Callable[[int, int, Mapping[str, float]], None] = lambda step, steps, metrics: None,
-    arguments: Mapping[str, Any] | None = None,
-) -> Report:  # fmt: skip
+    options: HeadOptions, *, watcher: Watcher | None = None, arguments: Mapping[str, Any] | None = None
+) -> Report:
     """Fit a head for ``--model FILE`` of `attn retrieve`.
 
     Parameters
     ----------
-    data : Path
-        Images with captions, see ``formats.read_captioned``. With splits, ``train`` is fitted and ``test`` is scored
-        once; without, all of it is fitted and the cross-validation is the score.
-    output : Path
-        Folder of ``model.safetensors`` and ``model.md``.
     options : HeadOptions
-    images : Path, optional
-        Folder of the images.
-    threads : int, optional
-    progress : callable
-        Told how many photos are embedded.
+    watcher : Watcher, optional
+        Told how many photos are embedded; None: a bar on a terminal.
     arguments : mapping, optional
+        What the report records of the call beside the options.
 
     Returns
     -------
@@ -156,42 +120,36 @@ def train_head(
     InputError
         If the data cannot be read.
     """
-    start = time.perf_counter()
-    set_threads(threads)
-    device = pick_device(options.device)
-    _, listed = read_captioned(data)
-    parts = {one.split for one in listed}
-    chosen = [one for one in listed if one.captions and (one.split == "train" or "train" not in parts)]
-    if len(chosen) < 2 * options.folds:
-        raise UsageError(f"{data}: {len(chosen)} photos to train on are too few for {options.folds} folds.")
-    root = image_root(data, chosen[0].image, images)
-    towers = _Towers(device, options)
-    pairs = towers.embed(chosen, root, progress)
-    penalties = PENALTIES if options.penalty is None else (options.penalty,)
-    table = {penalty: cross_validate(pairs, penalty, options.folds, options.seed) for penalty in penalties}
-    penalty = max(table, key=lambda one: table[one]["mr"])
-    head = fit(pairs, penalty)
-    metrics = {"photos": float(len(chosen)), "penalty": penalty, "cv_candidates": len(chosen) / options.folds} | {
-        f"cv_{k}": v for k, v in table[penalty].items()
-    }
-    test = [one for one in listed if one.captions and one.split == "test" and "train" in parts]
-    if test:
-        metrics |= {f"test_{name}": value for name, value in recall(head, towers.embed(test, root, progress)).items()}
-    facts = {
-        "attn": attn.__version__, "data": data.name, "photos": len(chosen), "test_photos": len(test),
-        "options": asdict(options), "penalty": penalty, "metrics": metrics,
-    }  # fmt: skip
-    write_head(output / MODEL, head, image_size=options.image_size, block=options.block, training=facts)
-    write_text(output / CARD, card(facts, (output / MODEL).stat().st_size))
-    item = Item(
-        str(data), str(output / MODEL), "ok", time.perf_counter() - start, metrics=metrics,
-        files={"card": str(output / CARD)},
-        details={"penalties": [{"penalty": one, **row} for one, row in table.items()]},
-    )  # fmt: skip
-    told = arguments or {"recipe": "image-text-head", "data": str(data), "output": str(output)}
-    return Report(
-        "train", attn.__version__, dict(told), str(device), time.perf_counter() - start, (item,), summarise([item])
-    )  # fmt: skip
+    with run_of("image-text-head", options, watcher=watcher, arguments=arguments, names=()) as run:
+        run.alone("it solves one system of equations")
+        _, listed = read_captioned(options.data)
+        parts = {photo.split for photo in listed}
+        chosen = [photo for photo in listed if photo.captions and (photo.split == "train" or "train" not in parts)]
+        if len(chosen) < 2 * options.folds:
+            raise UsageError(f"{options.data}: {len(chosen)} photos to train on are too few for {options.folds} folds.")
+        root = image_root(options.data, chosen[0].image, options.images)
+        towers = _Towers(run.device, options)
+        pairs = towers.embed(chosen, root, run.progress)
+        penalties = PENALTIES if options.penalty is None else (options.penalty,)
+        table = {penalty: cross_validate(pairs, penalty, options.folds, options.compute.seed) for penalty in penalties}
+        penalty = max(table, key=lambda candidate: table[candidate]["mr"])
+        head = fit(pairs, penalty)
+        metrics = {"photos": float(len(chosen)), "penalty": penalty, "cv_candidates": len(chosen) / options.folds} | {
+            f"cv_{k}": v for k, v in table[penalty].items()
+        }
+        test = [photo for photo in listed if photo.captions and photo.split == "test" and "train" in parts]
+        if test:
+            seen = towers.embed(test, root, run.progress)
+            metrics |= {f"test_{name}": value for name, value in recall(head, seen).items()}
+        facts = run.facts(
+            data=options.data.name, photos=len(chosen), test_photos=len(test), penalty=penalty, metrics=metrics
+        )
+        run.save(
+            lambda path: write_head(path, head, image_size=options.image_size, block=options.block, training=facts),
+            lambda size: card(facts, size),
+        )
+        details = {"penalties": [{"penalty": candidate, **row} for candidate, row in table.items()]}
+        return run.report(Outcome(metrics, (), 0.0, ()), data=options.data, details=details)
 
 
 class _Towers:
@@ -210,15 +168,15 @@ class _Towers:
     ) -> Pairs:
         """Features of all photos and vectors of all captions. Raises ``InputError`` for a photo that cannot be read."""
         features = []
-        for done, one in enumerate(listed, 1):
-            path = root / one.image
+        for done, photo in enumerate(listed, 1):
+            path = root / photo.image
             if not os.path.isfile(path):
-                raise InputError(path, "does not exist", "Give the folder of the images with --images")
+                raise InputError(path, "does not exist", "Name the folder of the images (images)")
             pixels = read_photo(path, max_side=MAX_SIDE, uniform=True).pixels
             features.append(vit_features(self.vit, [pixels], self.options.image_size, self.options.block))
             progress(done, len(listed), {})
-        texts = [caption for one in listed for caption in one.captions]
-        owner = np.repeat(np.arange(len(listed)), [len(one.captions) for one in listed])
+        texts = [caption for photo in listed for caption in photo.captions]
+        owner = np.repeat(np.arange(len(listed)), [len(photo.captions) for photo in listed])
         return Pairs(torch.cat(features), torch.from_numpy(self.text.encode_texts(texts).vectors), owner)
 
 

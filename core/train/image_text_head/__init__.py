@@ -1,0 +1,1 @@
+"""`attn train image-text-head`."""
