@@ -19,6 +19,7 @@ SHAPES = [
     (1, 1, 1, 1, 1, 32),
     (0, 2, 1, 50, 50, 32),
 ]
+DTYPES = [torch.float32, torch.bfloat16, torch.float16]
 
 
 def random_qkv(

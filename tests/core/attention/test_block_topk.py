@@ -6,15 +6,14 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from qkv import SHAPES, assert_as_accurate_as_eager, random_qkv
+from pairs import pairs
+from qkv import DTYPES, SHAPES, assert_as_accurate_as_eager, random_qkv
 
 from attn.core.attention import attention, block_topk
 from attn.core.attention.contract import Shape
 
 
-@pytest.mark.parametrize("causal", [True, False])
-@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.float16], ids=str)
-@pytest.mark.parametrize("shape", SHAPES, ids=str)
+@pytest.mark.parametrize(("shape", "dtype", "causal"), pairs(SHAPES, DTYPES, [True, False]), ids=str)
 def test_blocked_is_as_accurate_as_eager(shape, dtype, causal):
     q, k, v = random_qkv(shape, dtype)
     params = {"causal": causal, "block_size": 16, "top_k": 3}

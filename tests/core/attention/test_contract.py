@@ -3,10 +3,12 @@
 import math
 import re
 import typing
+from functools import partial
 
 import pytest
 import torch
-from qkv import random_qkv, threads
+from pairs import pairs
+from qkv import DTYPES, assert_as_accurate_as_eager, random_qkv, threads
 from small_operators import NAMES, arguments
 
 from attn.core.attention import attention
@@ -27,6 +29,29 @@ def test_blocked_is_the_reference(name):
     out = attention(name, *QKV, **arguments(name))
     truth = attention(name, *QKV, backend="reference", **arguments(name))
     assert (out - truth).abs().max() <= 1e-5 * truth.abs().max()  # lightning has no normaliser: its values are large
+
+
+LENGTHS = [
+    (1, 256, 256),
+    (2, 97, 97),
+    (1, 200, 333),
+    (1, 1, 257),
+]  # batch, queries, keys: a multiple of no block; decode
+ROUNDING = {torch.float32: 1e-5, torch.float16: 2e-3, torch.bfloat16: 2e-2}
+
+
+@pytest.mark.parametrize(
+    ("kind", "lengths", "dim", "heads", "dtype"),
+    pairs(NAMES, LENGTHS, [32, 64, 80, 96, 128, 256], [(2, 2), (6, 2), (4, 1)], DTYPES),
+    ids=str,
+)
+def test_sizes_and_types(kind, lengths, dim, heads, dtype):
+    operator = OPERATORS[kind].resolve()
+    batch, len_q, len_k = LENGTHS[0] if operator.grid else lengths
+    q, k, v = random_qkv((batch, *heads, len_q if operator.decodes else len_k, len_k, dim), dtype, seed=5)
+    out = attention(kind, q, k, v, **arguments(kind))
+    reference = partial(attention, kind, backend="reference", **arguments(kind))
+    assert_as_accurate_as_eager(out, reference, q, k, v)
 
 
 def test_inference_mode_changes_nothing(name):

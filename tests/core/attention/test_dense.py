@@ -6,7 +6,8 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from qkv import SHAPES, LargestTensor, assert_as_accurate_as_eager, random_qkv
+from pairs import pairs
+from qkv import DTYPES, SHAPES, LargestTensor, assert_as_accurate_as_eager, random_qkv
 
 from attn.core.attention import attention, dense
 from attn.core.attention.contract import shape_of
@@ -21,13 +22,17 @@ def one_thread():
     torch.set_num_threads(before)
 
 
-@pytest.mark.parametrize("run", [dense.OPERATOR.blocked, dense.sdpa], ids=["blocked", "sdpa"])
-@pytest.mark.parametrize("causal", [True, False])
-@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.float16], ids=str)
-@pytest.mark.parametrize("shape", [*SHAPES, (1, 1, 1, 700, 1500, 96), (1, 2, 1, 40, 60, 256)], ids=str)
-def test_as_accurate_as_eager(run, shape, dtype, causal):
+WAYS = {"blocked": dense.OPERATOR.blocked, "sdpa": dense.sdpa}
+
+
+@pytest.mark.parametrize(
+    ("shape", "dtype", "causal", "way"),
+    pairs([*SHAPES, (1, 1, 1, 700, 1500, 96), (1, 2, 1, 40, 60, 256)], DTYPES, [True, False], list(WAYS)),
+    ids=str,
+)
+def test_as_accurate_as_eager(shape, dtype, causal, way):
     q, k, v = random_qkv(shape, dtype)
-    out = run(q, k, v, causal=causal)
+    out = WAYS[way](q, k, v, causal=causal)
     assert_as_accurate_as_eager(out, dense.OPERATOR.reference, q, k, v, causal=causal)
 
 
@@ -58,7 +63,7 @@ def test_any_scale(scale, dtype):
     assert_as_accurate_as_eager(out, dense.OPERATOR.reference, q, k, v, causal=True, scale=scale)
 
 
-@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.float16], ids=str)
+@pytest.mark.parametrize("dtype", DTYPES, ids=str)
 @pytest.mark.parametrize("sign", [1.0, -1.0])
 def test_nan_in_a_key_reaches_the_rows_that_see_it_and_no_other(dtype, sign):
     q, k, v = random_qkv((1, 1, 1, 80, 80, 32), dtype)

@@ -4,14 +4,14 @@ from __future__ import annotations
 
 import pytest
 import torch
-from qkv import SHAPES, assert_as_accurate_as_eager, random_qkv
+from qkv import DTYPES, SHAPES, assert_as_accurate_as_eager, random_qkv
 
 from attn.core.attention import attention, flex, window_sink
 from attn.core.attention.contract import Shape
 from attn.core.attention.equations import positions
 
 
-@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.float16], ids=str)
+@pytest.mark.parametrize("dtype", DTYPES, ids=str)
 @pytest.mark.parametrize("shape", [*SHAPES, (1, 2, 1, 300, 500, 32)], ids=str)
 def test_as_accurate_as_eager(shape, dtype):
     q, k, v = random_qkv(shape, dtype)

@@ -6,13 +6,13 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from qkv import SHAPES, assert_as_accurate_as_eager, random_qkv
+from qkv import DTYPES, SHAPES, assert_as_accurate_as_eager, random_qkv
 
 from attn.core.attention import attention, window_sink
 from attn.core.attention.contract import Shape, shape_of
 
 
-@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.float16], ids=str)
+@pytest.mark.parametrize("dtype", DTYPES, ids=str)
 @pytest.mark.parametrize("shape", SHAPES, ids=str)
 def test_blocked_is_as_accurate_as_eager(shape, dtype):
     q, k, v = random_qkv(shape, dtype)

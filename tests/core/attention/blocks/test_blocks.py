@@ -6,7 +6,8 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from qkv import SHAPES, assert_as_accurate_as_eager, random_qkv
+from pairs import pairs
+from qkv import DTYPES, SHAPES, assert_as_accurate_as_eager, random_qkv
 
 from attn.core.attention import attention
 from attn.core.attention.blocks.selection import BlockSelection, attend_blocks
@@ -62,9 +63,11 @@ def test_no_queries_no_rows(name, dtype):
     assert attention(name, q, k, v, causal=True).shape == (2, 2, 0, 16)
 
 
-@pytest.mark.parametrize("causal", [True, False])
-@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.float16], ids=str)
-@pytest.mark.parametrize("shape", [*SHAPES, (1, 2, 1, 70, 5000, 128), (2, 2, 2, 40, 40, 256)], ids=str)
+@pytest.mark.parametrize(
+    ("shape", "dtype", "causal"),
+    pairs([*SHAPES, (1, 2, 1, 70, 5000, 128), (2, 2, 2, 40, 40, 256)], DTYPES, [True, False]),
+    ids=str,
+)
 def test_attention_is_as_accurate_as_eager(shape, dtype, causal):
     q, k, v = random_qkv(shape, dtype)
     selection, tokens = random_selection(shape, causal=causal)
@@ -123,7 +126,7 @@ def test_gradients_of_the_working_dtypes(dtype):
         assert (grad - truth).abs().max() <= 2 * (eager - truth).abs().max() + 1e-5
 
 
-@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.float16], ids=str)
+@pytest.mark.parametrize("dtype", DTYPES, ids=str)
 def test_same_bits_whatever_the_number_of_threads(dtype):
     shape = (1, 4, 2, 200, 600, 64)
     q, k, v = random_qkv(shape, dtype)

@@ -7,7 +7,7 @@ import torch
 import torch.nn.functional as F
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from qkv import assert_as_accurate_as_eager, random_qkv
+from qkv import DTYPES, assert_as_accurate_as_eager, random_qkv
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from attn.core.attention import attention
@@ -31,7 +31,7 @@ def inputs(sizes, dtype=torch.float32, seed=0):
     return *random_qkv((batch, heads, kv_heads, height * width, height * width, dim), dtype, seed=seed), (height, width)
 
 
-@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.float16])
+@pytest.mark.parametrize("dtype", DTYPES)
 @pytest.mark.parametrize(("sizes", "params"), GRIDS, ids=str)
 def test_matches_reference(sizes, params, dtype):
     q, k, v, grid = inputs(sizes, dtype)

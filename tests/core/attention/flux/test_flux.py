@@ -4,7 +4,8 @@ import pytest
 import torch
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
-from qkv import SHAPES, LargestTensor, assert_as_accurate_as_eager, random_qkv
+from pairs import pairs
+from qkv import DTYPES, SHAPES, LargestTensor, assert_as_accurate_as_eager, random_qkv
 
 from attn.core.attention import attention
 from attn.core.attention.contract import Shape, shape_of
@@ -27,9 +28,7 @@ SMALL = {"sink": 16, "local": 40, "last": 20, "block_size": 16, "stride": 4, "th
 MODES = ["streaming", "triangle", "xattn"]
 
 
-@pytest.mark.parametrize("mode", MODES)
-@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.float16], ids=str)
-@pytest.mark.parametrize("shape", SHAPES, ids=str)
+@pytest.mark.parametrize(("shape", "dtype", "mode"), pairs(SHAPES, DTYPES, MODES), ids=str)
 def test_blocked_matches_reference(shape, dtype, mode):
     q, k, v = random_qkv(shape, dtype)
     params = {"mode": mode, **SMALL}

@@ -4,7 +4,7 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from qkv import LargestTensor, assert_as_accurate_as_eager, random_qkv
+from qkv import DTYPES, LargestTensor, assert_as_accurate_as_eager, random_qkv
 
 from attn.core.attention import attention
 from attn.core.attention.contract import Shape
@@ -44,7 +44,7 @@ def unpack(case, dtype):
     return q, k, v, {"grid": grid, **params}
 
 
-@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.float16])
+@pytest.mark.parametrize("dtype", DTYPES)
 @pytest.mark.parametrize("case", CASES, ids=str)
 def test_matches_reference(case, dtype):
     q, k, v, params = unpack(case, dtype)

@@ -4,19 +4,16 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from qkv import SHAPES, assert_as_accurate_as_eager, random_qkv
+from pairs import pairs
+from qkv import DTYPES, SHAPES, assert_as_accurate_as_eager, random_qkv
 
 from attn.core.attention import attention
 from attn.core.attention.contract import Shape
 from attn.core.attention.equations import causal_mask, masked_attention
 from attn.core.attention.indexer import dsa
 
-DTYPES = [torch.float32, torch.bfloat16, torch.float16]
 
-
-@pytest.mark.parametrize("causal", [True, False])
-@pytest.mark.parametrize("dtype", DTYPES, ids=str)
-@pytest.mark.parametrize("shape", SHAPES, ids=str)
+@pytest.mark.parametrize(("shape", "dtype", "causal"), pairs(SHAPES, DTYPES, [True, False]), ids=str)
 def test_blocked_matches_reference(shape, dtype, causal):
     q, k, v = random_qkv(shape, dtype)
     out = attention("dsa", q, k, v, causal=causal, top_k=23)

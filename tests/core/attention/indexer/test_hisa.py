@@ -4,20 +4,18 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from qkv import SHAPES, LargestTensor, assert_as_accurate_as_eager, random_qkv
+from pairs import pairs
+from qkv import DTYPES, SHAPES, LargestTensor, assert_as_accurate_as_eager, random_qkv
 
 from attn.core.attention import attention
 from attn.core.attention.contract import Shape
 from attn.core.attention.indexer import dsa, hisa
 from attn.core.attention.indexer.module import index_iou
 
-DTYPES = [torch.float32, torch.bfloat16, torch.float16]
 SMALL = {"top_k": 23, "block_size": 16, "top_blocks": 4}
 
 
-@pytest.mark.parametrize("causal", [True, False])
-@pytest.mark.parametrize("dtype", DTYPES, ids=str)
-@pytest.mark.parametrize("shape", SHAPES, ids=str)
+@pytest.mark.parametrize(("shape", "dtype", "causal"), pairs(SHAPES, DTYPES, [True, False]), ids=str)
 def test_blocked_matches_reference(shape, dtype, causal):
     q, k, v = random_qkv(shape, dtype)
     out = attention("hisa", q, k, v, causal=causal, **SMALL)

@@ -4,14 +4,12 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from qkv import SHAPES, LargestTensor, assert_as_accurate_as_eager, random_qkv
+from qkv import DTYPES, SHAPES, LargestTensor, assert_as_accurate_as_eager, random_qkv
 
 from attn.core.attention import attention
 from attn.core.attention.contract import shape_of
 from attn.core.attention.lightning import operator as method
 from attn.core.attention.lightning.operator import blocked, decode_step, decoder, lightning_attention, recurrent, slopes
-
-DTYPES = [torch.float32, torch.bfloat16, torch.float16]
 
 
 def relative(a, b):

@@ -6,7 +6,8 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from qkv import SHAPES, assert_as_accurate_as_eager, random_qkv
+from pairs import pairs
+from qkv import DTYPES, SHAPES, assert_as_accurate_as_eager, random_qkv
 
 from attn.core.attention import attention
 from attn.core.attention.contract import Shape
@@ -14,9 +15,7 @@ from attn.core.attention.equations import causal_mask
 from attn.core.attention.oracle import operator as oracle
 
 
-@pytest.mark.parametrize("causal", [True, False])
-@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.float16], ids=str)
-@pytest.mark.parametrize("shape", SHAPES, ids=str)
+@pytest.mark.parametrize(("shape", "dtype", "causal"), pairs(SHAPES, DTYPES, [True, False]), ids=str)
 def test_blocked_is_as_accurate_as_eager(shape, dtype, causal):
     q, k, v = random_qkv(shape, dtype)
     out = attention("oracle", q, k, v, causal=causal, top_k=30)

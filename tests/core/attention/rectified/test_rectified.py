@@ -6,7 +6,7 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from qkv import LargestTensor, assert_as_accurate_as_eager, random_qkv, threads
+from qkv import DTYPES, LargestTensor, assert_as_accurate_as_eager, random_qkv, threads
 
 from attn.core.attention import attention
 from attn.core.attention.contract import shape_of
@@ -36,7 +36,7 @@ def smooth(batch, heads, kv_heads, tokens, dim, dtype=torch.float32, *, seed=0):
     return tuple((x.cumsum(2) / (1 + torch.arange(tokens)[:, None]) ** 0.5).to(dtype) for x in (q, k, v))
 
 
-@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.float16], ids=str)
+@pytest.mark.parametrize("dtype", DTYPES, ids=str)
 @pytest.mark.parametrize("case", CASES, ids=str)
 def test_blocked_is_as_accurate_as_the_equations(case, dtype):
     *sizes, params = case

@@ -7,7 +7,8 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from qkv import SHAPES, assert_as_accurate_as_eager, random_qkv
+from pairs import pairs
+from qkv import DTYPES, SHAPES, assert_as_accurate_as_eager, random_qkv
 
 from attn.core.attention import attention
 from attn.core.attention.contract import shape_of
@@ -44,9 +45,7 @@ def undecided(q, k, predictor, rules, keep_ratio):
     return tied(coef, rules.topk_coef) | tied(approx.sort(-1, descending=True).values, budget)
 
 
-@pytest.mark.parametrize("class_token", [True, False])
-@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.float16], ids=str)
-@pytest.mark.parametrize("shape", SQUARE, ids=str)
+@pytest.mark.parametrize(("shape", "dtype", "class_token"), pairs(SQUARE, DTYPES, [True, False]), ids=str)
 def test_blocked_chooses_and_attends_as_the_reference(shape, dtype, class_token):
     q, k, v = random_qkv(shape, dtype)
     predictor, rules = trained(shape[4], shape[5]), Rules(class_token=class_token)

@@ -4,7 +4,8 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from qkv import SHAPES, LargestTensor, assert_as_accurate_as_eager, random_qkv, threads
+from pairs import pairs
+from qkv import DTYPES, SHAPES, LargestTensor, assert_as_accurate_as_eager, random_qkv, threads
 
 from attn.core.attention import attention
 from attn.core.attention.contract import shape_of
@@ -19,9 +20,7 @@ VARIANTS = [
 ]
 
 
-@pytest.mark.parametrize("params", VARIANTS, ids=str)
-@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.float16], ids=str)
-@pytest.mark.parametrize("shape", SHAPES, ids=str)
+@pytest.mark.parametrize(("shape", "dtype", "params"), pairs(SHAPES, DTYPES, VARIANTS), ids=str)
 def test_blocked_is_as_accurate_as_the_equations(shape, dtype, params):
     q, k, v = random_qkv(shape, dtype)
     out = attention("superlinear", q, k, v, causal=True, **params)
