@@ -188,8 +188,8 @@ def test_places_are_judged_before_the_work(tmp_path):
         found = atomic.place_fault(os.path.join(tmp_path, name))
         assert (fault in found) if fault else (found == "")
     assert not (tmp_path / "new").exists()
-    with pytest.raises(UsageError, match=r"--plot a\.doc: the file is written as \.png or \.svg"):
-        atomic.check_place("--plot", "a.doc", (".png", ".svg"))
+    with pytest.raises(UsageError, match=r"plot a\.doc: the file is written as \.png or \.svg"):
+        atomic.check_place("plot", "a.doc", (".png", ".svg"))
 
 
 @pytest.mark.skipif(os.geteuid() == 0, reason="root may write everywhere")
