@@ -25,7 +25,7 @@ def rows(registries: list[Registry]) -> list[dict[str, Any]]:
             "paper": method.paper,
             "year": method.year,
             "status": method.status,
-            "needs": ", ".join(package for _, package in method.needs),
+            "needs": ", ".join(need.package for need in method.needs),
             "missing": ", ".join(method.missing()),
             "note": method.note,
         }

@@ -8,12 +8,30 @@ from __future__ import annotations
 import importlib
 import importlib.util
 from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Any, Literal, NamedTuple
 
 from .errors import UsageError, did_you_mean
 
 Status = Literal["faithful", "differs", "baseline"]
+
+
+class Need(NamedTuple):
+    """An optional package: the name it is imported by, what pip installs, and the extra of attn that brings it."""
+
+    module: str
+    package: str
+    extra: str = ""
+
+    @property
+    def missing(self) -> bool:
+        return importlib.util.find_spec(self.module) is None
+
+    @property
+    def get(self) -> str:
+        """The command that installs it."""
+        return f"pip install 'attn[{self.extra}]'" if self.extra else f"pip install {self.package}"
 
 
 @dataclass(frozen=True, slots=True)
@@ -25,16 +43,26 @@ class Method:
     name : str
         What users type.
     home : str
-        ``"package.module:attribute"``, imported on use.
+        ``"package.module:attribute"``, imported on use. What it must be, the command's folder says (a denoiser's is
+        ``fit``, an operator's ``Operator``, a recipe's ``Verb``).
     summary, paper : str
         One line each; ``paper`` is the source (arXiv number, venue) or the library that provides the method.
     year : int
         Year of publication.
-    needs : tuple of (import name, package to install)
+    needs : tuple of Need
         Optional packages. ``--list`` and ``attn doctor`` say which are missing and how to get them.
+    device : {"any", "cpu"}
+        ``cpu``: it runs there whatever the device that was asked for.
+    trained : bool
+        False: a network whose weights do not ship. It must be trained first; ``note`` says how.
+    options : tuple of str, optional
+        The fields of the command's options that it reads, where not every method reads all. None: those that are for
+        all methods. ``attn denoise`` refuses what belongs to other methods, and takes two runs that differ only in what
+        is not read for the same.
     status : {"faithful", "differs", "baseline"}
-        ``faithful``: parity with the official implementation is tested. ``differs``: implemented, but does not match
-        (``note`` says how). ``baseline``: a well-kept library's method under our command.
+        For people; nothing depends on it. ``faithful``: parity with the official implementation is tested.
+        ``differs``: implemented, but does not match (``note`` says how). ``baseline``: a well-kept library's method
+        under our command.
     note : str
         What a user must know: a restrictive licence, a difference from the paper.
     """
@@ -44,16 +72,19 @@ class Method:
     summary: str
     paper: str
     year: int
-    needs: tuple[tuple[str, str], ...] = ()
+    needs: tuple[Need, ...] = ()
+    device: Literal["any", "cpu"] = "any"
+    trained: bool = True
+    options: tuple[str, ...] | None = None
     status: Status = "faithful"
     note: str = ""
 
     def missing(self) -> list[str]:
         """Packages to install before this method can run."""
-        return [package for module, package in self.needs if importlib.util.find_spec(module) is None]
+        return [need.package for need in self.needs if need.missing]
 
     def resolve(self) -> Any:
-        """The function or class at ``home``. Raises ``UsageError`` when an optional package is missing."""
+        """The function or value at ``home``. Raises ``UsageError`` when an optional package is missing."""
         if missing := self.missing():
             raise UsageError(f"{self.name} needs a package that is not installed: pip install {' '.join(missing)}")
         return self.load()
@@ -71,9 +102,32 @@ class Registry(Mapping[str, Method]):
         self.command = command
         self._methods: dict[str, Method] = {}
         for method in methods:
-            if method.name in self._methods:
-                raise ValueError(f"{command}: method {method.name!r} is registered twice")
-            self._methods[method.name] = method
+            self._add(method)
+
+    def _add(self, method: Method) -> None:
+        if method.name in self._methods:
+            raise ValueError(f"{self.command}: method {method.name!r} is registered twice")
+        self._methods[method.name] = method
+
+    @contextmanager
+    def extended(self, *methods: Method) -> Iterator[None]:
+        """Have further methods at the end of the table for a while: to try one's own, or in a test.
+
+        They are known in this process; ``--workers`` and ``--cluster`` start others.
+
+        >>> from attn.core.catalogue import registry
+        >>> mine = Method("mine", home="my_package.denoise:fit", summary="my own", paper="none yet", year=2026)
+        >>> with registry("denoise").extended(mine):
+        ...     "mine" in registry("denoise")
+        True
+        """
+        before = dict(self._methods)
+        try:
+            for method in methods:
+                self._add(method)
+            yield
+        finally:
+            self._methods = before
 
     def __getitem__(self, name: str) -> Method:
         if name not in self._methods:

