@@ -14,10 +14,9 @@ from attn.core.bundles import Reporting
 from attn.core.options import Option, OptionError
 
 from .build import command
-from .say import say
 
 if TYPE_CHECKING:
-    from attn.core.report.model import Item, Report
+    from attn.core.report.model import Report
 
 EXAMPLES = (
     ("attn bench --seq 128k", "Every language operator at 131072 tokens against dense attention, in under 5 minutes."),
@@ -47,7 +46,6 @@ NOTES = (
     "lightning is no approximation of softmax attention: its error is against its own quadratic form.",
     "Peak memory is above the inputs, the output included; a child process of its own runs the operator for it.",
 )
-EXIT_GATE = 3
 
 
 SIZES = frozenset({"batch", "num_heads", "num_kv_heads", "head_dim"})
@@ -118,80 +116,5 @@ def _run(options: BenchOptions | tuple[str, ...], reporting: Reporting) -> None:
 
     left = options if isinstance(options, tuple) else options.operators
     report = watched("bench", call, arguments, left, reporting.report_file, quiet=reporting.quiet)
-    tested = isinstance(options, tuple)
-    table = None if tested else [_row(item) for item in report.items]
-    show(report, reporting, rows=table)
-    if not reporting.as_json and not reporting.quiet and not tested:
-        _print_rest(report)
-    gate = tested or any(item.details.get("gate_failed") for item in report.items)
-    raise typer.Exit(EXIT_GATE if gate and report.exit_code == 1 else report.exit_code)
-
-
-def _row(item: Item) -> dict[str, Any]:
-    """The columns of a terminal; reports have all of them."""
-    m = item.metrics
-    if "median_ms" not in m:
-        status = item.error if item.status == "skipped" else item.status  # why it failed stands on stderr
-        return {"operator": item.details.get("label", item.input), "seq": _size(item), "status": status}
-    return {
-        "operator": item.details["label"],
-        "seq": _size(item),
-        "inputs": item.details["inputs"],
-        "median ms": _sig(m["median_ms"]),
-        "x dense": _sig(m.get("speedup")),
-        "GFLOP/s": _sig(m["gflops_useful"]),
-        "ceiling": f"{100 * m['ceiling_share']:.0f}%" if "ceiling_share" in m else None,
-        "keys": round(m["keys_searched"] + m["keys_attended"]),
-        "peak MiB": _sig(m["peak_bytes"] / 2**20) if "peak_bytes" in m else None,
-        "recall": _share(m.get("mass_recall")),
-        "p5": _share(m.get("mass_recall_p5")),
-        "oracle": _share(m.get("oracle_recall")),
-        "window": _share(m.get("window_recall")),
-        "needle": _share(m.get("needle_hit")),
-        "rel. error": f"{m['relative_error']:.1e}" if "relative_error" in m else None,
-        "status": "noisy" if item.details.get("noisy") and item.status == "ok" else item.status,
-    }
-
-
-def _size(item: Item) -> str:
-    from attn.core.sizes import show_size
-
-    return show_size(int(item.metrics["seq_len"])) if "seq_len" in item.metrics else ""
-
-
-def _sig(value: float | None) -> str | None:
-    """Three significant digits."""
-    if value is None:
-        return None
-    return f"{value:.0f}" if value >= 100 else f"{value:.3g}"
-
-
-def _share(value: float | None) -> str | None:
-    return None if value is None else f"{value:.3f}"
-
-
-def _print_rest(report: Report) -> None:
-    from .show import print_rows
-
-    if fits := report.summary.get("scaling"):
-        crossed = [f"{fit['crossover']} ({fit['crossover_from']})" if fit.get("crossover") else None for fit in fits]
-        shown = [
-            {
-                "operator": fit["operator"],
-                "inputs": fit["inputs"],
-                "lengths": fit["lengths"],
-                "exponent": f"{fit['exponent']:.2f}",
-                "95 %": f"{fit['low']:.2f} - {fit['high']:.2f}" if fit["low"] == fit["low"] else None,
-                "between neighbours": fit["local"],
-                "faster than dense from": f"{fit['crossover']} ({fit['crossover_from']})"
-                if fit.get("crossover")
-                else None,
-            }
-            for fit, where in zip(fits, crossed, strict=True)
-        ]
-        print_rows(shown, title="scaling: time ~ length ^ exponent")
-    if "machine" not in report.summary:  # interrupted before the first measurement
-        return
-    found = report.summary["machine"]
-    peaks = ", ".join(f"{name.replace('_', ' ')} {value:.0f}" for name, value in report.summary["ceilings"].items())
-    say(f"{found['cpu']}, {found['threads']} threads, torch {found['torch']}; ceilings: {peaks}")
+    show(report, reporting)
+    raise typer.Exit(report.exit_code)

@@ -3,17 +3,16 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Annotated, Any, ClassVar
+from typing import TYPE_CHECKING, Annotated, ClassVar
 
 from attn.core.bundles import Inputs, Placement, Reporting
 from attn.core.options import Option
 from attn.core.segment.options import SegmentOptions
 
 from .build import command
-from .say import say
 
 if TYPE_CHECKING:
-    from attn.core.report.model import Item, Report
+    pass
 
 EXAMPLES = (
     ("attn segment example:retina", "A fundus photo that ships with an installed package; writes ./retina.mask.png."),
@@ -87,40 +86,7 @@ def _main(inputs: Photos, reporting: Reporting, options: SegmentOptions, placeme
     """
     from .show import run_files
 
-    run_files("attn.core.segment.run:run", inputs, options, placement, reporting, row=_row, after=_print_rest)
+    run_files("attn.core.segment.run:run", inputs, options, placement, reporting)
 
 
 main = command(_main, methods="segment")
-
-
-COLUMNS = {
-    "vessel_density": "density",
-    "f1": "f1",
-    "miou": "miou",
-    "sensitivity": "sens.",
-    "specificity": "spec.",
-    "accuracy": "acc.",
-    "auc": "auc",
-    "mcc": "mcc",
-    "cldice": "cldice",
-    "skeleton_length_px": "length px",
-    "branch_points": "branches",
-    "mean_calibre_px": "calibre px",
-    "tortuosity": "tortuosity",
-    "fractal_dimension": "fractal dim.",
-}
-"""What of the metrics a terminal shows, and its heading there; reports have all of them."""
-
-
-def _row(item: Item) -> dict[str, Any]:
-    shown = {heading: item.metrics.get(name) for name, heading in COLUMNS.items()}
-    return {"input": item.input, "status": item.status, **shown, "seconds": item.seconds}
-
-
-def _print_rest(report: Report) -> None:
-    from .show import print_rows
-
-    if pooled := report.summary.get("pooled"):
-        print_rows([pooled], title="pooled over the pixels of all photos")
-    if table := report.summary.get("measures"):
-        say(f"measures: {table}")

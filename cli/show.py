@@ -19,6 +19,7 @@ from attn.core.fit.processes import processes_of_environment
 from attn.core.io.walk import read_list
 from attn.core.options import values
 from attn.core.report.model import Item, Report, dumps
+from attn.core.report.sections import Section
 from attn.core.report.write import check_report_path, write_report
 from attn.core.text import one_line, printable
 
@@ -177,37 +178,51 @@ def show_interrupted(command: str, options: Mapping[str, Any]) -> None:
 def show(report: Report, reporting: Reporting, *, rows: Sequence[Mapping[str, Any]] | None = None) -> None:
     """Print a report and write it to the report's file where one is wanted; that this fails loses nothing else.
 
-    ``rows`` replaces the table of items where a command has too many metrics for one. Tracebacks are for ``verbose``.
+    Tracebacks are for ``verbose``.
     """
     if reporting.report_file is not None:
-        save_report(report, reporting.report_file, verbose=reporting.verbose)
+        save_report(report, reporting.report_file, verbose=reporting.verbose, quiet=reporting.quiet)
     if reporting.verbose:
         for item in report.items:
-            if trace := item.details.get("traceback"):
-                say(trace.rstrip(), err=True, lines=True)
+            if item.traceback:
+                say(item.traceback.rstrip(), err=True, lines=True)
     if not reporting.quiet:
         _print_warnings(report)
-    if report.summary.get("interrupted"):
-        left = report.summary.get("left", ())
+    if report.left is not None:
         onward = "" if report.command == "bench" else "; the same command again goes on from here"
-        say(f"attn: interrupted, {len(left)} inputs left{onward}", err=True)
+        say(f"attn: interrupted, {len(report.left)} inputs left{onward}", err=True)
     if reporting.as_json:
         say(dumps(report if reporting.verbose else _without_traces(report)), lines=True)
     elif not reporting.quiet:
         _print_items(report, rows)
-        if comparison := report.summary.get("comparison"):
-            several = sum(item.status == "ok" for item in report.items) > 1
-            print_rows(comparison, title="mean over the files" if several else "side by side")
+        for section in report.sections:
+            _print_section(section, section.heading)
+        for item in report.items[:ROWS_SHOWN]:
+            for section in item.sections:
+                _print_section(section, f"{item.input}: {section.heading}")
+        for what, path in report.files.items():
+            say(f"{what}: {path}")
         for notice in report.notices:
             say(notice)
 
 
-def save_report(report: Report, path: Path, *, verbose: bool) -> None:
+def _print_section(section: Section, title: str) -> None:
+    if section.detail:
+        return
+    if section.brief:
+        say(section.brief)
+    else:
+        print_rows(section.short_rows()[:ROWS_SHOWN], title=title)
+
+
+def save_report(report: Report, path: Path, *, verbose: bool, quiet: bool = True) -> None:
     """Write a report file; where that fails, say so: the work is done, and what is printed is still to come."""
     if not processes_of_environment().first:
         return
     try:
-        write_report(report if verbose else _without_traces(report), path)
+        beside = write_report(report if verbose else _without_traces(report), path)
+        if beside and not quiet:
+            say(f"attn: tables of the report, beside it: {', '.join(place.name for place in beside)}", err=True)
     except AttnError as error:
         say(f"attn: {error}", err=True)
         undelivered(True)
@@ -218,11 +233,7 @@ def save_report(report: Report, path: Path, *, verbose: bool) -> None:
 
 def _without_traces(report: Report) -> Report:
     """The report without the tracebacks of failed items: those are for who asks for them."""
-    items = tuple(
-        replace(item, details={key: value for key, value in item.details.items() if key != "traceback"})
-        for item in report.items
-    )
-    return replace(report, items=items)
+    return replace(report, items=tuple(replace(item, traceback="") for item in report.items))
 
 
 def _print_warnings(report: Report) -> None:
@@ -234,11 +245,8 @@ def _print_warnings(report: Report) -> None:
     for warning, names in found.items():
         more = f" and {len(names) - 1} more" if len(names) > 1 else ""
         say(f"attn: warning: {names[0]}{more}: {warning}", err=True)
-    for row in report.summary.get("skipped_files", ()):
-        say(f"attn: passed by, {row['why']}: {row['files']} ({row['names']})", err=True)
-    for series in report.summary.get("series", ()):
-        for warning in series["warnings"]:
-            say(f"attn: warning: series fitted on {series['fitted_on']}: {warning}", err=True)
+    for remark in report.remarks:
+        say(f"attn: {remark}", err=True)
 
 
 def _print_items(report: Report, shown: Sequence[Mapping[str, Any]] | None = None) -> None:
@@ -247,10 +255,19 @@ def _print_items(report: Report, shown: Sequence[Mapping[str, Any]] | None = Non
         for name in dict.fromkeys(name for item in report.items for name in item.metrics)
         if any(item.metrics.get(name) for item in report.items)  # classical methods learn 0 numbers in 0 steps
     ]
-    rows = shown or [
-        {"input": item.input, "status": item.status, **{n: item.metrics.get(n) for n in names}, "seconds": item.seconds}
-        for item in report.items[:ROWS_SHOWN]
-    ]
+    rows = (
+        shown
+        or list(report.overview[:ROWS_SHOWN])
+        or [
+            {
+                "input": item.input,
+                "status": item.status,
+                **{n: item.metrics.get(n) for n in names},
+                "seconds": item.seconds,
+            }
+            for item in report.items[:ROWS_SHOWN]
+        ]
+    )
     counts = ", ".join(
         f"{sum(item.status == status for item in report.items)} {status}"
         for status in ("ok", "skipped", "failed")

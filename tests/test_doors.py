@@ -9,12 +9,12 @@ import pytest
 ROOT = Path(__file__).resolve().parent.parent
 LEVELS = {
     "report": 1, "batch": 1, "io": 1,
-    "attention": 2, "nets": 2, "models": 2, "filters": 2, "fit": 2,
+    "attention": 2, "nets": 2, "models": 2, "filters": 2, "fit": 2, "compare": 2,
     "denoise": 3, "segment": 3, "prune": 3, "probe": 3, "retrieve": 3, "bench": 3,
     "train": 4,
 }  # fmt: skip
-"""Folders of core; its single files are at the bottom. A folder imports what is below it, and of its own level only
-what is no command."""
+"""Folders of core; its single files are at the bottom, but for ``compare``, which makes sections of reports. A folder
+imports what is below it, and of its own level only what is no command."""
 COMMANDS = {folder for folder, level in LEVELS.items() if level == 3}
 ALLOWED = {("probe", "prune")}
 LISTS = {"attn.core.catalogue"}

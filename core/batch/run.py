@@ -18,8 +18,10 @@ from typing import Any
 import attn
 
 from ..bundles import Placement
+from ..io.walk import Passed
 from ..progress import Bars, Watcher
 from ..report.model import Item, Report, summarise
+from ..report.sections import Row, Section, Table
 from .task import Task, Work, do_task
 
 
@@ -34,6 +36,8 @@ class BatchOutcome:
     def report(
         self, command: str, arguments: Mapping[str, Any], device: str, since: float, *,
         items: Sequence[Item] | None = None, summary: Mapping[str, Any] | None = None, notices: Sequence[str] = (),
+        sections: Sequence[Section] = (), overview: Sequence[Row] = (), remarks: Sequence[str] = (),
+        passed: Passed | None = None, files: Mapping[str, str] | None = None,
     ) -> Report:  # fmt: skip
         """What the command says of this batch.
 
@@ -45,13 +49,21 @@ class BatchOutcome:
             The items, where the command has more to say about them than the batch.
         summary : mapping, optional
             Joins what ``summarise`` counts.
+        notices, sections, overview, remarks, files
+            See ``Report``.
+        passed : Passed, optional
+            What the walk over the inputs passed by: a section and remarks of its own.
         """
         told = self.items if items is None else tuple(items)
-        total = dict(summarise(told)) | dict(summary or {})
-        if self.interrupted:
-            total |= {"interrupted": True, "left": list(self.left)}
-        seconds = time.perf_counter() - since
-        return Report(command, attn.__version__, dict(arguments), device, seconds, told, total, tuple(notices))
+        if passed is not None and (rows := passed.rows()):
+            sections = (Table("skipped_files", rows, detail=True), *sections)
+            remarks = (*(f"passed by, {row['why']}: {row['files']} ({row['names']})" for row in rows), *remarks)
+        return Report(
+            command, attn.__version__, dict(arguments), device, time.perf_counter() - since, told,
+            dict(summarise(told)) | dict(summary or {}), tuple(notices), tuple(sections),
+            left=self.left if self.interrupted else None, files=dict(files or {}), overview=tuple(overview),
+            remarks=tuple(remarks),
+        )  # fmt: skip
 
 
 def run_batch(

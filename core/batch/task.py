@@ -37,7 +37,7 @@ Work = Callable[[Task, Callable[[int, int], None]], Item]
 def do_task(work: Work, task: Task, step: Callable[[int, int], None]) -> Item:
     """One task, whose faults become a failed item instead of an exception."""
     start = time.perf_counter()
-    trace = None
+    trace = ""
     try:
         if task.error is not None:
             raise task.error
@@ -59,5 +59,4 @@ def do_task(work: Work, task: Task, step: Callable[[int, int], None]) -> Item:
         text = " ".join(str(error).split())[:300]
         reason = f"internal error, {type(error).__name__}: {text}. Please report it (-v shows where)"
         trace = traceback.format_exc()
-    details = {"traceback": trace} if trace else {}
-    return Item(task.name, None, "failed", time.perf_counter() - start, error=reason, details=details)
+    return Item(task.name, None, "failed", time.perf_counter() - start, error=reason, traceback=trace)

@@ -8,14 +8,14 @@ from os import PathLike
 from typing import Any
 
 from ..report.figure import Panel, panels
-from ..report.model import Item
 from ..sizes import show_size
 from . import scaling
+from .result import Measurement
 
 Curves = dict[str, tuple[list[float], list[float]]]
 
 
-def draw(path: str | PathLike[str], items: Sequence[Item]) -> None:
+def draw(path: str | PathLike[str], items: Sequence[Measurement]) -> None:
     """Draw what ``items`` hold: curves over length where there are several, recall where it was measured, else times.
 
     Raises
@@ -37,7 +37,7 @@ def draw(path: str | PathLike[str], items: Sequence[Item]) -> None:
         points: dict[str, list[tuple[float, float]]] = defaultdict(list)
         for item in recalled:
             keys = item.metrics["keys_searched"] + item.metrics["keys_attended"]
-            points[str(item.details["operator"])].append((keys, item.metrics["mass_recall"]))
+            points[item.operator].append((keys, item.metrics["mass_recall"]))
         title = f"recall at {show_size(int(largest))}"
         sheets.append(Panel(_columns(points), {}, "keys visited per query", "attention mass kept", title, True, False))
     if not sheets:
@@ -45,11 +45,11 @@ def draw(path: str | PathLike[str], items: Sequence[Item]) -> None:
     panels(sheets, path, title="attn bench")
 
 
-def _curves(items: Sequence[Item], x: str, y: str, factor: float) -> Curves:
+def _curves(items: Sequence[Measurement], x: str, y: str, factor: float) -> Curves:
     points: dict[str, list[tuple[float, float]]] = defaultdict(list)
     for item in items:
         if item.metrics.get(y, 0.0) > 0:
-            points[str(item.details["label"])].append((item.metrics[x], factor * item.metrics[y]))
+            points[item.label].append((item.metrics[x], factor * item.metrics[y]))
     return _columns(points)
 
 

@@ -6,7 +6,7 @@ Specification: methods/attention-bench.md, sections 6 and 8.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from typing import Any
 
 from ..attention.contract import Cost, Shape, shape_of
@@ -18,35 +18,61 @@ from .inputs import AttentionInputs
 from .measure import BACKWARD, Row, Setup
 
 
-def item(row: Row, inputs: AttentionInputs, setup: Setup) -> Item:
+@dataclass(frozen=True, slots=True)
+class Measurement(Item):
+    """One line of the report, and what it is about.
+
+    Parameters
+    ----------
+    operator, label : str
+        Its name, and the name with what was set.
+    source : str
+        Of q, k and v.
+    seed : int
+    causal : bool or None
+        None: not known, nothing was run.
+    noisy, gate_failed : bool
+        Its time varied too much; its result was wrong.
+    """
+
+    operator: str = ""
+    label: str = ""
+    source: str = ""
+    seed: int = 0
+    causal: bool | None = None
+    noisy: bool = False
+    gate_failed: bool = False
+
+
+def item(row: Row, inputs: AttentionInputs, setup: Setup) -> Measurement:
     """One line of the report."""
     name = f"{row.label} @ {show_size(row.length)} {inputs.name}" + (
         f" seed {inputs.seed}" if setup.options.seeds > 1 else ""
     )
+    about: dict[str, Any] = {
+        "operator": row.candidate.name, "label": row.label, "causal": row.candidate.causal, "seed": inputs.seed,
+    }  # fmt: skip
     details = {
-        "operator": row.candidate.name,
-        "label": row.label,
-        "params": dict(row.candidate.params),
-        "causal": row.candidate.causal,
-        "inputs": inputs.name,
-        "seed": inputs.seed,
-        "wall_seconds": row.timing.wall,
+        **about, "params": dict(row.candidate.params), "inputs": inputs.name, "wall_seconds": row.timing.wall,
         "cpu_seconds": row.timing.cpu,
-    }
+    }  # fmt: skip
+    about["source"] = inputs.name
     base = {"seq_len": float(row.length), "predicted_seconds": row.predicted or float("nan")}
     if row.skipped:
-        return Item(name, None, "skipped", 0.0, error=f"skipped ({row.skipped})", metrics=base, details=details)
+        why = f"skipped ({row.skipped})"
+        return Measurement(name, None, "skipped", 0.0, error=why, metrics=base, details=details, **about)
     if row.timing.error is not None:
         text = " ".join(str(row.timing.error).split())
-        return Item(name, None, "failed", 0.0, error=text, metrics=base, details=details)
+        return Measurement(name, None, "failed", 0.0, error=text, metrics=base, details=details, **about)
     if noise := row.timing.noise:
         row.warnings.append(f"noisy: {noise}")
     shape = shape_of(inputs.q, inputs.k, inputs.v, causal=row.candidate.causal, grid=setup.options.grid)
     cost = row.candidate.cost(shape)
-    return Item(
+    quality: dict[str, Any] = {"noisy": bool(row.timing.noise), "gate_failed": bool(row.gate)}
+    return Measurement(
         name, None, "failed" if row.gate else "ok", sum(row.timing.wall), error=row.gate or None,
         metrics={**base, **_figures(row, shape, cost, setup), **row.metrics}, warnings=tuple(row.warnings),
-        details={**details, "noisy": bool(row.timing.noise), "gate_failed": bool(row.gate)},
+        details={**details, **quality}, **about, **quality,
     )  # fmt: skip
 
 
@@ -91,12 +117,12 @@ def _figures(row: Row, shape: Shape, cost: Cost, setup: Setup) -> dict[str, floa
     return found
 
 
-def add_speedups(items: Sequence[Item]) -> list[Item]:
+def add_speedups(items: Sequence[Measurement]) -> list[Measurement]:
     """Each item's ``speedup`` over the baseline of its own length, inputs, seed and causality, where that ran.
 
     ``efficiency``: executed FLOP/s as a share of the baseline's.
     """
-    base = {_group(i): i.metrics for i in items if i.status == "ok" and i.details["operator"] == BASELINE}
+    base = {_group(i): i.metrics for i in items if i.status == "ok" and i.operator == BASELINE}
     out = []
     for item in items:
         against = base.get(_group(item)) if "median_ms" in item.metrics else None
@@ -110,11 +136,11 @@ def add_speedups(items: Sequence[Item]) -> list[Item]:
     return out
 
 
-def _group(item: Item) -> tuple[Any, ...]:
-    return item.metrics.get("seq_len"), *(item.details.get(key) for key in ("inputs", "seed", "causal"))
+def _group(item: Measurement) -> tuple[Any, ...]:
+    return item.metrics.get("seq_len"), item.source, item.seed, item.causal
 
 
-def fit_table(items: Sequence[Item]) -> list[dict[str, Any]]:
+def fit_table(items: Sequence[Measurement]) -> list[dict[str, Any]]:
     """Exponent, its interval and the crossover against the baseline, per operator and inputs; of two lengths or more.
 
     Several seeds of one length count with their median.
@@ -123,8 +149,8 @@ def fit_table(items: Sequence[Item]) -> list[dict[str, Any]]:
     names: dict[tuple[str, str, bool], str] = {}
     for item in items:
         if item.status == "ok":
-            key = (str(item.details["label"]), str(item.details["inputs"]), bool(item.details["causal"]))
-            names[key] = str(item.details["operator"])
+            key = (item.label, item.source, bool(item.causal))
+            names[key] = item.operator
             found.setdefault(key, {}).setdefault(int(item.metrics["seq_len"]), []).append(item.metrics["median_ms"])
     series = {
         key: {n: machine.median(runs) / 1e3 for n, runs in sorted(points.items())} for key, points in found.items()

@@ -23,13 +23,15 @@ from ..options import OptionError
 from ..progress import Bars, Watcher
 from ..report.canvas import check_figure_path
 from ..report.model import Item, Report, summarise
+from ..report.sections import Facts, Section, Table
 from ..sizes import show_bytes, show_size
 from . import machine
 from .candidates import choose
 from .inputs import GENERATORS, AttentionInputs, check_captured, generate, load_captured
 from .measure import PILOT, Row, Setup, collected, measure, pilot_length, prepare
 from .options import BenchOptions
-from .result import add_speedups, fit_table, item
+from .result import Measurement, add_speedups, fit_table, item
+from .terminal import machine_line, overview, short_fits
 
 MOST_JOBS = 10_000
 
@@ -53,7 +55,7 @@ def run(options: BenchOptions, *, watcher: Watcher | None = None, arguments: Map
     ceilings = machine.ceilings(device, tuple(dict.fromkeys((torch.float32, dtype))))
     watcher = watcher or Bars()
     setup = Setup(options, tuple(names), device, dtype, threads, ceilings, started + options.budget, watcher)
-    items: list[Item] = []
+    measured: list[Measurement] = []
     used: list[dict[str, Any]] = []
     jobs = [(n, s, options.seed + i) for n in options.lengths for s in options.inputs for i in range(options.seeds)]
     left: list[str] = []
@@ -62,7 +64,7 @@ def run(options: BenchOptions, *, watcher: Watcher | None = None, arguments: Map
         for done, (length, source, seed) in enumerate(jobs, 1):
             if needs[length, source] > memory.budget():
                 for found in _too_large(names, needs[length, source], length, source, seed):
-                    items.append(found)
+                    measured.append(found)
                     watcher.item(found, done, len(jobs))
                 reached = done
                 continue
@@ -76,30 +78,33 @@ def run(options: BenchOptions, *, watcher: Watcher | None = None, arguments: Map
             hashed = {"sha256": inputs.sha256, **inputs.params} if made else {"made": False}
             used.append({"inputs": inputs.name, "seq_len": length, "seed": seed, **hashed})
             for found in add_speedups(new):
-                items.append(found)
+                measured.append(found)
                 watcher.item(found, done, len(jobs))
             del inputs, rows  # before the next ones are made
             reached = done
     except KeyboardInterrupt:
         left = [f"{source}, {length} tokens, seed {seed}" for length, source, seed in jobs[reached:]]
-    items += [Item(name, None, "skipped", 0.0, error=reason) for name, reason in left_out.items()]
-    fits = fit_table(items)
+    fits = fit_table(measured)
+    items = [*measured, *(Item(name, None, "skipped", 0.0, error=reason) for name, reason in left_out.items())]
     if options.plot is not None and items:
         from .plot import draw
 
-        draw(options.plot, items)
+        draw(options.plot, measured)
         items[0] = replace(items[0], files={"plot": str(options.plot)})
     counts = {key: value for key, value in summarise(items).items() if not key.startswith("mean_")}
-    summary = {
-        **counts,
-        "machine": {**machine.describe(device), "load_before": load_before, "load_after": machine.load()},
-        "ceilings": ceilings,
-        "inputs": used,
-        **({"scaling": fits} if fits else {}),
-        **({"interrupted": True, "left": left} if left else {}),
-    }
-    seconds = time.monotonic() - started
-    return Report("bench", attn.__version__, dict(arguments or {}), str(device), seconds, tuple(items), summary)
+    about = {**machine.describe(device), "load_before": load_before, "load_after": machine.load()}
+    scaled = Table("scaling", fits, short_fits(fits), title="scaling: time ~ length ^ exponent")
+    sections: list[Section] = [
+        *([scaled] if fits else []),
+        Facts("machine", about, machine_line(about, ceilings)),
+        Facts("ceilings", ceilings, detail=True),
+        Table("inputs", used, detail=True),
+    ]
+    return Report(
+        "bench", attn.__version__, dict(arguments or {}), str(device), time.monotonic() - started, tuple(items), counts,
+        sections=tuple(sections), left=tuple(left) if left else None, gate=any(i.gate_failed for i in measured),
+        overview=overview(items),
+    )  # fmt: skip
 
 
 def _measured(setup: Setup, source: str, length: int, seed: int) -> tuple[list[Row], AttentionInputs, bool]:
@@ -127,15 +132,16 @@ def _measured(setup: Setup, source: str, length: int, seed: int) -> tuple[list[R
     return rows, inputs, True
 
 
-def _too_large(names: Sequence[str], need: int, length: int, source: str, seed: int) -> list[Item]:
+def _too_large(names: Sequence[str], need: int, length: int, source: str, seed: int) -> list[Measurement]:
     """What stands in the report for operators whose tensors the budget of memory does not hold."""
     reason = f"q, k, v and results need about {show_bytes(need)}, the budget of memory is {show_bytes(memory.budget())}"
     name = Path(source).name
     return [
-        Item(
+        Measurement(
             f"{label} @ {show_size(length)} {name}", None, "skipped", 0.0, error=f"skipped ({reason}. {memory.FIX})",
             metrics={"seq_len": float(length)},
             details={"operator": label, "label": label, "inputs": name, "seed": seed, "causal": None},
+            operator=label, label=label, source=name, seed=seed,
         )
         for label in names
     ]  # fmt: skip

@@ -14,6 +14,7 @@ from ..errors import InputError
 from ..options import OptionError
 from ..progress import Bars, Watcher
 from ..report.model import Item, Report, summarise
+from ..report.sections import Table
 
 
 def run(
@@ -53,7 +54,7 @@ def run(
         item = Item(
             f"{folder}/{stem}", None, "failed" if error else "ok", time.perf_counter() - start, error=error,
             metrics={"quantities": float(len(checks)), "failed": float(len(wrong))},
-            details={"checks": [{"quantity": c.quantity, "error": c.error, "tolerance": c.tolerance} for c in checks]},
+            sections=(Table("checks", [_compared(check) for check in checks], detail=True),),
         )  # fmt: skip
         items.append(item)
         watcher.item(item, done + 1, len(jobs))
@@ -61,8 +62,12 @@ def run(
         items.append(_generators(watcher, len(jobs)))
     return Report(
         "bench", attn.__version__, dict(arguments or {}), "cpu", time.monotonic() - started, tuple(items),
-        summarise(items),
+        summarise(items), gate=True,
     )  # fmt: skip
+
+
+def _compared(check: parity.Check) -> dict[str, Any]:
+    return {"quantity": check.quantity, "error": check.error, "tolerance": check.tolerance}
 
 
 def _generators(watcher: Watcher, done: int) -> Item:
@@ -76,5 +81,6 @@ def _generators(watcher: Watcher, done: int) -> Item:
     error = "; ".join(f"{r['inputs']} {r['column']}: {r['mean']:.3f}, range {r['low']}-{r['high']}" for r in wrong)
     return Item(
         "generators/budgets", None, "failed" if wrong else "ok", time.perf_counter() - start, error=error or None,
-        metrics={"quantities": float(len(rows)), "failed": float(len(wrong))}, details={"comparison": rows},
+        metrics={"quantities": float(len(rows)), "failed": float(len(wrong))}, 
+        sections=(Table("comparison", rows, detail=True),),
     )  # fmt: skip

@@ -2,16 +2,15 @@
 
 from __future__ import annotations
 
-import time
 from collections.abc import Callable, Iterable
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
-from numpy.typing import NDArray
 
-from ..errors import AttnError
+from ..compare import Compared, Comparison, side_by_side
+from ..errors import UsageError
 from ..io.image import GreyImage
-from ..report.model import Item
 from . import METHODS
 from .metrics import psnr, rmse, ssim
 from .noise import noise_std
@@ -74,67 +73,28 @@ def compare_methods(
     reference: Reference | None,
     options: DenoiseOptions,
     step: Callable[[int, int], None],
-) -> tuple[list[dict[str, Any]], dict[str, NDArray[Any]]]:
+) -> Comparison:
     """Every method on this image: one row each, and each method's middle slice for the picture.
 
     A method that is not installed, or that this image defeats, has a row that says so; the others go on.
     """
-    rows: list[dict[str, Any]] = []
     middle = len(image.pixels) // 2
-    pictures: dict[str, NDArray[Any]] = {"noisy": image.pixels[middle]}
-    for name, method in METHODS.items():
-        if missing := method.missing():
-            rows.append({"method": name, "note": f"not installed: pip install {' '.join(missing)}"})
-            continue
-        start = time.perf_counter()
-        try:
-            own = for_method(options, name)
-            done = (
-                result
-                if name == options.method
-                else denoise_stack(image.pixels, window, own, valid=image.valid, progress=step)
-            )
-        except (AttnError, ValueError) as error:
-            rows.append({"method": name, "note": str(error)})
-            continue
-        row: dict[str, Any] = {"method": name}
-        if reference is not None:
-            row |= scores(image, done.pixels, reference, window)
-        row["noise_std_after"] = _noise(done.pixels, image)
-        row |= {"fit_seconds": done.fit_seconds, "apply_seconds": done.apply_seconds}
-        row["seconds"] = row["fit_seconds"] + row["apply_seconds"] if done is result else time.perf_counter() - start
-        rows.append(row)
-        pictures[name] = done.pixels[middle]
-    if reference is not None:
-        pictures["reference"] = reference.pixels[middle]
-    return rows, pictures
 
+    def compared(name: str, done: Denoised) -> Compared:
+        values = {} if reference is None else scores(image, done.pixels, reference, window)
+        values["noise_std_after"] = _noise(done.pixels, image)
+        values |= {"fit_seconds": done.fit_seconds, "apply_seconds": done.apply_seconds}
+        return Compared(name, values, done.pixels[middle])
 
-def mean_comparison(items: Iterable[Item]) -> list[dict[str, Any]]:
-    """The rows of all items' comparisons averaged per method, best first where there was a reference.
+    def run(name: str) -> Compared:
+        if missing := METHODS[name].missing():
+            raise UsageError(f"not installed: pip install {' '.join(missing)}")
+        own = for_method(options, name)
+        return compared(name, denoise_stack(image.pixels, window, own, valid=image.valid, progress=step))
 
-    Each method's means are over the files that it finished; ``files`` says how many those are.
-    """
-    tables = [item.details["comparison"] for item in items if item.status == "ok" and "comparison" in item.details]
-    by_file = [{row["method"]: row for row in table} for table in tables]
-    rows: list[dict[str, Any]] = []
-    for name in METHODS:
-        own = [table[name] for table in by_file if name in table]
-        done = [row for row in own if "note" not in row]
-        if not done:
-            rows += [{"method": name, "note": own[0]["note"]}] if own else []
-            continue
-        row: dict[str, Any] = {"method": name, "files": len(done)}
-        for key in dict.fromkeys(key for entry in done for key in entry if key != "method"):
-            values = [entry[key] for entry in done if key in entry and np.isfinite(entry[key])]
-            if values:
-                row[key] = float(np.mean(values))
-        if any("psnr" in entry for entry in done):
-            row["wins_psnr"] = sum(_is_best(table, name) for table in by_file)
-        rows.append(row)
-    return sorted(rows, key=lambda row: -row.get("psnr", -np.inf)) if any("psnr" in row for row in rows) else rows
-
-
-def _is_best(table: dict[str, dict[str, Any]], name: str) -> bool:
-    best = max((row for row in table.values() if "psnr" in row), key=lambda row: float(row["psnr"]), default=None)
-    return best is not None and best["method"] == name
+    main = compared(options.method, result)
+    known = {
+        options.method: replace(main, values={**main.values, "seconds": result.fit_seconds + result.apply_seconds})
+    }
+    made = side_by_side(METHODS, run, known, {"noisy": image.pixels[middle]})
+    return made if reference is None else replace(made, reference=reference.pixels[middle])

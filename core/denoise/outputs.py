@@ -6,11 +6,11 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from numpy.typing import NDArray
 
 import attn
 
 from ..batch.task import Task
+from ..compare import Comparison
 from ..io import Derivation, GreyImage, write_grey
 from ..io.atomic import atomic_path
 from ..io.kinds import SUFFIXES
@@ -59,7 +59,7 @@ def write_outputs(
     options: DenoiseOptions,
     request: str,
     reference: Stack | None,
-    pictures: dict[str, NDArray[Any]] | None,
+    compared: Comparison | None,
     warnings: list[str],
 ) -> dict[str, str]:
     """Write what the options ask for; the main output comes last, so that its presence means "complete".
@@ -81,20 +81,10 @@ def write_outputs(
     shown = picture_window(options.window, noisy, window)
     if options.figure and window.width > 0:
         files["figure"] = str(_write_figure(task, noisy, result, shown, reference))
-    if pictures is not None and len(pictures) > 1:
-        from ..report.figure import comparison
-
+    if compared is not None and len(compared.pictures) > 1:
         path = side_path(output, "compare", ".png", whole=task.whole)
-        clean = pictures.pop("reference", None)
-        comparison(
-            pictures,
-            path,
-            window=(shown.low, shown.high),
-            reference=clean,
-            unit=noisy.unit,
-            aspect=noisy.aspect,
-            low_is_white=noisy.low_is_white,
-        )
+        looks = {"unit": noisy.unit, "aspect": noisy.aspect, "low_is_white": noisy.low_is_white}
+        compared.draw(path, window=(shown.low, shown.high), **looks)
         files["compare"] = str(path)
     if options.maps and result.filters:
         files |= _write_maps(task, noisy, result, options)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import time
 from collections import Counter
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -12,6 +12,7 @@ from typing import Any
 from ..batch.run import run_batch
 from ..batch.task import Task
 from ..bundles import Placement
+from ..compare import mean_table
 from ..device import pick_device, pick_dtype
 from ..errors import AttnError
 from ..io import GreyImage, expand_inputs, output_paths, read_grey
@@ -23,9 +24,10 @@ from ..io.walk import Passed
 from ..options import OptionError
 from ..progress import Bars, Watcher
 from ..report.model import Item, Report
+from ..report.sections import Curve, Facts, Section, Table
 from . import METHODS
 from .base import Filter
-from .evaluate import compare_methods, mean_comparison, noise_metrics, scores
+from .evaluate import compare_methods, noise_metrics, scores
 from .identity import identity, resumed
 from .options import DenoiseOptions
 from .outputs import side_path, write_outputs
@@ -107,11 +109,15 @@ def run(
     work = partial(denoise_file, options=options, request=request)
     outcome = run_batch(work, tasks, placement, watcher, prepare=prepare)
     items = resumed(outcome.items, tasks, options, request)
-    summary: dict[str, Any] = passed.summary() | ({"series": series} if series else {})
+    sections: list[Section] = [Table("series", series, detail=True)] if series else []
     if options.compare:
-        summary["comparison"] = mean_comparison(items)
+        sections.append(mean_table(items, best="psnr"))
+    remarks = [f"warning: series fitted on {row['fitted_on']}: {text}" for row in series for text in row["warnings"]]
     told = arguments or {"inputs": list(inputs), "output": output and str(output), "method": options.method}
-    return outcome.report("denoise", told, device, start, items=items, summary=summary, notices=(NOTICE,))
+    return outcome.report(
+        "denoise", told, device, start, items=items, sections=sections, notices=(NOTICE,), passed=passed,
+        remarks=remarks,
+    )  # fmt: skip
 
 
 def check_options(options: DenoiseOptions) -> None:
@@ -188,14 +194,9 @@ def denoise_file(task: Task, step: Callable[[int, int], None], options: DenoiseO
         metrics |= scores(noisy, result.pixels, reference, window)
         warnings += reference.warnings
     metrics |= _cost(result, shared is not None)
-    details: dict[str, Any] = {"window": str(window), "unit": noisy.unit, "shape": list(noisy.pixels.shape)}
-    details |= _settings(result)
-    if options.compare:
-        details["comparison"], pictures = compare_methods(noisy, result, window, reference, options, step)
-    else:
-        pictures = None
+    compared = compare_methods(noisy, result, window, reference, options, step) if options.compare else None
     truth = None if reference is None else reference.pixels
-    files = write_outputs(task, image, noisy, result, window, options, request, truth, pictures, warnings)
+    files = write_outputs(task, image, noisy, result, window, options, request, truth, compared, warnings)
     return Item(
         input=task.name,
         output=str(task.output) if task.output else None,
@@ -204,7 +205,9 @@ def denoise_file(task: Task, step: Callable[[int, int], None], options: DenoiseO
         metrics=metrics,
         files=files,
         warnings=tuple(dict.fromkeys(warnings)),
-        details=details,
+        details={"window": str(window), "shape": list(noisy.pixels.shape)},
+        sections=(*_fits(result), *([compared.table] if compared else [])),
+        unit=noisy.unit,
     )
 
 
@@ -236,12 +239,12 @@ def _cost(result: Denoised, shared: bool) -> dict[str, float]:
     }
 
 
-def _settings(result: Denoised) -> dict[str, Any]:
-    """The parameters that were learned or chosen, one dict per fit, and the loss curve of the first."""
-    found: dict[str, Any] = {}
+def _fits(result: Denoised) -> Iterator[Section]:
+    """The parameters that were learned or chosen, a row per fit, and the loss curve of the first."""
     settings = [dict(f.settings) for f in result.filters]
-    if settings:
-        found["settings"] = settings[0] if len(settings) == 1 else settings
+    if len(settings) == 1:
+        yield Facts("settings", settings[0], title="fit", detail=True)
+    elif settings:
+        yield Table("settings", settings, title="fits", detail=True)
     if losses := list(getattr(result.filters[0], "losses", ())) if result.filters else []:
-        found["losses"] = losses
-    return found
+        yield Curve("losses", {"loss": losses}, title="loss", detail=True)

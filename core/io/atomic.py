@@ -17,7 +17,7 @@ from contextlib import contextmanager
 from os import PathLike
 from pathlib import Path
 
-from ..errors import InputError
+from ..errors import InputError, UsageError
 from ..options import OptionError
 
 try:
@@ -88,6 +88,14 @@ def check_place(field: str, path: str | PathLike[str], suffixes: tuple[str, ...]
         raise OptionError(f"{{{field}}} {path}: the file is written as {' or '.join(suffixes)}. Name it so.")
     if fault := place_fault(path):
         raise OptionError(f"{{{field}}} {path}: {fault}.")
+
+
+def check_suffix(path: str | PathLike[str], suffixes: tuple[str, ...], kind: str, option: str = "") -> None:
+    """Raise ``UsageError`` where ``path``, of the field ``option``, has none of ``suffixes``; ``kind`` names them."""
+    if Path(path).suffix.lower() not in suffixes:
+        ends = " or ".join(filter(None, (", ".join(suffixes[:-1]), suffixes[-1])))
+        text = f"{path}: {kind} end in {ends}, which says how they are written."
+        raise OptionError(f"{{{option}}} {text}") if option else UsageError(text)
 
 
 @contextmanager

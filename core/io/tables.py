@@ -169,16 +169,16 @@ def is_saved(folder: Path) -> bool:
 
 
 @dataclass(frozen=True, slots=True)
-class Picture:
+class TablePicture:
     """A cell with a picture: where it is, and the name it had as a file (perhaps empty)."""
 
     image: StoredImage
     name: str
 
 
-def _stored(table: Path, column: str, row: int, cell: Any) -> Picture:
+def _stored(table: Path, column: str, row: int, cell: Any) -> TablePicture:
     name = cell.get("path") if isinstance(cell, Mapping) else None
-    return Picture(StoredImage(table, column, row), str(name or ""))
+    return TablePicture(StoredImage(table, column, row), str(name or ""))
 
 
 def _is_picture(kind: Any) -> bool:

@@ -94,10 +94,6 @@ class Passed:
             for why, names in self._found.items()
         ]
 
-    def summary(self) -> dict[str, Any]:
-        """What a report's summary gains: nothing, where nothing was passed by."""
-        return {"skipped_files": rows} if (rows := self.rows()) else {}
-
 
 NAMED = 3
 """So many of the files that were passed by are named."""

@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Any
 from numpy.typing import NDArray
 
 from ..errors import InputError, UsageError
-from ..io.atomic import atomic_path, place_fault
+from ..io.atomic import atomic_path, check_suffix, place_fault
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -24,6 +24,7 @@ if TYPE_CHECKING:
     from matplotlib.image import AxesImage
 
 Window = tuple[float, float]
+FIGURES = (".png", ".svg")
 DPI = 150
 PANEL = 640  # px, the longest side of a panel: a 512 x 512 slice is drawn pixel by pixel, smaller ones enlarged
 STYLE: dict[Any, Any] = {"svg.hashsalt": "attn", "font.size": 9.0, "axes.titlesize": 9.5, "figure.titlesize": 11.0}
@@ -31,20 +32,15 @@ STYLE: dict[Any, Any] = {"svg.hashsalt": "attn", "font.size": 9.0, "axes.titlesi
 
 def check_figure_path(path: str | PathLike[str]) -> None:
     """Raise ``UsageError`` where a figure could not be made: for commands to call before the work, not after it."""
-    _check_suffix(path)
+    check_suffix(path, FIGURES, "figures")
     if fault := place_fault(path):
         raise UsageError(f"{path}: {fault}.")
-
-
-def _check_suffix(path: str | PathLike[str]) -> None:
-    if Path(path).suffix.lower() not in (".png", ".svg"):
-        raise UsageError(f"{path}: figures end in .png or .svg, which says how they are written.")
 
 
 @contextmanager
 def canvas(path: str | PathLike[str], size: tuple[int, int], layout: Any = None) -> Iterator[Figure]:
     """A figure of ``size`` pixels (width, height) that is saved to ``path`` when the block ends well."""
-    _check_suffix(path)
+    check_suffix(path, FIGURES, "figures")
     if fault := place_fault(path):  # of one input among many: the others are done
         raise InputError(path, f"cannot be written: {fault}", "Name another place, or shorten the input's name")
     suffix = Path(path).suffix.lower()

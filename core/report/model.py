@@ -1,6 +1,7 @@
-"""The report that every command returns, and the one writer that turns it into JSON, CSV, Markdown or HTML.
+"""The report that every command returns: items, numbers, and typed sections of what else there is to show.
 
-Schema: DESIGN.md section 2. NaN and infinity become ``null`` (an empty cell in a table): JSON has no word for them.
+Schema of JSON: DESIGN.md section 2; a section stands under its name in ``summary`` or in an item's ``details``.
+NaN and infinity become ``null`` (an empty cell in a table): JSON has no word for them.
 """
 
 from __future__ import annotations
@@ -10,10 +11,11 @@ import enum
 import json
 import math
 import shlex
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
+from .sections import Row, Section
 from .words import SETTINGS
 
 Status = Literal["ok", "failed", "skipped"]
@@ -42,8 +44,13 @@ class Item:
         Further files that were written, by what they are (``"sigma_maps"``). HTML reports show PNG, JPEG and SVG.
     warnings : tuple of str
     details : mapping
-        What only one method has to say, as JSON can hold it. HTML reports draw ``losses`` (one number a step) as a
-        curve, ``comparison`` (flat dicts, one a row) as a table, and everything else as settings.
+        Settings and circumstances that only one method has, as JSON can hold them. Nobody reads them back.
+    sections : tuple of Section
+        Tables, curves, pictures, words. JSON has each in ``details``, under its name.
+    unit : str
+        Of the pixels, where there are any; ``details`` in JSON.
+    traceback : str
+        Of a fault of ours; shown to who asks for it, then in ``details`` of JSON.
     """
 
     input: str
@@ -55,6 +62,20 @@ class Item:
     files: Mapping[str, str] = field(default_factory=dict)
     warnings: tuple[str, ...] = ()
     details: Mapping[str, Any] = field(default_factory=dict)
+    sections: tuple[Section, ...] = ()
+    unit: str = ""
+    traceback: str = ""
+
+    @property
+    def known(self) -> dict[str, Any]:
+        """The details with the unit of the pixels among them, and what went wrong."""
+        more = {"unit": self.unit, "traceback": self.traceback}
+        return {**self.details, **{name: text for name, text in more.items() if text}}
+
+    def to_dict(self) -> dict[str, Any]:
+        """The schema of an item."""
+        document = {name: plain(getattr(self, name)) for name in _ITEM_FIELDS}
+        return document | {"details": plain(self.known | _named(self.sections))}
 
 
 @dataclass(frozen=True, slots=True)
@@ -73,9 +94,23 @@ class Report:
         Wall time of the whole command, in s.
     items : tuple of Item
     summary : mapping
-        Normally ``summarise(items)``. ``interrupted`` true makes the exit code 130.
+        Normally ``summarise(items)``, and further single values.
     notices : tuple of str
         What every reader of the report must know; shown once, at the top.
+    sections : tuple of Section
+        Of all items together. JSON has each in ``summary``, under its name.
+    left : tuple of str or None
+        What was not reached after Ctrl-C, which makes the exit code 130; None: nobody interrupted.
+        ``interrupted`` and ``left`` of ``summary`` in JSON.
+    gate : bool
+        What failed is that numbers of ours are wrong, which is not the user's fault: exit code 3 instead of 1.
+    files : mapping of str to str
+        What was written for all items together, by what it is; in ``summary`` of JSON, too.
+    overview : sequence of mapping
+        Rows that a terminal shows in the place of all metrics of all items, where those are too many.
+    remarks : tuple of str
+        Lines that a terminal says about all items together, for example which files were passed by; the files of a
+        report have what they are made of as sections.
     """
 
     command: str
@@ -86,19 +121,34 @@ class Report:
     items: tuple[Item, ...]
     summary: Mapping[str, Any]
     notices: tuple[str, ...] = ()
+    sections: tuple[Section, ...] = ()
+    left: tuple[str, ...] | None = None
+    gate: bool = False
+    files: Mapping[str, str] = field(default_factory=dict)
+    overview: Sequence[Row] = ()
+    remarks: tuple[str, ...] = ()
 
     @property
     def exit_code(self) -> int:
-        """0 all inputs done, 1 at least one failed, 130 interrupted."""
-        if self.summary.get("interrupted"):
+        """0 all inputs done, 1 at least one failed (3 with ``gate``), 130 interrupted."""
+        if self.left is not None:
             return 130
-        return int(any(item.status == "failed" for item in self.items))
+        failed = any(item.status == "failed" for item in self.items)
+        return (3 if self.gate else 1) if failed else 0
+
+    @property
+    def known(self) -> dict[str, Any]:
+        """The summary with further files, and what was left, among it."""
+        stopped = {} if self.left is None else {"interrupted": True, "left": self.left}
+        return {**self.summary, **self.files, **stopped}
 
     def to_dict(self) -> dict[str, Any]:
         """The schema as plain dicts, lists, strings, numbers, booleans and None; open-ended mappings sorted by name."""
-        document = {name: plain(getattr(self, name)) for name in _REPORT_FIELDS if name != "items"}
-        items = [{name: plain(getattr(item, name)) for name in _ITEM_FIELDS} for item in self.items]
-        return {name: items if name == "items" else document[name] for name in _REPORT_FIELDS}
+        replaced = {
+            "items": [item.to_dict() for item in self.items],
+            "summary": plain(self.known | _named(self.sections)),
+        }
+        return {name: replaced[name] if name in replaced else plain(getattr(self, name)) for name in _REPORT_FIELDS}
 
     @property
     def command_line(self) -> str:
@@ -109,6 +159,10 @@ class Report:
 
 _REPORT_FIELDS = ("command", "version", "arguments", "device", "seconds", "items", "summary", "notices")
 _ITEM_FIELDS = ("input", "output", "status", "error", "seconds", "metrics", "files", "warnings", "details")
+
+
+def _named(sections: Iterable[Section]) -> dict[str, Any]:
+    return {section.name: section.plain() for section in sections}
 
 
 def plain(value: Any) -> Any:
@@ -124,7 +178,7 @@ def plain(value: Any) -> Any:
             return {str(key): plain(value[key]) for key in sorted(value, key=str)}
         case set() | frozenset():
             return [plain(one) for one in sorted(value, key=str)]
-        case list() | tuple():
+        case list() | tuple() | range():
             return [plain(one) for one in value]
     if hasattr(value, "tolist"):  # NumPy scalars and arrays, torch tensors, without importing either
         return plain(value.tolist())
@@ -163,17 +217,6 @@ def metric_names(items: Iterable[Item]) -> list[str]:
     return list(dict.fromkeys(name for item in items for name in item.metrics))
 
 
-def split_tables(values: Mapping[str, Any]) -> tuple[dict[str, Any], dict[str, list[Mapping[str, Any]]]]:
-    """``values`` in two: what fits a cell, and what is a table of its own: lists of flat dicts, dicts of numbers."""
-    tables: dict[str, list[Mapping[str, Any]]] = {}
-    for name, value in values.items():
-        if isinstance(value, (list, tuple)) and value and all(isinstance(row, Mapping) for row in value):
-            tables[name] = list(value)
-        elif isinstance(value, Mapping) and value and all(type(plain(one)) in (int, float) for one in value.values()):
-            tables[name] = [value]
-    return {name: value for name, value in values.items() if name not in tables}, tables
-
-
 def dumps(report: Report) -> str:
     """The report as one JSON document. ASCII only, so that no terminal, pipe or odd file name can spoil it."""
     return json.dumps(report.to_dict(), indent=2, allow_nan=False)
@@ -181,7 +224,7 @@ def dumps(report: Report) -> str:
 
 def unit_of(items: Iterable[Item]) -> str:
     """The unit of the pixels, where all items have the same."""
-    units = {str(item.details["unit"]) for item in items if "unit" in item.details}
+    units = {item.unit for item in items if item.unit}
     return units.pop() if len(units) == 1 else ""
 
 
@@ -198,7 +241,7 @@ def rest_of_summary(report: Report) -> dict[str, Any]:
     names = {f"mean_{name}" for name in metric_names(report.items)}
     if len(report.items) == 1 and report.items[0].status == "ok":
         names |= {*_COUNTS, *report.items[0].details}
-    return {name: value for name, value in report.summary.items() if name not in names}
+    return {name: value for name, value in report.known.items() if name not in names}
 
 
 def number(value: Any) -> str:

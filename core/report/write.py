@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import json
 import re
+from collections.abc import Sequence
 from os import PathLike
 from pathlib import Path
+from typing import Any
 
-from ..io.atomic import atomic_path, place_fault
+from ..io.atomic import atomic_path, check_suffix, place_fault
 from ..options import OptionError
 from ..text import csv_text, one_line, printable
 from .model import (
@@ -20,14 +23,14 @@ from .model import (
     number,
     plain,
     rest_of_summary,
-    split_tables,
     unit_of,
 )
+from .sections import Row, Section
 from .words import in_words
 
 
-def write_report(report: Report, path: str | PathLike[str]) -> None:
-    """Write a report in the form that the suffix of ``path`` names; the file appears whole or not at all.
+def write_report(report: Report, path: str | PathLike[str]) -> list[Path]:
+    """Write a report in the form that the suffix of ``path`` names; each file appears whole or not at all.
 
     Parameters
     ----------
@@ -35,34 +38,62 @@ def write_report(report: Report, path: str | PathLike[str]) -> None:
     path : path
         ``.json``, ``.csv`` (one row per item, for pandas), ``.md`` or ``.html`` (self-contained, pictures inline).
 
+    Returns
+    -------
+    list of Path: what was written beside ``path``. Sections are tables of their own, so a CSV file ``run.csv`` has them
+    in files beside it, ``run.NAME.csv``, each with the column ``input`` first where it is of items.
+
     Raises
     ------
     UsageError
         If the suffix is none of the four.
     """
     path = Path(path)
-    text = render(report, path)
+    _write(path, render(report, path))
+    if path.suffix.lower() != ".csv":
+        return []
+    beside = {path.with_name(f"{path.stem}.{name}{path.suffix}"): rows for name, rows in _tables(report).items()}
+    for place, rows in beside.items():
+        names = list(dict.fromkeys(name for row in rows for name in row))
+        _write(place, csv_text([names, *([_csv_cell(row.get(name)) for name in names] for row in rows)]))
+    return list(beside)
+
+
+def _write(path: Path, text: str) -> None:
     with atomic_path(path) as temporary:
         # a file name that is not UTF-8 reaches us with lone surrogates; \udc.. in the report is better than no report
         temporary.write_text(text, encoding="utf-8", errors="backslashreplace", newline="")
 
 
+def _tables(report: Report) -> dict[str, list[Row]]:
+    """Rows of the sections that are no mere details, by name."""
+    tables: dict[str, list[Row]] = {}
+    for section in report.sections:
+        if not section.detail:
+            tables.setdefault(section.name, []).extend(section.rows())
+    for item in report.items:
+        for section in item.sections:
+            if not section.detail:
+                rows = ({"input": item.input, **row} for row in section.rows())
+                tables.setdefault(section.name, []).extend(rows)
+    return tables
+
+
+def _csv_cell(value: Any) -> Any:
+    value = plain(value)
+    return json.dumps(value) if isinstance(value, (list, dict)) else value
+
+
 def check_report_path(path: str | PathLike[str]) -> None:
     """Raise ``UsageError`` where ``write_report`` would fail: for commands to call before the work, not after it."""
-    _check_suffix(path)
+    check_suffix(path, SUFFIXES, "reports", "report_file")
     if fault := place_fault(path):
         raise OptionError(f"{{report_file}} {path}: {fault}.")
 
 
-def _check_suffix(path: str | PathLike[str]) -> None:
-    if Path(path).suffix.lower() not in SUFFIXES:
-        what = f"reports end in {', '.join(SUFFIXES[:-1])} or {SUFFIXES[-1]}"
-        raise OptionError(f"{{report_file}} {path}: {what}, which says how they are written.")
-
-
 def render(report: Report, path: str | PathLike[str]) -> str:
     """The text that ``write_report`` puts into ``path``."""
-    _check_suffix(path)
+    check_suffix(path, SUFFIXES, "reports", "report_file")
     match Path(path).suffix.lower():
         case ".json":
             return dumps(report) + "\n"
@@ -104,18 +135,27 @@ def _markdown(report: Report) -> str:
         row = [number(averages[name]) if name in averages else "" for name in names]
         rows.append([MEAN, "", "", "", *row, *([""] if errors else [])])
     lines += _md_table(header + (["error"] if errors else []), rows)
-    single, tables = split_tables(rest_of_summary(report))
-    lines += _md_table(["summary", "value"], [[name, number(value)] for name, value in single.items()])
-    for name, table in tables.items():
-        keys = list(dict.fromkeys(key for row in table for key in row))
-        lines += [f"## {_md(name)}", ""]
-        lines += _md_table(keys, [[number(row[key]) if key in row else "" for key in keys] for row in table])
+    summary = rest_of_summary(report)
+    lines += _md_table(["summary", "value"], [[name, number(value)] for name, value in summary.items()])
+    for section in report.sections:
+        lines += _md_section(section.heading, section)
+    for item in report.items:
+        for section in item.sections:
+            if not section.detail:
+                lines += _md_section(f"{item.input}: {section.heading}", section)
     for item in report.items:
         lines += [f"- {_md(item.input)}: {_md(warning)}" for warning in item.warnings]
     return "\n".join(lines).rstrip("\n") + "\n"
 
 
-def _md_table(header: list[str], rows: list[list[str]]) -> list[str]:
+def _md_section(heading: str, section: Section) -> list[str]:
+    rows = section.rows()
+    names = list(dict.fromkeys(name for row in rows for name in row))
+    table = _md_table(names, [[number(row[name]) if name in row else "" for name in names] for row in rows])
+    return [f"## {_md(heading)}", "", *table]
+
+
+def _md_table(header: Sequence[str], rows: Sequence[Sequence[str]]) -> list[str]:
     if not rows:
         return []
     cells = [[_md(cell) for cell in row] for row in [header, *rows]]

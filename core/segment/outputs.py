@@ -26,6 +26,7 @@ from ..text import csv_text, csv_value, printable
 from .record import RECORD, Record, read_record
 
 if TYPE_CHECKING:
+    from ..compare import Comparison
     from ..io.photo.read import Photo
     from .fov import Fov
 
@@ -105,8 +106,7 @@ def write_outputs(
     output: Path | None,
     done: Segmented,
     record: Record,
-    pictures: Mapping[str, NDArray[Any]] | None = None,
-    captions: Mapping[str, str] | None = None,
+    compared: Comparison | None = None,
 ) -> dict[str, str]:
     """Write everything for one photo; the mask comes last, so that its presence means "complete".
 
@@ -117,9 +117,8 @@ def write_outputs(
     done : Segmented
     record : Record
         Kept in the mask.
-    pictures : mapping of str to ndarray, shape (h, w), in [0, 1], optional
-        Drawn side by side.
-    captions : mapping of str to str, optional
+    compared : Comparison, optional
+        Drawn side by side, in [0, 1].
 
     Returns
     -------
@@ -131,8 +130,9 @@ def write_outputs(
     files = {"overlay": side_path(output, "overlay"), "probability": side_path(output, "prob")}
     if done.attention:
         files |= _write_attention(output, done.attention)
-    if pictures:
-        files["compare"] = _write_comparison(output, pictures, captions)
+    if compared is not None:
+        files["compare"] = side_path(output, "compare")
+        compared.draw(files["compare"], window=(0.0, 1.0), unit="")
     prob = (stored for _, stored in stored_bands(done))
     write_png(files["probability"], size, prob, bits=16, text=text)
     write_png(files["overlay"], size, _overlay_bands(done), channels=3, text=text)
@@ -154,21 +154,12 @@ def _write_attention(output: Path, maps: Mapping[str, NDArray[np.float32]]) -> d
     with atomic_path(numbers) as temporary, temporary.open("wb") as stream:
         np.savez_compressed(stream, **{name: np.asarray(one, np.float32) for name, one in maps.items()})  # type: ignore[arg-type]
     size = max((one.shape for one in maps.values()), key=lambda shape: shape[0] * shape[1])
-    even = {name: _picture(resized(one, size)) for name, one in maps.items()}
+    even = {name: small(resized(one, size)) for name, one in maps.items()}
     comparison(even, picture, window=(0.0, 1.0), unit="", cmap="viridis", title="attention")
     return {"attention": numbers, "attention_figure": picture}
 
 
-def _write_comparison(output: Path, pictures: Mapping[str, NDArray[Any]], captions: Mapping[str, str] | None) -> Path:
-    from ..report.figure import comparison
-
-    path = side_path(output, "compare")
-    small = {name: _picture(image) for name, image in pictures.items()}
-    comparison(small, path, window=(0.0, 1.0), captions=captions, unit="")
-    return path
-
-
-def _picture(image: NDArray[Any]) -> NDArray[np.float32]:
+def small(image: NDArray[Any]) -> NDArray[np.float32]:
     """No side longer than a figure can show: [h, w] thinned out evenly."""
     step = -(-max(image.shape) // FIGURE_SIDE)
     return np.asarray(image[::step, ::step], np.float32)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -15,6 +15,7 @@ from numpy.typing import NDArray
 from ..batch.run import run_batch
 from ..batch.task import Task
 from ..bundles import Placement
+from ..compare import Compared, Comparison, mean_table, side_by_side
 from ..device import pick_device
 from ..errors import InputError
 from ..io.atomic import remove_stale
@@ -23,6 +24,7 @@ from ..io.walk import Input, Passed, expand_inputs
 from ..options import OptionError
 from ..progress import Bars, Watcher
 from ..report.model import Item, Report, plain
+from ..report.sections import Facts, Section
 from .case import Case, read_case, segment_case, segmenter_of, threshold_of
 from .companions import Companions, companions
 from .masks import read_mask
@@ -35,6 +37,7 @@ from .outputs import (
     check_table,
     measured_rows,
     probability,
+    small,
     thinned,
     write_outputs,
     write_table,
@@ -48,6 +51,13 @@ POOL_PIXELS = 2**28
 """Pooled scores need all images at once, 6 bytes a pixel."""
 Pair = tuple[NDArray[np.float32], NDArray[np.bool_], NDArray[np.bool_]]
 """Probability, truth and field of view, each [h, w]."""
+
+
+@dataclass(frozen=True, slots=True)
+class PhotoItem(Item):
+    """An item that knows how the truth was turned to match its photo: EXIF's number, 1 as it is."""
+
+    truth_orientation: int = 1
 
 
 def run(
@@ -112,18 +122,51 @@ def run(
         _told(item, options) if item.status == "skipped" else item
         for item in (replace(item, warnings=(*noted[item.input], *item.warnings)) for item in outcome.items)
     )
-    summary: dict[str, Any] = passed.summary()
+    summary: dict[str, Any] = {}
+    sections: list[Section] = []
+    files: dict[str, str] = {}
     notices = [NOTICE]
     if options.truth is not None:
         by_name = {task.name: task.payload for task in tasks}
-        summary["pooled"] = _pooled([(i, by_name[i.input]) for i in items if i.status == "ok"], options, notices)
+        pooled = _pooled([(i, by_name[i.input]) for i in items if i.status == "ok"], options, notices)
+        if pooled is None:
+            summary["pooled"] = None
+        else:
+            sections.append(Facts("pooled", pooled, title="pooled over the pixels of all photos"))
     if options.compare:
-        summary["comparison"] = _mean_comparison(items)
+        sections.append(mean_table(items))
     if options.measure and (rows := measured_rows(items, folder)):
         write_table(folder / TABLE, table, rows)
-        summary["measures"] = str(folder / TABLE)
+        files["measures"] = str(folder / TABLE)
     told = arguments or {"inputs": list(inputs), "output": output and str(output), "model": options.model}
-    return outcome.report("segment", told, device, start, items=items, summary=summary, notices=notices)
+    return outcome.report(
+        "segment", told, device, start, items=items, summary=summary, notices=notices, sections=sections,
+        passed=passed, files=files, overview=[_overview(item) for item in items],
+    )  # fmt: skip
+
+
+COLUMNS = {
+    "vessel_density": "density",
+    "f1": "f1",
+    "miou": "miou",
+    "sensitivity": "sens.",
+    "specificity": "spec.",
+    "accuracy": "acc.",
+    "auc": "auc",
+    "mcc": "mcc",
+    "cldice": "cldice",
+    "skeleton_length_px": "length px",
+    "branch_points": "branches",
+    "mean_calibre_px": "calibre px",
+    "tortuosity": "tortuosity",
+    "fractal_dimension": "fractal dim.",
+}
+"""What of the metrics a terminal shows, and its heading there; reports have all of them."""
+
+
+def _overview(item: Item) -> dict[str, Any]:
+    shown = {heading: item.metrics.get(name) for name, heading in COLUMNS.items()}
+    return {"input": item.input, "status": item.status, **shown, "seconds": item.seconds}
 
 
 def _task(source: Input, target: Target, options: SegmentOptions) -> Task:
@@ -163,13 +206,11 @@ def segment_file(task: Task, step: Callable[[int, int], None], options: SegmentO
     details |= {name: str(path) for name in ("truth", "fov") if (path := getattr(task.payload, name)) is not None}
     if case.truth is not None and case.truth.orientation != 1:
         details["truth_orientation"] = case.truth.orientation
-    pictures = captions = None
-    if options.compare:
-        details["comparison"], pictures, captions = _compare(case, done, options, lambda k: step(k, stages))
+    compared = _compare(case, done, options, lambda k: step(k, stages)) if options.compare else None
     kept = {key: plain(value) for key, value in measures.items()}
     record = Record(done.model, done.threshold, kept, source_of(task.source), case.photo.orientation)
-    files = write_outputs(task.output, done, record, pictures, captions)
-    return Item(
+    files = write_outputs(task.output, done, record, compared)
+    return PhotoItem(
         input=task.name,
         output=str(task.output) if task.output else None,
         status="ok",
@@ -178,6 +219,8 @@ def segment_file(task: Task, step: Callable[[int, int], None], options: SegmentO
         files=files,
         warnings=tuple(dict.fromkeys(warnings)),
         details=details,
+        sections=(compared.table,) if compared else (),
+        truth_orientation=case.truth.orientation if case.truth is not None else 1,
     )
 
 
@@ -212,42 +255,30 @@ def _scores(pairs: Sequence[Pair], threshold: float, options: SegmentOptions, *,
     return scoring.scores(*pairs[0], threshold=threshold)
 
 
-def _compare(
-    case: Case, done: Segmented, options: SegmentOptions, step: Callable[[int], None]
-) -> tuple[list[dict[str, Any]], dict[str, NDArray[Any]], dict[str, str]]:
-    """The other models on the same photo: a row, a picture and a caption each, the main model first."""
-    rows: list[dict[str, Any]] = [{"method": done.model, **_row(case, done, options)}]
-    pictures: dict[str, NDArray[Any]] = {"green channel": case.photo.pixels[1], done.model: done.prob}
-    for number, name in enumerate(options.compare):
-        start = time.perf_counter()
-        other, _ = segment_case(case, name, options)
-        seconds = time.perf_counter() - start
-        rows.append({"method": other.model, **_row(case, other, options), "seconds": seconds})
-        pictures[other.model] = other.prob
-        step(3 + number)
+def _compare(case: Case, done: Segmented, options: SegmentOptions, step: Callable[[int], None]) -> Comparison:
+    """The other models on the same photo, the main model first, and the truth."""
+    asked = 0
+
+    def compared(segmented: Segmented) -> Compared:
+        return Compared(segmented.model, _row(case, segmented, options), small(segmented.prob))
+
+    def run(name: str) -> Compared:
+        nonlocal asked
+        other = compared(segment_case(case, name, options)[0])
+        step(3 + asked)
+        asked += 1
+        return other
+
+    names, first = (options.model, *options.compare), {"green channel": small(case.photo.pixels[1])}
+    made = side_by_side(names, run, {options.model: compared(done)}, first)
     key = "f1" if case.truth is not None else "vessel_density"
-    captions = {row["method"]: f"{key.replace('_', ' ')} {row[key]:.3f}" for row in rows if key in row}
-    if case.truth is not None:
-        pictures["truth"] = case.truth.pixels
-    return rows, pictures, captions
+    captions = {row["method"]: f"{key.replace('_', ' ')} {row[key]:.3f}" for row in made.rows if key in row}
+    truth = {} if case.truth is None else {"truth": small(case.truth.pixels)}
+    return replace(made, captions=captions, pictures={**made.pictures, **truth})
 
 
 def _row(case: Case, done: Segmented, options: SegmentOptions) -> dict[str, float]:
     return _density(case, done) | _scored(case, done, options) | {"threshold": done.threshold}
-
-
-def _mean_comparison(items: Sequence[Item]) -> list[dict[str, Any]]:
-    """The rows of all photos averaged per model, in the order of the first."""
-    rows = [row for item in items if item.status == "ok" for row in item.details["comparison"]]
-    means: list[dict[str, Any]] = []
-    for name in dict.fromkeys(row["method"] for row in rows):
-        own = [row for row in rows if row["method"] == name]
-        mean: dict[str, Any] = {"method": name, "files": len(own)}
-        for key in dict.fromkeys(key for row in own for key in row if key != "method"):
-            if values := [row[key] for row in own if key in row and np.isfinite(row[key])]:
-                mean[key] = float(np.mean(values))
-        means.append(mean)
-    return means
 
 
 def _pooled(
@@ -260,7 +291,8 @@ def _pooled(
             if found.truth is None or "probability" not in item.files:
                 continue
             stored = read_png(Path(item.files["probability"])).stored
-            truth = read_mask(found.truth, orientation=item.details.get("truth_orientation", 1)).pixels
+            orientation = item.truth_orientation if isinstance(item, PhotoItem) else 1
+            truth = read_mask(found.truth, orientation=orientation).pixels
             assert stored is not None
             prob = thinned(stored[0], truth.shape)
             pairs.append((probability(prob), truth, prob > 0))

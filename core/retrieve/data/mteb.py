@@ -12,7 +12,7 @@ from typing import Any
 
 from ...errors import InputError
 from ...io.records import identifier
-from ...io.tables import Picture, read_parquet
+from ...io.tables import TablePicture, read_parquet
 from ..score.runs import add_judgement
 from .beir import choose_split, document_text, judged
 from .evalset import Content, EvalSet, counted
@@ -93,7 +93,7 @@ def _contents(files: list[Path], what: str, warnings: list[str]) -> dict[str, Co
         if key in found:
             raise InputError(path, f"{place}: the id {key!r} was there before", "Every id must occur once")
         picture = cells.get("image")
-        if isinstance(picture, Picture) and "image" in (cells.get("modality") or "image"):
+        if isinstance(picture, TablePicture) and "image" in (cells.get("modality") or "image"):
             both += bool(cells.get("text"))
             found[key] = picture.image
         else:

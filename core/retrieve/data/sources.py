@@ -23,7 +23,7 @@ from ...errors import InputError, UsageError, did_you_mean
 from ...io.kinds import open_regular
 from ...io.photo.read import PHOTO_SUFFIXES
 from ...io.records import identifier, json_lines, line_limit, lines, text_field
-from ...io.tables import Picture, StoredImage, is_saved, read_parquet, read_picture, read_saved
+from ...io.tables import StoredImage, TablePicture, is_saved, read_parquet, read_picture, read_saved
 from ...io.walk import Passed
 from ...memory import check_memory, read_within
 from ..passages import PASSAGE_OF
@@ -384,13 +384,13 @@ def _row(
     elif isinstance(picture, str) and picture:
         key = picture
     elif number is not None:
-        key = picture.name if isinstance(picture, Picture) and picture.name else str(number)
+        key = picture.name if isinstance(picture, TablePicture) and picture.name else str(number)
     else:
         raise InputError(path, f"{place} has no 'id'", "Give every line an id")
     used = (name, text_name, "title")
     yield from _left_out(path, record, (*used, image_name))
     if picture is not None and "image" in modalities:
-        if isinstance(picture, Picture):
+        if isinstance(picture, TablePicture):
             stamp = f"{file_stamp(path)}:{picture.image.row}"
             meta = _plain(record, (*used, image_name))
             yield Entry(key, "image", f"{path}#{key}", stamp, stored=picture.image, meta=meta)
@@ -436,7 +436,7 @@ def _plain(record: Mapping[str, Any], used: Collection[str | None]) -> dict[str,
             continue
         if (
             value is None
-            or isinstance(value, Picture | bytes)
+            or isinstance(value, TablePicture | bytes)
             or (isinstance(value, float) and not math.isfinite(value))
         ):
             continue
@@ -459,7 +459,7 @@ def _encodable(text: str) -> str:
 def _left_out(path: Path, record: Mapping[str, Any], used: Collection[str | None]) -> Iterator[Unseen]:
     """A word on fields that cannot be metadata."""
     for key, value in record.items():
-        if key not in used and isinstance(value, Picture | bytes):
+        if key not in used and isinstance(value, TablePicture | bytes):
             yield Unseen(None, warning=f"{path}: the field {key!r} holds bytes: left out")
 
 

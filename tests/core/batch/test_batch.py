@@ -67,7 +67,7 @@ def test_one_broken_file_does_not_stop_the_others(make_tasks):
     assert statuses(outcome) == ["ok", "failed", "failed", "ok"]
     assert outcome.items[1].error == "is broken. Mend it"  # without the name, which the report shows beside it
     assert outcome.items[2].error.startswith("internal error, ZeroDivisionError: a slip")
-    assert "a slip" in outcome.items[2].details["traceback"]
+    assert "a slip" in outcome.items[2].traceback
 
 
 def test_finished_outputs_are_skipped_unless_overwritten(make_tasks):

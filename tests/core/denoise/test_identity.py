@@ -127,7 +127,7 @@ def test_files_beside_results_do_not_meet(tmp_path, monkeypatch):
     report = run(["a.npy", "a.npz"], "out", replace(TV, figure=True))
     names = [Path(item.files["figure"]).name for item in report.items]
     assert names == ["a.npy.figure.png", "a.npz.figure.png"]
-    assert run(["out"], None, TV).summary["skipped_files"][0]["files"] == 2  # and are known as results
+    assert run(["out"], None, TV).to_dict()["summary"]["skipped_files"][0]["files"] == 2  # and are known as results
 
 
 def test_one_filter_is_kept_or_none(tmp_path, monkeypatch):

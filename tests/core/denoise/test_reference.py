@@ -55,7 +55,7 @@ def test_equal_activity_with_other_slopes_is_equal(tmp_path):
     assert item.metrics["psnr_noisy"] == np.inf
     assert item.metrics["rmse_noisy"] == 0
     assert "rmse_hu" not in item.metrics
-    assert item.details["unit"] == "Bq/ml"
+    assert item.unit == "Bq/ml"
     assert any("equals the image" in text for text in item.warnings)
     other = save(tmp_path / "c.dcm", counts, RescaleSlope="1.48", **{**pet, "Units": "CNTS"})
     with pytest.raises(InputError, match=r"values in counts, the image values in Bq/ml"):

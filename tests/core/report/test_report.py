@@ -23,6 +23,7 @@ from PIL import Image
 from attn.core.errors import UsageError
 from attn.core.report import html
 from attn.core.report.model import Item, Report, dumps, summarise
+from attn.core.report.sections import Curve, Facts, Picture, Section, Table, Words
 from attn.core.report.write import check_report_path, render, write_report
 from attn.core.text import csv_cell
 
@@ -79,26 +80,39 @@ class Page(HTMLParser):
         return [value for name, key, value in self.attributes if (name, key) == (tag, attribute)]
 
 
+def every_kind(text: str) -> tuple[Section, ...]:
+    """A section of each kind, all of its text ``text``."""
+    return (
+        Table(text, [{text: text}]),
+        Facts(text, {text: text}, text),
+        Curve(text, {text: [1.0, 2.0], "b": [2.0, 3.0]}, xlabel=text),
+        Picture(text, text),
+        Words(text, [(text, 0.5)]),
+    )
+
+
 def page(*items: Item, path: str = "report.html", **changes: Any) -> Page:
     return Page(render(report(*items, **changes), path))
 
 
 @pytest.mark.parametrize(
-    ("items", "summary", "code"),
+    ("items", "changes", "code"),
     [
         ((), {}, 0),
         ((done(), SKIPPED), {}, 0),
         ((done(), FAILED), {}, 1),
-        ((done(),), {"interrupted": True}, 130),
-        ((FAILED,), {"interrupted": True}, 130),
+        ((done(),), {"left": ()}, 130),
+        ((FAILED,), {"left": ("b.dcm",)}, 130),
+        ((FAILED,), {"gate": True}, 3),
+        ((done(),), {"gate": True}, 0),
     ],
 )
-def test_exit_code(items: tuple[Item, ...], summary: dict[str, Any], code: int) -> None:
-    assert report(*items, summary=summary).exit_code == code
+def test_exit_code(items: tuple[Item, ...], changes: dict[str, Any], code: int) -> None:
+    assert report(*items, **changes).exit_code == code
 
 
 def test_report_travels_between_processes() -> None:
-    sent = report(done(metrics={"psnr": np.float32(38.25)}, details={"losses": [1.0, 0.5]}), FAILED)
+    sent = report(done(metrics={"psnr": np.float32(38.25)}, sections=(Curve("losses", {"loss": [1.0, 0.5]}),)), FAILED)
     assert pickle.loads(pickle.dumps(sent)) == sent
 
 
@@ -164,7 +178,8 @@ def test_markdown_has_table_summary_and_command_line() -> None:
             done("a|b.dcm", metrics={"psnr": 38.25}, warnings=("odd",)),
             FAILED,
             arguments={"argv": ["denoise", "a b.dcm"]},
-            summary={"done": 1, "comparison": [{"method": "tv", "psnr": 37.0}]},
+            summary={"done": 1},
+            sections=(Table("comparison", [{"method": "tv", "psnr": 37.0}]),),
         ),
         "r.md",
     )
@@ -186,11 +201,13 @@ def test_html_escapes_everything() -> None:
         metrics={evil: 1.0},
         files={evil: evil},
         warnings=(evil,),
-        details={evil: evil, "settings": {evil: [evil]}, "comparison": [{evil: evil}], "trace": f"{evil}\n{evil}"},
+        details={evil: evil, "trace": f"{evil}\n{evil}"},
+        sections=(Facts("settings", {evil: [evil]}), Table("comparison", [{evil: evil}]), *every_kind(evil)),
+        unit=evil,
     )
     text = render(
         report(item, done(), command=evil, version=evil, device=evil, notices=(evil,), summary={evil: evil},
-               arguments={"argv": [evil], evil: evil}),
+               arguments={"argv": [evil], evil: evil}, sections=every_kind(evil)),
         "r.html",
     )  # fmt: skip
     seen = Page(text)
@@ -219,12 +236,12 @@ def test_html_shows_notice_comparison_losses_settings_and_warnings() -> None:
     item = done(
         warnings=("window was guessed",),
         metrics={"psnr": 38.25, "ssim": float("nan")},
-        details={
-            "losses": [1.0, float("nan"), 0.5, 0.25],
-            "comparison": [{"method": "tv", "psnr": 37.0}, {"method": "nlm", "psnr": 36.5, "note": "slow"}],
-            "settings": {"steps": 500},
-            "unit": "HU",
-        },
+        sections=(
+            Facts("settings", {"steps": 500}),
+            Curve("losses", {"loss": [1.0, float("nan"), 0.5, 0.25]}),
+            Table("comparison", [{"method": "tv", "psnr": 37.0}, {"method": "nlm", "psnr": 36.5, "note": "slow"}]),
+        ),
+        unit="HU",
     )
     seen = page(item, arguments={})
     assert seen.text("p").count("Not for diagnosis.") == 1
@@ -241,7 +258,7 @@ def test_html_shows_notice_comparison_losses_settings_and_warnings() -> None:
 def test_one_file_has_no_means_and_the_picture_comes_first(tmp_path: Path) -> None:
     Image.new("L", (40, 20), 128).save(tmp_path / "a.png")
     numbers = {"mean_calibre_px": 4.5, "parameters": 100.0, "noise_std_after": 3.0, "odd_name": 1.0}
-    one = done(metrics=numbers, files={"figure": str(tmp_path / "a.png")}, details={"unit": "HU"})
+    one = done(metrics=numbers, files={"figure": str(tmp_path / "a.png")}, unit="HU")
     text = render(report(one, arguments={"argv": ["denoise", "a.dcm"]}), "r.html")
     assert text.index("<img") < text.index("<table") < text.index("attn denoise a.dcm")
     heads = Page(text).text("th")
@@ -263,7 +280,7 @@ def test_csv_cells_are_no_formulas() -> None:
 
 @pytest.mark.parametrize("losses", [[], [1.0], [float("nan")] * 5, [2.0] * 5, np.linspace(1, 0, 5000)], ids=len)
 def test_any_loss_curve_is_drawn_or_left_out(losses: Any) -> None:
-    for points in page(done(details={"losses": losses})).values("polyline", "points"):
+    for points in page(done(sections=(Curve("losses", {"loss": losses}),))).values("polyline", "points"):
         assert "nan" not in points
         assert len(points.split()) <= 601
 
@@ -300,7 +317,7 @@ def test_unknown_suffix_names_the_four(tmp_path: Path) -> None:
     for path in (tmp_path / "r.pdf", tmp_path / "r"):
         with pytest.raises(UsageError, match=r"\.json, \.csv, \.md or \.html"):
             write_report(report(), path)
-        with pytest.raises(UsageError, match="--report"):
+        with pytest.raises(UsageError, match="report_file"):
             check_report_path(path)
     assert not list(tmp_path.iterdir())
 
@@ -326,6 +343,7 @@ def test_summarise_counts_and_averages_done_items() -> None:
 
 
 def test_importing_the_report_is_cheap() -> None:
-    code = "import sys, attn.core.report.model; print(*{'torch', 'matplotlib', 'PIL', 'pydicom'} & set(sys.modules))"
+    heavy = "{'torch', 'matplotlib', 'PIL', 'pydicom', 'jinja2'}"
+    code = f"import sys, attn.core.report.model, attn.core.report.write; print(*{heavy} & set(sys.modules))"
     run = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert run.stdout.strip() == ""

@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 from PIL import Image, PngImagePlugin
 
+from attn.core.compare import Comparison
 from attn.core.errors import InputError, UsageError
 from attn.core.io import bands as io_bands
 from attn.core.io.walk import Input, expand_inputs
@@ -139,7 +140,9 @@ def test_attention_and_comparison(tmp_path):
     maps = {f"att{n}": np.random.default_rng(n).random((60 // n, 50 // n), np.float32) for n in (1, 2, 4)}
     done = Segmented(done.photo, done.fov, done.stored, done.mask, "fsgnet", 0.5, maps)
     pictures = {"green": done.photo.pixels[1], "sato": done.prob}
-    files = outputs.write_outputs(tmp_path / "p.mask.png", done, Record("sato", 0.5), pictures, {"sato": "f1 0.5"})
+    files = outputs.write_outputs(
+        tmp_path / "p.mask.png", done, Record("sato", 0.5), Comparison((), pictures, {"sato": "f1 0.5"})
+    )
     assert set(files) == {"overlay", "probability", "attention", "attention_figure", "compare"}
     with np.load(files["attention"]) as archive:
         assert {name: archive[name].shape for name in archive} == {name: one.shape for name, one in maps.items()}
