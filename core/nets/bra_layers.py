@@ -11,7 +11,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from ..attention.bra.attend import attend_regions
-from ..attention.bra.operator import add_lepe, blocked, select
+from ..attention.bra.operator import OPERATOR, add_lepe, select
 from ..attention.bra.regions import Routing, cut_floor, route
 
 
@@ -93,7 +93,7 @@ class BiLevelRoutingAttention(nn.Module):
         if self.auto_pad and not self.mask_padding:
             x = self.pad_input(x)
         q, k, v = self.heads(x)
-        out = blocked(
+        out = OPERATOR.blocked(
             q, k, v, grid=(x.shape[1], x.shape[2]), scale=self.scale, n_win=self.n_win, topk=self.topk,
             soft_routing=self.soft_routing, pad=self.auto_pad, mask_padding=self.auto_pad and self.mask_padding,
             lepe=None if self.lepe is None else self.lepe.weight,

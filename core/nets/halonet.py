@@ -43,13 +43,13 @@ class HaloAttn(nn.Module):
     dim_head : int, optional
         Channels of q and k per head. Default ``dim_out * qk_ratio``, rounded to a multiple of 8, over ``num_heads``.
     block_size, halo_size : int
-        See ``halo.blocked``.
+        See ``halo.operator.Settings``.
     qk_ratio : float
         Width of queries and keys over ``dim_out``.
     qkv_bias : bool
     avg_down : bool
     scale_pos_embed, mask_border : bool
-        See ``halo.blocked``: ``scale_pos`` and ``mask_border``.
+        See ``halo.operator.Settings``: ``scale_pos`` and ``mask_border``.
     pad : bool
         Accept maps that ``block_size`` does not divide. Ours.
     """

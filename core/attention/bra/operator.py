@@ -6,21 +6,58 @@ its numbers. The projections around it and the backbones are in ``biformer``.
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from typing import Any
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from ...opaque import opaque
-from ..contract import Condition, Cost, Golden, Shape, Unphased
-from ..equations import accumulator, attention_result, repeat_kv, weighted_sum
+from ...choose import in_torch
+from ..contract import Condition, Cost, Golden, Operator, Shape, with_settings
+from ..equations import accumulator, repeat_kv, weighted_sum
 from .attend import attend_regions, gather
 from .regions import Regions, Routing, cut, pad_map, route, to_regions
 
 
+@dataclass(frozen=True, slots=True, eq=False)
+class Settings:
+    """How a map is cut and routed, and what is added.
+
+    Parameters
+    ----------
+    n_win : int
+        Regions per side. More: smaller regions, a dearer search and cheaper attention.
+    topk : int
+        Regions that each region attends to, the same for all heads; ``n_win ** 2`` is full attention.
+    soft_routing : bool
+        Multiply keys and values of a chosen region by its routing probability.
+    pad : bool
+        Zeros to the right and below where ``n_win`` does not divide the map. They are keys like any other.
+    mask_padding : bool
+        Hide that padding from means and attention. Ours, not the paper's.
+    lepe : Tensor [Hq * Dv, 1, n, n], optional
+        Depthwise kernel, n odd: its convolution of v as a map is added to the result.
+    lepe_bias : Tensor [Hq * Dv], optional
+
+    Raises
+    ------
+    ValueError
+        Of the phases: if n_win does not divide the map and ``pad`` is off, topk is not in 1..n_win², or lepe does not
+        fit v.
+    """
+
+    n_win: int = 16
+    topk: int = 4
+    soft_routing: bool = False
+    pad: bool = False
+    mask_padding: bool = False
+    lepe: Tensor | None = None
+    lepe_bias: Tensor | None = None
+
+
 def default_scale(q: Tensor) -> float:
-    """(Hq * D) ** -0.5: the full width, not the head's; one factor for routing and for token attention."""
+    """(Hq * D) ** -0.5: the full width, not the head's, as weights were trained; for routing and token attention."""
     return float((q.shape[1] * q.shape[3]) ** -0.5)
 
 
@@ -40,23 +77,21 @@ def add_lepe(out: Tensor, v: Tensor, grid: tuple[int, int], lepe: Tensor | None,
     return out + position.reshape(batch, heads, dim, tokens).transpose(2, 3)
 
 
-@opaque(attention_result)
 def reference(
     q: Tensor, k: Tensor, v: Tensor, *, causal: bool = False, scale: float | None = None, grid: tuple[int, int],
-    n_win: int = 16, topk: int = 4, soft_routing: bool = False, pad: bool = False, mask_padding: bool = False,
-    lepe: Tensor | None = None, lepe_bias: Tensor | None = None,
+    settings: Settings,
 ) -> Tensor:  # fmt: skip
-    """The equations with a dense mask of the chosen regions' tokens. Parameters as in ``blocked``."""
+    """The equations with a dense mask of the chosen regions' tokens."""
     scale = default_scale(q) if scale is None else scale
-    regions = cut(grid, n_win, pad=pad)
-    routing = route(q, k, regions, topk=topk, scale=scale, masked=mask_padding)
+    routing = select(q, k, scale=scale, grid=grid, settings=settings)
+    regions = routing.regions
     region = routing.region_of_tokens(padding=True)
     visible = routing.chosen()[:, region][:, :, region]  # [B, L, L], L of the padded map
     if routing.masked:
         on_map = pad_map(torch.ones(1, 1, q.shape[2], 1, dtype=torch.bool, device=q.device), regions).flatten()
         visible = visible & on_map
     strength = torch.ones_like(routing.logits)
-    if soft_routing:
+    if settings.soft_routing:
         strength = strength.scatter(2, routing.index, routing.weight)  # [B, P, P]
     factor = strength[:, region][:, :, region][:, None].to(q.dtype)  # [B, 1, L, L]
 
@@ -65,26 +100,27 @@ def reference(
     prob = scores.masked_fill(~visible[:, None], -torch.inf).softmax(-1).to(q.dtype)
     out = weighted_sum(prob * factor, vp, visible[:, None])  # [B, Hq, L, Dv]
     out = out.reshape(*out.shape[:2], *regions.padded, v.shape[3])[:, :, : grid[0], : grid[1]].flatten(2, 3)
-    return add_lepe(out, v, grid, lepe, lepe_bias)
+    return add_lepe(out, v, grid, settings.lepe, settings.lepe_bias)
 
 
+@with_settings(Settings)
 def select(
     q: Tensor, k: Tensor, *, causal: bool = False, scale: float | None = None, grid: tuple[int, int],
-    n_win: int = 16, topk: int = 4, pad: bool = False, mask_padding: bool = False, **attend_only: Any,
+    settings: Settings,
 ) -> Routing:  # fmt: skip
-    """The coarse half: which regions each region attends to. ``attend_only``: parameters of ``attend``, ignored."""
-    regions = cut(grid, n_win, pad=pad)
-    return route(q, k, regions, topk=topk, scale=default_scale(q) if scale is None else scale, masked=mask_padding)
+    """The coarse half: which regions each region attends to. It has no gradient."""
+    regions, scale = cut(grid, settings.n_win, pad=settings.pad), default_scale(q) if scale is None else scale
+    return route(q, k, regions, topk=settings.topk, scale=scale, masked=settings.mask_padding)
 
 
 def attend(
     q: Tensor, k: Tensor, v: Tensor, selection: Routing, *, causal: bool = False, scale: float | None = None,
-    grid: tuple[int, int], soft_routing: bool = False, lepe: Tensor | None = None, lepe_bias: Tensor | None = None,
+    grid: tuple[int, int], settings: Settings,
 ) -> Tensor:  # fmt: skip
-    """The fine half: token attention inside the chosen regions."""
+    """The fine half: token attention inside the chosen regions. Differentiable in q, k, v and lepe."""
     scale = default_scale(q) if scale is None else scale
-    out = attend_regions(q, k, v, selection, scale=scale, soft_routing=soft_routing)
-    return add_lepe(out, v, grid, lepe, lepe_bias)
+    out = attend_regions(q, k, v, selection, scale=scale, soft_routing=settings.soft_routing)
+    return add_lepe(out, v, grid, settings.lepe, settings.lepe_bias)
 
 
 def attention_maps(q: Tensor, k: Tensor, selection: Routing, *, scale: float) -> Tensor:
@@ -99,68 +135,15 @@ def attention_maps(q: Tensor, k: Tensor, selection: Routing, *, scale: float) ->
     return prob.transpose(0, 1).reshape(batch, regions.total, *prob.shape[:1], *prob.shape[2:])
 
 
-@opaque(attention_result)
-def blocked(
-    q: Tensor, k: Tensor, v: Tensor, *, causal: bool = False, scale: float | None = None, grid: tuple[int, int],
-    n_win: int = 16, topk: int = 4, soft_routing: bool = False, pad: bool = False, mask_padding: bool = False,
-    lepe: Tensor | None = None, lepe_bias: Tensor | None = None,
-) -> Tensor:  # fmt: skip
-    """Bi-level routing attention on a token map. Differentiable in q, k, v and lepe; routing has no gradient.
-
-    Parameters
-    ----------
-    q, k, v : Tensor
-        As in ``base.Operator``; L = height * width tokens, row by row.
-    causal : bool
-        False; there is no causal form.
-    scale : float, optional
-        Factor on q·kᵀ, of region means and of tokens alike. Default ``(Hq * D) ** -0.5``, the full width: weights were
-        trained with it.
-    grid : (int, int)
-        Height and width of the map.
-    n_win : int
-        Regions per side. More: smaller regions, a dearer search and cheaper attention.
-    topk : int
-        Regions that each region attends to, the same for all heads; ``n_win ** 2`` is full attention.
-    soft_routing : bool
-        Multiply keys and values of a chosen region by its routing probability.
-    pad : bool
-        Zeros to the right and below where ``n_win`` does not divide the map. They are keys like any other.
-    mask_padding : bool
-        Hide that padding from means and attention. Ours, not the paper's.
-    lepe : Tensor [Hq * Dv, 1, n, n], optional
-        Depthwise kernel, n odd: its convolution of v as a map is added to the result.
-    lepe_bias : Tensor [Hq * Dv], optional
-
-    Returns
-    -------
-    Tensor [B, Hq, L, Dv], dtype of ``q``.
-
-    Raises
-    ------
-    ValueError
-        If n_win does not divide the map and ``pad`` is off, topk is not in 1..n_win², or lepe does not fit v.
-
-    References
-    ----------
-    methods/biformer.md, sections 3 and 7; arXiv 2303.08810.
-    """
-    selection = select(q, k, scale=scale, grid=grid, n_win=n_win, topk=topk, pad=pad, mask_padding=mask_padding)
-    return attend(q, k, v, selection, scale=scale, grid=grid, soft_routing=soft_routing, lepe=lepe, lepe_bias=lepe_bias)
-
-
 def _regions(shape: Shape, n_win: int, pad: bool) -> Regions:
     """The regions of a call; without a grid, of a square map of as many tokens."""
     side = round(shape.len_k**0.5)
     return cut(shape.grid or (side, side), n_win, pad=pad or shape.grid is None)
 
 
-def cost(
-    shape: Shape, *, n_win: int = 16, topk: int = 4, soft_routing: bool = False, pad: bool = False,
-    mask_padding: bool = False, lepe: Tensor | None = None, lepe_bias: Tensor | None = None,
-) -> Cost:  # fmt: skip
+def cost(shape: Shape, *, settings: Settings) -> Cost:
     """Section 7, without the projections."""
-    regions = _regions(shape, n_win, pad)
+    regions, topk, lepe = _regions(shape, settings.n_win, settings.pad), settings.topk, settings.lepe
     attended = topk * regions.size
     searched = regions.total**2 / max(1, shape.len_q)
     heads, tokens, dims = shape.batch * shape.num_heads, regions.total * regions.size, shape.head_dim + shape.value_dim
@@ -189,12 +172,11 @@ def at_budget(keys: int, shape: Shape) -> dict[str, Any]:
     return best[1]
 
 
-OPERATOR = Unphased(
+OPERATOR = Operator(
+    settings=Settings,
     reference=reference,
-    blocked=blocked,
+    phases=(in_torch("bra", select), in_torch("bra", attend)),
     cost=cost,
-    select=select,
-    attend=attend,
     at_budget=at_budget,
     causal=(False,),
     grid=True,

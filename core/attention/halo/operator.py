@@ -7,15 +7,16 @@ Paper: HaloNet, CVPR 2021 (arXiv 2103.12731); the reference is timm's form. Spec
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from typing import Any
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from ...opaque import opaque
-from ..contract import Condition, Cost, Golden, Shape, Unphased
-from ..equations import accumulator, attention_result, repeat_kv, weighted_sum
+from ...choose import in_torch
+from ..contract import Condition, Cost, Golden, Operator, Shape
+from ..equations import accumulator, repeat_kv, weighted_sum
 from .attend import attend_blocks
 from .blocks import Halo, from_blocks, query_blocks
 
@@ -33,78 +34,12 @@ def layout_of(grid: tuple[int, int], block_size: int, halo: int, *, pad: bool, s
     return Halo(grid, block_size, halo, stride)
 
 
-def check_tables(layout: Halo, dim: int, height_rel: Tensor | None, width_rel: Tensor | None) -> None:
-    """Raise ``ValueError`` unless both tables or neither are given, of the window's size."""
-    if (height_rel is None) != (width_rel is None):
-        raise ValueError("height_rel and width_rel come together: pass both or neither.")
-    for name, table in (("height_rel", height_rel), ("width_rel", width_rel)):
-        if table is not None and table.shape != (2 * layout.win - 1, dim):
-            raise ValueError(
-                f"{name} has shape {list(table.shape)}; block_size={layout.block}, halo={layout.halo} and head_dim "
-                f"{dim} need [{2 * layout.win - 1}, {dim}]. A table belongs to the sizes it was trained with."
-            )
-
-
-def _cells(height: int, width: int, device: torch.device) -> tuple[Tensor, Tensor]:
-    """Row and column of every cell of a map, int64 [height * width] each."""
-    cell = torch.arange(height * width, device=device)
-    return cell // width, cell % width
-
-
-@opaque(attention_result)
-def reference(
-    q: Tensor, k: Tensor, v: Tensor, *, causal: bool = False, scale: float | None = None, grid: tuple[int, int],
-    block_size: int = 8, halo: int = 3, height_rel: Tensor | None = None, width_rel: Tensor | None = None,
-    scale_pos: bool = False, mask_border: bool = False, pad: bool = False,
-) -> Tensor:  # fmt: skip
-    """The equations over the whole map with its border of zeros, dense. Parameters as in ``blocked``."""
-    layout = layout_of(grid, block_size, halo, pad=pad)
-    check_tables(layout, q.shape[3], height_rel, width_rel)
-    scale = q.shape[3] ** -0.5 if scale is None else scale
-    (height, width), win = grid, layout.win
-    below, right = (-size % block_size + halo for size in grid)
-    k, v = (
-        F.pad(repeat_kv(x, q.shape[1]).reshape(*q.shape[:2], *grid, x.shape[3]), (0, 0, halo, right, halo, below))
-        for x in (k, v)
-    )
-    tall, wide = k.shape[2:4]
-    y, x = _cells(height, width, q.device)
-    r, c = _cells(tall, wide, q.device)
-    # with the border counted, the window of a block starts where the block itself starts on the map
-    from_top, from_left = r - (y // block_size * block_size)[:, None], c - (x // block_size * block_size)[:, None]
-    visible = (from_top >= 0) & (from_top < win) & (from_left >= 0) & (from_left < win)  # [L, border included]
-    if mask_border:
-        visible &= (r >= halo) & (r < halo + height) & (c >= halo) & (c < halo + width)
-
-    scores = (q @ k.flatten(2, 3).mT) * scale
-    if height_rel is not None and width_rel is not None:
-        position = torch.zeros_like(scores)
-        for table, at in ((height_rel, r - y[:, None]), (width_rel, c - x[:, None])):
-            row = (at + win - 1).clamp(0, 2 * win - 2)  # those beyond are not visible
-            position = position + (q @ table.to(q.dtype).mT).gather(3, row.expand_as(scores))
-        scores = scores + position * (scale if scale_pos else 1.0)
-    scores = scores.to(accumulator(q.dtype)).masked_fill(~visible, -torch.inf)
-    return weighted_sum(scores.softmax(-1).to(v.dtype), v.flatten(2, 3), visible)
-
-
-@opaque(attention_result)
-def blocked(
-    q: Tensor, k: Tensor, v: Tensor, *, causal: bool = False, scale: float | None = None, grid: tuple[int, int],
-    block_size: int = 8, halo: int = 3, height_rel: Tensor | None = None, width_rel: Tensor | None = None,
-    scale_pos: bool = False, mask_border: bool = False, pad: bool = False,
-) -> Tensor:  # fmt: skip
-    """Local attention on a token map, block by block. Differentiable in q, k, v and the tables.
+@dataclass(frozen=True, slots=True, eq=False)
+class Settings:
+    """Blocks, what they see around them, and positions.
 
     Parameters
     ----------
-    q, k, v : Tensor
-        As in ``base.Operator``; L = height * width tokens, row by row.
-    causal : bool
-        False; there is no causal form.
-    scale : float, optional
-        Factor on q·kᵀ, default ``D ** -0.5``.
-    grid : (int, int)
-        Height and width of the map.
     block_size : int
         Side b of a block of queries, 1 or more; 1 is a sliding window per pixel.
     halo : int
@@ -119,43 +54,103 @@ def blocked(
     pad : bool
         Accept maps that ``block_size`` does not divide: what lies beyond the map counts as border.
 
-    Returns
-    -------
-    Tensor [B, Hq, L, Dv], dtype of ``q``.
-
     Raises
     ------
     ValueError
-        If block_size does not divide the map and ``pad`` is off, a size is out of range, or a table does not fit.
-
-    References
-    ----------
-    methods/halonet.md, sections 3.1 and 7; arXiv 2103.12731.
+        If one table comes without the other. Of the operator: if block_size does not divide the map and ``pad`` is off,
+        a size is out of range, or a table does not fit.
     """
-    layout = layout_of(grid, block_size, halo, pad=pad)
+
+    block_size: int = 8
+    halo: int = 3
+    height_rel: Tensor | None = None
+    width_rel: Tensor | None = None
+    scale_pos: bool = False
+    mask_border: bool = False
+    pad: bool = False
+
+    def __post_init__(self) -> None:
+        if (self.height_rel is None) != (self.width_rel is None):
+            raise ValueError("height_rel and width_rel come together: pass both or neither.")
+
+    def layout(self, grid: tuple[int, int], dim: int) -> Halo:
+        """The blocks of a map whose heads have ``dim`` channels. Raises ``ValueError``."""
+        layout = layout_of(grid, self.block_size, self.halo, pad=self.pad)
+        for name, table in (("height_rel", self.height_rel), ("width_rel", self.width_rel)):
+            if table is not None and table.shape != (2 * layout.win - 1, dim):
+                raise ValueError(
+                    f"{name} has shape {list(table.shape)}; block_size={layout.block}, halo={layout.halo} and head_dim "
+                    f"{dim} need [{2 * layout.win - 1}, {dim}]. A table belongs to the sizes it was trained with."
+                )
+        return layout
+
+
+def _cells(height: int, width: int, device: torch.device) -> tuple[Tensor, Tensor]:
+    """Row and column of every cell of a map, int64 [height * width] each."""
+    cell = torch.arange(height * width, device=device)
+    return cell // width, cell % width
+
+
+def reference(
+    q: Tensor, k: Tensor, v: Tensor, *, causal: bool = False, scale: float | None = None, grid: tuple[int, int],
+    settings: Settings,
+) -> Tensor:  # fmt: skip
+    """The equations over the whole map with its border of zeros, dense."""
+    layout = settings.layout(grid, q.shape[3])
+    block_size, halo, height_rel, width_rel = layout.block, layout.halo, settings.height_rel, settings.width_rel
+    scale = q.shape[3] ** -0.5 if scale is None else scale
+    (height, width), win = grid, layout.win
+    below, right = (-size % block_size + halo for size in grid)
+    k, v = (
+        F.pad(repeat_kv(x, q.shape[1]).reshape(*q.shape[:2], *grid, x.shape[3]), (0, 0, halo, right, halo, below))
+        for x in (k, v)
+    )
+    tall, wide = k.shape[2:4]
+    y, x = _cells(height, width, q.device)
+    r, c = _cells(tall, wide, q.device)
+    # with the border counted, the window of a block starts where the block itself starts on the map
+    from_top, from_left = r - (y // block_size * block_size)[:, None], c - (x // block_size * block_size)[:, None]
+    visible = (from_top >= 0) & (from_top < win) & (from_left >= 0) & (from_left < win)  # [L, border included]
+    if settings.mask_border:
+        visible &= (r >= halo) & (r < halo + height) & (c >= halo) & (c < halo + width)
+
+    scores = (q @ k.flatten(2, 3).mT) * scale
+    if height_rel is not None and width_rel is not None:
+        position = torch.zeros_like(scores)
+        for table, at in ((height_rel, r - y[:, None]), (width_rel, c - x[:, None])):
+            row = (at + win - 1).clamp(0, 2 * win - 2)  # those beyond are not visible
+            position = position + (q @ table.to(q.dtype).mT).gather(3, row.expand_as(scores))
+        scores = scores + position * (scale if settings.scale_pos else 1.0)
+    scores = scores.to(accumulator(q.dtype)).masked_fill(~visible, -torch.inf)
+    return weighted_sum(scores.softmax(-1).to(v.dtype), v.flatten(2, 3), visible)
+
+
+def attend(
+    q: Tensor, k: Tensor, v: Tensor, *, causal: bool = False, scale: float | None = None, grid: tuple[int, int],
+    settings: Settings,
+) -> Tensor:  # fmt: skip
+    """Block by block. Differentiable in q, k, v and the tables."""
+    layout = settings.layout(grid, q.shape[3])
     batch, heads, tokens, dim = q.shape
-    check_tables(layout, dim, height_rel, width_rel)
     kv_heads, group = k.shape[1], heads // k.shape[1]
     kc, vc = (x.transpose(2, 3).reshape(batch * kv_heads, x.shape[3], *grid) for x in (k, v))  # channels first
     out = attend_blocks(
         query_blocks(q.reshape(batch, heads, *grid, dim), layout, group), kc, vc, layout,
-        scale=dim**-0.5 if scale is None else scale, height_rel=height_rel, width_rel=width_rel, scale_pos=scale_pos,
-        mask_border=mask_border, group=group,
+        scale=dim**-0.5 if scale is None else scale, height_rel=settings.height_rel, width_rel=settings.width_rel,
+        scale_pos=settings.scale_pos, mask_border=settings.mask_border, group=group,
     )  # fmt: skip
     return from_blocks(out, layout, batch, group).reshape(batch, heads, tokens, v.shape[3])
 
 
-def cost(
-    shape: Shape, *, block_size: int = 8, halo: int = 3, height_rel: Tensor | None = None,
-    width_rel: Tensor | None = None, scale_pos: bool = False, mask_border: bool = False, pad: bool = False,
-) -> Cost:  # fmt: skip
+def cost(shape: Shape, *, settings: Settings) -> Cost:
     """Section 7, without the projections."""
     side = round(shape.len_k**0.5)
-    layout = layout_of(shape.grid or (side, side), block_size, halo, pad=pad or shape.grid is None)
+    pad = settings.pad or shape.grid is None
+    layout = layout_of(shape.grid or (side, side), settings.block_size, settings.halo, pad=pad)
     cells, heads = layout.win**2, shape.batch * shape.num_heads
-    tokens, dims = layout.rows * layout.cols * block_size**2, shape.head_dim + shape.value_dim
+    tokens, dims = layout.rows * layout.cols * layout.block**2, shape.head_dim + shape.value_dim
     flops = 2.0 * heads * tokens * cells * dims
-    if height_rel is not None:
+    if settings.height_rel is not None:
         flops += 2.0 * heads * tokens * 2 * layout.win * shape.head_dim
     read = shape.batch * shape.num_kv_heads * layout.rows * layout.cols * cells * dims
     return Cost(flops, (heads * tokens * dims + read) * float(shape.itemsize), 0.0, float(cells))
@@ -168,9 +163,10 @@ def at_budget(keys: int, shape: Shape) -> dict[str, Any]:
     return {"block_size": max(1, win - 2 * halo), "halo": halo, "pad": True}
 
 
-OPERATOR = Unphased(
+OPERATOR = Operator(
+    settings=Settings,
     reference=reference,
-    blocked=blocked,
+    phases=(in_torch("halo", attend),),
     cost=cost,
     at_budget=at_budget,
     causal=(False,),

@@ -4,7 +4,7 @@ import pytest
 import torch
 import torch.nn.functional as F
 
-from attn.core.attention.halo import operator as halo
+from attn.core.attention.halo.operator import OPERATOR as halo
 from attn.core.nets import halonet
 
 TABLE = [

@@ -12,7 +12,8 @@ from torch.utils._python_dispatch import TorchDispatchMode
 
 from attn.core.attention import attention
 from attn.core.attention.bra import attend as bra_attend
-from attn.core.attention.bra import operator as bra
+from attn.core.attention.bra.operator import OPERATOR as bra
+from attn.core.attention.bra.operator import attention_maps
 from attn.core.attention.contract import Shape
 from attn.core.attention.equations import masked_attention
 
@@ -217,7 +218,7 @@ def test_attention_maps_are_the_weights(mask_padding):
     q, k, v, grid = inputs((2, 4, 2, 7, 9, 8), torch.float64)
     params = {"grid": grid, "n_win": 3, "topk": 4, "pad": True, "mask_padding": mask_padding}
     routing = bra.select(q, k, **params)
-    maps = bra.attention_maps(q, k, routing, scale=32**-0.5)  # [B, P, Hq, T, topk * T]
+    maps = attention_maps(q, k, routing, scale=32**-0.5)  # [B, P, Hq, T, topk * T]
     assert maps.shape == (2, 9, 4, 9, 36)
     values = F.pad(v.repeat_interleave(2, 1).reshape(2, 4, 7, 9, 8), (0, 0, 0, 0, 0, 2))
     values = values.reshape(2, 4, 3, 3, 3, 3, 8).transpose(3, 4).reshape(2, 4, 9, 9, 8)  # [B, Hq, P, T, Dv]

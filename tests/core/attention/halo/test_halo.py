@@ -10,7 +10,7 @@ from attn.core.attention import attention
 from attn.core.attention.contract import Shape
 from attn.core.attention.equations import masked_attention
 from attn.core.attention.halo import attend as halo_attend
-from attn.core.attention.halo import operator as halo
+from attn.core.attention.halo.operator import OPERATOR as halo
 
 CASES = [
     ((1, 1, 1, 12, 16, 32), {"block_size": 4, "halo": 1}),
