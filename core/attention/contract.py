@@ -145,6 +145,8 @@ class Operator:
         formulations in order of preference: a new kernel is one more.
     cost : callable (Shape, settings) -> Cost
         Prediction from sizes alone.
+    fused : callable (q, k, v, *, backend, ...) or None
+        Runs both phases piece by piece, so that no whole selection is held, as one node of a graph.
     whole : callable (q, k, v, *, backend, ...) or None
         Runs the phases in its own way, visible to a graph: where a setting is a module, or the engine is PyTorch's.
         None: one phase after the other, as one node of a graph.
@@ -196,6 +198,7 @@ class Operator:
     reference: Callable[..., Tensor]
     phases: tuple[Phase, ...]
     cost: Callable[..., Cost]
+    fused: Callable[..., Tensor] | None = None
     whole: Callable[..., Tensor] | None = None
     rows: Callable[..., Tensor] | None = None
     decoder: Callable[..., Callable[[], Tensor]] | None = None
@@ -231,7 +234,7 @@ class Operator:
         if self.whole:
             made |= {"blocked": keywords(self.whole), "reference": keywords(self.reference)}
         else:
-            made |= {"blocked": self._as_one_node("blocked", self._run)}
+            made |= {"blocked": self._as_one_node("blocked", self.fused or self._run)}
             made |= {"reference": self._as_one_node("reference", self.reference)}
         for name, value in made.items():
             object.__setattr__(self, name, value)

@@ -19,6 +19,13 @@ def wants_gradient(*tensors: Tensor | None) -> bool:
     return torch.is_grad_enabled() and any(x is not None and x.requires_grad for x in tensors)
 
 
+def needs_cpu_floats(q: Tensor, *_: Any, **__: Any) -> str | None:
+    """``refuses`` of CPU kernels that compute in float32."""
+    if q.device.type == "cpu" and accumulator(q.dtype) == torch.float32:
+        return None
+    return f"takes float32, bfloat16 and float16 on the CPU, not {q.dtype} on {q.device}"
+
+
 def repeat_kv(x: Tensor, num_heads: int) -> Tensor:
     """Each key/value head once per query head of its group: [B, Hkv, L, D] -> [B, Hq, L, D]; a view if Hq = Hkv."""
     return x if x.shape[1] == num_heads else x.repeat_interleave(num_heads // x.shape[1], dim=1)

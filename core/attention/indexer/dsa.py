@@ -8,109 +8,95 @@ selection. The scores pass through a ReLU: keys with negative dot products tie a
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import dataclass
 
 import torch
 from torch import Tensor
 
-from ...opaque import opaque
-from ..contract import Cost, Shape, Unphased, shape_of
-from ..equations import attention_result, causal_mask, masked_attention
-from ..tokens.attend import TokenSelection
+from ...choose import Formulation
+from ..contract import Cost, Operator, Shape, shape_of
+from ..equations import causal_mask, masked_attention
+from ..tokens.attend import LISTS, TokenSelection
 from ..tokens.top_k import top_k_positions
 from . import operator as shared
-from .search import FlatIndex, TokenIndex
+from .search import SEARCH, FlatIndex, TokenIndex
 
 
-@opaque(attention_result)
-def reference(
-    q: Tensor, k: Tensor, v: Tensor, *, causal: bool, scale: float | None = None, top_k: int = 2048
-) -> Tensor:
-    """Section 3.2, dense: all index scores, the best ``top_k`` visible ones, attention to those."""
-    _check(top_k)
-    scores = shared.dense_scores(q, k, "none")  # [B, Hkv, Lq, Lk]
-    if causal:
-        scores = scores.masked_fill(~causal_mask(q.shape[2], k.shape[2], q.device), -torch.inf)
-    selection = TokenSelection(top_k_positions(scores, top_k), q.shape[1], k.shape[2], 0)
-    return masked_attention(q, k, v, selection.mask(torch.arange(q.shape[2], device=q.device)), scale=scale)
-
-
-@opaque(attention_result)
-def blocked(q: Tensor, k: Tensor, v: Tensor, *, causal: bool, scale: float | None = None, top_k: int = 2048) -> Tensor:
-    """Attention to the tokens with the best flat index scores.
+@dataclass(frozen=True, slots=True)
+class Settings:
+    """How many tokens are chosen.
 
     Parameters
     ----------
-    q, k, v : Tensor [B, Hq, Lq, D], [B, Hkv, Lk, D], [B, Hkv, Lk, Dv]
-    causal : bool
-    scale : float, optional
-        Default ``D ** -0.5``.
     top_k : int
         Tokens per query. The search looks at every visible key whatever it is.
-
-    Returns
-    -------
-    Tensor [B, Hq, Lq, Dv], dtype of ``q``. Differentiable in q, k, v through the chosen tokens, the choice constant.
 
     Raises
     ------
     ValueError
         If ``top_k`` is not positive.
-
-    References
-    ----------
-    methods/hisa.md, sections 3.2 and 3.4.
     """
-    _check(top_k)
-    return shared.run(q, k, v, _index(top_k), causal=causal, scale=scale, quant="none", top_k=top_k)
+
+    top_k: int = 2048
+
+    def __post_init__(self) -> None:
+        if self.top_k < 1:
+            raise ValueError(f"top_k is {self.top_k}; choose at least one token.")
+
+    def index(self, k: Tensor) -> TokenIndex:
+        """Index keys [Lk, D] of a head, ready to be searched."""
+        return FlatIndex(k, top_k=self.top_k)
 
 
-def select(q: Tensor, k: Tensor, *, causal: bool, scale: float | None = None, top_k: int = 2048) -> TokenSelection:
-    """The lists of all queries at once: 4 bytes x ``top_k`` for each key/value head and query."""
-    _check(top_k)
-    found = shared.search(q.detach(), k.detach(), _index(top_k), causal=causal, quant="none", top_k=top_k)
-    shape = shape_of(q, k, k, causal=causal)
-    return TokenSelection(found, q.shape[1], k.shape[2], shape.pairs)
-
-
-def attend(
-    q: Tensor, k: Tensor, v: Tensor, selection: TokenSelection, *, causal: bool, scale: float | None = None
+def reference(
+    q: Tensor, k: Tensor, v: Tensor, *, causal: bool, scale: float | None = None, settings: Settings
 ) -> Tensor:
-    """Second phase of ``blocked``."""
-    return shared.attend(q, k, v, selection.indices, scale=scale)
+    """Section 3.2, dense: all index scores, the best ``top_k`` visible ones, attention to those."""
+    scores = shared.dense_scores(q, k, "none")  # [B, Hkv, Lq, Lk]
+    if causal:
+        scores = scores.masked_fill(~causal_mask(q.shape[2], k.shape[2], q.device), -torch.inf)
+    selection = TokenSelection(top_k_positions(scores, settings.top_k), q.shape[1], k.shape[2], 0)
+    return masked_attention(q, k, v, selection.mask(torch.arange(q.shape[2], device=q.device)), scale=scale)
+
+
+def select(
+    q: Tensor, k: Tensor, *, causal: bool, scale: float | None = None, settings: Settings, engine: Formulation
+) -> TokenSelection:
+    """The lists of all queries at once: 4 bytes x ``top_k`` for each key/value head and query."""
+    found = shared.search(
+        q, k, settings.index, causal=causal, quant="none", top_k=settings.top_k, engine=engine
+    )  # fmt: skip
+    return TokenSelection(found, q.shape[1], k.shape[2], shape_of(q, k, k, causal=causal).pairs)
+
+
+def fused(
+    q: Tensor, k: Tensor, v: Tensor, *, causal: bool, scale: float | None = None, settings: Settings, backend: str
+) -> Tensor:
+    """Attention to the tokens with the best flat index scores; differentiable through them, the choice constant."""
+    return shared.run(
+        q, k, v, settings.index, causal=causal, scale=scale, quant="none", top_k=settings.top_k, backend=backend
+    )
 
 
 def decoder(
-    q: Tensor, k: Tensor, v: Tensor, *, scale: float | None = None, top_k: int = 2048
+    q: Tensor, k: Tensor, v: Tensor, *, scale: float | None = None, settings: Settings
 ) -> Callable[[], Tensor]:  # fmt: skip
     """The last query's output against a cache whose index keys are laid out beforehand."""
-    _check(top_k)
-    return shared.decoder(q, k, v, _index(top_k), scale=scale, quant="none", top_k=top_k)
+    return shared.decoder(q, k, v, settings.index, scale=scale, quant="none", top_k=settings.top_k)
 
 
-def cost(shape: Shape, *, top_k: int = 2048) -> Cost:
+def cost(shape: Shape, *, settings: Settings) -> Cost:
     """Every visible key is searched, the best ``top_k`` are gathered."""
     seen, capped = shared.visible(shape)
-    return shared.predict(shape, searched=seen, attended=capped(top_k))
+    return shared.predict(shape, searched=seen, attended=capped(settings.top_k))
 
 
-def _check(top_k: int) -> None:
-    if top_k < 1:
-        raise ValueError(f"top_k is {top_k}; choose at least one token.")
-
-
-def _index(top_k: int) -> shared.MakeIndex:
-    def make(k: Tensor) -> TokenIndex:
-        return FlatIndex(k, top_k=top_k)
-
-    return make
-
-
-OPERATOR = Unphased(
+OPERATOR = Operator(
+    settings=Settings,
     reference=reference,
-    blocked=blocked,
+    phases=(SEARCH.used_by("dsa", select), LISTS.used_by("dsa", shared.attend)),
+    fused=fused,
     cost=cost,
-    select=select,
-    attend=attend,
     decoder=decoder,
     no_budget="it scores every key, whatever top_k is.",
     differentiable=True,

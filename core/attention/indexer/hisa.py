@@ -9,67 +9,28 @@ Differs from the official kernels in step 5: blocks are compared in float32 unle
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import dataclass
 
 import torch
 from torch import Tensor
 
-from ...opaque import opaque
-from ..contract import Cost, Shape, Unphased, shape_of
-from ..equations import accumulator, attention_result, masked_attention
-from ..tokens.attend import TokenSelection
+from ...choose import Formulation
+from ..contract import Cost, Operator, Shape, shape_of
+from ..equations import accumulator, masked_attention
+from ..tokens.attend import LISTS, TokenSelection
 from ..tokens.top_k import top_k_positions
 from . import operator as shared
 from .module import QUANTS, Quant, fake_quantise
 from .pool import CoarseDtype, block_scores, candidate_blocks, pool_blocks
-from .search import FlatIndex, HisaIndex, TokenIndex, check_hisa
+from .search import SEARCH, FlatIndex, HisaIndex, TokenIndex, check_hisa
 
 
-@opaque(attention_result)
-def reference(
-    q: Tensor, k: Tensor, v: Tensor, *, causal: bool, scale: float | None = None, top_k: int = 2048,
-    block_size: int = 128, top_blocks: int = 64, coarse_dtype: CoarseDtype = "fp32", quant: Quant = "none",
-    min_seq: int = 0,
-) -> Tensor:  # fmt: skip
-    """Section 3.3, dense: index scores of all pairs, hidden outside the candidate blocks."""
-    _check(top_k, block_size, top_blocks, coarse_dtype, quant, min_seq)
-    scores = shared.dense_scores(q, k, quant)  # [B, Hkv, Lq, Lk]
-    ks, ke = shared.windows(q.shape[2], k.shape[2], causal, q.device)
-    position = torch.arange(k.shape[2], device=q.device)
-    seen = (position < ke[:, None]).expand_as(scores)
-    if k.shape[2] >= min_seq:
-        group = q.shape[1] // k.shape[1]
-        candidate = torch.zeros_like(scores, dtype=torch.bool)
-        for b in range(k.shape[0]):
-            for h in range(k.shape[1]):
-                keys = fake_quantise(k[b, h].to(accumulator(k.dtype)), quant)
-                queries = fake_quantise(q[b, h * group : (h + 1) * group].to(keys.dtype), quant).transpose(0, 1)
-                coarse = block_scores(
-                    queries, pool_blocks(keys, block_size, quant=quant).keys,
-                    torch.full_like(queries[..., 0], 1 / group), ks, ke, block_size=block_size,
-                    coarse_dtype=coarse_dtype,
-                )  # fmt: skip
-                blocks = candidate_blocks(coarse, top_blocks)  # [Lq, m]
-                candidate[b, h] = (blocks[:, :, None] == position // block_size).any(1)
-        seen = seen & candidate
-    found = top_k_positions(scores.masked_fill(~seen, -torch.inf), top_k)
-    selection = TokenSelection(found, q.shape[1], k.shape[2], 0)
-    return masked_attention(q, k, v, selection.mask(torch.arange(q.shape[2], device=q.device)), scale=scale)
-
-
-@opaque(attention_result)
-def blocked(
-    q: Tensor, k: Tensor, v: Tensor, *, causal: bool, scale: float | None = None, top_k: int = 2048,
-    block_size: int = 128, top_blocks: int = 64, coarse_dtype: CoarseDtype = "fp32", quant: Quant = "none",
-    min_seq: int = 0,
-) -> Tensor:  # fmt: skip
-    """Attention to the tokens with the best index scores inside the best key blocks.
+@dataclass(frozen=True, slots=True)
+class Settings:
+    """The two searches.
 
     Parameters
     ----------
-    q, k, v : Tensor [B, Hq, Lq, D], [B, Hkv, Lk, D], [B, Hkv, Lk, Dv]
-    causal : bool
-    scale : float, optional
-        Default ``D ** -0.5``.
     top_k : int
         Tokens per query, at most ``top_blocks * block_size``.
     block_size : int
@@ -83,62 +44,103 @@ def blocked(
     min_seq : int
         Search flat where there are fewer keys than this; 0: never.
 
-    Returns
-    -------
-    Tensor [B, Hq, Lq, Dv], dtype of ``q``. Differentiable in q, k, v through the chosen tokens, the choice constant.
-
     Raises
     ------
     ValueError
         If a parameter is out of range.
-
-    References
-    ----------
-    methods/hisa.md, sections 3.3 and 3.4; arXiv 2603.28458.
     """
-    _check(top_k, block_size, top_blocks, coarse_dtype, quant, min_seq)
-    make = _index(k.shape[2], top_k, block_size, top_blocks, coarse_dtype, quant, min_seq)
-    return shared.run(q, k, v, make, causal=causal, scale=scale, quant=quant, top_k=top_k)
+
+    top_k: int = 2048
+    block_size: int = 128
+    top_blocks: int = 64
+    coarse_dtype: CoarseDtype = "fp32"
+    quant: Quant = "none"
+    min_seq: int = 0
+
+    def __post_init__(self) -> None:
+        check_hisa(self.top_k, self.block_size, self.top_blocks, self.coarse_dtype)
+        if self.quant not in QUANTS:
+            raise ValueError(f"quant is one of {', '.join(QUANTS)}, not {self.quant!r}.")
+        if self.min_seq < 0:
+            raise ValueError(
+                f"min_seq is {self.min_seq}; pass a number of keys, or 0 to search hierarchically at any length."
+            )
+
+    def index(self, k: Tensor) -> TokenIndex:
+        """Index keys [Lk, D] of a head, ready to be searched."""
+        if k.shape[0] < self.min_seq:
+            return FlatIndex(k, top_k=self.top_k)
+        return HisaIndex(
+            k, top_k=self.top_k, block_size=self.block_size, top_blocks=self.top_blocks,
+            coarse_dtype=self.coarse_dtype, quant=self.quant,
+        )  # fmt: skip
+
+
+def reference(
+    q: Tensor, k: Tensor, v: Tensor, *, causal: bool, scale: float | None = None, settings: Settings
+) -> Tensor:
+    """Section 3.3, dense: index scores of all pairs, hidden outside the candidate blocks."""
+    quant, block_size = settings.quant, settings.block_size
+    scores = shared.dense_scores(q, k, quant)  # [B, Hkv, Lq, Lk]
+    ks, ke = shared.windows(q.shape[2], k.shape[2], causal, q.device)
+    position = torch.arange(k.shape[2], device=q.device)
+    seen = (position < ke[:, None]).expand_as(scores)
+    if k.shape[2] >= settings.min_seq:
+        group = q.shape[1] // k.shape[1]
+        candidate = torch.zeros_like(scores, dtype=torch.bool)
+        for b in range(k.shape[0]):
+            for h in range(k.shape[1]):
+                keys = fake_quantise(k[b, h].to(accumulator(k.dtype)), quant)
+                queries = fake_quantise(q[b, h * group : (h + 1) * group].to(keys.dtype), quant).transpose(0, 1)
+                coarse = block_scores(
+                    queries, pool_blocks(keys, block_size, quant=quant).keys,
+                    torch.full_like(queries[..., 0], 1 / group), ks, ke, block_size=block_size,
+                    coarse_dtype=settings.coarse_dtype,
+                )  # fmt: skip
+                blocks = candidate_blocks(coarse, settings.top_blocks)  # [Lq, m]
+                candidate[b, h] = (blocks[:, :, None] == position // block_size).any(1)
+        seen = seen & candidate
+    found = top_k_positions(scores.masked_fill(~seen, -torch.inf), settings.top_k)
+    selection = TokenSelection(found, q.shape[1], k.shape[2], 0)
+    return masked_attention(q, k, v, selection.mask(torch.arange(q.shape[2], device=q.device)), scale=scale)
 
 
 def select(
-    q: Tensor, k: Tensor, *, causal: bool, scale: float | None = None, top_k: int = 2048, block_size: int = 128,
-    top_blocks: int = 64, coarse_dtype: CoarseDtype = "fp32", quant: Quant = "none", min_seq: int = 0,
-) -> TokenSelection:  # fmt: skip
+    q: Tensor, k: Tensor, *, causal: bool, scale: float | None = None, settings: Settings, engine: Formulation
+) -> TokenSelection:
     """The lists of all queries at once: 4 bytes x ``top_k`` for each key/value head and query."""
-    _check(top_k, block_size, top_blocks, coarse_dtype, quant, min_seq)
-    make = _index(k.shape[2], top_k, block_size, top_blocks, coarse_dtype, quant, min_seq)
-    found = shared.search(q.detach(), k.detach(), make, causal=causal, quant=quant, top_k=top_k)
+    found = shared.search(
+        q, k, settings.index, causal=causal, quant=settings.quant, top_k=settings.top_k, engine=engine
+    )  # fmt: skip
     shape = shape_of(q, k, k, causal=causal)
-    searched = _searched(shape, block_size, top_blocks, min_seq) * shape.batch * shape.num_heads * shape.len_q
+    searched = _searched(shape, settings) * shape.batch * shape.num_heads * shape.len_q
     return TokenSelection(found, q.shape[1], k.shape[2], round(searched))
 
 
-def attend(
-    q: Tensor, k: Tensor, v: Tensor, selection: TokenSelection, *, causal: bool, scale: float | None = None
+def fused(
+    q: Tensor, k: Tensor, v: Tensor, *, causal: bool, scale: float | None = None, settings: Settings, backend: str
 ) -> Tensor:
-    """Second phase of ``blocked``."""
-    return shared.attend(q, k, v, selection.indices, scale=scale)
+    """Attention to the tokens with the best index scores inside the best key blocks.
+
+    Differentiable in q, k, v through the chosen tokens, the choice constant.
+    """
+    return shared.run(
+        q, k, v, settings.index, causal=causal, scale=scale, quant=settings.quant, top_k=settings.top_k,
+        backend=backend,
+    )  # fmt: skip
 
 
 def decoder(
-    q: Tensor, k: Tensor, v: Tensor, *, scale: float | None = None, top_k: int = 2048, block_size: int = 128,
-    top_blocks: int = 64, coarse_dtype: CoarseDtype = "fp32", quant: Quant = "none", min_seq: int = 0,
+    q: Tensor, k: Tensor, v: Tensor, *, scale: float | None = None, settings: Settings
 ) -> Callable[[], Tensor]:  # fmt: skip
     """The last query's output against a cache that is pooled beforehand, as ``IncrementalPool`` keeps it."""
-    _check(top_k, block_size, top_blocks, coarse_dtype, quant, min_seq)
-    make = _index(k.shape[2], top_k, block_size, top_blocks, coarse_dtype, quant, min_seq)
-    return shared.decoder(q, k, v, make, scale=scale, quant=quant, top_k=top_k)
+    return shared.decoder(q, k, v, settings.index, scale=scale, quant=settings.quant, top_k=settings.top_k)
 
 
-def cost(
-    shape: Shape, *, top_k: int = 2048, block_size: int = 128, top_blocks: int = 64, coarse_dtype: CoarseDtype = "fp32",
-    quant: Quant = "none", min_seq: int = 0,
-) -> Cost:  # fmt: skip
+def cost(shape: Shape, *, settings: Settings) -> Cost:
     """Section 7: pooled keys, the tokens of the candidate blocks, then the chosen tokens."""
     _, capped = shared.visible(shape)
-    searched = _searched(shape, block_size, top_blocks, min_seq)
-    return shared.predict(shape, searched=searched, attended=capped(top_k))
+    return shared.predict(shape, searched=_searched(shape, settings), attended=capped(settings.top_k))
 
 
 def at_budget(keys: int, shape: Shape) -> dict[str, int]:
@@ -152,45 +154,20 @@ def at_budget(keys: int, shape: Shape) -> dict[str, int]:
     return {"block_size": block_size, "top_blocks": top_blocks, "top_k": min(top_k, top_blocks * block_size)}
 
 
-def _searched(shape: Shape, block_size: int, top_blocks: int, min_seq: int) -> float:
+def _searched(shape: Shape, settings: Settings) -> float:
     """Mean number of keys, pooled ones included, that are scored per query."""
     seen, capped = shared.visible(shape)
-    if shape.len_k < min_seq:
+    if shape.len_k < settings.min_seq:
         return seen
-    return seen / block_size + capped(top_blocks * block_size)
+    return seen / settings.block_size + capped(settings.top_blocks * settings.block_size)
 
 
-def _check(
-    top_k: int, block_size: int, top_blocks: int, coarse_dtype: CoarseDtype, quant: Quant, min_seq: int
-) -> None:  # fmt: skip
-    check_hisa(top_k, block_size, top_blocks, coarse_dtype)
-    if quant not in QUANTS:
-        raise ValueError(f"quant is one of {', '.join(QUANTS)}, not {quant!r}.")
-    if min_seq < 0:
-        raise ValueError(f"min_seq is {min_seq}; pass a number of keys, or 0 to search hierarchically at any length.")
-
-
-def _index(
-    len_k: int, top_k: int, block_size: int, top_blocks: int, coarse_dtype: CoarseDtype, quant: Quant, min_seq: int
-) -> shared.MakeIndex:  # fmt: skip
-    """What turns a head's index keys [Lk, D] into an index."""
-
-    def make(k: Tensor) -> TokenIndex:
-        if len_k < min_seq:
-            return FlatIndex(k, top_k=top_k)
-        return HisaIndex(
-            k, top_k=top_k, block_size=block_size, top_blocks=top_blocks, coarse_dtype=coarse_dtype, quant=quant
-        )
-
-    return make
-
-
-OPERATOR = Unphased(
+OPERATOR = Operator(
+    settings=Settings,
     reference=reference,
-    blocked=blocked,
+    phases=(SEARCH.used_by("hisa", select), LISTS.used_by("hisa", shared.attend)),
+    fused=fused,
     cost=cost,
-    select=select,
-    attend=attend,
     decoder=decoder,
     at_budget=at_budget,
     differentiable=True,

@@ -7,15 +7,17 @@ Without an index branch (methods/hisa.md, 3.4) the query heads of one key/value 
 from __future__ import annotations
 
 from collections.abc import Callable
+from typing import Any
 
 import torch
 from torch import Tensor
 
+from ...choose import Formulation, choose
 from ..contract import Cost, Golden, Shape
-from ..equations import accumulator
-from ..tokens.attend import attend_rows, token_attention
+from ..equations import accumulator, wants_gradient
+from ..tokens.attend import LISTS, TokenSelection, token_attention
 from .module import Quant, fake_quantise, index_scores
-from .search import FoundTokens, TokenIndex
+from .search import SEARCH, FoundTokens, TokenIndex
 
 MakeIndex = Callable[[Tensor], TokenIndex]
 _ROWS = 4096  # queries that are searched for and attended to together
@@ -37,8 +39,11 @@ def dense_scores(q: Tensor, k: Tensor, quant: Quant) -> Tensor:
     return index_scores(queries, _quantised(k, quant), queries.new_full(queries.shape[:-1], 1 / group))
 
 
-def search(q: Tensor, k: Tensor, make_index: MakeIndex, *, causal: bool, quant: Quant, top_k: int) -> Tensor:
-    """Chosen tokens of every key/value head and query: int32 [B, Hkv, Lq, min(top_k, Lk)]."""
+def search(
+    q: Tensor, k: Tensor, make_index: MakeIndex, *, causal: bool, quant: Quant, top_k: int, engine: Formulation
+) -> Tensor:
+    """Chosen tokens of every key/value head and query: int32 [B, Hkv, Lq, min(top_k, Lk)]. ``engine`` of ``SEARCH``."""
+    q, k = q.detach(), k.detach()
     batch, kv_heads, len_k = k.shape[:3]
     found = torch.empty(batch, kv_heads, q.shape[2], min(top_k, len_k), dtype=torch.int32, device=k.device)
     ks, ke = windows(q.shape[2], len_k, causal, q.device)
@@ -47,7 +52,7 @@ def search(q: Tensor, k: Tensor, make_index: MakeIndex, *, causal: bool, quant: 
             index = make_index(_quantised(k[b, h], quant))
             queries, weights = _index_queries(q[b], h, kv_heads, quant)
             into = FoundTokens(found[b, h], None)
-            result = index.search(queries, weights, ks, ke, into=into)
+            result = engine.function(queries, weights, index, ks, ke, into)
             if result is not into:
                 found[b, h] = result.tokens
     return found
@@ -55,13 +60,13 @@ def search(q: Tensor, k: Tensor, make_index: MakeIndex, *, causal: bool, quant: 
 
 def run(
     q: Tensor, k: Tensor, v: Tensor, make_index: MakeIndex, *, causal: bool, scale: float | None, quant: Quant,
-    top_k: int,
+    top_k: int, backend: str,
 ) -> Tensor:  # fmt: skip
     """Search and attend, a block of queries at a time, so that no list outlives its block; [B, Hq, Lq, Dv]."""
-    if torch.is_grad_enabled() and any(t.requires_grad for t in (q, k, v)):
-        with torch.no_grad():
-            found = search(q, k, make_index, causal=causal, quant=quant, top_k=top_k)
-        return attend(q, k, v, found, scale=scale)
+    engine, over_lists = choose(SEARCH, (q,), backend), choose(LISTS, (q,), backend)
+    if wants_gradient(q, k, v):
+        found = search(q, k, make_index, causal=causal, quant=quant, top_k=top_k, engine=engine)
+        return token_attention(q, k, v, found, scale, over_lists)
     scale = q.shape[-1] ** -0.5 if scale is None else scale
     group, len_q, len_k = q.shape[1] // k.shape[1], q.shape[2], k.shape[2]
     ks, ke = windows(len_q, len_k, causal, q.device)
@@ -79,9 +84,9 @@ def run(
                 rows = slice(start, min(start + _ROWS, len_q))
                 queries, weights = _index_queries(q[b, :, rows], h, k.shape[1], quant)
                 into = FoundTokens(tokens[: queries.shape[0]], scores[: queries.shape[0]] if reuse else None)
-                result = index.search(queries, weights, ks[rows], ke[rows], into=into)
+                result = engine.function(queries, weights, index, ks[rows], ke[rows], into)
                 piece = q[None, b, heads, rows].to(dtype)
-                part = attend_rows(piece, keys, values, result.tokens[None, None], scale, result.scores)
+                part = over_lists.function(piece, keys, values, result.tokens[None, None], scale, result.scores)
                 out[b, heads, rows] = part[0].to(q.dtype)
     return out
 
@@ -105,15 +110,19 @@ def decoder(
         found = torch.empty(k.shape[0], kv_heads, 1, min(top_k, len_k), dtype=torch.int32, device=k.device)
         for b, row in enumerate(indices):
             for h, index in enumerate(row):
-                found[b, h] = index.search(*_index_queries(query[b], h, kv_heads, quant), ks, ke).tokens
-        return attend_rows(query.to(keys.dtype), keys, values, found, factor).to(q.dtype)
+                found[b, h] = SEARCH(*_index_queries(query[b], h, kv_heads, quant), index, ks, ke).tokens
+        out: Tensor = LISTS(query.to(keys.dtype), keys, values, found, factor)
+        return out.to(q.dtype)
 
     return step
 
 
-def attend(q: Tensor, k: Tensor, v: Tensor, found: Tensor, *, scale: float | None) -> Tensor:
-    """Token attention to what ``search`` found."""
-    return token_attention(q, k, v, found, q.shape[-1] ** -0.5 if scale is None else scale)
+def attend(
+    q: Tensor, k: Tensor, v: Tensor, selection: TokenSelection, *, causal: bool, scale: float | None = None,
+    settings: Any, engine: Formulation,
+) -> Tensor:  # fmt: skip
+    """Token attention to what ``search`` found: second phase of both operators."""
+    return token_attention(q, k, v, selection.indices, scale, engine)
 
 
 def visible(shape: Shape) -> tuple[float, Callable[[int], float]]:

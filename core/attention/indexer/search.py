@@ -8,11 +8,13 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from functools import cached_property
-from typing import NamedTuple, Protocol
+from typing import Any, NamedTuple, Protocol
 
 import torch
 from torch import Tensor
 
+from ...choose import Formulation, Phase
+from ..equations import accumulator
 from ..tokens.top_k import top_k_positions
 from .module import Quant, index_scores
 from .pool import COARSE_DTYPES, CoarseDtype, block_scores, candidate_blocks, pool_blocks
@@ -39,10 +41,14 @@ class TokenIndex(Protocol):
     @property
     def blocks(self) -> object: ...
 
-    def search(
-        self, q: Tensor, weights: Tensor, ks: Tensor, ke: Tensor, *, into: FoundTokens | None = None
+    def by_kernels(
+        self, q: Tensor, weights: Tensor, ks: Tensor, ke: Tensor, into: FoundTokens | None = None
     ) -> FoundTokens:
         """q [M, H, d], weights [M, H], windows int [M]; ``into``: reusable memory for the result."""
+        ...
+
+    def in_torch(self, q: Tensor, weights: Tensor, ks: Tensor, ke: Tensor) -> FoundTokens:
+        """The same in plain torch."""
         ...
 
 
@@ -57,16 +63,16 @@ class FlatIndex:
         """The keys as the kernels want them."""
         return KeyBlocks(self.k, _TILE)
 
-    def search(
-        self, q: Tensor, weights: Tensor, ks: Tensor, ke: Tensor, *, into: FoundTokens | None = None
+    def by_kernels(
+        self, q: Tensor, weights: Tensor, ks: Tensor, ke: Tensor, into: FoundTokens | None = None
     ) -> FoundTokens:
         """As in ``TokenIndex``."""
-        if _use_kernels(q, self):
-            into = into or FoundTokens(
-                torch.empty(q.shape[0], min(self.top_k, self.k.shape[0]), dtype=torch.int32), None
-            )
-            best_tokens(q, weights, self.blocks, ks, ke, out=into.tokens, values=into.scores)
-            return into
+        into = into or FoundTokens(torch.empty(q.shape[0], min(self.top_k, self.k.shape[0]), dtype=torch.int32), None)
+        best_tokens(q, weights, self.blocks, ks, ke, out=into.tokens, values=into.scores)
+        return into
+
+    def in_torch(self, q: Tensor, weights: Tensor, ks: Tensor, ke: Tensor) -> FoundTokens:
+        """As in ``TokenIndex``."""
         position = torch.arange(self.k.shape[0], device=q.device)
         found = []
         for rows in _chunks(q.shape[0], q.shape[1] * self.k.shape[0]):
@@ -91,13 +97,9 @@ class HisaIndex:
         """Keys and pooled keys as the kernels want them."""
         return KeyBlocks(self.k, self.block_size), KeyBlocks(self.pooled, _TILE)
 
-    def search(
-        self, q: Tensor, weights: Tensor, ks: Tensor, ke: Tensor, *, into: FoundTokens | None = None
-    ) -> FoundTokens:
+    def in_torch(self, q: Tensor, weights: Tensor, ks: Tensor, ke: Tensor) -> FoundTokens:
         """As in ``TokenIndex``."""
         num_tokens, size = self.k.shape[0], self.block_size
-        if _use_kernels(q, self):
-            return self._search_with_kernels(q, weights, ks, ke, into)
         slots = min(self.top_blocks, self.pooled.shape[0]) * size
         found = []
         for rows in _chunks(q.shape[0], slots * self.k.shape[1]):
@@ -115,10 +117,10 @@ class HisaIndex:
             found.append(_relative(chosen.to(torch.int32), ks[rows]))
         return FoundTokens(_stack(found, q, min(self.top_k, num_tokens)), None)
 
-    def _search_with_kernels(
-        self, q: Tensor, weights: Tensor, ks: Tensor, ke: Tensor, into: FoundTokens | None
+    def by_kernels(
+        self, q: Tensor, weights: Tensor, ks: Tensor, ke: Tensor, into: FoundTokens | None = None
     ) -> FoundTokens:
-        """The same; the pooled keys are searched as tokens are."""
+        """As in ``TokenIndex``; the pooled keys are searched as tokens are."""
         keys, pooled = self.blocks
         first, last = ks // self.block_size, -(-ke // self.block_size)
         num_blocks = min(self.top_blocks, self.pooled.shape[0])
@@ -141,9 +143,40 @@ class HisaIndex:
         return into
 
 
-def _use_kernels(q: Tensor, index: FlatIndex | HisaIndex) -> bool:
-    """float32 on the CPU, and enough queries to be worth a rearranged copy of the keys, unless there is one."""
-    return q.dtype == torch.float32 and q.device.type == "cpu" and (q.shape[0] >= _FEW or "blocks" in vars(index))
+def _refuses(q: Tensor, *others: Any, **_: Any) -> str | None:
+    """Of an index's own operands, and of attention's q [B, H, L, D], whose index operands are converted.
+
+    Few queries are not worth a rearranged copy of the keys, unless there is one.
+    """
+    own = q.ndim == 3
+    dtype, rows = (q.dtype, q.shape[0]) if own else (accumulator(q.dtype), q.shape[2])
+    if q.device.type != "cpu" or dtype != torch.float32:
+        return f"takes float32 on the CPU, not {dtype} on {q.device}"
+    return (
+        None if rows >= _FEW or (own and "blocks" in vars(others[1])) else f"takes {_FEW} queries or more, not {rows}"
+    )
+
+
+def _by_kernels(
+    q: Tensor, weights: Tensor, index: TokenIndex, ks: Tensor, ke: Tensor, into: FoundTokens | None = None
+) -> FoundTokens:
+    return index.by_kernels(q, weights, ks, ke, into)
+
+
+def _in_torch(
+    q: Tensor, weights: Tensor, index: TokenIndex, ks: Tensor, ke: Tensor, into: FoundTokens | None = None
+) -> FoundTokens:
+    return index.in_torch(q, weights, ks, ke)
+
+
+SEARCH = Phase(
+    "index search",
+    (
+        Formulation("search, numba", "cpu", _by_kernels, _refuses),
+        Formulation("search, torch", "torch", _in_torch),
+    ),
+)
+"""``search(q, weights, index, ks, ke, into=None) -> FoundTokens``; ``into`` may be left alone."""
 
 
 def lightning_index(
@@ -179,7 +212,8 @@ def lightning_index(
     methods/hisa.md, section 3.2; DeepSeek-V3.2-Exp.
     """
     ks, ke = _windows(q, k, weights, ks, ke, top_k)
-    return FlatIndex(k, top_k=top_k).search(q, weights, ks, ke).tokens
+    found: FoundTokens = SEARCH(q, weights, FlatIndex(k, top_k=top_k), ks, ke)
+    return found.tokens
 
 
 def hisa_index(
@@ -219,7 +253,8 @@ def hisa_index(
     index = HisaIndex(
         k, top_k=top_k, block_size=block_size, top_blocks=top_blocks, coarse_dtype=coarse_dtype, quant=quant
     )
-    return index.search(q, weights, ks, ke).tokens
+    found: FoundTokens = SEARCH(q, weights, index, ks, ke)
+    return found.tokens
 
 
 def check_hisa(top_k: int, block_size: int, top_blocks: int, coarse_dtype: str) -> None:

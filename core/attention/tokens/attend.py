@@ -12,9 +12,9 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from ...choose import Formulation, Phase, choose
 from ...first_order import first_order_only
-from ..equations import accumulator, weighted_sum
-from . import attend_cpu
+from ..equations import accumulator, needs_cpu_floats, weighted_sum
 
 _CHUNK = 1 << 22  # gathered key entries held at a time
 
@@ -48,7 +48,9 @@ class TokenSelection:
         return mask[..., : self.len_k].repeat_interleave(self.num_heads // index.shape[1], dim=1)
 
 
-def sparse_topk_attention(q: Tensor, k: Tensor, v: Tensor, index: Tensor, scale: float | None = None) -> Tensor:
+def sparse_topk_attention(
+    q: Tensor, k: Tensor, v: Tensor, index: Tensor, scale: float | None = None, engine: Formulation | None = None
+) -> Tensor:
     """Attend to the tokens listed for each query.
 
     Parameters
@@ -59,6 +61,8 @@ def sparse_topk_attention(q: Tensor, k: Tensor, v: Tensor, index: Tensor, scale:
         Distinct positions in ``k``; negative entries are none.
     scale : float, optional
         Default ``D ** -0.5``.
+    engine : Formulation of ``LISTS``, optional
+        None: the first that takes the tensors.
 
     Returns
     -------
@@ -84,12 +88,16 @@ def sparse_topk_attention(q: Tensor, k: Tensor, v: Tensor, index: Tensor, scale:
     if index.shape[-1] and bool((unsigned[..., 1:] < unsigned[..., :-1]).any()):
         unsigned = unsigned.sort(-1).values
     index = unsigned.masked_fill(unsigned == torch.iinfo(index.dtype).max, -1).to(torch.int32)
-    return token_attention(q, k, v, index, q.shape[-1] ** -0.5 if scale is None else scale)
+    return token_attention(q, k, v, index, scale, engine)
 
 
-def token_attention(q: Tensor, k: Tensor, v: Tensor, index: Tensor, scale: float) -> Tensor:
+def token_attention(
+    q: Tensor, k: Tensor, v: Tensor, index: Tensor, scale: float | None, engine: Formulation | None = None
+) -> Tensor:
     """``sparse_topk_attention`` for lists known to be right: int32, ascending, -1 at the end."""
-    out: Tensor = _SparseTokens.apply(q, k, v, index, scale)  # type: ignore[no-untyped-call]
+    factor = q.shape[-1] ** -0.5 if scale is None else scale
+    engine = engine or choose(LISTS, (q, k, v, index))
+    out: Tensor = _SparseTokens.apply(q, k, v, index, factor, engine)  # type: ignore[no-untyped-call]
     return out
 
 
@@ -97,10 +105,11 @@ class _SparseTokens(torch.autograd.Function):
     """Scores are computed again for the gradients, so that nothing larger than the inputs is kept."""
 
     @staticmethod
-    def forward(ctx: Any, q: Tensor, k: Tensor, v: Tensor, index: Tensor, scale: float) -> Tensor:
+    def forward(ctx: Any, q: Tensor, k: Tensor, v: Tensor, index: Tensor, scale: float, engine: Formulation) -> Tensor:
         ctx.save_for_backward(q, k, v, index)
         ctx.scale = scale
-        return attend_rows(q, k, v, index, scale)
+        out: Tensor = engine.function(q, k, v, index, scale)
+        return out
 
     @staticmethod
     @first_order_only
@@ -118,21 +127,14 @@ class _SparseTokens(torch.autograd.Function):
             queries = q[b, heads, rows].to(dtype).transpose(0, 1)  # [m, g, D]
             grad_k[b, h].index_add_(0, token.flatten(), (grad_scores.mT @ queries).flatten(0, 1))
             grad_v[b, h].index_add_(0, token.flatten(), (prob.mT @ grad).flatten(0, 1))
-        return grad_q, grad_k.to(k.dtype), grad_v.to(v.dtype), None, None
+        return grad_q, grad_k.to(k.dtype), grad_v.to(v.dtype), None, None, None
 
 
 def attend_rows(
     q: Tensor, k: Tensor, v: Tensor, index: Tensor, scale: float, known: Tensor | None = None
 ) -> Tensor:  # fmt: skip
-    """``token_attention`` without gradients. ``known`` [Lq, K]: relu(q . k) of the list's keys, of the only head."""
+    """``token_attention`` without gradients, in torch; ``known`` is of no use here."""
     out = q.new_zeros(*q.shape[:3], v.shape[-1])
-    if q.device.type == "cpu" and accumulator(q.dtype) == torch.float32:
-        for b in range(k.shape[0]):
-            for h in range(q.shape[1]):
-                kv = h * k.shape[1] // q.shape[1]
-                keys, values = k[b, kv].float().contiguous(), v[b, kv].float().contiguous()
-                out[b, h] = attend_cpu.attend(q[b, h].float().contiguous(), keys, values, index[b, kv], scale, known)
-        return out
     for b, h, heads, rows in _pieces(q, k, index):
         token, prob, _ = _weights(q, k, index, scale, b, h, heads, rows)
         listed = index[b, h, rows, None] >= 0
@@ -162,3 +164,16 @@ def _weights(
     scores = (q[b, heads, rows].to(dtype).transpose(0, 1) @ keys.mT) * scale  # [m, g, K]
     scores = scores.masked_fill(none, -torch.inf).masked_fill(none.all(-1, keepdim=True), 0.0)
     return token, scores.softmax(-1).masked_fill(none, 0.0), keys
+
+
+LISTS = Phase(
+    "attention over token lists",
+    (
+        Formulation("over lists, numba", "cpu", "attn.core.attention.tokens.attend_cpu:attend_rows", needs_cpu_floats),
+        Formulation("over lists, torch", "torch", attend_rows),
+    ),
+)
+"""``attend_rows(q, k, v, index, scale, known=None) -> out``: what operators over token lists run on.
+
+``known`` float32 [Lq, K]: relu(q . k) of the lists' keys, where there is one head and they are at hand.
+"""

@@ -160,3 +160,16 @@ def attend(q: Tensor, k: Tensor, v: Tensor, index: Tensor, scale: float, known: 
     if q.shape[0]:
         run(band, bands(q.shape[0]))
     return out
+
+
+def attend_rows(
+    q: Tensor, k: Tensor, v: Tensor, index: Tensor, scale: float, known: Tensor | None = None
+) -> Tensor:  # fmt: skip
+    """As ``attend.attend_rows``, head by head."""
+    out = q.new_empty(*q.shape[:3], v.shape[-1])
+    for b in range(k.shape[0]):
+        for h in range(q.shape[1]):
+            kv = h * k.shape[1] // q.shape[1]
+            keys, values = k[b, kv].float().contiguous(), v[b, kv].float().contiguous()
+            out[b, h] = attend(q[b, h].float().contiguous(), keys, values, index[b, kv], scale, known)
+    return out

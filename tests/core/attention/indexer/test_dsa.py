@@ -10,7 +10,7 @@ from qkv import DTYPES, SHAPES, assert_as_accurate_as_eager, random_qkv
 from attn.core.attention import attention
 from attn.core.attention.contract import Shape
 from attn.core.attention.equations import causal_mask, masked_attention
-from attn.core.attention.indexer import dsa
+from attn.core.attention.indexer.dsa import OPERATOR as dsa
 
 
 @pytest.mark.parametrize(("shape", "dtype", "causal"), pairs(SHAPES, DTYPES, [True, False]), ids=str)

@@ -9,7 +9,8 @@ from qkv import DTYPES, SHAPES, LargestTensor, assert_as_accurate_as_eager, rand
 
 from attn.core.attention import attention
 from attn.core.attention.contract import Shape
-from attn.core.attention.indexer import dsa, hisa
+from attn.core.attention.indexer.dsa import OPERATOR as dsa
+from attn.core.attention.indexer.hisa import OPERATOR as hisa
 from attn.core.attention.indexer.module import index_iou
 
 SMALL = {"top_k": 23, "block_size": 16, "top_blocks": 4}
