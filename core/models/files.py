@@ -10,9 +10,10 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from ..errors import InputError, UsageError
+from ..errors import InputError
 from ..io.kinds import open_regular
 from ..memory import read_within
+from ..options import OptionError
 
 _HASHES: dict[tuple[str, int, int], str] = {}
 """(path, size, mtime in ns) -> sha256: large files are read once per process."""
@@ -55,7 +56,7 @@ def weight_files(folder: Path) -> list[Path]:
     for pattern in ("model.safetensors", "model-*.safetensors", "pytorch_model.bin", "pytorch_model-*.bin"):
         if found := sorted(folder.glob(pattern)):
             return found
-    raise UsageError(f"--model: {folder} holds no weights (model.safetensors or pytorch_model.bin).")
+    raise OptionError(f"{{model}}: {folder} holds no weights (model.safetensors or pytorch_model.bin).")
 
 
 def check_regular(folder: Path) -> None:
@@ -65,7 +66,7 @@ def check_regular(folder: Path) -> None:
     """
     for path in (*folder.glob("*"), *folder.glob("*/*")):
         if path.exists() and not path.is_dir() and not path.is_file():
-            raise UsageError(f"--model: {path} is not a regular file. Save it to disk first.")
+            raise OptionError(f"{{model}}: {path} is not a regular file. Save it to disk first.")
 
 
 def read_json(path: Path) -> Any:
@@ -75,6 +76,6 @@ def read_json(path: Path) -> Any:
             return json.loads(read_within(file, path, what="holds"))
     except InputError as error:
         what = "is missing" if not os.path.lexists(path) else error.what
-        raise UsageError(f"--model: {path} {what}.") from None
+        raise OptionError(f"{{model}}: {path} {what}.") from None
     except (OSError, ValueError, RecursionError) as error:
-        raise UsageError(f"--model: {path} cannot be read ({error}).") from None
+        raise OptionError(f"{{model}}: {path} cannot be read ({error}).") from None

@@ -11,8 +11,8 @@ from typing import Any
 import torch
 from torch import nn
 
-from ..errors import UsageError
 from ..network import network
+from ..options import OptionError
 from ..text import reason_of
 
 _ENCODERS = {"t5": "T5EncoderModel", "mt5": "MT5EncoderModel", "umt5": "UMT5EncoderModel"}
@@ -26,7 +26,7 @@ def transformers() -> Any:
     try:
         import transformers
     except ImportError:
-        raise UsageError("--model: this model needs transformers. Install it: pip install transformers") from None
+        raise OptionError("{model}: this model needs transformers. Install it: pip install transformers") from None
     return transformers
 
 
@@ -52,12 +52,12 @@ def load_config(folder: Path) -> Any:
         with _quiet():
             return transformers().AutoConfig.from_pretrained(folder, local_files_only=True)
     except (OSError, ValueError, KeyError) as error:
-        raise UsageError(
-            f"--model: {folder} has no configuration that transformers knows ({reason_of(error)})."
+        raise OptionError(
+            f"{{model}}: {folder} has no configuration that transformers knows ({reason_of(error)})."
         ) from None
 
 
-def load_model(folder: Path, name: str, dtype: torch.dtype, device: torch.device) -> nn.Module:
+def load_class(folder: Path, name: str, dtype: torch.dtype, device: torch.device) -> nn.Module:
     """The class ``name`` of transformers with the weights of ``folder``, in eval mode.
 
     Raises
@@ -71,30 +71,46 @@ def load_model(folder: Path, name: str, dtype: torch.dtype, device: torch.device
                 folder, dtype=dtype, local_files_only=True, output_loading_info=True
             )
     except Exception as error:  # of any kind: pickle, safetensors, missing packages, code of its own
-        raise UsageError(f"--model: {folder} cannot be loaded ({reason_of(error)}).") from None
+        raise OptionError(f"{{model}}: {folder} cannot be loaded ({reason_of(error)}).") from None
     if missing := sorted(key for key in report["missing_keys"] if not _UNUSED.search(key)):
         some = ", ".join(missing[:3]) + (", ..." if len(missing) > 3 else "")
-        raise UsageError(f"--model: {folder} lacks {len(missing)} weights of {type(model).__name__}: {some}.")
+        raise OptionError(f"{{model}}: {folder} lacks {len(missing)} weights of {type(model).__name__}: {some}.")
     module: nn.Module = model.to(device).eval()
     return module
 
 
 def load_text_model(folder: Path, config: Any, dtype: torch.dtype, device: torch.device) -> nn.Module:
     """The transformer of a text encoder, without heads; of T5 and its kin, the encoder."""
-    return load_model(folder, _ENCODERS.get(config.model_type, "AutoModel"), dtype, device)
+    return load_class(folder, _ENCODERS.get(config.model_type, "AutoModel"), dtype, device)
 
 
 def load_tokeniser(folder: Path) -> Any:
     """Tokeniser of a folder. Raises ``UsageError`` where it cannot be read."""
     if not any(next(folder.glob(pattern), None) for pattern in _VOCABULARIES):  # transformers 5 would take an empty one
-        raise UsageError(f"--model: {folder} holds no tokeniser (tokenizer.json, vocab.txt, vocab.json or a .model).")
+        raise OptionError(
+            f"{{model}}: {folder} holds no tokeniser (tokenizer.json, vocab.txt, vocab.json or a .model)."
+        )
     try:
         with _quiet():
             tokeniser = transformers().AutoTokenizer.from_pretrained(folder, local_files_only=True)
             tokeniser("a")  # what is wrong with its settings shows when it is used
             return tokeniser
     except Exception as error:  # of any kind: missing files, missing packages (sentencepiece)
-        raise UsageError(f"--model: the tokeniser of {folder} cannot be loaded ({reason_of(error)}).") from None
+        raise OptionError(f"{{model}}: the tokeniser of {folder} cannot be loaded ({reason_of(error)}).") from None
+
+
+def has_class(config: Any, name: str) -> bool:
+    """Whether the automatic class ``name`` of transformers knows models of such a configuration."""
+    return type(config) in getattr(transformers(), name)._model_mapping
+
+
+def load_processor(folder: Path) -> Any:
+    """What turns prompts with pictures into a model's input. Raises ``UsageError`` where it cannot be read."""
+    try:
+        with _quiet():
+            return transformers().AutoProcessor.from_pretrained(folder, local_files_only=True)
+    except Exception as error:  # of any kind: missing files, missing packages
+        raise OptionError(f"{{model}}: the processor of {folder} cannot be loaded ({reason_of(error)}).") from None
 
 
 def positions(config: Any, tokeniser: Any) -> int | None:
@@ -128,13 +144,13 @@ def limit_tokens(model: str, wanted: int | None, own: int | None, table: int | N
     """
     for said in (own, table):
         if said is not None and (not isinstance(said, int) or said < 1):
-            raise UsageError(f"--model: the configuration of {model} gives {said!r:.40} as a number of tokens.")
+            raise OptionError(f"{{model}}: the configuration of {model} gives {said!r:.40} as a number of tokens.")
     if own and table:
         own = min(own, table)
     if wanted is None:
         return own or table, []
     if wanted < 3 or (table and wanted > table):
-        raise UsageError(f"--max-tokens {wanted}: {model} takes 3 to {table or 'any number of'} tokens.")
+        raise OptionError(f"{{max_tokens}} {wanted}: {model} takes 3 to {table or 'any number of'} tokens.")
     if own and wanted > own:
         return wanted, [f"{model} was made for {own} tokens; {wanted} work, but it was not trained on such texts"]
     return wanted, []

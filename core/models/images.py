@@ -1,4 +1,4 @@
-"""Photos of any size to what an image tower takes: resized, cropped to the middle, normalised."""
+"""Photos of any size to what an image tower takes: resized, cropped to the middle, normalised; and where that was."""
 
 from __future__ import annotations
 
@@ -12,9 +12,28 @@ from numpy.typing import NDArray
 from torch import Tensor
 from torch.nn import functional as F
 
-from ..errors import UsageError
+from ..options import OptionError
 
 BATCH_IMAGES = 32
+IMAGENET = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
+
+
+@dataclass(frozen=True, slots=True)
+class Prepared:
+    """A photo as an image tower takes it.
+
+    Parameters
+    ----------
+    pixels : Tensor, shape (3, h, w), float32
+    size : (H, W)
+        Of the photo, in pixels.
+    box : (top, left, bottom, right)
+        What of the photo ``pixels`` shows, in its pixels; beyond its edges where it was padded.
+    """
+
+    pixels: Tensor
+    size: tuple[int, int]
+    box: tuple[float, float, float, float]
 
 
 @dataclass(frozen=True, slots=True)
@@ -43,19 +62,26 @@ class ImagePreparation:
 
     def __call__(self, image: NDArray[np.float32]) -> Tensor:
         """A photo [3, H, W] in [0, 1] to [3, h, w]. Raises ``ValueError`` for anything else."""
+        return self.prepared(image).pixels
+
+    def prepared(self, image: NDArray[np.float32]) -> Prepared:
+        """The same, with where in the photo the result is."""
         if image.ndim != 3 or image.shape[0] != 3 or 0 in image.shape:
             raise ValueError(f"a photo is [3, H, W], this array is {list(image.shape)}")
         x = torch.from_numpy(np.ascontiguousarray(image, np.float32))[None]
         height, width = self.size
+        h, w = x.shape[2:]
+        box = (0.0, 0.0, float(h), float(w))
         if self.fit == "squash":
             x = self._resize(x, (height, width))
         else:
             cover = self.cover or min(self.size)
-            h, w = x.shape[2:]
             x = self._resize(x, (cover, max(cover, int(cover * w / h))) if h <= w else (int(cover * h / w), cover))
-            x = _cut(x, height, width)
+            down, across = h / x.shape[2], w / x.shape[3]  # pixels of the photo per pixel
+            x, top, left = _cut(x, height, width)
+            box = (top * down, left * across, (top + height) * down, (left + width) * across)
         mean, std = (torch.tensor(value)[:, None, None] for value in (self.mean, self.std))
-        return ((x[0] - mean) / std).contiguous()
+        return Prepared(((x[0] - mean) / std).contiguous(), (h, w), box)
 
     def _resize(self, x: Tensor, size: tuple[int, int]) -> Tensor:
         """With antialiasing, as Pillow does it; bicubic weights overshoot, pictures do not."""
@@ -68,7 +94,7 @@ class ImagePreparation:
         """Of a ``preprocessor_config.json``. Raises ``UsageError`` where it says something else than these fields."""
         mean, std = tuple(config["image_mean"]), tuple(config["image_std"])
         if len(mean) != 3 or abs(config.get("rescale_factor", 1 / 255) - 1 / 255) > 1e-6:
-            raise UsageError("--model: its preprocessor_config.json is for other images than 8-bit RGB.")
+            raise OptionError("{model}: its preprocessor_config.json is for other images than 8-bit RGB.")
         mode: Literal["bicubic", "bilinear"] = "bilinear" if config.get("resample", 3) == 2 else "bicubic"
         size = config["size"]
         size = {"shortest_edge": size} if isinstance(size, int) else size
@@ -79,12 +105,13 @@ class ImagePreparation:
         return cls((size["height"], size["width"]), mean, std, "squash", None, mode)
 
 
-def _cut(x: Tensor, height: int, width: int) -> Tensor:
-    """The middle [.., height, width]; a side that is too short is padded with black."""
+def _cut(x: Tensor, height: int, width: int) -> tuple[Tensor, int, int]:
+    """The middle [.., height, width], and where its first row and column were in ``x``: negative on a side that is too
+    short, which is padded with black."""
     h, w = x.shape[2:]
+    above, before = max(0, (height - h) // 2), max(0, (width - w) // 2)
     if h < height or w < width:
-        top, left = max(0, (height - h) // 2), max(0, (width - w) // 2)
-        x = F.pad(x, (left, max(0, width - w - left), top, max(0, height - h - top)))
+        x = F.pad(x, (before, max(0, width - w - before), above, max(0, height - h - above)))
         h, w = x.shape[2:]
     top, left = (h - height) // 2, (w - width) // 2
-    return x[..., top : top + height, left : left + width]
+    return x[..., top : top + height, left : left + width], top - above, left - before

@@ -18,9 +18,9 @@ import sentence_transformers
 import torch
 import transformers
 
+from attn.core.models.embedded import EMBEDDED
 from attn.core.retrieve.data.formats import read_dataset
 from attn.core.retrieve.encoders.load import load
-from attn.core.retrieve.encoders.vit_minilm import minilm_dir
 
 
 def seconds(work: Callable[[], np.ndarray]) -> float:
@@ -40,7 +40,7 @@ def main() -> None:
     drawn = np.random.default_rng(0).permutation(len(documents))[: arguments.texts]
     texts = [documents[i] for i in drawn]
     ours = load("minilm", threads=arguments.threads)
-    theirs = sentence_transformers.SentenceTransformer(str(minilm_dir()), device="cpu")
+    theirs = sentence_transformers.SentenceTransformer(str(EMBEDDED["minilm"].path()), device="cpu")
     works = {
         "attn": lambda: ours.encode_texts(texts).vectors,
         "sentence-transformers": lambda: np.asarray(theirs.encode(texts, show_progress_bar=False)),

@@ -12,8 +12,7 @@ import torch
 from torch import Tensor
 
 from ...models import hf
-from ...models.files import fingerprint, read_json, weight_files
-from ...models.images import ImagePreparation
+from ...models.load import load_folder
 from ...models.tokens import batches, padded, tokenise
 from ...options import OptionError
 from ..tempscale import scaled
@@ -22,7 +21,7 @@ from .kind import CONFIG, EncoderKind, Source
 from .text import unit
 from .towers import TwoTowers
 
-MODELS = {"clip": "CLIPModel", "siglip": "SiglipModel"}
+MODELS = ("clip", "siglip")
 
 
 @dataclass(frozen=True)
@@ -73,26 +72,22 @@ def load_dual(
     UsageError
         If something is missing or unknown.
     """
-    config = hf.load_config(folder)
-    if config.model_type not in MODELS:
-        raise OptionError(f"{{model}}: {folder} is {config.model_type}; attn knows {', '.join(sorted(MODELS))}.")
-    prepare = ImagePreparation.of_transformers(read_json(folder / "preprocessor_config.json"))
+    loaded = load_folder(folder, "image-text", device=device, dtype=dtype)
+    config, prepare = loaded.model.config, loaded.processor.images
+    assert prepare is not None
     side = config.vision_config.image_size
     if prepare.size != (side, side):
         raise OptionError(f"{{model}}: {folder} prepares images of {prepare.size} pixels for a tower of {side}.")
     table = config.text_config.max_position_embeddings
     limit, warnings = hf.limit_tokens(name, max_tokens, table, table)
-    model = hf.load_model(folder, MODELS[config.model_type], dtype, device)
     siglip = config.model_type == "siglip"
     if siglip and limit != table:
         raise OptionError(
             f"{{max_tokens}}: {name} was trained on texts padded to {table} tokens and takes nothing else."
         )
     dim = config.vision_config.hidden_size if siglip else config.projection_dim
-    mark = Fingerprint(
-        name, fingerprint(weight_files(folder)), dim, "siglip" if siglip else "clip", True, temperature, limit, side
-    )
-    return DualEncoder(model, hf.load_tokeniser(folder), prepare, mark, device, tuple(warnings), siglip)
+    mark = Fingerprint(name, loaded.fingerprint, dim, "siglip" if siglip else "clip", True, temperature, limit, side)
+    return DualEncoder(loaded.model, loaded.processor.tokeniser, prepare, mark, device, tuple(warnings), siglip)
 
 
 def _kind(model_type: str) -> EncoderKind:

@@ -6,7 +6,6 @@ Temperatures are checked when a model is loaded (methods/tempscale.md, section 3
 from __future__ import annotations
 
 import itertools
-import re
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -15,10 +14,9 @@ import torch
 
 from ...device import pick_device, pick_dtype, set_threads
 from ...errors import AttnError, UsageError, did_you_mean
-from ...models import hf
 from ...models.files import check_regular
 from ...models.hooks import check_temperature
-from ...network import network
+from ...models.load import find_folder, is_hub_id, path_of
 from ...options import OptionError
 from ...text import reason_of
 from .. import encoder_rows
@@ -28,9 +26,6 @@ from .kind import EncoderKind, Source
 
 MOST_LOOKED_AT = 2000
 """Names among which a mistyped one is looked for."""
-_HUB_ID = re.compile(r"[A-Za-z0-9][\w.-]*/[A-Za-z0-9][\w.-]*")
-_HUB_FILES = ["*.json", "*.txt", "*.model", "*.safetensors", "*.bin"]
-_HUB_SKIP = ["onnx/*", "openvino/*", "coreml/*", "tf_*", "flax_*", "rust_*", "*training_args.bin"]
 
 
 def load(
@@ -99,11 +94,10 @@ def at_temperature(encoder: Encoder, tau: float) -> Encoder:
 
 
 def _load(name: str, request: dict[str, Any], pooling: str | None, allow_download: bool) -> Encoder:
-    source = _source(name, _path(name))
+    source = _source(name, path_of(name))
     kind = _recognised(source)
-    # an id; beside a folder that is there it is a path, mistyped
-    if kind is None and _HUB_ID.fullmatch(name) and not source.path.parent.is_dir():
-        source = _source(name, _from_hub(name, allow_download))
+    if kind is None and not source.path.is_dir() and is_hub_id(name):
+        source = _source(name, find_folder(name, allow_download=allow_download, hint=_possible(name)))
         kind = _recognised(source)
     if kind is None:
         raise _unknown(source)
@@ -141,42 +135,6 @@ def _unknown(source: Source) -> UsageError:
 def _markers() -> list[str]:
     """Files by which the folders of all kinds are known."""
     return sorted({file for row in encoder_rows("folder") for file in row.resolve().files})
-
-
-def _path(name: str) -> Path:
-    """What the user typed as a path. Raises ``UsageError`` where it can be none."""
-    try:
-        path = Path(name).expanduser()
-        path.is_dir()
-    except (OSError, ValueError, RuntimeError) as error:  # too long, a NUL byte, a user that does not exist
-        raise OptionError(f"{{model}}: {name[:80]!r} cannot be a path ({error}).") from None
-    return path
-
-
-def _from_hub(name: str, allow_download: bool) -> Path:
-    """Folder of a Hugging Face id: the copy on this machine, or else a download, if that is allowed."""
-    hf.transformers()
-    from huggingface_hub import snapshot_download
-
-    wanted: dict[str, Any] = {"allow_patterns": _HUB_FILES, "ignore_patterns": _HUB_SKIP}
-    try:
-        with network():
-            return Path(snapshot_download(name, local_files_only=True, **wanted))
-    except Exception:  # not in the cache, whatever the package calls that
-        pass
-    if not allow_download:
-        raise OptionError(
-            f"{{model}}: {name} is no folder, and not on this machine. {_possible(name)} "
-            "{allow_download} asks the Hugging Face hub for an id."
-        )
-    try:
-        with network(allowed=True):
-            return Path(snapshot_download(name, **wanted))
-    except Exception as error:  # no network, no such id, no permission, no space
-        raise OptionError(
-            f"{{model}}: {name} is no folder and not on this machine, and it could not be downloaded "
-            f"({reason_of(error)}). {_possible(name)}"
-        ) from None
 
 
 def _possible(name: str) -> str:

@@ -5,15 +5,15 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
+from ...models.embedded import EMBEDDED
 from .base import Encoder
 from .kind import EncoderKind
 from .sentence import load_sentence
-from .vit_minilm import minilm_dir
 
 
 def load_minilm(name: str, path: Path, **request: Any) -> Encoder:
     """See ``load_sentence``; ``path`` does not count, the package says where it is."""
-    return load_sentence(name, minilm_dir(), **request)
+    return load_sentence(name, EMBEDDED["minilm"].path(), **request)
 
 
 KIND = EncoderKind(recognises=lambda source: source.name == "minilm", load=load_minilm, pools=True)

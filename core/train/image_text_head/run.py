@@ -23,11 +23,12 @@ from ...errors import InputError, UsageError
 from ...fit.frame import run_of
 from ...fit.loop import Outcome
 from ...io.photo.read import read_photo
+from ...models.embedded import EMBEDDED
 from ...progress import Watcher
 from ...report.model import Report
 from ...retrieve.data.formats import Captioned, image_root, read_captioned
 from ...retrieve.encoders.sentence import load_sentence
-from ...retrieve.encoders.vit_minilm import load_vit, minilm_dir, vit_features, vit_file, write_head
+from ...retrieve.encoders.vit_minilm import vit_features, write_head
 from ...retrieve.score.metrics import image_text_recall
 from .options import HeadOptions
 
@@ -157,10 +158,10 @@ class _Towers:
 
     def __init__(self, device: torch.device, options: HeadOptions) -> None:
         self.options = options
-        self.vit = load_vit(vit_file()).to(device)
+        self.vit = EMBEDDED["vit"].read().to(device)
         self.text = load_sentence(
-            "minilm", minilm_dir(), device=device, dtype=pick_dtype("float32"), temperature=1.0, max_tokens=None,
-            pooling=None,
+            "minilm", EMBEDDED["minilm"].path(), device=device, dtype=pick_dtype("float32"), temperature=1.0,
+            max_tokens=None, pooling=None,
         )  # fmt: skip
 
     def embed(

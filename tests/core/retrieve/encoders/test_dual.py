@@ -78,7 +78,7 @@ def test_siglip_takes_its_own_length_only(tmp_path: Path) -> None:
 def test_clip_takes_fewer_tokens(tmp_path: Path) -> None:
     encoder = load(str(dual_folder(tmp_path)), max_tokens=8)
     assert encoder.encode_texts(TEXTS).tokens.max() == 8
-    with pytest.raises(UsageError, match="--max-tokens 17"):
+    with pytest.raises(UsageError, match="max_tokens 17"):
         load(str(tmp_path), max_tokens=17)
 
 

@@ -114,7 +114,7 @@ def test_more_tokens_than_trained_on(tmp_path: Path) -> None:
     assert "was made for 16 tokens" in text_encoder(tmp_path, max_tokens=32).warnings[0]
     assert text_encoder(tmp_path, max_tokens=16).warnings == ()
     for wrong in (33, 2):
-        with pytest.raises(UsageError, match=f"--max-tokens {wrong}: .* takes 3 to 32 tokens"):
+        with pytest.raises(UsageError, match=f"max_tokens {wrong}: .* takes 3 to 32 tokens"):
             load(str(tmp_path), max_tokens=wrong)
 
 
@@ -202,7 +202,7 @@ class TestUnusable:
         (folder / name).unlink()
         if name == "tokenizer.json":
             (folder / "tokenizer_config.json").unlink()
-        with pytest.raises(UsageError, match="--model"):
+        with pytest.raises(UsageError, match="model"):
             load(str(folder))
 
     def test_unknown_pooling(self, tmp_path: Path) -> None:

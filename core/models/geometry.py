@@ -1,0 +1,228 @@
+"""Where the tokens of an image tower are in the picture: to lay any vector over tokens onto the pixels of a file."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from ..errors import UsageError
+from .images import Prepared
+
+Box = tuple[float, float, float, float]
+_ONE = ("vit", "beit", "dinov2", "clip_vision_model", "internvl_vision")
+_PREFIX = {**dict.fromkeys(_ONE, 1), "deit": 2, "siglip_vision_model": 0}
+"""``model_type`` -> class and distillation tokens in front of the patches."""
+_REGISTERS = {"dinov2_with_registers": 1, "dinov3_vit": 1}
+"""``model_type`` -> class tokens in front of the registers, whose number the configuration gives."""
+
+
+@dataclass(frozen=True, slots=True)
+class Tile:
+    """One grid of patches.
+
+    Parameters
+    ----------
+    start : int
+        Its first token; the others follow row by row.
+    grid : (h, w)
+        Patches down and across.
+    box : (top, left, bottom, right)
+        What it covers of the picture, in pixels; beyond the picture's edges where it was padded.
+    """
+
+    start: int
+    grid: tuple[int, int]
+    box: Box
+
+    @property
+    def tokens(self) -> range:
+        return range(self.start, self.start + self.grid[0] * self.grid[1])
+
+
+@dataclass(frozen=True, slots=True)
+class Geometry:
+    """Where the tokens of one picture are.
+
+    Parameters
+    ----------
+    size : (H, W)
+        Of the picture, in pixels of the user's file.
+    prefix : int
+        Tokens in front of the patches: class, distillation, registers. They are nowhere in the picture.
+    registers : int
+        How many of the prefix are registers, the last ones.
+    tiles : tuple of Tile
+        Normally one; several where a model looks at parts of a picture, and at all of it.
+    """
+
+    size: tuple[int, int]
+    prefix: int
+    registers: int
+    tiles: tuple[Tile, ...]
+
+    @property
+    def count(self) -> int:
+        """Tokens in all."""
+        return max(tile.tokens.stop for tile in self.tiles)
+
+    def patches(self) -> Tensor:
+        """The tokens that are somewhere in the picture, [N] int64, ascending."""
+        return torch.tensor([token for tile in self.tiles for token in tile.tokens])
+
+    def patch_size(self) -> tuple[float, float]:
+        """Height and width of a patch of the first tile, in pixels of the picture."""
+        tile = self.tiles[0]
+        top, left, bottom, right = tile.box
+        return (bottom - top) / tile.grid[0], (right - left) / tile.grid[1]
+
+    def positions(self) -> Tensor:
+        """Middles of the patches in pixels of the picture, (y, x), [N, 2] float64, in the order of ``patches``."""
+        return torch.cat([_middles(tile.grid, tile.box) for tile in self.tiles])
+
+    def grid_positions(self) -> Tensor:
+        """Row and column of the patches of the only tile, [N, 2] float64. Raises ``ValueError`` for several."""
+        if len(self.tiles) != 1:
+            raise ValueError(f"{len(self.tiles)} tiles have no common rows and columns")
+        h, w = self.tiles[0].grid
+        return _middles((h, w), (-0.5, -0.5, h - 0.5, w - 0.5))
+
+    def on_pixels(self, values: NDArray[Any]) -> NDArray[np.float32]:
+        """A value per token laid onto the picture.
+
+        Parameters
+        ----------
+        values : ndarray, shape (T,)
+            T is ``count``: one of every token, or the number of ``patches``.
+
+        Returns
+        -------
+        ndarray, shape (H, W), float32
+            Each pixel has the value of the patch that covers it, the mean where several tiles do, NaN where none does.
+
+        Raises
+        ------
+        ValueError
+            If there are as many values as neither.
+        """
+        values = np.asarray(values, np.float64)
+        total = sum(len(tile.tokens) for tile in self.tiles)
+        if values.shape == (self.count,):
+            values = values[self.patches().numpy()]
+        elif values.shape != (total,):
+            raise ValueError(f"values are {list(values.shape)}; the picture has {self.count} tokens, {total} patches")
+        summed, covered, start = np.zeros(self.size), np.zeros(self.size, np.int64), 0
+        for tile in self.tiles:
+            of = values[start : start + len(tile.tokens)].reshape(tile.grid)
+            start += len(tile.tokens)
+            rows, row_of = _cover(self.size[0], tile.box[0], tile.box[2], tile.grid[0])
+            columns, column_of = _cover(self.size[1], tile.box[1], tile.box[3], tile.grid[1])
+            summed[np.ix_(rows, columns)] += of[np.ix_(row_of, column_of)]
+            covered[np.ix_(rows, columns)] += 1
+        with np.errstate(invalid="ignore", divide="ignore"):
+            return (summed / covered).astype(np.float32)
+
+
+def geometry_of(model: Any, prepared: Prepared) -> Geometry:
+    """Where the tokens are that an image tower makes of a prepared picture.
+
+    Parameters
+    ----------
+    model : Module
+        ViT, DeiT, BEiT, DINOv2 (with registers), DINOv3, CLIP, SigLIP or InternVL's tower of transformers; a
+        transformer of timm or open_clip.
+    prepared : Prepared
+
+    Raises
+    ------
+    UsageError
+        If the model is none of them, or the picture is no multiple of its patches.
+    """
+    prefix, registers, patch = _layout(model)
+    h, w = prepared.pixels.shape[-2:]
+    if h % patch[0] or w % patch[1]:
+        raise UsageError(f"a picture of {h} x {w} pixels is no multiple of patches of {patch[0]} x {patch[1]}.")
+    tile = Tile(prefix, (h // patch[0], w // patch[1]), prepared.box)
+    return Geometry(prepared.size, prefix, registers, (tile,))
+
+
+def tiled(
+    size: tuple[int, int], cells: tuple[int, int], grid: tuple[int, int], *, box: Box | None = None, start: int = 0,
+    between: int = 0, overview: bool = True,
+) -> Geometry:  # fmt: skip
+    """A picture cut into cells that a model looks at one by one, row by row, and then, smaller, as a whole.
+
+    Parameters
+    ----------
+    size : (H, W)
+        Of the picture, in pixels.
+    cells : (rows, columns)
+    grid : (h, w)
+        Patches of each cell, and of the overview.
+    box : (top, left, bottom, right), optional
+        What the cells cover together; default: the picture.
+    start : int
+        Tokens in front of the first cell.
+    between : int
+        Tokens between two cells that are nowhere in the picture (line ends, marks).
+    overview : bool
+        The whole picture follows as one more tile.
+    """
+    top, left, bottom, right = box or (0.0, 0.0, float(size[0]), float(size[1]))
+    down, across = (bottom - top) / cells[0], (right - left) / cells[1]
+    boxes = [
+        (top + row * down, left + column * across, top + (row + 1) * down, left + (column + 1) * across)
+        for row in range(cells[0])
+        for column in range(cells[1])
+    ] + [(top, left, bottom, right)] * overview
+    step = grid[0] * grid[1] + between
+    tiles = tuple(Tile(start + number * step, grid, of) for number, of in enumerate(boxes))
+    return Geometry(size, start, 0, tiles)
+
+
+def _layout(model: Any) -> tuple[int, int, tuple[int, int]]:
+    """Tokens in front of the patches, registers among them, and the size of a patch."""
+    if hasattr(model, "num_prefix_tokens") and hasattr(model, "patch_embed"):  # timm
+        return (
+            int(model.num_prefix_tokens),
+            int(getattr(model, "num_reg_tokens", 0)),
+            _pair(model.patch_embed.patch_size),
+        )
+    if hasattr(model, "class_embedding") and hasattr(model, "patch_size"):  # open_clip
+        return 1, 0, _pair(model.patch_size)
+    config = getattr(model, "config", None)
+    family = getattr(config, "model_type", type(model).__name__)
+    if family in _REGISTERS:
+        registers = int(config.num_register_tokens)  # type: ignore[union-attr]
+        return _REGISTERS[family] + registers, registers, _pair(config.patch_size)  # type: ignore[union-attr]
+    if family not in _PREFIX:
+        known = ", ".join(sorted([*_PREFIX, *_REGISTERS]))
+        raise UsageError(
+            f"where the tokens of {family} are in a picture is not known. Known: {known}, timm, open_clip."
+        )
+    return _PREFIX[family], 0, _pair(config.patch_size)  # type: ignore[union-attr]
+
+
+def _pair(size: Any) -> tuple[int, int]:
+    return (int(size), int(size)) if isinstance(size, int) else (int(size[0]), int(size[1]))
+
+
+def _middles(grid: tuple[int, int], box: Box) -> Tensor:
+    """Middles of the cells of a grid over a box, row by row, [h * w, 2]."""
+    y, x = (
+        low + (torch.arange(count, dtype=torch.float64) + 0.5) * (high - low) / count
+        for count, low, high in zip(grid, box[:2], box[2:], strict=True)
+    )
+    return torch.cartesian_prod(y, x).view(-1, 2)  # type: ignore[no-untyped-call,no-any-return]
+
+
+def _cover(length: int, low: float, high: float, count: int) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
+    """Pixels whose middles lie between ``low`` and ``high``, and in which of ``count`` cells each is."""
+    pixels = np.arange(length)
+    cell = np.floor((pixels + 0.5 - low) / (high - low) * count).astype(np.int64)
+    inside = (cell >= 0) & (cell < count)
+    return pixels[inside], cell[inside]
