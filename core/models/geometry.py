@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from ..errors import UsageError
-from .images import Prepared
+from .images import PreparedImage
 
 Box = tuple[float, float, float, float]
 _ONE = ("vit", "beit", "dinov2", "clip_vision_model", "internvl_vision")
@@ -22,7 +22,7 @@ _REGISTERS = {"dinov2_with_registers": 1, "dinov3_vit": 1}
 
 
 @dataclass(frozen=True, slots=True)
-class Tile:
+class PatchGrid:
     """One grid of patches.
 
     Parameters
@@ -56,14 +56,14 @@ class Geometry:
         Tokens in front of the patches: class, distillation, registers. They are nowhere in the picture.
     registers : int
         How many of the prefix are registers, the last ones.
-    tiles : tuple of Tile
+    tiles : tuple of PatchGrid
         Normally one; several where a model looks at parts of a picture, and at all of it.
     """
 
     size: tuple[int, int]
     prefix: int
     registers: int
-    tiles: tuple[Tile, ...]
+    tiles: tuple[PatchGrid, ...]
 
     @property
     def count(self) -> int:
@@ -127,7 +127,7 @@ class Geometry:
             return (summed / covered).astype(np.float32)
 
 
-def geometry_of(model: Any, prepared: Prepared) -> Geometry:
+def geometry_of(model: Any, prepared: PreparedImage) -> Geometry:
     """Where the tokens are that an image tower makes of a prepared picture.
 
     Parameters
@@ -135,7 +135,7 @@ def geometry_of(model: Any, prepared: Prepared) -> Geometry:
     model : Module
         ViT, DeiT, BEiT, DINOv2 (with registers), DINOv3, CLIP, SigLIP or InternVL's tower of transformers; a
         transformer of timm or open_clip.
-    prepared : Prepared
+    prepared : PreparedImage
 
     Raises
     ------
@@ -146,7 +146,7 @@ def geometry_of(model: Any, prepared: Prepared) -> Geometry:
     h, w = prepared.pixels.shape[-2:]
     if h % patch[0] or w % patch[1]:
         raise UsageError(f"a picture of {h} x {w} pixels is no multiple of patches of {patch[0]} x {patch[1]}.")
-    tile = Tile(prefix, (h // patch[0], w // patch[1]), prepared.box)
+    tile = PatchGrid(prefix, (h // patch[0], w // patch[1]), prepared.box)
     return Geometry(prepared.size, prefix, registers, (tile,))
 
 
@@ -180,7 +180,7 @@ def tiled(
         for column in range(cells[1])
     ] + [(top, left, bottom, right)] * overview
     step = grid[0] * grid[1] + between
-    tiles = tuple(Tile(start + number * step, grid, of) for number, of in enumerate(boxes))
+    tiles = tuple(PatchGrid(start + number * step, grid, of) for number, of in enumerate(boxes))
     return Geometry(size, start, 0, tiles)
 
 

@@ -19,7 +19,7 @@ IMAGENET = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
 
 
 @dataclass(frozen=True, slots=True)
-class Prepared:
+class PreparedImage:
     """A photo as an image tower takes it.
 
     Parameters
@@ -64,7 +64,7 @@ class ImagePreparation:
         """A photo [3, H, W] in [0, 1] to [3, h, w]. Raises ``ValueError`` for anything else."""
         return self.prepared(image).pixels
 
-    def prepared(self, image: NDArray[np.float32]) -> Prepared:
+    def prepared(self, image: NDArray[np.float32]) -> PreparedImage:
         """The same, with where in the photo the result is."""
         if image.ndim != 3 or image.shape[0] != 3 or 0 in image.shape:
             raise ValueError(f"a photo is [3, H, W], this array is {list(image.shape)}")
@@ -81,7 +81,7 @@ class ImagePreparation:
             x, top, left = _cut(x, height, width)
             box = (top * down, left * across, (top + height) * down, (left + width) * across)
         mean, std = (torch.tensor(value)[:, None, None] for value in (self.mean, self.std))
-        return Prepared(((x[0] - mean) / std).contiguous(), (h, w), box)
+        return PreparedImage(((x[0] - mean) / std).contiguous(), (h, w), box)
 
     def _resize(self, x: Tensor, size: tuple[int, int]) -> Tensor:
         """With antialiasing, as Pillow does it; bicubic weights overshoot, pictures do not."""

@@ -11,8 +11,8 @@ from small_models import IMAGES, build, inputs, last_hidden
 from torch import nn
 
 from attn.core.errors import UsageError
-from attn.core.models.geometry import Geometry, Tile, geometry_of, tiled
-from attn.core.models.images import ImagePreparation, Prepared
+from attn.core.models.geometry import Geometry, PatchGrid, geometry_of, tiled
+from attn.core.models.images import ImagePreparation, PreparedImage
 
 PLAIN = dict(mean=(0.0, 0.0, 0.0), std=(1.0, 1.0, 1.0))
 
@@ -20,7 +20,7 @@ PLAIN = dict(mean=(0.0, 0.0, 0.0), std=(1.0, 1.0, 1.0))
 @pytest.mark.parametrize("name", IMAGES)
 def test_counts_are_those_of_the_model(name: str) -> None:
     model = build(name)
-    geometry = geometry_of(model, Prepared(torch.zeros(3, 16, 16), (100, 50), (0, 0, 100, 50)))
+    geometry = geometry_of(model, PreparedImage(torch.zeros(3, 16, 16), (100, 50), (0, 0, 100, 50)))
     assert geometry.count == last_hidden(model, inputs(name)).shape[1]
     assert geometry.tiles[0].grid == (4, 4)
     assert geometry.prefix == {"siglip": 0, "deit": 2, "dinov2 with registers": 5}.get(name, geometry.count - 16)
@@ -34,7 +34,7 @@ def test_a_patch_is_at_its_pixels() -> None:
     image[:, 4:8, 20:24] = 1
     prepared = prepare.prepared(image)
     assert (prepared.size, prepared.box) == ((16, 32), (0, 8, 16, 24))
-    geometry = Geometry((16, 32), 1, 0, (Tile(1, (4, 4), prepared.box),))
+    geometry = Geometry((16, 32), 1, 0, (PatchGrid(1, (4, 4), prepared.box),))
     patches = prepared.pixels[0].unfold(0, 2, 2).unfold(1, 2, 2).mean((2, 3)).flatten()
     brightest = int(patches.argmax())
     assert geometry.positions()[brightest].tolist() == [6, 22]
@@ -61,7 +61,7 @@ def test_boxes(fit: Any, cover: Any, shape: tuple[int, int], box: tuple[float, .
 
 
 def test_rows_and_columns() -> None:
-    geometry = Geometry((30, 20), 0, 0, (Tile(0, (2, 3), (0, 0, 30, 20)),))
+    geometry = Geometry((30, 20), 0, 0, (PatchGrid(0, (2, 3), (0, 0, 30, 20)),))
     assert geometry.grid_positions().tolist() == [[0, 0], [0, 1], [0, 2], [1, 0], [1, 1], [1, 2]]
 
 
@@ -81,8 +81,8 @@ def test_tiles_and_overview() -> None:
 
 def test_what_does_not_fit() -> None:
     with pytest.raises(UsageError, match="10 x 16 pixels is no multiple of patches of 4 x 4"):
-        geometry_of(build("vit"), Prepared(torch.zeros(3, 10, 16), (1, 1), (0, 0, 1, 1)))
+        geometry_of(build("vit"), PreparedImage(torch.zeros(3, 10, 16), (1, 1), (0, 0, 1, 1)))
     with pytest.raises(UsageError, match="tokens of Linear are in a picture"):
-        geometry_of(nn.Linear(2, 2), Prepared(torch.zeros(3, 8, 8), (1, 1), (0, 0, 1, 1)))
+        geometry_of(nn.Linear(2, 2), PreparedImage(torch.zeros(3, 8, 8), (1, 1), (0, 0, 1, 1)))
     with pytest.raises(ValueError, match="5 tokens, 4 patches"):
-        Geometry((4, 4), 1, 0, (Tile(1, (2, 2), (0, 0, 4, 4)),)).on_pixels(np.zeros(6))
+        Geometry((4, 4), 1, 0, (PatchGrid(1, (2, 2), (0, 0, 4, 4)),)).on_pixels(np.zeros(6))
