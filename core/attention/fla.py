@@ -7,64 +7,53 @@ GPU. Its tensors are [B, L, H, D]; its decay is -slope; there is no 1/sqrt(D) un
 from __future__ import annotations
 
 import importlib
+from typing import Any
 
 from torch import Tensor
 
-from ..opaque import opaque
-from .contract import Cost, Shape, Unphased
-from .equations import attention_result, repeat_kv
-from .lightning.operator import Decay, rows, slopes
-from .lightning.operator import cost as lightning_cost
-from .lightning.operator import reference as lightning_reference
+from ..choose import Formulation, Phase
+from .contract import Cost, Operator, Shape
+from .equations import repeat_kv
+from .lightning import operator as lightning
+from .lightning.operator import LayerDecay
 
 
-@opaque(attention_result)
 def reference(
-    q: Tensor, k: Tensor, v: Tensor, *, causal: bool = True, scale: float | None = None, decay: Decay = "code",
-    layer: int = 0, num_layers: int = 1,
-) -> Tensor:  # fmt: skip
+    q: Tensor, k: Tensor, v: Tensor, *, causal: bool = True, scale: float | None = None, settings: LayerDecay
+) -> Tensor:
     """The quadratic form of lightning attention."""
-    return lightning_reference(q, k, v, causal=causal, scale=scale, decay=decay, layer=layer, num_layers=num_layers)
+    return lightning.reference(q, k, v, causal=causal, scale=scale, settings=settings)
 
 
-@opaque(attention_result)
-def blocked(
-    q: Tensor, k: Tensor, v: Tensor, *, causal: bool = True, scale: float | None = None, decay: Decay = "code",
-    layer: int = 0, num_layers: int = 1,
-) -> Tensor:  # fmt: skip
-    """The package's chunked kernel.
-
-    Parameters
-    ----------
-    q, k, v : Tensor [B, Hq, L, D], [B, Hkv, L, D], [B, Hkv, L, Dv], on a GPU
-    decay, layer, num_layers
-        The slopes, as for ``lightning``; custom ones are not offered here.
-
-    Raises
-    ------
-    ValueError
-        If the tensors are not on a GPU, or there is no such decay.
-    """
+def _refuses(q: Tensor, *_: Any, **__: Any) -> str | None:
     if q.device.type == "cpu":
-        raise ValueError("fla: its kernels run on a GPU only and the tensors are on the CPU. Use lightning there.")
+        return "its kernels run on a GPU only and the tensors are on the CPU. Use lightning there"
+    return None
+
+
+def attend(
+    q: Tensor, k: Tensor, v: Tensor, *, causal: bool = True, scale: float | None = None, settings: LayerDecay
+) -> Tensor:
+    """The package's chunked kernel; tensors on a GPU."""
     k, v = repeat_kv(k, q.shape[1]), repeat_kv(v, q.shape[1])
-    log_decay = -slopes(q.shape[1], layer=layer, num_layers=num_layers, decay=decay).to(q.device)
+    log_decay = -settings.rate(q.shape[1], q.device)
     chunk = importlib.import_module("fla.ops.simple_gla").chunk_simple_gla
     first = (x.transpose(1, 2).contiguous() for x in (q, k, v))  # [B, L, H, D]
     out: Tensor = chunk(*first, g_gamma=log_decay, scale=1.0 if scale is None else scale)[0]
     return out.transpose(1, 2)
 
 
-def cost(shape: Shape, *, decay: Decay = "code", layer: int = 0, num_layers: int = 1) -> Cost:
+def cost(shape: Shape, *, settings: LayerDecay) -> Cost:
     """That of lightning attention with the package's chunks of 64."""
-    return lightning_cost(shape, block_size=64)
+    return lightning.cost(shape, settings=lightning.Settings(block_size=64))
 
 
-OPERATOR = Unphased(
+OPERATOR = Operator(
+    settings=LayerDecay,
     reference=reference,
-    blocked=blocked,
+    phases=(Phase("fla", (Formulation("the package's kernel", "torch", attend, _refuses),)),),  # no kernel of ours
     cost=cost,
-    rows=rows,
+    rows=lightning.rows,
     no_budget="its state sums up all of them.",
     causal=(True,),
     decodes=False,

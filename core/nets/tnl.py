@@ -15,7 +15,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from ..attention.equations import accumulator
-from ..attention.lightning.operator import Decay, lightning_attention, recurrent, reference, slopes
+from ..attention.lightning.operator import Decay, Settings, lightning_attention, recurrent, reference, slopes
 
 Variant = Literal["tnl", "tnl_v2"]
 Path = Literal["blocked", "recurrent", "reference"]
@@ -136,7 +136,7 @@ def _attend(
     if mask is not None or (path == "reference" and state is not None):
         raise ValueError(f"path {path!r} takes no {'mask' if mask is not None else 'state'}: use path='blocked'.")
     out, last = recurrent(q, k, v, slope, state)
-    return (reference(q, k, v, decay="custom", slope=slope) if path == "reference" else out), last
+    return (reference(q, k, v, settings=Settings(decay="custom", slope=slope)) if path == "reference" else out), last
 
 
 class SGLU(nn.Module):

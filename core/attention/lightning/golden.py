@@ -9,7 +9,7 @@ import torch
 
 from ...nets.tnl import srms_norm
 from ..golden import Arrays, Check, max_error
-from .operator import blocked, lightning_attention, recurrent, reference, slopes
+from .operator import OPERATOR, lightning_attention, recurrent, slopes
 
 
 def check(stem: str, data: Arrays) -> Iterator[Check]:
@@ -39,8 +39,8 @@ def _operator(data: Arrays) -> Iterator[Check]:
     q, k, v = (x.detach() for x in (q, k, v))
     yield _close("out_nodecay", lightning_attention(q, k, v), data["out_nodecay"])
     yield _close("out, recurrent", recurrent(q, k, v, slope)[0], data["out"])
-    yield _close("out, reference", reference(q, k, v, decay="custom", slope=slope), data["out"])
-    out = blocked(q.bfloat16(), k.bfloat16(), v.bfloat16(), decay="custom", slope=slope)
+    yield _close("out, reference", OPERATOR.reference(q, k, v, decay="custom", slope=slope), data["out"])
+    out = OPERATOR.blocked(q.bfloat16(), k.bfloat16(), v.bfloat16(), decay="custom", slope=slope)
     share = max_error(out.float(), data["out"]) / float(np.abs(data["out"]).max())
     yield Check("out, bfloat16, of the largest", share, 2e-2)
 

@@ -10,15 +10,17 @@ can be continued token by token.
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from typing import Any, Literal, cast
 
 import torch
 from torch import Tensor
 
+from ...choose import in_torch
 from ...opaque import opaque
 from ..checks import check_qkv
-from ..contract import Condition, Cost, Golden, Shape, Unphased
-from ..equations import accumulator, attention_result, positions, repeat_kv, weighted_sum
+from ..contract import Condition, Cost, Golden, Operator, Shape
+from ..equations import accumulator, positions, repeat_kv, weighted_sum
 from .block import BLOCK, decayed, final_state, linear_attention
 
 Decay = Literal["code", "paper", "none", "custom"]
@@ -61,15 +63,56 @@ def slopes(num_heads: int, *, layer: int = 0, num_layers: int = 1, decay: Decay 
     return torch.tensor([2.0**e * factor for e in exponents])
 
 
-def _slope(
-    num_heads: int, device: torch.device, decay: Decay, layer: int, num_layers: int, slope: Tensor | None
-) -> Tensor:
-    """The slopes an operator call asks for, checked: float32 or float64 [H]."""
-    if (slope is not None) != (decay == "custom"):
-        raise ValueError("decay='custom' and slope= go together: pass both or neither.")
-    if slope is None:
-        return slopes(num_heads, layer=layer, num_layers=num_layers, decay=decay).to(device)
-    return _checked(slope, num_heads, device)
+@dataclass(frozen=True, slots=True)
+class LayerDecay:
+    """Which slopes a layer has; see ``slopes``.
+
+    Parameters
+    ----------
+    decay : {"code", "paper", "none"}
+    layer, num_layers : int
+    """
+
+    decay: Decay = "code"
+    layer: int = 0
+    num_layers: int = 1
+
+    def rate(self, num_heads: int, device: torch.device) -> Tensor:
+        """The slopes of a call: float32 [H]. Raises ``ValueError`` if there is no such layer or decay."""
+        return slopes(num_heads, layer=self.layer, num_layers=self.num_layers, decay=self.decay).to(device)
+
+
+@dataclass(frozen=True, slots=True)
+class Settings(LayerDecay):
+    """Decay and blocks.
+
+    Parameters
+    ----------
+    decay : {"code", "paper", "none", "custom"}
+        ``custom``: ``slope``.
+    slope : Tensor, one entry per query head, optional
+        As of ``lightning_attention``.
+    block_size : int
+        Tokens per block; changes speed and rounding only.
+
+    Raises
+    ------
+    ValueError
+        If ``slope`` and ``decay="custom"`` do not come together.
+    """
+
+    slope: Tensor | None = None
+    block_size: int = BLOCK
+
+    def __post_init__(self) -> None:
+        if (self.slope is not None) != (self.decay == "custom"):
+            raise ValueError("decay='custom' and slope= go together: pass both or neither.")
+
+    def rate(self, num_heads: int, device: torch.device) -> Tensor:
+        """The slopes of a call, checked: float32 or float64 [H]."""
+        if self.slope is None:
+            return LayerDecay.rate(self, num_heads, device)
+        return _checked(self.slope, num_heads, device)
 
 
 def _checked(slope: Tensor, num_heads: int, device: torch.device) -> Tensor:
@@ -84,13 +127,11 @@ def _checked(slope: Tensor, num_heads: int, device: torch.device) -> Tensor:
     return slope
 
 
-@opaque(attention_result)
 def reference(
-    q: Tensor, k: Tensor, v: Tensor, *, causal: bool = True, scale: float | None = None, decay: Decay = "code",
-    layer: int = 0, num_layers: int = 1, slope: Tensor | None = None, block_size: int = BLOCK,
-) -> Tensor:  # fmt: skip
-    """Section 3.1 as printed: (q k^T * lam^(t-j), lower triangle) v. ``block_size`` changes nothing here."""
-    rate = _slope(q.shape[1], q.device, decay, layer, num_layers, slope)
+    q: Tensor, k: Tensor, v: Tensor, *, causal: bool = True, scale: float | None = None, settings: LayerDecay
+) -> Tensor:
+    """Section 3.1 as printed: (q k^T * lam^(t-j), lower triangle) v."""
+    rate = settings.rate(q.shape[1], q.device)
     k, v = repeat_kv(k, q.shape[1]), repeat_kv(v, q.shape[1])
     accum = accumulator(q.dtype)
     rows, cols = positions(q.shape[2], k.shape[2], q.device), torch.arange(k.shape[2], device=q.device)
@@ -234,27 +275,25 @@ def _attend(
     return linear_attention(q, k, v, rate, state, block_size)
 
 
-@opaque(attention_result)
-def blocked(
-    q: Tensor, k: Tensor, v: Tensor, *, causal: bool = True, scale: float | None = None, decay: Decay = "code",
-    layer: int = 0, num_layers: int = 1, slope: Tensor | None = None, block_size: int = BLOCK,
-) -> Tensor:  # fmt: skip
-    """``lightning_attention`` with the slopes of ``decay`` (section 3.4), or ``slope`` where it is ``custom``."""
-    rate = _slope(q.shape[1], q.device, decay, layer, num_layers, slope)
-    out = lightning_attention(q, k, v, rate, scale=1.0 if scale is None else scale, block_size=block_size)
+def attend(
+    q: Tensor, k: Tensor, v: Tensor, *, causal: bool = True, scale: float | None = None, settings: Settings
+) -> Tensor:
+    """``lightning_attention`` with the slopes of the settings."""
+    rate = settings.rate(q.shape[1], q.device)
+    out = lightning_attention(q, k, v, rate, scale=1.0 if scale is None else scale, block_size=settings.block_size)
     return cast(Tensor, out)
 
 
 def rows(
     q: Tensor, k: Tensor, v: Tensor, rows: Tensor, *, causal: bool = True, scale: float | None = None,
-    decay: Decay = "code", layer: int = 0, num_layers: int = 1, slope: Tensor | None = None, block_size: int = BLOCK,
+    settings: LayerDecay,
 ) -> Tensor:  # fmt: skip
     """The quadratic formula for the queries ``rows`` (int64 [R]), in chunks of keys -> [B, Hq, R, Dv].
 
     In float32 or float64, whatever q's dtype: what the bench measures the error of ``blocked`` against.
     """
     heads, accum = q.shape[1], accumulator(q.dtype)
-    rate = _slope(heads, q.device, decay, layer, num_layers, slope).to(accum)[:, None, None]
+    rate = settings.rate(heads, q.device).to(accum)[:, None, None]
     at = positions(q.shape[2], k.shape[2], q.device)[rows]  # [R]
     chosen = q[:, :, rows].to(accum) * (1.0 if scale is None else scale)
     out = chosen.new_zeros(*chosen.shape[:3], v.shape[3])
@@ -267,23 +306,17 @@ def rows(
     return out
 
 
-def decoder(
-    q: Tensor, k: Tensor, v: Tensor, *, scale: float | None = None, decay: Decay = "code", layer: int = 0,
-    num_layers: int = 1, slope: Tensor | None = None, block_size: int = BLOCK,
-) -> Callable[[], Tensor]:  # fmt: skip
+def decoder(q: Tensor, k: Tensor, v: Tensor, *, scale: float | None = None, settings: Settings) -> Callable[[], Tensor]:
     """The state of all keys but the last is computed here; ``step()`` is one ``decode_step``."""
     accum = accumulator(q.dtype)
-    rate = _slope(q.shape[1], q.device, decay, layer, num_layers, slope).to(accum)
+    rate = settings.rate(q.shape[1], q.device).to(accum)
     state = q.new_zeros(*q.shape[:2], q.shape[3], v.shape[3], dtype=accum)
     state = final_state(k[:, :, :-1], v[:, :, :-1], rate, state)
     token = (q[:, :, -1:] * (1.0 if scale is None else scale), k[:, :, -1:], v[:, :, -1:])
     return lambda: decode_step(*token, rate, state)[0]
 
 
-def cost(
-    shape: Shape, *, decay: Decay = "code", layer: int = 0, num_layers: int = 1, slope: Tensor | None = None,
-    block_size: int = BLOCK,
-) -> Cost:  # fmt: skip
+def cost(shape: Shape, *, settings: Settings) -> Cost:
     """Section 7: per token 2b(D + Dv) inside its block, half of it above the diagonal, and 4 D Dv for the state.
 
     A single query is a decode step, as in ``decoder``: the state is there, read and written once.
@@ -293,16 +326,17 @@ def cost(
     if shape.len_q == 1:
         traffic = (heads + kv_heads) * width * shape.itemsize + 2 * heads * state * max(4, shape.itemsize)
         return Cost(4.0 * heads * state, float(traffic), 0.0, 1.0)
-    block = min(block_size, shape.len_q)
+    block = min(settings.block_size, shape.len_q)
     flops = 2.0 * heads * (shape.len_q * (block * width + state) + shape.len_k * state)
     elements = width * (heads * shape.len_q + kv_heads * shape.len_k)
     return Cost(flops, float(elements * shape.itemsize), 0.0, float(block))
 
 
 _BY_LAYER = Condition("decay='code' or 'paper'", lambda params: params["decay"] in ("code", "paper"))
-OPERATOR = Unphased(
+OPERATOR = Operator(
+    settings=Settings,
     reference=reference,
-    blocked=blocked,
+    phases=(in_torch("lightning", attend),),
     cost=cost,
     rows=rows,
     decoder=decoder,

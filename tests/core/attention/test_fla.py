@@ -12,7 +12,7 @@ from qkv import random_qkv
 from attn.core.attention import fla
 from attn.core.attention.contract import Shape
 from attn.core.attention.equations import repeat_kv
-from attn.core.attention.lightning.operator import reference as lightning
+from attn.core.attention.lightning.operator import OPERATOR as LIGHTNING
 from attn.core.attention.lightning.operator import slopes
 
 
@@ -52,8 +52,8 @@ def kernel(monkeypatch):
 def test_layout_decay_and_scale_reach_the_kernel(kernel, scale):
     q, k, v = random_qkv((2, 4, 2, 30, 30, 8))
     v = v[..., :5]
-    out = fla.blocked(*(t.as_subclass(OnGPU) for t in (q, k, v)), scale=scale, layer=1, num_layers=3)
-    expected = lightning(q, k, v, scale=scale, layer=1, num_layers=3)
+    out = fla.OPERATOR.blocked(*(t.as_subclass(OnGPU) for t in (q, k, v)), scale=scale, layer=1, num_layers=3)
+    expected = LIGHTNING.reference(q, k, v, scale=scale, layer=1, num_layers=3)
     torch.testing.assert_close(out.as_subclass(torch.Tensor), expected, rtol=1e-5, atol=1e-5)
     (given,) = kernel
     assert given[0].shape == (2, 30, 4, 8)
@@ -66,18 +66,18 @@ def test_layout_decay_and_scale_reach_the_kernel(kernel, scale):
 def test_on_the_cpu_it_says_so_and_names_what_does_run_there():
     q, k, v = random_qkv((1, 1, 1, 16, 16, 8))
     with pytest.raises(ValueError, match=r"run on a GPU only .* Use lightning there"):
-        fla.blocked(q, k, v, causal=True)
+        fla.OPERATOR.blocked(q, k, v, causal=True)
 
 
 def test_reference_and_rows_are_those_of_lightning():
     q, k, v = random_qkv((1, 2, 1, 40, 40, 8), torch.float64)
-    expected = lightning(q, k, v, layer=2, num_layers=5)
-    assert torch.equal(fla.reference(q, k, v, layer=2, num_layers=5), expected)
+    expected = LIGHTNING.reference(q, k, v, layer=2, num_layers=5)
+    assert torch.equal(fla.OPERATOR.reference(q, k, v, layer=2, num_layers=5), expected)
     rows = torch.tensor([3, 39])
     some = fla.OPERATOR.rows(q, k, v, rows, layer=2, num_layers=5)
     torch.testing.assert_close(some, expected[:, :, rows], rtol=1e-12, atol=1e-12)
 
 
 def test_cost_is_linear():
-    short, long = (fla.cost(Shape(1, 1, 1, n, n, 64, 64, True)) for n in (1024, 4096))
+    short, long = (fla.OPERATOR.cost(Shape(1, 1, 1, n, n, 64, 64, True)) for n in (1024, 4096))
     assert long.flops == 4 * short.flops

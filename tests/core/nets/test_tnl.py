@@ -4,7 +4,7 @@ import pytest
 import torch
 from torch.nn import functional as F
 
-from attn.core.attention.lightning.operator import reference
+from attn.core.attention.lightning.operator import OPERATOR
 from attn.core.nets.tnl import GLA, LRPE, TNL, SRMSNorm, TNLBlock, srms_norm
 
 
@@ -105,6 +105,6 @@ def test_attention_layer_is_as_written(variant):
         v, gate = F.silu(v), torch.sigmoid(layer.gate(x))
     else:
         gate = u[0]
-    out = reference(heads(F.silu(q)), heads(F.silu(k)), heads(v)).transpose(1, 2).flatten(2)
+    out = OPERATOR.reference(heads(F.silu(q)), heads(F.silu(k)), heads(v)).transpose(1, 2).flatten(2)
     out = F.layer_norm(out, (24,)) if variant == "tnl_v2" else out / (out.square().mean(-1, keepdim=True) + 1e-6).sqrt()
     torch.testing.assert_close(layer(x)[0], layer.out(gate * out), rtol=1e-10, atol=1e-10)

@@ -8,9 +8,10 @@ from qkv import DTYPES, SHAPES, LargestTensor, assert_as_accurate_as_eager, rand
 
 from attn.core.attention import attention
 from attn.core.attention.contract import shape_of
-from attn.core.attention.lightning import operator as method
-from attn.core.attention.lightning.operator import blocked, decode_step, decoder, lightning_attention, recurrent, slopes
+from attn.core.attention.lightning.operator import OPERATOR as method
+from attn.core.attention.lightning.operator import decode_step, lightning_attention, recurrent, slopes
 
+blocked, decoder = method.blocked, method.decoder
 
 def relative(a, b):
     return ((a - b).abs().max() / b.abs().max().clamp(min=1e-300)).item() if b.numel() else 0.0
