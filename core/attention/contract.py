@@ -9,7 +9,7 @@ from __future__ import annotations
 import functools
 import inspect
 import typing
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Container, Mapping
 from dataclasses import dataclass, field, fields
 from functools import cached_property
 from typing import Any, NamedTuple, Protocol, TypeVar
@@ -104,6 +104,50 @@ class Golden:
     folder: str
     check: str
     files: tuple[str, ...]
+
+
+def parameters_of(kind: type[Any]) -> dict[str, inspect.Parameter]:
+    """The fields of settings as keyword-only parameters."""
+    hints = typing.get_type_hints(kind)
+    return {own.name: _keyword(own.name, hints[own.name], own.default) for own in fields(kind)}
+
+
+def _keyword(name: str, annotation: Any, default: Any = inspect.Parameter.empty) -> inspect.Parameter:
+    return inspect.Parameter(name, inspect.Parameter.KEYWORD_ONLY, annotation=annotation, default=default)
+
+
+def one_node(
+    function: Callable[..., Tensor], kind: type[Any], *, name: str, module: str, options: Mapping[str, tuple[Any, ...]],
+    without: Container[str] = (),
+) -> Callable[..., Tensor]:  # fmt: skip
+    """``function(q, k, v, *, settings, ...)`` as one node of a graph, which takes the settings' fields one by one.
+
+    Parameters
+    ----------
+    function : callable
+    kind : frozen dataclass
+        Of ``settings``.
+    name, module : str
+        Of the node.
+    options : mapping of str to (type,) or (type, default)
+        The other keyword arguments.
+    without : container of str
+        Fields that no graph can hold; they keep their defaults.
+    """
+    own = {field: parameter for field, parameter in parameters_of(kind).items() if field not in without}
+    defaults = {option: default[0] for option, (_, *default) in options.items() if default}
+
+    def flat(q: Tensor, k: Tensor, v: Tensor, **arguments: Any) -> Tensor:
+        settings = kind(**{field: arguments.pop(field) for field in own if field in arguments})
+        return function(q, k, v, **(defaults | arguments), settings=settings)
+
+    tensors = [inspect.Parameter(x, inspect.Parameter.POSITIONAL_OR_KEYWORD, annotation=Tensor) for x in "qkv"]
+    others = [_keyword(option, *given) for option, given in options.items()]
+    flat.__signature__ = inspect.Signature(  # type: ignore[attr-defined]
+        [*tensors, *others, *own.values()], return_annotation=Tensor
+    )
+    flat.__name__, flat.__module__ = name, module
+    return opaque(attention_result)(flat)
 
 
 def with_settings(kind: type[Any]) -> Callable[[Callable[..., R]], Callable[..., R]]:
@@ -250,39 +294,18 @@ class Operator:
         return out
 
     def _as_one_node(self, name: str, function: Callable[..., Tensor]) -> Callable[..., Tensor]:
-        """``function`` with the fields of the settings for parameters: a signature that a graph can hold."""
-
-        def flat(q: Tensor, k: Tensor, v: Tensor, **arguments: Any) -> Tensor:
-            settings = self.settings(**{own: arguments.pop(own) for own in self.parameters if own in arguments})
-            return function(q, k, v, **(defaults | arguments), settings=settings)
-
-        keyword, empty = inspect.Parameter.KEYWORD_ONLY, inspect.Parameter.empty
-        options = [inspect.Parameter("causal", keyword, default=empty, annotation=bool)]
-        if len(self.causal) == 1:
-            options = [options[0].replace(default=self.causal[0])]
+        options: dict[str, tuple[Any, ...]] = {"causal": (bool, *self.causal[: len(self.causal) % 2])}
         if self.grid:
-            options.append(inspect.Parameter("grid", keyword, annotation=tuple[int, int]))
-        options.append(inspect.Parameter("scale", keyword, default=None, annotation=float | None))
+            options["grid"] = (tuple[int, int],)
+        options["scale"] = (float | None, None)
         if name == "blocked":
-            options.append(inspect.Parameter("backend", keyword, default="auto", annotation=str))
-        defaults = {option.name: option.default for option in options if option.default is not empty}
-        tensors = [inspect.Parameter(x, inspect.Parameter.POSITIONAL_OR_KEYWORD, annotation=Tensor) for x in "qkv"]
-        flat.__signature__ = inspect.Signature(  # type: ignore[attr-defined]
-            [*tensors, *options, *self.parameters.values()], return_annotation=Tensor
-        )
-        flat.__name__, flat.__module__ = name, self.reference.__module__
-        return opaque(attention_result)(flat)
+            options["backend"] = (str, "auto")
+        return one_node(function, self.settings, name=name, module=self.reference.__module__, options=options)
 
     @cached_property
     def parameters(self) -> Mapping[str, inspect.Parameter]:
         """The operator's own parameters, by name: the fields of its settings."""
-        hints = typing.get_type_hints(self.settings)
-        return {
-            own.name: inspect.Parameter(
-                own.name, inspect.Parameter.KEYWORD_ONLY, default=own.default, annotation=hints[own.name]
-            )
-            for own in fields(self.settings)
-        }
+        return parameters_of(self.settings)
 
     def check_effects(self, name: str, given: Mapping[str, Any]) -> None:
         """Raise ``ValueError`` for a parameter of ``given`` that would have no effect beside the others."""

@@ -11,7 +11,7 @@ from typing import Any
 import torch
 
 from ..golden import Arrays, Check, max_error
-from .operator import LayerRouter, blocked, select
+from .operator import OPERATOR, LayerRouter, Settings, select
 from .xattention import block_sums
 
 _NAMES = {"cls_feat_extractor": "features", "cls_router_head_agnostic": "classify"}
@@ -65,7 +65,7 @@ def _streaming(data: Arrays) -> Iterator[Check]:
         ("out_triangle", {"mode": "triangle"}),
         ("out_full", {"route": "full"}),
     ):
-        out = blocked(q, k, v, **sizes, **params)  # type: ignore[arg-type]
+        out = OPERATOR.blocked(q, k, v, **sizes, **params)  # type: ignore[arg-type]
         yield Check(name, max_error(out[0, 0], data[name]), 2e-5)
 
 
@@ -75,10 +75,10 @@ def _xattention(data: Arrays) -> Iterator[Check]:
     params: dict[str, Any] = {"mode": "xattn", "block_size": block, "stride": stride, "chunk": chunk}
     params["threshold"] = round(float(data["threshold"][0]), 6)
     yield Check("block_sums", max_error(block_sums(q, k, block_size=block, stride=stride), data["block_sums"]), 2e-5)
-    selection = select(q, k, **params)
+    selection = select(q, k, settings=Settings(**params))
     first = torch.arange(0, length, block)
     last = (first + block).clamp(max=length) - 1  # the last query of a block sees all that the block keeps
     mask = selection.mask(last)[..., first]
     yield Check("mask", max_error(mask, data["mask"]), 0.0)
-    yield Check("out", max_error(blocked(q, k, v, **params), data["out"]), 2e-5)
-    yield Check("dense_out", max_error(blocked(q, k, v, route="full"), data["dense_out"]), 2e-5)
+    yield Check("out", max_error(OPERATOR.blocked(q, k, v, **params), data["out"]), 2e-5)
+    yield Check("dense_out", max_error(OPERATOR.blocked(q, k, v, route="full"), data["dense_out"]), 2e-5)

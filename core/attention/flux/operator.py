@@ -8,18 +8,19 @@ Paper: arXiv 2604.07394. Specification: methods/flux-attention.md, sections 3.1-
 from __future__ import annotations
 
 import itertools
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from typing import Any, Literal
 
 import torch
 from torch import Tensor
 
-from ...opaque import opaque, own_dtypes
-from ..blocks.selection import BlockSelection, attend_blocks
-from ..contract import Condition, Cost, Golden, Shape, Unphased
+from ...choose import Formulation, in_torch
+from ...opaque import own_dtypes
+from ..blocks.selection import BlockSelection, attend_blocks, over_blocks
+from ..contract import Condition, Cost, Golden, Operator, Shape, one_node
 from ..dense import OPERATOR as DENSE
 from ..dense import compulsory_bytes
-from ..equations import attention_result, causal_mask, masked_attention, positions
+from ..equations import causal_mask, masked_attention, positions
 from .router import Decision, LayerRouter, sparsity_penalty, stack_speedup, temperature
 from .xattention import XAttnRule, xattention_mask
 
@@ -30,8 +31,30 @@ Route = Literal["sparse", "full", "auto"]
 
 
 @dataclass(frozen=True)
-class _Settings:
-    """The operator's parameters, checked; see ``blocked``."""
+class Settings:
+    """The operator's parameters.
+
+    Parameters
+    ----------
+    mode : {"streaming", "triangle", "xattn"}
+        What sparse is.
+    route : {"sparse", "full", "auto"}
+        ``auto``: ``router`` decides for each sample, at prefill. With a router in training mode both kinds are computed
+        and mixed, so that the decision has a gradient.
+    sink, local, last : int, tokens
+        Streaming: the first keys and the latest, rounded up to blocks. Triangle: that many last queries see all keys.
+    block_size : int, tokens
+    stride, threshold, xattn_rule, chunk
+        Of ``xattn``, see ``xattention.select_blocks``. A larger threshold keeps more blocks.
+    router : LayerRouter, optional
+    router_input : Tensor [B, H, L, D], optional
+        Queries before RoPE; None: ``q``, right only where q was not rotated.
+
+    Raises
+    ------
+    ValueError
+        If a parameter is out of range.
+    """
 
     mode: Mode = "streaming"
     route: Route = "sparse"
@@ -51,8 +74,6 @@ class _Settings:
             raise ValueError(f"mode is streaming, triangle or xattn, not {self.mode!r}.")
         if self.route not in ("sparse", "full", "auto"):
             raise ValueError(f"route is sparse, full or auto, not {self.route!r}.")
-        if self.route == "auto" and self.router is None:
-            raise ValueError("route='auto' needs router=LayerRouter(head_dim); or pass route='sparse' or 'full'.")
         if self.block_size < 1 or self.local < 1 or self.sink < 0 or self.last < 0:
             raise ValueError(
                 f"block_size {self.block_size} and local {self.local} must be at least 1, sink {self.sink} and "
@@ -106,10 +127,12 @@ def streaming_mask(rows: Tensor, cols: Tensor, sink_blocks: int, local_blocks: i
     return (cols <= rows) & ((cols < sink_blocks) | (rows - cols < local_blocks))
 
 
-def route_full(q: Tensor, k: Tensor, settings: _Settings) -> Tensor:
+def route_full(q: Tensor, k: Tensor, settings: Settings) -> Tensor:
     """Which samples go to full attention: [B], 1 or 0; with a gradient where the router is in training mode."""
-    if settings.route != "auto" or settings.router is None:
+    if settings.route != "auto":
         return q.new_full((q.shape[0],), float(settings.route == "full"))
+    if settings.router is None:
+        raise ValueError("route='auto' needs router=LayerRouter(head_dim); or pass route='sparse' or 'full'.")
     given = settings.router_input
     if given is None and q.shape[2] < k.shape[2]:
         raise ValueError(
@@ -123,13 +146,14 @@ def route_full(q: Tensor, k: Tensor, settings: _Settings) -> Tensor:
     return decision.full
 
 
-def select(q: Tensor, k: Tensor, *, causal: bool = True, scale: float | None = None, **params: Any) -> FluxSelection:
+def select(
+    q: Tensor, k: Tensor, *, causal: bool = True, scale: float | None = None, settings: Settings
+) -> FluxSelection:
     """The blocks of each query: all of them for samples routed to full attention, section 3.4 for the others."""
-    settings = _Settings(**params)
     return _select(q, k, route_full(q, k, settings).detach() > 0.5, settings, scale)
 
 
-def _select(q: Tensor, k: Tensor, full: Tensor, settings: _Settings, scale: float | None) -> FluxSelection:
+def _select(q: Tensor, k: Tensor, full: Tensor, settings: Settings, scale: float | None) -> FluxSelection:
     """``select`` for samples whose route is known: ``full`` bool [B]."""
     batch, heads, len_q, _ = q.shape
     len_k, block = k.shape[2], settings.block_size
@@ -168,21 +192,26 @@ def _select(q: Tensor, k: Tensor, full: Tensor, settings: _Settings, scale: floa
 
 
 def attend(
-    q: Tensor, k: Tensor, v: Tensor, selection: FluxSelection, *, causal: bool = True, scale: float | None = None
-) -> Tensor:
+    q: Tensor, k: Tensor, v: Tensor, selection: FluxSelection, *, causal: bool = True, scale: float | None = None,
+    settings: Settings, engine: Formulation,
+) -> Tensor:  # fmt: skip
     """Section 3.5, step 5: softmax attention over the tokens of the kept blocks."""
     outs = [
-        attend_blocks(q[:, :, start:stop], k[:, :, : part.len_k], v[:, :, : part.len_k], part, scale=scale)
+        attend_blocks(
+            q[:, :, start:stop], k[:, :, : part.len_k], v[:, :, : part.len_k], part, scale=scale, engine=engine
+        )
         for (start, stop), part in zip(itertools.pairwise(selection.edges), selection.parts, strict=True)
     ]
     return outs[0] if len(outs) == 1 else torch.cat(outs, dim=2)
 
 
+ATTEND = over_blocks("flux", attend)
+
+
 def reference(
-    q: Tensor, k: Tensor, v: Tensor, *, causal: bool = True, scale: float | None = None, **params: Any
+    q: Tensor, k: Tensor, v: Tensor, *, causal: bool = True, scale: float | None = None, settings: Settings
 ) -> Tensor:
-    """Section 3.3 with dense masks; ``params`` are those of ``blocked``."""
-    settings = _Settings(**params)
+    """Section 3.3 with dense masks."""
     batch, heads, len_q, _ = q.shape
     len_k, block = k.shape[2], settings.block_size
     seen = causal_mask(len_q, len_k, q.device)  # [Lq, Lk]
@@ -205,88 +234,70 @@ def reference(
     return chosen + (full - full.detach()) * (routes[0] - routes[1]) if full.requires_grad else chosen
 
 
-def blocked(
-    q: Tensor, k: Tensor, v: Tensor, *, causal: bool = True, scale: float | None = None, mode: Mode = "streaming",
-    route: Route = "sparse", sink: int = 128, local: int = 2048, last: int = 128, block_size: int = 128,
-    stride: int = 16, threshold: float = 0.9, xattn_rule: XAttnRule = "official", chunk: int = 16384,
-    router: LayerRouter | None = None, router_input: Tensor | None = None,
+def routed(
+    q: Tensor, k: Tensor, v: Tensor, *, causal: bool = True, scale: float | None = None, backend: str = "auto",
+    settings: Settings,
 ) -> Tensor:  # fmt: skip
-    """Flux attention of one layer, block by block; differentiable.
-
-    Parameters
-    ----------
-    q, k, v : Tensor [B, Hq, Lq, D], [B, Hkv, Lk, D], [B, Hkv, Lk, Dv]
-        The queries are the last Lq of the Lk positions; Lq = 1 is a decode step: the streaming keys, or all of them in
-        mode ``xattn``.
-    mode : {"streaming", "triangle", "xattn"}
-        What sparse is.
-    route : {"sparse", "full", "auto"}
-        ``auto``: ``router`` decides for each sample, at prefill. With a router in training mode both kinds are computed
-        and mixed, so that the decision has a gradient.
-    sink, local, last : int, tokens
-        Streaming: the first keys and the latest, rounded up to blocks. Triangle: that many last queries see all keys.
-    block_size : int, tokens
-    stride, threshold, xattn_rule, chunk
-        Of ``xattn``, see ``xattention.select_blocks``. A larger threshold keeps more blocks.
-    router : LayerRouter, optional
-    router_input : Tensor [B, H, L, D], optional
-        Queries before RoPE; None: ``q``, right only where q was not rotated.
+    """Flux attention of one layer: the router, which a graph may look into, and then the blocks; differentiable.
 
     Raises
     ------
     ValueError
-        If a parameter is out of range, or ``auto`` has no router or is asked in a decode step without ``router_input``.
+        If ``route="auto"`` has no router, or is asked in a decode step without ``router_input``.
 
     References
     ----------
     methods/flux-attention.md, sections 3.2-3.5.
     """
-    settings = _Settings(
-        mode, route, sink, local, last, block_size, stride, threshold, xattn_rule, chunk, router, router_input
-    )
     full = route_full(q, k, settings)
-    rest = (scale, mode, sink, local, last, block_size, stride, threshold, xattn_rule, chunk)
+    rest = {"scale": scale, "backend": backend, **{name: getattr(settings, name) for name in PLAIN}}
     if not full.requires_grad:
-        return _routed(q, k, v, full, *rest)
-    sparse = _routed(q, k, v, torch.zeros_like(full), *rest)
+        return BLOCKED(q, k, v, full=full, **rest)
+    sparse = BLOCKED(q, k, v, full=torch.zeros_like(full), **rest)
     share = full.to(q.dtype)[:, None, None, None]
-    return share * DENSE.blocked(q, k, v, causal=True, scale=scale) + (1 - share) * sparse
+    return share * DENSE.blocked(q, k, v, causal=True, scale=scale, backend=backend) + (1 - share) * sparse
 
 
-@opaque(attention_result)
-def _routed(
-    q: Tensor, k: Tensor, v: Tensor, full: Tensor, scale: float | None, mode: Mode, sink: int, local: int, last: int,
-    block_size: int, stride: int, threshold: float, xattn_rule: XAttnRule, chunk: int,
-) -> Tensor:  # fmt: skip
-    """``blocked`` for samples whose route is known: ``full`` [B], 1 or 0."""
-    settings = _Settings(mode, "sparse", sink, local, last, block_size, stride, threshold, xattn_rule, chunk)
+def _blocked(
+    q: Tensor, k: Tensor, v: Tensor, *, full: Tensor, scale: float | None, backend: str, settings: Settings
+) -> Tensor:
+    """``routed`` for samples whose route is known: ``full`` [B], 1 or 0."""
     if bool((full > 0.5).all()) or not q.shape[2]:
-        return DENSE.blocked(q, k, v, causal=True, scale=scale)
-    if q.shape[2] == 1 and mode != "xattn" and not bool((full > 0.5).any()):
-        return _decode(q, k, v, settings, scale)
-    return attend(q, k, v, _select(q, k, full > 0.5, settings, scale), scale=scale)
+        return DENSE.blocked(q, k, v, causal=True, scale=scale, backend=backend)
+    if q.shape[2] == 1 and settings.mode != "xattn" and not bool((full > 0.5).any()):
+        return _decode(q, k, v, settings, scale, backend)
+    selection = _select(q, k, full > 0.5, settings, scale)
+    out: Tensor = ATTEND(q, k, v, selection, causal=True, scale=scale, settings=settings, backend=backend)
+    return out
 
 
-def _decode(q: Tensor, k: Tensor, v: Tensor, settings: _Settings, scale: float | None) -> Tensor:
+_ROUTING = ("route", "router", "router_input")
+PLAIN = tuple(own.name for own in fields(Settings) if own.name not in _ROUTING)
+BLOCKED = one_node(
+    _blocked, Settings, name="blocked", module=__name__, without=_ROUTING,
+    options={"full": (Tensor,), "scale": (float | None, None), "backend": (str, "auto")},
+)  # fmt: skip
+
+
+def _decode(q: Tensor, k: Tensor, v: Tensor, settings: Settings, scale: float | None, backend: str) -> Tensor:
     """One query of each head: its keys side by side, once for the query heads that share them; half the time."""
     block = settings.block_size
     latest = max(0, (k.shape[2] - 1) // block - settings.local_blocks + 1) * block  # first of the local keys
     sink = settings.sink_blocks * block
     if sink < latest:
         k, v = (torch.cat([x[:, :, :sink], x[:, :, latest:]], dim=2) for x in (k, v))
-    return DENSE.blocked(q, k, v, causal=True, scale=scale)
+    return DENSE.blocked(q, k, v, causal=True, scale=scale, backend=backend)
 
 
-def cost(shape: Shape, **params: Any) -> Cost:
+def cost(shape: Shape, *, settings: Settings) -> Cost:
     """Section 7. ``xattn`` keeps at most about ``threshold`` of the pairs, fewer where attention is not uniform.
 
     A route that is still to be decided counts as full attention.
     """
-    settings = _Settings(**params) if params.get("route") != "auto" else _Settings(route="full")
     queries = max(1, shape.batch * shape.num_heads * shape.len_q)
     visible, searched = shape.pairs / queries, 0.0
     attended = visible
-    if settings.route == "full" or (settings.mode == "xattn" and shape.len_q == 1):
+    if settings.route != "sparse" or (settings.mode == "xattn" and shape.len_q == 1):
         pass
     elif settings.mode == "xattn":
         attended, searched = settings.threshold * visible, visible / settings.stride
@@ -306,8 +317,8 @@ def cost(shape: Shape, **params: Any) -> Cost:
 
 def at_budget(keys: int, shape: Shape) -> dict[str, Any]:
     """Streaming with as many local blocks as make a query visit about ``keys`` keys, half a block being ahead of it."""
-    block = _Settings.block_size
-    return {"mode": "streaming", "local": max(1, round((keys - _Settings.sink + block / 2) / block)) * block}
+    block = Settings.block_size
+    return {"mode": "streaming", "local": max(1, round((keys - Settings.sink + block / 2) / block)) * block}
 
 
 def _mode(*modes: str) -> Condition:
@@ -320,12 +331,12 @@ _CONDITIONS = {
     **dict.fromkeys(("stride", "threshold", "xattn_rule", "chunk"), _mode("xattn")),
     **dict.fromkeys(("router", "router_input"), Condition("route='auto'", lambda params: params["route"] == "auto")),
 }
-OPERATOR = Unphased(
+OPERATOR = Operator(
+    settings=Settings,
     reference=reference,
-    blocked=blocked,
+    phases=(in_torch("flux", select), ATTEND),
     cost=cost,
-    select=select,
-    attend=attend,
+    whole=routed,
     at_budget=at_budget,
     causal=(True,),
     conditions=_CONDITIONS,

@@ -11,12 +11,9 @@ from attn.core.attention import attention
 from attn.core.attention.contract import Shape, shape_of
 from attn.core.attention.equations import causal_mask, masked_attention
 from attn.core.attention.flux.operator import (
+    OPERATOR,
     LayerRouter,
     at_budget,
-    blocked,
-    cost,
-    reference,
-    select,
     sparsity_penalty,
     stack_speedup,
     streaming_mask,
@@ -24,6 +21,7 @@ from attn.core.attention.flux.operator import (
 )
 from attn.core.attention.flux.xattention import block_sums
 
+reference, blocked, cost, select = OPERATOR.reference, OPERATOR.blocked, OPERATOR.cost, OPERATOR.select
 SMALL = {"sink": 16, "local": 40, "last": 20, "block_size": 16, "stride": 4, "threshold": 0.5, "chunk": 64}
 MODES = ["streaming", "triangle", "xattn"]
 
