@@ -13,6 +13,7 @@ from attn.core.attention.lightning.operator import decode_step, lightning_attent
 
 blocked, decoder = method.blocked, method.decoder
 
+
 def relative(a, b):
     return ((a - b).abs().max() / b.abs().max().clamp(min=1e-300)).item() if b.numel() else 0.0
 
