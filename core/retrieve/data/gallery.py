@@ -17,8 +17,10 @@ from ...io.photo.read import PHOTO_SUFFIXES
 from ...io.walk import read_list
 from ...report.model import Item
 from ..places import FOLDER, GALLERY, Places, absolute, file_name, file_stamp, is_below, stored_name, stored_path
+from .entry import Entry
 from .evalset import counted
-from .sources import TEXT_SUFFIXES, Entry, NothingToIndex, read_source
+from .folder import TEXT_SUFFIXES
+from .sources import NothingToIndex, read_source
 
 
 @dataclass(frozen=True, slots=True)

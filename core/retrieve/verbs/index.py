@@ -36,9 +36,10 @@ from ...memory import check_memory
 from ...options import OptionError
 from ...progress import Bars, Watcher
 from ...report.model import Item, Report
+from ..data.entry import Entry
 from ..data.evalset import counted
 from ..data.gallery import Known, Matched, read_gallery
-from ..data.sources import ADDED, Entry
+from ..data.rows import ADDED
 from ..encoders.base import Encoded, Encoder
 from ..encoders.kept import BLOCK_IMAGES, BLOCK_TEXTS, MAX_SIDE, check_fingerprint, encoder_of
 from ..options.encoder import EncoderOptions
