@@ -22,8 +22,11 @@ from attn.core.retrieve.collapse import pair_similarity, split
 from attn.core.retrieve.data.formats import EvalSet, read_dataset
 from attn.core.retrieve.encoders.load import load
 from attn.core.retrieve.encoders.text import TextEncoder
-from attn.core.retrieve.score.metrics import TEXT_METRICS, Evaluation, compare, evaluate
-from attn.core.retrieve.verbs.evaluate import as_run, embed
+from attn.core.retrieve.score.bootstrap import compare
+from attn.core.retrieve.score.measures import Evaluation
+from attn.core.retrieve.score.metrics import TEXT_METRICS, evaluate
+from attn.core.retrieve.score.rankings import run_of_scores
+from attn.core.retrieve.verbs.embed import embed
 
 GOLDEN = Path(__file__).parent.parent / "golden" / "vectors" / "tempscale" / "cranfield_minilm.json"
 TOLERANCE = 0.15  # points: section 6, last line
@@ -48,7 +51,7 @@ def vectors(encoder: TextEncoder, data: EvalSet, cache: Path) -> tuple[np.ndarra
 def row(tau: float, encoder: TextEncoder, data: EvalSet, cache: Path) -> tuple[dict[str, Any], Evaluation]:
     """What the table says of one temperature: percent, and pair cosines."""
     documents, queries = vectors(encoder.at(tau), data, cache)
-    run = as_run(data, queries @ documents.T, len(documents))
+    run = run_of_scores(data, queries @ documents.T, len(documents))
     evaluation = evaluate(data.qrels, run, TEXT_METRICS)
     exact = documents.astype(np.float64)
     counts = encoder.tokens([str(text) for text in data.documents.values()]).counts

@@ -1,4 +1,4 @@
-"""How good a ranking is: nDCG, recall, MAP, MRR, hit rate, mINP, R@k in both directions, and two runs compared.
+"""How good a ranking is: nDCG, recall, MAP, MRR, hit rate, mINP, R@k in both directions.
 
 Specification: methods/retrieval-peers.md, section 6; for persons methods/ga-dms.md, section 6; for image and text
 methods/priorclip.md, section 6. All values are shares in [0, 1]; papers print them in percent.
@@ -21,12 +21,7 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from ...errors import UsageError
-from .measures import MEASURES, Difference, Evaluation, Ranked, parse_metric, relevant_ranks
-
-__all__ = [
-    "PERSON_METRICS", "TEXT_METRICS", "Difference", "Evaluation", "Qrels", "Run", "compare", "evaluate",
-    "evaluate_identities", "evaluate_rows", "evaluate_scores", "image_text_recall", "parse_metric",
-]  # fmt: skip
+from .measures import MEASURES, Evaluation, Ranked, parse_metric, relevant_ranks
 
 Qrels = Mapping[str, Mapping[str, int]]
 """Query id -> document id -> relevance (above 0: relevant)."""
@@ -38,8 +33,6 @@ TEXT_METRICS = ("ndcg@10", "recall@10", "recall@100", "map@100", "mrr@10", "hit@
 """What text retrieval reports."""
 PERSON_METRICS = ("hit@1", "hit@5", "hit@10", "map", "minp")
 """What person retrieval reports; R@k there is our ``hit@k``."""
-
-_DRAWS = 2**21  # numbers per block of a bootstrap
 
 
 def evaluate(
@@ -223,47 +216,6 @@ def image_text_recall(
     }
     values = {f"{way}_r@{k}": both[way][f"hit@{k}"] for way in both for k in cuts}
     return values | {"mr": float(np.mean(list(values.values())))}
-
-
-def compare(
-    first: Evaluation, second: Evaluation, metric: str, *, samples: int = 10_000, level: float = 0.95, seed: int = 0
-) -> Difference:
-    """Paired bootstrap over queries of the difference of two runs.
-
-    Parameters
-    ----------
-    first, second : Evaluation
-        Of the same queries, both with ``metric``.
-    metric : str
-    samples : int
-        Resamplings; more make the interval steadier.
-    level : float
-        Share of the resampled differences inside the interval (percentiles).
-    seed : int
-
-    Raises
-    ------
-    ValueError
-        If the queries differ, a run lacks the metric, or ``samples`` or ``level`` make no sense.
-    """
-    if first.queries != second.queries:
-        raise ValueError("the two evaluations have different queries: evaluate both with the same judgements")
-    if metric not in first.per_query or metric not in second.per_query:
-        raise ValueError(f"{metric!r} was not evaluated for both runs")
-    if samples < 1 or not 0 < level < 1:
-        raise ValueError(f"samples must be at least 1 and level between 0 and 1, got {samples} and {level}")
-    one, two = first.per_query[metric], second.per_query[metric]
-    change, count = two - one, len(first.queries)
-    generator = np.random.default_rng(seed)
-    block = max(1, _DRAWS // count)
-    means = [
-        change[generator.integers(0, count, (min(block, samples - start), count))].mean(axis=1)
-        for start in range(0, samples, block)
-    ]
-    low, high = np.quantile(np.concatenate(means), [(1 - level) / 2, (1 + level) / 2])
-    return Difference(
-        metric, float(one.mean()), float(two.mean()), float(change.mean()), float(low), float(high), level, count
-    )
 
 
 def _judged(

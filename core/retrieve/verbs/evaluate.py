@@ -3,39 +3,30 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Iterator, Mapping
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
-from numpy.typing import NDArray
 
 import attn
 
 from ...device import pick_device, set_threads
-from ...errors import InputError, UsageError
-from ...io.tables import read_picture
+from ...errors import UsageError
 from ...options import OptionError
 from ...progress import Bars, Watcher
 from ...report.model import Item, Report, summarise
-from ..data.evalset import Content, counted
+from ..data.evalset import counted
 from ..data.formats import EvalSet, read_dataset
-from ..encoders.base import Encoder, Side
-from ..encoders.kept import BLOCK_IMAGES, BLOCK_TEXTS, MAX_SIDE, encoder_of
+from ..encoders.base import Encoder
+from ..encoders.kept import encoder_of
 from ..options.judge import EvalOptions
-from ..score.metrics import (
-    NONE_RELEVANT,
-    PERSON_METRICS,
-    TEXT_METRICS,
-    Evaluation,
-    Qrels,
-    compare,
-    evaluate_rows,
-    parse_metric,
-)
-from ..score.runs import Result, apart, write_results
-from ..store import Hit
+from ..score.bootstrap import compare
+from ..score.measures import Evaluation, parse_metric
+from ..score.metrics import NONE_RELEVANT, PERSON_METRICS, TEXT_METRICS
+from ..score.rankings import Rankings, identical_note, write_run
+from .embed import Embedded, embed
 
 if TYPE_CHECKING:
     from ..encoders.text import TextEncoder
@@ -44,89 +35,6 @@ PERSONS = ("cuhk-pedes", "icfg-pedes", "rstpreid", "webperson")
 """Kinds in which several images show one identity; their metrics are those of person retrieval."""
 IMAGE_TEXT_METRICS = ("hit@1", "hit@5", "hit@10")
 """In both directions; their mean is mR."""
-DEPTH = 1000
-"""Hits of each query in a written run, or as many as the metrics look at; metrics themselves rank all documents."""
-_SCORES = 2**26
-"""Scores in memory at a time."""
-
-
-@dataclass(frozen=True, slots=True)
-class Embedded:
-    """Vectors of a data set, in its order, and what of it could not be read (rows of zeros)."""
-
-    documents: NDArray[np.float32]
-    queries: NDArray[np.float32]
-    truncated: int
-    failed: Mapping[str, str]
-
-
-@dataclass(frozen=True, slots=True)
-class Rankings:
-    """The whole ranking of every query, by cosine, made anew each time it is asked for: [Q, D] may not fit in memory.
-
-    What could not be read is never found, and finds nothing. As in BEIR, a document with the id of the query is left
-    out of its hits: it is the query itself. Unlike in BEIR it stays where it is judged relevant.
-
-    Parameters
-    ----------
-    data : EvalSet
-    documents, queries : ndarray [D, dim] and [Q, dim], float32
-    keep_identical : bool
-        Leave no document out.
-    """
-
-    data: EvalSet
-    documents: NDArray[np.float32]
-    queries: NDArray[np.float32]
-    keep_identical: bool = False
-
-    def reversed(self) -> Rankings:
-        """The other direction: see ``EvalSet.reversed``."""
-        return Rankings(self.data.reversed(), self.queries, self.documents, self.keep_identical)
-
-    def of(self, qrels: Qrels) -> Rankings:
-        """Those of the queries that ``qrels`` judges."""
-        rows = [i for i, query in enumerate(self.data.queries) if query in qrels]
-        asked = {query: content for query, content in self.data.queries.items() if query in qrels}
-        part = replace(self.data, queries=asked, qrels=qrels)
-        return Rankings(part, self.documents, self.queries[rows], self.keep_identical)
-
-    @property
-    def identical(self) -> tuple[list[str], list[str]]:
-        """Queries with the id of a document: those whose document is left out, and those whose it is relevant."""
-        same = [query for query in self.data.queries if query in self.data.documents]
-        own = [query for query in same if self.data.qrels.get(query, {}).get(query, 0) > 0]
-        relevant = set(own)
-        return [query for query in same if query not in relevant], own
-
-    def rows(self) -> Iterator[tuple[str, NDArray[np.float32]]]:
-        """Each query with its score of every document; -inf where that is not found."""
-        place = {document: i for i, document in enumerate(self.data.documents)}
-        left_out = set() if self.keep_identical else set(self.identical[0])
-        gone = ~self.documents.any(axis=1)
-        ids = list(self.data.queries)
-        size = max(1, _SCORES // max(1, len(self.documents)))
-        for at in range(0, len(ids), size):
-            block = self.queries[at : at + size]
-            scores = block @ self.documents.T
-            scores[:, gone] = -np.inf
-            scores[~block.any(axis=1)] = -np.inf
-            for query, row in zip(ids[at : at + size], scores, strict=True):
-                if query in left_out:
-                    row[place[query]] = -np.inf
-                yield query, row
-
-    def evaluate(self, metrics: Sequence[str], *, answerable: bool = False) -> Evaluation:
-        """See ``metrics.evaluate_rows``; queries without a relevant document count as 0 unless ``answerable``."""
-        ids = list(self.data.documents)
-        return evaluate_rows(self.data.qrels, ids, self.rows(), metrics, unanswerable=not answerable)
-
-    def results(self, depth: int) -> Iterator[Result]:
-        """The best ``depth`` hits of each query."""
-        ids = list(self.data.documents)
-        for query, row in self.rows():
-            hits = [Hit(ids[i], float(row[i]), {}) for i in best_rows(row, ids, depth)]
-            yield Result(query, str(self.data.queries[query]), hits)
 
 
 def score(
@@ -189,7 +97,7 @@ def score(
         else:
             first = evaluation
             if options.run is not None:
-                warnings += _write_run(options.run, ranked, tuple(evaluation.per_query), encoder.fingerprint.model)
+                warnings += write_run(options.run, ranked, tuple(evaluation.per_query), encoder.fingerprint.model)
         items.append(
             Item(
                 str(data) if len(options.temperatures) == 1 else f"{data}, temperature {temperature:g}",
@@ -248,47 +156,6 @@ def _check_modalities(data_set: EvalSet, encoder: Encoder) -> None:
             )
 
 
-def embed(data_set: EvalSet, encoder: Encoder, watcher: Watcher) -> Embedded:
-    """Vectors of all documents and queries; zeros where an image cannot be read."""
-    failed: dict[str, str] = {}
-    sides: list[NDArray[np.float32]] = []
-    truncated = 0
-    for side, contents in (("document", data_set.documents), ("query", data_set.queries)):
-        vectors, cut = encode(contents, encoder, side, watcher, failed)  # type: ignore[arg-type]
-        sides.append(vectors)
-        truncated += cut
-    return Embedded(sides[0], sides[1], truncated, failed)
-
-
-def encode(
-    contents: Mapping[str, Content], encoder: Encoder, side: Side, watcher: Watcher, failed: dict[str, str]
-) -> tuple[NDArray[np.float32], int]:
-    """Vectors [n, dim] and how many texts were cut; a failed image is a row of zeros and an entry of ``failed``."""
-    out = np.zeros((len(contents), encoder.fingerprint.dim), np.float32)
-    items, cut = list(contents.items()), 0
-    texts = isinstance(items[0][1], str)
-    size = BLOCK_TEXTS if texts else BLOCK_IMAGES
-    for at in range(0, len(items), size):
-        block = items[at : at + size]
-        if texts:
-            found = encoder.encode_texts([str(content) for _, content in block], side=side)
-            out[at : at + size] = found.vectors
-            cut += int(found.truncated.sum())
-        else:
-            rows, pixels = [], []
-            for row, (_, image) in enumerate(block, at):
-                assert not isinstance(image, str)  # all of one sort
-                try:
-                    pixels.append(read_picture(image, MAX_SIDE))
-                    rows.append(row)
-                except InputError as error:
-                    failed[str(image)] = error.reason
-            if rows:
-                out[rows] = encoder.encode_images(pixels).vectors
-        watcher.step(f"embed {side}s", min(at + size, len(items)), len(items))
-    return out, cut
-
-
 def _values(ranked: Rankings, options: EvalOptions) -> tuple[Evaluation, dict[str, float]]:
     """The evaluation by query, and the metrics in percent."""
     kind, answerable = ranked.data.kind, options.answerable
@@ -325,48 +192,7 @@ def _notes(
     yield from identical_note(ranked)
 
 
-def identical_note(ranked: Rankings) -> list[str]:
-    """Says which documents with the id of a query were left out, if there are any."""
-    left_out, own = ranked.identical
-    if ranked.keep_identical or not left_out:
-        return []
-    kept = f", and kept where it is judged relevant ({len(own):,})" if own else ""
-    return [
-        counted(len(left_out), "query has", "queries have")
-        + f" the id of a document: that one is left out of its hits, as in BEIR{kept} (--keep-identical keeps all)"
-    ]
-
-
-def _write_run(path: Path, ranked: Rankings, metrics: Sequence[str], model: str) -> list[str]:
-    """Write the rankings as deep as the metrics look, at least 1000; says so where they look at all documents."""
-    cuts = [parse_metric(name)[1] for name in metrics]
-    finite = [cut for cut in cuts if cut < len(ranked.documents)]
-    depth = max([DEPTH, *finite])
-    write_results(path, apart(ranked.results(depth)), "trec", tag=f"attn-{model}")
-    whole = [name for name, cut in zip(metrics, cuts, strict=True) if cut > depth]
-    if not whole or depth >= len(ranked.documents):
-        return []
-    return [f"{path} has the {depth} best of each query; {', '.join(whole)} are of all {len(ranked.documents):,}"]
-
-
-def best_rows(row: NDArray[np.float32], ids: Sequence[str], depth: int) -> list[int]:
-    """Positions of the ``depth`` best documents that are found, best first: by score, then id."""
-    at = np.flatnonzero(row > -np.inf)
-    if depth < at.size:
-        at = at[row[at] >= np.partition(row[at], -depth)[-depth]]  # all that tie with the last one, too
-    return sorted(at.tolist(), key=lambda i: (-row[i], ids[i]))[:depth]
-
-
-def as_run(data_set: EvalSet, scores: NDArray[np.float32], depth: int) -> dict[str, dict[str, float]]:
-    """The ``depth`` best documents of each query, [Q, D]."""
-    ids = list(data_set.documents)
-    return {
-        query: {ids[i]: float(row[i]) for i in best_rows(row, ids, depth)}
-        for query, row in zip(data_set.queries, scores, strict=True)
-    }
-
-
 def vars_of(difference: Any) -> dict[str, Any]:
-    """A ``metrics.Difference`` as a row, in percent."""
+    """A ``measures.Difference`` as a row, in percent."""
     names = ("first", "second", "difference", "low", "high")
     return {"metric": difference.metric} | {name: 100 * getattr(difference, name) for name in names}

@@ -24,7 +24,11 @@ from ..data.evalset import EvalSet, counted
 from ..data.formats import read_dataset
 from ..encoders.load import at_temperature, load
 from ..options.judge import GRID, TuneOptions
-from ..score.metrics import Difference, Evaluation, Qrels, Run, compare, evaluate, parse_metric
+from ..score.bootstrap import compare
+from ..score.measures import Difference, Evaluation, parse_metric
+from ..score.metrics import Qrels, Run, evaluate
+from ..score.rankings import Rankings, identical_note
+from .embed import embed
 
 
 @dataclass(frozen=True, slots=True)
@@ -132,7 +136,7 @@ def tune_temperature(
         See ``metrics.evaluate``.
     watcher : Watcher, optional
     keep_identical : bool
-        See ``evaluate.Rankings``.
+        See ``rankings.Rankings``.
     **options
         ``device``, ``dtype``, ``max_tokens``, ``pooling``, ``threads``, ``allow_download`` of ``load``.
 
@@ -142,8 +146,6 @@ def tune_temperature(
         If there are fewer than 4 queries with relevant documents, the model takes no temperature, or a value is not
         positive.
     """
-    from .evaluate import Rankings, embed, identical_note
-
     parse_metric(metric)  # refused before the long work, as everything here
     grid = sorted({1.0, *grid}, reverse=True)
     first, second = halves(data.qrels, seed)

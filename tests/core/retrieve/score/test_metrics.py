@@ -10,15 +10,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from attn.core.errors import UsageError
-from attn.core.retrieve.score.metrics import (
-    Evaluation,
-    compare,
-    evaluate,
-    evaluate_identities,
-    evaluate_scores,
-    image_text_recall,
-    parse_metric,
-)
+from attn.core.retrieve.score.bootstrap import compare
+from attn.core.retrieve.score.measures import Evaluation, parse_metric
+from attn.core.retrieve.score.metrics import evaluate, evaluate_identities, evaluate_scores, image_text_recall
 
 ALL = ("ndcg@3", "ndcg@10", "ndcg", "recall@5", "recall@20", "map@10", "map", "mrr@10", "mrr", "hit@1", "hit@5", "minp")
 

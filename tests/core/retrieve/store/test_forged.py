@@ -11,7 +11,7 @@ import pytest
 from attn.core.errors import AttnError, InputError, UsageError
 from attn.core.retrieve.store import Header, create, open_store
 from attn.core.retrieve.store.files import MANIFEST, _crc32_of, crc32
-from attn.core.retrieve.verbs.index import read_part
+from attn.core.retrieve.verbs.blocks import read_part
 
 FINGERPRINT = {
     "model": "tiny", "sha256": "0" * 64, "dim": 4, "pooling": "mean", "normalise": True, "temperature": 1.0,

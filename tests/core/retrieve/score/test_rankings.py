@@ -9,10 +9,9 @@ import pytest
 
 from attn.core.retrieve.data.formats import EvalSet
 from attn.core.retrieve.score.metrics import evaluate
+from attn.core.retrieve.score.rankings import Rankings, run_of_scores, write_run
 from attn.core.retrieve.score.runs import Result, apart, write_results
 from attn.core.retrieve.store import Hit
-from attn.core.retrieve.verbs import evaluate as evaluating
-from attn.core.retrieve.verbs.evaluate import Rankings, as_run
 
 NAMES = {"ndcg@10": "ndcg_cut_10", "ndcg": "ndcg", "recall@5": "recall_5", "map": "map", "map@10": "map_cut_10",
          "mrr": "recip_rank", "hit@1": "success_1"}  # fmt: skip
@@ -47,9 +46,9 @@ def test_metrics_look_at_all_documents_and_the_run_says_how_deep_it_is(tmp_path)
     assert found.evaluate(metrics).values == pytest.approx(
         {"recall@1500": 1, "recall@1000": 2 / 3, "map": 1, "minp": 1}
     )  # fmt: skip
-    assert evaluating._write_run(tmp_path / "r", found, ("recall@1200",), "m") == []
+    assert write_run(tmp_path / "r", found, ("recall@1200",), "m") == []
     assert len((tmp_path / "r").read_text().splitlines()) == 1200
-    told = evaluating._write_run(tmp_path / "r", found, ("map", "ndcg@10"), "m")
+    told = write_run(tmp_path / "r", found, ("map", "ndcg@10"), "m")
     assert told == [f"{tmp_path / 'r'} has the 1000 best of each query; map are of all 1,500"]
 
 
@@ -101,7 +100,7 @@ def test_what_could_not_be_read_is_never_found_and_finds_nothing():
 
 def test_the_best_are_cut_by_score_then_id():
     data = EvalSet("toy", "beir", "test", dict.fromkeys("dcba", ""), {"q": ""}, {})
-    assert list(as_run(data, np.array([[1, 2, 1, 1]], np.float32), 3)["q"]) == ["c", "a", "b"]
+    assert list(run_of_scores(data, np.array([[1, 2, 1, 1]], np.float32), 3)["q"]) == ["c", "a", "b"]
 
 
 def test_scores_of_a_run_keep_the_order_of_ties():
