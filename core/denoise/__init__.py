@@ -7,6 +7,10 @@ TRAINED = ("quality", "steps", "learning_rate", "seed")
 CLASSICAL = ("sigma",)
 """What a method of scikit-image, or of the package bm3d, reads."""
 
+FOR_MANY = (*TRAINED, *CLASSICAL)
+"""Options that are for methods of a kind: one that has no use for them leaves them unread. Others belong to the methods
+whose rows name them, and are refused with the rest."""
+
 METHODS = Registry(
     "denoise",
     [

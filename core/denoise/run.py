@@ -5,6 +5,7 @@ from __future__ import annotations
 import time
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import fields
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -25,7 +26,7 @@ from ..options import OptionError
 from ..progress import Bars, Watcher
 from ..report.model import Item, Report
 from ..report.sections import Curve, Facts, Section, Table
-from . import METHODS
+from . import FOR_MANY, METHODS
 from .base import Filter
 from .evaluate import compare_methods, noise_metrics, scores
 from .identity import identity, resumed
@@ -133,16 +134,7 @@ def check_options(options: DenoiseOptions) -> None:
         )
     if options.fit_on not in ("each", "first", "middle"):
         slice_to_fit(options.fit_on, 1 << 30)  # an integer at least; whether the slice exists is known later
-    own = options.method == "filter2noise"
-    for name, used in {
-        "strength": options.strength != 1.0,
-        "regions": bool(options.regions),
-        "maps": options.maps,
-        "save_filter": options.save_filter is not None,
-        "filter": options.filter is not None,
-    }.items():
-        if used and not own:
-            raise OptionError(f"{{{name}}} works with {{method}} filter2noise only, not with {options.method}.")
+    _check_own_options(options)
     if options.simulate_dose is not None:
         if not 0 < options.simulate_dose <= 1:
             raise OptionError(
@@ -154,6 +146,19 @@ def check_options(options: DenoiseOptions) -> None:
         check_place("save_filter", options.save_filter, (".safetensors",))
     if options.reference is not None and not split_key(options.reference)[0].exists():
         raise OptionError(f"{{reference}}: {options.reference} does not exist.")
+
+
+def _check_own_options(options: DenoiseOptions) -> None:
+    """Refuse what other methods read and the chosen one does not, where it was given."""
+    read = METHODS[options.method].options or ()
+    for held in (options, options.fit):
+        for field in fields(held):
+            readers = [name for name, row in METHODS.items() if field.name in (row.options or ())]
+            given = getattr(held, field.name) != getattr(type(held)(), field.name)
+            if given and readers and field.name not in (*read, *FOR_MANY):
+                raise OptionError(
+                    f"{{{field.name}}} works with {{method}} {' or '.join(readers)} only, not with {options.method}."
+                )
 
 
 def load_filter(path: Path) -> Filter:
@@ -188,7 +193,7 @@ def denoise_file(task: Task, step: Callable[[int, int], None], options: DenoiseO
     fitted = shared.fitted if shared else None
     result = denoise_stack(noisy.pixels, window, options, valid=noisy.valid, fitted=fitted, progress=step)
     metrics = noise_metrics(noisy, result.pixels)
-    if shared is None and options.method == "filter2noise" and window.width > 0:
+    if shared is None and "edge_weight" in (METHODS[options.method].options or ()) and window.width > 0:
         warnings += _little_removed(metrics)
     if reference is not None:
         metrics |= scores(noisy, result.pixels, reference, window)

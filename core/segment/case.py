@@ -14,10 +14,11 @@ from ..device import pick_device
 from ..errors import InputError, UsageError
 from ..io.photo.read import Photo, read_photo
 from ..memory import check_memory
+from .base import Prediction, Segmenter
 from .companions import Companions
 from .fov import Fov, find_fov, fov_from_mask, whole_image
 from .masks import MAX_SIDE, Mask, brightness, darkness, mask_of
-from .models import Prediction, Segmenter, load
+from .models import load
 from .options import SegmentOptions
 from .outputs import Segmented, least, quantise
 

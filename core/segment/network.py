@@ -1,29 +1,26 @@
-"""The models behind ``attn segment``: load one by name or file, show it a photo, get probabilities at the photo's size.
+"""A trained network as a model of ``attn segment``: a photo in, probabilities at its size out, tiled where it is large.
 
 Specification: methods/fsg-net.md, section 3.4, step 29 (c)-(e).
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
-from dataclasses import dataclass, field
+from collections.abc import Iterator
 from pathlib import Path
-from typing import Protocol, cast
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from ..device import pick_dtype
 from ..options import OptionError
 from . import MODELS
+from .base import Prediction
 from .fov import Fov
 from .fsgnet.checkpoint import FSGNetCheckpoint, read_checkpoint
 from .fsgnet.fast import optimise
 from .fsgnet.trunks import NAMES
 from .prepare import normalise, padded, prepare, rescale, scaled_size
-from .ridge import DRIVE_DIAMETER, RidgeName, vesselness
 
 WEIGHTS = Path(__file__).parent / "weights"
 """Trained models of the package: NAME.safetensors with a model card NAME.md."""
@@ -32,93 +29,21 @@ WHOLE_PIXELS = 1_500_000
 """Larger photos (at the model's scale) are done in tiles, so that memory stays bounded."""
 
 
-@dataclass(frozen=True, slots=True)
-class Prediction:
-    """What a model says of one photo.
-
-    Parameters
-    ----------
-    prob : ndarray, shape (H, W), float32
-        Probability of a vessel at the photo's size; 0 outside the field of view.
-    attention : mapping of str to ndarray, float32
-        Attention maps of the guided filters by name, where they were asked for and exist.
-    warnings : tuple of str
-    """
-
-    prob: NDArray[np.float32]
-    attention: Mapping[str, NDArray[np.float32]] = field(default_factory=dict)
-    warnings: tuple[str, ...] = ()
-
-
-class Segmenter(Protocol):
-    """A model ready to use; ``threshold`` is the probability from which a pixel counts as vessel."""
-
-    name: str
-    threshold: float
-    parameters: int
-
-    def __call__(
-        self, pixels: NDArray[np.float32], fov: Fov, *, tta: bool = False, tile: int | None = None,
-        attention: bool = False,
-    ) -> Prediction:  # fmt: skip
-        """Segment one photo.
-
-        Parameters
-        ----------
-        pixels : ndarray, shape (3, H, W), float32 in [0, 1]
-        fov : Fov
-        tta : bool
-            Average over the photo and its three mirror images.
-        tile : int, optional
-            Side of the tiles, pixels at the model's scale. Default: the whole photo, tiles of 608 above 1.5 Mpixel.
-        attention : bool
-            Return the attention maps, too.
-
-        Raises
-        ------
-        ValueError
-            If the shapes do not fit, or ``tile`` is too small.
-        """
-        ...
-
-
-def load(name: str, *, device: torch.device | str = "cpu", dtype: str = "float32") -> Segmenter:
-    """A model of ``MODELS`` or of a ``.safetensors`` file that ``attn train`` wrote.
+def packaged(name: str, device: torch.device, dtype: torch.dtype) -> NetworkSegmenter:
+    """A network whose weights are part of the package.
 
     Raises
     ------
     UsageError
-        If there is no such model, or the file cannot be used.
+        If no weights of it ship, or the dtype is none of float32 and float64.
     """
-    device = torch.device(device)
-    if name.endswith(".safetensors"):
-        return NetworkSegmenter(read_checkpoint(Path(name)), device, pick_dtype(dtype))
-    if name not in MODELS and name in (untrained := {called: trunk for trunk, called in NAMES.items()}):
+    if not MODELS[name].trained:
+        trunk = next(trunk for trunk, called in NAMES.items() if called == name)
         raise OptionError(
-            f"no weights ship for {name}. Train it (attn train fsgnet --trunk {untrained[name]}) and give the file: "
+            f"no weights ship for {name}. Train it (attn train fsgnet --trunk {trunk}) and give the file: "
             "{model} OUT/model.safetensors"
         )
-    if MODELS[name].status == "baseline":
-        return RidgeSegmenter(name)
-    return NetworkSegmenter(read_checkpoint(WEIGHTS / f"{name}.safetensors"), device, pick_dtype(dtype))
-
-
-class RidgeSegmenter:
-    """A ridge filter of scikit-image at the scale of DRIVE; its values count as vessel from 0.5."""
-
-    parameters = 0
-    threshold = 0.5
-
-    def __init__(self, name: str) -> None:
-        self.name = name
-
-    def __call__(
-        self, pixels: NDArray[np.float32], fov: Fov, *, tta: bool = False, tile: int | None = None,
-        attention: bool = False,
-    ) -> Prediction:  # fmt: skip
-        """See ``Segmenter``; the filters are symmetric and cheap, so ``tta`` and ``tile`` change nothing."""
-        prob = vesselness(pixels, fov.mask, cast(RidgeName, self.name), scale=fov.diameter / DRIVE_DIAMETER)
-        return Prediction(prob)
+    return NetworkSegmenter(read_checkpoint(WEIGHTS / f"{name}.safetensors"), device, dtype)
 
 
 class NetworkSegmenter:

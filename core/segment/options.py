@@ -147,7 +147,7 @@ class SegmentOptions:
 def check_options(options: SegmentOptions) -> None:
     """Refuse before any file is read what can never work. Raises ``UsageError``."""
     for name in (options.model, *options.compare):
-        if not name.endswith(".safetensors"):
+        if not is_file(name):
             MODELS[name].resolve()
     pick_dtype(options.dtype)
     if options.tile is not None and options.tile < LEAST_TILE:
@@ -164,14 +164,19 @@ def check_options(options: SegmentOptions) -> None:
         raise OptionError("{protocol} fsg says how scores are taken: add {truth}.")
     if options.official_auc and options.protocol != "fsg":
         raise OptionError("{official_auc} belongs to the official protocol: add {protocol} fsg.")
-    baseline = options.model in MODELS and MODELS[options.model].status == "baseline"
-    if options.save_attention and baseline:
+    reads = None if is_file(options.model) else MODELS[options.model].options
+    if options.save_attention and reads is not None and "save_attention" not in reads:
         raise OptionError(f"{{save_attention}}: {options.model} has no attention maps. Use {{model}} fsgnet.")
+
+
+def is_file(name: str) -> bool:
+    """Whether a model is given as a file, not by its name."""
+    return name.endswith(".safetensors")
 
 
 def model_name(name: str) -> str:
     """A model's name; a file's absolute path, so that workers elsewhere find it."""
-    return os.path.abspath(name) if name.endswith(".safetensors") else name
+    return os.path.abspath(name) if is_file(name) else name
 
 
 def other_models(options: SegmentOptions) -> tuple[str, ...]:

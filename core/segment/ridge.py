@@ -13,14 +13,15 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import Any, Literal, get_args
+from typing import Any, Literal, cast, get_args
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
 
 from ..errors import did_you_mean
-from .fov import fov_from_mask
+from .base import Prediction
+from .fov import Fov, fov_from_mask
 from .prepare import rescale, scaled_size
 
 RidgeName = Literal["frangi", "sato", "meijering"]
@@ -153,3 +154,22 @@ def _with_margin(box: tuple[int, int, int, int], margin: int, shape: tuple[int, 
     top, left, bottom, right = box
     rows = slice(max(0, top - margin), min(shape[0], bottom + margin))
     return rows, slice(max(0, left - margin), min(shape[1], right + margin))
+
+
+class RidgeSegmenter:
+    """A ridge filter of scikit-image at the scale of DRIVE; its values count as vessel from 0.5."""
+
+    parameters = 0
+    threshold = 0.5
+
+    def __init__(self, name: str, device: torch.device, dtype: torch.dtype) -> None:
+        """``device`` and ``dtype`` are those of networks: scikit-image runs on the CPU, in float64."""
+        self.name = name
+
+    def __call__(
+        self, pixels: NDArray[np.float32], fov: Fov, *, tta: bool = False, tile: int | None = None,
+        attention: bool = False,
+    ) -> Prediction:  # fmt: skip
+        """See ``Segmenter``; the filters are symmetric and cheap, so ``tta`` and ``tile`` change nothing."""
+        prob = vesselness(pixels, fov.mask, cast(RidgeName, self.name), scale=fov.diameter / DRIVE_DIAMETER)
+        return Prediction(prob)

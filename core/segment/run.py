@@ -25,10 +25,10 @@ from ..options import OptionError
 from ..progress import Bars, Watcher
 from ..report.model import Item, Report, plain
 from ..report.sections import Facts, Section
+from .base import Prediction
 from .case import Case, read_case, segment_case, segmenter_of, threshold_of
 from .companions import Companions, companions
 from .masks import read_mask
-from .models import Prediction
 from .naming import SUFFIXES, Target, keep_what_is_there, places
 from .options import SegmentOptions, check_options, model_name, other_models
 from .outputs import (

@@ -75,9 +75,10 @@ ROW = Method("toy", home=f"{__name__}:OPERATOR", summary="every other key", pape
 
 
 @pytest.fixture(autouse=True)
-def _toy(monkeypatch):
-    monkeypatch.setitem(OPERATORS._methods, "toy", ROW)
+def _toy():
     RAN.clear()
+    with OPERATORS.extended(ROW):
+        yield
 
 
 def test_the_door_knows_it():
@@ -126,7 +127,7 @@ def test_a_graph_holds_it():
 def test_the_bench_knows_it(capsys):
     list_methods("bench", as_json=True)
     assert "toy" in [row["method"] for row in json.loads(capsys.readouterr().out)]
-    assert convert(*parse_setting("toy.step=3", OPERATORS)[:2], "3") == 3
+    assert convert(*parse_setting("toy.step=3")[:2], "3") == 3
     assert candidates(BenchOptions(operators=("toy",), settings={"toy": {"step": 3}}))[0] == ["toy"]
     q, k, v = random_qkv((1, 2, 1, 64, 64, 16))
     operator = OPERATORS["toy"].resolve()

@@ -64,13 +64,23 @@ def test_a_resumed_run_goes_on_in_the_same_series(study):
         (replace(TV, figure=True), ["study"], "out"),  # --report r.html
         (replace(TV, compare=False, device="cpu", window="auto", dtype="fp32"), [str(study / "study")], "out/"),
         (replace(TV, reference=Path("study")), ["study/s0.dcm"], study / "out"),
-        (replace(TV, fit=FitOptions(stages=3, patch_size=4, steps=9, quality="fast", seed=1)), ["study"], "./out"),
+        (replace(TV, fit=FitOptions(steps=9, quality="fast", seed=1)), ["study"], "./out"),
     ):
         (study / "out" / "s0.dcm").unlink()
         report = run(inputs, out, change, Placement(threads=1))
         assert report.items[0].status == "ok"
         assert not [note for item in report.items for note in item.warnings if "other options" in note]
         assert len(series("out")) == 1
+
+
+def test_options_of_another_method_are_refused(study):
+    for change, field in (
+        ({"fit": FitOptions(stages=3)}, "stages"), ({"fit": FitOptions(edge_weight=3.0)}, "edge_weight"),
+        ({"strength": 2.0}, "strength"), ({"maps": True}, "maps"),
+    ):  # fmt: skip
+        assert field in ("strength", "maps") or identity(replace(TV, **change)) == identity(TV)
+        with pytest.raises(UsageError, match=rf"{field} works with method filter2noise only, not with tv\."):
+            run(["study"], "out", replace(TV, **change))
 
 
 def test_what_changes_pixels_is_another_series_and_is_told(study):

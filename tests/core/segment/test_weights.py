@@ -9,7 +9,8 @@ from attn.core.io import expand_inputs
 from attn.core.io.photo.read import read_photo
 from attn.core.segment.fov import find_fov, fov_from_mask
 from attn.core.segment.fsgnet.checkpoint import read_checkpoint
-from attn.core.segment.models import WEIGHTS, load
+from attn.core.segment.models import load
+from attn.core.segment.network import WEIGHTS
 from attn.core.segment.score.metrics import scores
 
 LEAST_F1, LEAST_AUC = 0.80, 0.97
