@@ -2,13 +2,19 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
+import torch
 from numba import njit
+from torch import Tensor
 
 from ...jit import FASTMATH, exp_negative, kernel
 from ..tokens.top_k_cpu import threshold
+from .selection import OracleSelection, each_chunk
+
+if TYPE_CHECKING:
+    from .operator import Settings
 
 Array = np.ndarray[Any, Any]
 _INF = np.float32(np.inf)
@@ -75,3 +81,33 @@ def mean_of_chosen(scores: Array, seen: Array, cut: Array, ties: Array, v: Array
                     _add(mean, weight, v[start + j])
         if total > 0:
             mean /= total
+
+
+def select(q: Tensor, k: Tensor, *, causal: bool, scale: float | None = None, settings: Settings) -> OracleSelection:
+    """As ``operator.select``."""
+    made = OracleSelection.empty(q, k, top_k=settings.top_k, causal=causal, scale=scale)
+    cut, ties = made.cut.numpy(), made.ties.numpy()
+
+    def visit(b: int, h: int, rows: slice, scores: Tensor, seen: Tensor) -> None:
+        cut_rows()(scores.numpy(), seen.numpy(), settings.top_k, cut[b, h, rows], ties[b, h, rows])
+
+    each_chunk(q, k, causal=causal, scale=made.scale, visit=visit)
+    return made
+
+
+def attend(
+    q: Tensor, k: Tensor, v: Tensor, selection: OracleSelection, *, causal: bool, scale: float | None = None,
+    settings: Settings,
+) -> Tensor:  # fmt: skip
+    """As ``operator.attend``."""
+    group, out = q.shape[1] // k.shape[1], q.new_empty(*q.shape[:3], v.shape[3])
+    all_cuts, all_ties = selection.cut.numpy(), selection.ties.numpy()
+
+    def visit(b: int, h: int, rows: slice, scores: Tensor, seen: Tensor) -> None:
+        mean, value = torch.empty(scores.shape[0], v.shape[3]), v[b, h // group].float().contiguous()
+        cut, ties = all_cuts[b, h, rows], all_ties[b, h, rows]
+        mean_of_chosen()(scores.numpy(), seen.numpy(), cut, ties, value.numpy(), mean.numpy())
+        out[b, h, rows] = mean
+
+    each_chunk(q, k, causal=causal, scale=selection.scale, visit=visit)
+    return out

@@ -8,12 +8,18 @@ from __future__ import annotations
 from typing import Any
 
 import numpy as np
+import torch
 from numba import njit
+from torch import Tensor
 
 from ...jit import FASTMATH, exp2_negative, exp_negative, kernel
+from ...threads import run
+from ..equations import masked_attention
+from .selection import ROWS, Prepared, SparsifinerSelection
 
 Array = np.ndarray[Any, np.dtype[np.float32]]
 Indices = np.ndarray[Any, np.dtype[np.int32]]
+_LOG2_E = 1.4426950408889634
 _ZERO, _ONE = np.float32(0), np.float32(1)
 
 
@@ -165,3 +171,66 @@ def attend_lists(
             pa, a = score[j] / total, keys[j]
             for d in range(values):
                 out[i, d] += pa * v[a, d]
+
+
+def _choose(prepared: Prepared, b: int, h: int, start: int, index: Indices, first: int) -> None:
+    """Steps 3-7 of one piece, into rows ``first``.. of ``index`` [., K]."""
+    coef, approx = (np.empty(size, np.float32) for size in prepared.basis.shape)
+    keys = np.empty(len(approx) + 1, np.int32)
+    stop = min(start + ROWS, prepared.query.shape[2])
+    query, pooled, basis = prepared.query[b, h].numpy(), prepared.pooled[b, h].numpy(), prepared.basis.numpy()
+    select_rows()(query, pooled, basis, prepared.topk, index, coef, approx, keys, start, stop, first)
+
+
+class _Attention:
+    """Attention over lists in float32: ``out`` [B, Hq, N, Dv] has the class token's row from the start."""
+
+    def __init__(self, q: Tensor, k: Tensor, v: Tensor, first_row: int, scale: float | None) -> None:
+        self.q, self.k, self.v = (x.detach().to(torch.float32).contiguous() for x in (q, k, v))
+        self.first_row, self.group = first_row, q.shape[1] // k.shape[1]
+        self.factor = np.float32((q.shape[-1] ** -0.5 if scale is None else scale) * _LOG2_E)
+        self.out = torch.empty(*q.shape[:3], v.shape[3])
+        self.out[:, :, :first_row] = masked_attention(self.q[:, :, :first_row], self.k, self.v, None, scale=scale)
+
+    def piece(self, b: int, h: int, start: int, index: Indices, first: int) -> None:
+        """At most ``ROWS`` queries from the ``start``-th that has a list, which is row ``first`` of ``index``."""
+        score, row = np.empty(index.shape[1], np.float32), start + self.first_row
+        kv, stop = h // self.group, min(row + ROWS, self.q.shape[2])
+        attend_lists()(
+            self.q[b, h].numpy(), self.k[b, kv].numpy(), self.v[b, kv].numpy(), index, self.out[b, h].numpy(), score,
+            self.factor, row, stop, first,
+        )  # fmt: skip
+
+
+def lists(prepared: Prepared) -> Tensor:
+    """As ``selection.lists``."""
+    index = prepared.no_lists()
+    every = index.numpy()
+    run(lambda b, h, start: _choose(prepared, b, h, start, every[b, h], start), prepared.pieces())
+    return index
+
+
+def attend(
+    q: Tensor, k: Tensor, v: Tensor, selection: SparsifinerSelection, *, causal: bool = False,
+    scale: float | None = None, settings: object = None,
+) -> Tensor:  # fmt: skip
+    """As ``operator.attend``, without gradients."""
+    first = selection.first_row
+    work, every = _Attention(q, k, v, first, scale), selection.lists.indices.numpy()
+    starts = range(0, q.shape[2] - first, ROWS)
+    pieces = [(b, h, start) for b in range(q.shape[0]) for h in range(q.shape[1]) for start in starts]
+    run(lambda b, h, start: work.piece(b, h, start, every[b, h], start), pieces)
+    return work.out.to(q.dtype)
+
+
+def fused(q: Tensor, k: Tensor, v: Tensor, prepared: Prepared, scale: float | None) -> Tensor:
+    """Choose and attend, a piece at a time, so that no list outlives its piece."""
+    work = _Attention(q, k, v, prepared.rules.first_row, scale)
+
+    def piece(b: int, h: int, start: int) -> None:
+        index = np.empty((min(ROWS, prepared.query.shape[2] - start), prepared.budget), dtype=np.int32)
+        _choose(prepared, b, h, start, index, 0)
+        work.piece(b, h, start, index, 0)
+
+    run(piece, prepared.pieces())
+    return work.out.to(q.dtype)

@@ -12,7 +12,7 @@ from qkv import DTYPES, SHAPES, assert_as_accurate_as_eager, random_qkv
 from attn.core.attention import attention
 from attn.core.attention.contract import Shape
 from attn.core.attention.equations import causal_mask
-from attn.core.attention.oracle import operator as oracle
+from attn.core.attention.oracle.operator import OPERATOR as oracle
 
 
 @pytest.mark.parametrize(("shape", "dtype", "causal"), pairs(SHAPES, DTYPES, [True, False]), ids=str)

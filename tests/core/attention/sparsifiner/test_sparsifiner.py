@@ -13,9 +13,11 @@ from qkv import DTYPES, SHAPES, assert_as_accurate_as_eager, random_qkv
 from attn.core.attention import attention
 from attn.core.attention.contract import shape_of
 from attn.core.attention.equations import masked_attention, repeat_kv
-from attn.core.attention.sparsifiner.operator import OPERATOR, attend, blocked, cost, reference, select
+from attn.core.attention.sparsifiner.operator import OPERATOR
 from attn.core.attention.sparsifiner.predictor import ConnectivityPredictor, Rules, random_predictor
 
+attend, blocked, cost = OPERATOR.attend, OPERATOR.blocked, OPERATOR.cost
+reference, select = OPERATOR.reference, OPERATOR.select
 SQUARE = [(*shape[:3], shape[4], *shape[4:]) for shape in SHAPES]  # as many queries as keys
 SQUARE += [(1, 2, 1, 300, 300, 96), (1, 1, 1, 40, 40, 128), (1, 2, 2, 20, 20, 256)]
 
