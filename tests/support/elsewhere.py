@@ -1,7 +1,7 @@
 """A device for tests that needs no second device: tensors that call themselves ``cuda``, with their numbers in memory.
 
 Choices that depend on data are made as they would be. What a GPU refuses is refused here: to meet tensors of the CPU
-(but for numbers, and index tensors between brackets), and to be an array.
+(but for single numbers, and index tensors between brackets), and to become an array.
 """
 
 from __future__ import annotations
@@ -13,10 +13,9 @@ from torch import Tensor
 from torch.overrides import TorchFunctionMode
 from torch.utils._pytree import tree_leaves, tree_map
 
-OTHER, CPU = torch.device("cuda:0"), torch.device("cpu")
-_ARRAYS = {"numpy", "__array__", "data_ptr"}
-_INDEXED = {"__getitem__", "__setitem__"}
-_MOVES = {"to", "cpu", "cuda", "copy_", "type_as"}
+CPU, CUDA = torch.device("cpu"), torch.device("cuda:0")
+ARRAYS = {"numpy", "__array__", "data_ptr"}
+INDEXING = {"__getitem__", "__setitem__"}
 
 
 class Elsewhere(Tensor):
@@ -30,7 +29,7 @@ class Elsewhere(Tensor):
 
 
 class OtherDevice(TorchFunctionMode):
-    """Inside it, functions that are told ``device="cuda"`` make tensors of the other device."""
+    """Inside it, functions that are told ``device="cuda"`` make tensors of the other device. Counts per thread."""
 
     def __enter__(self) -> Any:
         torch.__future__.set_overwrite_module_params_on_conversion(True)  # ``module.to`` would keep the old tensors
@@ -58,39 +57,42 @@ def back(x: Tensor) -> Tensor:
 
 
 def _call(function: Any, args: Any, kwargs: dict[str, Any]) -> Any:
-    name = getattr(function, "__name__", "")
-    leaves = tree_leaves((args, kwargs))
-    there = [x for x in leaves if isinstance(x, Elsewhere)]
-    if name == "__get__" and there and getattr(function, "__self__", None) in (Tensor.device, Tensor.is_cuda):
-        return OTHER if function.__self__ is Tensor.device else True
-    if there and name in _ARRAYS:
+    name, own = getattr(function, "__name__", ""), getattr(function, "__self__", None)
+    tensors = [x for x in tree_leaves((args, kwargs)) if isinstance(x, Tensor)]
+    there = [x for x in tensors if isinstance(x, Elsewhere)]
+    first = bool(tensors) and isinstance(tensors[0], Elsewhere)
+    if name in ("_parse_to", "_has_compatible_shallow_copy_type"):  # of ``module.to``
+        with torch._C.DisableTorchFunction():
+            return function(*args, **kwargs)
+    if there and own is Tensor.device:
+        return CUDA
+    if there and name in ARRAYS:
         raise TypeError("can't convert cuda:0 device type tensor to numpy. Use Tensor.cpu() first.")
-    strangers = [x for x in leaves if isinstance(x, Tensor) and not isinstance(x, Elsewhere) and x.dim()]
-    free = name in _MOVES or (name in _INDEXED and isinstance(args[0], Elsewhere))
-    if there and strangers and not free:
+    strangers = [x for x in tensors if not isinstance(x, Elsewhere) and x.dim()]
+    if there and strangers and not (name in ("to", "copy_") or (name in INDEXING and first)):
         raise RuntimeError(f"{name}: expected all tensors to be on the same device, found cuda:0 and cpu.")
-    devices = [x for x in leaves if isinstance(x, torch.device)] + [d for d in [kwargs.get("device")] if d is not None]
-    if name == "to":
-        devices += [torch.device(x) for x in args[1:2] if isinstance(x, str)]
-        devices += [OTHER if isinstance(x, Elsewhere) else CPU for x in args[1:2] if isinstance(x, Tensor)]
-    if name == "cpu":
-        devices = [CPU]
-    target = torch.device(devices[-1]) if devices else OTHER if there else CPU
-    if name in _INDEXED | _MOVES - {"to", "cpu"} and args and isinstance(args[0], Tensor):
-        target = OTHER if isinstance(args[0], Elsewhere) else CPU
-        if target == CPU and there and name != "copy_":
-            raise RuntimeError("indices should be either on cpu or on the same device as the indexed tensor (cpu)")
-    out = kwargs.get("out")
+    on_cuda = _target(name, args, kwargs, bool(there))
     with torch._C.DisableTorchFunction():
         result = function(*tree_map(_inner, args), **tree_map(_inner, kwargs))
-    if out is not None:
-        return out
-    if args and isinstance(args[0], Elsewhere) and result is args[0].inner:
-        return args[0] if target.type == OTHER.type else result
-    return tree_map(lambda x: elsewhere(x) if target.type == OTHER.type and isinstance(x, Tensor) else x, result)
+    if "out" in kwargs:
+        return kwargs["out"]
+    if first and result is tensors[0].inner:  # type: ignore[attr-defined]
+        return tensors[0] if on_cuda else result
+    return tree_map(lambda x: elsewhere(x) if on_cuda and isinstance(x, Tensor) else x, result)
+
+
+def _target(name: str, args: Any, kwargs: dict[str, Any], there: bool) -> bool:
+    """Whether the result is on the other device."""
+    if name == "cpu":
+        return False
+    if name == "to" and len(args) > 1 and isinstance(args[1], Tensor):
+        return isinstance(args[1], Elsewhere)
+    told = [kwargs["device"]] if kwargs.get("device") is not None else []
+    told += [x for x in args[1:] if isinstance(x, torch.device) or (name == "to" and isinstance(x, str))]
+    return torch.device(told[0]).type == "cuda" if told else there
 
 
 def _inner(x: Any) -> Any:
     if isinstance(x, Elsewhere):
         return x.inner
-    return CPU if isinstance(x, torch.device) or x == "cuda" else x
+    return CPU if isinstance(x, torch.device) or (isinstance(x, str) and x.startswith("cuda")) else x
