@@ -43,7 +43,7 @@ def main() -> None:
         for index, (name, changes) in enumerate(VARIANTS.items()):
             folder = arguments.output / f"{index}-{seed}"
             options = FSGNetOptions(
-                arguments.data, folder, steps=arguments.steps, warmup=30, crop=arguments.crop,
+                folder, data=str(arguments.data), steps=arguments.steps, warmup=30, crop=arguments.crop,
                 evaluate_every=arguments.steps, compute=Compute(seed=seed, threads=arguments.threads), **changes,
             )  # fmt: skip
             done = folder / "report.json"
@@ -57,7 +57,7 @@ def main() -> None:
     for name, changes in VARIANTS.items():
         if not found[name]:
             continue
-        architecture = FSGNetOptions(arguments.data, arguments.output, **changes).architecture()
+        architecture = FSGNetOptions(arguments.output, **changes).architecture()
         parameters = sum(p.numel() for p in architecture.build().parameters())
         cells = [f"{statistics.mean(v):.4f} ± {statistics.stdev(v) if len(v) > 1 else 0:.4f}"
                  for v in ([row[key] for row in found[name]] for key in ("f1", "auc"))]  # fmt: skip

@@ -97,6 +97,13 @@ def test_usage_errors_are_one_line(cli, data, tmp_path, options, message):
     assert message in done.stderr
 
 
+def test_drawn_photos_are_the_default(cli):
+    done = cli("train", "fsgnet", "-o", "run", *TINY, "--steps", "2", "--json")
+    assert done.code == 0, done.stderr
+    assert done.report["items"][0]["input"] == "synthetic"
+    assert done.report["arguments"]["crop"] == 48
+
+
 @pytest.mark.slow
 def test_torchrun_trains_as_one_process_does_and_the_first_speaks_alone(cli, data, tmp_path):
     """In float64 and without a launcher: tests/core/train/fsgnet/test_processes.py."""

@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 from ...bundles import Compute
 from ...command import Verb
@@ -14,6 +14,11 @@ from ...options import Option, OptionError, check
 
 if TYPE_CHECKING:
     from ...segment.fsgnet.checkpoint import FSGNetArchitecture
+
+SYNTHETIC = "synthetic"
+FULL = {"steps": 3000, "warmup": 100, "crop": 256}
+SMALL = {"steps": 200, "warmup": 20, "crop": 96}
+"""What is left open, for photos and for drawn ones."""
 
 
 def parse_depths(text: str) -> tuple[int, ...]:
@@ -30,17 +35,17 @@ class FSGNetOptions:
 
     Parameters
     ----------
-    data : Path
-        See ``data.find_pairs``.
     output : Path
         Folder of the run: ``model.safetensors``, ``model.md``, ``metrics.jsonl``, ``curve.png`` and the checkpoint from
         which the same call goes on.
+    data : str
+        A folder, see ``data.find_pairs``; or ``"synthetic"``: see ``synthetic``.
     trunk, guided, attention, width, depths, kernel, drop_block, batch_coupled
         See ``FSGNetArchitecture``.
-    steps, warmup : int
-        Optimisation steps; over how many the rate rises.
-    batch, crop : int
-        Crops per step, over all processes, and their side in pixels.
+    steps, warmup, crop : int or None
+        Optimisation steps; over how many the rate rises; side of a crop in pixels. Default: ``FULL`` or ``SMALL``.
+    batch : int
+        Crops per step, over all processes.
     learning_rate, weight_decay : float
         Of AdamW.
     cycles : float
@@ -59,11 +64,14 @@ class FSGNetOptions:
     compute : Compute
     """
 
-    data: Annotated[
-        Path,
-        Option("Holds images/ and manual/ (or labels/, truth/, …); fov/ if any.", metavar="DIR", resumable=True),
-    ]
     output: OutputFolder
+    data: Annotated[
+        str,
+        Option(
+            "Holds images/ and manual/ (or labels/, truth/, …); fov/ if any. Or synthetic: drawn photos.",
+            metavar="DIR", resumable=True,
+        ),
+    ] = SYNTHETIC  # fmt: skip
     trunk: Annotated[
         str,
         Option(
@@ -84,10 +92,16 @@ class FSGNetOptions:
     batch_coupled: Annotated[
         bool, Option("Attention sums over the batch, as in the official code.", negation="--per-image")
     ] = False
-    steps: Annotated[int, Option("Optimisation steps.", metavar="N", least=2, resumable=True)] = 3000
-    warmup: Annotated[int, Option("Steps in which the rate rises.", metavar="N", least=0)] = 100
+    steps: Annotated[
+        int | None,
+        Option("Optimisation steps.", metavar="N", least=2, shown="3000, with synthetic 200", resumable=True),
+    ] = None
+    warmup: Annotated[
+        int | None,
+        Option("Steps in which the rate rises.", metavar="N", least=0, shown="100, with synthetic 20"),
+    ] = None
     batch: Annotated[int, Option("Crops per step.", metavar="N", least=1)] = 4
-    crop: Annotated[int, Option("Side of a crop.", metavar="PX", least=1)] = 256
+    crop: Annotated[int | None, Option("Side of a crop.", metavar="PX", least=1, shown="256, with synthetic 96")] = None
     learning_rate: LearningRate = 3e-3
     weight_decay: WeightDecay = 0.01
     cycles: Annotated[
@@ -117,14 +131,15 @@ class FSGNetOptions:
         from ...segment.fsgnet.network import MIN_SIDE
 
         check(self)
-        if self.crop < MIN_SIDE or self.crop % 8:
+        if self.crop is not None and (self.crop < MIN_SIDE or self.crop % 8):
             raise OptionError(f"{{crop}}: {self.crop} px must be a multiple of 8 and at least {MIN_SIDE}.")
         if len(self.depths) != 4 or min(self.depths) < 1:
             raise OptionError("{depths}: give four numbers of at least 1, as 3,3,9,3.")
         if self.kernel % 2 == 0:
             raise OptionError(f"{{kernel}}: {self.kernel} must be odd.")
-        if self.warmup >= self.steps:
-            raise OptionError(f"{{warmup}}: {self.warmup} steps leave nothing of {{steps}} {self.steps}.")
+        length = _defaults(self) | {name: n for name in ("steps", "warmup") if (n := getattr(self, name)) is not None}
+        if length["warmup"] >= length["steps"]:
+            raise OptionError(f"{{warmup}}: {length['warmup']} steps leave nothing of {{steps}} {length['steps']}.")
         if self.batch < 2:
             raise OptionError("{batch}: batch normalisation needs at least 2 crops a step.")
         if self.weights is not None and self.init != "torch-default":
@@ -140,6 +155,16 @@ class FSGNetOptions:
         )  # fmt: skip
 
 
+def _defaults(options: FSGNetOptions) -> dict[str, int]:
+    return SMALL if options.data == SYNTHETIC else FULL
+
+
+def complete(options: FSGNetOptions) -> FSGNetOptions:
+    """The same with nothing left open."""
+    left_open: dict[str, Any] = {name: n for name, n in _defaults(options).items() if getattr(options, name) is None}
+    return replace(options, **left_open)
+
+
 RECIPE = Verb(
     options=FSGNetOptions,
     run="attn.core.train.fsgnet.run:train_fsgnet",
@@ -149,6 +174,7 @@ RECIPE = Verb(
     With a splits.json in the data folder only its train list is used.
     """,
     examples=(
+        ("attn train fsgnet -o run/", "Drawn photos: a small run that shows how it goes."),
         ("attn train fsgnet --data DRIVE -o run/", "The default recipe; the same command resumes a killed run."),
         ("attn train fsgnet --data DRIVE -o plain/ --no-guided", "The ablation without guided filter and gates."),
         ("attn train fsgnet --data DRIVE -o halo/ --trunk halo", "The guided decoder on a halo-attention trunk."),

@@ -7,7 +7,7 @@ normalisation and the averaged weights are ours (``augment.ROBUST``, ``prepare.P
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -21,13 +21,14 @@ from ...errors import InputError
 from ...fit.precision import whole
 from ...fit.processes import ALONE, Processes
 from ...io.photo.read import Photo, read_photo
-from ...segment.fov import find_fov, fov_from_mask
+from ...segment.fov import Fov, find_fov, fov_from_mask
 from ...segment.fsgnet.network import Outputs
 from ...segment.masks import brightness, darkness, mask_of, read_mask
 from ...segment.prepare import Preparation, normalise, padded, prepare, rescale
 from ...segment.score.metrics import best_threshold, scores
 from .augment import Augmentation, Draw, degrade, homography, recolour, sample
 from .data import Pair
+from .synthetic import RADIUS, draw_photo
 
 SAMPLES = 4096
 """Pixels of the field of view that stand for all of it when a changed photo is normalised."""
@@ -102,18 +103,36 @@ def load_example(pair: Pair, preparation: Preparation) -> Example:
             fov = find_fov(photo.pixels)
         except ValueError as error:
             raise InputError(pair.image, str(error)) from None
-    ready = prepare(photo.pixels, fov, preparation)
+    example = example_of(pair.name, photo.pixels, label, fov, preparation)
+    if not example.label.any():
+        raise InputError(pair.label, "marks no vessel inside the field of view", "Check that it is a label")
+    return replace(example, notes=tuple(f"{pair.image.name}: {note}" for note in notes))
+
+
+def drawn_examples(count: int, seed: int, preparation: Preparation) -> list[Example]:
+    """Photos of ``synthetic``, at the model's scale."""
+    side = round(preparation.fov_diameter / (2 * RADIUS))
+    photos = (draw_photo((seed, number), side) for number in range(count))
+    return [
+        example_of(f"drawn {number:02}", pixels, label, fov_from_mask(pixels.max(0) > 0), preparation)
+        for number, (pixels, label) in enumerate(photos)
+    ]
+
+
+def example_of(
+    name: str, pixels: NDArray[np.float32], label: NDArray[np.bool_], fov: Fov, preparation: Preparation
+) -> Example:
+    """A photo [3, H, W] with its label [H, W], cut and scaled."""
+    ready = prepare(pixels, fov, preparation)
     top, left, bottom, right = ready.box
     truth = torch.from_numpy(label[top:bottom, left:right].astype(np.float32))[None]
     if truth.shape[1:] != ready.mask.shape:
         truth = (rescale(truth, (ready.mask.shape[0], ready.mask.shape[1])) > 0.5).float()
     truth = truth * ready.mask
-    if not truth.any():
-        raise InputError(pair.label, "marks no vessel inside the field of view", "Check that it is a label")
     inside = ready.pixels[:, ready.mask]  # [3, M]
     spread = torch.linspace(0, inside.shape[1] - 1, min(SAMPLES, inside.shape[1])).long()
     layers = torch.cat([ready.pixels * ready.mask, truth, ready.mask[None].float()])
-    return Example(pair.name, layers, inside[:, spread], tuple(f"{pair.image.name}: {note}" for note in notes))
+    return Example(name, layers, inside[:, spread])
 
 
 def _mask(

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -20,8 +21,9 @@ from ...segment.fsgnet.trunks import NAMES
 from ...segment.prepare import Preparation
 from .augment import AUGMENTATIONS
 from .data import find_pairs, left_out
-from .options import FSGNetOptions
-from .recipe import CropBatches, Example, FSGNetRecipe, load_example
+from .options import SYNTHETIC, FSGNetOptions, complete
+from .recipe import CropBatches, Example, FSGNetRecipe, drawn_examples, load_example
+from .synthetic import PHOTOS
 
 
 def train_fsgnet(
@@ -46,15 +48,23 @@ def train_fsgnet(
     UsageError, InputError
         If options, data or folder cannot be used.
     """
+    options = complete(options)
+    assert options.steps is not None
+    assert options.warmup is not None
+    assert options.crop is not None
     with run_of("fsgnet", options, watcher=watcher, arguments=arguments, names=("loss", "f1")) as run:
         check_processes(options, run.processes)
-        pairs = find_pairs(options.data)
-        if options.hold_out >= len(pairs):
+        pairs = [] if options.data == SYNTHETIC else find_pairs(Path(options.data))
+        count = PHOTOS if options.data == SYNTHETIC else len(pairs)
+        if options.hold_out >= count:
             raise OptionError(
-                f"{{hold_out}}: {options.hold_out} of {len(pairs)} photos leaves none to train on, or to choose by."
+                f"{{hold_out}}: {options.hold_out} of {count} photos leaves none to train on, or to choose by."
             )
         preparation = Preparation(normalise=options.normalise)  # type: ignore[arg-type]
-        examples = [load_example(pair, preparation) for pair in pairs]
+        if options.data == SYNTHETIC:
+            examples = drawn_examples(PHOTOS, options.compute.seed, preparation)
+        else:
+            examples = [load_example(pair, preparation) for pair in pairs]
         held_out, training = split(examples, options.hold_out)
         batches = CropBatches(
             training, preparation, AUGMENTATIONS[options.augment], options.crop, options.batch, options.compute.seed,
@@ -70,7 +80,7 @@ def train_fsgnet(
         outcome = run.fit(recipe, plan, identity={"photos": photos, "held out": held})
         if outcome.best:
             facts = run.facts(
-                data=options.data.name, photos=len(photos), held_out=held, best=outcome.best,
+                data=Path(options.data).name, photos=len(photos), held_out=held, best=outcome.best,
                 seconds=round(outcome.seconds), notes=notes,
             )  # fmt: skip
             checkpoint = FSGNetCheckpoint(

@@ -47,7 +47,7 @@ def test_defaults_are_those_of_the_architectures():
     from attn.core.retrieve.priorclip.model import PriorCLIPArchitecture
     from attn.core.segment.fsgnet.checkpoint import FSGNetArchitecture
 
-    assert FSGNetOptions(Path("data"), Path("run")).architecture() == FSGNetArchitecture()
+    assert FSGNetOptions(Path("run")).architecture() == FSGNetArchitecture()
     assert PriorCLIPOptions(Path("run")).architecture() == PriorCLIPArchitecture()
 
 

@@ -107,7 +107,7 @@ def test_two_processes_train_as_one(tmp_path, monkeypatch, second):
     ],
 )
 def test_what_couples_a_batch_is_refused(changes, why):
-    options = FSGNetOptions(Path("data"), Path("run"))
+    options = FSGNetOptions(Path("run"))
     check_processes(options, Processes(0, 2))
     check_processes(replace(options, **changes), ALONE)
     with pytest.raises(OptionError, match=why):

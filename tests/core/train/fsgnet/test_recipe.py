@@ -1,5 +1,6 @@
 import json
 import math
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -9,10 +10,12 @@ from torch import nn
 
 from attn.core.fit import loop as trainer
 from attn.core.fit.loop import METRICS, Plan, fit
+from attn.core.options import OptionError
 from attn.core.segment.fsgnet.network import Outputs, fsgnet
 from attn.core.segment.prepare import Preparation
 from attn.core.train.fsgnet.augment import PAPER
-from attn.core.train.fsgnet.recipe import CropBatches, Example, FSGNetRecipe, dice_bce, padded
+from attn.core.train.fsgnet.options import FSGNetOptions, complete
+from attn.core.train.fsgnet.recipe import CropBatches, Example, FSGNetRecipe, dice_bce, drawn_examples, padded
 
 SIDE = 56
 
@@ -154,3 +157,25 @@ def test_a_resumed_run_of_the_real_network_is_bit_equal(tmp_path, monkeypatch):
     ]
     assert rows[0] == rows[1]
     assert rows[0][0].keys() >= {"step", "loss", "f1", "auc", "threshold"}
+
+
+def test_drawn_photos_have_vessels_that_are_darker_and_repeat():
+    first, second = drawn_examples(2, 7, Preparation(fov_diameter=120.0))
+    assert torch.equal(first.layers, drawn_examples(1, 7, Preparation(fov_diameter=120.0))[0].layers)
+    assert not torch.equal(first.layers, second.layers)
+    assert max(first.layers.shape[1:]) == pytest.approx(120, abs=3)
+    for example in (first, second):
+        label, fov = torch.from_numpy(example.label), example.fov
+        assert 0.03 < float(label[fov].float().mean()) < 0.35
+        assert not label[~fov].any()
+        green = example.layers[1]
+        assert float(green[label].mean()) < 0.9 * float(green[fov & ~label].mean())
+
+
+def test_what_is_left_open_depends_on_the_data():
+    drawn, photos = (complete(FSGNetOptions(Path("run"), data=data)) for data in ("synthetic", "DRIVE"))
+    assert (drawn.steps, drawn.warmup, drawn.crop) == (200, 20, 96)
+    assert (photos.steps, photos.warmup, photos.crop) == (3000, 100, 256)
+    assert complete(FSGNetOptions(Path("run"), crop=48)).crop == 48
+    with pytest.raises(OptionError, match="warmup: 20 steps leave nothing of steps 20"):
+        FSGNetOptions(Path("run"), steps=20)
