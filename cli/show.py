@@ -83,16 +83,10 @@ def run_files(
     options: Any,
     placement: Placement,
     reporting: Reporting,
-    *,
-    row: Callable[[Item], Mapping[str, Any]] | None = None,
-    before: Callable[[Report], None] | None = None,
-    after: Callable[[Report], None] | None = None,
 ) -> None:
     """Call a command's ``run`` over the user's files, show its report, and leave with the report's exit code.
 
-    ``run`` is where it is, ``attn.core.COMMAND.MODULE:NAME``: Ctrl-C while it is imported is told as any other. ``row``
-    makes a line of the table of an item where a command has too many metrics for one; ``before`` says what is said even
-    with ``quiet``, ``after`` what follows the table.
+    ``run`` is where it is, ``attn.core.COMMAND.MODULE:NAME``: Ctrl-C while it is imported is told as any other.
     """
     names = list(inputs.inputs)
     arguments = {
@@ -109,12 +103,7 @@ def run_files(
         return report
 
     report = watched(run.split(".")[2], call, arguments, names, reporting.report_file, quiet=reporting.quiet)
-    if before:
-        before(report)
-    rows = [row(item) for item in report.items[:ROWS_SHOWN]] if row else None
-    show(report, reporting, rows=rows)
-    if after and not reporting.as_json and not reporting.quiet:
-        after(report)
+    show(report, reporting)
     raise typer.Exit(report.exit_code)
 
 
@@ -186,6 +175,8 @@ def show(report: Report, reporting: Reporting, *, rows: Sequence[Mapping[str, An
         for item in report.items:
             if item.traceback:
                 say(item.traceback.rstrip(), err=True, lines=True)
+    for remark in report.urgent:
+        say(f"attn: {remark}", err=True)
     if not reporting.quiet:
         _print_warnings(report)
     if report.left is not None:
@@ -211,8 +202,8 @@ def _print_section(section: Section, title: str) -> None:
         return
     if section.brief:
         say(section.brief)
-    else:
-        print_rows(section.short_rows()[:ROWS_SHOWN], title=title)
+    elif rows := section.short_rows():
+        print_rows(rows[:ROWS_SHOWN], title=title)
 
 
 def save_report(report: Report, path: Path, *, verbose: bool, quiet: bool = True) -> None:

@@ -2,16 +2,10 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
-
 from attn.core.bundles import Placement, Reporting
 from attn.core.retrieve.options.index import Galleries, IndexOptions
 
 from ..build import command
-from ..say import say
-
-if TYPE_CHECKING:
-    from attn.core.report.model import Item, Report
 
 
 def _main(gallery: Galleries, reporting: Reporting, options: IndexOptions, placement: Placement) -> None:
@@ -27,18 +21,7 @@ def _main(gallery: Galleries, reporting: Reporting, options: IndexOptions, place
     """
     from ..show import run_files
 
-    def removed(report: Report) -> None:
-        """Also with --quiet: nothing goes without a word."""
-        if count := next((item.metrics.get("removed") for item in report.items), None):
-            some = ", ".join(report.items[0].details["removed"][:3])
-            more = ", ..." if count > 3 else ""
-            say(f"attn: {gallery.output}: {count} removed, gone from the gallery: {some}{more}", err=True)
-
-    run_files("attn.core.retrieve.verbs.index:index", gallery, options, placement, reporting, row=_row, before=removed)
+    run_files("attn.core.retrieve.verbs.index:index", gallery, options, placement, reporting)
 
 
 main = command(_main)
-
-
-def _row(item: Item) -> dict[str, Any]:
-    return {"input": item.input, "status": item.status, **item.metrics, "error": item.error, "seconds": item.seconds}

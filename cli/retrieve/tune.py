@@ -18,21 +18,11 @@ def _main(data: DataSet, reporting: Reporting, options: TuneOptions) -> None:
     """
     from attn.core.retrieve.verbs.tune import tune
 
-    from ..show import print_rows, show
+    from ..show import show
 
     with watching(reporting) as watch:
         report = tune(data.data, options, watcher=watch, arguments=arguments("tune-temperature", data, options))
-    (item,), metric = report.items, options.metric
-    row = {
-        "input": item.input, "chosen temperature": item.metrics["temperature"],
-        f"{metric} at 1": item.metrics["held_out_at_1"], f"{metric} at the chosen one": item.metrics["held_out"],
-        "difference": item.metrics["difference"], "95 % from": item.metrics["low"], "to": item.metrics["high"],
-        "queries": int(item.metrics["queries"]),
-    }  # fmt: skip
-    show(report, reporting, rows=[row])
-    if not reporting.as_json and not reporting.quiet:
-        title = f"{metric} in percent, on the half that chose and on the held-out one"
-        print_rows(report.summary["temperatures"], title=title)
+    show(report, reporting)
     raise typer.Exit(report.exit_code)
 
 

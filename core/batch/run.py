@@ -37,7 +37,7 @@ class BatchOutcome:
         self, command: str, arguments: Mapping[str, Any], device: str, since: float, *,
         items: Sequence[Item] | None = None, summary: Mapping[str, Any] | None = None, notices: Sequence[str] = (),
         sections: Sequence[Section] = (), overview: Sequence[Row] = (), remarks: Sequence[str] = (),
-        passed: Passed | None = None, files: Mapping[str, str] | None = None,
+        urgent: Sequence[str] = (), passed: Passed | None = None, files: Mapping[str, str] | None = None,
     ) -> Report:  # fmt: skip
         """What the command says of this batch.
 
@@ -49,7 +49,7 @@ class BatchOutcome:
             The items, where the command has more to say about them than the batch.
         summary : mapping, optional
             Joins what ``summarise`` counts.
-        notices, sections, overview, remarks, files
+        notices, sections, overview, remarks, urgent, files
             See ``Report``.
         passed : Passed, optional
             What the walk over the inputs passed by: a section and remarks of its own.
@@ -62,7 +62,7 @@ class BatchOutcome:
             command, attn.__version__, dict(arguments), device, time.perf_counter() - since, told,
             dict(summarise(told)) | dict(summary or {}), tuple(notices), tuple(sections),
             left=self.left if self.interrupted else None, files=dict(files or {}), overview=tuple(overview),
-            remarks=tuple(remarks),
+            remarks=tuple(remarks), urgent=tuple(urgent),
         )  # fmt: skip
 
 

@@ -111,6 +111,8 @@ class Report:
     remarks : tuple of str
         Lines that a terminal says about all items together, for example which files were passed by; the files of a
         report have what they are made of as sections.
+    urgent : tuple of str
+        Remarks that are said even where the user wants quiet: what cannot be had back.
     """
 
     command: str
@@ -127,6 +129,7 @@ class Report:
     files: Mapping[str, str] = field(default_factory=dict)
     overview: Sequence[Row] = ()
     remarks: tuple[str, ...] = ()
+    urgent: tuple[str, ...] = ()
 
     @property
     def exit_code(self) -> int:
@@ -215,6 +218,14 @@ _COUNTS = {"done": "ok", "failed": "failed", "skipped": "skipped"}
 def metric_names(items: Iterable[Item]) -> list[str]:
     """Names of all metrics, in the order in which they first appear."""
     return list(dict.fromkeys(name for item in items for name in item.metrics))
+
+
+def rows_with_errors(items: Iterable[Item]) -> list[Row]:
+    """An overview of all metrics, whatever they are, and of why items failed."""
+    return [
+        {"input": item.input, "status": item.status, **item.metrics, "error": item.error, "seconds": item.seconds}
+        for item in items
+    ]
 
 
 def dumps(report: Report) -> str:

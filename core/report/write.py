@@ -52,7 +52,8 @@ def write_report(report: Report, path: str | PathLike[str]) -> list[Path]:
     _write(path, render(report, path))
     if path.suffix.lower() != ".csv":
         return []
-    beside = {path.with_name(f"{path.stem}.{name}{path.suffix}"): rows for name, rows in _tables(report).items()}
+    tables = {name: rows for name, rows in _tables(report).items() if rows}
+    beside = {path.with_name(f"{path.stem}.{name}{path.suffix}"): rows for name, rows in tables.items()}
     for place, rows in beside.items():
         names = list(dict.fromkeys(name for row in rows for name in row))
         _write(place, csv_text([names, *([_csv_cell(row.get(name)) for name in names] for row in rows)]))
@@ -150,6 +151,8 @@ def _markdown(report: Report) -> str:
 
 def _md_section(heading: str, section: Section) -> list[str]:
     rows = section.rows()
+    if not rows:
+        return []
     names = list(dict.fromkeys(name for row in rows for name in row))
     table = _md_table(names, [[number(row[name]) if name in row else "" for name in names] for row in rows])
     return [f"## {_md(heading)}", "", *table]

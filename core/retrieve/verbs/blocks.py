@@ -6,6 +6,7 @@ import hashlib
 import json
 import zipfile
 from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -30,6 +31,13 @@ from ..store.checks import check_items
 
 SNIPPET = 300
 """Characters of a text that hits show."""
+
+
+@dataclass(frozen=True, slots=True)
+class BlockItem(Item):
+    """The item of a block; ``failed`` has (id, name, reason) of each entry of it that could not be read."""
+
+    failed: Sequence[tuple[str, str, str]] = ()
 
 
 def parts_folder(output: str | Path) -> Path:
@@ -66,7 +74,7 @@ def embed_block(task: Task, step: Callable[[int, int], None], options: EncoderOp
             inputs.append(content(entry))
             kept.append(entry)
         except InputError as error:
-            failed.append([entry.id, entry.name, error.reason if error.path == str(entry.path) else str(error)])
+            failed.append((entry.id, entry.name, error.reason if error.path == str(entry.path) else str(error)))
     step(1, 2)
     ids, meta = [], []
     empty = sum(entry.kind == "text" and not text.strip() for entry, text in zip(kept, inputs, strict=True))
@@ -94,7 +102,7 @@ def embed_block(task: Task, step: Callable[[int, int], None], options: EncoderOp
             about=np.frombuffer(json.dumps(about).encode(), np.uint8),
         )  # fmt: skip
     counts = {"truncated": int(out.truncated.sum()) if out else 0, "empty": empty}
-    return Item(task.name, str(task.output), "ok", 0.0, metrics=counts, details={"failed": failed})
+    return BlockItem(task.name, str(task.output), "ok", 0.0, metrics=counts, failed=failed)
 
 
 def content(entry: Entry) -> Any:

@@ -35,6 +35,7 @@ from ...device import set_threads
 from ...errors import InputError
 from ...progress import Bars, Watcher
 from ...report.model import Item, Report, summarise
+from ...report.sections import Table
 from ..options.find import DedupOptions
 from ..passages import PASSAGE_OF, document_of
 from ..places import Places
@@ -76,7 +77,7 @@ def dedup(
     -------
     Found. A result is a group: its query the entry that is kept, its hits the extra copies with their cosine to it.
     The report has one item, the index, with ``entries`` (compared), ``kept``, ``groups``, ``duplicates`` and
-    ``largest_group`` (with the kept entry), and all pairs in ``summary["duplicates"]``.
+    ``largest_group`` (with the kept entry), and all pairs in a section ``duplicates``.
 
     Raises
     ------
@@ -121,12 +122,13 @@ def dedup(
         for result in results
         for hit in result.ranked
     ]
+    sections = (Table("duplicates", pairs, detail=True),)
     seconds = time.perf_counter() - start
     details = {"threshold": options.threshold, "search": "exact"}
     item = Item(str(index), None, "ok", seconds, metrics=metrics, details=details)
-    summary = {**summarise([item]), "index": str(index), "model": model, "duplicates": pairs}
+    summary = {**summarise([item]), "index": str(index), "model": model}
     told = arguments or {"verb": "dedup", "index": str(index), "threshold": options.threshold}
-    report = Report("retrieve", attn.__version__, dict(told), "cpu", seconds, (item,), summary)
+    report = Report("retrieve", attn.__version__, dict(told), "cpu", seconds, (item,), summary, sections=sections)
     left_out = places.warnings()
     if options.present and left_out:
         left_out = tuple(f"{warning}; left out" for warning in left_out)

@@ -16,7 +16,8 @@ from ...device import pick_device, set_threads
 from ...errors import UsageError
 from ...options import OptionError
 from ...progress import Bars, Watcher
-from ...report.model import Item, Report, summarise
+from ...report.model import Item, Report, rows_with_errors, summarise
+from ...report.sections import Facts, Section, Table
 from ..data.evalset import counted
 from ..data.formats import EvalSet, read_dataset
 from ..encoders.base import Encoder
@@ -57,7 +58,7 @@ def score(
 
     Returns
     -------
-    Report with an item per temperature: metrics in percent, and under ``details`` the differences to the first with
+    Report with an item per temperature: metrics in percent, and in a section the differences to the first with
     95 % intervals. Documents or queries that cannot be read are failed items.
 
     Raises
@@ -89,11 +90,12 @@ def score(
         ranked = Rankings(data_set, found.documents, found.queries, options.keep_identical)
         evaluation, values = _values(ranked, options)
         details: dict[str, Any] = {"temperature": temperature, "model": encoder.fingerprint.to_dict()}
+        sections: tuple[Section, ...] = ()
         warnings = [*data_set.warnings, *_notes(ranked, evaluation, options, found, encoder)]
         if first is not None:
-            details["differences"] = [
-                vars_of(compare(first, evaluation, metric)) for metric in evaluation.per_query
-            ]  # fmt: skip
+            rows = [vars_of(compare(first, evaluation, metric)) for metric in evaluation.per_query]
+            title = "difference to the first, 95 % bootstrap over the queries"
+            sections = (Table("differences", rows, title=title),)
         else:
             first = evaluation
             if options.run is not None:
@@ -107,6 +109,7 @@ def score(
                 metrics=values,
                 warnings=tuple(warnings),
                 details=details,
+                sections=sections,
             )
         )
     items += [Item(name, None, "failed", 0.0, error=reason) for name, reason in failed.items()]
@@ -114,26 +117,26 @@ def score(
         "kind": data_set.kind, "split": data_set.split, "documents": len(data_set.documents),
         "queries": len(data_set.queries), "licence": data_set.licence,
     }  # fmt: skip
-    if options.diagnose:
-        summary |= diagnose(data_set, options)
     told = arguments or {"verb": "eval", "data": str(data), "model": options.encoder.model}
     notices = (data_set.licence,) if data_set.licence else ()
     return Report(
         "retrieve", attn.__version__, dict(told), str(pick_device(options.encoder.device)), time.perf_counter() - start,
-        tuple(items), summary, notices,
+        tuple(items), summary, notices, diagnose(data_set, options) if options.diagnose else (),
+        overview=rows_with_errors(items),
     )  # fmt: skip
 
 
-def diagnose(data_set: EvalSet, options: EvalOptions) -> dict[str, Any]:
+def diagnose(data_set: EvalSet, options: EvalOptions) -> tuple[Section, ...]:
     """Tables of the length collapse of the documents (methods/tempscale.md, section 3.3), at the first temperature."""
     from ..collapse import length_collapse
 
     encoder = _check_diagnosable(data_set, encoder_of(replace(options.encoder, temperature=options.temperatures[0])))
     found = length_collapse(encoder, [str(text) for text in data_set.documents.values()])
-    return {
-        "length_collapse": dict(found.summary), "length_buckets": found.buckets, "length_cross": found.cross,
-        "length_layers": found.layers, "length_same_text": found.same_text,
-    }  # fmt: skip
+    return (
+        Facts("length_collapse", dict(found.summary), detail=True), Table("length_buckets", found.buckets),
+        Table("length_cross", found.cross), Table("length_layers", found.layers),
+        Table("length_same_text", found.same_text),
+    )  # fmt: skip
 
 
 def _check_diagnosable(data_set: EvalSet, encoder: Encoder) -> TextEncoder:

@@ -23,7 +23,7 @@ from ...device import pick_device, set_threads
 from ...io.atomic import remove_stale
 from ...options import OptionError
 from ...progress import Bars, Watcher
-from ...report.model import Item, Report
+from ...report.model import Item, Report, rows_with_errors
 from ..data.entry import Entry
 from ..data.evalset import counted
 from ..data.gallery import Known, Matched, read_gallery
@@ -136,18 +136,25 @@ def index(
         store.close()
     failed = [*found.failed, *unread_items, *intake.failed]
     failed += [item for item in outcome.items if item.status == "failed"]
-    stale = sum(item.details.get("stale", False) for item in intake.failed)
-    warnings = [*found.warnings, *noted, *_warnings(counts, encoder, chunk, stale)]
+    warnings = [*found.warnings, *noted, *_warnings(counts, encoder, chunk, intake.stale)]
+    removed = gone[:REMOVED_SHOWN]
     item = Item(
         input=", ".join(gallery), output=str(output), status="ok", seconds=time.perf_counter() - start,
         metrics=counts | {"failed": len(failed)}, warnings=tuple(warnings),
-        details={"model": encoder.fingerprint.to_dict(), "store": store.header.store, "removed": gone[:REMOVED_SHOWN]},
+        details={"model": encoder.fingerprint.to_dict(), "store": store.header.store, "removed": removed},
     )  # fmt: skip
     summary = {"model": encoder.fingerprint.model, "store": store.header.store}
     return outcome.report(
         "retrieve", arguments or {"verb": "index", "gallery": list(gallery), "output": str(output)},
         str(pick_device(options.encoder.device)), start, items=[item, *failed], summary=summary,
+        overview=rows_with_errors([item, *failed]), urgent=_forgotten(output, removed, len(gone)),
     )  # fmt: skip
+
+
+def _forgotten(output: str | Path, names: Sequence[str], count: int) -> list[str]:
+    """Nothing goes without a word."""
+    some = ", ".join(names[:3])
+    return [f"{output}: {count} removed, gone from the gallery: {some}{', ...' if count > 3 else ''}"] if count else []
 
 
 def _holds_anything(output: str | Path) -> bool:

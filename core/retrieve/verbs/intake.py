@@ -16,7 +16,7 @@ from ..data.rows import ADDED
 from ..passages import PASSAGE_OF, document_of
 from ..store import VectorStore
 from ..store.base import BLOCK_ITEMS
-from .blocks import read_part
+from .blocks import BlockItem, read_part
 
 COUNTS = (
     "entries", "added", "changed", "relabelled", "unchanged", "removed", "kept", "truncated", "empty", "failed",
@@ -49,13 +49,16 @@ class Intake:
                 self.labels[entry.id] = dict(entry.meta)
         self.counts = dict.fromkeys(COUNTS, 0)
         self.failed: list[Item] = []
+        self.stale = 0
+        """Of those, entries of which the store kept what it had."""
 
     def item(self, item: Item, done: int, total: int) -> None:
-        if item.status == "ok" and item.output:
+        if isinstance(item, BlockItem) and item.output:
             for name, value in item.metrics.items():
                 self.counts[name] += int(value)
-            for key, name, reason in item.details["failed"]:
+            for key, name, reason in item.failed:
                 stale = key in self.members
+                self.stale += stale
                 why = f"{reason.rstrip('.')}. Its entry of before was kept" if stale else reason
                 self.failed.append(Item(name, None, "failed", 0.0, error=why, details={"stale": stale}))
                 self.watcher.item(self.failed[-1], done, total)

@@ -17,6 +17,7 @@ from ...device import pick_device, set_threads
 from ...errors import InputError
 from ...io.tables import read_picture
 from ...report.model import Item, Report, summarise
+from ...report.sections import Section, Table, Words
 from ..data.queries import Content
 from ..encoders.base import Encoder, Fingerprint
 from ..encoders.kept import MAX_SIDE, check_fingerprint, encoder_of, fingerprint_of
@@ -153,8 +154,9 @@ def found_of(
     for result in results:
         best = result.ranked[0] if result.hits else None
         metrics = {"hits": len(result.hits), "ms": result.ms or 0.0} | ({"best_score": best.score} if best else {})
-        seconds, details = (result.ms or 0.0) / 1000, _details(result, explained.get(result.query_id))
-        items.append(Item(result.query, None, "ok", seconds, metrics=metrics, details=details))
+        seconds, sections = (result.ms or 0.0) / 1000, _sections(result, explained.get(result.query_id))
+        about = {"query_id": result.query_id}
+        items.append(Item(result.query, None, "ok", seconds, metrics=metrics, details=about, sections=sections))
     summary = (
         dict(summarise(items))
         | {"index": str(index), "entries": entries, "model": model}
@@ -200,7 +202,7 @@ def embed_queries(
     return {key: vectors[key] for key in queries if key in vectors}, failed
 
 
-def _details(result: Result, explained: Explained | None) -> dict[str, Any]:
+def _sections(result: Result, explained: Explained | None) -> tuple[Section, ...]:
     """What the report says of a query: its hits with their metadata, and why they matched."""
     patches = explained.patches if explained else {}
     hits = [
@@ -208,10 +210,8 @@ def _details(result: Result, explained: Explained | None) -> dict[str, Any]:
         | ({"patches": patches[hit.id].tolist()} if hit.id in patches else {})
         for hit in result.ranked
     ]
-    told: dict[str, Any] = {"query_id": result.query_id, "hits": hits}
-    if explained and explained.words:
-        told["words"] = [{"word": word, "score": score} for word, score in explained.words]
-    return told
+    table = Table("hits", hits, detail=True)
+    return (table, Words("words", explained.words, detail=True)) if explained and explained.words else (table,)
 
 
 def shown_meta(meta: Mapping[str, Any]) -> dict[str, Any]:

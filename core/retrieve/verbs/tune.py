@@ -19,7 +19,8 @@ import attn
 from ...device import pick_device, set_threads
 from ...errors import UsageError
 from ...progress import Bars, Watcher
-from ...report.model import Item, Report, plain, summarise
+from ...report.model import Item, Report, summarise
+from ...report.sections import Table
 from ..data.evalset import EvalSet, counted
 from ..data.formats import read_dataset
 from ..encoders.load import at_temperature, load
@@ -81,8 +82,8 @@ def tune(
     Returns
     -------
     Report of one item: ``temperature``, and of the half that had no say ``held_out_at_1``, ``held_out``,
-    ``difference`` with its interval from ``low`` to ``high`` (in percent), and ``queries``. ``summary`` has ``metric``
-    and ``temperatures``, a row each.
+    ``difference`` with its interval from ``low`` to ``high`` (in percent), and ``queries``. A section
+    ``temperatures`` has a row each.
 
     Raises
     ------
@@ -111,10 +112,19 @@ def tune(
     ]
     seconds = time.perf_counter() - start
     item = Item(str(data), None, "ok", seconds, metrics=metrics, warnings=(*data_set.warnings, *tuning.notes))
-    summary = dict(summarise([item])) | {"metric": options.metric, "temperatures": plain(table)}
+    summary = dict(summarise([item])) | {"metric": options.metric}
+    title = f"{options.metric} in percent, on the half that chose and on the held-out one"
+    row = {
+        "input": item.input, "chosen temperature": tuning.temperature, f"{options.metric} at 1": 100 * held.first,
+        f"{options.metric} at the chosen one": 100 * held.second, "difference": 100 * held.difference,
+        "95 % from": 100 * held.low, "to": 100 * held.high, "queries": tuning.queries[1],
+    }  # fmt: skip
     named = arguments or {"verb": "tune-temperature", "data": str(data), "model": encoder.model}
     device = str(pick_device(encoder.device))
-    return Report("retrieve", attn.__version__, dict(named), device, seconds, (item,), summary)
+    return Report(
+        "retrieve", attn.__version__, dict(named), device, seconds, (item,), summary,
+        sections=(Table("temperatures", table, title=title),), overview=(row,),
+    )  # fmt: skip
 
 
 def tune_temperature(

@@ -120,7 +120,7 @@ def test_groups_are_the_same_in_every_store(made, kind, small_blocks):
         "largest_group": max(sizes),
     }  # fmt: skip
     assert item.details["search"] == "exact"
-    rows = found.report.summary["duplicates"]
+    rows = found.report.to_dict()["summary"]["duplicates"]
     assert {row["duplicate"]: row["kept"] for row in rows} == want
     assert all(row["path"].endswith(row["duplicate"]) and "kind" not in row for row in rows)
 

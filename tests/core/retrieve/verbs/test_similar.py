@@ -32,7 +32,7 @@ def test_neighbours_are_the_exact_ones_without_the_entry_itself(made, unit, kind
         assert [hit.score for hit in result.ranked] == pytest.approx(sorted(scores)[::-1][1:5], abs=1e-6)
     assert found.report.summary["entries"] == 30
     assert found.report.summary["model"] == "tiny"
-    assert [item.details["hits"][0]["path"] for item in found.report.items] == [
+    assert [item["details"]["hits"][0]["path"] for item in found.report.to_dict()["items"]] == [
         f"photos/{ids_of(result)[0]}" for result in found.results
     ]
 
