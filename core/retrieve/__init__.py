@@ -1,13 +1,13 @@
 """Retrieval with embeddings: the encoders that ``--model`` takes, in the order in which they are asked, and TempScale.
 
-A row of an encoder is its kind: ``home`` is an ``EncoderKind``, and the first one that recognises a model loads it. To
-add one: a file with a kind, and a row before those that take any folder.
+A row of an encoder is its kind: ``home`` is an ``EncoderKind``, and the first one that recognises a model loads it,
+whatever package is missing: the kind says so, and better. To add one: a file with a kind, and a row before those that
+take any folder.
 """
 
-import pkgutil
 from collections.abc import Iterator
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Literal
 
 from ..registry import Method, Need, Registry
 
@@ -25,11 +25,6 @@ class EncoderMethod(Method):
     """
 
     given: tuple[Given, ...] = ("name",)
-
-    def resolve(self) -> Any:
-        """The ``EncoderKind``, also where a package is missing: it recognises its models all the same, and says then
-        what it lacks."""
-        return pkgutil.resolve_name(self.home)
 
 
 METHODS = Registry(

@@ -5,8 +5,7 @@ from __future__ import annotations
 import json
 import sys
 import types
-from collections.abc import Callable
-from dataclasses import replace
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -15,8 +14,8 @@ import torch
 
 from attn.core import catalogue
 from attn.core.errors import UsageError
-from attn.core.registry import Registry
-from attn.core.retrieve import EncoderMethod, encoder_rows, model_help
+from attn.core.registry import Need
+from attn.core.retrieve import EncoderMethod, model_help
 from attn.core.retrieve.encoders.load import load
 
 TOY = '''
@@ -57,15 +56,13 @@ ROW = EncoderMethod(
 
 
 @pytest.fixture
-def toy(monkeypatch: pytest.MonkeyPatch) -> EncoderMethod:
+def toy(monkeypatch: pytest.MonkeyPatch) -> Iterator[EncoderMethod]:
     """A row at the end of the registry, and the module that it names."""
-    home, table = types.ModuleType("a_toy_encoder"), types.ModuleType("a_toy_table")
-    for module in (home, table):
-        monkeypatch.setitem(sys.modules, module.__name__, module)
+    home = types.ModuleType("a_toy_encoder")
+    monkeypatch.setitem(sys.modules, home.__name__, home)
     exec(TOY, vars(home))
-    vars(table)["TABLE"] = Registry("retrieve", [*catalogue.registry("retrieve").values(), ROW])
-    monkeypatch.setitem(catalogue.REGISTRIES, "retrieve", "a_toy_table:TABLE")
-    return ROW
+    with catalogue.registry("retrieve").extended(ROW):
+        yield ROW
 
 
 def test_a_toy_indexes_and_searches(toy: EncoderMethod, tmp_path: Path, cli: Callable[..., Any]) -> None:
@@ -109,7 +106,7 @@ def test_the_name_of_a_kind_that_has_no_model_of_its_own() -> None:
         load("clip")
 
 
-def test_kinds_resolve_without_their_packages(monkeypatch: pytest.MonkeyPatch) -> None:
-    row = replace(next(encoder_rows()), needs=(("no_such_module", "no-such"),))
-    assert row.missing() == ["no-such"]
-    assert row.resolve().recognises
+def test_kinds_are_asked_whatever_package_is_missing(toy: EncoderMethod, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(Need, "missing", True)
+    assert toy.missing() == []
+    assert load("toy").fingerprint.pooling == "letters"

@@ -115,7 +115,7 @@ def _source(name: str, path: Path) -> Source:
 
 def _recognised(source: Source) -> EncoderKind | None:
     """The first kind of the registry whose model it is."""
-    kinds: Iterator[EncoderKind] = (row.resolve() for row in encoder_rows())
+    kinds: Iterator[EncoderKind] = (row.load() for row in encoder_rows())
     return next((kind for kind in kinds if kind.recognises(source)), None)
 
 
@@ -134,7 +134,7 @@ def _unknown(source: Source) -> UsageError:
 
 def _markers() -> list[str]:
     """Files by which the folders of all kinds are known."""
-    return sorted({file for row in encoder_rows("folder") for file in row.resolve().files})
+    return sorted({file for row in encoder_rows("folder") for file in row.load().files})
 
 
 def _possible(name: str) -> str:
