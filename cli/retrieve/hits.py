@@ -30,7 +30,7 @@ def show_hits(
 
     ``row`` makes a line of the table of a result, a rank and a hit.
     """
-    from attn.core.retrieve.score.runs import apart, render, write_results
+    from attn.core.retrieve.score.results import apart, render, write_results
     from attn.core.retrieve.verbs.sheet import write_sheet
 
     from ..show import ROWS_SHOWN, save_report, show

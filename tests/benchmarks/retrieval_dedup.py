@@ -22,7 +22,8 @@ from numpy.typing import NDArray
 
 from attn.core.retrieve.options.find import DedupOptions
 from attn.core.retrieve.store import Header, create
-from attn.core.retrieve.verbs.dedup import BLOCK, BLOCK_KEPT, dedup
+from attn.core.retrieve.verbs.dedup import dedup
+from attn.core.retrieve.verbs.owners import BLOCK, BLOCK_KEPT
 
 CLOCKS = {"wall": time.perf_counter, "cpu": time.process_time}
 Vectors = NDArray[np.float32]

@@ -185,7 +185,7 @@ def test_ids_cannot_steer_a_terminal_and_reach_scripts_as_they_are(capfdbinary, 
     from attn.cli.retrieve.hits import show_hits
     from attn.core.bundles import Reporting
     from attn.core.retrieve.options.find import Hits
-    from attn.core.retrieve.score.runs import Result, render
+    from attn.core.retrieve.score.results import Result, render
     from attn.core.retrieve.store import Hit
     from attn.core.retrieve.verbs.search import found_of
 

@@ -299,7 +299,7 @@ def read_run(path: Path) -> object:
 
 
 def read_qrels(path: Path) -> object:
-    from attn.core.retrieve.score.runs import read_qrels
+    from attn.core.retrieve.score.qrels import read_qrels
 
     return read_qrels(path)
 

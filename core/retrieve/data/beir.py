@@ -13,7 +13,7 @@ from ...errors import InputError, UsageError, did_you_mean
 from ...io.records import identifier, json_lines, text_field
 from ...options import OptionError
 from ..score.metrics import Qrels
-from ..score.runs import read_qrels
+from ..score.qrels import read_qrels
 from .evalset import Content, EvalSet, counted, empty_texts
 
 

@@ -13,7 +13,7 @@ from typing import Any
 from ...errors import InputError
 from ...io.records import identifier
 from ...io.tables import TablePicture, read_parquet
-from ..score.runs import add_judgement
+from ..score.qrels import add_judgement
 from .beir import choose_split, document_text, judged
 from .evalset import Content, EvalSet, counted
 

@@ -14,7 +14,7 @@ from ...errors import InputError, UsageError
 from ...io.records import decoded, identifier, json_objects, json_value, opened
 from ...memory import read_within
 from ...options import OptionError
-from ..score.runs import TABS
+from ..score.escape import TABS
 from .beir import document_text
 
 Content = str | Path

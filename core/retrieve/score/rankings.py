@@ -13,7 +13,7 @@ from ..data.evalset import EvalSet, counted
 from ..store import Hit
 from .measures import Evaluation, parse_metric
 from .metrics import Qrels, evaluate_rows
-from .runs import Result, apart, write_results
+from .results import Result, apart, write_results
 
 DEPTH = 1000
 """Hits of each query in a written run, or as many as the metrics look at; metrics themselves rank all documents."""

@@ -5,16 +5,6 @@ whose cosine with it is at least t; where there is none, it is kept itself. So e
 that is kept for it, entries that are kept are below t among each other, and chains (a like b, b like c, c unlike a) do
 not merge what is unlike. The rule has one outcome, whatever the store, its order and the machine.
 
-The search for the first kept entry is exact and never holds n x n scores:
-
-1. The vectors are read once and made unit rows; more than ``ROOM_BYTES`` of them lie in a temporary file.
-2. A block of entries is compared with the entries kept so far, in blocks of these, in ``HEAD`` dimensions: rotated to
-   their principal axes (of a sample), x·y <= head(x)·head(y) + |tail(x)| |tail(y)|, so where this bound is below t so
-   is the cosine. The norm of the tail is one more column, hence the bound is one matrix product.
-3. Pairs that the bound leaves are scored in float64. Where it leaves too many (a low t, or vectors without principal
-   axes) the whole product is taken, and only scores within rounding of t are scored again.
-4. Inside the block, entries in order: each that is still free is kept, and takes those after it that are within t.
-
 Specification: methods/retrieval-peers.md, section 8.
 """
 
@@ -22,7 +12,7 @@ from __future__ import annotations
 
 import tempfile
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from pathlib import PurePath
 from typing import Any
 
@@ -39,21 +29,15 @@ from ...report.sections import Table
 from ..options.find import DedupOptions
 from ..passages import PASSAGE_OF, document_of
 from ..places import Places
-from ..score.runs import Result
+from ..score.results import Result
 from ..store import Hit, VectorStore, open_store
-from ..store.base import SLACK, Meta, StoredBlock
+from ..store.base import Meta, StoredBlock
+from .owners import cosines, owners
 from .search import Found, shown_meta
 from .similar import title
 
-BLOCK, BLOCK_KEPT = 1_024, 4_096
-"""Entries compared at a time, with so many kept ones: 16 MB of scores, which malloc uses again (measured: larger
-blocks take twice the time)."""
-HEAD, SAMPLE = 64, 4_096
-"""Dimensions of the bound, and vectors from which its axes are taken."""
-TOO_MANY = 1e-3
-"""Share of the pairs above which the whole product is cheaper than pairs one by one."""
-PAIRS, ROOM_BYTES = 4_096, 256 << 20
-"""Pairs scored in float64 at a time; vectors in memory."""
+ROOM_BYTES = 256 << 20
+"""Of vectors that are held in memory; more lie in a temporary file."""
 
 
 def dedup(
@@ -101,7 +85,7 @@ def dedup(
             for done, owner in owners(vectors, order, options.threshold):  # noqa: B007 - the last one counts
                 watcher.step(str(index), done, len(ids))
             copies = np.flatnonzero(owner != np.arange(len(owner)))
-            scores = _cosines(vectors, order[copies], order[owner[copies]])
+            scores = cosines(vectors, order[copies], order[owner[copies]])
         members: dict[str, list[tuple[str, float]]] = {}
         for copy, score in zip(copies.tolist(), scores.tolist(), strict=True):
             members.setdefault(ids[order[owner[copy]]], []).append((ids[order[copy]], score))
@@ -178,132 +162,6 @@ def _unit(vectors: NDArray[np.floating]) -> NDArray[np.float32]:
     wide = vectors.astype(np.float64)
     rows: NDArray[np.float32] = (wide / np.linalg.norm(wide, axis=1, keepdims=True)).astype(np.float32)
     return rows
-
-
-def owners(
-    vectors: NDArray[np.float32], order: NDArray[np.int64], threshold: float
-) -> Iterator[tuple[int, NDArray[np.int64]]]:
-    """Steps 2 to 4: for each entry, the entry that is kept for it.
-
-    Parameters
-    ----------
-    vectors : ndarray, shape (n, dim), float32
-        Unit rows.
-    order : ndarray, shape (n,), int64
-        Rows in the order in which they are taken.
-    threshold : float
-        In (0, 1].
-
-    Yields
-    ------
-    int, ndarray of shape (n,), int64
-        How many are done, and the answer up to there, the same array each time: positions in ``order``, its own for an
-        entry that is kept.
-    """
-    owner = np.full(len(order), -1, np.int64)
-    kept = np.empty(len(order), np.int64)
-    bound = _Bound(vectors, order)
-    count = 0
-    for start in range(0, len(order), BLOCK):
-        rows = vectors[order[start : start + BLOCK]]  # [b, dim]
-        mine = owner[start : start + BLOCK]
-        bound.add(rows)
-        for first in range(0, count, BLOCK_KEPT):
-            free = np.flatnonzero(mine < 0)
-            some = kept[first : min(first + BLOCK_KEPT, count)]
-            row, column = _within(vectors, order, start + free, some, threshold, bound)
-            row, at = np.unique(row, return_index=True)  # pairs are in order: the first kept entry of each
-            mine[free[row]] = some[column[at]]
-        free = np.flatnonzero(mine < 0)
-        mine[free] = start + free[_greedy(rows[free], threshold)]
-        new = start + free[mine[free] == start + free]
-        kept[count : count + len(new)] = new
-        count += len(new)
-        yield start + len(rows), owner
-
-
-class _Bound:
-    """Step 2: for each entry ``HEAD`` coordinates and the norm of the others. Useless once it left too many pairs."""
-
-    def __init__(self, vectors: NDArray[np.float32], order: NDArray[np.int64]) -> None:
-        dim = vectors.shape[1]
-        self.useful = dim >= 2 * HEAD and len(order) > BLOCK
-        self.heads = np.empty((len(order) if self.useful else 0, HEAD + 1), np.float32)
-        self.done = 0
-        if self.useful:
-            sample = vectors[order[np.linspace(0, len(order) - 1, min(SAMPLE, len(order))).astype(np.int64)]]
-            wide = sample.astype(np.float64)
-            self.axes = np.linalg.eigh(wide.T @ wide)[1][:, -HEAD:].astype(np.float32)  # [dim, HEAD]
-
-    def add(self, rows: NDArray[np.float32]) -> None:
-        """Take the next rows [b, dim]."""
-        if self.useful:
-            head = rows @ self.axes
-            rest = 1 - np.einsum("nd,nd->n", head, head)
-            into = self.heads[self.done : self.done + len(rows)]
-            into[:, :HEAD] = head
-            into[:, HEAD] = np.sqrt(np.maximum(rest, 0) + SLACK)  # never too small: a root magnifies rounding at 0
-        self.done += len(rows)
-
-
-def _within(
-    vectors: NDArray[np.float32], order: NDArray[np.int64], some: NDArray[np.int64], kept: NDArray[np.int64],
-    threshold: float, bound: _Bound,
-) -> tuple[NDArray[np.int64], NDArray[np.int64]]:  # fmt: skip
-    """Pairs of entries ``some`` and ``kept`` (positions) within the threshold, by ``some``, then by ``kept``."""
-    if bound.useful:
-        places = _reach(bound.heads[some], bound.heads[kept], threshold)[0]
-        if places.size <= max(TOO_MANY * some.size * kept.size, PAIRS):
-            sure = np.zeros(places.size, bool)
-        else:
-            bound.useful = False
-    if not bound.useful:
-        places, scores = _reach(vectors[order[some]], vectors[order[kept]], threshold)
-        sure = scores >= threshold + SLACK
-    row, column = np.divmod(places, kept.size)
-    near = sure.copy()
-    near[~sure] = _cosines(vectors, order[some[row[~sure]]], order[kept[column[~sure]]]) >= np.float32(threshold)
-    return row[near], column[near]
-
-
-def _reach(
-    a: NDArray[np.float32], b: NDArray[np.float32], threshold: float
-) -> tuple[NDArray[np.int64], NDArray[np.float32]]:
-    """Flat places, and values there, of the product [a, b] that are not below the threshold by more than rounding."""
-    import torch
-
-    scores = (torch.from_numpy(a) @ torch.from_numpy(b).T).numpy().ravel()  # torch's, because --threads is for torch
-    places = np.flatnonzero(scores >= threshold - SLACK)
-    return places, scores[places]
-
-
-def _cosines(vectors: NDArray[np.float32], a: NDArray[np.int64], b: NDArray[np.int64]) -> NDArray[np.float32]:
-    """Cosines [m] of pairs of rows, in float64 and rounded once: equal vectors have exactly 1."""
-    out = np.empty(len(a), np.float32)
-    for start in range(0, len(a), PAIRS):
-        part = slice(start, start + PAIRS)
-        x, y = (vectors[rows[part]].astype(np.float64) for rows in (a, b))
-        xy, xx, yy = (np.einsum("nd,nd->n", *pair) for pair in ((x, y), (x, x), (y, y)))
-        out[part] = xy / np.sqrt(xx * yy)
-    return out
-
-
-def _greedy(rows: NDArray[np.float32], threshold: float) -> NDArray[np.int64]:
-    """Step 4: for each of the rows [m, dim] the row that is kept for it."""
-    import torch
-
-    owner = np.arange(len(rows))
-    free = np.ones(len(rows), bool)
-    scores = (torch.from_numpy(rows) @ torch.from_numpy(rows).T).numpy()  # [m, m]
-    scores[np.tri(len(rows), dtype=bool)] = -2  # below every cosine: only those after an entry can join it
-    for row in np.flatnonzero(scores.max(1, initial=-2) >= threshold - SLACK):
-        if free[row]:
-            near = np.flatnonzero((scores[row] >= threshold - SLACK) & free)
-            unsure = near[scores[row, near] < threshold + SLACK]
-            not_near = unsure[_cosines(rows, np.full(len(unsure), row), unsure) < np.float32(threshold)]
-            near = np.setdiff1d(near, not_near, assume_unique=True)
-            owner[near], free[near] = row, False
-    return owner
 
 
 def _meta(store: VectorStore, where: str | None, members: Mapping[str, list[tuple[str, float]]]) -> dict[str, Meta]:

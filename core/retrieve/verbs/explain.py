@@ -20,7 +20,7 @@ from ...io.tables import read_picture
 from ...options import OptionError
 from ..encoders.base import Encoder
 from ..encoders.kept import MAX_SIDE
-from ..score.runs import Result
+from ..score.results import Result
 
 
 @dataclass(frozen=True, slots=True)

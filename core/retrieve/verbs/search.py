@@ -25,7 +25,7 @@ from ..options.encoder import EncoderOptions
 from ..options.find import SearchOptions
 from ..passages import nearest
 from ..places import FOLDER, GALLERY, Places
-from ..score.runs import Result
+from ..score.results import Result
 from ..store import Hit, open_store
 from .explain import Explained, check_explains, explain
 

@@ -17,7 +17,7 @@ from ...io.atomic import write_text
 from ...io.photo.read import PHOTO_SUFFIXES
 from ...io.tables import read_picture
 from ...report.html import document
-from ..score.runs import RankedDocument, Result
+from ..score.results import RankedDocument, Result
 from .explain import Explained
 from .search import Found
 

@@ -19,7 +19,7 @@ from ...report.model import Item
 from ..options.find import SimilarOptions
 from ..passages import PASSAGE_OF, document_of, nearest
 from ..places import Places, absolute, file_name
-from ..score.runs import Result
+from ..score.results import Result
 from ..store import VectorStore, open_store
 from ..store.base import Meta
 from .search import BATCH, Found, found_of, placed

@@ -14,7 +14,8 @@ from attn.core.errors import AttnError
 from attn.core.retrieve.data.formats import read_dataset
 from attn.core.retrieve.data.queries import read_queries
 from attn.core.retrieve.score.metrics import evaluate
-from attn.core.retrieve.score.runs import read_qrels, read_run
+from attn.core.retrieve.score.qrels import read_qrels
+from attn.core.retrieve.score.runs import read_run
 
 JUNK = (
     b"NaN", b"1e999", b"-inf", b"9" * 5000, b"", b"\t", b"\n", b"\r\n", b"\0", b"\xff\xfe", b'"', b"{", b"[" * 3000,

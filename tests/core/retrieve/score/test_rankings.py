@@ -10,7 +10,7 @@ import pytest
 from attn.core.retrieve.data.formats import EvalSet
 from attn.core.retrieve.score.metrics import evaluate
 from attn.core.retrieve.score.rankings import Rankings, run_of_scores, write_run
-from attn.core.retrieve.score.runs import Result, apart, write_results
+from attn.core.retrieve.score.results import Result, apart, write_results
 from attn.core.retrieve.store import Hit
 
 NAMES = {"ndcg@10": "ndcg_cut_10", "ndcg": "ndcg", "recall@5": "recall_5", "map": "map", "map@10": "map_cut_10",

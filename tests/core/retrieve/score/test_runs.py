@@ -16,19 +16,11 @@ from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from attn.core.errors import InputError, UsageError
+from attn.core.retrieve.score.escape import BLANKS, TABS
 from attn.core.retrieve.score.metrics import evaluate
-from attn.core.retrieve.score.runs import (
-    BLANKS,
-    FORMATS,
-    TABS,
-    Result,
-    as_run,
-    read_qrels,
-    read_run,
-    render,
-    write_qrels,
-    write_results,
-)
+from attn.core.retrieve.score.qrels import read_qrels, write_qrels
+from attn.core.retrieve.score.results import FORMATS, Result, as_run, render, write_results
+from attn.core.retrieve.score.runs import read_run
 
 
 @dataclass

@@ -12,7 +12,9 @@ from peak import CODE
 from attn.core.errors import InputError, UsageError
 from attn.core.retrieve.options.find import DedupOptions
 from attn.core.retrieve.verbs import dedup as module
-from attn.core.retrieve.verbs.dedup import dedup, owners
+from attn.core.retrieve.verbs import owners as engine
+from attn.core.retrieve.verbs.dedup import dedup
+from attn.core.retrieve.verbs.owners import owners
 
 
 def clusters(n, dim, seed=0, spread=0.3):
@@ -46,13 +48,13 @@ def pairs(found):
 def small_blocks(monkeypatch):
     """Blocks, and a bound, so small that tests pass through all of them."""
     for name, value in (("BLOCK", 16), ("BLOCK_KEPT", 8), ("HEAD", 4), ("SAMPLE", 20), ("PAIRS", 7)):
-        monkeypatch.setattr(module, name, value)
+        monkeypatch.setattr(engine, name, value)
 
 
 @pytest.mark.parametrize("many", [0.0, 1.0], ids=["whole products", "bound"])
 @pytest.mark.parametrize("threshold", [1e-9, 0.3, 0.8, 0.95, 0.999, 1.0])
 def test_owners_follow_the_rule(small_blocks, monkeypatch, threshold, many):
-    monkeypatch.setattr(module, "TOO_MANY", many)
+    monkeypatch.setattr(engine, "TOO_MANY", many)
     x = clusters(150, 12)
     ids = [f"{i:03d}" for i in np.random.default_rng(3).permutation(150)]
     order = np.argsort(ids)
@@ -66,8 +68,8 @@ def test_owners_follow_the_rule(small_blocks, monkeypatch, threshold, many):
 @pytest.mark.parametrize("many", [0.0, 1.0], ids=["whole products", "bound"])
 @pytest.mark.parametrize("blocks", [16, 64], ids=["against kept", "inside a block"])
 def test_a_cosine_is_at_the_threshold_or_below_it_to_the_last_bit(small_blocks, monkeypatch, blocks, many):
-    monkeypatch.setattr(module, "TOO_MANY", many)
-    monkeypatch.setattr(module, "BLOCK", blocks)
+    monkeypatch.setattr(engine, "TOO_MANY", many)
+    monkeypatch.setattr(engine, "BLOCK", blocks)
     rng = np.random.default_rng(2)
     for _ in range(10):
         one, noise = rng.standard_normal((2, 12))
@@ -84,14 +86,14 @@ def test_a_cosine_is_at_the_threshold_or_below_it_to_the_last_bit(small_blocks, 
 def test_the_bound_is_used_and_spares_pairs(monkeypatch):
     x = clusters(400, 128, spread=0.05)
     for name, value in (("BLOCK", 64), ("BLOCK_KEPT", 64), ("HEAD", 60), ("PAIRS", 16), ("TOO_MANY", 0.5)):
-        monkeypatch.setattr(module, name, value)
-    widths, real = [], module._reach
+        monkeypatch.setattr(engine, name, value)
+    widths, real = [], engine._reach
 
     def reach(a, b, threshold):
         widths.append(a.shape[1])
         return real(a, b, threshold)
 
-    monkeypatch.setattr(module, "_reach", reach)
+    monkeypatch.setattr(engine, "_reach", reach)
     ids = [f"{i:03d}" for i in range(400)]
     (*_, (_, owner)) = owners(x, np.arange(400), 0.95)
     assert set(widths) == {61}, "coordinates and the norm of the rest, never the whole vectors"
@@ -208,7 +210,7 @@ def test_never_n_by_n_scores():
     """30,000 entries: all scores would be 3.6 GB."""
     code = CODE + (
         "import numpy as np\n"
-        "from attn.core.retrieve.verbs.dedup import owners\n"
+        "from attn.core.retrieve.verbs.owners import owners\n"
         "import torch\n"
         "x = np.random.default_rng(0).standard_normal((30_000, 8)).astype(np.float32)\n"
         "x /= np.linalg.norm(x, axis=1, keepdims=True)\n"
