@@ -142,7 +142,8 @@ def lance(args: argparse.Namespace, place: Path, queries: Vectors) -> None:
     import pyarrow as pa
     from lancedb.index import HnswSq, IvfPq
 
-    from attn.core.retrieve.store.lance import NPROBES, REFINE_PQ, TABLE, LanceStore, sub_vectors
+    from attn.core.retrieve.store.lance import NPROBES, REFINE_PQ, LanceStore
+    from attn.core.retrieve.store.lance_table import TABLE, sub_vectors
 
     start = clock()
     store = create(place, Header.new({}, args.dim), "lance")

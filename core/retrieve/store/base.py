@@ -7,10 +7,10 @@ Specification: methods/retrieval-peers.md, sections 4 and 9. Vectors are unit ro
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from datetime import UTC, datetime
-from typing import Any, Literal, NamedTuple, Protocol, TypeAlias, TypeVar
+from typing import Any, Literal, NamedTuple, Protocol, TypeAlias
 from urllib.parse import unquote
 
 import numpy as np
@@ -260,15 +260,6 @@ def already_there(name: str) -> UsageError:
     return UsageError(f"id {name!r} is in the store already. Delete it first, or let new items replace old ones.")
 
 
-def similarity(query: NDArray[np.float32], vectors: NDArray[Any]) -> NDArray[np.float32]:
-    """Scores [n] of vectors [n, dim] for one query [dim].
-
-    Summed in float64 and rounded once, so that equal vectors get equal scores whatever block or back end they come
-    from: matrix products in float32 differ in the last bits with the position of a row.
-    """
-    return (vectors.astype(np.float64) @ query.astype(np.float64)).astype(np.float32)
-
-
 def escape(key: str) -> str:
     """A metadata name as engines take it for a column: they give dots, quotes and brackets a meaning."""
     return re.sub(r"[^\w -]", lambda found: "".join(f"%{byte:02X}" for byte in found[0].encode()), key)
@@ -277,31 +268,3 @@ def escape(key: str) -> str:
 def unescape(name: str) -> str:
     """The metadata name that ``escape`` made ``name`` of."""
     return unquote(name)
-
-
-Candidate = TypeVar("Candidate")
-
-
-def best(scores: NDArray[np.float32], ids: Sequence[str], k: int) -> list[int]:
-    """Positions of the ``k`` best candidates in order: larger score first, then smaller id."""
-    return sorted(range(len(ids)), key=lambda i: (-scores[i], ids[i]))[:k]
-
-
-def until_decided(
-    fetch: Callable[[int], tuple[NDArray[np.float32], list[Candidate]]], k: int, total: int
-) -> tuple[NDArray[np.float32], list[Candidate]]:
-    """Ask an engine that cuts ties as it likes for more than ``k`` results, until the k-th is clear of the last.
-
-    Parameters
-    ----------
-    fetch : callable
-        ``fetch(limit)`` gives at most ``limit`` scores and candidates.
-    k, total : int
-        How many are wanted; how many there are at most.
-    """
-    limit = min(k + 16, max(total, 1))
-    while True:
-        scores, found = fetch(limit)
-        if len(found) < limit or limit >= total or np.sort(scores)[-k] - scores.min() > SLACK:
-            return scores, found
-        limit = min(4 * limit, total)

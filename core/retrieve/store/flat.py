@@ -15,23 +15,11 @@ from numpy.typing import NDArray
 
 from . import files as store_files
 from . import where
-from .base import (
-    BLOCK_ITEMS,
-    AddMode,
-    Header,
-    Hit,
-    Meta,
-    StoredBlock,
-    already_there,
-    best,
-    damaged,
-    made_anew,
-    similarity,
-    unique_rows,
-)
+from .base import BLOCK_ITEMS, AddMode, Header, Hit, Meta, StoredBlock, already_there, damaged, made_anew, unique_rows
 from .checks import check_items, check_search
 from .files import Manifest, Shard, ShardFiles
 from .lock import WriterLock
+from .ranking import best, similarity
 from .scan import BLOCK_QUERIES, BLOCK_ROWS, as_float32, candidates
 
 MAX_SHARDS = 64

@@ -7,7 +7,6 @@ the table's schema), unique ids, scores instead of distances, ties by id, and th
 from __future__ import annotations
 
 import contextlib
-import math
 import time
 from collections.abc import Iterator, Sequence
 from dataclasses import replace
@@ -29,12 +28,9 @@ from .base import (
     Meta,
     StoredBlock,
     already_there,
-    best,
     damaged,
     made_anew,
-    similarity,
     unique_rows,
-    until_decided,
 )
 from .checks import check_items, check_search
 from .files import folder_bytes
@@ -44,21 +40,20 @@ from .lance_table import (
     connect,
     header_of,
     id_in,
+    index_config,
     item_meta,
     nearest_ids,
     read_state,
     sizes,
-    sub_vectors,
     told,
     vectors_of,
     write_state,
 )
 from .lock import WriterLock
+from .ranking import best, similarity, until_decided
 
 INDEX = "vector_idx"
 NPROBES, REFINE_PQ = 20, 10
-EF_CONSTRUCTION = 150
-"""Half of Lance's default: half the time to build, and recall@10 0.99 instead of 1.00 on a million vectors."""
 OVERFETCH = 16
 COMPACT_VERSIONS, COMPACT_ROWS = 200, 10_000
 KEEP_VERSIONS = timedelta(days=1)
@@ -228,21 +223,12 @@ class LanceStore:
         UsageError
             If there are fewer than 256 items, too few to train it.
         """
-        from lancedb.index import HnswSq, IvfPq
-
         self._begin()
         items = len(self)
         if items < 256:
             raise UsageError(f"{items} items are too few for an index: at least 256. Searching without one is fast.")
         start = time.perf_counter()
-        if filters:
-            name, partitions = "IVF_PQ", max(1, round(math.sqrt(items)))
-            config: Any = IvfPq(
-                distance_type="cosine", num_partitions=partitions, num_sub_vectors=sub_vectors(self.header.dim)
-            )
-        else:
-            name, partitions = "IVF_HNSW_SQ", max(1, round(items / 50_000))
-            config = HnswSq(distance_type="cosine", num_partitions=partitions, ef_construction=EF_CONSTRUCTION)
+        name, partitions, config = index_config(items, self.header.dim, filters=filters)
         with told(self.directory):
             self._table.create_index("vector", config=config, name=INDEX, replace=True)
             self._look()

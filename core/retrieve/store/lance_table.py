@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import importlib.util
 import json
+import math
 import re
 from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
@@ -24,6 +25,8 @@ FOLDER = f"{TABLE}.lance"
 _FILE = re.compile(re.escape(FOLDER) + r"/[\w./-]+\.(lance|manifest|idx|txn|bin)")
 _RUST = re.compile(r",? *\S+\.rs:\d+(:\d+)?")
 """Where in Lance's own source an error arose: nothing to a user."""
+EF_CONSTRUCTION = 150
+"""Half of Lance's default: half the time to build, and recall@10 0.99 instead of 1.00 on a million vectors."""
 STATE = "attn-index.json"
 CACHE_BYTES, METADATA_CACHE_BYTES = 640 << 20, 64 << 20
 """Lance keeps up to 6 GB by default. One million vectors of 384 as HNSW_SQ need about 550 MB."""
@@ -123,6 +126,19 @@ def read_state(directory: Path) -> dict[str, Any]:
 def write_state(directory: Path, state: dict[str, Any]) -> None:
     """Keep what ``read_state`` gives back."""
     write_text(directory / STATE, json.dumps(state, indent=1) + "\n")
+
+
+def index_config(items: int, dim: int, *, filters: bool) -> tuple[str, int, Any]:
+    """Type, partitions and Lance's configuration of an approximate index: evenly filtering IVF_PQ, or IVF_HNSW_SQ."""
+    from lancedb.index import HnswSq, IvfPq
+
+    if filters:
+        partitions = max(1, round(math.sqrt(items)))
+        pq = IvfPq(distance_type="cosine", num_partitions=partitions, num_sub_vectors=sub_vectors(dim))
+        return "IVF_PQ", partitions, pq
+    partitions = max(1, round(items / 50_000))
+    hnsw = HnswSq(distance_type="cosine", num_partitions=partitions, ef_construction=EF_CONSTRUCTION)
+    return "IVF_HNSW_SQ", partitions, hnsw
 
 
 def sub_vectors(dim: int) -> int:

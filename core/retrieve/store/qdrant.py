@@ -29,16 +29,14 @@ from .base import (
     Meta,
     StoredBlock,
     already_there,
-    best,
     damaged,
     escape,
-    similarity,
     unescape,
     unique_rows,
-    until_decided,
 )
 from .checks import check_items, check_search
 from .qdrant_filter import to_filter
+from .ranking import best, similarity, until_decided
 
 PORT = 6333
 POINTS, POINTS_READ = 256, 1_000

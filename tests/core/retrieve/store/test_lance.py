@@ -11,7 +11,7 @@ pytest.importorskip("lancedb")
 
 from attn.core.errors import InputError, UsageError
 from attn.core.retrieve.store import Header, create, lance, open_store
-from attn.core.retrieve.store.lance_table import STATE, nearest_ids
+from attn.core.retrieve.store.lance_table import STATE, nearest_ids, sub_vectors
 
 DIM = 32
 
@@ -121,7 +121,7 @@ def test_a_table_of_others_is_no_index_of_ours(tmp_path):
 
 @pytest.mark.parametrize(("dim", "pieces"), [(384, 96), (10, 2), (7, 1), (1, 1), (770, 154)])
 def test_sub_vectors_divide_the_dimensions(dim, pieces):
-    assert lance.sub_vectors(dim) == pieces
+    assert sub_vectors(dim) == pieces
 
 
 def test_nearest_in_one_pass_are_those_of_single_exact_searches(store, clustered):
