@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
+import importlib
 import importlib.metadata
-import importlib.util
 import platform
 import sys
 from typing import Any
@@ -11,23 +11,34 @@ from typing import Any
 import typer
 
 import attn
+from attn.core.registry import Need
+from attn.core.text import reason_of
 
 from .options import JsonOption
 from .say import say
 
 EXAMPLES = (("attn doctor", "Versions, devices, optional parts."),)
 
-REQUIRED = ("torch", "triton", "numba", "numpy", "pydicom", "scikit-image", "typer", "rich", "distributed", "datasets")
-# (what it gives, module to look for, how to get it)
-OPTIONAL = (
-    ("BM3D (non-commercial licence)", "bm3d", "pip install 'attn[bm3d]'"),
-    ("NIfTI files", "nibabel", "pip install 'attn[nifti]'"),
-    ("JPEG 2000 in DICOM", "openjpeg", "pip install pylibjpeg pylibjpeg-openjpeg"),
-    ("JPEG in DICOM", "libjpeg", "pip install pylibjpeg pylibjpeg-libjpeg"),
-    ("JPEG-LS in DICOM", "jpeg_ls", "pip install pyjpegls"),
-    ("HEIC photos", "pillow_heif", "pip install 'attn[photos]'"),
-    ("JPEG XL photos", "pillow_jxl", "pip install 'attn[photos]'"),
-    ("language and vision models", "transformers", "pip install transformers"),
+REQUIRED = (
+    "torch", "triton", "numba", "numpy", "typer", "rich", "tqdm", "safetensors", "transformers", "tokenizers",
+    "datasets", "dask", "distributed", "filelock", "jinja2", "pydicom", "pylibjpeg", "pylibjpeg-libjpeg",
+    "pylibjpeg-openjpeg", "pyjpegls", "scikit-image", "PyWavelets", "tifffile", "imagecodecs", "pillow", "matplotlib",
+)  # fmt: skip
+"""The dependencies of pyproject.toml."""
+PARTS = (
+    ("NIfTI files", Need("nibabel", "nibabel", "nifti")),
+    ("HEIC photos", Need("pillow_heif", "pillow-heif", "photos")),
+    ("JPEG XL photos", Need("pillow_jxl", "pillow-jxl-plugin", "photos")),
+    ("attn retrieve index in LanceDB", Need("lancedb", "lancedb", "store")),
+    ("attn retrieve index in Qdrant", Need("qdrant_client", "qdrant-client", "qdrant")),
+    ("accelerate launch", Need("accelerate", "accelerate", "scale")),
+    ("models of timm", Need("timm", "timm", "vision")),
+    ("what timm and open_clip stand on", Need("torchvision", "torchvision", "vision")),
+)
+"""What is optional and of no method; what methods need, their registries say."""
+PAIR = (
+    "torchvision must be of the build of torch: the one that pip takes unasked is for CUDA, and does not import beside "
+    "a CPU build of torch. Install both from one index"
 )
 
 
@@ -60,12 +71,34 @@ def devices() -> list[dict[str, Any]]:
 
 
 def optional_parts() -> list[dict[str, str]]:
-    """Modules that may be missing, and parts that Pillow may have been built without."""
+    """What may be missing: packages that methods need, further ones, and parts that Pillow may be built without."""
+    from attn.core.catalogue import registries
     from attn.core.io.photo.decode import OPTIONAL as READERS
 
-    found = [(part, importlib.util.find_spec(module) is not None, command) for part, module, command in OPTIONAL]
-    found += [(f"{kind} photos", reader.found, reader.get) for kind, reader in READERS.items() if reader.feature]
-    return [{"part": part, "status": "found" if here else "missing", "get": command} for part, here, command in found]
+    users: dict[Need, list[str]] = {}
+    for table in registries():
+        for method in table.values():
+            for need in method.needs:
+                users.setdefault(need, []).append(f"attn {table.command}: {method.name}")
+    parts = [*((", ".join(names), need) for need, names in users.items()), *PARTS]
+    rows = [{"part": part, "package": need.package, **_state(need)} for part, need in parts]
+    for kind, reader in READERS.items():
+        if reader.feature:
+            status = "found" if reader.found else "missing"
+            rows.append({"part": f"{kind} photos", "package": "pillow", "status": status, "get": reader.get})
+    return rows
+
+
+def _state(need: Need) -> dict[str, str]:
+    """Whether a package is there and, for those that lean on another's build, whether it can be imported."""
+    if need.missing:
+        return {"status": "missing", "get": f"{need.get} ({PAIR})" if need.extra == "vision" else need.get}
+    if need.extra == "vision":
+        try:
+            importlib.import_module(need.module)
+        except Exception as error:  # RuntimeError of an operator that is not registered, OSError of a library
+            return {"status": "missing", "get": f"it is there and does not import ({reason_of(error)}): {PAIR}"}
+    return {"status": "found", "get": need.get}
 
 
 def main(as_json: JsonOption = False) -> None:
@@ -87,7 +120,7 @@ def main(as_json: JsonOption = False) -> None:
         print_rows([{"package": name, "version": version} for name, version in found.items()], title="versions")
         print_rows(hardware, title="devices")
         print_rows(
-            [{**part, "get": part["get"] if part["status"] == "missing" else ""} for part in parts],
+            [{**part, "get": part["get"] if part["status"] != "found" else ""} for part in parts],
             title="optional parts",
         )
     missing = [

@@ -1,7 +1,11 @@
 """attn: published attention-guided methods for people's own images, volumes and models.
 
-``import attn`` is cheap: torch is imported by the parts that need it. ``attn.denoise(...)`` and the other public names
-resolve on first use.
+The public library is what ``__all__`` names; each part resolves on first use, so that ``import attn`` is cheap: it
+imports neither NumPy nor torch. The rest is ``attn.core``.
+
+>>> import attn
+>>> image = attn.read("scan.dcm")  # doctest: +SKIP
+>>> attn.write("clean.npy", attn.denoise(image).pixels)  # doctest: +SKIP
 """
 
 from __future__ import annotations
@@ -9,22 +13,32 @@ from __future__ import annotations
 import importlib
 from typing import TYPE_CHECKING, Any
 
-__version__ = "0.1.0"
-
-_PUBLIC = {
-    "denoise": "attn.core.denoise.api:denoise",
-    "read": "attn.core.io:read",
-    "write": "attn.core.io:write",
-}
-__all__ = ["__version__", "denoise", "read", "write"]
-
 if TYPE_CHECKING:
+    from attn.core.attention import attention, operators
     from attn.core.denoise.api import denoise
     from attn.core.io import read, write
+    from attn.core.retrieve.api import encode
+    from attn.core.segment.api import segment
+
+__version__ = "0.1.0"
+__all__ = ["__version__", "attention", "denoise", "encode", "operators", "read", "segment", "write"]
+
+_HOMES = {
+    "attention": "attn.core.attention",
+    "denoise": "attn.core.denoise.api",
+    "encode": "attn.core.retrieve.api",
+    "operators": "attn.core.attention",
+    "read": "attn.core.io",
+    "segment": "attn.core.segment.api",
+    "write": "attn.core.io",
+}
 
 
 def __getattr__(name: str) -> Any:
-    if name not in _PUBLIC:
+    if name not in _HOMES:
         raise AttributeError(f"module 'attn' has no attribute {name!r}")
-    module, _, attribute = _PUBLIC[name].partition(":")
-    return getattr(importlib.import_module(module), attribute)
+    return getattr(importlib.import_module(_HOMES[name]), name)
+
+
+def __dir__() -> list[str]:
+    return sorted({*globals(), *__all__})

@@ -124,7 +124,7 @@ OPERATORS = Registry(
             summary="linear attention with decay of flash-linear-attention",
             paper="package flash-linear-attention",
             year=2024,
-            needs=(Need("fla", "flash-linear-attention"),),
+            needs=(Need("fla", "flash-linear-attention", "fla"),),
             status="baseline",
         ),
     ],
