@@ -26,7 +26,7 @@ from attn.core.denoise.filter2noise.model import tokens
 from attn.core.denoise.filter2noise.schedule import RECIPES, OneCycleAdamW
 
 VECTORS = Path(__file__).parent / "vectors" / "filter2noise"
-BACKENDS = ["reference", "numba"]
+BACKENDS = ["reference", "cpu"]
 
 
 def load(name: str) -> dict[str, Tensor]:

@@ -15,7 +15,7 @@ from torch import Tensor
 from ...jit import FASTMATH, exp2_negative, exp_negative, kernel
 from ...threads import run
 from ..equations import masked_attention
-from .selection import ROWS, Prepared, SparsifinerSelection
+from .selection import ROWS, ReducedOperands, SparsifinerSelection
 
 Array = np.ndarray[Any, np.dtype[np.float32]]
 Indices = np.ndarray[Any, np.dtype[np.int32]]
@@ -173,13 +173,13 @@ def attend_lists(
                 out[i, d] += pa * v[a, d]
 
 
-def _choose(prepared: Prepared, b: int, h: int, start: int, index: Indices, first: int) -> None:
+def _choose(operands: ReducedOperands, b: int, h: int, start: int, index: Indices, first: int) -> None:
     """Steps 3-7 of one piece, into rows ``first``.. of ``index`` [., K]."""
-    coef, approx = (np.empty(size, np.float32) for size in prepared.basis.shape)
+    coef, approx = (np.empty(size, np.float32) for size in operands.basis.shape)
     keys = np.empty(len(approx) + 1, np.int32)
-    stop = min(start + ROWS, prepared.query.shape[2])
-    query, pooled, basis = prepared.query[b, h].numpy(), prepared.pooled[b, h].numpy(), prepared.basis.numpy()
-    select_rows()(query, pooled, basis, prepared.topk, index, coef, approx, keys, start, stop, first)
+    stop = min(start + ROWS, operands.query.shape[2])
+    query, pooled, basis = operands.query[b, h].numpy(), operands.pooled[b, h].numpy(), operands.basis.numpy()
+    select_rows()(query, pooled, basis, operands.topk, index, coef, approx, keys, start, stop, first)
 
 
 class _Attention:
@@ -202,11 +202,11 @@ class _Attention:
         )  # fmt: skip
 
 
-def lists(prepared: Prepared) -> Tensor:
+def lists(operands: ReducedOperands) -> Tensor:
     """As ``selection.lists``."""
-    index = prepared.no_lists()
+    index = operands.no_lists()
     every = index.numpy()
-    run(lambda b, h, start: _choose(prepared, b, h, start, every[b, h], start), prepared.pieces())
+    run(lambda b, h, start: _choose(operands, b, h, start, every[b, h], start), operands.pieces())
     return index
 
 
@@ -223,14 +223,14 @@ def attend(
     return work.out.to(q.dtype)
 
 
-def fused(q: Tensor, k: Tensor, v: Tensor, prepared: Prepared, scale: float | None) -> Tensor:
+def fused(q: Tensor, k: Tensor, v: Tensor, operands: ReducedOperands, scale: float | None) -> Tensor:
     """Choose and attend, a piece at a time, so that no list outlives its piece."""
-    work = _Attention(q, k, v, prepared.rules.first_row, scale)
+    work = _Attention(q, k, v, operands.rules.first_row, scale)
 
     def piece(b: int, h: int, start: int) -> None:
-        index = np.empty((min(ROWS, prepared.query.shape[2] - start), prepared.budget), dtype=np.int32)
-        _choose(prepared, b, h, start, index, 0)
+        index = np.empty((min(ROWS, operands.query.shape[2] - start), operands.budget), dtype=np.int32)
+        _choose(operands, b, h, start, index, 0)
         work.piece(b, h, start, index, 0)
 
-    run(piece, prepared.pieces())
+    run(piece, operands.pieces())
     return work.out.to(q.dtype)

@@ -27,7 +27,7 @@ from ..equations import (
 )
 from ..tokens.attend import LISTS, sparse_topk_attention
 from .predictor import ConnectivityPredictor, Rules, ScaleRule, key_budget, random_predictor
-from .selection import Prepared, SparsifinerSelection, lists
+from .selection import ReducedOperands, SparsifinerSelection, lists
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -102,7 +102,7 @@ def reference(
 def _reduced(
     q: Tensor, k: Tensor, rules: Rules, predictor: ConnectivityPredictor
 ) -> tuple[Tensor, Tensor, Tensor]:  # fmt: skip
-    """Steps 1, 2 and 4: ``query``, ``pooled`` and ``basis`` of ``Prepared``, without gradient."""
+    """Steps 1, 2 and 4: ``query``, ``pooled`` and ``basis`` of ``ReducedOperands``, without gradient."""
     with torch.no_grad(), own_dtypes(q.device.type):
         query, pooled = predictor.reduced(q, repeat_kv(k, q.shape[1]), rules)
         return query.contiguous(), pooled.contiguous(), predictor.basis(rules, query.dtype).contiguous()
@@ -135,8 +135,8 @@ def select(
     """The key lists of all queries, 4 bytes x keys per query and head. They have no gradient."""
     rules = settings.rules
     parts = _reduced(q, k, rules, settings.predictor_for(k))
-    prepared = Prepared(rules, key_budget(k.shape[2], settings.keep_ratio), *parts)
-    return prepared.selection(engine.function(prepared))
+    operands = ReducedOperands(rules, key_budget(k.shape[2], settings.keep_ratio), *parts)
+    return operands.selection(engine.function(operands))
 
 
 def attend(
@@ -160,7 +160,7 @@ KEYS = Phase(
         Formulation("keys, torch", "torch", lists),
     ),
 )
-"""``lists(prepared) -> int32 [B, H, R, K]``."""
+"""``lists(operands) -> int32 [B, H, R, K]``."""
 ATTEND = Phase(
     "sparsifiner",
     (
@@ -170,9 +170,11 @@ ATTEND = Phase(
 )
 
 
-def _lists_first(q: Tensor, k: Tensor, v: Tensor, prepared: Prepared, scale: float | None, *, backend: str) -> Tensor:
+def _lists_first(
+    q: Tensor, k: Tensor, v: Tensor, operands: ReducedOperands, scale: float | None, *, backend: str
+) -> Tensor:
     """All lists, then attention over them."""
-    selection = prepared.selection(choose(KEYS, (prepared.query,), backend).function(prepared))
+    selection = operands.selection(choose(KEYS, (operands.query,), backend).function(operands))
     out: Tensor = choose(ATTEND, (q, k, v), backend).function(q, k, v, selection, scale=scale)
     return out
 
@@ -185,7 +187,7 @@ FUSED = Phase(
         Formulation("lists first, torch", "torch", functools.partial(_lists_first, backend="torch")),
     ),
 )
-"""``fused(q, k, v, prepared, scale) -> out``."""
+"""``fused(q, k, v, operands, scale) -> out``."""
 
 
 def whole(
@@ -213,8 +215,8 @@ def _over_lists(
     topk_coef: int, class_token: bool, backend: str,
 ) -> Tensor:  # fmt: skip
     """``whole`` behind the predictor, one node of a graph."""
-    prepared = Prepared(Rules(topk_coef, class_token=class_token), budget, query, pooled, basis)
-    out: Tensor = FUSED(q, k, v, prepared, scale, backend=backend)
+    operands = ReducedOperands(Rules(topk_coef, class_token=class_token), budget, query, pooled, basis)
+    out: Tensor = FUSED(q, k, v, operands, scale, backend=backend)
     return out
 
 

@@ -51,7 +51,7 @@ class SparsifinerSelection:
 
 
 @dataclass(frozen=True)
-class Prepared:
+class ReducedOperands:
     """What the choice of keys needs: ``query`` [B, H, R, c] (scaled), ``pooled`` [B, H, c, n], ``basis`` [n, N].
 
     ``budget``: keys of a query.
@@ -86,11 +86,11 @@ class Prepared:
         )  # fmt: skip
 
 
-def lists(prepared: Prepared) -> Tensor:
+def lists(operands: ReducedOperands) -> Tensor:
     """Steps 3-7: the keys of every query, int32 [B, H, R, K], ascending."""
-    index = prepared.no_lists()
-    for b, h, start in prepared.pieces():
-        coef = (prepared.query[b, h, start : start + ROWS] @ prepared.pooled[b, h]).softmax(-1)
-        guess = sparse_coefficients(coef, prepared.rules) @ prepared.basis
-        index[b, h, start : start + ROWS] = top_k_positions(guess, prepared.budget)
+    index = operands.no_lists()
+    for b, h, start in operands.pieces():
+        coef = (operands.query[b, h, start : start + ROWS] @ operands.pooled[b, h]).softmax(-1)
+        guess = sparse_coefficients(coef, operands.rules) @ operands.basis
+        index[b, h, start : start + ROWS] = top_k_positions(guess, operands.budget)
     return index

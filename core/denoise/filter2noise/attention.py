@@ -1,27 +1,18 @@
 """Filter2Noise's attention: one head of width 8 over some thousand patches, without the N×N matrix.
 
-Specification: methods/filter2noise.md, section 3.3, steps 7 and 8. On the CPU in float32 a fused kernel runs over the
-keys with everything else in registers; elsewhere PyTorch's fused attention is used.
-
-A softmax does not change when all keys move by one vector, so keys are centred first: the logits shrink by orders of
-magnitude for the nearly equal patches of a CT image. |q| max|k - mean| then bounds them tightly enough to skip the
-search for each row's maximum, and where the bound is tiny a power series replaces the N^2 exponentials.
+Specification: methods/filter2noise.md, section 3.3, steps 7 and 8. On the CPU in float32 a fused kernel runs
+(``attention_centred``); elsewhere PyTorch's fused attention is used.
 """
 
 from __future__ import annotations
-
-import math
-from typing import Any
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from .attention_series import LARGEST, attention_series
+from ...choose import Formulation, Phase
 
 WIDTH = 8
-_LOG2_E = math.log2(math.e)
-_BOUND = 30.0  # e^(-2 * 30) is still a normal float32, so the bound may replace the exact row maximum
 
 
 def attention(q: Tensor, k: Tensor, v: Tensor, *, backend: str = "auto") -> Tensor:
@@ -31,8 +22,9 @@ def attention(q: Tensor, k: Tensor, v: Tensor, *, backend: str = "auto") -> Tens
     ----------
     q, k, v : Tensor, shape (B, N, 8), float32 or float64
         Any width is accepted; 8 is fast.
-    backend : {"auto", "reference", "numba", "sdpa"}
-        ``reference`` forms the matrix, in any dtype.
+    backend : {"auto", "reference", "torch", "cpu"}
+        ``cpu``: a fused kernel for float32 on the CPU. ``torch``: PyTorch's fused attention. ``reference`` forms the
+        matrix, in any dtype. ``auto``: the first of these that takes the tensors.
 
     Returns
     -------
@@ -41,87 +33,43 @@ def attention(q: Tensor, k: Tensor, v: Tensor, *, backend: str = "auto") -> Tens
     Raises
     ------
     ValueError
-        If the backend is not known, or cannot take these tensors.
+        If the backend is not known, or cannot take these tensors. The message says why.
 
     References
     ----------
     methods/filter2noise.md, section 3.3, steps 7 and 8.
     """
-    if backend == "auto":
-        fits = q.device.type == "cpu" and q.dtype == torch.float32 and q.shape[-1] == WIDTH and q.shape == k.shape
-        backend = "numba" if fits and _numba_found() else "sdpa"
-    if backend == "reference":
-        scores: Tensor = q @ k.mT * q.shape[-1] ** -0.5  # [B, N, N]
-        return scores.softmax(-1) @ v
-    if backend == "sdpa":
-        pad = -q.shape[-1] % 16  # a head of 16 reaches the tensor cores and the CPU's vector path
-        scale = q.shape[-1] ** -0.5
-        q, k, v = (F.pad(t, (0, pad))[:, None] for t in (q, k, v))  # [B, 1, N, 16]
-        out: Tensor = F.scaled_dot_product_attention(q, k, v, scale=scale)
-        return out[:, 0, :, : v.shape[-1] - pad]
-    if backend == "numba":
-        fits = q.device.type == "cpu" and q.dtype == torch.float32 and q.shape[-1] == WIDTH
-        if not fits or not q.shape == k.shape == v.shape:
-            raise ValueError(
-                f"the numba backend takes float32 CPU tensors [B, N, 8] of one shape, got {list(q.shape)}."
-            )
-        return _centred(q, k, v)
-    raise ValueError(f"no attention backend {backend!r}; known: auto, reference, numba, sdpa")
+    out: Tensor = ATTENTION(q, k, v, backend=backend)
+    return out
 
 
-def _numba_found() -> bool:
-    try:
-        from . import attention_cpu  # noqa: F401
-    except ImportError:
-        return False
-    return True
+def reference(q: Tensor, k: Tensor, v: Tensor) -> Tensor:
+    """Steps 7 and 8 with the matrix, in any dtype."""
+    scores: Tensor = q @ k.mT * q.shape[-1] ** -0.5  # [B, N, N]
+    return scores.softmax(-1) @ v
 
 
-def _centred(q: Tensor, k: Tensor, v: Tensor) -> Tensor:
-    """Move keys and values to mean 0, which changes nothing but the rounding, and take the cheaper way to the rest."""
-    q = q * WIDTH**-0.5
-    k = k - k.detach().mean(1, keepdim=True)
-    middle = v.detach().mean(1, keepdim=True)
-    v = v - middle
-    with torch.no_grad():
-        longest = k.norm(dim=-1).amax(-1, keepdim=True)  # [B, 1]
-        spread = (q - q.mean(1, keepdim=True)).norm(dim=-1).amax(-1, keepdim=True) * longest
-        largest = spread.max().item() if spread.numel() else 0.0
-        bound = q.norm(dim=-1) * longest  # [B, N], no logit is larger (Cauchy-Schwarz)
-    for degree, limit in LARGEST.items():
-        if largest <= limit:
-            return attention_series(q, k, v, degree) + middle
-    if bound.max().item() > _BOUND:
-        bound = _row_maximum(q, k)
-    out: Tensor = _FusedAttention.apply(q, k, v, bound)  # type: ignore[no-untyped-call]
-    return out + middle
+def fused_by_torch(q: Tensor, k: Tensor, v: Tensor) -> Tensor:
+    """PyTorch's fused attention."""
+    pad = -q.shape[-1] % 16  # a head of 16 reaches the tensor cores and the CPU's vector path
+    scale = q.shape[-1] ** -0.5
+    q, k, v = (F.pad(t, (0, pad))[:, None] for t in (q, k, v))  # [B, 1, N, 16]
+    out: Tensor = F.scaled_dot_product_attention(q, k, v, scale=scale)
+    return out[:, 0, :, : v.shape[-1] - pad]
 
 
-class _FusedAttention(torch.autograd.Function):
-    """softmax(q k^T) v, logits at most ``bound`` [B, N]. Backward recomputes the probabilities from the rows' sums."""
-
-    @staticmethod
-    def forward(ctx: Any, q: Tensor, k: Tensor, v: Tensor, bound: Tensor) -> Tensor:
-        from . import attention_cpu as cpu
-
-        q_t, k_t, v_t = (t.mT.contiguous() for t in (q * _LOG2_E, k, v))  # [B, 8, N]
-        out_t, lse = torch.empty_like(v_t), torch.empty_like(bound)
-        cpu.forward(*(t.numpy() for t in (q_t, k_t, v_t, bound * _LOG2_E, out_t, lse)))
-        ctx.save_for_backward(q_t, k_t, v_t, out_t, lse)
-        return out_t.mT
-
-    @staticmethod
-    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor, Tensor, Tensor, None]:  # type: ignore[override]
-        from . import attention_cpu as cpu
-
-        q_t, k_t, v_t, out_t, lse = ctx.saved_tensors
-        grad_t = grad.mT.contiguous()
-        delta = (grad_t * out_t).sum(1)  # [B, N]
-        grads = [torch.empty_like(q_t) for _ in range(3)]
-        cpu.backward(*(t.detach().numpy() for t in (q_t, k_t, v_t, grad_t, lse, delta, *grads)))
-        return grads[0].mT, grads[1].mT / _LOG2_E, grads[2].mT, None  # the keys met queries with log2 e in them
+def _refuses(q: Tensor, k: Tensor, v: Tensor) -> str | None:
+    if q.device.type == "cpu" and q.dtype == torch.float32 and q.shape[-1] == WIDTH and q.shape == k.shape == v.shape:
+        return None
+    shapes = ", ".join(str(list(x.shape)) for x in (q, k, v))
+    return f"takes float32 CPU tensors [B, N, {WIDTH}] of one shape, not {q.dtype} on {q.device}, {shapes}"
 
 
-def _row_maximum(q: Tensor, k: Tensor) -> Tensor:
-    """Exact largest logit of each row [B, N], 256 rows at a time; only needed when logits are large."""
-    return torch.cat([(rows @ k.mT).amax(-1) for rows in torch.split(q, 256, 1)], 1)
+ATTENTION = Phase(
+    "attention of Filter2Noise",
+    (
+        Formulation("centred, numba", "cpu", "attn.core.denoise.filter2noise.attention_centred:centred", _refuses),
+        Formulation("fused, torch", "torch", fused_by_torch),
+        Formulation("the matrix", "reference", reference),
+    ),
+)

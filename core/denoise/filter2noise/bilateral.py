@@ -6,12 +6,15 @@ triple per patch ([B, 3, h, w]) instead of one per pixel, so the k² spatial wei
 
 from __future__ import annotations
 
+import importlib.util
 import math
 from typing import Any
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
+
+from ...choose import Formulation, Phase
 
 _EPS = 1e-8  # step 15; the sum of weights is at least 1, so float32 does not notice it
 
@@ -58,7 +61,7 @@ def bilateral_filter(
         Side of a patch in pixels; 1 for widths per pixel.
     radius : int or None
         Neighbours up to this far in each direction; None takes the smallest integer that is no less than any σx, σy.
-    backend : {"auto", "reference", "numba", "triton"}
+    backend : {"auto", "reference", "cpu", "triton"}
         ``auto``: Triton on CUDA, numba for float32 grey images on the CPU, else the reference.
 
     Returns
@@ -69,13 +72,13 @@ def bilateral_filter(
     ------
     ValueError
         If ``patch_sigma`` does not fit ``image``, if the radius is not smaller than both sides of the image, or if the
-        backend is unknown or cannot take these tensors.
+        backend is unknown or cannot take these tensors; the message says why.
 
     References
     ----------
     methods/filter2noise.md, section 3.4, steps 12-15; arXiv 2504.13519.
     """
-    batch, channels, height, width = image.shape
+    batch, _, height, width = image.shape
     if (
         patch_sigma.shape != (batch, 3, height // patch_size, width // patch_size)
         or height % patch_size
@@ -89,64 +92,28 @@ def bilateral_filter(
         radius = radius_of(patch_sigma)
     if radius >= min(height, width):
         raise ValueError(f"radius {radius} must be smaller than both sides of the image, {height} x {width}.")
-    if backend == "auto":
-        backend = _choose(image)
-    if backend == "reference":
-        return reference(image, patch_sigma, patch_size, radius)
-    if backend == "triton":
-        from attn.kernels.bilateral import bilateral_filter as triton_bilateral
-
-        out: Tensor = triton_bilateral(image, patch_sigma, patch_size, radius)
-        return out
-    if backend == "numba":
-        if image.device.type != "cpu" or image.dtype != torch.float32 or channels != 1:
-            raise ValueError(
-                f"the numba backend takes float32 CPU images [B, 1, H, W], got {image.dtype} {list(image.shape)}"
-            )
-        out = _FusedBilateral.apply(image, patch_sigma, patch_size, radius)  # type: ignore[no-untyped-call]
-        return out
-    raise ValueError(f"no bilateral backend {backend!r}; known: auto, reference, numba, triton")
+    out: Tensor = FILTER(image, patch_sigma, patch_size, radius, backend=backend)
+    return out
 
 
-def _choose(image: Tensor) -> str:
-    """The fastest backend that can take ``image``."""
-    if image.device.type == "cuda" and image.dtype == torch.float32:
-        try:
-            from attn.kernels import bilateral  # noqa: F401
-        except ImportError:
-            return "reference"
-        return "triton"
+def _refuses_triton(image: Tensor, *_: Any) -> str | None:
+    if image.device.type != "cuda" or image.dtype != torch.float32:
+        return f"takes float32 images on CUDA, not {image.dtype} on {image.device}"
+    return None if importlib.util.find_spec("triton") else "needs the package triton"
+
+
+def _refuses_numba(image: Tensor, *_: Any) -> str | None:
     if image.device.type == "cpu" and image.dtype == torch.float32 and image.shape[1] == 1:
-        try:
-            from . import bilateral_cpu  # noqa: F401
-        except ImportError:
-            return "reference"
-        return "numba"
-    return "reference"
+        return None
+    return f"takes float32 CPU images [B, 1, H, W], not {image.dtype} {list(image.shape)} on {image.device}"
 
 
-class _FusedBilateral(torch.autograd.Function):
-    """Forward keeps y and the sum of weights; backward recomputes the weights from them."""
-
-    @staticmethod
-    def forward(ctx: Any, image: Tensor, patch_sigma: Tensor, patch_size: int, radius: int) -> Tensor:
-        from . import bilateral_cpu as cpu
-
-        padded = F.pad(image, (radius,) * 4, mode="reflect")[:, 0].contiguous()  # [B, H + 2r, W + 2r]
-        sigma = patch_sigma.contiguous()
-        out = torch.empty(image.shape, dtype=image.dtype)
-        total = torch.empty(image.shape, dtype=image.dtype)
-        cpu.forward(padded, sigma, patch_size, radius, out, total)
-        ctx.save_for_backward(padded, sigma, out, total)
-        ctx.patch_size, ctx.radius = patch_size, radius
-        return out
-
-    @staticmethod
-    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, Tensor, None, None]:  # type: ignore[override]
-        from . import bilateral_cpu as cpu
-
-        padded, sigma, out, total = ctx.saved_tensors
-        grad_image = torch.empty(out.shape, dtype=out.dtype) if ctx.needs_input_grad[0] else None
-        grad_sigma = torch.empty(sigma.shape, dtype=sigma.dtype)
-        cpu.backward(padded, sigma, ctx.patch_size, ctx.radius, out, total, grad.contiguous(), grad_sigma, grad_image)
-        return grad_image, grad_sigma, None, None
+FILTER = Phase(
+    "the bilateral filter",
+    (
+        Formulation("patches, Triton", "triton", "attn.kernels.bilateral:bilateral_filter", _refuses_triton),
+        Formulation("patches, numba", "cpu", "attn.core.denoise.filter2noise.bilateral_cpu:smooth", _refuses_numba),
+        Formulation("one neighbour at a time", "reference", reference),
+    ),
+)
+"""``filter(image, patch_sigma, patch_size, radius) -> image``: differentiable in the first two."""

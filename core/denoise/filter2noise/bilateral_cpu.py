@@ -11,6 +11,7 @@ from typing import Any
 
 import numpy as np
 import torch
+import torch.nn.functional as F
 from numba import njit
 from torch import Tensor
 
@@ -227,3 +228,32 @@ def backward(
     run(function, calls)
     if grad_image is not None:
         run(_gather(), [(slabs[b], patch_size, radius, grad_image[b, 0].numpy()) for b in range(batch)])
+
+
+def smooth(image: Tensor, patch_sigma: Tensor, patch_size: int, radius: int) -> Tensor:
+    """As ``bilateral.reference`` for float32 images [B, 1, H, W]; differentiable in the first two."""
+    out: Tensor = _Smooth.apply(image, patch_sigma, patch_size, radius)  # type: ignore[no-untyped-call]
+    return out
+
+
+class _Smooth(torch.autograd.Function):
+    """Forward keeps y and the sum of weights; backward recomputes the weights from them."""
+
+    @staticmethod
+    def forward(ctx: Any, image: Tensor, patch_sigma: Tensor, patch_size: int, radius: int) -> Tensor:
+        padded = F.pad(image, (radius,) * 4, mode="reflect")[:, 0].contiguous()  # [B, H + 2r, W + 2r]
+        sigma = patch_sigma.contiguous()
+        out = torch.empty(image.shape, dtype=image.dtype)
+        total = torch.empty(image.shape, dtype=image.dtype)
+        forward(padded, sigma, patch_size, radius, out, total)
+        ctx.save_for_backward(padded, sigma, out, total)
+        ctx.patch_size, ctx.radius = patch_size, radius
+        return out
+
+    @staticmethod
+    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, Tensor, None, None]:  # type: ignore[override]
+        padded, sigma, out, total = ctx.saved_tensors
+        grad_image = torch.empty(out.shape, dtype=out.dtype) if ctx.needs_input_grad[0] else None
+        grad_sigma = torch.empty(sigma.shape, dtype=sigma.dtype)
+        backward(padded, sigma, ctx.patch_size, ctx.radius, out, total, grad.contiguous(), grad_sigma, grad_image)
+        return grad_image, grad_sigma, None, None

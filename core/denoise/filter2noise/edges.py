@@ -13,6 +13,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from ...choose import Formulation, Phase
+
 
 @functools.lru_cache(maxsize=8)
 def edge_kernel(dtype: torch.dtype = torch.float32, device: torch.device | None = None) -> Tensor:
@@ -43,12 +45,26 @@ class _SymmetricConvolution(torch.autograd.Function):
 
 def _convolve(x: Tensor) -> Tensor:
     """K * x for ``x`` [B, C, H, W]."""
-    kernel = edge_kernel(x.dtype, x.device)
+    out: Tensor = CONVOLUTION(x, edge_kernel(x.dtype, x.device)[0, 0])
+    return out
+
+
+def _in_torch(x: Tensor, weights: Tensor) -> Tensor:
+    channels = x.shape[1]
+    return F.conv2d(x, weights.expand(channels, 1, 7, 7), padding=3, groups=channels)
+
+
+def _refuses(x: Tensor, weights: Tensor) -> str | None:
     if x.device.type == "cpu" and x.dtype == torch.float32:
-        try:
-            from .edges_cpu import convolve
-        except ImportError:
-            pass
-        else:
-            return convolve(x, kernel[0, 0])
-    return F.conv2d(x, kernel.expand(x.shape[1], 1, 7, 7), padding=3, groups=x.shape[1])
+        return None
+    return f"takes float32 images on the CPU, not {x.dtype} on {x.device}"
+
+
+CONVOLUTION = Phase(
+    "the edge kernel",
+    (
+        Formulation("symmetric, numba", "cpu", "attn.core.denoise.filter2noise.edges_cpu:convolve", _refuses),
+        Formulation("convolution, torch", "torch", _in_torch),
+    ),
+)
+"""``convolve(x [B, C, H, W], weights [7, 7])``, zero outside the image."""
