@@ -195,8 +195,8 @@ def run_of(
         If there is no such device, nothing can be written into the folder, or another process of the run cannot go on.
     """
     with joined() as processes:
-        told = in_words((watcher or Bars()) if processes.first else Silent(), names)
-        run = RecipeRun(recipe, options, processes, torch.device("cpu"), told, arguments or {})
+        progress = in_words((watcher or Bars()) if processes.first else Silent(), names)
+        run = RecipeRun(recipe, options, processes, torch.device("cpu"), progress, arguments or {})
         try:
             if fault := place_fault(run.output / MODEL):  # before hours of work, not after
                 raise OptionError(f"{{output}}: {run.output}: {fault}.")

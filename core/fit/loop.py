@@ -279,14 +279,14 @@ def _draw(recipe: Recipe, state: State, path: Path) -> None:
 
 def stall(recipe: Recipe, plan: Plan, state: State) -> list[str]:
     """What a user should know about a run that does not learn (or no longer does)."""
-    found = []
+    warnings = []
     name, least = recipe.stalled_below
     after = [row for row in state.history if row["step"] > plan.warmup]
     if after and max(row[name] for row in after) < least:
-        found.append(
+        warnings.append(
             f"training has stalled: {name} is {after[-1][name]:.3f} after the warm-up, below {least:g}. "
             "Try a lower learning rate, another seed, or check that images and labels belong together"
         )
     elif state.history and state.step - state.best_step > max(10 * plan.evaluate_every, plan.steps // 4):
-        found.append(f"no better {recipe.score} since step {state.best_step}: more steps are unlikely to help")
-    return found
+        warnings.append(f"no better {recipe.score} since step {state.best_step}: more steps are unlikely to help")
+    return warnings

@@ -38,18 +38,18 @@ def by_stem(folder: Path, left_out: dict[str, str] | None = None) -> dict[str, P
 
     Raises ``InputError`` where two have the same stem otherwise.
     """
-    found: dict[str, Path] = {}
+    pictures: dict[str, Path] = {}
     for path in sorted(folder.iterdir(), key=lambda path: (path.stem.lower().endswith(SECOND), path.name)):
         if path.suffix.lower() in PHOTO_SUFFIXES and not path.name.startswith("."):
             stem = core_of(path.stem)
-            if stem in found and path.stem.lower().endswith(SECOND):
+            if stem in pictures and path.stem.lower().endswith(SECOND):
                 if left_out is not None:
                     left_out[stem] = path.name
                 continue
-            if stem in found:
-                raise InputError(path, f"has the same stem as {found[stem].name}", "Keep one picture per name")
-            found[stem] = path
-    return found
+            if stem in pictures:
+                raise InputError(path, f"has the same stem as {pictures[stem].name}", "Keep one picture per name")
+            pictures[stem] = path
+    return pictures
 
 
 def find_pairs(data: Path) -> list[Pair]:

@@ -23,7 +23,7 @@ from .augment import AUGMENTATIONS
 from .data import find_pairs, left_out
 from .options import SYNTHETIC, FSGNetOptions, complete
 from .recipe import CropBatches, Example, FSGNetRecipe, drawn_examples, load_example
-from .synthetic import PHOTOS
+from .synthetic import DIAMETER, PHOTOS
 
 
 def train_fsgnet(
@@ -62,6 +62,7 @@ def train_fsgnet(
             )
         preparation = Preparation(normalise=options.normalise)  # type: ignore[arg-type]
         if options.data == SYNTHETIC:
+            preparation = replace(preparation, fov_diameter=DIAMETER)
             examples = drawn_examples(PHOTOS, options.compute.seed, preparation)
         else:
             examples = [load_example(pair, preparation) for pair in pairs]

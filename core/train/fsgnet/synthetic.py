@@ -11,8 +11,8 @@ import math
 import numpy as np
 from numpy.typing import NDArray
 
-PHOTOS, RADIUS = 12, 0.48
-"""How many are drawn, and the radius of their field of view in sides."""
+PHOTOS, RADIUS, DIAMETER = 12, 0.48, 270.0
+"""How many are drawn; the radius of their field of view in sides; its diameter in px, half of what photos have."""
 BASE = np.array([0.72, 0.42, 0.22], np.float32)
 DARKER = np.array([0.25, 0.5, 0.35], np.float32)
 """Colour of the ground, and what share of it a vessel takes away: most of the green."""

@@ -74,36 +74,36 @@ def read_data(path: Path, size: tuple[int, int], hold_out: int, seed: int, image
     InputError, OptionError
         If it cannot be read, has nothing to train on, or images are missing.
     """
-    _, found = read_captioned(path)
-    found = [one for one in found if one.captions]
-    training = [one for one in found if one.split in ("train", "")]
+    _, entries = read_captioned(path)
+    entries = [entry for entry in entries if entry.captions]
+    training = [entry for entry in entries if entry.split in ("train", "")]
     if not training:
         raise InputError(path, "has no entries of split 'train' with captions", "Name a file with training data")
-    held_out, notes = [one for one in found if one.split == "val"], list[str]()
+    held_out, notes = [entry for entry in entries if entry.split == "val"], list[str]()
     if not held_out:
-        persons = sorted({one.identity for one in training})
+        persons = sorted({entry.identity for entry in training})
         if not 1 <= hold_out < len(persons):
             raise OptionError(
                 f"{{hold_out}}: {hold_out} of {len(persons)} persons leaves none to train on, or to choose by."
             )
         chosen = {persons[i] for i in np.random.default_rng((seed, 3)).permutation(len(persons))[:hold_out]}
-        held_out = [one for one in training if one.identity in chosen]
-        training = [one for one in training if one.identity not in chosen]
+        held_out = [entry for entry in training if entry.identity in chosen]
+        training = [entry for entry in training if entry.identity not in chosen]
         notes.append(f"no split 'val': {hold_out} persons of the training half were held out")
     root = image_root(path, training[0].image, images)
-    if missing := [one for one in training + held_out if not os.path.isfile(root / one.image)]:
+    if missing := [entry for entry in training + held_out if not os.path.isfile(root / entry.image)]:
         what = f"{missing[0].place}: image {root / missing[0].image} is not there ({len(missing)} are missing)"
         raise InputError(path, what, "Name their folder (images)")
     return Data(path.name, _read(training, root, size), _read(held_out, root, size), notes=tuple(notes))
 
 
-def _read(found: Sequence[Captioned], root: Path, size: tuple[int, int]) -> CaptionedImages:
-    persons = {name: i for i, name in enumerate(sorted({one.identity for one in found}))}
-    counts = [len(one.captions) for one in found]
+def _read(entries: Sequence[Captioned], root: Path, size: tuple[int, int]) -> CaptionedImages:
+    persons = {name: i for i, name in enumerate(sorted({entry.identity for entry in entries}))}
+    counts = [len(entry.captions) for entry in entries]
     return CaptionedImages(
-        FileImages([root / one.image for one in found], size),
-        [one.image for one in found],
-        np.array([persons[one.identity] for one in found], np.int64),
-        [caption for one in found for caption in one.captions],
-        np.arange(len(found)).repeat(counts),
+        FileImages([root / entry.image for entry in entries], size),
+        [entry.image for entry in entries],
+        np.array([persons[entry.identity] for entry in entries], np.int64),
+        [caption for entry in entries for caption in entry.captions],
+        np.arange(len(entries)).repeat(counts),
     )

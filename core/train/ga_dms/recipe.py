@@ -284,10 +284,10 @@ def score_captions(
 
     Captions come in their own order, so that with ``scale="batch"`` the same set always gives the same scores.
     """
-    found = []
+    scores = []
     for block in blocks(len(ids)):
         images = torch.stack([pairs.images[i] for i in pairs.caption_image[block.start : block.stop].tolist()])
         with torch.no_grad():
             feature = net.image_feature(normalise(images).to(device))
-        found.append(gass(net.base_model, ids[block.start : block.stop].to(device), feature, options).cpu())
-    return torch.cat(found)
+        scores.append(gass(net.base_model, ids[block.start : block.stop].to(device), feature, options).cpu())
+    return torch.cat(scores)

@@ -79,8 +79,8 @@ def recall(head: Mapping[str, Tensor], pairs: Pairs) -> dict[str, float]:
     x = (pairs.features.double() - head["feature_mean"]) / head["feature_std"]
     images = torch.nn.functional.normalize(x @ head["weight"], dim=1)
     texts = torch.nn.functional.normalize(pairs.captions.double() - head["text_mean"], dim=1)
-    found = image_text_recall((images @ texts.T).numpy(), pairs.owner)
-    return {name: 100 * value for name, value in found.items()}
+    shares = image_text_recall((images @ texts.T).numpy(), pairs.owner)
+    return {name: 100 * value for name, value in shares.items()}
 
 
 def cross_validate(pairs: Pairs, penalty: float, folds: int, seed: int) -> dict[str, float]:

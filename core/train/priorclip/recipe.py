@@ -127,8 +127,8 @@ class InstructionRecipe:
         """Share of the held-out pictures whose scene is recognised."""
         images = (self.held_out.images.float() / 255).to(self.batches.device)
         parts = images.split(256)  # type: ignore[no-untyped-call]
-        found = [self.net.classify(self.normalise(part)).argmax(1).cpu() for part in parts]
-        return {"accuracy": float((torch.cat(found) == self.truth).float().mean()) if found else float("nan")}
+        scenes = [self.net.classify(self.normalise(part)).argmax(1).cpu() for part in parts]
+        return {"accuracy": float((torch.cat(scenes) == self.truth).float().mean()) if scenes else float("nan")}
 
 
 class PairRecipe:
@@ -195,8 +195,8 @@ def object_belief(model: PriorCLIP, pictures: Pictures) -> dict[str, float]:
     covered = F.avg_pool2d(pictures.objects[:, None].float(), size).flatten(1)  # [n, P]
     device = model.visual.proj.device
     parts = pictures.images.split(256)  # type: ignore[no-untyped-call]
-    found = [model.encode_image((part.float() / 255).to(device)).belief for part in parts]
-    belief = torch.cat([part[:, 1:].float().cpu() for part in found if part is not None])  # [n, P]
+    beliefs = [model.encode_image((part.float() / 255).to(device)).belief for part in parts]
+    belief = torch.cat([part[:, 1:].float().cpu() for part in beliefs if part is not None])  # [n, P]
     shown, empty = belief[covered >= OBJECT_SHARE], belief[covered == 0]
     if not len(shown) or not len(empty):
         return {}
