@@ -161,3 +161,15 @@ def test_no_two_classes_share_a_name():
     shared = {name: homes for name, homes in definitions(ast.ClassDef).items() if len(homes) > 1}
     assert {name: homes for name, homes in shared.items() if name not in CONTRACTS} == {}
     assert set(shared) >= CONTRACTS  # the list says nothing that is no longer so
+
+
+def test_what_another_file_uses_is_public():
+    private = [
+        f"{name}: {alias.name}"
+        for name, path in FILES.items()
+        for node in ast.walk(ast.parse(path.read_text(encoding="utf-8")))
+        if isinstance(node, ast.ImportFrom) and (node.level or (node.module or "").startswith("attn"))
+        for alias in node.names
+        if alias.name.startswith("_") and not alias.name.startswith("__")
+    ]
+    assert private == []

@@ -141,7 +141,7 @@ def write_grey(
 
         write_png(image, pixels, path, derivation, notes)
     elif image.kind == "tiff":
-        from .tiff.read import write_tiff
+        from .tiff.write import write_tiff
 
         write_tiff(image, pixels, path, derivation, notes)
     elif image.kind == "nifti":

@@ -36,7 +36,7 @@ def read_npy(path: Path, *, luma: bool = False, fill: float | None = None) -> Gr
     """
     notes: list[str] = []
     with reading(path, "NPY", notes), open_regular(path) as file:
-        array = _load(path, file, path.stat().st_size)
+        array = load_array(path, file, path.stat().st_size)
         return _image(path, "npy", array, luma, fill, notes, {})
 
 
@@ -63,7 +63,7 @@ def read_npz(path: Path, file: Path, key: str | None, *, luma: bool = False, fil
             raise InputError(path, what, "Unpack it and name the files in it; an NPZ is made by numpy.savez")
         chosen = _choose(path, file, archive, members, key)
         with archive.open(members[chosen]) as member:
-            array = _load(path, member, members[chosen].file_size)
+            array = load_array(path, member, members[chosen].file_size)
             member.read(1)  # its checksum is compared at its end
         others = sorted(set(archive.namelist()) - {members[chosen].filename})
         if others:
@@ -199,7 +199,7 @@ def _check_type(path: Path, dtype: np.dtype[Any], name: str = "") -> None:
         raise InputError(path, what, "Save it as bool, integer or float")
 
 
-def _load(path: Path, file: IO[bytes], size: int) -> NDArray[Any]:
+def load_array(path: Path, file: IO[bytes], size: int) -> NDArray[Any]:
     """The array of an NPY stream of ``size`` bytes, of the shape in the file; ``plain_shape`` of it has 2 or 3 axes."""
     shape, fortran, dtype = _header(path, file)
     _check_type(path, dtype)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, Protocol
 
 import numpy as np
 from numpy.typing import NDArray
@@ -99,6 +99,41 @@ class Derivation:
     description: str
     suffix: str
     series_uid: str
+
+
+class GreyWriter(Protocol):
+    """What ``write_dicom``, ``write_png`` and ``write_tiff`` are: new pixels, like the file that was read."""
+
+    def __call__(
+        self,
+        image: GreyImage,
+        pixels: NDArray[Any],
+        path: Path,
+        derivation: Derivation | None = None,
+        notes: list[str] | None = None,
+    ) -> None:
+        """Write a file whole or not at all.
+
+        Parameters
+        ----------
+        image : GreyImage
+            As this kind's reader gave it.
+        pixels : ndarray, shape (Z, H, W)
+            Values in ``image.unit``.
+        path : Path
+        derivation : Derivation or None
+            What the file says of its making.
+        notes : list of str or None
+            Gains what of the source could not be kept, and how many values did not fit.
+
+        Raises
+        ------
+        InputError
+            If the place cannot be written.
+        ValueError
+            If the shape or type is not one of such files, or a pixel to be written is NaN or infinite.
+        """
+        ...
 
 
 def check_unit(unit: str | None) -> None:

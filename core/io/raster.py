@@ -23,8 +23,8 @@ from .image import Derivation, GreyImage
 from .kinds import open_regular
 from .pixels import check_bytes, check_size, grey, reading, to_float, to_stored
 
-_PNG_CHANNELS = {0: 1, 2: 3, 3: 1, 4: 2, 6: 4}
-_RATIOS = {1: 1.0, 5: 2500.0, 32773: 64.0}  # uncompressed, LZW (12-bit codes of up to 4096 bytes), PackBits
+PNG_CHANNELS = {0: 1, 2: 3, 3: 1, 4: 2, 6: 4}
+PACKING_RATIOS = {1: 1.0, 5: 2500.0, 32773: 64.0}  # uncompressed, LZW (12-bit codes of up to 4096 bytes), PackBits
 _NEEDED = (b"IHDR", b"PLTE", b"tRNS", b"IDAT", b"IEND")  # all that a decoder is given: nothing else is unpacked
 _CARRIED = (b"gAMA", b"cHRM", b"sRGB", b"iCCP", b"sBIT", b"pHYs", b"sCAL", b"oFFs", b"eXIf", b"tEXt", b"zTXt", b"iTXt")
 """Chunks that are written as they were read, packed as they are."""
@@ -53,8 +53,8 @@ def read_png(path: Path, *, luma: bool = False) -> GreyImage:
     """
     notes: list[str] = []
     with reading(path, "PNG", notes):
-        width, height, depth, colour = _png_header(path)
-        channels = _PNG_CHANNELS[colour]
+        width, height, depth, colour = png_header(path)
+        channels = PNG_CHANNELS[colour]
         check_size(path, (height, width * channels), itemsize=max(1, depth // 8))
         size = path.stat().st_size
         check_bytes(path, height * ((width * depth * channels + 7) // 8), size, 1100.0)
@@ -109,7 +109,7 @@ def _png_pixels(path: Path, data: bytes, depth: int, colour: int) -> NDArray[Any
         return np.asarray(imagecodecs.png_decode(data))
     from PIL import Image
 
-    with _unlimited(), Image.open(io.BytesIO(data), formats=["PNG"]) as opened:
+    with unlimited(), Image.open(io.BytesIO(data), formats=["PNG"]) as opened:
         picture: Image.Image = opened
         picture.load()
         if colour == 3 or ("transparency" in picture.info and colour == 2):
@@ -124,10 +124,7 @@ def write_png(
     derivation: Derivation | None = None,
     notes: list[str] | None = None,
 ) -> None:
-    """Write [1, H, W] as grey PNG of the depth that was read (bool: 1 bit), with the metadata that was read.
-
-    ``notes`` as ``to_stored`` has it. Raises ``ValueError`` for other dtypes.
-    """
+    """A ``GreyWriter`` of [1, H, W], of the depth that was read (bool: 1 bit)."""
     from PIL import Image
 
     stored = to_stored(image, pixels, notes=notes)
@@ -192,20 +189,20 @@ def _png_bytes(chunks: list[tuple[bytes, bytes]]) -> bytes:
     return b"".join(parts)
 
 
-def _png_header(path: Path) -> tuple[int, int, int, int]:
+def png_header(path: Path) -> tuple[int, int, int, int]:
     """Width, height, bit depth and colour type of a PNG."""
     with open_regular(path) as file:
         head = file.read(29)
     if len(head) < 29 or head[12:16] != b"IHDR":
         raise InputError(path, "is cut off or damaged: it has no PNG header", "Copy or export it again")
     width, height, depth, colour = struct.unpack(">IIBB", head[16:26])
-    if colour not in _PNG_CHANNELS or depth not in (1, 2, 4, 8, 16):
+    if colour not in PNG_CHANNELS or depth not in (1, 2, 4, 8, 16):
         raise InputError(path, f"has no valid PNG header (depth {depth}, colour type {colour})", "It may be damaged")
     return width, height, depth, colour
 
 
 @contextmanager
-def _unlimited() -> Iterator[None]:
+def unlimited() -> Iterator[None]:
     """Lift Pillow's own limit, which is lower than a budget may be; the size was checked before."""
     from PIL import Image
 
@@ -216,7 +213,7 @@ def _unlimited() -> Iterator[None]:
         Image.MAX_IMAGE_PIXELS = before
 
 
-def _painted(index: NDArray[Any], page: Any) -> NDArray[Any]:
+def painted(index: NDArray[Any], page: Any) -> NDArray[Any]:
     """The colours of palette entries of a TIFF page; 8-bit where its 16-bit table holds no more. [...] -> [..., 3]."""
     table = np.moveaxis(page.colormap, 0, -1)
     low, high = table & 255, table >> 8
@@ -226,7 +223,7 @@ def _painted(index: NDArray[Any], page: Any) -> NDArray[Any]:
 
 
 @contextmanager
-def _silenced() -> Iterator[None]:
+def silenced() -> Iterator[None]:
     """Keep libtiff, which writes its complaints to the process's stderr itself, quiet; Pillow raises them anyway."""
     sys.stderr.flush()
     kept, sink = os.dup(2), os.open(os.devnull, os.O_WRONLY)

@@ -59,27 +59,11 @@ def write_dicom(
     derivation: Derivation | None = None,
     notes: list[str] | None = None,
 ) -> None:
-    """Write [Z, H, W] as uncompressed DICOM (Explicit VR Little Endian) with the data set that was read.
+    """A ``GreyWriter``: uncompressed DICOM (Explicit VR Little Endian) with the data set that was read.
 
-    Parameters
-    ----------
-    image : GreyImage
-        As ``read_dicom`` gave it.
-    pixels : ndarray, shape (Z, H, W)
-        Values in ``image.unit``.
-    path : Path
-    derivation : Derivation or None
-        Makes the file a derived instance of a new series: UIDs, ImageType, DerivationDescription, source reference,
-        equipment. None changes the instance UID only, and that only when a pixel changed.
-    notes : list of str or None
-        Is told what of the source could not be kept, that no pixel changed, how many values did not fit.
-
-    Raises
-    ------
-    InputError
-        If the place cannot be written, or the data set cannot be written whatever is left out of it.
-    ValueError
-        If the shape differs or a pixel to be written is NaN or infinite.
+    ``derivation`` makes the file a derived instance of a new series: UIDs, ImageType, DerivationDescription, source
+    reference, equipment. None changes the instance UID only, and that only when a pixel changed, which is noted.
+    Raises ``InputError`` also where the data set cannot be written whatever is left out of it.
     """
     source = image.source
     if not isinstance(source, DicomSource) or image.stored is None:

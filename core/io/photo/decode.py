@@ -23,11 +23,11 @@ from numpy.typing import NDArray
 
 from ...errors import InputError
 from ...memory import check_memory
-from ..arrays import _load
+from ..arrays import load_array
 from ..axes import plain_shape
 from ..kinds import open_regular, sniff
 from ..pixels import DAMAGED, check_bytes
-from ..raster import _PNG_CHANNELS, _RATIOS, _painted, _png_header, _silenced, _unlimited
+from ..raster import PACKING_RATIOS, PNG_CHANNELS, painted, png_header, silenced, unlimited
 from ..tiff.segments import check_segments
 from .header import declared, kind_by_head
 
@@ -140,7 +140,7 @@ def _check_fits(path: Path, size: tuple[int, int], need: int, max_side: int | No
 def _array(path: Path, notes: list[str], alpha: bool) -> DecodedPhoto:
     """NPY of [H, W], [H, W, 3 or 4] or [3, H, W]."""
     with open_regular(path) as file:
-        array = _load(path, file, path.stat().st_size)
+        array = load_array(path, file, path.stat().st_size)
     array = array.reshape(plain_shape(array.shape))
     if array.ndim == 3 and array.shape[-1] not in (3, 4):
         if len(array) != 3:
@@ -178,7 +178,7 @@ def _tiff(path: Path, max_side: int | None, notes: list[str], alpha: bool) -> De
         values = height * width * colours * max(1, bits // 8)
         _check_fits(path, (height, width), 2 * values, max_side)
         packed = (height * width * colours * bits + 7) // 8
-        check_bytes(path, packed, path.stat().st_size, _RATIOS.get(coding, 1e4))
+        check_bytes(path, packed, path.stat().st_size, PACKING_RATIOS.get(coding, 1e4))
         if len(tiff.pages) > 1:
             notes.append(f"holds {len(tiff.pages)} pictures: only the first is read")
         if coding not in _TIFFFILE_CODINGS or photometric not in (0, 1, 2, 3):
@@ -191,7 +191,7 @@ def _tiff(path: Path, max_side: int | None, notes: list[str], alpha: bool) -> De
             array = np.moveaxis(array, 0, -1)  # [H, W, C]
         top = None if array.dtype.kind == "f" or bits in (8, 16) else float(2**bits - 1)
         if photometric == 3 and page.colormap is not None:
-            array, bits, top = _painted(array, page), 8, None  # [H, W, 3]
+            array, bits, top = painted(array, page), 8, None  # [H, W, 3]
         elif photometric == 0 and array.dtype.kind in "bu":
             array = ~array if top is None or array.dtype.kind == "b" else (int(top) - array).astype(array.dtype)
         return _whole(array, bits, notes, alpha, top, page.tags.valueof(274))
@@ -229,12 +229,12 @@ def _pillow(path: Path, kind: str, max_side: int | None, notes: list[str], alpha
     if said.size is not None:  # these readers allocate as soon as they open the file
         _check_fits(path, said.size, (4 + beside) * said.size[0] * said.size[1], max_side)
     if kind == "PNG":
-        width, height, depth, colour = _png_header(path)
+        width, height, depth, colour = png_header(path)
         _check_fits(path, (height, width), 0, max_side)
-        row = (width * depth * _PNG_CHANNELS[colour] + 7) // 8
+        row = (width * depth * PNG_CHANNELS[colour] + 7) // 8
         check_bytes(path, height * row, path.stat().st_size, 1100.0)
         depth = 8 if colour == 3 else depth
-    with _silenced(), _unlimited(), open_regular(path) as file, Image.open(file, formats=formats) as picture:
+    with silenced(), unlimited(), open_regular(path) as file, Image.open(file, formats=formats) as picture:
         width, height = picture.size
         if kind in _DENSEST:
             check_bytes(path, height * width * len(picture.getbands()), path.stat().st_size, _DENSEST[kind])

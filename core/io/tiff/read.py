@@ -19,12 +19,11 @@ from numpy.typing import NDArray
 from ...errors import InputError
 from ...memory import check_memory
 from ...text import one_line, reason_of
-from ..atomic import atomic_path
 from ..axes import plain_shape, told
-from ..image import Derivation, GreyImage
+from ..image import GreyImage
 from ..kinds import open_regular
-from ..pixels import DAMAGED, captured, check_bytes, check_size, grey, reading, replaced, to_float, to_stored
-from ..raster import _RATIOS, _painted, _silenced, _unlimited
+from ..pixels import DAMAGED, check_bytes, check_size, grey, reading, replaced, to_float
+from ..raster import PACKING_RATIOS, painted, silenced, unlimited
 from .segments import check_segments
 
 _PLAIN_CODINGS = (1, 8, 32946, 32773, 34925)  # none, Deflate, PackBits, LZMA: without the package imagecodecs
@@ -54,7 +53,7 @@ _STORAGE = frozenset(
      32996, 32997, 32998)
 )  # fmt: skip
 """How the picture is stored: written anew."""
-_DESCRIPTION, _ICC, _NODATA = 270, 34675, 42113
+DESCRIPTION, _ICC, _NODATA = 270, 34675, 42113
 _MOST_TAGS = 2**26
 """Bytes of carried tags, all pages together."""
 _UUID = re.compile(r"<(\w+:)?UUID\b[^>]*?(/>|>.*?</(\w+:)?UUID>)", re.DOTALL)
@@ -158,7 +157,7 @@ def _check(path: Path, series: Any, page: Any) -> None:
     else:
         segment = min(page.rowsperstrip, page.imagelength) * page.imagewidth * samples * size
     check_memory(path, count * size + 3 * segment, f"one of its {'tiles' if page.is_tiled else 'strips'} takes")
-    if ratio := _RATIOS.get(int(page.compression)):
+    if ratio := PACKING_RATIOS.get(int(page.compression)):
         check_bytes(path, (count * page.bitspersample + 7) // 8, path.stat().st_size, ratio)
 
 
@@ -179,7 +178,7 @@ def _check_segments(path: Path, series: Any, page: Any) -> None:
     for one in series.pages:
         for offset, count in zip(one.dataoffsets, one.databytecounts, strict=False) if one is not None else ():
             file.seek(offset)
-            with _unlimited(), Image.open(io.BytesIO(file.read(count))) as picture:
+            with unlimited(), Image.open(io.BytesIO(file.read(count))) as picture:
                 width, height = picture.size
             if width * height > 2 * (rows + 16) * (columns + 16):
                 what = f"has a strip or tile of {width} x {height} pixels in a place of {columns} x {rows}"
@@ -213,7 +212,7 @@ def _by_pillow(path: Path, series: Any, page: Any) -> NDArray[Any]:
     from PIL import Image
 
     frames = []
-    with _silenced(), open_regular(path) as again, _unlimited(), Image.open(again, formats=["TIFF"]) as picture:
+    with silenced(), open_regular(path) as again, unlimited(), Image.open(again, formats=["TIFF"]) as picture:
         for number in range(len(series.pages)):
             picture.seek(number)
             frame = np.asarray(picture)
@@ -247,7 +246,7 @@ def _grey(path: Path, array: NDArray[Any], axes: str, page: Any, luma: bool, not
         return array[..., 0]
     if kind == _PALETTE:
         notes.append("palette expanded")
-        return grey(path, _painted(array[..., 0], page), luma=luma, notes=notes)
+        return grey(path, painted(array[..., 0], page), luma=luma, notes=notes)
     if kind == _CMYK:
         return _inks(path, array, page, luma, notes)
     if kind == _YCBCR and (coding not in _JPEG or int(page.planarconfig) != 1):  # JPEG is decoded to RGB
@@ -325,7 +324,7 @@ def _source(tiff: Any, series: Any, page: Any, shape: tuple[int, ...], notes: li
     for number, one in enumerate(series.pages):
         kept = []
         for tag in getattr(one, "tags", ()):
-            if tag.code == _DESCRIPTION:
+            if tag.code == DESCRIPTION:
                 if page.is_shaped:
                     continue
                 if tiff.is_ome and number == 0 and not whole:
@@ -334,7 +333,7 @@ def _source(tiff: Any, series: Any, page: Any, shape: tuple[int, ...], notes: li
             elif tag.code in _STORAGE:
                 continue
             total += tag.valuebytecount
-            if (tag.code not in _CARRIED and tag.code != _DESCRIPTION) or (tag.code == _ICC and not single):
+            if (tag.code not in _CARRIED and tag.code != DESCRIPTION) or (tag.code == _ICC and not single):
                 lost.add(tag.name)
             elif total > _MOST_TAGS:
                 lost.add(tag.name)
@@ -350,7 +349,7 @@ def _source(tiff: Any, series: Any, page: Any, shape: tuple[int, ...], notes: li
 def _copied(tag: Any, *, ome: bool) -> tuple[Any, ...]:
     """A tag as tifffile writes one; OME-XML without the names of the files that it was spread over."""
     code, kind, count, value, _ = tag.astuple()
-    if code == _DESCRIPTION and ome:
+    if code == DESCRIPTION and ome:
         value = _UUID.sub("", value.decode("utf-8", "surrogateescape")).encode("utf-8", "surrogateescape")
         count = len(value)
     return code, kind, count, value, False
@@ -359,32 +358,3 @@ def _copied(tag: Any, *, ome: bool) -> tuple[Any, ...]:
 def _is_ratio(value: Any) -> bool:
     """Whether a tag's value is a positive fraction; damaged files hold anything."""
     return isinstance(value, tuple) and len(value) == 2 and all(isinstance(n, int) and n > 0 for n in value)
-
-
-def write_tiff(
-    image: GreyImage,
-    pixels: NDArray[Any],
-    path: Path,
-    derivation: Derivation | None = None,
-    notes: list[str] | None = None,
-) -> None:
-    """Write [Z, H, W] as TIFF of the type, byte order, resolution and tags that were read; compressed stays compressed.
-
-    ``notes`` as ``to_stored`` has it.
-    """
-    import tifffile
-
-    stored, source = to_stored(image, pixels, notes=notes), dict(image.source or {})
-    pages = stored.reshape(source.pop("shape", None) or stored.shape)
-    pages = pages if pages.ndim == 3 else pages[None]
-    tags: list[list[Any]] = source.pop("tags", [])
-    order, big = source.pop("byteorder", "<"), source.pop("bigtiff", False) or stored.nbytes > 2**32 - 2**25
-    source.setdefault("photometric", "minisblack")
-    with atomic_path(path) as temporary, captured([]):
-        # ome: not by the file's name, for the description that was read stays
-        with tifffile.TiffWriter(temporary, byteorder=order, bigtiff=big, ome=False) as writer:
-            for number, page in enumerate(pages):
-                extra = tags[number] if number < len(tags) else []
-                if derivation and number == 0 and all(tag[0] != _DESCRIPTION for tag in extra):
-                    extra = [*extra, (_DESCRIPTION, 2, 0, derivation.description.encode("ascii", "replace"), False)]
-                writer.write(page, contiguous=False, metadata=None, software="attn", extratags=extra, **source)
