@@ -11,14 +11,20 @@ from typing import Annotated, Any
 
 import typer
 
-from attn.core.bundles import Reporting
+from attn.core.bundles import Memory, Reporting
 from attn.core.command import Verb
 from attn.core.errors import UsageError
+from attn.core.memory import set_budget
 from attn.core.options import OptionError, Stated, build, flag, stated
+
+from .lazy import EXIT_INTERRUPTED
+from .options import ListOption
 
 
 def command(main: Callable[..., None], *, methods: str | None = None) -> Callable[..., None]:
     """A function that takes options dataclasses, as one that Typer makes a command of.
+
+    Every command has ``--max-memory``, which takes effect here, and gives a report after Ctrl-C, whatever it does.
 
     Parameters
     ----------
@@ -40,7 +46,7 @@ def command(main: Callable[..., None], *, methods: str | None = None) -> Callabl
     """
     bundles: dict[str, type] = {name: kind for name, kind in typing.get_type_hints(main).items() if name != "return"}
     asks = bundles.pop("given", None) is not None
-    options = [option for bundle in bundles.values() for option in stated(bundle)]
+    options = [option for bundle in (*bundles.values(), Memory) for option in stated(bundle)]
     options.sort(key=lambda option: option.option.common)
     flags = {option.field: option.flag for option in options}
     if len(flags) < len(options):
@@ -53,10 +59,16 @@ def command(main: Callable[..., None], *, methods: str | None = None) -> Callabl
 
             return list_methods(methods, as_json=given["as_json"])
         try:
+            set_budget(build(Memory, _values(Memory, given)).max_memory)
             extra = {"given": _on_command_line(given.pop("context"))} if asks else {}
             main(**{name: build(bundle, _values(bundle, given)) for name, bundle in bundles.items()}, **extra)
         except OptionError as error:
             raise UsageError(error.named(lambda field: flags.get(field) or flag(field))) from error
+        except KeyboardInterrupt:  # where the command itself cannot say how far it came
+            from .show import show_interrupted
+
+            show_interrupted(main.__module__.split(".")[2], given)
+            raise typer.Exit(EXIT_INTERRUPTED) from None
 
     parameters = [_parameter(option) for option in options]
     if methods is not None:
@@ -69,10 +81,7 @@ def command(main: Callable[..., None], *, methods: str | None = None) -> Callabl
     return run
 
 
-_LIST = inspect.Parameter(
-    "list_", inspect.Parameter.KEYWORD_ONLY, default=False,
-    annotation=Annotated[bool, typer.Option("--list", help="List the methods and leave.")],
-)  # fmt: skip
+_LIST = inspect.Parameter("list_", inspect.Parameter.KEYWORD_ONLY, default=False, annotation=ListOption)
 
 
 def _on_command_line(context: typer.Context) -> frozenset[str]:

@@ -5,21 +5,17 @@ Recipe and measurements: PACKAGING.md, section 2. Exceptions become messages and
 
 from __future__ import annotations
 
-import functools
 import importlib
-import inspect
 import io
-import math
 import sys
 import traceback
 from collections.abc import Callable, Mapping, Sequence
-from typing import Annotated, Any, get_args
+from typing import Any
 
 import typer
 from typer.core import TyperGroup
 
 from attn.core.errors import AttnError, UsageError, did_you_mean
-from attn.core.memory import VARIABLE, parse_budget, set_budget
 from attn.core.options import OptionError, flag
 from attn.core.text import one_line
 
@@ -34,68 +30,6 @@ SETTINGS: dict[str, Any] = {
 }
 
 EXIT_DONE, EXIT_FAILED, EXIT_USAGE, EXIT_INTERRUPTED = 0, 1, 2, 130
-
-
-READ_NOTHING = frozenset({"methods", "doctor", "man"})
-"""Commands without a budget of memory."""
-MaxMemoryOption = Annotated[
-    str | None,
-    typer.Option(
-        "--max-memory",
-        metavar="SIZE",
-        envvar=VARIABLE,
-        show_default="half of the machine's",
-        help="Memory that one input may take, such as 4g; what would take more is refused before it is read.",
-    ),
-]
-
-
-def with_budget(main: Callable[..., Any]) -> Callable[..., Any]:
-    """A command with ``--max-memory``, which takes effect here: no command passes it on.
-
-    Numbers that are none are refused, and Ctrl-C gives a report, whatever the command does.
-    """
-
-    signature = inspect.signature(main, eval_str=True)
-
-    @functools.wraps(main)
-    def command(*args: Any, max_memory: str | None = None, **options: Any) -> Any:
-        _check_numbers(options, signature.parameters)
-        set_budget(None if max_memory is None else parse_budget(max_memory))
-        try:
-            return main(*args, **options)
-        except KeyboardInterrupt:  # where the command itself cannot say how far it came
-            from .show import show_interrupted
-
-            show_interrupted(main.__module__.split(".")[2].partition("_")[0], options)
-            raise typer.Exit(EXIT_INTERRUPTED) from None
-
-    added = inspect.Parameter("max_memory", inspect.Parameter.KEYWORD_ONLY, default=None, annotation=MaxMemoryOption)
-    command.__signature__ = signature.replace(parameters=[*signature.parameters.values(), added])  # type: ignore[attr-defined]
-    return command
-
-
-LARGEST = 2**63 - 1
-"""No number of an option may be larger: neither NumPy nor torch holds more."""
-
-
-def _check_numbers(options: Mapping[str, Any], parameters: Mapping[str, inspect.Parameter]) -> None:
-    """``UsageError`` for a number that is none (NaN passes every range of Typer's), infinite or beyond 64 bits."""
-    for name, value in options.items():
-        flag = _flag(parameters[name])
-        if isinstance(value, float) and not math.isfinite(value):
-            raise UsageError(f"{flag}: {value} is no number to work with.")
-        if isinstance(value, int) and abs(value) > LARGEST:
-            raise UsageError(f"{flag}: {value} is too large.")
-
-
-def _flag(parameter: inspect.Parameter) -> str:
-    """The longest spelling of an option; in ``Annotated`` Typer keeps the first of them as the default."""
-    for told in get_args(parameter.annotation):
-        words = (getattr(told, "default", None), *(getattr(told, "param_decls", None) or ()))
-        if flags := [word for word in words if isinstance(word, str) and word.startswith("-")]:
-            return max(flags, key=len)
-    return parameter.name
 
 
 def made(name: str, main: Callable[..., Any]) -> Any:
@@ -126,7 +60,7 @@ class LazyGroup(TyperGroup):
             group = typer.main.get_command(module.app)
             group.name = name
             return group
-        return made(name, module.main if name in READ_NOTHING else with_budget(module.main))
+        return made(name, module.main)
 
     def format_commands(self, ctx: Any, formatter: Any) -> None:
         """The one-liners come from the table, so that listing them imports nothing."""

@@ -11,7 +11,7 @@ from attn.core.catalogue import registry
 from attn.core.command import Verb
 
 from .build import verb
-from .lazy import SETTINGS, LazyGroup, made, with_budget
+from .lazy import SETTINGS, LazyGroup, made
 from .options import JsonOption, ListOption
 from .say import say
 
@@ -32,7 +32,7 @@ class VerbGroup(LazyGroup):
 
     def load(self, name: str) -> Any:
         row = verbs(self.group)[name]
-        command = made(name, with_budget(verb(row, self.group, name)))
+        command = made(name, verb(row, self.group, name))
         for parameter in command.params:
             if parameter.name == "config":
                 parameter.is_eager, parameter.callback = True, _configure(row)

@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Annotated, ClassVar
 
 from .errors import UsageError
+from .memory import VARIABLE, parse_budget
 from .options import Option, check
 
 AsJson = Annotated[bool, Option("Print one JSON document on stdout and nothing else.", name="--json", common=True)]
@@ -93,6 +94,25 @@ class Reporting:
     ] = None
     quiet: Annotated[bool, Option("Print errors only.", short="-q", common=True)] = False
     verbose: Annotated[bool, Option("Say more; show where a failure came from.", short="-v", common=True)] = False
+
+
+@dataclass(frozen=True, slots=True)
+class Memory:
+    """What one input may take.
+
+    Parameters
+    ----------
+    max_memory : int or None
+        Bytes; None: half of the machine's.
+    """
+
+    max_memory: Annotated[
+        int | None,
+        Option(
+            "Memory that one input may take, such as 4g; what would take more is refused before it is read.",
+            metavar="SIZE", env=VARIABLE, parse=parse_budget, shown="half of the machine's", common=True,
+        ),
+    ] = None  # fmt: skip
 
 
 @dataclass(frozen=True, slots=True)

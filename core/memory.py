@@ -35,18 +35,21 @@ def budget() -> int:
     if _budget is not None:
         return _budget
     if text := os.environ.get(VARIABLE):
-        return parse_budget(text, VARIABLE)
+        try:
+            return parse_budget(text)
+        except UsageError as error:
+            raise UsageError(f"{VARIABLE}: {error}") from None
     return max(LEAST, machine_memory() // 2)
 
 
-def parse_budget(text: str, name: str = "--max-memory") -> int:
+def parse_budget(text: str) -> int:
     """``4g``, ``512m`` as bytes. Raises ``UsageError`` for anything else, or less than 64 MiB."""
     try:
         size = parse_size(text)
     except UsageError:
-        raise UsageError(f"{name}: {text!r} is no amount of memory. Use a number such as 512m or 4g.") from None
+        raise UsageError(f"{text!r} is no amount of memory. Use a number such as 512m or 4g.") from None
     if size < LEAST:
-        raise UsageError(f"{name}: {text} is too little to read anything. Use at least {LEAST // 2**20}m.")
+        raise UsageError(f"{text} is too little to read anything. Use at least {LEAST // 2**20}m.")
     return size
 
 

@@ -6,7 +6,9 @@ import io
 import pytest
 
 from attn.core import memory
+from attn.core.bundles import Memory
 from attn.core.errors import InputError, UsageError
+from attn.core.options import build
 
 
 @pytest.fixture(autouse=True)
@@ -27,8 +29,8 @@ def test_what_was_set_goes_before_the_environment_and_that_before_the_machine(mo
 
 @pytest.mark.parametrize("text", ["", "much", "-1g", "1k", "63m", "nan"])
 def test_what_is_no_budget(text):
-    with pytest.raises(UsageError, match="--max-memory"):
-        memory.parse_budget(text)
+    with pytest.raises(UsageError, match="max_memory: "):
+        build(Memory, {"max_memory": text})
 
 
 def test_a_need_above_the_budget_is_refused_with_both_numbers():
