@@ -6,7 +6,7 @@ Importing this file imports neither torch nor triton; ``kernels()`` imports the 
 from __future__ import annotations
 
 import importlib
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -79,10 +79,10 @@ class Kernel:
         raise ValueError(f"kernel {self.name} has no variant {label!r}. Known: {[v.label for v in self.variants]}")
 
 
-def kernels() -> dict[str, Kernel]:
-    """All kernels by name, in the order of ``MODULES``. Raises ``ValueError`` when two share a name."""
+def kernels(modules: Sequence[str] = MODULES) -> dict[str, Kernel]:
+    """All kernels by name, in the order of ``modules``. Raises ``ValueError`` when two share a name."""
     found: dict[str, Kernel] = {}
-    for module in MODULES:
+    for module in modules:
         for kernel in importlib.import_module(f"{__package__}.{module}").KERNELS:
             if kernel.name in found:
                 raise ValueError(f"kernel {kernel.name!r} is registered twice")

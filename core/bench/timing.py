@@ -72,6 +72,7 @@ def time_interleaved(
     *,
     repeat: int | None = None,
     deadline: float | None = None,
+    slow: float = SLOW,
     step: Callable[[str, int, int], None] = lambda name, done, total: None,
     keep: Callable[[Any], Any] = lambda result: None,
 ) -> dict[str, Timing]:
@@ -85,6 +86,8 @@ def time_interleaved(
         Runs of each. None: until 1 s or 5 runs, at least 3 where one takes less than 2 s, else 1.
     deadline : float, optional
         ``time.monotonic()`` after which no run is repeated.
+    slow : float
+        Seconds; a run as long as this is not repeated for the sake of statistics alone.
     step : callable (name, done, total)
         Told before each run.
     keep : callable
@@ -100,7 +103,7 @@ def time_interleaved(
         trial = Timing()
         step(label, 0, repeat or MAX_REPEATS)
         run_once(trial, call, device, keep)
-        if trial.error is not None or trial.wall[0] >= SLOW / 2:
+        if trial.error is not None or trial.wall[0] >= slow / 2:
             timings[label] = trial  # too long to throw away
         else:
             for _ in range(2 if trial.wall[0] < 0.1 else 0):
@@ -109,7 +112,7 @@ def time_interleaved(
     while pending:
         for label in tuple(pending):
             timing = timings[label]
-            if _enough(timing, repeat, deadline):
+            if _enough(timing, repeat, deadline, slow):
                 pending.remove(label)
                 continue
             step(label, len(timing.wall), repeat or MAX_REPEATS)
@@ -117,7 +120,7 @@ def time_interleaved(
     return timings
 
 
-def _enough(timing: Timing, repeat: int | None, deadline: float | None) -> bool:
+def _enough(timing: Timing, repeat: int | None, deadline: float | None, slow: float) -> bool:
     count = len(timing.wall)
     if timing.error is not None:
         return True
@@ -125,6 +128,6 @@ def _enough(timing: Timing, repeat: int | None, deadline: float | None) -> bool:
         return True
     if repeat is not None:
         return count >= repeat
-    if count and timing.median >= SLOW:
+    if count and timing.median >= slow:
         return True
     return count >= MAX_REPEATS or (count >= 3 and sum(timing.wall) >= MIN_SECONDS)

@@ -47,9 +47,12 @@ def packaged(name: str, device: torch.device, dtype: torch.dtype) -> NetworkSegm
 
 
 class NetworkSegmenter:
-    """A trained network with the preparation it was trained with."""
+    """A trained network with the preparation it was trained with; above ``whole_pixels``, tiles of ``tile`` pixels."""
 
-    def __init__(self, checkpoint: FSGNetCheckpoint, device: torch.device, dtype: torch.dtype) -> None:
+    def __init__(
+        self, checkpoint: FSGNetCheckpoint, device: torch.device, dtype: torch.dtype, *,
+        whole_pixels: int = WHOLE_PIXELS, tile: int = TILE,
+    ) -> None:  # fmt: skip
         if dtype not in (torch.float32, torch.float64):
             raise OptionError(
                 f"{{dtype}} {str(dtype).removeprefix('torch.')}: the guided filter needs float32 or float64."
@@ -59,6 +62,7 @@ class NetworkSegmenter:
         net = checkpoint.build()
         self.parameters = sum(parameter.numel() for parameter in net.parameters())
         self.net = optimise(net.to(device, dtype))
+        self.whole_pixels, self.tile = whole_pixels, tile
 
     def __call__(
         self, pixels: NDArray[np.float32], fov: Fov, *, tta: bool = False, tile: int | None = None,
@@ -99,9 +103,9 @@ class NetworkSegmenter:
         """Probability [1, 1, h, w] of the normalised photo [1, 3, h, w]."""
         h, w = x.shape[-2:]
         if tile is None:
-            if h * w <= WHOLE_PIXELS:
+            if h * w <= self.whole_pixels:
                 return self._predict(x, maps)
-            tile = TILE
+            tile = self.tile
         if tile <= 2 * OVERLAP:
             raise ValueError(f"tiles of {tile} pixels are too small: they overlap by {OVERLAP} on each side")
         total, weight = x.new_zeros(1, 1, h, w), x.new_zeros(1, 1, h, w)

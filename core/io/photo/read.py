@@ -24,7 +24,7 @@ PHOTO_SUFFIXES = tuple(
 )
 """Suffixes under which a directory is searched for photos; ``photo_decode.OPTIONAL`` says which need another reader."""
 _SHALLOW = (10, 12, 14)  # bits of sensors whose values cameras store in 16 without scaling them
-_STRIP = 2**24  # values per strip: 64 MB as float32
+STRIP = 2**24  # 64 MB as float32
 
 
 @dataclass(frozen=True, slots=True)
@@ -65,6 +65,7 @@ def read_photo(
     uniform: bool = False,
     alpha: bool = False,
     orientation: int | None = None,
+    strip: int = STRIP,
 ) -> Photo:
     """Read a colour photo.
 
@@ -83,6 +84,8 @@ def read_photo(
         Read the opacity in the place of the colours: 1 all over where the file has none.
     orientation : int, optional
         Undo this EXIF orientation, whatever the file says: 1 leaves it as it is stored.
+    strip : int
+        Values that are decoded and reduced at a time.
 
     Returns
     -------
@@ -102,7 +105,7 @@ def read_photo(
     kind = kind_of(path)
     with reading(path, kind, notes):
         source = decode(path, kind, max_side, notes, alpha=alpha)
-        pixels, white = _assemble(path, source, max_side, uniform or alpha, notes)
+        pixels, white = _assemble(path, source, max_side, uniform or alpha, notes, strip)
     size, told, turned = source.size, source.orientation, source.turned
     if turned != 1 and orientation is not None:  # the decoder has turned it: back to what is stored
         pixels, size = _upright(pixels, _INVERSE[turned]), _sides(size, turned)
@@ -144,7 +147,7 @@ def shrunk(plane: NDArray[np.float32], max_side: int) -> NDArray[np.float32]:
 
 
 def _assemble(
-    path: Path, source: DecodedPhoto, max_side: int | None, uniform: bool, notes: list[str]
+    path: Path, source: DecodedPhoto, max_side: int | None, uniform: bool, notes: list[str], values: int
 ) -> tuple[NDArray[np.float32], float]:
     """Strip by strip to float32 [3, h, w] in [0, 1], as it is stored, and the value of white."""
     height, width = reduced(source.size, max_side)
@@ -155,7 +158,7 @@ def _assemble(
         down, across = _area_weights(source.extent[0], height), _area_weights(source.extent[1], width)
     pixels = np.empty((3, height, width), np.float32)
     per_row = 3 * source.extent[1] * source.extent[0] / height
-    step = max(1, int(_STRIP / per_row))  # rows of the result at a time
+    step = max(1, int(values / per_row))  # rows of the result at a time
     low: Any = None
     high: Any = None
     kind = np.dtype(np.uint8)

@@ -45,6 +45,9 @@ class FlatStore:
         If a newer version of attn wrote it.
     """
 
+    max_shards, block_rows, block_queries = MAX_SHARDS, BLOCK_ROWS, BLOCK_QUERIES
+    """Shards above which small ones are merged; rows and queries worked on at a time."""
+
     def __init__(self, directory: Path, *, lock_timeout: float = 10.0, verify: bool = True) -> None:
         self.directory, self._verify = directory, verify
         self._lock = WriterLock(directory, lock_timeout)
@@ -144,9 +147,10 @@ class FlatStore:
             for shard, first in zip(self._shards, self._first, strict=False)
         ]
         hits: list[list[Hit]] = []
-        for start in range(0, len(queries), BLOCK_QUERIES):
-            some = queries[start : start + BLOCK_QUERIES]
-            hits += [self._ranked(query, rows, k) for query, rows in zip(some, candidates(some, parts, k), strict=True)]
+        for start in range(0, len(queries), self.block_queries):
+            some = queries[start : start + self.block_queries]
+            chosen = candidates(some, parts, k, block_rows=self.block_rows)
+            hits += [self._ranked(query, rows, k) for query, rows in zip(some, chosen, strict=True)]
         return hits
 
     def _ranked(self, query: NDArray[np.float32], rows: NDArray[np.int64], k: int) -> list[Hit]:
@@ -227,7 +231,7 @@ class FlatStore:
         total = len(self._alive)
         if 2 * len(self) < total:
             self._merge(range(len(self._shards)))
-        elif len(self._shards) > MAX_SHARDS:
+        elif len(self._shards) > self.max_shards:
             self._merge([i for i, shard in enumerate(self._shards) if 8 * shard.files.rows < total])
 
     def _merge(self, which: Sequence[int]) -> None:
@@ -242,7 +246,8 @@ class FlatStore:
                 masks.append(alive)
                 continue
             rows = np.flatnonzero(alive)
-            blocks += [(shard, rows[start : start + BLOCK_ROWS]) for start in range(0, len(rows), BLOCK_ROWS)]
+            step = self.block_rows
+            blocks += [(shard, rows[start : start + step]) for start in range(0, len(rows), step)]
             items += [shard.items[row] for row in rows]
         if items:
             vectors = (shard.vectors[rows] for shard, rows in blocks)

@@ -79,6 +79,9 @@ class LanceStore:
         If a newer version of attn wrote it, or ``lancedb`` is missing.
     """
 
+    flat_items, compact_versions = FLAT_ITEMS, COMPACT_VERSIONS
+    """Items above which ``compact`` builds an index; versions after which the table is compacted by itself."""
+
     def __init__(self, directory: Path, *, lock_timeout: float = 10.0) -> None:
         self.directory = directory
         self._lock = WriterLock(directory, lock_timeout)
@@ -127,7 +130,7 @@ class LanceStore:
                 merge = self._table.merge_insert("id").when_matched_update_all().when_not_matched_insert_all()
                 merge.execute(rows)
             state = read_state(self.directory)
-            many = self._table.version - state.get("compacted_version", 0) >= COMPACT_VERSIONS
+            many = self._table.version - state.get("compacted_version", 0) >= self.compact_versions
             if many or self._unindexed() >= COMPACT_ROWS:
                 self._optimise(state)
 
@@ -197,11 +200,11 @@ class LanceStore:
                     yield StoredBlock(ids, vectors_of(batch, self.header.dim), meta)
 
     def compact(self) -> dict[str, Any]:
-        """See ``VectorStore.compact``. Builds an index if there is none for more than ``FLAT_ITEMS`` items."""
+        """See ``VectorStore.compact``. Builds an index if there is none for more than ``flat_items`` items."""
         self._begin()
         with told(self.directory):
             self._optimise(read_state(self.directory))
-        if not self._index and len(self) > FLAT_ITEMS:
+        if not self._index and len(self) > self.flat_items:
             self.build_index()
         return self.stats()
 

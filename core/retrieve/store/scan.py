@@ -34,7 +34,11 @@ def products(queries: NDArray[np.float32], block: NDArray[np.float32]) -> NDArra
 
 
 def candidates(
-    queries: NDArray[np.float32], parts: Iterable[tuple[NDArray[np.floating], NDArray[np.bool_]]], k: int
+    queries: NDArray[np.float32],
+    parts: Iterable[tuple[NDArray[np.floating], NDArray[np.bool_]]],
+    k: int,
+    *,
+    block_rows: int = BLOCK_ROWS,
 ) -> list[NDArray[np.int64]]:
     """Rows whose float32 score is not below the k-th best by more than ``SLACK``: at least all true best k.
 
@@ -44,6 +48,8 @@ def candidates(
     parts : iterable of (vectors [n, dim], mask [n])
         The stored rows in pieces, numbered through; where the mask is False a row does not count.
     k : int
+    block_rows : int
+        Rows multiplied at a time.
 
     Returns
     -------
@@ -54,8 +60,8 @@ def candidates(
     found: list[_Found] = []
     first = 0
     for vectors, mask in parts:
-        for start in range(0, len(vectors), BLOCK_ROWS):
-            block, keep = vectors[start : start + BLOCK_ROWS], mask[start : start + BLOCK_ROWS]
+        for start in range(0, len(vectors), block_rows):
+            block, keep = vectors[start : start + block_rows], mask[start : start + block_rows]
             count, rows = int(np.count_nonzero(keep)), None
             if count == 0:
                 continue

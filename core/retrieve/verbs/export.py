@@ -54,9 +54,9 @@ VECTORS, ENTRIES, HEADER = "vectors.npy", "entries.jsonl", "header.json"
 
 def export(
     index: str | Path, output: str | Path, to: str | None = None, *, overwrite: bool = False,
-    watcher: Watcher | None = None, arguments: Mapping[str, Any] | None = None,
+    watcher: Watcher | None = None, arguments: Mapping[str, Any] | None = None, block: int = BLOCK,
 ) -> Report:  # fmt: skip
-    """Write a copy of an index.
+    """Write a copy of an index, ``block`` entries at a time.
 
     Parameters
     ----------
@@ -91,7 +91,7 @@ def export(
         count = len(store)
         header = replace(Header.new(store.header.fingerprint, store.header.dim), store=form)
         blocks = _watched(
-            store, count, str(index), watcher, _Moved(index, place if form in ("flat", "lance") else None)
+            store, count, str(index), watcher, block, _Moved(index, place if form in ("flat", "lance") else None)
         )
         if form == "qdrant":
             _fill(create(place, header), blocks)
@@ -172,13 +172,13 @@ class _Moved:
 
 
 def _watched(
-    store: VectorStore, count: int, name: str, watcher: Watcher, moved: _Moved
+    store: VectorStore, count: int, name: str, watcher: Watcher, size: int, moved: _Moved
 ) -> Callable[[], Iterator[StoredBlock]]:
     """The store's blocks, as often as they are asked for; raises ``InputError`` if there are not ``count`` entries."""
 
     def blocks() -> Iterator[StoredBlock]:
         done = 0
-        for block in store.blocks(size=BLOCK):
+        for block in store.blocks(size=size):
             done += len(block.ids)
             if done > count:
                 break

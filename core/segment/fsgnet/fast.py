@@ -41,13 +41,15 @@ def pointwise(conv: nn.Module, x: Tensor) -> Tensor:
     return from_rows(conv(as_rows(x)), x.shape[0])
 
 
-def optimise(net: FSGNet) -> FastFSGNet:
+def optimise(net: FSGNet, *, strip_bytes: int = STRIP_BYTES) -> FastFSGNet:
     """A copy of ``net`` for prediction alone; ``net`` is left as it is.
 
     Parameters
     ----------
     net : FSGNet
         Any trunk and decoder, on any device, float32 or float64. Layers of other trunks are folded where they can be.
+    strip_bytes : int
+        Size of the strips in which the hidden maps of a block are made.
 
     Returns
     -------
@@ -58,15 +60,15 @@ def optimise(net: FSGNet) -> FastFSGNet:
     ----------
     methods/fsg-net.md, section 7; arXiv 2501.18921.
     """
-    return FastFSGNet(net)
+    return FastFSGNet(net, strip_bytes)
 
 
 class FastFSGNet(nn.Module):
     """See ``optimise``."""
 
-    def __init__(self, net: FSGNet) -> None:
+    def __init__(self, net: FSGNet, strip_bytes: int = STRIP_BYTES) -> None:
         super().__init__()
-        net = fold(copy.deepcopy(net).eval())
+        net = fold(copy.deepcopy(net).eval(), strip_bytes)
         self.trunk: nn.Module = FastTrunk(net.trunk) if isinstance(net.trunk, FullScaleTrunk) else net.trunk
         self.decoder: nn.Module = FastGuided(net.decoder) if isinstance(net.decoder, GuidedDecoder) else (
             FastPlain(net.decoder)
@@ -105,7 +107,7 @@ class FastFSGNet(nn.Module):
         return out
 
 
-def fold(module: FSGNet) -> FSGNet:
+def fold(module: FSGNet, strip_bytes: int) -> FSGNet:
     """Fold every batch norm that directly follows a convolution into it, in place; ``module`` is in eval mode."""
     for part in list(module.modules()):
         if isinstance(part, nn.Sequential):
@@ -115,7 +117,7 @@ def fold(module: FSGNet) -> FSGNet:
                     part._modules[name], part._modules[following] = fuse_conv_bn_eval(conv, norm), nn.Identity()
         for name, child in part.named_children():
             if isinstance(child, ConvBlock):
-                part._modules[name] = FastConvBlock(child)
+                part._modules[name] = FastConvBlock(child, strip_bytes)
             elif isinstance(child, ResConv):
                 part._modules[name] = FastResConv(child)
     return module
@@ -124,8 +126,9 @@ def fold(module: FSGNet) -> FSGNet:
 class FastConvBlock(nn.Module):
     """Step 2 with its batch norm in the depthwise convolution and gamma in the last one."""
 
-    def __init__(self, block: ConvBlock) -> None:
+    def __init__(self, block: ConvBlock, strip_bytes: int = STRIP_BYTES) -> None:
         super().__init__()
+        self.strip_bytes = strip_bytes
         self.dwconv = fuse_conv_bn_eval(block.dwconv, block.norm)
         self.conv1, self.conv2 = block.conv1, copy.deepcopy(block.conv2)
         assert self.conv2.bias is not None
@@ -136,7 +139,7 @@ class FastConvBlock(nn.Module):
     @torch.no_grad()
     def forward(self, x: Tensor) -> Tensor:
         rows, out = as_rows(x), as_rows(self.dwconv(x))
-        at_once = max(1, STRIP_BYTES // (self.conv1.out_channels * x.shape[3] * x.element_size()))
+        at_once = max(1, self.strip_bytes // (self.conv1.out_channels * x.shape[3] * x.element_size()))
         for part, residual in zip(torch.split(out, at_once), torch.split(rows, at_once), strict=True):
             torch.add(residual, self.conv2(F.relu_(self.conv1(part))), out=part)
         return from_rows(out, x.shape[0])

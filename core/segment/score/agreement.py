@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-_CHUNK = 2**22  # pixels that are looked up at a time
+CHUNK = 2**22
 
 Mask = NDArray[np.bool_]
 
@@ -65,16 +65,19 @@ def confusion(predicted: Mask, truth: Mask) -> Confusion:
     return Confusion(tp, fp, fn, truth.size - tp - fp - fn)
 
 
-def area(vessels: list[NDArray[Any]], others: list[NDArray[Any]]) -> float:
-    """ROC area from the probabilities of both classes, exact: pairs in order and ties are counted in integers."""
+def area(vessels: list[NDArray[Any]], others: list[NDArray[Any]], *, chunk: int = CHUNK) -> float:
+    """ROC area from the probabilities of both classes, exact: pairs in order and ties are counted in integers.
+
+    ``chunk`` pixels are looked up at a time.
+    """
     yes, no = (np.concatenate(parts) if parts else np.empty(0) for parts in (vessels, others))
     if not yes.size or not no.size:
         return math.nan
     yes.sort()  # in place: they are copies, and those of a pooled folder are large
     no.sort()
     twice = 0
-    for start in range(0, len(yes), _CHUNK):  # in ascending order: each search begins near the one before it
-        part = yes[start : start + _CHUNK]
+    for start in range(0, len(yes), chunk):  # in ascending order: each search begins near the one before it
+        part = yes[start : start + chunk]
         twice += int(np.searchsorted(no, part, "left").sum()) + int(np.searchsorted(no, part, "right").sum())
     return twice / (2 * len(yes) * len(no))
 

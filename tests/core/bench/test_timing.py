@@ -5,7 +5,6 @@ import time
 import pytest
 import torch
 
-from attn.core.bench import timing
 from attn.core.bench.timing import Timing, time_interleaved
 
 CPU = torch.device("cpu")
@@ -19,10 +18,9 @@ def test_candidates_take_turns():
     assert [len(found[name].wall) for name in "ab"] == [3, 3]
 
 
-def test_a_slow_candidate_runs_once(monkeypatch):
-    monkeypatch.setattr(timing, "SLOW", 0.01)
+def test_a_slow_candidate_runs_once():
     runs = []
-    found = time_interleaved({"slow": lambda: (time.sleep(0.02), runs.append(1))}, CPU)
+    found = time_interleaved({"slow": lambda: (time.sleep(0.02), runs.append(1))}, CPU, slow=0.01)
     assert len(runs) == len(found["slow"].wall) == 1
 
 

@@ -7,6 +7,8 @@ A test with the argument ``good_dicom`` or ``colour_dicom`` runs once per file, 
 import numpy as np
 import pytest
 
+from attn.core import memory
+
 CT = [
     "ct/ge_hispeed_chest_400x512_jpegll.dcm",
     "ct/ge_lightspeed_vct_abdomen.dcm",
@@ -97,3 +99,10 @@ def _make(path, stored, **elements):
             setattr(dataset, keyword, value)
     dcmwrite(path, dataset, enforce_file_format=True)
     return dataset
+
+
+@pytest.fixture
+def set_budget():
+    """Sets what one input may take, for this test."""
+    yield memory.set_budget
+    memory.set_budget(None)

@@ -186,21 +186,21 @@ def test_orientation_is_applied(orientation, kind, max_side, tmp_path):
 
 
 @pytest.mark.parametrize("kind", ["PNG", "TIFF", "NPY"])
-def test_reduction_is_the_mean_of_the_area(kind, tmp_path, monkeypatch):
-    from attn.core.io.photo import read as module
-
-    monkeypatch.setattr(module, "_STRIP", 3 * 30 * 40)  # several strips
+def test_reduction_is_the_mean_of_the_area(kind, tmp_path):
+    strip = 3 * 30 * 40  # several of them
     array = RNG.integers(0, 256, (90, 120, 3)).astype(np.uint8)
     if kind == "NPY":
         np.save(tmp_path / "p.npy", array)
         path = tmp_path / "p.npy"
     else:
         path = put(tmp_path, encoded(array, kind))
-    photo = read_photo(path, max_side=40)
+    photo = read_photo(path, max_side=40, strip=strip)
     mean = array.reshape(30, 3, 40, 3, 3).mean((1, 3)) / 255
     np.testing.assert_allclose(photo.pixels, np.moveaxis(mean, -1, 0), atol=1e-5)
     assert photo.size == (90, 120)
-    uneven = read_photo(path, max_side=37)  # 120 / 37 is no integer: fractions of pixels count as fractions
+    uneven = read_photo(
+        path, max_side=37, strip=strip
+    )  # 120 / 37 is no integer: fractions of pixels count as fractions
     assert uneven.pixels.shape == (3, 28, 37)
     np.testing.assert_allclose(uneven.pixels.mean((1, 2)), array.mean((0, 1)) / 255, atol=1e-5)
     assert read_photo(path, max_side=500).pixels.shape == (3, 90, 120)

@@ -9,7 +9,6 @@ import pytest
 import tifffile
 from PIL import Image, features
 
-from attn.core import memory
 from attn.core.errors import InputError
 from attn.core.io.photo import decode as photo_decode
 from attn.core.io.photo.header import declared
@@ -157,7 +156,7 @@ HUGE = {
 
 
 @pytest.mark.parametrize("name", HUGE)
-def test_a_size_beyond_the_budget_is_refused_before_decoding(tmp_path, monkeypatch, name):
+def test_a_size_beyond_the_budget_is_refused_before_decoding(tmp_path, monkeypatch, set_budget, name):
     for module, suffix in (("pillow_heif", ".heic"), ("pillow_jxl", ".jxl")):
         if name.endswith(suffix):
             plugin(module)
@@ -165,7 +164,7 @@ def test_a_size_beyond_the_budget_is_refused_before_decoding(tmp_path, monkeypat
         pytest.skip("Pillow without AVIF")
     at, new, options = HUGE[name]
     path = patched(tmp_path / name, at, new, **options)
-    monkeypatch.setattr(memory, "_budget", 2**27)
+    set_budget(2**27)
     monkeypatch.setattr(Image.core, "new", None)  # nothing may be allocated
     with pytest.raises(InputError, match=r"claims \d+ x \d+ pixels, which take .* more than the budget"):
         read_photo(path, max_side=64)
@@ -197,13 +196,13 @@ def test_a_strip_that_unpacks_to_more_than_its_place(tmp_path, coding):
     assert np.array_equal(np.rint(read_photo(honest).pixels * 255), np.moveaxis(SMOOTH, -1, 0))
 
 
-def test_the_budget_decides_about_large_photos(tmp_path, monkeypatch):
+def test_the_budget_decides_about_large_photos(tmp_path, set_budget):
     from attn.core.io.bands import write_png
 
     rows = (np.full((100, 4000, 3), n, np.uint8) for n in range(30))
     write_png(tmp_path / "a.png", (3000, 4000), rows, channels=3)
     for budget, message in ((2**30, None), (2**26, "which take")):
-        monkeypatch.setattr(memory, "_budget", budget)
+        set_budget(budget)
         if message is None:
             assert read_photo(tmp_path / "a.png", max_side=400).size == (3000, 4000)
         else:

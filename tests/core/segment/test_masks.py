@@ -107,10 +107,7 @@ def test_a_grey_picture_is_said_to_be_no_mask(tmp_path):
     assert "no mask in black and white" in found.notes[0]
 
 
-def test_labels_of_a_reduced_mask_are_not_averaged(tmp_path, monkeypatch):
-    from attn.core.segment import masks
-
-    monkeypatch.setattr(masks, "MAX_SIDE", 60)
+def test_labels_of_a_reduced_mask_are_not_averaged(tmp_path):
     labels = np.where(SIDE, 3, eight(1)).astype(np.uint8)
     found = read_mask(put(tmp_path, labels), max_side=60)
     assert found.size == (90, 120)

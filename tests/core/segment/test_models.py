@@ -60,15 +60,14 @@ def test_any_size(size):
     assert 0 <= found.prob.min() <= found.prob.max() <= 1
 
 
-def test_tiles_are_much_like_the_whole(monkeypatch):
+def test_tiles_are_much_like_the_whole():
     segmenter, _ = network(diameter=400.0, attention=False)
     pixels = photo(400, 400)
     fov = whole_image((400, 400))
     whole, tiled = segmenter(pixels, fov).prob, segmenter(pixels, fov, tile=256).prob
     # not equal: resizing with aligned corners samples a tile at slightly other places than the whole
     assert np.corrcoef(whole.ravel(), tiled.ravel())[0, 1] > 0.97
-    monkeypatch.setattr(networks, "WHOLE_PIXELS", 100_000)
-    monkeypatch.setattr(networks, "TILE", 256)
+    segmenter.whole_pixels, segmenter.tile = 100_000, 256
     np.testing.assert_array_equal(segmenter(pixels, fov).prob, tiled)  # large photos are tiled unasked
 
 

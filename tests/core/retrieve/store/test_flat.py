@@ -52,7 +52,7 @@ def model_search(model, query, k, expression):
 @given(steps=st.lists(STEP, max_size=14))
 def test_any_order_of_changes_equals_a_dict(steps):
     with tempfile.TemporaryDirectory() as directory, pytest.MonkeyPatch.context() as patch:
-        patch.setattr(flat, "MAX_SHARDS", 3)  # so that shards are merged on the way, too
+        patch.setattr(flat.FlatStore, "max_shards", 3)  # so that shards are merged on the way, too
         store, model = create(Path(directory) / "index", HEADER, "flat"), {}
         for what, value in steps:
             match what:
@@ -202,15 +202,12 @@ def test_float16_halves_the_file_and_keeps_the_order(tmp_path):
         assert [h.score for h in half] == pytest.approx([h.score for h in exact], abs=1e-3)
 
 
-def test_many_rows_and_queries_cross_all_block_borders(tmp_path, monkeypatch):
-    from attn.core.retrieve.store import scan
-
-    monkeypatch.setattr(scan, "BLOCK_ROWS", 64)
-    monkeypatch.setattr(flat, "BLOCK_QUERIES", 3)
+def test_many_rows_and_queries_cross_all_block_borders(tmp_path):
     x = np.random.default_rng(4).standard_normal((1_000, DIM)).astype(np.float32)
     x /= np.linalg.norm(x, axis=1, keepdims=True)
     x[500:700] = x[:200]  # the same vectors at other places in their blocks
     store = create(tmp_path / "index", HEADER, "flat")
+    store.block_rows, store.block_queries = 64, 3
     for start in range(0, 1_000, 150):
         rows = range(start, min(start + 150, 1_000))
         store.add([f"{i:04d}" for i in rows], x[rows.start : rows.stop], [{"n": i} for i in rows])
@@ -225,9 +222,9 @@ def test_many_rows_and_queries_cross_all_block_borders(tmp_path, monkeypatch):
     store.close()
 
 
-def test_small_shards_are_merged(tmp_path, monkeypatch):
-    monkeypatch.setattr(flat, "MAX_SHARDS", 8)
+def test_small_shards_are_merged(tmp_path):
     store = create(tmp_path / "index", HEADER, "flat")
+    store.max_shards = 8
     for i in range(60):
         store.add([f"{i}"], POOL[i % 12][None], [{}])
         assert store.stats()["shards"] <= 8

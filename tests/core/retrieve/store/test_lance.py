@@ -63,16 +63,16 @@ def test_rows_after_the_index_are_found_and_counted(store, clustered):
     assert store.search(clustered[2_500:2_501], 1)[0][0].id == "new"
 
 
-def test_compact_builds_an_index_above_the_limit(store, clustered, monkeypatch):
-    monkeypatch.setattr(lance, "FLAT_ITEMS", 500)
+def test_compact_builds_an_index_above_the_limit(store, clustered):
+    store.flat_items = 500
     fill(store, clustered[:500])
     assert store.compact()["index"] == {}
     store.add(["more"], clustered[600:601], [{}])
     assert store.compact()["index"]["recall_at_10"] >= 0.95
 
 
-def test_versions_are_compacted_by_themselves(store, clustered, monkeypatch):
-    monkeypatch.setattr(lance, "COMPACT_VERSIONS", 5)
+def test_versions_are_compacted_by_themselves(store, clustered):
+    store.compact_versions = 5
     for i in range(12):
         store.add([f"{i}"], clustered[i : i + 1], [{}])
     state = json.loads((store.directory / STATE).read_text())

@@ -10,7 +10,6 @@ import pytest
 
 from attn.core.errors import InputError, UsageError
 from attn.core.retrieve.store import Header, create, open_store
-from attn.core.retrieve.verbs import export as module
 from attn.core.retrieve.verbs.export import export
 
 IDS = [f"d/{i:02d} ü.txt" for i in range(20)]
@@ -67,13 +66,12 @@ def test_float16_stays_float16_in_a_flat_copy(made, contents, unit, tmp_path):
 
 
 @pytest.mark.parametrize("block", [7, 4096])
-def test_parquet(made, contents, unit, tmp_path, monkeypatch, block):
+def test_parquet(made, contents, unit, tmp_path, block):
     import pyarrow as pa
     import pyarrow.parquet as pq
 
-    monkeypatch.setattr(module, "BLOCK", block)
     index = made(IDS, unit(20), META)
-    report = export(index, tmp_path / "new" / "x.parquet")
+    report = export(index, tmp_path / "new" / "x.parquet", block=block)
     table = pq.read_table(tmp_path / "new" / "x.parquet")
     assert table.schema.field("vector").type == pa.list_(pa.float32(), 8)
     header = json.loads(table.schema.metadata[b"attn"])
@@ -92,10 +90,9 @@ def test_parquet(made, contents, unit, tmp_path, monkeypatch, block):
 
 
 @pytest.mark.parametrize("name", ["copy", "copy.npz"])
-def test_arrays_with_numpy_and_json_alone(made, contents, unit, tmp_path, monkeypatch, name):
-    monkeypatch.setattr(module, "BLOCK", 7)
+def test_arrays_with_numpy_and_json_alone(made, contents, unit, tmp_path, name):
     index = made(IDS, unit(20), META)
-    export(index, tmp_path / name)
+    export(index, tmp_path / name, block=7)
     if name == "copy":
         assert {path.name for path in (tmp_path / name).iterdir()} == {"vectors.npy", "entries.jsonl", "header.json"}
         vectors = np.load(tmp_path / name / "vectors.npy")
@@ -230,7 +227,7 @@ def test_a_missing_and_a_damaged_index(made, unit, tmp_path):
 def test_a_large_copy_gets_an_index_where_lance_wants_one(made, unit, tmp_path, monkeypatch):
     lance = pytest.importorskip("attn.core.retrieve.store.lance")
     pytest.importorskip("lancedb")
-    monkeypatch.setattr(lance, "FLAT_ITEMS", 300)
+    monkeypatch.setattr(lance.LanceStore, "flat_items", 300)
     index = made([str(i) for i in range(400)], unit(400))
     export(index, tmp_path / "l", "lance")
     assert open_store(tmp_path / "l").stats()["index"]["items"] == 400
