@@ -10,7 +10,7 @@ import pytest
 pytest.importorskip("lancedb")
 
 from attn.core.errors import InputError, UsageError
-from attn.core.retrieve.store import Header, create, lance, open_store
+from attn.core.retrieve.store import Header, create, open_store
 from attn.core.retrieve.store.lance_table import STATE, nearest_ids, sub_vectors
 
 DIM = 32
