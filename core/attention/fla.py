@@ -15,7 +15,7 @@ from ..choose import Formulation, Phase
 from .contract import Cost, Operator, Shape
 from .equations import repeat_kv
 from .lightning import operator as lightning
-from .lightning.operator import LayerDecay
+from .lightning.decay import LayerDecay, Settings
 
 
 def reference(
@@ -45,7 +45,7 @@ def attend(
 
 def cost(shape: Shape, *, settings: LayerDecay) -> Cost:
     """That of lightning attention with the package's chunks of 64."""
-    return lightning.cost(shape, settings=lightning.Settings(block_size=64))
+    return lightning.cost(shape, settings=Settings(block_size=64))
 
 
 OPERATOR = Operator(

@@ -15,7 +15,8 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from ..attention.equations import accumulator
-from ..attention.lightning.operator import Decay, Settings, lightning_attention, recurrent, reference, slopes
+from ..attention.lightning.decay import Decay, Settings, slopes
+from ..attention.lightning.operator import lightning_attention, recurrent, reference
 
 Variant = Literal["tnl", "tnl_v2"]
 Path = Literal["blocked", "recurrent", "reference"]

@@ -14,8 +14,9 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from ...choose import in_torch
-from ..contract import Condition, Cost, Golden, Operator, Shape, with_settings
+from ..contract import Condition, Cost, Golden, Operator, Shape
 from ..equations import accumulator, repeat_kv, weighted_sum
+from ..fields import with_settings
 from .attend import attend_regions, gather
 from .regions import Regions, Routing, cut, pad_map, route, to_regions
 

@@ -11,7 +11,9 @@ from typing import Any
 import torch
 
 from ..golden import Arrays, Check, max_error
-from .operator import OPERATOR, LayerRouter, Settings, select
+from .operator import OPERATOR, select
+from .router import LayerRouter
+from .settings import Settings
 from .xattention import block_sums
 
 _NAMES = {"cls_feat_extractor": "features", "cls_router_head_agnostic": "classify"}

@@ -8,8 +8,8 @@ Paper: arXiv 2604.07394. Specification: methods/flux-attention.md, sections 3.1-
 from __future__ import annotations
 
 import itertools
-from dataclasses import dataclass, fields
-from typing import Any, Literal
+from dataclasses import fields
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -17,114 +17,15 @@ from torch import Tensor
 from ...choose import Formulation, in_torch
 from ...opaque import own_dtypes
 from ..blocks.selection import BlockSelection, attend_blocks, over_blocks
-from ..contract import Condition, Cost, Golden, Operator, Shape, one_node
+from ..contract import Condition, Cost, Golden, Operator, Shape
 from ..dense import OPERATOR as DENSE
 from ..dense import compulsory_bytes
 from ..equations import causal_mask, masked_attention, positions
-from .router import Decision, LayerRouter, sparsity_penalty, stack_speedup, temperature
-from .xattention import XAttnRule, xattention_mask
-
-__all__ = ["OPERATOR", "Decision", "LayerRouter", "sparsity_penalty", "stack_speedup", "temperature"]
-
-Mode = Literal["streaming", "triangle", "xattn"]
-Route = Literal["sparse", "full", "auto"]
-
-
-@dataclass(frozen=True)
-class Settings:
-    """The operator's parameters.
-
-    Parameters
-    ----------
-    mode : {"streaming", "triangle", "xattn"}
-        What sparse is.
-    route : {"sparse", "full", "auto"}
-        ``auto``: ``router`` decides for each sample, at prefill. With a router in training mode both kinds are computed
-        and mixed, so that the decision has a gradient.
-    sink, local, last : int, tokens
-        Streaming: the first keys and the latest, rounded up to blocks. Triangle: that many last queries see all keys.
-    block_size : int, tokens
-    stride, threshold, xattn_rule, chunk
-        Of ``xattn``, see ``xattention.select_blocks``. A larger threshold keeps more blocks.
-    router : LayerRouter, optional
-    router_input : Tensor [B, H, L, D], optional
-        Queries before RoPE; None: ``q``, right only where q was not rotated.
-
-    Raises
-    ------
-    ValueError
-        If a parameter is out of range.
-    """
-
-    mode: Mode = "streaming"
-    route: Route = "sparse"
-    sink: int = 128
-    local: int = 2048
-    last: int = 128
-    block_size: int = 128
-    stride: int = 16
-    threshold: float = 0.9
-    xattn_rule: XAttnRule = "official"
-    chunk: int = 16384
-    router: LayerRouter | None = None
-    router_input: Tensor | None = None
-
-    def __post_init__(self) -> None:
-        if self.mode not in ("streaming", "triangle", "xattn"):
-            raise ValueError(f"mode is streaming, triangle or xattn, not {self.mode!r}.")
-        if self.route not in ("sparse", "full", "auto"):
-            raise ValueError(f"route is sparse, full or auto, not {self.route!r}.")
-        if self.block_size < 1 or self.local < 1 or self.sink < 0 or self.last < 0:
-            raise ValueError(
-                f"block_size {self.block_size} and local {self.local} must be at least 1, sink {self.sink} and "
-                f"last {self.last} not negative."
-            )
-
-    @property
-    def sink_blocks(self) -> int:
-        return -(-self.sink // self.block_size)
-
-    @property
-    def local_blocks(self) -> int:
-        return -(-self.local // self.block_size)
-
-
-@dataclass(frozen=True)
-class FluxSelection:
-    """Rows ``edges[i]`` .. ``edges[i + 1]`` - 1 of the queries attend as ``parts[i]`` says.
-
-    Query blocks are counted from position 0, so the rows before the first whole block are a part of their own, and so
-    are the dense rows of ``triangle``.
-    """
-
-    edges: tuple[int, ...]
-    parts: tuple[BlockSelection, ...]
-    searched: int
-
-    @property
-    def useful(self) -> int:
-        """Query-key pairs attended to."""
-        return sum(part.useful for part in self.parts)
-
-    @property
-    def executed(self) -> int:
-        """Query-key pairs whose score is computed."""
-        return sum(part.executed for part in self.parts)
-
-    def mask(self, rows: Tensor) -> Tensor:
-        """bool [B, Hq, R, Lk]: the keys that the queries ``rows`` (int64 [R]) attend to."""
-        last = self.parts[-1]
-        keep = torch.zeros(last.batch, last.num_heads, rows.numel(), last.len_k, dtype=torch.bool, device=rows.device)
-        for i, part in enumerate(self.parts):
-            inside = (rows >= self.edges[i]) & (rows < self.edges[i + 1])
-            keep[:, :, inside, : part.len_k] = part.mask(rows[inside] - self.edges[i])
-        return keep
-
-
-def streaming_mask(rows: Tensor, cols: Tensor, sink_blocks: int, local_blocks: int) -> Tensor:
-    """Section 3.4. Which blocks ``cols`` [N] the query blocks ``rows`` [M] see: bool [M, N], causal."""
-    rows = rows[:, None]
-    return (cols <= rows) & ((cols < sink_blocks) | (rows - cols < local_blocks))
+from ..fields import one_node
+from .router import Decision
+from .selection import FluxSelection, streaming_mask
+from .settings import Settings
+from .xattention import xattention_mask
 
 
 def route_full(q: Tensor, k: Tensor, settings: Settings) -> Tensor:
@@ -138,9 +39,9 @@ def route_full(q: Tensor, k: Tensor, settings: Settings) -> Tensor:
         raise ValueError(
             "the route is decided once, at prefill: pass route='full' or 'sparse' as it was decided, or router_input."
         )
-    asked = q if given is None else given
-    with own_dtypes(asked.device.type):
-        decision: Decision = settings.router(asked)
+    queries = q if given is None else given
+    with own_dtypes(queries.device.type):
+        decision: Decision = settings.router(queries)
     if decision.full.shape[0] != q.shape[0]:
         raise ValueError(f"router_input has {decision.full.shape[0]} samples, q has {q.shape[0]}.")
     return decision.full

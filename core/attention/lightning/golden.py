@@ -9,7 +9,8 @@ import torch
 
 from ...nets.tnl import srms_norm
 from ..golden import Arrays, Check, max_error
-from .operator import OPERATOR, lightning_attention, recurrent, slopes
+from .decay import slopes
+from .operator import OPERATOR, lightning_attention, recurrent
 
 
 def check(stem: str, data: Arrays) -> Iterator[Check]:

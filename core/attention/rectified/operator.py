@@ -17,8 +17,9 @@ from torch import Tensor
 
 from ...choose import Formulation, in_torch
 from ..blocks.selection import BlockSelection, over_blocks
-from ..contract import Condition, Cost, Golden, Operator, Shape, with_settings
+from ..contract import Condition, Cost, Golden, Operator, Shape
 from ..equations import masked_attention, repeat_kv, weighted_sum
+from ..fields import with_settings
 from .blocks import choose
 from .choice import Choice, Rectified
 from .order import neighbour_blocks, token_order

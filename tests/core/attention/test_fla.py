@@ -12,8 +12,8 @@ from qkv import random_qkv
 from attn.core.attention import fla
 from attn.core.attention.contract import Shape
 from attn.core.attention.equations import repeat_kv
+from attn.core.attention.lightning.decay import slopes
 from attn.core.attention.lightning.operator import OPERATOR as LIGHTNING
-from attn.core.attention.lightning.operator import slopes
 
 
 class OnGPU(torch.Tensor):

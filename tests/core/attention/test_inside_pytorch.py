@@ -8,7 +8,7 @@ from qkv import random_qkv
 from small_operators import NAMES, arguments
 
 from attn.core.attention import attention
-from attn.core.attention.flux.operator import LayerRouter
+from attn.core.attention.flux.router import LayerRouter
 from attn.core.attention.registry import OPERATORS
 from attn.core.attention.sparsifiner.operator import ConnectivityPredictor
 from attn.core.nets.bra_layers import BiLevelRoutingAttention, BiLevelRoutingAttentionNCHW

@@ -10,15 +10,9 @@ from qkv import DTYPES, SHAPES, LargestTensor, assert_as_accurate_as_eager, rand
 from attn.core.attention import attention
 from attn.core.attention.contract import Shape, shape_of
 from attn.core.attention.equations import causal_mask, masked_attention
-from attn.core.attention.flux.operator import (
-    OPERATOR,
-    LayerRouter,
-    at_budget,
-    sparsity_penalty,
-    stack_speedup,
-    streaming_mask,
-    temperature,
-)
+from attn.core.attention.flux.operator import OPERATOR, at_budget
+from attn.core.attention.flux.router import LayerRouter, sparsity_penalty, stack_speedup, temperature
+from attn.core.attention.flux.selection import streaming_mask
 from attn.core.attention.flux.xattention import block_sums
 
 reference, blocked, cost, select = OPERATOR.reference, OPERATOR.blocked, OPERATOR.cost, OPERATOR.select

@@ -8,8 +8,9 @@ from qkv import DTYPES, SHAPES, LargestTensor, assert_as_accurate_as_eager, rand
 
 from attn.core.attention import attention
 from attn.core.attention.contract import shape_of
+from attn.core.attention.lightning.decay import slopes
 from attn.core.attention.lightning.operator import OPERATOR as method
-from attn.core.attention.lightning.operator import decode_step, lightning_attention, recurrent, slopes
+from attn.core.attention.lightning.operator import decode_step, lightning_attention, recurrent
 
 blocked, decoder = method.blocked, method.decoder
 
