@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 
 from ..choose import Formulation, in_torch
-from .blocks.selection import BlockSelection, attend_blocks, over_blocks, visible_blocks
+from .blocks.selection import ENGINE, BlockSelection, attend_blocks, visible_blocks
 from .contract import Cost, Operator, Shape
 from .equations import accumulator, causal_mask, masked_attention, repeat_kv
 
@@ -128,7 +128,7 @@ def at_budget(keys: int, shape: Shape) -> dict[str, Any]:
 OPERATOR = Operator(
     settings=Settings,
     reference=reference,
-    phases=(in_torch("blocktopk", select), over_blocks("blocktopk", attend)),
+    phases=(in_torch("blocktopk", select), ENGINE.used_by("blocktopk", attend)),
     cost=cost,
     at_budget=at_budget,
     differentiable=True,

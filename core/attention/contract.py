@@ -14,7 +14,7 @@ from typing import Any, NamedTuple, Protocol
 
 from torch import Tensor
 
-from ..choose import BACKENDS, Formulation, Phase
+from ..choose import BACKENDS, Phase
 from ..opaque import outside_graphs
 from .fields import one_node, parameters_of, with_settings
 
@@ -250,42 +250,10 @@ class Operator:
                     f"{name}: {parameter} would have no effect without {needed}. Leave it out, or add that."
                 )
 
-    @cached_property
-    def attend_parameters(self) -> frozenset[str]:
-        """The keyword arguments that ``attend`` takes."""
-        return frozenset(("causal", "scale", *(("grid",) if self.grid else ()), *self.parameters))
-
 
 def _bound(phase: Phase, backend: str) -> str:
     """What ``backend`` means for one phase: a kernel for one of two is forced where it is."""
     return backend if backend == "blocked" or phase.offers(backend) else "auto"
-
-
-class Unphased(Operator):
-    """An operator whose parameters are still those of ``blocked`` and whose functions still choose for themselves."""
-
-    def __init__(self, *, blocked: Callable[..., Tensor], select: Any = None, attend: Any = None, **own: Any) -> None:
-        phases = (Phase("attend", (Formulation("all", "cpu", ""), Formulation("all", "torch", ""))),)
-        super().__init__(settings=_None, phases=phases, whole=blocked, **own)
-        for name, value in own.items():
-            object.__setattr__(self, name, value)
-        object.__setattr__(self, "blocked", lambda *args, backend="auto", **given: blocked(*args, **given))
-        for name, phase in (("select", select), ("attend", attend)):
-            object.__setattr__(self, name, phase and outside_graphs(phase))
-        parameters = inspect.signature(blocked, eval_str=True).parameters
-        object.__setattr__(
-            self, "parameters",
-            {
-                name: parameter for name, parameter in parameters.items()
-                if parameter.kind is inspect.Parameter.KEYWORD_ONLY and name not in ("causal", "scale", "grid")
-            },
-        )  # fmt: skip
-        object.__setattr__(self, "attend_parameters", frozenset(inspect.signature(attend).parameters if attend else ()))
-
-
-@dataclass(frozen=True)
-class _None:
-    pass
 
 
 def shape_of(q: Tensor, k: Tensor, v: Tensor, *, causal: bool, grid: tuple[int, int] | None = None) -> Shape:

@@ -13,8 +13,8 @@ import torch
 from torch import Tensor
 
 from ..choose import Formulation
+from .blocks.selection import ENGINE
 from .blocks.selection import attend as attend_pattern
-from .blocks.selection import over_blocks
 from .blocks.tiles import Spans
 from .contract import Cost, Operator, Shape
 from .equations import causal_mask, masked_attention, positions
@@ -140,7 +140,7 @@ def sdpa(q: Tensor, k: Tensor, v: Tensor, *, causal: bool, scale: float | None =
 OPERATOR = Operator(
     settings=Settings,
     reference=reference,
-    phases=(over_blocks("dense", attend),),
+    phases=(ENGINE.used_by("dense", attend),),
     cost=cost,
     differentiable=True,
     exact=True,

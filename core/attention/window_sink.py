@@ -14,8 +14,8 @@ import torch
 from torch import Tensor
 
 from ..choose import Formulation, in_torch
+from .blocks.selection import ENGINE
 from .blocks.selection import attend as attend_pattern
-from .blocks.selection import over_blocks
 from .blocks.tiles import Spans
 from .contract import Cost, Operator, Shape
 from .equations import masked_attention, positions
@@ -159,7 +159,7 @@ def at_budget(keys: int, shape: Shape) -> dict[str, Any]:
 OPERATOR = Operator(
     settings=Settings,
     reference=reference,
-    phases=(in_torch("window+sink", select), over_blocks("window+sink", attend)),
+    phases=(in_torch("window+sink", select), ENGINE.used_by("window+sink", attend)),
     cost=cost,
     at_budget=at_budget,
     causal=(True,),

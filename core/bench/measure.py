@@ -275,7 +275,7 @@ def _phases(setup: Setup, row: Row, q: Tensor, k: Tensor, v: Tensor) -> None:
     """Search and attention apart, once each; keeps the selection for the recall."""
     candidate = row.candidate
     operator = candidate.operator
-    if operator.select is None or operator.attend is None or candidate.name == BASELINE:
+    if operator.select is None or candidate.name == BASELINE:
         return
     if row.timing.median > timing.SLOW and row.timing.median > setup.left:
         row.warnings.append("no budget left to measure the search and its recall")
@@ -285,9 +285,8 @@ def _phases(setup: Setup, row: Row, q: Tensor, k: Tensor, v: Tensor) -> None:
         row.selection = operator.select(q, k, **row.arguments)
         row.phases["select"] = time.perf_counter() - start
         if row.timing.median < timing.SLOW:
-            taken = {name: value for name, value in row.arguments.items() if name in operator.attend_parameters}
             start = time.perf_counter()
-            operator.attend(q, k, v, row.selection, **taken)
+            operator.attend(q, k, v, row.selection, **row.arguments)
             row.phases["attend"] = time.perf_counter() - start
 
 

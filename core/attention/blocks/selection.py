@@ -6,7 +6,6 @@ arXiv 2205.14135; its backward pass recomputes the probabilities from the log-su
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from dataclasses import dataclass
 from functools import cached_property
 from typing import Any, ClassVar
@@ -161,11 +160,6 @@ ENGINE = Phase(
     ),
 )
 """``forward(q, k, v, pattern, scale) -> out, lse``: what all operators over blocks run on, and a new kernel's place."""
-
-
-def over_blocks(name: str, attend: Callable[..., Tensor]) -> Phase:
-    """The phase of the operator ``name`` whose ``attend(..., engine)`` ends in the engine: a form for each of its."""
-    return ENGINE.used_by(name, attend)
 
 
 class _Attend(torch.autograd.Function):

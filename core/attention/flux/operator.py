@@ -16,7 +16,7 @@ from torch import Tensor
 
 from ...choose import Formulation, in_torch
 from ...opaque import own_dtypes
-from ..blocks.selection import BlockSelection, attend_blocks, over_blocks
+from ..blocks.selection import ENGINE, BlockSelection, attend_blocks
 from ..contract import Condition, Cost, Golden, Operator, Shape
 from ..dense import OPERATOR as DENSE
 from ..dense import compulsory_bytes
@@ -106,7 +106,7 @@ def attend(
     return outs[0] if len(outs) == 1 else torch.cat(outs, dim=2)
 
 
-ATTEND = over_blocks("flux", attend)
+ATTEND = ENGINE.used_by("flux", attend)
 
 
 def reference(

@@ -16,7 +16,7 @@ import torch
 from torch import Tensor
 
 from ...choose import Formulation, in_torch
-from ..blocks.selection import BlockSelection, over_blocks
+from ..blocks.selection import ENGINE, BlockSelection
 from ..contract import Condition, Cost, Golden, Operator, Shape
 from ..equations import masked_attention, repeat_kv, weighted_sum
 from ..fields import with_settings
@@ -157,7 +157,7 @@ def at_budget(keys: int, shape: Shape) -> dict[str, Any]:
 OPERATOR = Operator(
     settings=Settings,
     reference=reference,
-    phases=(in_torch("rectified", select), over_blocks("rectified", attend)),
+    phases=(in_torch("rectified", select), ENGINE.used_by("rectified", attend)),
     cost=cost,
     at_budget=at_budget,
     causal=(False,),

@@ -158,8 +158,7 @@ def test_inputs_that_want_gradients_where_none_are_recorded(name):
     if operator.select is not None:
         with torch.no_grad():
             chosen = operator.select(*tensors[:2], scale=None, **given)
-            rest = {key: value for key, value in given.items() if key in operator.attend_parameters}
-            assert torch.equal(operator.attend(*tensors, chosen, scale=None, **rest), truth)
+            assert torch.equal(operator.attend(*tensors, chosen, scale=None, **given), truth)
     if operator.decoder is not None:
         parameters = {key: value for key, value in given.items() if key != "causal"}
         steps = [operator.decoder(q[:, :, -1:], k, v, **parameters)() for q, k, v in (tensors, qkv())]
@@ -169,10 +168,9 @@ def test_inputs_that_want_gradients_where_none_are_recorded(name):
 @pytest.mark.parametrize("name", [name for name in NAMES if OPERATORS[name].resolve().select])
 def test_the_phases_interrupt_a_graph(name):
     operator, given = OPERATORS[name].resolve(), arguments(name)
-    rest = {key: value for key, value in given.items() if key in operator.attend_parameters}
 
     def both(q, k, v):
-        return operator.attend(q * 1, k, v, operator.select(q * 1, k, scale=None, **given), scale=None, **rest)
+        return operator.attend(q * 1, k, v, operator.select(q * 1, k, scale=None, **given), scale=None, **given)
 
     assert torch.equal(torch.compile(both, backend="eager")(*qkv()), both(*qkv()))
 
