@@ -22,9 +22,12 @@ class EncoderMethod(Method):
     ----------
     given : tuple of {"name", "folder", "file"}
         As what users give it: by the name of the row, as a folder of the model, as a .safetensors file of attn.
+    reads : tuple of {"text", "image"}
+        What it encodes.
     """
 
     given: tuple[Given, ...] = ("name",)
+    reads: tuple[Literal["text", "image"], ...] = ("text",)
 
 
 METHODS = Registry(
@@ -60,6 +63,7 @@ METHODS = Registry(
             status="baseline",
             note="Its head does not ship: train one on your pairs with attn train image-text-head.",
             given=("name", "file"),
+            reads=("text", "image"),
         ),
         EncoderMethod(
             "ga-dms",
@@ -69,6 +73,7 @@ METHODS = Registry(
             year=2025,
             note="No weights ship: the authors' cannot be had. The default training set is synthetic.",
             given=("file",),
+            reads=("text", "image"),
         ),
         EncoderMethod(
             "priorclip",
@@ -79,6 +84,7 @@ METHODS = Registry(
             note="No weights ship: the authors' cannot be had. On the drawn scenes that are the default data its parts "
             "have not been shown to help; the gate `rank` of the specification equals unit tokens.",
             given=("file",),
+            reads=("text", "image"),
         ),
         EncoderMethod(
             "open_clip",
@@ -89,6 +95,7 @@ METHODS = Registry(
             needs=(Need("open_clip", "open_clip_torch", "vision"),),
             status="baseline",
             given=("folder",),
+            reads=("text", "image"),
         ),
         EncoderMethod(
             "sentence-transformers",
@@ -107,6 +114,7 @@ METHODS = Registry(
             year=2021,
             status="baseline",
             given=("folder",),
+            reads=("text", "image"),
         ),
         EncoderMethod(
             "siglip",
@@ -116,6 +124,7 @@ METHODS = Registry(
             year=2023,
             status="baseline",
             given=("folder",),
+            reads=("text", "image"),
         ),
         EncoderMethod(
             "transformers",
@@ -143,3 +152,8 @@ def model_help() -> str:
     """What ``--model`` takes, in words."""
     named, folders, files = (", ".join(row.name for row in encoder_rows(given)) for given in ("name", "folder", "file"))
     return f"{named}, a folder ({folders}), or our .safetensors ({files})."
+
+
+def image_models() -> str:
+    """The encoders that read images, too, for messages."""
+    return ", ".join(row.name for row in encoder_rows() if "image" in row.reads)

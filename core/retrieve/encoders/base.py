@@ -11,6 +11,7 @@ from numpy.typing import NDArray
 
 from ...errors import UsageError
 from ...options import OptionError
+from .. import image_models
 
 Side = Literal["document", "query"]
 
@@ -149,4 +150,4 @@ class Encoder(Protocol):
 
 def no_images(model: str) -> UsageError:
     """The error of an encoder of texts that is given images."""
-    return OptionError(f"{{model}}: {model} encodes texts only. Images need CLIP, SigLIP or vit-minilm.")
+    return OptionError(f"{{model}}: {model} encodes texts only. Images need one of {image_models()}.")

@@ -18,6 +18,7 @@ from ...options import OptionError
 from ...progress import Bars, Watcher
 from ...report.model import Item, Report, rows_with_errors, summarise
 from ...report.sections import Facts, Section, Table
+from .. import image_models
 from ..data.evalset import counted
 from ..data.formats import EvalSet, read_dataset
 from ..encoders.base import Encoder
@@ -155,7 +156,7 @@ def _check_modalities(data_set: EvalSet, encoder: Encoder) -> None:
         if modality not in encoder.modalities:
             raise OptionError(
                 f"{{model}}: {encoder.fingerprint.model} encodes {' and '.join(sorted(encoder.modalities))} only, "
-                f"{data_set.name} has {modality}s. Give a model of both, as vit-minilm or a CLIP folder."
+                f"{data_set.name} has {modality}s. Give a model of both: one of {image_models()}."
             )
 
 
