@@ -229,11 +229,11 @@ def test_blocks_that_a_killed_run_had_finished_are_taken_over(cli, tmp_path, ind
     from attn.core.retrieve.verbs import index as indexing
 
     write_lines(tmp_path / "g.jsonl", *({"id": f"{i}", "text": f"a cat {i}"} for i in range(6)))
-    take = indexing._Writer.take
+    take = indexing.Intake.take
     parts = {}
     with monkeypatch.context() as patch:
         patch.setattr(
-            indexing._Writer, "take", lambda own, part: parts.update({part: part.read_bytes()}) or take(own, part)
+            indexing.Intake, "take", lambda own, part: parts.update({part: part.read_bytes()}) or take(own, part)
         )
         assert index("g.jsonl")["resumed"] == 0
     shutil.rmtree(tmp_path / "i")
@@ -249,7 +249,7 @@ def test_blocks_that_a_killed_run_had_finished_are_taken_over(cli, tmp_path, ind
 
 def test_a_block_that_cannot_be_taken_is_told(cli, tmp_path, model, monkeypatch):
     from attn.core.errors import InputError
-    from attn.core.retrieve.verbs import index as module
+    from attn.core.retrieve.verbs import intake as module
 
     def unreadable(part):
         raise InputError(part, "unpacked it takes too much", "Raise --max-memory")
