@@ -20,6 +20,7 @@ COMMANDS: dict[str, tuple[str, str]] = {
     "denoise": ("attn.cli.denoise", "Denoise CT and other grey images without training data."),
     "segment": ("attn.cli.segment", "Segment the retinal vessels of fundus photographs."),
     "bench": ("attn.cli.bench", "Measure attention operators side by side: time, memory, exactness, scaling."),
+    "probe": ("attn.cli.probe", "Look into models: what their attention does on your own pictures."),
     "retrieve": ("attn.cli.retrieve.main", "Find images and texts by meaning: index, search, evaluate."),
     "train": ("attn.cli.train", "Train models; every recipe resumes and keeps its best weights."),
     "methods": ("attn.cli.methods", "List the methods that are implemented."),

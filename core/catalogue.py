@@ -12,6 +12,7 @@ REGISTRIES = {
     "segment": "attn.core.segment:MODELS",
     "bench": "attn.core.attention:OPERATORS",
     "retrieve": "attn.core.retrieve:METHODS",
+    "probe": "attn.core.probe:KINDS",
     "train": "attn.core.train:RECIPES",
 }
 

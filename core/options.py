@@ -323,13 +323,14 @@ def _converted(stated: Stated, value: Any) -> Any:
 
 def _assemble(cls: type[T], values: Mapping[str, Any]) -> T:
     hints = typing.get_type_hints(cls)
+    own = {option.field for option in stated(cls) if len(option.path) == 1}
     arguments: dict[str, Any] = {}
     for field in dataclasses.fields(cls):  # type: ignore[arg-type]
         kind = hints[field.name]
-        if field.name in values:
+        if field.name not in own and isinstance(kind, type) and dataclasses.is_dataclass(kind) and stated(kind):
+            arguments[field.name] = _assemble(kind, values)  # a bundle may have the name of a field in it
+        elif field.name in values:
             arguments[field.name] = values[field.name]
-        elif isinstance(kind, type) and dataclasses.is_dataclass(kind) and stated(kind):
-            arguments[field.name] = _assemble(kind, values)
     return cls(**arguments)
 
 

@@ -34,13 +34,14 @@ EXAMPLES: dict[str, tuple[str, str, str]] = {
 
 PHOTO_EXAMPLES: dict[str, tuple[str, str, str]] = {
     "retina": ("fundus photo, 1411 x 1411, 8 bits, colour", "skimage", "data/retina.jpg"),
+    "photo": ("photo of an astronaut, 512 x 512, 8 bits, colour", "skimage", "data/astronaut.png"),
 }
 """The same for commands that read colour photos."""
 
 WORD = "denoised"
 """Marks results of earlier runs (``scan.denoised.dcm``); a walk passes such files by."""
 
-SIDE_WORDS = ("lowdose", "compare", "sigma", "figure")
+SIDE_WORDS = ("lowdose", "compare", "sigma", "figure", "distance")
 """Mark what comes with a result (``scan.sigma.npy``); passed by where ``scan.*`` is there, too."""
 
 SEGMENT_WORDS = ("mask", "prob", "overlay", "attention", "compare")

@@ -91,13 +91,15 @@ class Geometry:
         h, w = self.tiles[0].grid
         return _middles((h, w), (-0.5, -0.5, h - 0.5, w - 0.5))
 
-    def on_pixels(self, values: NDArray[Any]) -> NDArray[np.float32]:
+    def on_pixels(self, values: NDArray[Any], *, size: tuple[int, int] | None = None) -> NDArray[np.float32]:
         """A value per token laid onto the picture.
 
         Parameters
         ----------
         values : ndarray, shape (T,)
             T is ``count``: one of every token, or the number of ``patches``.
+        size : (H, W), optional
+            Of the result, where the picture is to be shown reduced; default: that of the file.
 
         Returns
         -------
@@ -115,12 +117,14 @@ class Geometry:
             values = values[self.patches().numpy()]
         elif values.shape != (total,):
             raise ValueError(f"values are {list(values.shape)}; the picture has {self.count} tokens, {total} patches")
-        summed, covered, start = np.zeros(self.size), np.zeros(self.size, np.int64), 0
+        height, width = size or self.size
+        down, across = height / self.size[0], width / self.size[1]
+        summed, covered, start = np.zeros((height, width)), np.zeros((height, width), np.int64), 0
         for tile in self.tiles:
             of = values[start : start + len(tile.tokens)].reshape(tile.grid)
             start += len(tile.tokens)
-            rows, row_of = _cover(self.size[0], tile.box[0], tile.box[2], tile.grid[0])
-            columns, column_of = _cover(self.size[1], tile.box[1], tile.box[3], tile.grid[1])
+            rows, row_of = _cover(height, tile.box[0] * down, tile.box[2] * down, tile.grid[0])
+            columns, column_of = _cover(width, tile.box[1] * across, tile.box[3] * across, tile.grid[1])
             summed[np.ix_(rows, columns)] += of[np.ix_(row_of, column_of)]
             covered[np.ix_(rows, columns)] += 1
         with np.errstate(invalid="ignore", divide="ignore"):

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, Literal
 
 import numpy as np
@@ -34,6 +34,12 @@ class PreparedImage:
     pixels: Tensor
     size: tuple[int, int]
     box: tuple[float, float, float, float]
+
+    def of(self, size: tuple[int, int]) -> PreparedImage:
+        """The same in pixels of the whole photo, of which a reduced one was prepared; ``size`` is its (H, W)."""
+        down, across = size[0] / self.size[0], size[1] / self.size[1]
+        top, left, bottom, right = self.box
+        return replace(self, size=size, box=(top * down, left * across, bottom * down, right * across))
 
 
 @dataclass(frozen=True, slots=True)

@@ -23,6 +23,7 @@ HEAVY = {"torch", "numpy", "PIL", "pydantic", "rich", "pydicom", "skimage", "mat
         ["denoise", "--help"],
         ["segment", "--help"],
         ["bench", "-h"],
+        ["probe", "vit", "-h"],
         ["train", "-h"],
         ["train", "fsgnet", "-h"],
         ["retrieve", "-h"],
@@ -57,7 +58,18 @@ def test_importing_the_command_does_not_import_torch():
 @pytest.mark.parametrize(
     "args",
     [
-        *([], ["denoise"], ["segment"], ["bench"], ["methods"], ["doctor"], ["retrieve"], ["train"]),
+        *(
+            [],
+            ["denoise"],
+            ["segment"],
+            ["bench"],
+            ["methods"],
+            ["doctor"],
+            ["retrieve"],
+            ["train"],
+            ["probe"],
+            ["probe", "vit"],
+        ),
         *(
             ["retrieve", verb]
             for verb in ("index", "search", "similar", "dedup", "eval", "tune-temperature", "info", "export", "compact")

@@ -3,10 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 import transformers as hf
+from encoder_folders import write
+from PIL import Image
 from torch import Tensor, nn
 
 SMALL = dict(hidden_size=16, num_hidden_layers=2, num_attention_heads=2, intermediate_size=24)
@@ -116,3 +120,24 @@ def last_hidden(model: Any, given: dict[str, Tensor]) -> Tensor:
     with torch.no_grad():
         out: Tensor = model(**given).last_hidden_state
     return out
+
+
+PREPROCESSOR = {
+    "image_mean": [0.5] * 3, "image_std": [0.5] * 3, "size": {"shortest_edge": 16}, "crop_size": 16, "resample": 3,
+}  # fmt: skip
+
+
+def vision_folder(folder: Path, name: str = "dinov2 with registers") -> Path:
+    """A folder of an image tower that takes squares of 16 pixels."""
+    model: Any = build(name)
+    model.save_pretrained(folder)
+    write(folder / "preprocessor_config.json", PREPROCESSOR)
+    return folder
+
+
+def photo(path: Path, size: tuple[int, int] = (24, 48), seed: int = 0) -> Path:
+    """A file of noise."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    pixels = np.random.default_rng(seed).integers(0, 255, (*size, 3), np.uint8)
+    Image.fromarray(pixels).save(path)
+    return path

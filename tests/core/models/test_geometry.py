@@ -43,6 +43,8 @@ def test_a_patch_is_at_its_pixels() -> None:
     assert np.isnan(laid[:, 24:]).all()
     assert np.argwhere(laid > 0.5).tolist() == [[y, x] for y in range(4, 8) for x in range(20, 24)]
     assert np.array_equal(laid, geometry.on_pixels(patches.numpy()), equal_nan=True)
+    assert np.array_equal(laid[::2, ::2], geometry.on_pixels(patches.numpy(), size=(8, 16)), equal_nan=True)
+    assert prepared.of((32, 64)).box == (0, 16, 32, 48)
 
 
 @pytest.mark.parametrize(
