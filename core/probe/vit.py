@@ -258,10 +258,9 @@ def _mean_layers(items: Sequence[Item]) -> list[Any]:
     tables = [item.sections[0].rows() for item in items if item.status == "ok"]
     if len(tables) < 2 or len({len(rows) for rows in tables}) > 1:
         return []
-    means = [
-        {key: float(np.mean([row[key] for row in rows])) if key != "layer" else rows[0][key] for key in rows[0]}
-        for rows in zip(*tables, strict=True)
-    ]
+    layers = zip(*tables, strict=True)
+    means = [{key: np.mean([row[key] for row in rows]).item() for key in rows[0]} for rows in layers]
+    means = [{**row, "layer": number} for number, row in enumerate(means)]
     return [Table("layers", means, title="Distance by layer, mean over the pictures")]
 
 
@@ -291,8 +290,7 @@ KIND = Verb(
         ),
     ),
     notes=(
-        "Distances are in patches, and in pixels of the file, upright. A model sees its own square of the picture: "
-        "resized, and cut to the middle.",
+        "Pixels are those of the file, upright. A model sees a square of it: resized, and cut to the middle.",
         "The default model is a DINOv2 architecture that was trained on for saliency; do not quote its numbers as "
         "those of DINOv2.",
         "Of a stack the middle slice is looked at. CT and other grey images are mapped from their 0.5 and 99.5 "
