@@ -21,7 +21,7 @@ BLACK, WHITE = 0.5, 99.5
 
 
 @dataclass(frozen=True, slots=True)
-class Picture:
+class ColourPicture:
     """A picture.
 
     Parameters
@@ -38,7 +38,7 @@ class Picture:
     warnings: tuple[str, ...] = ()
 
 
-def read_picture(path: Path) -> Picture:
+def read_picture(path: Path) -> ColourPicture:
     """A file as a picture in colour.
 
     Of a stack the middle slice. Grey images of more than 8 bits, such as CT, are mapped from their 0.5 and 99.5
@@ -51,7 +51,7 @@ def read_picture(path: Path) -> Picture:
     """
     if not _is_medical(path):
         photo = read_photo(path, max_side=MAX_SIDE)
-        return Picture(photo.pixels, photo.size, photo.warnings)
+        return ColourPicture(photo.pixels, photo.size, photo.warnings)
     image = read_grey(path, luma=True)
     warnings = list(image.warnings)
     slices = len(image.pixels)
@@ -62,7 +62,7 @@ def read_picture(path: Path) -> Picture:
     unit = f" {image.unit}" if image.unit == "HU" else ""
     warnings.append(f"grey values from {low:.6g}{unit} (black) to {high:.6g}{unit} (white) are shown to the model")
     grey = np.clip((plane - low) / ((high - low) or 1), 0, 1).astype(np.float32)
-    return Picture(np.repeat(grey[None], 3, 0), (grey.shape[0], grey.shape[1]), tuple(warnings))
+    return ColourPicture(np.repeat(grey[None], 3, 0), (grey.shape[0], grey.shape[1]), tuple(warnings))
 
 
 def _is_medical(path: Path) -> bool:

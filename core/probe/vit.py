@@ -26,7 +26,7 @@ if TYPE_CHECKING:
     from ..batch.task import Task
     from ..models.geometry import Geometry
     from ..models.loaded import Loaded
-    from ..models.pictures import Picture
+    from ..models.pictures import ColourPicture
     from ..progress import Watcher
     from ..report.model import Item, Report
 
@@ -191,7 +191,7 @@ def write_arrays(path: Path, reach: Reach, geometry: Geometry, loaded: Loaded) -
         )  # fmt: skip
 
 
-def draw(path: Path, reach: Reach, geometry: Geometry, picture: Picture, *, title: str) -> None:
+def draw(path: Path, reach: Reach, geometry: Geometry, picture: ColourPicture, *, title: str) -> None:
     """Head by head, layer by layer, and where in the picture the last layer looks far."""
     import numpy as np
 
