@@ -1,6 +1,7 @@
 """Dependencies point one way (DESIGN.md, section 1), between folders and between files; read from the imports."""
 
 import ast
+import re
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -173,3 +174,21 @@ def test_what_another_file_uses_is_public():
         if alias.name.startswith("_") and not alias.name.startswith("__")
     ]
     assert private == []
+
+
+def test_core_names_fields_not_flags() -> None:
+    """A wrong option is told by its field, which the command line spells as its flag; whole commands may be quoted."""
+    named = []
+    for name, path in FILES.items():
+        if not name.startswith("attn.core"):
+            continue
+        for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+            if isinstance(node, ast.Call) and getattr(node.func, "id", "") in ("UsageError", "OptionError"):
+                texts = [part.value for part in ast.walk(node) if isinstance(part, ast.Constant)]
+                named += [
+                    f"{path.name}:{node.lineno}: {text}"
+                    for text in texts
+                    if isinstance(text, str) and re.search(r"(^|[\s(])--[a-z]", re.sub(r"(attn|dask) .*", "", text))
+                ]
+    # the table's advice ends in its own constant, after the command's name
+    assert [line for line in named if "` shows all." not in line] == []
