@@ -23,6 +23,7 @@ import torch
 
 import attn
 
+from ..compare import NAME as COMPARISON
 from ..device import available_cores, pick_device, set_threads
 from ..errors import UsageError
 from ..io.atomic import place_fault, write_text
@@ -30,6 +31,7 @@ from ..options import OptionError, values
 from ..options import identity as identity_of_options
 from ..progress import Bars, Silent, Training, Watcher, in_words
 from ..report.model import Item, Report, plain, summarise
+from ..report.sections import Curve, Row, Section, Table
 from .loop import CURVE, METRICS, Outcome, Plan, Recipe, fit
 from .processes import Processes, joined
 
@@ -130,7 +132,7 @@ class RecipeRun:
     def report(
         self, outcome: Outcome, *, data: object, details: Mapping[str, Any] | None = None,
         metrics: Mapping[str, float] | None = None, files: Mapping[str, Path] | None = None,
-        comparison: Sequence[Mapping[str, Any]] = (), notices: tuple[str, ...] = (),
+        sections: tuple[Section, ...] = (), comparison: Sequence[Row] = (), notices: tuple[str, ...] = (),
     ) -> Report:  # fmt: skip
         """The report: one item with the best evaluation, the files of the run, and how it went.
 
@@ -145,26 +147,31 @@ class RecipeRun:
             More than those of the best evaluation.
         files : mapping, optional
             More than card, metrics and curve; only those that exist are listed.
-        comparison : sequence of mappings
-            A flat row for each model, where there are several.
+        sections : tuple of Section
+            Of the item, beside its losses.
+        comparison : sequence of mapping
+            A row for each model, where there are several: a table of the item and of the report.
         notices : tuple of str
         """
         seconds = time.perf_counter() - self.start
         listed = {name: self.output / place for name, place in _FILES.items()} | dict(files or {})
         model = self.output / MODEL
-        losses = {"losses": [row["loss"] for row in outcome.history]} if outcome.history else {}
+        losses = Curve("losses", {"loss": [row["loss"] for row in outcome.history]}, xlabel="evaluation", detail=True)
+        table = Table(COMPARISON, comparison, title="side by side")
+        own = replace(table, detail=True)
         item = Item(
             input=str(data), output=str(model) if outcome.best and model.exists() else None, status="ok",
             seconds=seconds,
             metrics={k: v for k, v in outcome.best.items() if k != "seconds"} | dict(metrics or {}),
             files={name: str(path) for name, path in listed.items() if path.exists()}, warnings=outcome.warnings,
-            details={"options": self.shown(), **losses, **plain(details or {})},
+            details={"options": self.shown(), **plain(details or {})},
+            sections=(*([losses] if outcome.history else []), *([own] if comparison else []), *sections),
         )  # fmt: skip
-        summary = dict(summarise([item])) | ({"comparison": list(comparison)} if comparison else {})
-        if outcome.interrupted:
-            summary |= {"interrupted": True, "left": [str(data)]}
         arguments = {"recipe": self.recipe, **plain(values(self.options)), **self.arguments}
-        return Report("train", attn.__version__, arguments, str(self.device), seconds, (item,), summary, notices)
+        return Report(
+            "train", attn.__version__, arguments, str(self.device), seconds, (item,), summarise([item]), notices,
+            (table,) if comparison else (), left=(str(data),) if outcome.interrupted else None,
+        )  # fmt: skip
 
 
 _FILES = {"card": CARD, "metrics": METRICS, "curve": CURVE}

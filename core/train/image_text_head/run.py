@@ -26,6 +26,7 @@ from ...io.photo.read import read_photo
 from ...models.embedded import EMBEDDED
 from ...progress import Watcher
 from ...report.model import Report
+from ...report.sections import Table
 from ...retrieve.data.formats import Captioned, image_root, read_captioned
 from ...retrieve.encoders.sentence import load_sentence
 from ...retrieve.encoders.vit_minilm import vit_features, write_head
@@ -149,8 +150,8 @@ def train_head(
             lambda path: write_head(path, head, image_size=options.image_size, block=options.block, training=facts),
             lambda size: card(facts, size),
         )
-        details = {"penalties": [{"penalty": candidate, **row} for candidate, row in table.items()]}
-        return run.report(Outcome(metrics, (), 0.0, ()), data=options.data, details=details)
+        tried = Table("penalties", [{"penalty": candidate, **row} for candidate, row in table.items()], detail=True)
+        return run.report(Outcome(metrics, (), 0.0, ()), data=options.data, sections=(tried,))
 
 
 class _Towers:

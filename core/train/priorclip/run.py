@@ -90,7 +90,7 @@ def train_priorclip(
         outcome = _joined(trained, [*notes, *([warning] if warning else [])])
         names = {"": "PriorCLIP", BASELINE: "plain CLIP"}
         rows = [{"model": names[name], **model.metrics} for name, model in trained.items()] if options.compare else []
-        details: dict[str, Any] = {"comparison": rows} if rows else {}
+        details: dict[str, Any] = {}
         if instruction := main.outcomes.get("instruction"):
             details["scene_accuracy"] = instruction.best.get("accuracy")
         return run.report(outcome, data=options.data, details=details, metrics=main.metrics, comparison=rows)

@@ -162,7 +162,10 @@ def test_run_writes_a_model_that_gives_the_reported_metrics(data, tmp_path):
     pictures = read_dataset(data, 32)[0]["test"]
     again = recalls(checkpoint.build(), pictures, checkpoint.vocabulary)
     assert again["mr"] == pytest.approx(item.metrics["mr"], abs=0.05)  # weights are stored in half precision
-    assert [row["model"] for row in item.details["comparison"]] == ["PriorCLIP", "plain CLIP"]
+    assert [row["model"] for row in report.to_dict()["items"][0]["details"]["comparison"]] == [
+        "PriorCLIP",
+        "plain CLIP",
+    ]
     assert (tmp_path / "run" / "baseline" / "metrics.jsonl").exists()
     assert "mr" in (tmp_path / "run" / "model.md").read_text()
     assert json.loads((tmp_path / "run" / "metrics.jsonl").read_text().splitlines()[-1])["step"] == 4
