@@ -29,9 +29,10 @@ def registries() -> list[Registry]:
 
 
 def complete(command: str) -> Callable[[str], list[tuple[str, str]]]:
-    """Shell completion of a command's method names, from the table alone (no torch)."""
+    """Shell completion of a command's method names that can be used as they are, from the table alone (no torch)."""
 
     def names(incomplete: str) -> list[tuple[str, str]]:
-        return [(name, method.summary) for name, method in registry(command).items() if name.startswith(incomplete)]
+        rows = registry(command).values()
+        return [(row.name, row.summary) for row in rows if row.trained and row.name.startswith(incomplete)]
 
     return names

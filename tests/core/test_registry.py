@@ -1,13 +1,18 @@
 """Method tables: lazy, unambiguous, helpful when a name is wrong; every entry of every command keeps the contract."""
 
+import inspect
 import subprocess
 import sys
 
 import pytest
 
-from attn.core.catalogue import REGISTRIES, registries
+from attn.core.attention.contract import Operator
+from attn.core.catalogue import REGISTRIES, complete, registries, registry
+from attn.core.command import Verb
 from attn.core.errors import UsageError
 from attn.core.registry import Method, Need, Registry
+from attn.core.retrieve.encoders.kind import EncoderKind
+from attn.core.retrieve.tempscale import temperature
 
 ENTRY = Method("a", home="math:sqrt", summary="s", paper="p", year=2000)
 ALL = [(table.command, method) for table in registries() for method in table.values()]
@@ -46,6 +51,34 @@ def test_every_method_resolves_and_says_what_it_is(command, method):
         home = method.resolve()
         work = next((getattr(home, name) for name in ("load", "resolve") if hasattr(home, name)), home)
         assert callable(work)
+
+
+def takes(*names):
+    return lambda home: list(inspect.signature(home).parameters)[: len(names)] == list(names)
+
+
+HOMES = {
+    "denoise": takes("image", "options", "progress"),
+    "segment": takes("name", "device", "dtype"),
+    "bench": lambda home: isinstance(home, Operator),
+    "retrieve": lambda home: isinstance(home, EncoderKind) or home is temperature,
+    "train": lambda home: isinstance(home, Verb) and callable(home.resolve()),
+    "probe": lambda home: isinstance(home, Verb) and callable(home.resolve()),
+}
+"""What a command takes from a row's home."""
+
+
+@pytest.mark.parametrize(("command", "method"), ALL, ids=lambda value: getattr(value, "name", value))
+def test_every_home_is_what_its_command_uses(command, method):
+    """Also where a package is missing: the file imports, and says then what it lacks."""
+    assert HOMES[command](method.load())
+
+
+@pytest.mark.parametrize("command", REGISTRIES)
+def test_completion_offers_what_can_be_used(command):
+    assert [name for name, _ in complete(command)("")] == [
+        row.name for row in registry(command).values() if row.trained
+    ]
 
 
 def test_listing_all_methods_imports_no_torch():
