@@ -44,13 +44,13 @@ PAIR = (
 
 def versions() -> dict[str, str]:
     """Versions of this package, Python and what we stand on; "missing" where a package is not there."""
-    found = {"attn": attn.__version__, "python": platform.python_version(), "platform": platform.platform()}
+    installed = {"attn": attn.__version__, "python": platform.python_version(), "platform": platform.platform()}
     for name in REQUIRED:
         try:
-            found[name] = importlib.metadata.version(name)
+            installed[name] = importlib.metadata.version(name)
         except importlib.metadata.PackageNotFoundError:
-            found[name] = "missing"
-    return found
+            installed[name] = "missing"
+    return installed
 
 
 def devices() -> list[dict[str, Any]]:
@@ -59,15 +59,17 @@ def devices() -> list[dict[str, Any]]:
 
     from attn.core.device import available_cores
 
-    found: list[dict[str, Any]] = [
+    hardware: list[dict[str, Any]] = [
         {"device": "cpu", "name": platform.processor() or platform.machine(), "cores": available_cores()}
     ]
     for index in range(torch.cuda.device_count()):
         card = torch.cuda.get_device_properties(index)
-        found.append({"device": f"cuda:{index}", "name": card.name, "memory_gib": round(card.total_memory / 2**30, 1)})
+        hardware.append(
+            {"device": f"cuda:{index}", "name": card.name, "memory_gib": round(card.total_memory / 2**30, 1)}
+        )
     if torch.backends.mps.is_available():
-        found.append({"device": "mps", "name": "Apple GPU"})
-    return found
+        hardware.append({"device": "mps", "name": "Apple GPU"})
+    return hardware
 
 
 def optional_parts() -> list[dict[str, str]]:
@@ -106,18 +108,18 @@ def main(as_json: JsonOption = False) -> None:
 
     Exit code 1 when a required package is missing.
     """
-    found, parts, hardware = versions(), optional_parts(), devices()
+    installed, parts, hardware = versions(), optional_parts(), devices()
     if as_json:
         import json
 
         say(
-            json.dumps({"versions": found, "devices": hardware, "optional": parts}, indent=2, ensure_ascii=False),
+            json.dumps({"versions": installed, "devices": hardware, "optional": parts}, indent=2, ensure_ascii=False),
             lines=True,
         )
     else:
         from .show import print_rows
 
-        print_rows([{"package": name, "version": version} for name, version in found.items()], title="versions")
+        print_rows([{"package": name, "version": version} for name, version in installed.items()], title="versions")
         print_rows(hardware, title="devices")
         print_rows(
             [{**part, "get": part["get"] if part["status"] != "found" else ""} for part in parts],
@@ -125,7 +127,7 @@ def main(as_json: JsonOption = False) -> None:
         )
     missing = [
         name
-        for name, version in found.items()
+        for name, version in installed.items()
         if version == "missing" and (name != "triton" or sys.platform == "linux")
     ]
     if missing:

@@ -83,9 +83,9 @@ def _walk(command: Any, name: str) -> Iterator[tuple[str, Any]]:
     if isinstance(command, TyperGroup):
         context = command.make_context(name, [], resilient_parsing=True)
         for child in command.list_commands(context):
-            found = command.get_command(context, child)
-            if found is not None and not found.hidden:
-                yield from _walk(found, f"{name} {child}")
+            subcommand = command.get_command(context, child)
+            if subcommand is not None and not subcommand.hidden:
+                yield from _walk(subcommand, f"{name} {child}")
 
 
 def _related(name: str, names: Iterable[str]) -> list[str]:
@@ -120,7 +120,9 @@ def _head(name: str, command: Any) -> list[str]:
     lines += _section("ARGUMENTS", records["argument"])
     if isinstance(command, TyperGroup):
         children = ((child, command.get_command(context, child)) for child in command.list_commands(context))
-        one_line = [(child, _summary(found)) for child, found in children if found and not found.hidden]
+        one_line = [
+            (child, _summary(subcommand)) for child, subcommand in children if subcommand and not subcommand.hidden
+        ]
         lines += _section("COMMANDS", one_line)
     lines += _section("OPTIONS", records["option"])
     return lines

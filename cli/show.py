@@ -229,11 +229,11 @@ def _without_traces(report: Report) -> Report:
 
 def _print_warnings(report: Report) -> None:
     """One line a warning; one that many files share is said once."""
-    found: dict[str, list[str]] = {}
+    inputs_of: dict[str, list[str]] = {}
     for item in report.items:
         for warning in item.warnings:
-            found.setdefault(warning, []).append(item.input)
-    for warning, names in found.items():
+            inputs_of.setdefault(warning, []).append(item.input)
+    for warning, names in inputs_of.items():
         more = f" and {len(names) - 1} more" if len(names) > 1 else ""
         say(f"attn: warning: {names[0]}{more}: {warning}", err=True)
     for remark in report.remarks:

@@ -55,8 +55,8 @@ class Formulation:
         if callable(self.run):
             return self.run
         module, _, attribute = self.run.partition(":")
-        found: Callable[..., Any] = getattr(importlib.import_module(module), attribute)
-        return found
+        implementation: Callable[..., Any] = getattr(importlib.import_module(module), attribute)
+        return implementation
 
 
 @dataclass(frozen=True)

@@ -34,9 +34,9 @@ def pick_device(name: str) -> torch.device:
         hint = did_you_mean(name, ["auto", "cpu", "cuda", "cuda:0", "mps"]) or "Use auto, cpu, cuda, cuda:N or mps."
         raise OptionError(f"{{device}}: no device named {name!r}. {hint}")
     if kind == "cuda" and int(number or 0) >= torch.cuda.device_count():
-        found = torch.cuda.device_count()
+        count = torch.cuda.device_count()
         raise OptionError(
-            f"{{device}}: {name} is not here ({found} CUDA devices found). `attn doctor` shows the devices."
+            f"{{device}}: {name} is not here ({count} CUDA devices found). `attn doctor` shows the devices."
         )
     if kind == "mps" and not torch.backends.mps.is_available():
         raise OptionError("{device}: mps is not here. `attn doctor` shows the devices.")

@@ -48,15 +48,15 @@ def first_order_only(backward: Callable[..., Any]) -> Callable[..., Any]:
     @functools.wraps(backward)
     def once(ctx: Any, *grads: Tensor) -> Any:
         with torch.no_grad(), own_dtypes(grads[0].device.type):  # .backward() may be called inside autocast
-            found: Gradients = backward(ctx, *grads)
+            gradients: Gradients = backward(ctx, *grads)
         if not torch.is_grad_enabled():  # it is where the caller asked for create_graph=True
-            return found
-        parts = list(found) if isinstance(found, tuple) else [found]
+            return gradients
+        parts = list(gradients) if isinstance(gradients, tuple) else [gradients]
         given = [i for i, part in enumerate(parts) if part is not None]
         sources = [x for x in (*ctx.saved_tensors, *grads) if x is not None and x.requires_grad]
         marked = _Last.apply(len(given), *[parts[i] for i in given], *sources)  # type: ignore[no-untyped-call]
         for i, part in zip(given, marked, strict=True):
             parts[i] = part
-        return tuple(parts) if isinstance(found, tuple) else parts[0]
+        return tuple(parts) if isinstance(gradients, tuple) else parts[0]
 
     return once

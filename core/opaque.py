@@ -68,16 +68,16 @@ def opaque(result: Callable[..., Any]) -> Callable[[Callable[P, R]], Callable[P,
             if not torch.is_grad_enabled():  # a tensor that wants a gradient is no array for numba, not even here
                 positional = [x.detach() if isinstance(x, Tensor) else x for x in positional]
                 named = {name: x.detach() if isinstance(x, Tensor) else x for name, x in named.items()}
-            found: R
+            output: R
             if torch.compiler.is_compiling():
                 given = {**dict(zip(names, positional, strict=False)), **named}
                 wanted = [name for name, x in given.items() if isinstance(x, Tensor) and x.requires_grad]
-                found = overload(*positional[len(names) :], **given, wanted=wanted)
+                output = overload(*positional[len(names) :], **given, wanted=wanted)
             else:
                 tensors = (x for x in (*positional, *named.values()) if isinstance(x, Tensor))
                 with own_dtypes(next((x.device.type for x in tensors), "cpu")):
-                    found = function(*positional, **named)  # type: ignore[call-arg]
-            return found
+                    output = function(*positional, **named)  # type: ignore[call-arg]
+            return output
 
         return call
 
@@ -149,10 +149,10 @@ class _Operator:
 
     def forward(self, *args: Any) -> Any:
         wanted = args[len(self.names)] if len(args) > len(self.names) else None
-        _, found = self.evaluate(args, wanted or ())
-        if isinstance(found, Tensor):
-            return _separate([found.detach()], args)[0]
-        return tuple(_separate([x.detach() for x in found], args))
+        _, outputs = self.evaluate(args, wanted or ())
+        if isinstance(outputs, Tensor):
+            return _separate([outputs.detach()], args)[0]
+        return tuple(_separate([x.detach() for x in outputs], args))
 
     def fake_forward(self, *args: Any) -> Any:
         return self.result(**dict(zip(self.names, self.complete(args), strict=True)))
@@ -168,18 +168,18 @@ class _Operator:
             args[i] = x
         wanted = [self.names[i] for i in self.tensors if i < len(ctx.needs_input_grad) and ctx.needs_input_grad[i]]
         if torch.is_grad_enabled():  # with create_graph=True, for a derivative of this one
-            found = self.derivatives(grads, args, wanted, create_graph=True)
+            gradients = self.derivatives(grads, args, wanted, create_graph=True)
         else:
-            found = self.gradient(list(grads), *args, wanted)
-        left = iter(found)
+            gradients = self.gradient(list(grads), *args, wanted)
+        left = iter(gradients)
         return *(next(left) if name in wanted else None for name in self.names), None
 
     def derivatives(
         self, grads: Sequence[Tensor], args: Sequence[Any], wanted: Sequence[str], *, create_graph: bool
     ) -> Sequence[Tensor]:
         """Gradients of the arguments ``wanted``; with ``create_graph`` they depend on all that the arguments do."""
-        given, found = self.evaluate(args, wanted, detach=not create_graph)
-        pairs = zip([found] if isinstance(found, Tensor) else found, grads, strict=True)
+        given, outputs = self.evaluate(args, wanted, detach=not create_graph)
+        pairs = zip([outputs] if isinstance(outputs, Tensor) else outputs, grads, strict=True)
         outs, weights = zip(*((out, grad) for out, grad in pairs if out.requires_grad), strict=True)
         with own_dtypes(args[0].device.type):
             return torch.autograd.grad(
@@ -201,11 +201,11 @@ def _place(module: str) -> str:
     return inside.replace(".", "_") if inside != module else module.rpartition(".")[2].lstrip("_")
 
 
-def _separate(found: Sequence[Tensor], others: Sequence[Any]) -> list[Tensor]:
+def _separate(tensors: Sequence[Tensor], others: Sequence[Any]) -> list[Tensor]:
     """What an operator may return: contiguous, as its fake says, and in memory of its own."""
     taken = {x.untyped_storage().data_ptr() for x in others if isinstance(x, Tensor)}
     own = []
-    for x in found:
+    for x in tensors:
         if not x.is_contiguous() or x.untyped_storage().data_ptr() in taken:
             x = x.clone(memory_format=torch.contiguous_format)
         taken.add(x.untyped_storage().data_ptr())

@@ -37,12 +37,12 @@ def _main(index: Index, reporting: Reporting, options: DedupOptions, hits: Group
 
     options = replace(options, present=hits.form == "paths0")
     with watching(reporting) as watch:
-        found = dedup(index.index, options, watcher=watch, arguments=arguments("dedup", index, options, hits))
-    shown = show_hits(found, hits, reporting, row)
+        duplicates = dedup(index.index, options, watcher=watch, arguments=arguments("dedup", index, options, hits))
+    shown = show_hits(duplicates, hits, reporting, row)
     if shown and not reporting.as_json and not reporting.quiet:
-        counts = found.report.items[0].metrics
+        counts = duplicates.report.items[0].metrics
         say(f"{counts['duplicates']} of {counts['entries']} entries are extra copies, in {counts['groups']} groups")
-    raise typer.Exit(found.report.exit_code)
+    raise typer.Exit(duplicates.report.exit_code)
 
 
 main = command(_main)

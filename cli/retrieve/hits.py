@@ -24,7 +24,7 @@ def hit_row(result: Any, rank: int, hit: Any) -> dict[str, Any]:
 
 
 def show_hits(
-    found: Found, hits: Hits, reporting: Reporting, row: Callable[[Any, int, Any], Mapping[str, Any]]
+    outcome: Found, hits: Hits, reporting: Reporting, row: Callable[[Any, int, Any], Mapping[str, Any]]
 ) -> bool:
     """Write and print what was found; true where the table, or the JSON document, was printed.
 
@@ -35,24 +35,24 @@ def show_hits(
 
     from ..show import ROWS_SHOWN, save_report, show
 
-    for item in found.report.items:
+    for item in outcome.report.items:
         if item.error:
             say(f"attn: {item.input}: {item.error}", err=True)
-    for warning in found.warnings:
+    for warning in outcome.warnings:
         say(f"attn: warning: {warning}", err=True)
     if hits.sheet is not None:
-        write_sheet(hits.sheet, found)
-    results = list(apart(found.results)) if hits.form == "trec" else found.results
+        write_sheet(hits.sheet, outcome)
+    results = list(apart(outcome.results)) if hits.form == "trec" else outcome.results
     if hits.output is not None:
         write_results(hits.output, results, hits.form)
     if hits.form == "table" or reporting.as_json or hits.output is not None:
-        rows = [row(result, rank, hit) for result in found.results for rank, hit in enumerate(result.ranked, 1)]
-        show(found.report, reporting, rows=rows[:ROWS_SHOWN])
+        rows = [row(result, rank, hit) for result in outcome.results for rank, hit in enumerate(result.ranked, 1)]
+        show(outcome.report, reporting, rows=rows[:ROWS_SHOWN])
         if len(rows) > ROWS_SHOWN and not reporting.as_json and not reporting.quiet:
             say(f"the first {ROWS_SHOWN} of {len(rows)} are shown; --format jsonl and --report have all")
         return True
     if reporting.report_file is not None:
-        save_report(found.report, reporting.report_file, verbose=reporting.verbose)
+        save_report(outcome.report, reporting.report_file, verbose=reporting.verbose)
     if sys.stdout.isatty():  # somebody looks at it: ids and texts must not steer the terminal
         for piece in [*render(results, hits.form)]:
             say(os.fsdecode(piece).removesuffix("\n").removesuffix("\0"), lines=True)

@@ -26,15 +26,15 @@ def _main(index: Index, queries: SearchQueries, reporting: Reporting, options: S
     with watching(reporting):
         contents = queries_of(queries.query, queries.image, queries.queries)
         named = arguments("search", index, queries, options, hits)
-        found = search(index.index, contents, options, arguments=named)
-    shown = show_hits(found, hits, reporting, hit_row)
+        outcome = search(index.index, contents, options, arguments=named)
+    shown = show_hits(outcome, hits, reporting, hit_row)
     if shown and options.explain and not reporting.as_json and not reporting.quiet:
-        for result in found.results:
-            if (why := found.explained.get(result.query_id)) and why.words:
+        for result in outcome.results:
+            if (why := outcome.explained.get(result.query_id)) and why.words:
                 rows = [{"word": word, "score": score} for word, score in why.words]
                 print_rows(rows, title=f"words of {result.query!r}")
-    nothing = not any(result.hits for result in found.results)
-    raise typer.Exit(1 if nothing else found.report.exit_code)
+    nothing = not any(result.hits for result in outcome.results)
+    raise typer.Exit(1 if nothing else outcome.report.exit_code)
 
 
 main = command(_main)

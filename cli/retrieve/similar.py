@@ -23,10 +23,10 @@ def _main(index: Index, entries: Entries, reporting: Reporting, options: Similar
 
     with watching(reporting):
         named = arguments("similar", index, entries, options, hits)
-        found = similar(index.index, entries.entries, options, arguments=named)
-    show_hits(found, hits, reporting, hit_row)
-    nothing = not any(result.hits for result in found.results)
-    raise typer.Exit(1 if nothing else found.report.exit_code)
+        outcome = similar(index.index, entries.entries, options, arguments=named)
+    show_hits(outcome, hits, reporting, hit_row)
+    nothing = not any(result.hits for result in outcome.results)
+    raise typer.Exit(1 if nothing else outcome.report.exit_code)
 
 
 main = command(_main)

@@ -54,13 +54,13 @@ class BatchOutcome:
         passed : Passed, optional
             What the walk over the inputs passed by: a section and remarks of its own.
         """
-        told = self.items if items is None else tuple(items)
+        reported = self.items if items is None else tuple(items)
         if passed is not None and (rows := passed.rows()):
             sections = (Table("skipped_files", rows, detail=True), *sections)
             remarks = (*(f"passed by, {row['why']}: {row['files']} ({row['names']})" for row in rows), *remarks)
         return Report(
-            command, attn.__version__, dict(arguments), device, time.perf_counter() - since, told,
-            dict(summarise(told)) | dict(summary or {}), tuple(notices), tuple(sections),
+            command, attn.__version__, dict(arguments), device, time.perf_counter() - since, reported,
+            dict(summarise(reported)) | dict(summary or {}), tuple(notices), tuple(sections),
             left=self.left if self.interrupted else None, files=dict(files or {}), overview=tuple(overview),
             remarks=tuple(remarks), urgent=tuple(urgent),
         )  # fmt: skip

@@ -189,14 +189,14 @@ def measure(
                 hit = mask.gather(-1, target[..., None])[..., 0]
                 hits[label].append(hit[target < visible])
     truth = torch.cat(dense, 2) if dense else q.new_empty((*q.shape[:2], 0, v.shape[-1]))
-    found: dict[str, dict[str, Any]] = {
+    figures: dict[str, dict[str, Any]] = {
         label: output_error(out, truths.get(label, truth)) for label, out in outputs.items()
     }
     for label, shares in pairs.items():
         if shares and (share := torch.cat(shares)).numel():
-            found.setdefault(label, {})["flat_iou"] = share.double().mean().item()
+            figures.setdefault(label, {})["flat_iou"] = share.double().mean().item()
     for label, recall in recalls.items():
-        found.setdefault(label, {}).update(recall.metrics())
+        figures.setdefault(label, {}).update(recall.metrics())
         if needles is not None and (all_hits := torch.cat(hits[label])).numel():
-            found[label]["needle_hit"] = all_hits.double().mean().item()
-    return found
+            figures[label]["needle_hit"] = all_hits.double().mean().item()
+    return figures

@@ -35,12 +35,12 @@ class Candidate:
 
     def arguments(self, scale: float, grid: tuple[int, int] | None) -> dict[str, Any]:
         """Keyword arguments of the call, plain values only."""
-        found: dict[str, Any] = {"causal": self.causal, "scale": scale, **self.params}
+        named: dict[str, Any] = {"causal": self.causal, "scale": scale, **self.params}
         if self.operator.rows is not None:
-            found["scale"] = None  # not softmax attention: the operator's own scale
+            named["scale"] = None  # not softmax attention: the operator's own scale
         if self.operator.grid:
-            found["grid"] = grid
-        return found
+            named["grid"] = grid
+        return named
 
     def cost(self, shape: Shape) -> Cost:
         """Predicted cost at ``shape``."""
@@ -93,7 +93,7 @@ def choose(options: BenchOptions) -> tuple[list[str], dict[str, str]]:
     )
     if options.sweep and options.sweep[0] not in names:
         names = (*names, options.sweep[0])
-    found: list[str] = []
+    chosen: list[str] = []
     left_out: dict[str, str] = {}
     for name in (*options.settings, *((options.sweep[0],) if options.sweep else ())):
         if name not in names:
@@ -120,19 +120,19 @@ def choose(options: BenchOptions) -> tuple[list[str], dict[str, str]]:
         unused = operator.decode_only & given.keys()
         if unused and options.mode != "decode":
             raise OptionError(f"{name}.{min(unused)} would have no effect without {{mode}} decode.")
-        found.append(name)
-    if options.grid is not None and not any(OPERATORS[name].resolve().grid for name in found):
+        chosen.append(name)
+    if options.grid is not None and not any(OPERATORS[name].resolve().grid for name in chosen):
         raise OptionError("{grid} is about operators on token maps (bra, halo), and none is measured.")
     if options.sweep and options.sweep[1] in options.settings.get(options.sweep[0], {}):
         raise UsageError(f"{'.'.join(options.sweep[:2])} is both set and swept. Leave one out.")
     if options.operators and options.peers:
         raise OptionError("{peers} adds to the operators that run by default, and some were named. Name the peers too.")
-    return found, left_out
+    return chosen, left_out
 
 
 def plan(names: Sequence[str], options: BenchOptions, shape: Shape) -> list[Candidate]:
     """The candidates of inputs of ``shape``, baselines first."""
-    found: list[Candidate] = []
+    candidates: list[Candidate] = []
     for name in names:
         operator = Candidate(name, name, {}, causal=False).operator
         causal = options.causal if options.causal is not None else operator.causal[0]
@@ -141,15 +141,15 @@ def plan(names: Sequence[str], options: BenchOptions, shape: Shape) -> list[Cand
             params = {**operator.at_budget(options.keys, shape), **params}
         if options.sweep and options.sweep[0] == name:
             _, parameter, values = options.sweep
-            found += [Candidate(f"{name} {parameter}={v}", name, {**params, parameter: v}, causal) for v in values]
+            candidates += [Candidate(f"{name} {parameter}={v}", name, {**params, parameter: v}, causal) for v in values]
         else:
-            found.append(Candidate(name, name, params, causal))
+            candidates.append(Candidate(name, name, params, causal))
     baselines = []
     if options.baseline:
-        for causal in sorted({candidate.causal for candidate in found}, reverse=True):
-            label = BASELINE if causal or len({c.causal for c in found}) == 1 else f"{BASELINE} (not causal)"
+        for causal in sorted({candidate.causal for candidate in candidates}, reverse=True):
+            label = BASELINE if causal or len({c.causal for c in candidates}) == 1 else f"{BASELINE} (not causal)"
             baselines.append(Candidate(label, BASELINE, {}, causal))
-    return baselines + found
+    return baselines + candidates
 
 
 def _by_default(name: str, options: BenchOptions) -> bool:

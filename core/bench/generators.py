@@ -33,7 +33,7 @@ WORST = {"largest_logit": 1e4}
 def gaussian(rng: Generator, group: Sequence[Generator], length: int, dim: int) -> Head:
     """Keys and queries from N(0, 1): attention is close to uniform."""
     keys = rng.standard_normal((length, dim))
-    return [one.standard_normal((length, dim)) for one in group], keys, NO_NEEDLES
+    return [generator.standard_normal((length, dim)) for generator in group], keys, NO_NEEDLES
 
 
 def autoregressive(rng: Generator, length: int, dim: int, rho: float) -> Array:
@@ -67,9 +67,9 @@ def lowrank(rng: Generator, group: Sequence[Generator], length: int, dim: int) -
     keys = rope(latent @ project + p["noise"] * rng.standard_normal((length, dim)), p["rope_base"])
     keys[: int(p["sinks"])] = p["sink_key"] * sink  # after the rotation, so that every query meets the same direction
     queries = []
-    for one in group:
-        seen = latent + p["query_noise"] * one.standard_normal((length, rank))
-        query = rope(seen @ project + p["noise"] * one.standard_normal((length, dim)), p["rope_base"])
+    for generator in group:
+        seen = latent + p["query_noise"] * generator.standard_normal((length, rank))
+        query = rope(seen @ project + p["noise"] * generator.standard_normal((length, dim)), p["rope_base"])
         queries.append(query + p["sink_query"] * sink)
     return queries, keys, NO_NEEDLES
 
@@ -84,7 +84,8 @@ def topic(rng: Generator, group: Sequence[Generator], length: int, dim: int) -> 
     topics = np.repeat(rng.integers(len(centres), size=segments), lengths)[: length + ahead]
     keys = _on_sphere(centres[topics[:length]] + p["noise"] * rng.standard_normal((length, dim)))
     queries = [
-        _on_sphere(centres[topics[ahead:]] + p["noise"] * one.standard_normal((length, dim))) for one in group
+        _on_sphere(centres[topics[ahead:]] + p["noise"] * generator.standard_normal((length, dim)))
+        for generator in group
     ]  # fmt: skip
     return queries, keys, NO_NEEDLES
 
@@ -130,7 +131,7 @@ def video(rng: Generator, group: Sequence[Generator], length: int, dim: int) -> 
     order = gilbert_order(t, h, w).numpy()
     field = _on_sphere(frames[order // (h * w)] + rows[order // w % h] + columns[order % w])
     keys = field + p["noise"] * rng.standard_normal((length, dim))
-    return [field + p["noise"] * one.standard_normal((length, dim)) for one in group], keys, NO_NEEDLES
+    return [field + p["noise"] * generator.standard_normal((length, dim)) for generator in group], keys, NO_NEEDLES
 
 
 def video_grid(length: int) -> tuple[int, int, int]:
@@ -156,8 +157,8 @@ def worst(rng: Generator, group: Sequence[Generator], length: int, dim: int) -> 
     keys[: length // 4] = keys[0]
     keys[:, 0] = 4.0
     queries = []
-    for one in group:
-        query = one.standard_normal((length, dim))
+    for generator in group:
+        query = generator.standard_normal((length, dim))
         query[length // 4 : length // 2] = 0.0
         late = query[3 * length // 4 :]  # never empty
         norms = np.linalg.norm(keys, axis=1).max() * np.linalg.norm(late, axis=1, keepdims=True)

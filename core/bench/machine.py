@@ -28,7 +28,7 @@ def ceilings(device: torch.device, dtypes: tuple[torch.dtype, ...]) -> dict[str,
     The best of several runs and of two shapes: a ceiling is what the machine can do, not what it does on average, and
     libraries do not reach it on every shape (the 2048^2 product of the specification was the slower one here).
     """
-    found = {}
+    measured = {}
     for dtype in dtypes:
         rates: list[float] = []
         for rows, inner, columns in MATMULS:
@@ -39,12 +39,12 @@ def ceilings(device: torch.device, dtypes: tuple[torch.dtype, ...]) -> dict[str,
             out = torch.empty(rows, columns, device=device, dtype=dtype)
             seconds = _best(lambda a=a, b=b, out=out: torch.mm(a, b, out=out), device, 10)  # type: ignore[misc]
             rates.append(2 * rows * inner * columns / seconds / 1e9)
-        found[f"gflops_{_short(dtype)}"] = max(rates)
+        measured[f"gflops_{_short(dtype)}"] = max(rates)
     source = torch.ones(COPY_BYTES // 4, device=device)
     target = torch.ones_like(source)  # written before: page faults are not bandwidth
     seconds = _best(lambda: target.copy_(source), device, 5)
-    found["copy_gb_s"] = 2 * COPY_BYTES / seconds / 1e9
-    return found
+    measured["copy_gb_s"] = 2 * COPY_BYTES / seconds / 1e9
+    return measured
 
 
 def _short(dtype: torch.dtype) -> str:
@@ -101,7 +101,7 @@ def describe(device: torch.device) -> dict[str, Any]:
     """Processor, device, versions and threads, for the report."""
     from importlib.metadata import PackageNotFoundError, version
 
-    found: dict[str, Any] = {
+    description: dict[str, Any] = {
         "cpu": _cpu_name(),
         "cores": available_cores(),
         "threads": torch.get_num_threads(),
@@ -110,12 +110,12 @@ def describe(device: torch.device) -> dict[str, Any]:
     }
     for name in ("triton", "numba"):
         try:
-            found[name] = version(name)
+            description[name] = version(name)
         except PackageNotFoundError:
-            found[name] = None
+            description[name] = None
     if device.type == "cuda":
-        found["gpu"] = torch.cuda.get_device_name(device)
-    return found
+        description["gpu"] = torch.cuda.get_device_name(device)
+    return description
 
 
 def _cpu_name() -> str:

@@ -91,15 +91,15 @@ def pilot_length(length: int) -> int:
 
 
 @contextlib.contextmanager
-def collected(found: list[str], known: Sequence[str] = ()) -> Iterator[None]:
-    """Python's warnings into ``found``, each once, instead of onto stderr; not those of ``known``."""
+def collected(texts: list[str], known: Sequence[str] = ()) -> Iterator[None]:
+    """Python's warnings into ``texts``, each once, instead of onto stderr; not those of ``known``."""
     with warnings.catch_warnings(record=True) as caught:
         warnings.simplefilter("always")
         yield
     for warning in caught:
         text = one_line(str(warning.message))
-        if text not in found and text not in known:
-            found.append(text)
+        if text not in texts and text not in known:
+            texts.append(text)
 
 
 def prepare(setup: Setup, inputs: AttentionInputs, length: int, making: float = 0.0) -> list[Row]:
@@ -240,13 +240,13 @@ def _exactness(setup: Setup, rows: list[Row], inputs: AttentionInputs, sampled: 
                 truths[row.label] = row.candidate.operator.rows(q, k, v, sampled, **row.arguments)
         if not group:
             continue
-        found = accuracy.measure(
+        figures = accuracy.measure(
             q, k, v, sampled, outputs, {row.label: row.selection for row in group if row.selection is not None},
             causal=causal, scale=scale, truths=truths, needles=inputs.arrays.get("needles"),
             against={row.label: "dsa" for row in group if row.candidate.name == "hisa"},
         )  # fmt: skip
         for row in group:
-            row.metrics.update(found.get(row.label, {}))
+            row.metrics.update(figures.get(row.label, {}))
             error = row.metrics["relative_error"]
             if row.candidate.operator.exact and not error <= GATE[q.dtype]:
                 fault = _beyond(q, k, v, sampled, scale, error)

@@ -93,7 +93,7 @@ def _figures(row: Row, shape: Shape, cost: Cost, setup: Setup) -> dict[str, floa
     # q, k, v read and the output written once: what is read again comes from a cache; decoding reads less than all
     compulsory = min(cost.bytes, vectors * (shape.head_dim + shape.value_dim) * shape.itemsize)
     traffic = setup.ceilings["copy_gb_s"] * 1e9 * useful / max(compulsory, 1)
-    found = {
+    figures = {
         "median_ms": 1e3 * seconds,
         "min_ms": 1e3 * min(row.timing.wall),
         "max_ms": 1e3 * max(row.timing.wall),
@@ -111,10 +111,10 @@ def _figures(row: Row, shape: Shape, cost: Cost, setup: Setup) -> dict[str, floa
         **{f"{phase}_ms": 1e3 * time_ for phase, time_ in row.phases.items()},
     }
     if setup.options.mode == "decode" and row.candidate.operator.decoder is not None:
-        del found["ceiling_share"]  # a step may reuse an earlier search: its products were not all made in this time
+        del figures["ceiling_share"]  # a step may reuse an earlier search: its products were not all made in this time
     if row.backward:
-        found["backward_ms"] = 1e3 * machine.median(row.backward[-len(row.timing.wall) :])
-    return found
+        figures["backward_ms"] = 1e3 * machine.median(row.backward[-len(row.timing.wall) :])
+    return figures
 
 
 def add_speedups(items: Sequence[Measurement]) -> list[Measurement]:
@@ -145,15 +145,15 @@ def fit_table(items: Sequence[Measurement]) -> list[dict[str, Any]]:
 
     Several seeds of one length count with their median.
     """
-    found: dict[tuple[str, str, bool], dict[int, list[float]]] = {}
+    runs_of: dict[tuple[str, str, bool], dict[int, list[float]]] = {}
     names: dict[tuple[str, str, bool], str] = {}
     for item in items:
         if item.status == "ok":
             key = (item.label, item.source, bool(item.causal))
             names[key] = item.operator
-            found.setdefault(key, {}).setdefault(int(item.metrics["seq_len"]), []).append(item.metrics["median_ms"])
+            runs_of.setdefault(key, {}).setdefault(int(item.metrics["seq_len"]), []).append(item.metrics["median_ms"])
     series = {
-        key: {n: machine.median(runs) / 1e3 for n, runs in sorted(points.items())} for key, points in found.items()
+        key: {n: machine.median(runs) / 1e3 for n, runs in sorted(points.items())} for key, points in runs_of.items()
     }
     base = {key[1:]: points for key, points in series.items() if names[key] == BASELINE}
     table = []

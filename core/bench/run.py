@@ -63,23 +63,23 @@ def run(options: BenchOptions, *, watcher: Watcher | None = None, arguments: Map
     try:
         for done, (length, source, seed) in enumerate(jobs, 1):
             if needs[length, source] > memory.budget():
-                for found in _too_large(names, needs[length, source], length, source, seed):
-                    measured.append(found)
-                    watcher.item(found, done, len(jobs))
+                for result in _too_large(names, needs[length, source], length, source, seed):
+                    measured.append(result)
+                    watcher.item(result, done, len(jobs))
                 reached = done
                 continue
             late: list[str] = []
             with collected(late):
                 rows, inputs, made = _measured(setup, source, length, seed)
                 new = [item(row, inputs, setup) for row in rows]
-            told = {text for found in new for text in found.warnings}
-            if new and (rest := tuple(text for text in late if text not in told)):
+            shown = {text for result in new for text in result.warnings}
+            if new and (rest := tuple(text for text in late if text not in shown)):
                 new[0] = replace(new[0], warnings=(*new[0].warnings, *rest))
             hashed = {"sha256": inputs.sha256, **inputs.params} if made else {"made": False}
             used.append({"inputs": inputs.name, "seq_len": length, "seed": seed, **hashed})
-            for found in add_speedups(new):
-                measured.append(found)
-                watcher.item(found, done, len(jobs))
+            for result in add_speedups(new):
+                measured.append(result)
+                watcher.item(result, done, len(jobs))
             del inputs, rows  # before the next ones are made
             reached = done
     except KeyboardInterrupt:
@@ -171,12 +171,12 @@ def make_inputs(
 
 def _file_sizes(source: str, options: BenchOptions) -> tuple[int, int, int, int]:
     """Batch, heads, key/value heads and head_dim of a file. Raises ``InputError``, also for others than asked for."""
-    found = check_captured(source, heads=options.captured_heads, lengths=options.lengths, tile=options.tile)
-    for name, size in zip(("batch", "num_heads", "num_kv_heads", "head_dim"), found, strict=True):
+    sizes = check_captured(source, heads=options.captured_heads, lengths=options.lengths, tile=options.tile)
+    for name, size in zip(("batch", "num_heads", "num_kv_heads", "head_dim"), sizes, strict=True):
         if name in options.asked and getattr(options, name) != size:
             what = f"has {name.replace('num_', '').replace('_', ' ')} {size}, asked for {getattr(options, name)}"
             raise InputError(source, what, "Leave that size out: a file has its own")
-    return found
+    return sizes
 
 
 def _check(options: BenchOptions, dtype: torch.dtype) -> dict[tuple[int, str], int]:

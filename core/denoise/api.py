@@ -98,8 +98,8 @@ def denoise(
         regions=regions,
         device=device,
     )
-    told = partial((watcher or Bars()).step, method)
-    result = denoise_stack(pixels, Window(*window), options, valid=masks, progress=told)
+    step = partial((watcher or Bars()).step, method)
+    result = denoise_stack(pixels, Window(*window), options, valid=masks, progress=step)
     return Denoised(
         result.pixels.reshape(image.shape),
         result.seen,

@@ -34,12 +34,12 @@ BESIDE = ("maps", "figure", "compare", "reference", "save_filter")
 
 def identity(options: DenoiseOptions) -> str:
     """One text per request; the same for all spellings of it."""
-    told = {name: value for name, value in asdict(options).items() if name not in BESIDE}
-    fit = told.pop("fit")
+    request = {name: value for name, value in asdict(options).items() if name not in BESIDE}
+    fit = request.pop("fit")
     seed = fit["seed"]
     if (read := METHODS[options.method].options) is not None:
         fit = {name: value for name, value in fit.items() if name in read}
-    told |= {
+    request |= {
         "window": parse_window(options.window),
         "dtype": str(pick_dtype(options.dtype)),
         "device": method_device(options.method, options.device).type,
@@ -47,12 +47,12 @@ def identity(options: DenoiseOptions) -> str:
         "simulate_dose": options.simulate_dose and (float(options.simulate_dose), seed),
     }
     if options.filter is None:
-        told["fit"] = sorted(fit.items())
+        request["fit"] = sorted(fit.items())
     else:  # nothing is fitted: what is in the file counts, not its name
         with open_regular(options.filter) as file:
-            told["filter"] = hashlib.sha256(file.read()).hexdigest()
-        del told["fit_on"]
-    return repr(sorted(told.items()))
+            request["filter"] = hashlib.sha256(file.read()).hexdigest()
+        del request["fit_on"]
+    return repr(sorted(request.items()))
 
 
 def resumed(items: Sequence[Item], tasks: Sequence[Task], options: DenoiseOptions, request: str) -> tuple[Item, ...]:
@@ -62,7 +62,7 @@ def resumed(items: Sequence[Item], tasks: Sequence[Task], options: DenoiseOption
     """
     of = {task.name: task for task in tasks}
     kept = any(item.status == "ok" for item in items)
-    told = []
+    noted = []
     for item in items:
         notes: list[str] = []
         if item.status == "skipped" and (task := of.get(item.input)) is not None and task.output is not None:
@@ -75,8 +75,8 @@ def resumed(items: Sequence[Item], tasks: Sequence[Task], options: DenoiseOption
                 notes.append("skipped: not compared with the reference; --overwrite compares")
             if options.save_filter is not None and not kept:
                 notes.append(f"skipped: nothing was fitted, so {options.save_filter} was not written; --overwrite fits")
-        told.append(replace(item, warnings=(*item.warnings, *notes)))
-    return tuple(told)
+        noted.append(replace(item, warnings=(*item.warnings, *notes)))
+    return tuple(noted)
 
 
 def _made_otherwise(source: Path, output: Path, request: str) -> list[str]:

@@ -98,10 +98,10 @@ def _check_place(image: GreyImage, reference: GreyImage, name: str, notes: list[
         sides = [" x ".join(f"{mm:.4g}" for mm in spacing) for spacing in (reference.spacing_mm, image.spacing_mm)]
         what = f"{name} has pixels of {sides[0]} mm, the image of {sides[1]} mm"
         raise InputError(image.path, what, "Name a reference of the same place")
-    ours, theirs = (found.series.get("orientation") for found in (image, reference))
+    ours, theirs = (part.series.get("orientation") for part in (image, reference))
     if ours and theirs and not np.allclose(ours, theirs, rtol=0, atol=0.02):
         raise InputError(image.path, f"{name} is oriented otherwise (ImageOrientationPatient)", "Turn one of them")
-    ours, theirs = (found.series.get("position") for found in (image, reference))
+    ours, theirs = (part.series.get("position") for part in (image, reference))
     if ours is not None and theirs is not None and abs(ours - theirs) > 0.5:
         notes.append(f"the reference lies {abs(ours - theirs):.1f} mm beside the image: is it the same slice?")
 
@@ -118,7 +118,7 @@ def _check_unit(image: GreyImage, reference: GreyImage, name: str) -> None:
     if image.unit != "stored":  # the user's word for one of them
         _check_range(image, reference, name)
         return
-    tops = [_top(found) for found in (image, reference)]
+    tops = [_top(part) for part in (image, reference)]
     if None not in tops and tops[0] != tops[1] and (image.kind in _SCREEN or reference.kind in _SCREEN):
         what = f"{name} holds values up to {tops[1]}, the image up to {tops[0]}"
         raise InputError(image.path, what, "Save both with the same number of bits")
@@ -145,7 +145,7 @@ def _top(image: GreyImage) -> int | None:
 
 def _check_range(image: GreyImage, reference: GreyImage, name: str) -> None:
     """``InputError`` where the values of both cannot be in one unit."""
-    low, high = zip(*(np.percentile(found.pixels, (1, 99)) for found in (image, reference)), strict=True)
+    low, high = zip(*(np.percentile(part.pixels, (1, 99)) for part in (image, reference)), strict=True)
     spans = [float(top - bottom) for bottom, top in zip(low, high, strict=True)]
     if min(spans) > 0 and max(spans) > _FAR * min(spans):
         what = f"{name} holds values from {low[1]:.4g} to {high[1]:.4g}, the image from {low[0]:.4g} to {high[0]:.4g}"
@@ -156,7 +156,7 @@ def _level(image: GreyImage, reference: GreyImage, valid: NDArray[np.bool_] | No
     """What a user should know where one middle slice is brighter than the other by more than its pixels differ."""
     middle = len(image.pixels) // 2
     ours, theirs = (
-        found.pixels[middle] if valid is None else found.pixels[middle][valid[middle]] for found in (image, reference)
+        part.pixels[middle] if valid is None else part.pixels[middle][valid[middle]] for part in (image, reference)
     )
     if not ours.size:
         return []

@@ -114,9 +114,9 @@ def run(
     if options.compare:
         sections.append(mean_table(items, best="psnr"))
     remarks = [f"warning: series fitted on {row['fitted_on']}: {text}" for row in series for text in row["warnings"]]
-    told = arguments or {"inputs": list(inputs), "output": output and str(output), "method": options.method}
+    named = arguments or {"inputs": list(inputs), "output": output and str(output), "method": options.method}
     return outcome.report(
-        "denoise", told, device, start, items=items, sections=sections, notices=(NOTICE,), passed=passed,
+        "denoise", named, device, start, items=items, sections=sections, notices=(NOTICE,), passed=passed,
         remarks=remarks,
     )  # fmt: skip
 

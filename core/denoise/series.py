@@ -44,7 +44,7 @@ def group_series(paths: Sequence[Path]) -> list[Group]:
     for path in paths:
         if path not in dicom:
             others.setdefault((path.parent, suffix_of(path)), []).append(path)
-    return groups + [Group(str(folder), tuple(found)) for (folder, _), found in others.items()]
+    return groups + [Group(str(folder), tuple(members)) for (folder, _), members in others.items()]
 
 
 def fit_series(
@@ -52,12 +52,12 @@ def fit_series(
     options: DenoiseOptions,
     placement: Placement,
     watcher: Watcher,
-    found: list[dict[str, Any]],
+    fits: list[dict[str, Any]],
 ) -> list[Task]:
     """Fit one filter per series and hand it to the series' tasks; a file that is a series by itself fits its own.
 
     A chosen slice that cannot be read gives way to its nearest readable neighbour; the file fails in its own turn.
-    ``found`` is told of each series as soon as it is fitted.
+    ``fits`` is told of each series as soon as it is fitted.
 
     Raises
     ------
@@ -84,7 +84,7 @@ def fit_series(
             warnings = group.warnings
             if name is not None and name != members[chosen].name:
                 warnings = (*warnings, f"not on {members[chosen].name}, which cannot be used")
-            found.append({"series": group.name, "files": len(members), "fitted_on": name, "warnings": warnings})
+            fits.append({"series": group.name, "files": len(members), "fitted_on": name, "warnings": warnings})
     return [ready.get(task.source, task) for task in tasks]
 
 

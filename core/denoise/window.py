@@ -105,15 +105,15 @@ def choose_window(text: str, image: GreyImage) -> Window:
     InputError
         For a preset in HU on an image that has no HU: the fault of this file, others of a batch may have it.
     """
-    asked = parse_window(text)
-    if asked is not None:
+    given = parse_window(text)
+    if given is not None:
         if text in PRESETS and image.unit != "HU":
             raise InputError(
                 image.path,
                 f"has no HU, or does not say so, and the window {text} is in HU",
                 "Add --unit hu if its values are HU; else use --window auto, or CENTER,WIDTH in its own values",
             )
-        centre, width = asked
+        centre, width = given
         return Window(centre - width / 2, centre + width / 2)
     pixels = image.pixels if image.valid is None else image.pixels[image.valid]
     if not pixels.size:

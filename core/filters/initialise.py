@@ -230,8 +230,8 @@ def _lsuv(job: _Job) -> Done:
     assert job.images is not None  # initialise has checked it
     scaled = lsuv_(job.module, job.images, std=1.0 if job.gain is None else job.gain, generator=job.generator)
     done = {layer.name: "orthogonal; not run on the images, so not scaled" for layer in job.layers}
-    for one in scaled:
-        done[one.name] = f"lsuv, output variance {one.before:.3g} -> {one.after:.3g}"
+    for scaling in scaled:
+        done[scaling.name] = f"lsuv, output variance {scaling.before:.3g} -> {scaling.after:.3g}"
     return done
 
 

@@ -92,12 +92,12 @@ def _is_sum(node: fx.Node) -> bool:
 
 def _ancestors(node: fx.Node) -> set[fx.Node]:
     """``node`` and all it is computed from."""
-    found, todo = set(), [node]
+    ancestors, todo = set(), [node]
     while todo:
-        if (one := todo.pop()) not in found:
-            found.add(one)
-            todo.extend(one.all_input_nodes)
-    return found
+        if (ancestor := todo.pop()) not in ancestors:
+            ancestors.add(ancestor)
+            todo.extend(ancestor.all_input_nodes)
+    return ancestors
 
 
 def _inside(part: nn.Module, node: fx.Node) -> list[nn.Module]:
@@ -123,6 +123,6 @@ def _nearest(part: nn.Module, operand: fx.Node, own: Set[fx.Node]) -> nn.Module 
     if layers := _inside(part, operand):
         return layers[-1]
     for node in operand.all_input_nodes:
-        if (found := _nearest(part, node, own)) is not None:
-            return found
+        if (nearest := _nearest(part, node, own)) is not None:
+            return nearest
     return None

@@ -52,10 +52,10 @@ def place_fault(path: str | PathLike[str]) -> str:
         name = os.fsencode(os.path.basename(path))
         if len(name) > 255:
             return f"a name of {len(name)} bytes is too long (255 are possible)"
-        found = _stat(path)
-        if found is not None and stat.S_ISDIR(found.st_mode):
+        status = _stat(path)
+        if status is not None and stat.S_ISDIR(status.st_mode):
             return "is a directory"
-        if found is not None and not stat.S_ISREG(found.st_mode):
+        if status is not None and not stat.S_ISREG(status.st_mode):
             return "is no regular file"
         folder = os.path.dirname(os.path.abspath(path))
         while (above := _stat(folder)) is None:
@@ -271,13 +271,13 @@ def remove_stale(directory: str | PathLike[str]) -> list[Path]:
     """
     removed = []
     for path in sorted(Path(directory).glob(".attn-tmp-*")):
-        if found := _STALE.match(path.name):
+        if match := _STALE.match(path.name):
             with contextlib.suppress(OSError):
                 handle = os.open(path, os.O_RDONLY | getattr(os, "O_NOFOLLOW", 0) | getattr(os, "O_NONBLOCK", 0))
                 try:
                     free = _locked(handle)
                     age = time.time() - os.fstat(handle).st_mtime
-                    if free is False or (age < FORGOTTEN and not (free and found[1] == _host())):
+                    if free is False or (age < FORGOTTEN and not (free and match[1] == _host())):
                         continue
                     shutil.rmtree(path) if path.is_dir() else path.unlink()
                     removed.append(path)

@@ -80,8 +80,8 @@ def check_size(
     if limit is not None and count > limit:
         fix = f"The header may be damaged; if it is not, {advice}"
         raise InputError(path, f"claims {sides} pixels, more than the limit of {limit}", fix)
-    one = count // (shape[0] if len(shape) > 2 else 1)
-    need = count * (2 * itemsize + each) + one * slice_each
+    slice_count = count // (shape[0] if len(shape) > 2 else 1)
+    need = count * (2 * itemsize + each) + slice_count * slice_each
     fix = f"The header may be damaged; if it is not, {advice} or raise --max-memory"
     check_memory(path, need, f"claims {sides} pixels, which take", fix)
     return count
@@ -115,17 +115,17 @@ def read_into(path: str | PathLike[str], file: IO[bytes], buffer: memoryview, fo
 
 
 class _Collect(logging.Handler):
-    def __init__(self, found: list[str]) -> None:
+    def __init__(self, texts: list[str]) -> None:
         super().__init__(logging.WARNING)
-        self.found = found
+        self.found = texts
 
     def emit(self, record: logging.LogRecord) -> None:
         self.found.append(first_line(record.getMessage()))
 
 
 @contextmanager
-def captured(found: list[str]) -> Iterator[None]:
-    """Warnings and log lines of decoders go to ``found`` instead of stderr, each once, at most five."""
+def captured(texts: list[str]) -> Iterator[None]:
+    """Warnings and log lines of decoders go to ``texts`` instead of stderr, each once, at most five."""
     noise: list[str] = []
     handler = _Collect(noise)
     loggers = [logging.getLogger(name) for name in _LOGGERS]
@@ -144,14 +144,14 @@ def captured(found: list[str]) -> Iterator[None]:
                 for item in caught
                 if not issubclass(item.category, (DeprecationWarning, ResourceWarning, ImportWarning))
             ]
-            found += [text for text in dict.fromkeys(noise) if text and text not in found][:5]
+            texts += [text for text in dict.fromkeys(noise) if text and text not in texts][:5]
 
 
 @contextmanager
 def reading(
-    path: str | PathLike[str], kind: str, found: list[str], shown: Callable[[str], str] = str
+    path: str | PathLike[str], kind: str, texts: list[str], shown: Callable[[str], str] = str
 ) -> Iterator[None]:
-    """``decoding`` with the decoder's chatter kept off stderr: it goes to ``found``.
+    """``decoding`` with the decoder's chatter kept off stderr: it goes to ``texts``.
 
     ``shown`` makes of a library's words what may be shown of them.
     """
@@ -160,7 +160,7 @@ def reading(
         with decoding(path, kind, DAMAGED, shown), captured(words):
             yield
     finally:
-        found += [shown(word) for word in words]
+        texts += [shown(word) for word in words]
 
 
 def to_float(stored: NDArray[Any]) -> NDArray[np.floating[Any]]:

@@ -95,9 +95,9 @@ def json_lines(path: str | PathLike[str]) -> Iterator[tuple[str, dict[str, Any]]
     yield from json_objects(path, lines(path))
 
 
-def json_objects(path: str | PathLike[str], found: Iterable[tuple[int, str]]) -> Iterator[tuple[str, dict[str, Any]]]:
+def json_objects(path: str | PathLike[str], lines: Iterable[tuple[int, str]]) -> Iterator[tuple[str, dict[str, Any]]]:
     """``json_lines`` of lines that are read already. Raises ``InputError`` if one is no object."""
-    for number, text in found:
+    for number, text in lines:
         try:
             value = json.loads(text)
         except (ValueError, RecursionError) as error:
@@ -129,11 +129,11 @@ def json_value(path: str | PathLike[str], data: bytes) -> Any:
 
 def _once(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
     """An object, none of whose members would replace another. Raises ``ValueError`` for two of one name."""
-    found = dict(pairs)
-    if len(found) < len(pairs):
+    record = dict(pairs)
+    if len(record) < len(pairs):
         name, _ = Counter(name for name, _ in pairs).most_common(1)[0]
         raise ValueError(f"an object has {name!r} twice")
-    return found
+    return record
 
 
 def identifier(path: str | PathLike[str], place: str, record: Mapping[str, Any], *names: str) -> str:
@@ -177,20 +177,20 @@ def string_list(path: str | PathLike[str], place: str, record: Mapping[str, Any]
     value = record.get(name)
     if isinstance(value, str):
         value = [value]
-    if not isinstance(value, list) or not all(isinstance(one, str) for one in value):
+    if not isinstance(value, list) or not all(isinstance(entry, str) for entry in value):
         what = f"has no {name!r}" if name not in record else f"has a {name!r} that is no list of strings"
         raise InputError(path, f"{place} {what}", f'Write "{name}": ["...", "..."]')
-    return [_whole(path, place, name, one) for one in value]
+    return [_whole(path, place, name, entry) for entry in value]
 
 
 def objects(path: str | PathLike[str], value: Any, what: str = "the file") -> Iterator[tuple[str, dict[str, Any]]]:
     """``"entry 3"`` and the object, for each member of a JSON list. Raises ``InputError`` for anything else."""
     if not isinstance(value, list):
         raise InputError(path, f"{what} is {_kind(value)}, not a list", "Write [{...}, {...}]")
-    for number, one in enumerate(value, 1):
-        if not isinstance(one, dict):
-            raise InputError(path, f"entry {number} is {_kind(one)}, not an object", "Write [{...}, {...}]")
-        yield f"entry {number}", one
+    for number, entry in enumerate(value, 1):
+        if not isinstance(entry, dict):
+            raise InputError(path, f"entry {number} is {_kind(entry)}, not an object", "Write [{...}, {...}]")
+        yield f"entry {number}", entry
 
 
 def _whole(path: str | PathLike[str], place: str, name: str, text: str) -> str:

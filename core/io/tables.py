@@ -122,14 +122,16 @@ def _mark(table: Path) -> int:
 def _columns(group: Any, wanted: Collection[str]) -> list[Any]:
     """The chunks of a row group that belong to some columns, their inner ones too."""
     chunks = [group.column(i) for i in range(group.num_columns)]
-    return [one for one in chunks if any(f"{one.path_in_schema}.".startswith(f"{name}.") for name in wanted)]
+    return [chunk for chunk in chunks if any(f"{chunk.path_in_schema}.".startswith(f"{name}.") for name in wanted)]
 
 
 def _check_group(table: Path, group: Any, wanted: Collection[str]) -> None:
     """Refuse a row group that unpacks to more than the budget of memory: its sizes stand in the footer."""
     columns = _columns(group, wanted)
-    inner = sum(one.num_values for one in columns if one.num_values > group.num_rows)  # of lists: small where equal
-    size = 3 * sum(max(0, one.total_uncompressed_size) for one in columns) + _OBJECT * inner
+    inner = sum(
+        column.num_values for column in columns if column.num_values > group.num_rows
+    )  # of lists: small where equal
+    size = 3 * sum(max(0, column.total_uncompressed_size) for column in columns) + _OBJECT * inner
     check_memory(table, size, "a row group takes")
 
 
@@ -137,8 +139,8 @@ def _few_rows(group: Any, wanted: Collection[str]) -> int:
     """Rows to unpack at a time. A dictionary has a long value once, its rows have it each: they must fit, too."""
     size = max(
         [1, *(
-            one.total_uncompressed_size * -(-one.num_values // max(1, group.num_rows))
-            for one in _columns(group, wanted) if one.has_dictionary_page
+            column.total_uncompressed_size * -(-column.num_values // max(1, group.num_rows))
+            for column in _columns(group, wanted) if column.has_dictionary_page
         )]
     )  # fmt: skip
     return max(1, min(4096, budget() // 8 // int(size)))

@@ -54,8 +54,8 @@ def weight_files(folder: Path) -> list[Path]:
         If there are none.
     """
     for pattern in ("model.safetensors", "model-*.safetensors", "pytorch_model.bin", "pytorch_model-*.bin"):
-        if found := sorted(folder.glob(pattern)):
-            return found
+        if paths := sorted(folder.glob(pattern)):
+            return paths
     raise OptionError(f"{{model}}: {folder} holds no weights (model.safetensors or pytorch_model.bin).")
 
 

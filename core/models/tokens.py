@@ -40,17 +40,17 @@ def tokenise(tokeniser: Any, texts: Sequence[str], max_tokens: int | None) -> To
     """
     texts = list(texts)
     ids: list[list[int]] = tokeniser(texts, verbose=False)["input_ids"] if texts else []
-    truncated = np.array([max_tokens is not None and len(one) > max_tokens for one in ids], bool)
+    truncated = np.array([max_tokens is not None and len(tokens) > max_tokens for tokens in ids], bool)
     if truncated.any():  # once more, so that the tokeniser itself decides what closes a text that was cut
         long = np.flatnonzero(truncated)
         cut = tokeniser([texts[i] for i in long], truncation=True, max_length=max_tokens)["input_ids"]
-        for i, one in zip(long.tolist(), cut, strict=True):
-            ids[i] = one
-    for i, one in enumerate(ids):
-        if not one:
+        for i, tokens in zip(long.tolist(), cut, strict=True):
+            ids[i] = tokens
+    for i, tokens in enumerate(ids):
+        if not tokens:
             special = (tokeniser.eos_token_id, tokeniser.bos_token_id, tokeniser.pad_token_id, 0)
             ids[i] = [next(token for token in special if token is not None)]
-    return Tokens(ids, np.array([len(one) for one in ids], np.int64), truncated)
+    return Tokens(ids, np.array([len(tokens) for tokens in ids], np.int64), truncated)
 
 
 def batches(counts: NDArray[np.int64], limit: int = BATCH_TOKENS) -> Iterator[NDArray[np.int64]]:
@@ -68,7 +68,7 @@ def padded(ids: Sequence[Sequence[int]], pad: int, length: int | None = None) ->
     length = length or max(map(len, ids))
     batch = np.full((len(ids), length), pad, np.int64)
     mask = np.zeros((len(ids), length), np.int64)
-    for row, one in enumerate(ids):
-        batch[row, : len(one)] = one
-        mask[row, : len(one)] = 1
+    for row, tokens in enumerate(ids):
+        batch[row, : len(tokens)] = tokens
+        mask[row, : len(tokens)] = 1
     return torch.from_numpy(batch), torch.from_numpy(mask)

@@ -51,8 +51,8 @@ def reconstruction_loss(approx: Sequence[Tensor], teacher_prob: Sequence[Tensor]
         raise ValueError(f"{len(approx)} predicted layers and {len(teacher_prob)} of the teacher: give as many.")
     sums = [((ours - truth[..., 1:, :]) ** 2).sum() for ours, truth in zip(approx, teacher_prob, strict=True)]
     total = sums[0]
-    for one in sums[1:]:
-        total = total + one
+    for part in sums[1:]:
+        total = total + part
     return weight * total / len(sums)
 
 

@@ -221,10 +221,10 @@ class SparsifinerViT(nn.Module):
         ValueError
             If anything but predictors is missing, or there is anything unknown.
         """
-        found = self.load_state_dict(dict(state), strict=False)
-        missing = [name for name in found.missing_keys if "mask_predictor" not in name]
-        if missing or found.unexpected_keys:
-            raise ValueError(f"not the weights of this model: missing {missing}, unknown {found.unexpected_keys}.")
+        loaded = self.load_state_dict(dict(state), strict=False)
+        missing = [name for name in loaded.missing_keys if "mask_predictor" not in name]
+        if missing or loaded.unexpected_keys:
+            raise ValueError(f"not the weights of this model: missing {missing}, unknown {loaded.unexpected_keys}.")
 
     def multiply_adds(self) -> dict[str, int]:
         """Of all attention layers together, for one image without token pruning (section 7): ``dense``, ``sparse``."""

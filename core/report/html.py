@@ -35,7 +35,7 @@ def page(report: Report, path: Path) -> str:
 
     Pictures beyond ``MAX_INLINE_BYTES`` in all are linked instead of inlined, so that a batch of thousands still opens.
     """
-    told = {section.name for item in report.items for section in item.sections} if len(report.items) == 1 else set()
+    shown = {section.name for item in report.items for section in item.sections} if len(report.items) == 1 else set()
     return (
         _environment()
         .get_template("report.html")
@@ -48,7 +48,7 @@ def page(report: Report, path: Path) -> str:
             unit=unit_of(report.items),
             pictures=_Pictures(path.parent),
             summary=rest_of_summary(report),
-            sections=[section for section in report.sections if section.name not in told],
+            sections=[section for section in report.sections if section.name not in shown],
             arguments={name: value for name, value in report.arguments.items() if name != "argv"},
         )
     )
@@ -116,7 +116,7 @@ class _Pictures:
     def sort(self, files: Mapping[str, str]) -> _Files:
         """The pictures among the files, as far as the budget goes, and the others."""
         sources = [(what, name, self.inline(name)) for what, name in files.items()]
-        return _Files([found for found in sources if found[2]], [found[:2] for found in sources if not found[2]])
+        return _Files([source for source in sources if source[2]], [source[:2] for source in sources if not source[2]])
 
     def _find(self, name: str) -> Path:
         """Names are relative to the working directory; a worker's may be relative to the report."""

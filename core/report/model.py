@@ -180,9 +180,9 @@ def plain(value: Any) -> Any:
         case Mapping():
             return {str(key): plain(value[key]) for key in sorted(value, key=str)}
         case set() | frozenset():
-            return [plain(one) for one in sorted(value, key=str)]
+            return [plain(entry) for entry in sorted(value, key=str)]
         case list() | tuple() | range():
-            return [plain(one) for one in value]
+            return [plain(entry) for entry in value]
     if hasattr(value, "tolist"):  # NumPy scalars and arrays, torch tensors, without importing either
         return plain(value.tolist())
     if dataclasses.is_dataclass(value) and not isinstance(value, type):

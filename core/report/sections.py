@@ -120,11 +120,11 @@ class Curve(Section):
 
     @property
     def brief(self) -> str:
-        told = []
+        shown = []
         for name, values in self.lines.items():
             known = [value for value in values if math.isfinite(value)]
-            told += [f"{name} {known[0]:.4g} to {known[-1]:.4g}, least {min(known):.4g}"] if known else []
-        return f"{self.heading}: {'; '.join(told) or 'nothing'}"
+            shown += [f"{name} {known[0]:.4g} to {known[-1]:.4g}, least {min(known):.4g}"] if known else []
+        return f"{self.heading}: {'; '.join(shown) or 'nothing'}"
 
     def rows(self) -> Sequence[Row]:
         columns = {self.xlabel: self.axis, **self.lines}

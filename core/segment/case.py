@@ -57,12 +57,12 @@ class Case:
 
 def read_case(task: Task, options: SegmentOptions) -> tuple[Case, list[str]]:
     """The photo, its field of view and its truth. Raises ``InputError``."""
-    found: Companions = task.payload
+    companions: Companions = task.payload
     photo = read_photo(task.source, max_side=MAX_SIDE)
     if min(photo.size) < LEAST_SIDE:
         sides = f"{photo.size[1]} x {photo.size[0]}"
         raise InputError(task.source, f"is too small: {sides} pixels, at least {LEAST_SIDE} a side are needed")
-    warnings = [*photo.warnings, *found.notes]
+    warnings = [*photo.warnings, *companions.notes]
     shape = photo.pixels.shape[1:]
     each = WORK_BYTES + CLAHE_BYTES * options.clahe + COMPARE_BYTES * len(options.compare)
     check_memory(task.source, each * shape[0] * shape[1], "segmenting it takes")
@@ -74,8 +74,8 @@ def read_case(task: Task, options: SegmentOptions) -> tuple[Case, list[str]]:
     if fov.diameter * max(photo.size) / max(shape) < LEAST_DIAMETER:
         warnings.append(f"its field of view is {fov.diameter:.0f} px across: too few to show most vessels")
     truth = None
-    if found.truth is not None:
-        truth = mask_of(photo, found.truth, "truth", warnings, lambda: darkness(photo.pixels))
+    if companions.truth is not None:
+        truth = mask_of(photo, companions.truth, "truth", warnings, lambda: darkness(photo.pixels))
         _look_at(truth, fov, warnings)
     pixels = clahe(photo.pixels) if options.clahe else photo.pixels
     return Case(task.source, photo, fov, pixels, truth), warnings
@@ -141,12 +141,12 @@ def segment_case(case: Case, model: str, options: SegmentOptions) -> tuple[Segme
     threshold = threshold_of(segmenter, options, own=own)
     wanted = options.save_attention and own
     try:
-        found = segmenter(case.pixels, case.fov, tta=options.tta, tile=options.tile, attention=wanted)
+        prediction = segmenter(case.pixels, case.fov, tta=options.tta, tile=options.tile, attention=wanted)
     except UsageError:
         raise
     except ValueError as error:
         raise InputError(case.path, f"cannot be segmented ({error})") from error
-    stored = quantise(found.prob, case.fov.mask)
+    stored = quantise(prediction.prob, case.fov.mask)
     name = segmenter.name
-    maps = found.attention if wanted else {}
-    return Segmented(case.photo, case.fov, stored, stored >= least(threshold), name, threshold, maps), found
+    maps = prediction.attention if wanted else {}
+    return Segmented(case.photo, case.fov, stored, stored >= least(threshold), name, threshold, maps), prediction

@@ -60,26 +60,26 @@ def _belonging(source: Input, place: Path, what: str, notes: list[str], observer
     names = _listed(source, folder, what)
     exact, alike = _candidates(source, names)
     if not exact and not alike:  # DRIVE: a folder for each observer
-        folders = [one for one in names if one.is_dir() and not one.name.startswith(".")]
-        exact, alike = _candidates(source, [path for one in folders for path in _listed(source, one, what)])
+        folders = [candidate for candidate in names if candidate.is_dir() and not candidate.name.startswith(".")]
+        exact, alike = _candidates(source, [path for candidate in folders for path in _listed(source, candidate, what)])
     if observer is not None:
-        found = [path for path in (*exact, *alike) if _is_by(path, folder, stem, observer)]
-        if not found and (exact or alike):
+        fitting = [path for path in (*exact, *alike) if _is_by(path, folder, stem, observer)]
+        if not fitting and (exact or alike):
             there = _names([*exact, *alike], folder)
             missing = f"has no {what} by observer {observer!r} in {folder}, only {there}"
             raise InputError(source.path, missing, "Name another observer")
     else:
-        found = exact or alike
-    if len(found) > 1:
+        fitting = exact or alike
+    if len(fitting) > 1:
         fix = "Name another place" if what != "truth" else "Choose one with --observer"
-        raise InputError(source.path, f"has several candidates for its {what}: {_names(found, folder)}", fix)
-    if found:
-        others = [path for path in (*exact, *alike) if path != found[0] and not _OTHERS & set(_words(path.stem)[1:])]
+        raise InputError(source.path, f"has several candidates for its {what}: {_names(fitting, folder)}", fix)
+    if fitting:
+        others = [path for path in (*exact, *alike) if path != fitting[0] and not _OTHERS & set(_words(path.stem)[1:])]
         more = f"; {_names(others, folder)} would fit, too" if others and observer is None else ""
-        if more or found[0] not in exact:
-            how = "by the beginning of the name" if found[0] not in exact else "by its name"
-            notes.append(f"its {what} is taken to be {_names(found, folder)}, {how}{more}")
-        return found[0].absolute()
+        if more or fitting[0] not in exact:
+            how = "by the beginning of the name" if fitting[0] not in exact else "by its name"
+            notes.append(f"its {what} is taken to be {_names(fitting, folder)}, {how}{more}")
+        return fitting[0].absolute()
     near = [p for p in names if p.name.lower().startswith(stem.lower()) and p.is_file() and not _is_own(source, p)]
     if near and near[0].suffix.lower() not in PHOTO_SUFFIXES:
         hint = f"{_names(near, folder)} is of no kind that is read: unpack or convert it"
@@ -124,10 +124,10 @@ def _is_by(path: Path, folder: Path, stem: str, observer: str) -> bool:
     if path.parent != folder:
         tail.append(path.parent.name.lower())
     wanted = re.sub(r"[_\-. ]+", "", observer.lower())
-    told = [re.sub(r"[_\-. ]+", "", word) for word in ("".join(tail), *tail)]
+    said = [re.sub(r"[_\-. ]+", "", word) for word in ("".join(tail), *tail)]
     if wanted.isdigit():  # 1 is not the 1 of manual10
-        return any(wanted in re.findall(r"\d+", word) for word in told)
-    return any(wanted in word for word in told)
+        return any(wanted in re.findall(r"\d+", word) for word in said)
+    return any(wanted in word for word in said)
 
 
 def core_of(stem: str) -> str:

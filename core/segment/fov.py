@@ -97,11 +97,11 @@ def find_fov(pixels: NDArray[np.float32]) -> Fov:
         mask, lit = other, upper  # a surround that is not dark: what splits the brightness best is the rim
     if not mask.any():
         raise ValueError("no field of view found: no part of the photo is bright enough and large enough")
-    found = fov_from_mask(mask if factor == 1 else _enlarge(mask, shape, factor))
+    fov = fov_from_mask(mask if factor == 1 else _enlarge(mask, shape, factor))
     if share := _second(lit, mask):
         what = f"a second field of view, {share:.0%} as large, was left out"
-        found = replace(found, warnings=(*found.warnings, f"{what}: if it is another eye, cut the photo in two"))
-    return found
+        fov = replace(fov, warnings=(*fov.warnings, f"{what}: if it is another eye, cut the photo in two"))
+    return fov
 
 
 def _second(lit: Mask, mask: Mask) -> float:
@@ -287,14 +287,14 @@ def _fitted_diameter(points: Points, side: float) -> float:
     tolerance = max(1.0, _INLIER * side)
     most, near = 0, None
     for _ in range(_TRIALS):
-        found = _circle(drawn[generator.choice(len(drawn), 3, replace=False)])
-        if found is None or not 0.9 * side / 2 <= found[1] <= side:
+        circle = _circle(drawn[generator.choice(len(drawn), 3, replace=False)])
+        if circle is None or not 0.9 * side / 2 <= circle[1] <= side:
             continue  # a circle cannot be much smaller than what it bounds, nor do cameras cut off more than half
-        close = np.abs(np.linalg.norm(drawn - found[0], axis=1) - found[1]) < tolerance
+        close = np.abs(np.linalg.norm(drawn - circle[0], axis=1) - circle[1]) < tolerance
         if (count := int(close.sum())) > most:
-            most, near = count, found
+            most, near = count, circle
     if near is None or most < len(drawn) / 4:
         return side
     close = np.abs(np.linalg.norm(points - near[0], axis=1) - near[1]) < tolerance
-    found = _circle(points[close])
-    return 2 * found[1] if found is not None and found[1] <= 1.1 * side else side
+    circle = _circle(points[close])
+    return 2 * circle[1] if circle is not None and circle[1] <= 1.1 * side else side

@@ -84,15 +84,15 @@ def read_mask(
     InputError
         As ``read_photo``.
     """
-    found = read_photo(path, max_side=max_side, uniform=True, orientation=orientation)
-    whole = found.pixels.shape[1:] == found.size
-    if not whole and FULL_BYTES * found.size[0] * found.size[1] <= budget() // 2:
-        found, whole = read_photo(path, uniform=True, orientation=orientation), True
-    notes = [f"is read with a warning ({note})" for note in found.warnings if not note.startswith(_NO_MATTER)]
-    values = found.pixels.max(0)  # [h, w]
-    marked = marks(values, found.white, word, notes)
-    if ALPHA_DROPPED in found.warnings:
-        side = max(found.pixels.shape[1:])
+    picture = read_photo(path, max_side=max_side, uniform=True, orientation=orientation)
+    whole = picture.pixels.shape[1:] == picture.size
+    if not whole and FULL_BYTES * picture.size[0] * picture.size[1] <= budget() // 2:
+        picture, whole = read_photo(path, uniform=True, orientation=orientation), True
+    notes = [f"is read with a warning ({note})" for note in picture.warnings if not note.startswith(_NO_MATTER)]
+    values = picture.pixels.max(0)  # [h, w]
+    marked = marks(values, picture.white, word, notes)
+    if ALPHA_DROPPED in picture.warnings:
+        side = max(picture.pixels.shape[1:])
         opacity = read_photo(path, max_side=side, alpha=True, orientation=orientation).pixels[0]
         if not (drawn := opacity >= 0.5).all():
             if not drawn.any() or np.ptp(values[drawn]) == 0:
@@ -102,9 +102,9 @@ def read_mask(
                 marked &= drawn
     if not whole:
         notes.append("was reduced while it was read: labels may have been averaged")
-    elif max_side is not None and max(found.size) > max_side:
+    elif max_side is not None and max(picture.size) > max_side:
         marked = shrunk(marked.astype(np.float32), max_side) >= 0.5
-    return Mask(marked, found.size, found.orientation, tuple(notes))
+    return Mask(marked, picture.size, picture.orientation, tuple(notes))
 
 
 def marks(values: NDArray[np.float32], white: float, word: str, notes: list[str]) -> Pixels:
@@ -183,17 +183,17 @@ def mask_of(
     InputError
         If it cannot be read, or has another size than the photo.
     """
-    found = read_mask(path, word=word, max_side=max_side)
-    choices = [found]
-    if found.orientation != photo.orientation:
+    reading = read_mask(path, word=word, max_side=max_side)
+    choices = [reading]
+    if reading.orientation != photo.orientation:
         choices.append(read_mask(path, orientation=photo.orientation, word=word, max_side=max_side))
     fitting = [mask for mask in choices if mask.size == photo.size]
     if not fitting:
-        sides = f"{found.size[1]} x {found.size[0]} pixels, the photo {photo.size[1]} x {photo.size[0]}"
+        sides = f"{reading.size[1]} x {reading.size[0]} pixels, the photo {photo.size[1]} x {photo.size[0]}"
         fix = "They must be of one size"
         if photo.orientation != 1:
             sides += f" once it is turned by its EXIF orientation {photo.orientation}"
-        elif found.size == photo.size[::-1]:
+        elif reading.size == photo.size[::-1]:
             fix += ": one of them lies on its side"
         raise InputError(photo.path, f"its {what} {path} has {sides}", fix)
     chosen = fitting[0]
@@ -204,8 +204,10 @@ def mask_of(
             chosen = fitting[int(fits[1] > fits[0] + _BETTER)]
             why = "which fits the picture better" if abs(fits[1] - fits[0]) > _BETTER else "for want of any sign"
         done = "turned with it" if chosen is choices[1] else "left as it is"
-        told = f"orientation {photo.orientation}, its {what} {'none' if found.orientation == 1 else found.orientation}"
-        notes.append(f"the photo has EXIF {told}: the {what} is {done}, {why}")
+        turns = (
+            f"orientation {photo.orientation}, its {what} {'none' if reading.orientation == 1 else reading.orientation}"
+        )
+        notes.append(f"the photo has EXIF {turns}: the {what} is {done}, {why}")
     notes += [f"its {what} {note}" for note in chosen.notes]
     return chosen
 

@@ -149,10 +149,10 @@ def _beside(mask: Path) -> str:
     for path in (side_path(mask, "prob"), side_path(mask, "overlay")):
         if os.path.lexists(path):
             try:
-                told = read_text(path, "Description") or b""
+                description = read_text(path, "Description") or b""
             except (OSError, InputError):
-                told = b""
-            if not told.startswith(b"attn "):
+                description = b""
+            if not description.startswith(b"attn "):
                 return path.name
     return ""
 
@@ -182,8 +182,8 @@ def _named(source: Input, path: Path, overwrite: bool) -> Target:
     return Target(path, taken)
 
 
-def _is_file(one: Path, other: Path) -> bool:
-    return os.path.realpath(one) == os.path.realpath(other)
+def _is_file(path: Path, other: Path) -> bool:
+    return os.path.realpath(path) == os.path.realpath(other)
 
 
 def keep_what_is_there(tasks: Sequence[Task]) -> None:

@@ -152,9 +152,9 @@ def _write_attention(output: Path, maps: Mapping[str, NDArray[np.float32]]) -> d
 
     numbers, picture = side_path(output, "attention", ".npz"), side_path(output, "attention")
     with atomic_path(numbers) as temporary, temporary.open("wb") as stream:
-        np.savez_compressed(stream, **{name: np.asarray(one, np.float32) for name, one in maps.items()})  # type: ignore[arg-type]
-    size = max((one.shape for one in maps.values()), key=lambda shape: shape[0] * shape[1])
-    even = {name: small(resized(one, size)) for name, one in maps.items()}
+        np.savez_compressed(stream, **{name: np.asarray(values, np.float32) for name, values in maps.items()})  # type: ignore[arg-type]
+    size = max((values.shape for values in maps.values()), key=lambda shape: shape[0] * shape[1])
+    even = {name: small(resized(values, size)) for name, values in maps.items()}
     comparison(even, picture, window=(0.0, 1.0), unit="", cmap="viridis", title="attention")
     return {"attention": numbers, "attention_figure": picture}
 
@@ -219,9 +219,9 @@ def check_table(path: Path) -> list[dict[str, str]]:
         rows = csv.reader(io.StringIO(text, newline=""), strict=True)
         names = next(rows, [])
         if tuple(names[: len(FIXED)]) == FIXED and len(set(names)) == len(names) and "\0" not in text:
-            found = [[csv_value(cell) for cell in row] for row in rows if row]
-            if all(len(row) <= len(names) for row in found):
-                return [dict(zip(names, row + [""] * (len(names) - len(row)), strict=True)) for row in found]
+            cells = [[csv_value(cell) for cell in row] for row in rows if row]
+            if all(len(row) <= len(names) for row in cells):
+                return [dict(zip(names, row + [""] * (len(names) - len(row)), strict=True)) for row in cells]
     except (OSError, InputError, UnicodeDecodeError, csv.Error):
         pass
     raise UsageError(f"{path} exists and is no table of attn segment: move it away, or name another place with -o.")

@@ -91,16 +91,16 @@ def source_of(path: Path) -> SourcePhoto:
 def read_record(mask: Path) -> Record | None:
     """What an earlier run kept in its mask; None for any other file, and for a record that is none. Reads no pixels."""
     try:
-        found = json.loads(read_text(mask, RECORD) or "null")
-        if not isinstance(found, dict):
+        record = json.loads(read_text(mask, RECORD) or "null")
+        if not isinstance(record, dict):
             return None
-        measures = found.get("measures") or {}
-        model, threshold, orientation = found["model"], found["threshold"], found.get("orientation", 1)
+        measures = record.get("measures") or {}
+        model, threshold, orientation = record["model"], record["threshold"], record.get("orientation", 1)
         if not isinstance(model, str) or not is_number(threshold) or orientation not in range(1, 9):
             return None
         if not all(isinstance(key, str) and (value is None or is_number(value)) for key, value in measures.items()):
             return None
-        source = None if (told := found.get("source")) is None else SourcePhoto(**told)
+        source = None if (described := record.get("source")) is None else SourcePhoto(**described)
         if source is not None and [*map(type, asdict(source).values())] != [str, int, str, str]:
             return None
     except (OSError, InputError, ValueError, KeyError, TypeError, AttributeError, RecursionError):

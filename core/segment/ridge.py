@@ -92,13 +92,13 @@ def vesselness(pixels: Image, fov: Mask, method: RidgeName, *, scale: float | No
         raise ValueError(f"no ridge filter named {method!r}. {hint}")
     if pixels.ndim != 3 or len(pixels) != 3 or fov.shape != pixels.shape[1:]:
         raise ValueError(f"expected a photo [3, H, W] and its field of view [H, W], got {pixels.shape} and {fov.shape}")
-    found = fov_from_mask(fov)
+    field_of_view = fov_from_mask(fov)
     if scale is None:
-        scale = found.diameter / DRIVE_DIAMETER
+        scale = field_of_view.diameter / DRIVE_DIAMETER
     if not (scale > 0 and np.isfinite(scale)):
         raise ValueError(f"scale must be positive and finite, got {scale}")
-    box = _with_margin(found.box, round(MARGIN * scale), fov.shape)
-    green, inside = np.asarray(pixels[1][box], np.float32), found.mask[box]  # [h, w]
+    box = _with_margin(field_of_view.box, round(MARGIN * scale), fov.shape)
+    green, inside = np.asarray(pixels[1][box], np.float32), field_of_view.mask[box]  # [h, w]
     factor = min(1 / scale, LARGEST_SIDE / max(green.shape))
     size = scaled_size((green.shape[0], green.shape[1]), factor)
     prob = _filtered(_resized(green, size), _resized(inside, size) > 0.5, RIDGES[method], method)

@@ -138,9 +138,9 @@ def run(
     if options.measure and (rows := measured_rows(items, folder)):
         write_table(folder / TABLE, table, rows)
         files["measures"] = str(folder / TABLE)
-    told = arguments or {"inputs": list(inputs), "output": output and str(output), "model": options.model}
+    named = arguments or {"inputs": list(inputs), "output": output and str(output), "model": options.model}
     return outcome.report(
-        "segment", told, device, start, items=items, summary=summary, notices=notices, sections=sections,
+        "segment", named, device, start, items=items, summary=summary, notices=notices, sections=sections,
         passed=passed, files=files, overview=[_overview(item) for item in items],
     )  # fmt: skip
 
@@ -170,14 +170,14 @@ def _overview(item: Item) -> dict[str, Any]:
 
 
 def _task(source: Input, target: Target, options: SegmentOptions) -> Task:
-    error, found = source.error or target.error, None
+    error, companion_files = source.error or target.error, None
     if error is None:
         try:
-            found = companions(source, options)
+            companion_files = companions(source, options)
         except InputError as missing:
             error = missing
     path = None if target.error is not None else target.path  # what is there is not this photo's: not "skipped"
-    return Task(source.path, path, source.name, payload=found, error=error)
+    return Task(source.path, path, source.name, payload=companion_files, error=error)
 
 
 def segment_file(task: Task, step: Callable[[int, int], None], options: SegmentOptions) -> Item:
@@ -235,8 +235,8 @@ def _density(case: Case, done: Segmented) -> dict[str, float]:
 
 def _measures(case: Case, done: Segmented) -> dict[str, float]:
     """The vessel measures, lengths in pixels of the file."""
-    found = measure(done.mask, case.fov.mask)
-    return {key: value * (case.factor if key.endswith("_px") else 1) for key, value in found.items()}
+    values = measure(done.mask, case.fov.mask)
+    return {key: value * (case.factor if key.endswith("_px") else 1) for key, value in values.items()}
 
 
 def _scored(case: Case, done: Segmented, options: SegmentOptions) -> dict[str, float]:
@@ -257,16 +257,16 @@ def _scores(pairs: Sequence[Pair], threshold: float, options: SegmentOptions, *,
 
 def _compare(case: Case, done: Segmented, options: SegmentOptions, step: Callable[[int], None]) -> Comparison:
     """The other models on the same photo, the main model first, and the truth."""
-    asked = 0
+    others_done = 0
 
     def compared(segmented: Segmented) -> Compared:
         return Compared(segmented.model, _row(case, segmented, options), small(segmented.prob))
 
     def run(name: str) -> Compared:
-        nonlocal asked
+        nonlocal others_done
         other = compared(segment_case(case, name, options)[0])
-        step(3 + asked)
-        asked += 1
+        step(3 + others_done)
+        others_done += 1
         return other
 
     names, first = (options.model, *options.compare), {"green channel": small(case.photo.pixels[1])}
@@ -287,12 +287,12 @@ def _pooled(
     """Scores over the pixels of all photos together, from the files just written: arrays never travel."""
     pairs: list[Pair] = []
     try:
-        for item, found in done:
-            if found.truth is None or "probability" not in item.files:
+        for item, files in done:
+            if files.truth is None or "probability" not in item.files:
                 continue
             stored = read_png(Path(item.files["probability"])).stored
             orientation = item.truth_orientation if isinstance(item, PhotoItem) else 1
-            truth = read_mask(found.truth, orientation=orientation).pixels
+            truth = read_mask(files.truth, orientation=orientation).pixels
             assert stored is not None
             prob = thinned(stored[0], truth.shape)
             pairs.append((probability(prob), truth, prob > 0))

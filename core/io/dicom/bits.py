@@ -107,14 +107,14 @@ def _shift(raw: Raw, width: int, used: int, high: int, signed: bool, overlay: se
 
 def _embedded(dataset: Any) -> dict[int, int]:
     """Overlay groups without data of their own, and the bit of the samples in which each is said to lie."""
-    found = {}
+    groups = {}
     for group in range(0x6000, 0x6100, 2):
         if (group, 0x0010) in dataset and (group, 0x3000) not in dataset:
             try:
-                found[group] = int(dataset[group, 0x0102].value)
+                groups[group] = int(dataset[group, 0x0102].value)
             except (KeyError, TypeError, ValueError):
-                found[group] = -1
-    return found
+                groups[group] = -1
+    return groups
 
 
 def _overlays_inside(raw: Raw, overlays: dict[int, int], used: int, signed: bool) -> int | None:
@@ -210,17 +210,17 @@ def _needed(values: NDArray[Any], signed: bool) -> int:
 
 def _is_padding(dataset: Any, full: NDArray[Any]) -> NDArray[np.bool_] | None:
     """Where a sample is the padding value to the last bit: it may lie outside BitsStored."""
-    found = []
+    paddings = []
     for keyword in ("PixelPaddingValue", "PixelPaddingRangeLimit"):
         try:
             value = int(dataset[keyword].value)
         except Exception:  # missing, or pydicom raises whatever the damage causes
             continue
         info, span = np.iinfo(full.dtype), 1 << 8 * full.dtype.itemsize
-        found.append(value - span if value > info.max else value + span if value < info.min else value)
-    if not found:
+        paddings.append(value - span if value > info.max else value + span if value < info.min else value)
+    if not paddings:
         return None
-    same = (full >= min(found)) & (full <= max(found))
+    same = (full >= min(paddings)) & (full <= max(paddings))
     return same if same.any() and not same.all() else None
 
 
@@ -239,16 +239,16 @@ def _evidence(
         a, b = full[z].astype(np.int64), kept[z].astype(np.int64)
         above = (a - b) >> bits  # what the bits above add, in units of their lowest
         for axis in (0, 1):
-            one, two = (np.abs(np.diff(values, axis=axis)) for values in (a, b))
+            first, second = (np.abs(np.diff(values, axis=axis)) for values in (a, b))
             differ = np.diff(above, axis=axis) != 0
             if padding is not None:
                 inside = ~padding[z]
                 both = inside[1:] & inside[:-1] if axis == 0 else inside[:, 1:] & inside[:, :-1]
                 differ &= both
-            smooth += int((one < two)[differ].sum())
-            jumps += int((one > two)[differ].sum())
-            crossing.append(two[differ])
-            others.append(two[~differ])
+            smooth += int((first < second)[differ].sum())
+            jumps += int((first > second)[differ].sum())
+            crossing.append(second[differ])
+            others.append(second[~differ])
     there, rest = np.concatenate(crossing), np.concatenate(others)
     if not there.size or not rest.size:
         return smooth, jumps, False

@@ -233,18 +233,20 @@ def decode(
     return np.ascontiguousarray(array.astype(array.dtype.newbyteorder("="), copy=False))
 
 
-def _check_native(path: Path, found: int, expected: int, shape: tuple[int, int, int, int], notes: list[str]) -> None:
-    """``InputError`` unless uncompressed pixel data of ``found`` bytes hold the image; a note where they hold more."""
+def _check_native(path: Path, stored: int, expected: int, shape: tuple[int, int, int, int], notes: list[str]) -> None:
+    """``InputError`` unless uncompressed pixel data of ``stored`` bytes hold the image; a note where they hold more."""
     frame = expected // shape[0]
-    if shape[0] > 1 and found < expected and found >= frame:
+    if shape[0] > 1 and stored < expected and stored >= frame:
         what = f"pixel data is cut off: NumberOfFrames says {shape[0]} frames"
-        raise InputError(path, f"{what} ({expected} bytes), found {found / frame:.3g}", "Copy or export the file again")
-    check_bytes(path, expected, found)
-    if found >= expected + frame:
-        total = found // frame
+        raise InputError(
+            path, f"{what} ({expected} bytes), found {stored / frame:.3g}", "Copy or export the file again"
+        )
+    check_bytes(path, expected, stored)
+    if stored >= expected + frame:
+        total = stored // frame
         notes.append(f"NumberOfFrames says {shape[0]}, the pixel data hold {total} frames: the others are left out")
-    elif found > expected + 1:
-        notes.append(f"{found - expected} bytes follow the pixels and are left out")
+    elif stored > expected + 1:
+        notes.append(f"{stored - expected} bytes follow the pixels and are left out")
 
 
 def _samples(

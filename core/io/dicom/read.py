@@ -270,7 +270,7 @@ def _spacing(dataset: Any) -> tuple[float, float] | None:
     group = _groups(dataset, 1, "PixelMeasuresSequence")[0] or {}
     for value in (dataset.get("PixelSpacing"), group.get("PixelSpacing"), dataset.get("ImagerPixelSpacing")):
         try:
-            row, column = (float(one) for one in value or ())
+            row, column = (float(number) for number in value or ())
         except (TypeError, ValueError):
             continue
         if 0 < row < math.inf and 0 < column < math.inf:

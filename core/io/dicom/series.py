@@ -175,7 +175,7 @@ def _numbers(dataset: Any, keyword: str, count: int) -> list[float] | None:
     """``count`` finite numbers of an element, or None."""
     try:
         value = dataset.get(keyword)
-        values = [float(one) for one in (value if count > 1 else [value])]
+        values = [float(number) for number in (value if count > 1 else [value])]
     except Exception:  # pydicom parses on access and raises whatever the damage causes
         return None
     return values if len(values) == count and all(map(math.isfinite, values)) else None
@@ -187,6 +187,6 @@ def _text(dataset: Any, keyword: str) -> str:
         value = dataset.get(keyword)
         if value is None:
             return ""
-        return value if isinstance(value, str) else "\\".join(str(one) for one in value)
+        return value if isinstance(value, str) else "\\".join(str(part) for part in value)
     except Exception:  # as above
         return ""

@@ -101,14 +101,14 @@ def _pairs(skeleton: NDArray[np.bool_], points: NDArray[np.int64]) -> NDArray[np
     number = np.full(padded.shape, -1, np.int32 if len(points) < 2**31 else np.int64)
     y, x = points[:, 0] + 1, points[:, 1] + 1
     number[y, x] = np.arange(len(points))
-    found = []
+    pairs = []
     for down, across in ((0, 1), (1, 0), (1, 1), (1, -1)):
         linked = padded[y + down, x + across]
         if down and across:
             linked &= ~padded[y + down, x] & ~padded[y, x + across]
         first = np.flatnonzero(linked)
-        found.append(np.stack([first, number[y[first] + down, x[first] + across]], 1))
-    return np.concatenate(found).astype(np.int64)
+        pairs.append(np.stack([first, number[y[first] + down, x[first] + across]], 1))
+    return np.concatenate(pairs).astype(np.int64)
 
 
 def _clusters(pairs: NDArray[np.int64], degree: NDArray[np.int64]) -> tuple[NDArray[np.int64], int]:

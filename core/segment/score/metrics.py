@@ -205,12 +205,12 @@ def fsg_scores(
         if square is not None:
             side = _official_square(max(prob.shape)) if square == "auto" else square
             prob, truth = center_pad(prob, side), center_pad(truth, side)
-        one = confusion(prob >= float(threshold), truth)
-        total += one
-        row = {"f1": one.f1, "accuracy": one.accuracy, "sensitivity": one.sensitivity, "mcc": one.mcc}
-        row |= {"iou": one.iou[1], "auc": roc_auc(prob, truth)}
+        counts = confusion(prob >= float(threshold), truth)
+        total += counts
+        row = {"f1": counts.f1, "accuracy": counts.accuracy, "sensitivity": counts.sensitivity, "mcc": counts.mcc}
+        row |= {"iou": counts.iou[1], "auc": roc_auc(prob, truth)}
         if official_auc:
-            row["auc_sorted_official"] = sorted_auc(one)
+            row["auc_sorted_official"] = sorted_auc(counts)
         rows.append(_defined(row))
     if not rows:
         return {}
