@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 from ..errors import InputError, decoding, did_you_mean
 from ..memory import check_memory
 from .atomic import atomic_path
-from .axes import is_colour, plain_shape, told
+from .axes import axes_note, is_colour, plain_shape
 from .image import GreyImage
 from .kinds import open_regular
 from .pixels import check_bytes, check_size, grey, read_into, reading, replaced, to_float, to_stored
@@ -240,7 +240,7 @@ def _image(
         shape = array.shape
     stored = np.ascontiguousarray(array if array.ndim == 3 else array[None])  # [Z, H, W]
     slices, height, width = stored.shape
-    notes += told(shape, (slices, height, width))
+    notes += axes_note(shape, (slices, height, width))
     stored = replaced(path, stored, fill, notes)
     source["shape"] = shape
     return GreyImage(path, kind, to_float(stored), stored=stored, source=source, warnings=tuple(notes))

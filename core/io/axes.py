@@ -25,7 +25,7 @@ def is_colour(shape: tuple[int, ...]) -> bool:
     return len(shape) == 3 and shape[-1] in (3, 4) and min(shape[:2]) > 4
 
 
-def told(shape: tuple[int, ...], read: tuple[int, ...], fix: str = "numpy.moveaxis(a, {axis}, 0)") -> list[str]:
+def axes_note(shape: tuple[int, ...], read: tuple[int, ...], fix: str = "numpy.moveaxis(a, {axis}, 0)") -> list[str]:
     """What a user should know where ``shape`` was read as [Z, H, W] and something else could be meant.
 
     Parameters

@@ -71,14 +71,14 @@ class GreyImage:
     @property
     def aspect(self) -> float:
         """Height of a pixel over its width, as viewers show it: 1 where the file says nothing that makes sense."""
-        found = self.spacing_mm
-        if found is None and (dataset := getattr(self.source, "dataset", None)) is not None:
+        spacing = self.spacing_mm
+        if spacing is None and (dataset := getattr(self.source, "dataset", None)) is not None:
             try:
-                down, across = (float(one) for one in dataset.get("PixelAspectRatio") or ())
-                found = down, across
+                down, across = (float(number) for number in dataset.get("PixelAspectRatio") or ())
+                spacing = down, across
             except (TypeError, ValueError):
                 pass
-        aspect = found[0] / found[1] if found and found[0] > 0 and found[1] > 0 else 1.0
+        aspect = spacing[0] / spacing[1] if spacing and spacing[0] > 0 and spacing[1] > 0 else 1.0
         return aspect if 1 / 50 <= aspect <= 50 else 1.0
 
 

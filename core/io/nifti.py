@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 from ..errors import InputError
 from ..memory import check_memory, read_within
 from .atomic import atomic_path
-from .axes import plain_shape, told
+from .axes import axes_note, plain_shape
 from .image import GreyImage
 from .kinds import open_regular
 from .pixels import check_size, read_into, reading, replaced, to_float, to_stored
@@ -90,7 +90,7 @@ def read_nifti(path: Path, *, fill: float | None = None) -> GreyImage:
         read_into(path, stream, raw[len(early) :], found=len(early))
         after = early[len(raw) :] + read_within(stream, path, what="has behind its voxels")
         stored = values.reshape(plain if len(plain) == 3 else (1, *plain))  # [Z, H, W]
-        notes += told(shape, stored.shape, "reorient it so that they come third")
+        notes += axes_note(shape, stored.shape, "reorient it so that they come third")
         slope, intercept = (1.0 if value is None else float(value) for value in header.get_slope_inter())
         stored = replaced(path, stored, fill, notes, slope=slope, intercept=intercept)
         pixels = to_float(stored)

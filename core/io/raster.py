@@ -143,7 +143,7 @@ def write_png(
         picture.save(buffer, "PNG")
         data = buffer.getvalue()
     made = [chunk for chunk in _split(data) if chunk[0] in (b"IHDR", b"IDAT", b"IEND")]
-    added = [(kind, one) for kind, every in source.get("chunks", {}).items() for one in every]
+    added = [(kind, body) for kind, every in source.get("chunks", {}).items() for body in every]
     if derivation:
         text = derivation.description.encode("latin-1", "replace")
         added = [chunk for chunk in added if chunk != (b"tEXt", b"Description\0" + chunk[1][12:])]

@@ -232,7 +232,7 @@ def layer_means(encoder: TextEncoder, texts: Sequence[str]) -> list[Row]:
     means = np.mean(ratios, axis=0)
     rows: list[Row] = [{"hf_ratio": float(value)} for value in means]
     for layer in sorted(sigmas[0]):
-        rows[layer + 1]["sigma"] = float(np.mean([one[layer] for one in sigmas]))
+        rows[layer + 1]["sigma"] = float(np.mean([by_layer[layer] for by_layer in sigmas]))
     return rows
 
 

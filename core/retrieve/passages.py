@@ -71,22 +71,22 @@ def passages(text: str, tokens: int, encoder: Encoder) -> list[str]:
     """A text in passages of at most ``tokens`` tokens, cut between words where it can be; each overlaps the next."""
     spans = _tokeniser(encoder)(text, add_special_tokens=False, return_offsets_mapping=True, verbose=False)
     spans = [(begin, end) for begin, end in spans["offset_mapping"] if end > begin]
-    found: list[str] = []
+    parts: list[str] = []
     start = 0
     while True:
         stop = min(start + tokens, len(spans))
         if stop == len(spans):
-            return [*found, text[spans[start][0] :]] if found else [text]
+            return [*parts, text[spans[start][0] :]] if parts else [text]
         stop = _word(text, spans, stop, start + 3 * tokens // 4)
-        found.append(text[spans[start][0] : spans[stop - 1][1]])
+        parts.append(text[spans[start][0] : spans[stop - 1][1]])
         start = _word(text, spans, max(start + 1, stop - tokens // OVERLAP), start + 1)
 
 
 def _word(text: str, spans: Sequence[tuple[int, int]], at: int, least: int) -> int:
     """The last token not behind ``at`` that begins a word, else ``at``."""
-    for one in range(at, least - 1, -1):
-        if spans[one][0] and text[spans[one][0] - 1].isspace():
-            return one
+    for place in range(at, least - 1, -1):
+        if spans[place][0] and text[spans[place][0] - 1].isspace():
+            return place
     return at
 
 
@@ -96,11 +96,11 @@ def nearest(
     """``VectorStore.search`` for documents: each is found once, by its best passage, which ``best_passage`` names."""
     limit = k
     while True:
-        found = store.search(queries, limit, where=where, exact=exact)
-        if not any(PASSAGE_OF in hit.meta for hits in found for hit in hits):
-            return found
-        merged = [best_passages(hits)[:k] for hits in found]
-        if all(len(one) == k or len(hits) < limit for one, hits in zip(merged, found, strict=True)):
+        hits_of = store.search(queries, limit, where=where, exact=exact)
+        if not any(PASSAGE_OF in hit.meta for hits in hits_of for hit in hits):
+            return hits_of
+        merged = [best_passages(hits)[:k] for hits in hits_of]
+        if all(len(best) == k or len(hits) < limit for best, hits in zip(merged, hits_of, strict=True)):
             return merged
         limit *= 4
 

@@ -29,12 +29,12 @@ _READ = re.compile(r"\\x([89a-f][0-9a-f]|5c)")
 
 def stored_name(name: str | PathLike[str]) -> str:
     """A file name as a store holds it: bytes that are no UTF-8 as ``\\xff``."""
-    return _WRITTEN.sub(lambda found: "\\x5c" if found[0] == "\\" else f"\\x{ord(found[0]) - 0xDC00:02x}", str(name))
+    return _WRITTEN.sub(lambda match: "\\x5c" if match[0] == "\\" else f"\\x{ord(match[0]) - 0xDC00:02x}", str(name))
 
 
 def file_name(stored: str) -> str:
     """The file name of which ``stored_name`` made ``stored``."""
-    return _READ.sub(lambda found: "\\" if found[1] == "5c" else chr(0xDC00 + int(found[1], 16)), stored)
+    return _READ.sub(lambda match: "\\" if match[1] == "5c" else chr(0xDC00 + int(match[1], 16)), stored)
 
 
 def stored_path(path: str | PathLike[str], folder: str | PathLike[str] = "") -> str:
@@ -119,33 +119,33 @@ class Places:
                 self._lost[path] = None
                 return None, False
             return absolute(path), True
-        there = {place: found for place in (self.moved(path, meta), path) if (found := file_stamp(place))}
-        if exact := [place for place, found in there.items() if not stamp or found == stamp]:
+        there = {place: now for place in (self.moved(path, meta), path) if (now := file_stamp(place))}
+        if exact := [place for place, now in there.items() if not stamp or now == stamp]:
             return exact[0], True
-        alike = [place for place, found in there.items() if found.partition(":")[0] == stamp.partition(":")[0]]
+        alike = [place for place, now in there.items() if now.partition(":")[0] == stamp.partition(":")[0]]
         right = alike[0] if alike else path  # of the same size: copied without its times, or written again
         (self._changed if right in there else self._missing)[right] = None
         return right, False
 
     def shown(self, meta: Mapping[str, Any]) -> dict[str, Any]:
         """Metadata whose ``path`` leads to the file from the current folder, or that has none."""
-        found = {name: value for name, value in meta.items() if name not in ("path", FOLDER)}
+        fields = {name: value for name, value in meta.items() if name not in ("path", FOLDER)}
         path = self.find(meta)
-        return found if path is None else found | {"path": from_here(path)}
+        return fields if path is None else fields | {"path": from_here(path)}
 
     def warnings(self) -> tuple[str, ...]:
         """What the user should know of the files that were asked for so far."""
-        told = []
+        texts = []
         if self._lost:
             some = next(iter(self._lost))
-            told.append(
+            texts.append(
                 counted(len(self._lost), "path", "paths")
                 + f" of {self.index} (such as {some}) cannot be told from here: the index was made by an older attn, "
                 "which kept paths as they were typed. Index the gallery again"
             )
         elif self._old:
-            told.append(f"{self.index} was made by an older attn: its paths hold in this folder only. Index it again")
-        for names, one, many in (
+            texts.append(f"{self.index} was made by an older attn: its paths hold in this folder only. Index it again")
+        for names, single, many in (
             (self._missing, "file is not there any more", "files are not there any more"),
             (
                 self._changed,
@@ -154,8 +154,10 @@ class Places:
             ),
         ):
             if names:
-                told.append(f"{counted(len(names), one, many)} (such as {next(iter(names))}). Index the gallery again")
-        return tuple(told)
+                texts.append(
+                    f"{counted(len(names), single, many)} (such as {next(iter(names))}). Index the gallery again"
+                )
+        return tuple(texts)
 
 
 def from_here(path: str) -> str:

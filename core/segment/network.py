@@ -89,8 +89,8 @@ class NetworkSegmenter:
         out = np.zeros(fov.mask.shape, np.float32)
         out[top:bottom, left:right] = inner[0].clamp(0, 1).numpy()
         out[~fov.mask] = 0
-        found = {name: value[0, 0].float().cpu().numpy() for name, value in (maps or {}).items()}
-        return Prediction(out, found, tuple(warnings))
+        attention_maps = {name: value[0, 0].float().cpu().numpy() for name, value in (maps or {}).items()}
+        return Prediction(out, attention_maps, tuple(warnings))
 
     def _averaged(self, x: Tensor, tile: int | None, maps: dict[str, Tensor] | None) -> Tensor:
         """Mean over the four mirror images; the attention maps are those of the upright one."""

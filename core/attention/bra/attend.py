@@ -109,8 +109,8 @@ class _Attend(torch.autograd.Function):
             qc, kc, vc = leaves = [x.detach().requires_grad_() for x in (q[:, part], kc, vc)]
             with torch.enable_grad():
                 out = _attend_chunk(qc, kc, vc, part, weight, on_map, ctx.scale)
-            q_grad[:, part], *found = torch.autograd.grad(out, leaves, grad[:, part])
-            for total, more in zip((k_sum, v_sum), found, strict=True):
+            q_grad[:, part], *gradients = torch.autograd.grad(out, leaves, grad[:, part])
+            for total, more in zip((k_sum, v_sum), gradients, strict=True):
                 pieces = more.reshape(k.shape[0], -1, *k.shape[2:])  # [H, c * topk, T, D]
                 total.index_add_(1, index[part].flatten(), pieces.to(total.dtype))
         return q_grad, k_sum.to(k.dtype), v_sum.to(v.dtype), None, None, None, None

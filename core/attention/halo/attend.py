@@ -132,10 +132,10 @@ class _Attend(torch.autograd.Function):
             with torch.enable_grad():
                 part = None if hidden is None else hidden[i, j]
                 out = attend_tile(qc, kc, vc, height_rel, width_rel, part, rule)
-            for total, place, found in zip(
+            for total, place, gradient in zip(
                 totals, places, torch.autograd.grad(out, leaves, grad[n, i, j]), strict=True
             ):
-                total[place] += found
+                total[place] += gradient
         sums = [total.to(t.dtype) for total, t in zip(totals, given, strict=True)]
         return *sums, *[None] * (6 - len(sums))
 

@@ -63,10 +63,10 @@ def select(
     q: Tensor, k: Tensor, *, causal: bool, scale: float | None = None, settings: Settings, engine: Formulation
 ) -> TokenSelection:
     """The lists of all queries at once: 4 bytes x ``top_k`` for each key/value head and query."""
-    found = shared.search(
+    positions = shared.search(
         q, k, settings.index, causal=causal, quant="none", top_k=settings.top_k, engine=engine
     )  # fmt: skip
-    return TokenSelection(found, q.shape[1], k.shape[2], shape_of(q, k, k, causal=causal).pairs)
+    return TokenSelection(positions, q.shape[1], k.shape[2], shape_of(q, k, k, causal=causal).pairs)
 
 
 def fused(

@@ -100,8 +100,8 @@ def reference(
                 blocks = candidate_blocks(coarse, settings.top_blocks)  # [Lq, m]
                 candidate[b, h] = (blocks[:, :, None] == position // block_size).any(1)
         seen = seen & candidate
-    found = top_k_positions(scores.masked_fill(~seen, -torch.inf), settings.top_k)
-    selection = TokenSelection(found, q.shape[1], k.shape[2], 0)
+    positions = top_k_positions(scores.masked_fill(~seen, -torch.inf), settings.top_k)
+    selection = TokenSelection(positions, q.shape[1], k.shape[2], 0)
     return masked_attention(q, k, v, selection.mask(torch.arange(q.shape[2], device=q.device)), scale=scale)
 
 
@@ -109,12 +109,12 @@ def select(
     q: Tensor, k: Tensor, *, causal: bool, scale: float | None = None, settings: Settings, engine: Formulation
 ) -> TokenSelection:
     """The lists of all queries at once: 4 bytes x ``top_k`` for each key/value head and query."""
-    found = shared.search(
+    positions = shared.search(
         q, k, settings.index, causal=causal, quant=settings.quant, top_k=settings.top_k, engine=engine
     )  # fmt: skip
     shape = shape_of(q, k, k, causal=causal)
     searched = _searched(shape, settings) * shape.batch * shape.num_heads * shape.len_q
-    return TokenSelection(found, q.shape[1], k.shape[2], round(searched))
+    return TokenSelection(positions, q.shape[1], k.shape[2], round(searched))
 
 
 def fused(

@@ -45,17 +45,17 @@ def search(
     """Chosen tokens of every key/value head and query: int32 [B, Hkv, Lq, min(top_k, Lk)]. ``engine`` of ``SEARCH``."""
     q, k = q.detach(), k.detach()
     batch, kv_heads, len_k = k.shape[:3]
-    found = torch.empty(batch, kv_heads, q.shape[2], min(top_k, len_k), dtype=torch.int32, device=k.device)
+    positions = torch.empty(batch, kv_heads, q.shape[2], min(top_k, len_k), dtype=torch.int32, device=k.device)
     ks, ke = windows(q.shape[2], len_k, causal, q.device)
     for b in range(batch):
         for h in range(kv_heads):
             index = make_index(_quantised(k[b, h], quant))
             queries, weights = _index_queries(q[b], h, kv_heads, quant)
-            into = FoundTokens(found[b, h], None)
+            into = FoundTokens(positions[b, h], None)
             result = engine.function(queries, weights, index, ks, ke, into)
             if result is not into:
-                found[b, h] = result.tokens
-    return found
+                positions[b, h] = result.tokens
+    return positions
 
 
 def run(
@@ -65,8 +65,8 @@ def run(
     """Search and attend, a block of queries at a time, so that no list outlives its block; [B, Hq, Lq, Dv]."""
     engine, over_lists = choose(SEARCH, (q,), backend), choose(LISTS, (q,), backend)
     if wants_gradient(q, k, v):
-        found = search(q, k, make_index, causal=causal, quant=quant, top_k=top_k, engine=engine)
-        return token_attention(q, k, v, found, scale, over_lists)
+        positions = search(q, k, make_index, causal=causal, quant=quant, top_k=top_k, engine=engine)
+        return token_attention(q, k, v, positions, scale, over_lists)
     scale = q.shape[-1] ** -0.5 if scale is None else scale
     group, len_q, len_k = q.shape[1] // k.shape[1], q.shape[2], k.shape[2]
     ks, ke = windows(len_q, len_k, causal, q.device)
@@ -107,11 +107,11 @@ def decoder(
 
     def step() -> Tensor:
         """Search every head's index, then attend."""
-        found = torch.empty(k.shape[0], kv_heads, 1, min(top_k, len_k), dtype=torch.int32, device=k.device)
+        positions = torch.empty(k.shape[0], kv_heads, 1, min(top_k, len_k), dtype=torch.int32, device=k.device)
         for b, row in enumerate(indices):
             for h, index in enumerate(row):
-                found[b, h] = SEARCH(*_index_queries(query[b], h, kv_heads, quant), index, ks, ke).tokens
-        out: Tensor = LISTS(query.to(keys.dtype), keys, values, found, factor)
+                positions[b, h] = SEARCH(*_index_queries(query[b], h, kv_heads, quant), index, ks, ke).tokens
+        out: Tensor = LISTS(query.to(keys.dtype), keys, values, positions, factor)
         return out.to(q.dtype)
 
     return step

@@ -74,12 +74,12 @@ class FlatIndex:
     def in_torch(self, q: Tensor, weights: Tensor, ks: Tensor, ke: Tensor) -> FoundTokens:
         """As in ``TokenIndex``."""
         position = torch.arange(self.k.shape[0], device=q.device)
-        found = []
+        blocks = []
         for rows in _chunks(q.shape[0], q.shape[1] * self.k.shape[0]):
             dense = index_scores(q[rows], self.k, weights[rows])  # [m, T]
             hidden = (position < ks[rows, None]) | (position >= ke[rows, None])
-            found.append(_relative(top_k_positions(dense.masked_fill_(hidden, -torch.inf), self.top_k), ks[rows]))
-        return FoundTokens(_stack(found, q, min(self.top_k, self.k.shape[0])), None)
+            blocks.append(_relative(top_k_positions(dense.masked_fill_(hidden, -torch.inf), self.top_k), ks[rows]))
+        return FoundTokens(_stack(blocks, q, min(self.top_k, self.k.shape[0])), None)
 
 
 class HisaIndex:
@@ -101,7 +101,7 @@ class HisaIndex:
         """As in ``TokenIndex``."""
         num_tokens, size = self.k.shape[0], self.block_size
         slots = min(self.top_blocks, self.pooled.shape[0]) * size
-        found = []
+        lists = []
         for rows in _chunks(q.shape[0], slots * self.k.shape[1]):
             lo, hi = ks[rows, None], ke[rows, None]
             coarse = block_scores(
@@ -114,8 +114,8 @@ class HisaIndex:
             fine = index_scores(q[rows, None], keys, weights[rows, None]).squeeze(-2)  # [m, slots]
             slot = top_k_positions(fine.masked_fill_(outside, -torch.inf), min(self.top_k, num_tokens)).long()
             chosen = token.gather(1, slot.clamp_min(0)).masked_fill(slot < 0, -1)  # slots ascend, so tokens do
-            found.append(_relative(chosen.to(torch.int32), ks[rows]))
-        return FoundTokens(_stack(found, q, min(self.top_k, num_tokens)), None)
+            lists.append(_relative(chosen.to(torch.int32), ks[rows]))
+        return FoundTokens(_stack(lists, q, min(self.top_k, num_tokens)), None)
 
     def by_kernels(
         self, q: Tensor, weights: Tensor, ks: Tensor, ke: Tensor, into: FoundTokens | None = None
@@ -212,8 +212,8 @@ def lightning_index(
     methods/hisa.md, section 3.2; DeepSeek-V3.2-Exp.
     """
     ks, ke = _windows(q, k, weights, ks, ke, top_k)
-    found: FoundTokens = SEARCH(q, weights, FlatIndex(k, top_k=top_k), ks, ke)
-    return found.tokens
+    result: FoundTokens = SEARCH(q, weights, FlatIndex(k, top_k=top_k), ks, ke)
+    return result.tokens
 
 
 def hisa_index(
@@ -253,8 +253,8 @@ def hisa_index(
     index = HisaIndex(
         k, top_k=top_k, block_size=block_size, top_blocks=top_blocks, coarse_dtype=coarse_dtype, quant=quant
     )
-    found: FoundTokens = SEARCH(q, weights, index, ks, ke)
-    return found.tokens
+    result: FoundTokens = SEARCH(q, weights, index, ks, ke)
+    return result.tokens
 
 
 def check_hisa(top_k: int, block_size: int, top_blocks: int, coarse_dtype: str) -> None:
@@ -306,6 +306,6 @@ def _relative(index: Tensor, ks: Tensor) -> Tensor:
     return torch.where(index >= 0, index - ks[:, None].to(index.dtype), -1)
 
 
-def _stack(found: list[Tensor], q: Tensor, width: int) -> Tensor:
+def _stack(blocks: list[Tensor], q: Tensor, width: int) -> Tensor:
     """The chunks' rows, or none."""
-    return torch.cat(found) if found else torch.empty(0, width, dtype=torch.int32, device=q.device)
+    return torch.cat(blocks) if blocks else torch.empty(0, width, dtype=torch.int32, device=q.device)

@@ -126,8 +126,8 @@ def _positions(q: Tensor, k: Tensor, *, causal: bool, scale: float, top_k: int) 
 
     def visit(b: int, h: int, rows: slice, scores: Tensor, seen: Tensor) -> None:
         hidden = torch.arange(scores.shape[1], device=scores.device) >= seen[:, None]
-        found = top_k_positions(scores.masked_fill(hidden, -torch.inf), top_k)
-        chosen[b, h, rows, : found.shape[1]] = found
+        best = top_k_positions(scores.masked_fill(hidden, -torch.inf), top_k)
+        chosen[b, h, rows, : best.shape[1]] = best
 
     each_chunk(q, k, causal=causal, scale=scale, visit=visit)
     return chosen

@@ -31,14 +31,14 @@ def check(stem: str, data: Arrays) -> Iterator[Check]:
     q_search, q, k, v = (torch.from_numpy(data[name]) for name in ("Q1", "Q2", "K", "V"))
     yield Check("cache_position", max_error(positions(len_q, k.shape[2]), data["cache_position"]), INDEX)
     spans = SELECT(q, k, settings=Settings(q_search=q_search, **params))
-    found = data["qanchor"] >= 0
+    anchored = data["qanchor"] >= 0
     yield Check("qanchor", max_error(spans.anchors, data["qanchor"]), INDEX)
-    yield Check("qstart", max_error(spans.start.numpy()[found], data["qstart"][found]), INDEX)
-    yield Check("qend", max_error(spans.stop.numpy()[found] - 1, data["qend"][found]), INDEX)
-    yield Check("empty spans", float(((spans.stop - spans.start).numpy()[~found] != 0).sum()), INDEX)
+    yield Check("qstart", max_error(spans.start.numpy()[anchored], data["qstart"][anchored]), INDEX)
+    yield Check("qend", max_error(spans.stop.numpy()[anchored] - 1, data["qend"][anchored]), INDEX)
+    yield Check("empty spans", float(((spans.stop - spans.start).numpy()[~anchored] != 0).sum()), INDEX)
     scores = spans.scores.numpy()
-    yield Check("values", max_error(scores[found], data["values"][found]), SCORES)
-    yield Check("values, missing", float((scores[~found] != data["values"][~found]).sum()), INDEX)
+    yield Check("values", max_error(scores[anchored], data["values"][anchored]), SCORES)
+    yield Check("values, missing", float((scores[~anchored] != data["values"][~anchored]).sum()), INDEX)
     gate = spans.scores.masked_fill(spans.anchors < 0, -1e9).softmax(-1)
     yield Check("gate", max_error(gate, data["gate"]), GATE)
     for name, run in (("blocked", OPERATOR.blocked), ("reference", OPERATOR.reference)):

@@ -280,8 +280,8 @@ def _pillow(path: Path, kind: str, max_side: int | None, notes: list[str], alpha
         if picture.mode == "CMYK":
             notes.append("CMYK converted to RGB without a colour profile")
     if alpha:
-        found = _opacity(picture if has_alpha else None, mark, (height, width), extent)
-        return replace(found, orientation=_turn(orientation), turned=_turn(turned))
+        decoded = _opacity(picture if has_alpha else None, mark, (height, width), extent)
+        return replace(decoded, orientation=_turn(orientation), turned=_turn(turned))
     deep = mark == "LA;16B" or low is not None or picture.mode.startswith("I")
     bits = 16 if deep else 1 if picture.mode == "1" else 32 if picture.mode == "F" else min(depth, 8)
     rows = _strips(picture, low, mark)
@@ -347,7 +347,7 @@ def _strips(picture: Any, low: Any, mark: str) -> Callable[[int, int], NDArray[A
             pair = np.asarray(strip).astype(np.uint16)  # [n, W, 4]
             return pair[..., 0] << 8 | pair[..., 1]
         if low is not None:
-            both = [np.asarray(one)[..., :3].astype(np.uint16) for one in (strip, low.crop(box))]  # [n, W, 3]
+            both = [np.asarray(part)[..., :3].astype(np.uint16) for part in (strip, low.crop(box))]  # [n, W, 3]
             return both[0] << 8 | both[1]
         if not grey:
             return np.asarray(strip if strip.mode == "RGB" else strip.convert("RGB"))

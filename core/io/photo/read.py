@@ -106,14 +106,14 @@ def read_photo(
     with reading(path, kind, notes):
         source = decode(path, kind, max_side, notes, alpha=alpha)
         pixels, white = _assemble(path, source, max_side, uniform or alpha, notes, strip)
-    size, told, turned = source.size, source.orientation, source.turned
+    size, declared, turned = source.size, source.orientation, source.turned
     if turned != 1 and orientation is not None:  # the decoder has turned it: back to what is stored
         pixels, size = _upright(pixels, _INVERSE[turned]), _sides(size, turned)
-        told = 1
-    wanted = told if orientation is None else orientation
+        declared = 1
+    wanted = declared if orientation is None else orientation
     pixels, size = _upright(pixels, wanted), _sides(size, wanted)
-    found = max(told, turned) if orientation is None else orientation
-    return Photo(path, pixels, size, source.bits, white, found, tuple(dict.fromkeys(notes)))
+    turn = max(declared, turned) if orientation is None else orientation
+    return Photo(path, pixels, size, source.bits, white, turn, tuple(dict.fromkeys(notes)))
 
 
 _INVERSE = {**{turn: turn for turn in range(1, 9)}, 6: 8, 8: 6}

@@ -19,7 +19,7 @@ from numpy.typing import NDArray
 from ...errors import InputError
 from ...memory import check_memory
 from ...text import one_line, reason_of
-from ..axes import plain_shape, told
+from ..axes import axes_note, plain_shape
 from ..image import GreyImage
 from ..kinds import open_regular
 from ..pixels import DAMAGED, check_bytes, check_size, grey, reading, replaced, to_float
@@ -98,7 +98,7 @@ def read_tiff(path: Path, *, luma: bool = False, fill: float | None = None) -> G
                 )
             shape, plain = array.shape, plain_shape(array.shape)
             stored = np.ascontiguousarray(array.reshape(plain if len(plain) == 3 else (1, *plain)))  # [Z, H, W]
-            notes += told(shape, stored.shape)
+            notes += axes_note(shape, stored.shape)
             if axes.startswith("C") and len(stored) > 1:
                 notes.append(f"its {len(stored)} channels were read as slices")
             source = _source(tiff, series, page, shape, notes)
@@ -111,13 +111,13 @@ def read_tiff(path: Path, *, luma: bool = False, fill: float | None = None) -> G
 
 def _series(path: Path, tiff: Any, notes: list[str]) -> Any:
     """The one image or stack of a file; smaller copies and masks beside it are left out."""
-    found = list(tiff.series)
-    series = [one for one in found if not (one.keyframe.is_reduced or one.keyframe.is_mask)]
+    levels = list(tiff.series)
+    series = [level for level in levels if not (level.keyframe.is_reduced or level.keyframe.is_mask)]
     if len(series) != 1:
-        kinds = ", ".join(f"{one.shape} {one.dtype}" for one in series[:4])
-        differ = "sizes" if len({one.dtype for one in series}) < 2 else "types"
+        kinds = ", ".join(f"{level.shape} {level.dtype}" for level in series[:4])
+        differ = "sizes" if len({level.dtype for level in series}) < 2 else "types"
         raise InputError(path, f"holds {len(series)} images of different {differ} ({kinds})", "Split the file")
-    copies = len(found) - 1 + len(getattr(series[0], "levels", [0])) - 1
+    copies = len(levels) - 1 + len(getattr(series[0], "levels", [0])) - 1
     if copies:
         notes.append(f"{copies} reduced copies or masks beside the image are left out")
     return series[0]
@@ -163,8 +163,8 @@ def _check(path: Path, series: Any, page: Any) -> None:
 
 def _check_missing(series: Any, page: Any, notes: list[str]) -> None:
     """Strips and tiles that are not in the file are filled by the decoder; that is told."""
-    counts = [count for one in series.pages if one is not None for count in one.databytecounts]
-    if missing := counts.count(0) + sum(one is None for one in series.pages):
+    counts = [count for frame in series.pages if frame is not None for count in frame.databytecounts]
+    if missing := counts.count(0) + sum(frame is None for frame in series.pages):
         notes.append(f"{missing} of {len(counts)} strips or tiles are not in the file: read as {page.nodata:g}")
 
 
@@ -175,8 +175,8 @@ def _check_segments(path: Path, series: Any, page: Any) -> None:
     rows, columns = (page.tilelength, page.tilewidth) if page.is_tiled else (page.rowsperstrip, page.imagewidth)
     rows = rows if page.is_tiled else min(rows, page.imagelength)
     file = page.parent.filehandle
-    for one in series.pages:
-        for offset, count in zip(one.dataoffsets, one.databytecounts, strict=False) if one is not None else ():
+    for frame in series.pages:
+        for offset, count in zip(frame.dataoffsets, frame.databytecounts, strict=False) if frame is not None else ():
             file.seek(offset)
             with unlimited(), Image.open(io.BytesIO(file.read(count))) as picture:
                 width, height = picture.size
@@ -195,8 +195,8 @@ def _decoded(path: Path, series: Any, page: Any) -> NDArray[Any]:
         raise InputError(path, what, "Install it: pip install imagecodecs")
     try:
         if not complete:  # then tifffile unpacks whatever a segment unpacks to
-            for one in series.pages:
-                check_segments(path, one)
+            for frame in series.pages:
+                check_segments(path, frame)
         if coding in _SIZED:
             _check_segments(path, series, page)
         return np.asarray(series.asarray(maxworkers=1))
@@ -317,13 +317,13 @@ def _source(tiff: Any, series: Any, page: Any, shape: tuple[int, ...], notes: li
     if bits not in (1, written):
         notes.append(f"samples of {bits} bits are written with {written}")
     single = page.samplesperpixel == 1 and int(page.photometric) in _GREY
-    in_order = [one is not None and one.index for one in series.pages] == list(range(len(series.pages)))
+    in_order = [frame is not None and frame.index for frame in series.pages] == list(range(len(series.pages)))
     whole = single and in_order and len(tiff.pages) == len(series.pages)
     lost: set[str] = set()
     tags, total = [], 0
-    for number, one in enumerate(series.pages):
+    for number, frame in enumerate(series.pages):
         kept = []
-        for tag in getattr(one, "tags", ()):
+        for tag in getattr(frame, "tags", ()):
             if tag.code == DESCRIPTION:
                 if page.is_shaped:
                     continue

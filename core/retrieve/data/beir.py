@@ -52,11 +52,11 @@ def document_text(path: str | Path, place: str, record: Mapping[str, Any]) -> st
 
 def splits(folder: Path) -> dict[str, Path]:
     """Name -> file of the judgements in ``qrels/``."""
-    found: dict[str, Path] = {}
+    paths: dict[str, Path] = {}
     for path in sorted((folder / "qrels").glob("*.tsv*")):
         if path.name.endswith((".tsv", ".tsv.gz")):
-            found.setdefault(path.name.split(".tsv")[0], path)
-    return found
+            paths.setdefault(path.name.split(".tsv")[0], path)
+    return paths
 
 
 def read_beir(folder: Path, split: str | None = None) -> EvalSet:
@@ -79,15 +79,15 @@ def read_beir(folder: Path, split: str | None = None) -> EvalSet:
     for name, path in files.items():
         if path is None:
             raise InputError(folder, f"has no {name}.jsonl", "A BEIR folder has corpus.jsonl, queries.jsonl and qrels/")
-    corpus, asked = files["corpus"], files["queries"]
+    corpus, query_file = files["corpus"], files["queries"]
     assert corpus is not None
-    assert asked is not None
+    assert query_file is not None
     judgements = splits(folder)
     if not judgements:
         raise InputError(folder, "has no judgements", "Put them into qrels/test.tsv: query-id, corpus-id, score")
     split = choose_split(folder, split, list(judgements))
     documents: dict[str, Content] = {key: text for key, text, _ in read_corpus(corpus)}
-    queries: dict[str, Content] = {key: text for key, text, _ in read_corpus(asked)}
+    queries: dict[str, Content] = {key: text for key, text, _ in read_corpus(query_file)}
     return judged(folder, "beir", split, documents, queries, read_qrels(judgements[split]), [])
 
 
@@ -119,16 +119,16 @@ def judged(
     return EvalSet(folder.resolve().name, kind, split, documents, chosen, kept, tuple(warnings))
 
 
-def choose_split(path: Path, wanted: str | None, found: list[str]) -> str:
+def choose_split(path: Path, wanted: str | None, names: list[str]) -> str:
     """The split asked for; by default ``test``, or the only one. Raises ``UsageError`` that lists what is there."""
-    listed = ", ".join(found)
+    listed = ", ".join(names)
     if wanted is None:
-        if "test" in found:
+        if "test" in names:
             return "test"
-        if len(found) == 1:
-            return found[0]
+        if len(names) == 1:
+            return names[0]
         raise OptionError(f"{path} has no split 'test'. Choose with {{split}}: {listed}")
-    if wanted not in found:
-        hint = did_you_mean(wanted, found)
+    if wanted not in names:
+        hint = did_you_mean(wanted, names)
         raise UsageError(f"{path} has no split {wanted!r}. {hint} There are: {listed}".replace("  ", " "))
     return wanted

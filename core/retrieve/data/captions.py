@@ -61,7 +61,7 @@ def read_karpathy(path: Path, value: Any) -> Iterator[Captioned]:
             image = f"{folder.rstrip('/')}/{image}"
         sentences = record.get("sentences")
         raws = (
-            [one.get("raw") if isinstance(one, dict) else one for one in sentences]
+            [sentence.get("raw") if isinstance(sentence, dict) else sentence for sentence in sentences]
             if isinstance(sentences, list)
             else 0
         )
@@ -74,9 +74,9 @@ def read_karpathy(path: Path, value: Any) -> Iterator[Captioned]:
 
 def read_priorclip(path: Path, value: Any) -> Iterator[Captioned]:
     """As ``read_karpathy``, the first letter of each caption upper-cased and the images sorted by name."""
-    for one in sorted(read_karpathy(path, value), key=lambda item: item.image):
-        captions = tuple(caption[:1].upper() + caption[1:] for caption in one.captions)
-        yield Captioned(one.image, captions, one.identity, one.split, one.place)
+    for picture in sorted(read_karpathy(path, value), key=lambda item: item.image):
+        captions = tuple(caption[:1].upper() + caption[1:] for caption in picture.captions)
+        yield Captioned(picture.image, captions, picture.identity, picture.split, picture.place)
 
 
 def read_person(path: Path, value: Any) -> Iterator[Captioned]:
@@ -139,7 +139,7 @@ def recognise(path: Path, value: Any) -> str:
         if "image" in first and "caption" in first:
             return "pir"
         if first and all(
-            isinstance(one, dict) and any(key.startswith("caption") for key in one) for one in first.values()
+            isinstance(entry, dict) and any(key.startswith("caption") for key in entry) for entry in first.values()
         ):
             return "webperson"
     raise InputError(path, "has the form of no known data set", "Say what it is with --kind, or write JSONL lines")
@@ -173,13 +173,13 @@ def read_captioned(path: Path, kind: str | None = None) -> tuple[str, list[Capti
         If the file is malformed or empty; it names the line or entry.
     """
     if kind == "captions" or (kind is None and path.name.endswith((".jsonl", ".jsonl.gz"))):
-        kind, found = "captions", list(read_generic(path))
+        kind, captioned = "captions", list(read_generic(path))
     else:
         value = json_file(path)
         kind = kind or recognise(path, value)
         if kind in ("karpathy", "priorclip") and not isinstance(value, dict):
             raise InputError(path, "is no object with 'images'", 'Write {"images": [...]}')
-        found = list(READERS[kind](path, value))
-    if not found:
+        captioned = list(READERS[kind](path, value))
+    if not captioned:
         raise InputError(path, "holds no images", "Name a file with images and captions")
-    return kind, found
+    return kind, captioned

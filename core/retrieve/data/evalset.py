@@ -63,9 +63,9 @@ def _modality(contents: Mapping[str, Content]) -> Literal["text", "image"]:
     return "text" if isinstance(next(iter(contents.values()), ""), str) else "image"
 
 
-def counted(count: int, one: str, many: str) -> str:
+def counted(count: int, single: str, many: str) -> str:
     """'1 query is ...' or '3 queries are ...'."""
-    return f"1 {one}" if count == 1 else f"{count:,} {many}"
+    return f"1 {single}" if count == 1 else f"{count:,} {many}"
 
 
 def empty_texts(contents: Iterable[Content], what: str) -> list[str]:

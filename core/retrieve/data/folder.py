@@ -55,8 +55,8 @@ def _tree(
         state = os.stat(directory)
         if (mark := (state.st_dev, state.st_ino)) in seen and state.st_ino:
             names[:] = []
-            told = f"{directory} is a link to a folder that is in the gallery already: not read twice"
-            yield Unseen(prefix(directory), warning=told)
+            reason = f"{directory} is a link to a folder that is in the gallery already: not read twice"
+            yield Unseen(prefix(directory), warning=reason)
             continue
         seen.add(mark)
         for name in sorted(names):

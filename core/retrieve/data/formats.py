@@ -74,8 +74,8 @@ def read_dataset(
         path = _file_of(path)
     elif kind in ("beir", "mteb"):
         raise InputError(path, "is a file", f"Name the {kind.upper()} folder with corpus, queries and qrels")
-    kind, found = read_captioned(path, kind)
-    return _as_set(path, kind, found, split, images)
+    kind, captioned = read_captioned(path, kind)
+    return _as_set(path, kind, captioned, split, images)
 
 
 def _file_of(folder: Path) -> Path:
@@ -98,9 +98,9 @@ def image_root(path: Path, first: str, images: str | Path | None = None) -> Path
     return next((place for place in places if os.path.isfile(place / first)), path.parent)
 
 
-def _as_set(path: Path, kind: str, found: list[Captioned], split: str | None, images: str | Path | None) -> EvalSet:
+def _as_set(path: Path, kind: str, captioned: list[Captioned], split: str | None, images: str | Path | None) -> EvalSet:
     """Captions as queries, images as documents, of one split."""
-    parts = Counter(one.split for one in found)
+    parts = Counter(picture.split for picture in captioned)
     warnings: list[str] = []
     if set(parts) == {""}:
         chosen = ""
@@ -110,13 +110,13 @@ def _as_set(path: Path, kind: str, found: list[Captioned], split: str | None, im
         chosen = choose_split(path, split, sorted(part for part in parts if part))
         if parts[""]:
             warnings.append(counted(parts[""], "entry has", "entries have") + " no split: left out")
-        found = [one for one in found if one.split == chosen]
-    merged = _merged(path, found)
-    if joined := len(found) - len(merged):
+        captioned = [picture for picture in captioned if picture.split == chosen]
+    merged = _merged(path, captioned)
+    if joined := len(captioned) - len(merged):
         warnings.append(counted(joined, "entry repeats", "entries repeat") + " an image: its captions were joined")
     if images is not None and not os.path.isdir(images):
         raise OptionError(f"{{images}} {images}: no such folder. Name the folder that the paths of images start from.")
-    root = image_root(path, found[0].image, images)
+    root = image_root(path, captioned[0].image, images)
     documents = {image: root / image for image in merged}
     missing = [image for image, place in documents.items() if not os.path.isfile(place)]
     if missing:
@@ -143,25 +143,25 @@ def _as_set(path: Path, kind: str, found: list[Captioned], split: str | None, im
     warnings += empty_texts(queries.values(), "caption") + repeated_texts(queries, owner)
     return EvalSet(
         path.stem, kind, chosen, dict[str, Content](documents), dict[str, Content](queries), qrels, tuple(warnings),
-        _licence(kind, found),
+        _licence(kind, captioned),
     )  # fmt: skip
 
 
-def _merged(path: Path, found: list[Captioned]) -> dict[str, tuple[str, list[str]]]:
+def _merged(path: Path, captioned: list[Captioned]) -> dict[str, tuple[str, list[str]]]:
     """Image -> identity and all its captions. Raises ``InputError`` if an image has two identities."""
     merged: dict[str, tuple[str, list[str]]] = {}
-    for one in found:
-        identity, captions = merged.setdefault(one.image, (one.identity, []))
-        if identity != one.identity:
-            what = f"{one.place}: image {one.image!r} has the id {one.identity!r}, but {identity!r} before"
+    for picture in captioned:
+        identity, captions = merged.setdefault(picture.image, (picture.identity, []))
+        if identity != picture.identity:
+            what = f"{picture.place}: image {picture.image!r} has the id {picture.identity!r}, but {identity!r} before"
             raise InputError(path, what, "An image shows one identity: rename the file or correct the id")
-        captions.extend(one.captions)
+        captions.extend(picture.captions)
     return merged
 
 
-def _licence(kind: str, found: list[Captioned]) -> str:
+def _licence(kind: str, captioned: list[Captioned]) -> str:
     """What the data set's authors allow, or the licences of the single images with their counts."""
-    each = Counter(one.licence for one in found if one.licence)
+    each = Counter(picture.licence for picture in captioned if picture.licence)
     if each:
         return "Images: " + ", ".join(f"{name} ({count})" for name, count in each.most_common())
     return LICENCES.get(kind, "")

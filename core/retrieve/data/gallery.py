@@ -61,7 +61,7 @@ class Gallery:
     """Parts of arguments: folders below them."""
 
     def __len__(self) -> int:
-        return sum(len(one.entries) for one in self.arguments)
+        return sum(len(argument.entries) for argument in self.arguments)
 
 
 def read_gallery(
@@ -82,38 +82,38 @@ def read_gallery(
     UsageError
         If there is nothing at all to index.
     """
-    found: dict[str, Argument] = {}
+    read: dict[str, Argument] = {}
     warnings: list[str] = []
     failed: list[Item] = []
     for name in _lines(arguments, stdin):
         place = absolute(name)
-        if place in found:
+        if place in read:
             continue
         try:
             if not name.strip():
                 raise InputError(name, "an empty name", "Name a folder or a file; . is this folder")
             entries, unseen = _entries(Path(name), modalities, warnings, failed)
-            found[place] = Argument(name, place, tuple(entries), unseen)
+            read[place] = Argument(name, place, tuple(entries), unseen)
         except (InputError, OSError, ValueError) as error:  # OSError: a folder that may not be looked into
             if isinstance(error, UsageError):
                 raise
             error = error if isinstance(error, InputError) else InputError(name, f"cannot be read ({error})")
             reason = error.reason if error.path == name else str(error)
-            found[place] = Argument(name, place, unseen=("",), error=reason, empty=isinstance(error, NothingToIndex))
-    if not any(one.entries for one in found.values()):
-        reasons = "; ".join(f"{one.name}: {one.error}" for one in found.values())
+            read[place] = Argument(name, place, unseen=("",), error=reason, empty=isinstance(error, NothingToIndex))
+    if not any(argument.entries for argument in read.values()):
+        reasons = "; ".join(f"{argument.name}: {argument.error}" for argument in read.values())
         raise UsageError(f"nothing to index, so nothing was changed. {reasons}".strip())
-    return Gallery(tuple(found.values()), tuple(warnings), tuple(failed))
+    return Gallery(tuple(read.values()), tuple(warnings), tuple(failed))
 
 
 def _lines(arguments: Iterable[str], stdin: Iterable[str] | None) -> list[str]:
-    found: list[str] = []
+    lines: list[str] = []
     for argument in arguments:
         if argument == "-":
-            found += read_list(stdin) if stdin is None or hasattr(stdin, "read") else stdin
+            lines += read_list(stdin) if stdin is None or hasattr(stdin, "read") else stdin
         else:
-            found.append(argument)
-    return found
+            lines.append(argument)
+    return lines
 
 
 def _entries(
@@ -169,12 +169,12 @@ class Matched:
 
     def __init__(self, gallery: Gallery, known: Mapping[str, Known], places: Places, *, prune: bool = False) -> None:
         self.gallery, self.known, self.places, self.prune = gallery, known, places, prune
-        self.named = {one.place: one for one in gallery.arguments}
+        self.named = {given.place: given for given in gallery.arguments}
         self.entries: dict[str, Entry] = {}
-        self._old: dict[str, list[str]] = {one: [] for one in self.named}  # entries of the index by argument
+        self._old: dict[str, list[str]] = {given: [] for given in self.named}  # entries of the index by argument
         self._others: list[str] = []
-        for key, one in known.items():
-            owner = self._owner(one)
+        for key, meta in known.items():
+            owner = self._owner(meta)
             (self._old[owner] if owner else self._others).append(key)
         counts: dict[str, int] = {}
         for argument in gallery.arguments:
@@ -189,7 +189,9 @@ class Matched:
             return next((place for place in reversed(known.owners) if place in self.named), None)
         path = known.meta.get("path")  # an older attn did not say; a path as it was typed tells of folders
         below = (
-            one.place for one in self.gallery.arguments if isinstance(path, str) and is_below(absolute(path), one.place)
+            argument.place
+            for argument in self.gallery.arguments
+            if isinstance(path, str) and is_below(absolute(path), argument.place)
         )
         return next(below, None)
 
@@ -251,9 +253,9 @@ class Matched:
             gone += set(rest) - set(kept)
             if kept:
                 stay = counted(len(kept), "entry of it was kept", "entries of it were kept")
-                told = argument.error or "parts of it cannot be read now"
+                reason = argument.error or "parts of it cannot be read now"
                 more = " (--prune forgets them)" if argument.empty else ""
-                failed[argument.name] = f"{told.rstrip('.')}. {stay}{more}"
+                failed[argument.name] = f"{reason.rstrip('.')}. {stay}{more}"
             elif argument.error:
                 failed[argument.name] = argument.error
         others: dict[str, int] = {}

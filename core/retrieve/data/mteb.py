@@ -22,8 +22,8 @@ JUDGEMENTS = ("qrels", "default", "data")
 
 def parts(folder: Path, name: str) -> list[Path]:
     """The parquet files of a configuration, in order; none where it is not there."""
-    one = folder / f"{name}.parquet"
-    return [one] if one.is_file() else sorted((folder / name).glob("*.parquet"))
+    file = folder / f"{name}.parquet"
+    return [file] if file.is_file() else sorted((folder / name).glob("*.parquet"))
 
 
 def is_mteb(folder: Path) -> bool:
@@ -54,15 +54,15 @@ def read_mteb(folder: Path, split: str | None = None) -> EvalSet:
     UsageError
         If there is no such split.
     """
-    judgements = next((found for name in JUDGEMENTS if (found := parts(folder, name))), [])
+    judgements = next((files for name in JUDGEMENTS if (files := parts(folder, name))), [])
     if not judgements:
         raise InputError(folder, "has no judgements", f"Put them into {folder}/qrels/test.parquet")
     split = choose_split(folder, split, sorted({_split(path) for path in judgements}))
-    if not (asked := parts(folder, "queries")):
+    if not (query_files := parts(folder, "queries")):
         raise InputError(folder, "has no queries", f"Put them into {folder}/queries/test.parquet")
     warnings: list[str] = []
     documents = _contents(_of_split(parts(folder, "corpus"), split), "document", warnings)
-    queries = _contents(_of_split(asked, split), "query", warnings)
+    queries = _contents(_of_split(query_files, split), "query", warnings)
     qrels: dict[str, dict[str, int]] = {}
     for path, row, cells in rows([path for path in judgements if _split(path) == split]):
         place = f"row {row + 1}"
@@ -85,24 +85,24 @@ def _of_split(files: list[Path], split: str) -> list[Path]:
 
 def _contents(files: list[Path], what: str, warnings: list[str]) -> dict[str, Content]:
     """Pictures or texts by id. Raises ``InputError`` for an id that occurs twice, or where both sorts are mixed."""
-    found: dict[str, Content] = {}
+    contents: dict[str, Content] = {}
     both = 0
     for path, row, cells in rows(files):
         place = f"row {row + 1}"
         key = identifier(path, place, cells, "_id", "id")
-        if key in found:
+        if key in contents:
             raise InputError(path, f"{place}: the id {key!r} was there before", "Every id must occur once")
         picture = cells.get("image")
         if isinstance(picture, TablePicture) and "image" in (cells.get("modality") or "image"):
             both += bool(cells.get("text"))
-            found[key] = picture.image
+            contents[key] = picture.image
         else:
-            found[key] = document_text(path, place, cells)
-    if not found:
+            contents[key] = document_text(path, place, cells)
+    if not contents:
         raise InputError(files[0], "holds no rows", "Download it again")
-    if len({isinstance(content, str) for content in found.values()}) > 1:
+    if len({isinstance(content, str) for content in contents.values()}) > 1:
         raise InputError(files[0].parent, "mixes texts and pictures", "Split it: one sort at a time can be scored")
     if both:
         plural = "queries have" if what == "query" else f"{what}s have"
         warnings.append(counted(both, f"{what} has", plural) + " a text beside the picture: the picture was taken")
-    return found
+    return contents

@@ -61,61 +61,61 @@ def queries_of(texts: Sequence[str], images: Sequence[Path], file: Path | None) 
     """
     if [*texts, str(file)].count("-") > 1:
         raise UsageError("standard input (-) can be read once: name it once.")
-    asked: list[Asked] = []
+    given: list[Asked] = []
     for number, text in enumerate(texts, 1):
         if text == "-":
-            asked += ((name, line, f"{place} of {STDIN}") for name, line, place in _stdin())
+            given += ((name, line, f"{place} of {STDIN}") for name, line, place in _stdin())
             continue
         if not text.strip():
             raise OptionError("the query is empty. Say what to look for, or give {image} FILE.")
         if not _is_unicode(text):
             raise UsageError(f"the query {text!r} is not UTF-8. Type it again, or put it into a file saved as UTF-8.")
-        asked.append((None, text, f"sentence {number}"))
+        given.append((None, text, f"sentence {number}"))
     if str(file) == "-":
-        asked += ((name, line, f"{place} of {STDIN}") for name, line, place in _stdin())
-    found: dict[str, Content] = {}
+        given += ((name, line, f"{place} of {STDIN}") for name, line, place in _stdin())
+    queries: dict[str, Content] = {}
     places: dict[str, str] = {}
-    for number, (name, text, place) in enumerate(asked, 1):
-        _add(found, places, str(number) if name is None else name, text, place)
+    for number, (name, text, place) in enumerate(given, 1):
+        _add(queries, places, str(number) if name is None else name, text, place)
     for path in images:
-        _add(found, places, str(path), path, f"{{image}} {path}")
+        _add(queries, places, str(path), path, f"{{image}} {path}")
     if file is not None and str(file) != "-":
         more, lines = _named(file, _of_file(file))
         for key, content in more.items():
-            _add(found, places, key, content, f"{{queries}} {file}, {lines[key]}")
-    if not found:
+            _add(queries, places, key, content, f"{{queries}} {file}, {lines[key]}")
+    if not queries:
         raise OptionError('nothing to search for. Give a sentence ("a bear on grass"), {image} FILE or {queries} FILE.')
-    return found
+    return queries
 
 
-def _add(found: dict[str, Content], places: dict[str, str], key: str, content: Content, place: str) -> None:
+def _add(queries: dict[str, Content], places: dict[str, str], key: str, content: Content, place: str) -> None:
     """Put a query under its id. Raises ``UsageError`` that names both where another has it."""
-    if key in found:
+    if key in queries:
         kind = "a sentence" if places[key].startswith("sentence") else "another query"
         raise OptionError(
             f"{place}: the id {key!r} is that of {kind}, too ({places[key]}). Ask for one of them alone."
         )  # fmt: skip
-    found[key], places[key] = content, place
+    queries[key], places[key] = content, place
 
 
-def _named(path: str | Path, asked: Iterable[Asked]) -> tuple[dict[str, Content], dict[str, str]]:
+def _named(path: str | Path, given: Iterable[Asked]) -> tuple[dict[str, Content], dict[str, str]]:
     """Queries of one source by id, and where each stands; those without an id are numbered.
 
     Raises ``InputError`` for an id that is empty or occurs twice, or where there is no query at all.
     """
-    found: dict[str, Content] = {}
+    queries: dict[str, Content] = {}
     places: dict[str, str] = {}
-    for number, (name, text, place) in enumerate(asked, 1):
+    for number, (name, text, place) in enumerate(given, 1):
         key = str(number) if name is None else name
         if not key:
             raise InputError(path, f"{place}: the id is empty", "Give every query an id")
-        if key in found:
+        if key in queries:
             what = f"{place}: the id {key!r} is that of {places[key]}, too"
             raise InputError(path, what, "Every id must occur once")
-        found[key], places[key] = text, place
-    if not found:
+        queries[key], places[key] = text, place
+    if not queries:
         raise InputError(path, "holds no queries", "Write one a line")
-    return found, places
+    return queries, places
 
 
 def _stdin() -> Iterator[Asked]:
@@ -125,14 +125,14 @@ def _stdin() -> Iterator[Asked]:
     start = data.removeprefix(b"\xef\xbb\xbf").lstrip()
     lines = decoded(STDIN, io.BytesIO(data))
     if start[:1] == b"{":
-        found = list(_objects(STDIN, json_objects(STDIN, lines)))
+        given = list(_objects(STDIN, json_objects(STDIN, lines)))
     elif start[:1] == b"[" and _is_json(start):
-        found = list(_json(STDIN, json_value(STDIN, data)))
+        given = list(_json(STDIN, json_value(STDIN, data)))
     else:
-        found = [(None, text, f"line {number}") for number, text in lines]
-    if not found:
+        given = [(None, text, f"line {number}") for number, text in lines]
+    if not given:
         raise InputError(STDIN, "holds no queries", "Write one a line")
-    yield from found
+    yield from given
 
 
 def _of_file(path: Path) -> Iterator[Asked]:
@@ -235,11 +235,11 @@ def _json(path: str | Path, value: Any) -> Iterator[Asked]:
         value = [value]
     if isinstance(value, dict):
         value = [{"_id": key, "text": text} for key, text in value.items()]
-    elif isinstance(value, list) and all(isinstance(one, str) for one in value):
+    elif isinstance(value, list) and all(isinstance(entry, str) for entry in value):
         value = [{"_id": str(number), "text": text} for number, text in enumerate(value, 1)]
-    if not isinstance(value, list) or not all(isinstance(one, dict) for one in value):
+    if not isinstance(value, list) or not all(isinstance(entry, dict) for entry in value):
         raise InputError(path, "holds no list of queries", 'Write [{"_id": "...", "text": "..."}] or {"id": "text"}')
-    yield from _objects(path, ((f"entry {number}", one) for number, one in enumerate(value, 1)))
+    yield from _objects(path, ((f"entry {number}", entry) for number, entry in enumerate(value, 1)))
 
 
 def _is_json(text: str | bytes) -> bool:

@@ -98,7 +98,7 @@ def _row(
         yield Entry(stored_name(key), "image", str(file), file_stamp(file), file, meta=meta)
     elif text_name is not None or "title" in record:
         if "text" in modalities:
-            parts = (_text(path, place, record, one) for one in ("title", text_name) if one)
+            parts = (_text(path, place, record, column) for column in ("title", text_name) if column)
             text = " ".join(part for part in parts if part)
             meta = plain_fields(record, used)
             if meta.get("path") and isinstance(meta["path"], str):
@@ -111,7 +111,7 @@ def _row(
 def _text(path: Path, place: str, record: Mapping[str, Any], name: str) -> str | None:
     """A text cell; several captions of one picture become one text."""
     value = record.get(name)
-    if isinstance(value, list) and all(isinstance(one, str) for one in value):
+    if isinstance(value, list) and all(isinstance(entry, str) for entry in value):
         return " ".join(value)
     return text_field(path, place, record, name)
 
@@ -123,12 +123,12 @@ def plain_fields(record: Mapping[str, Any], used: Collection[str | None]) -> dic
     number that is not finite (as pandas writes for what is missing) and null are left out; a number beyond 64 bits
     becomes text. Names that an index uses itself get an underscore, see ``RESERVED``.
     """
-    found: dict[str, Any] = {}
+    fields: dict[str, Any] = {}
     waiting = [(str(key), value) for key, value in [*record.items()][::-1] if key not in used]
     while waiting:
         key, value = waiting.pop()
         if isinstance(value, Mapping):
-            waiting += [(f"{key}.{name}", one) for name, one in [*value.items()][::-1]]
+            waiting += [(f"{key}.{name}", inner) for name, inner in [*value.items()][::-1]]
             continue
         if (
             value is None
@@ -143,8 +143,8 @@ def plain_fields(record: Mapping[str, Any], used: Collection[str | None]) -> dic
         elif not isinstance(value, str | int | float | bool):
             value = value.isoformat() if hasattr(value, "isoformat") else str(value)
         key = _encodable(key) or "_"
-        found[f"{key}_" if key in RESERVED else key] = _encodable(value) if isinstance(value, str) else value
-    return found
+        fields[f"{key}_" if key in RESERVED else key] = _encodable(value) if isinstance(value, str) else value
+    return fields
 
 
 def _encodable(text: str) -> str:

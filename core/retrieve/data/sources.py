@@ -100,14 +100,14 @@ def read_source(path: str | Path, modalities: Collection[str] = BOTH, *, kind: s
     entries: list[Entry] = []
     unseen: list[Unseen] = []
     held = 0
-    for one in _READERS[kind](path, modalities):
-        if isinstance(one, Unseen):
-            unseen.append(one)
+    for read in _READERS[kind](path, modalities):
+        if isinstance(read, Unseen):
+            unseen.append(read)
             continue
-        entries.append(one)
-        held += 4 * len(one.text or "")  # bytes of a letter, at most; file sizes say little of packed lists
+        entries.append(read)
+        held += 4 * len(read.text or "")  # bytes of a letter, at most; file sizes say little of packed lists
         check_memory(path, held, "its texts take")
-    failed = [one.error for one in unseen if one.error]
+    failed = [read.error for read in unseen if read.error]
     if not entries:
         if failed:
             raise failed[0]
@@ -121,14 +121,14 @@ def read_source(path: str | Path, modalities: Collection[str] = BOTH, *, kind: s
         if entry.id in seen:
             raise InputError(path, f"the id {entry.id!r} occurs twice", "Every id must occur once")
         seen.add(entry.id)
-    warnings = list(dict.fromkeys(one.warning for one in unseen if one.warning))
+    warnings = list(dict.fromkeys(read.warning for read in unseen if read.warning))
     renamed = sorted({key for entry in entries for key in entry.meta} & {f"{name}_" for name in RESERVED})
     if renamed:
         warnings.append(f"fields that an index uses itself got an underscore: {', '.join(renamed)}")
     missing = [entry for entry in entries if entry.path is not None and not entry.stamp]
     if missing:
         warnings.append(counted(len(missing), "file is", "files are") + f" not there (such as {missing[0].path})")
-    prefixes = tuple(one.prefix for one in unseen if one.prefix is not None)
+    prefixes = tuple(read.prefix for read in unseen if read.prefix is not None)
     return SourceEntries(kind, tuple(entries), tuple(warnings), tuple(failed), prefixes)
 
 

@@ -77,7 +77,9 @@ def load_sentence(
     UsageError
         If something is missing, or a module of another kind is in the chain.
     """
-    chain = [(str(one["type"]).rsplit(".", 1)[-1], folder / one["path"]) for one in read_json(folder / MODULES)]
+    chain = [
+        (str(module["type"]).rsplit(".", 1)[-1], folder / module["path"]) for module in read_json(folder / MODULES)
+    ]
     kinds = [kind for kind, _ in chain]
     if kinds[:1] == ["CLIPModel"]:
         from .dual import load_dual

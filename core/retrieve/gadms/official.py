@@ -53,11 +53,11 @@ def read_state(path: Path) -> dict[str, Tensor]:
         if path.suffix == ".safetensors":
             return dict(read_tensors(path)[1])
         with open_regular(path) as data:
-            found = torch.load(data, map_location="cpu", weights_only=True)
+            stored = torch.load(data, map_location="cpu", weights_only=True)
     except Exception as error:  # torch.load raises anything on damaged files
         raise OptionError(f"{{weights}}: {path} cannot be read ({reason_of(error)}).") from None
-    found = found.get("model", found) if isinstance(found, dict) else {}
-    return {name.removeprefix("module."): value for name, value in found.items() if isinstance(value, Tensor)}
+    stored = stored.get("model", stored) if isinstance(stored, dict) else {}
+    return {name.removeprefix("module."): value for name, value in stored.items() if isinstance(value, Tensor)}
 
 
 def from_transformers(state: Mapping[str, Tensor]) -> dict[str, Tensor]:
@@ -69,10 +69,10 @@ def from_transformers(state: Mapping[str, Tensor]) -> dict[str, Tensor]:
             continue
         for pattern, ours in _TRANSFORMERS:
             name = re.sub(pattern, ours, name)
-        if found := re.search(r"\.self_attn\.([qkv])_proj\.(weight|bias)$", name):
-            if found[1] == "q":  # q, k and v are one matrix there
+        if match := re.search(r"\.self_attn\.([qkv])_proj\.(weight|bias)$", name):
+            if match[1] == "q":  # q, k and v are one matrix there
                 rest = [state[_original(state, name, part)] for part in "kv"]
-                out[name[: found.start()] + f".attn.in_proj_{found[2]}"] = torch.cat([value, *rest])
+                out[name[: match.start()] + f".attn.in_proj_{match[2]}"] = torch.cat([value, *rest])
             continue
         out[name] = value
     return out
@@ -89,8 +89,8 @@ def infer_architecture(state: Mapping[str, Tensor], image_size: tuple[int, int])
     """Sizes of the model in a state dict with official names (``base_model.*``)."""
 
     def layers(prefix: str) -> int:
-        found = [re.match(re.escape(prefix) + r"\.resblocks\.(\d+)\.", name) for name in state]
-        return 1 + max((int(match[1]) for match in found if match), default=-1)
+        matches = [re.match(re.escape(prefix) + r"\.resblocks\.(\d+)\.", name) for name in state]
+        return 1 + max((int(match[1]) for match in matches if match), default=-1)
 
     vision, _, patch, _ = state["base_model.visual.conv1.weight"].shape
     width, embed = state["base_model.text_projection"].shape

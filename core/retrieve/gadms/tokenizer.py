@@ -151,8 +151,8 @@ class BPETokenizer:
 
     def pieces(self, caption: str) -> list[tuple[str, int]]:
         clean = html.unescape(html.unescape(caption)).strip()
-        found = self._bpe.encode(clean, add_special_tokens=False)
-        return [(token.removesuffix("</w>"), i) for token, i in zip(found.tokens, found.ids, strict=True)]
+        encoding = self._bpe.encode(clean, add_special_tokens=False)
+        return [(token.removesuffix("</w>"), i) for token, i in zip(encoding.tokens, encoding.ids, strict=True)]
 
     def to_dict(self) -> dict[str, Any]:
         return {"kind": "bpe", "names": self._names, "merges": self._merges}

@@ -135,8 +135,8 @@ def read_dataset(path: Path, size: int) -> tuple[dict[str, Pictures], list[str]]
     """
     if not os.path.isfile(path):
         raise OptionError(f"{{data}}: {path} is no file. Give a JSON file, or the word synthetic.")
-    _, found = read_captioned(path)
-    rows = _by_split(path, found)
+    _, captioned = read_captioned(path)
+    rows = _by_split(path, captioned)
     notes: list[str] = []
     if not rows["train"]:
         raise InputError(path, "has no pictures of the split train", 'Give each entry "split": train, val or test')
@@ -147,24 +147,24 @@ def read_dataset(path: Path, size: int) -> tuple[dict[str, Pictures], list[str]]
         if not rows["val"]:
             raise InputError(path, f"has neither val nor {HELD_OUT} training pictures to hold one out", "Add some")
         notes.append(f"no split val: every {HELD_OUT}th training picture chooses the weights ({len(rows['val'])})")
-    root = image_root(path, found[0].image)
+    root = image_root(path, captioned[0].image)
     read = {split: _load(root, rows[split], size, notes) for split in SPLITS if rows[split]}
     return read, list(dict.fromkeys(notes))
 
 
-def _by_split(path: Path, found: Sequence[Captioned]) -> dict[str, dict[str, tuple[str, ...]]]:
+def _by_split(path: Path, captioned: Sequence[Captioned]) -> dict[str, dict[str, tuple[str, ...]]]:
     """Split -> picture -> its cleaned captions, also where an entry holds one of several (PIR's training lists)."""
     rows: dict[str, dict[str, tuple[str, ...]]] = {split: {} for split in SPLITS}
-    for one in found:
-        split = TRAINING.get(one.split, one.split)
-        if split not in rows or not one.captions:
-            what = f"{one.place}: {one.image} has split {one.split!r} and {len(one.captions)} captions"
+    for picture in captioned:
+        split = TRAINING.get(picture.split, picture.split)
+        if split not in rows or not picture.captions:
+            what = f"{picture.place}: {picture.image} has split {picture.split!r} and {len(picture.captions)} captions"
             raise InputError(path, what, "Correct the entry")
         try:
-            cleaned = tuple(clean_caption(caption) for caption in one.captions)
+            cleaned = tuple(clean_caption(caption) for caption in picture.captions)
         except ValueError as error:
-            raise InputError(path, f"{one.place}: {error}", "Correct or remove the caption") from error
-        rows[split][one.image] = rows[split].get(one.image, ()) + cleaned
+            raise InputError(path, f"{picture.place}: {error}", "Correct or remove the caption") from error
+        rows[split][picture.image] = rows[split].get(picture.image, ()) + cleaned
     if shared := sorted(rows["train"].keys() & (rows["val"].keys() | rows["test"].keys())):
         raise InputError(path, f"has {shared[0]} for training and for testing", "Name each picture once")
     return rows

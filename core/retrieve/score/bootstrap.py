@@ -37,8 +37,8 @@ def compare(
         raise ValueError(f"{metric!r} was not evaluated for both runs")
     if samples < 1 or not 0 < level < 1:
         raise ValueError(f"samples must be at least 1 and level between 0 and 1, got {samples} and {level}")
-    one, two = first.per_query[metric], second.per_query[metric]
-    change, count = two - one, len(first.queries)
+    before, two = first.per_query[metric], second.per_query[metric]
+    change, count = two - before, len(first.queries)
     generator = np.random.default_rng(seed)
     block = max(1, DRAWS // count)
     means = [
@@ -47,5 +47,5 @@ def compare(
     ]
     low, high = np.quantile(np.concatenate(means), [(1 - level) / 2, (1 + level) / 2])
     return Difference(
-        metric, float(one.mean()), float(two.mean()), float(change.mean()), float(low), float(high), level, count
+        metric, float(before.mean()), float(two.mean()), float(change.mean()), float(low), float(high), level, count
     )

@@ -18,10 +18,10 @@ class Escape:
     def __init__(self, characters: Iterable[str]) -> None:
         self.codes = {character: quote(character, safe="") for character in characters} | {"%": "%25"}
         self.characters = {code: character for character, code in self.codes.items()}
-        found = "|".join(self.characters)
+        pattern = "|".join(self.characters)
         blanks = "".join(map(re.escape, self.codes.keys() - {"%"}))
         self._written = re.compile(f"[{blanks}]|%(?={'|'.join(code[1:] for code in self.characters)})")
-        self._read = re.compile(found)
+        self._read = re.compile(pattern)
 
     def write(self, text: str) -> str:
         return self._written.sub(lambda match: self.codes[match[0]], text)

@@ -83,35 +83,35 @@ class Difference:
         return not self.low <= 0 <= self.high
 
 
-def _ndcg(found: Ranked, k: int) -> float:
-    kept = found.ranks <= k
-    best = found.ideal[:k]
+def _ndcg(ranked: Ranked, k: int) -> float:
+    kept = ranked.ranks <= k
+    best = ranked.ideal[:k]
     ideal = best @ (1 / np.log2(np.arange(2, best.size + 2)))
-    return float(found.gains[kept] @ (1 / np.log2(found.ranks[kept] + 1)) / ideal)
+    return float(ranked.gains[kept] @ (1 / np.log2(ranked.ranks[kept] + 1)) / ideal)
 
 
-def _recall(found: Ranked, k: int) -> float:
-    return float((found.ranks <= k).sum() / found.ideal.size)
+def _recall(ranked: Ranked, k: int) -> float:
+    return float((ranked.ranks <= k).sum() / ranked.ideal.size)
 
 
-def _average_precision(found: Ranked, k: int) -> float:
+def _average_precision(ranked: Ranked, k: int) -> float:
     """Divided by all relevant documents, as trec_eval does, not by min(k, R)."""
-    ranks = found.ranks[found.ranks <= k]
-    return float((np.arange(1, ranks.size + 1) / ranks).sum() / found.ideal.size)
+    ranks = ranked.ranks[ranked.ranks <= k]
+    return float((np.arange(1, ranks.size + 1) / ranks).sum() / ranked.ideal.size)
 
 
-def _reciprocal_rank(found: Ranked, k: int) -> float:
-    return 1 / float(found.ranks[0]) if found.ranks.size and found.ranks[0] <= k else 0.0
+def _reciprocal_rank(ranked: Ranked, k: int) -> float:
+    return 1 / float(ranked.ranks[0]) if ranked.ranks.size and ranked.ranks[0] <= k else 0.0
 
 
-def _hit(found: Ranked, k: int) -> float:
-    return float(found.ranks.size > 0 and found.ranks[0] <= k)
+def _hit(ranked: Ranked, k: int) -> float:
+    return float(ranked.ranks.size > 0 and ranked.ranks[0] <= k)
 
 
-def _inverse_negative_penalty(found: Ranked, k: int) -> float:
+def _inverse_negative_penalty(ranked: Ranked, k: int) -> float:
     """R / rank of the last relevant document; 0 when the run misses one, whose rank is unknown."""
-    missed = found.ranks.size < found.ideal.size or found.ranks[-1] > k
-    return 0.0 if missed else found.ideal.size / float(found.ranks[-1])
+    missed = ranked.ranks.size < ranked.ideal.size or ranked.ranks[-1] > k
+    return 0.0 if missed else ranked.ideal.size / float(ranked.ranks[-1])
 
 
 MEASURES: dict[str, Callable[[Ranked, int], float]] = {

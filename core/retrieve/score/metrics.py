@@ -115,8 +115,8 @@ def evaluate_rows(
         As ``evaluate``.
     """
     place = {name: i for i, name in enumerate(ids)}
-    found = ((query, _judged(qrels.get(query, {}), ids, row, place=place)) for query, row in rows)
-    return _collect(found, metrics, judged=qrels if unanswerable else None)
+    judged = ((query, _judged(qrels.get(query, {}), ids, row, place=place)) for query, row in rows)
+    return _collect(judged, metrics, judged=qrels if unanswerable else None)
 
 
 def evaluate_scores(
@@ -254,14 +254,14 @@ def _sorted(
 
 
 def _collect(
-    found: Iterable[tuple[str, Ranked | None]], metrics: Sequence[str], *, dropped: int = 0, judged: Qrels | None = None
+    rows: Iterable[tuple[str, Ranked | None]], metrics: Sequence[str], *, dropped: int = 0, judged: Qrels | None = None
 ) -> Evaluation:
     """The metrics of each query; None stands for a query without relevant documents, worth 0 where it is ``judged``."""
     wanted = {name: parse_metric(name) for name in metrics}
     queries: list[str] = []
     values: dict[str, list[float]] = {name: [] for name in wanted}
     unanswered = unanswerable = 0
-    for query, ranked in found:
+    for query, ranked in rows:
         if ranked is None and not (judged or {}).get(query):
             dropped += 1
             continue

@@ -48,8 +48,8 @@ class Rankings:
     def of(self, qrels: Qrels) -> Rankings:
         """Those of the queries that ``qrels`` judges."""
         rows = [i for i, query in enumerate(self.data.queries) if query in qrels]
-        asked = {query: content for query, content in self.data.queries.items() if query in qrels}
-        part = replace(self.data, queries=asked, qrels=qrels)
+        queries = {query: content for query, content in self.data.queries.items() if query in qrels}
+        part = replace(self.data, queries=queries, qrels=qrels)
         return Rankings(part, self.documents, self.queries[rows], self.keep_identical)
 
     @property

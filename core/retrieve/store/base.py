@@ -262,7 +262,7 @@ def already_there(name: str) -> UsageError:
 
 def escape(key: str) -> str:
     """A metadata name as engines take it for a column: they give dots, quotes and brackets a meaning."""
-    return re.sub(r"[^\w -]", lambda found: "".join(f"%{byte:02X}" for byte in found[0].encode()), key)
+    return re.sub(r"[^\w -]", lambda match: "".join(f"%{byte:02X}" for byte in match[0].encode()), key)
 
 
 def unescape(name: str) -> str:

@@ -44,16 +44,18 @@ def columns_of(key: str, schema: pa.Schema) -> dict[str, str]:
     """The columns of a metadata name by type."""
     if key == "id":
         return {"text": "id"}
-    wanted, found = escape(key), {}
+    wanted, columns = escape(key), {}
     for field in schema:
         if field.name not in OWN and field.name.partition("#")[0] == wanted:
-            found[next(kind for kind, type_ in TYPES.items() if type_ == field.type)] = field.name
-    return found
+            columns[next(kind for kind, type_ in TYPES.items() if type_ == field.type)] = field.name
+    return columns
 
 
 def missing_fields(meta: Sequence[Meta], schema: pa.Schema) -> list[pa.Field]:
     """Columns that these items need and the table lacks."""
-    needed = dict.fromkeys((key, kind) for one in meta for key, value in one.items() if (kind := column_type(value)))
+    needed = dict.fromkeys(
+        (key, kind) for record in meta for key, value in record.items() if (kind := column_type(value))
+    )
     fields: list[pa.Field] = []
     for key, kind in needed:
         if kind not in columns_of(key, pa.schema([*schema, *fields])):
@@ -65,7 +67,7 @@ def missing_fields(meta: Sequence[Meta], schema: pa.Schema) -> list[pa.Field]:
 
 def table(ids: Sequence[str], vectors: Any, meta: Sequence[Meta], schema: pa.Schema) -> pa.Table:
     """Items as rows of ``schema``; ``vectors`` [n, dim] float32."""
-    documents = [json.dumps(dict(one), allow_nan=False) for one in meta]
+    documents = [json.dumps(dict(fields), allow_nan=False) for fields in meta]
     data: dict[str, Any] = {
         "id": pa.array(ids, pa.string()),
         "vector": pa.FixedSizeListArray.from_arrays(pa.array(vectors.ravel()), vectors.shape[1]),
@@ -73,7 +75,7 @@ def table(ids: Sequence[str], vectors: Any, meta: Sequence[Meta], schema: pa.Sch
     }
     for key in names(schema):
         for kind, column in columns_of(key, schema).items():
-            values = [value if column_type(value := one.get(key)) == kind else None for one in meta]
+            values = [value if column_type(value := fields.get(key)) == kind else None for fields in meta]
             data[column] = pa.array(values, TYPES[kind])
     return pa.Table.from_arrays([data[name] for name in schema.names], schema=schema)
 
@@ -95,19 +97,19 @@ def sql(node: nodes.Node, schema: pa.Schema) -> str:
             return _any(pairs)
         case nodes.In(column, values, negated):
             word, kind = ("NOT IN" if negated else "IN"), nodes.kind_of(values[0])
-            found = columns_of(column.name, schema)
+            columns = columns_of(column.name, schema)
             lists = []
             for type_ in ("int", "float") if kind == "number" else (str(kind),):
-                if type_ in found:
+                if type_ in columns:
                     as_int = type_ == "int" and all(isinstance(value, int) for value in values)
-                    name = _quoted(found[type_]) if as_int or type_ != "int" else _double(_quoted(found[type_]))
+                    name = _quoted(columns[type_]) if as_int or type_ != "int" else _double(_quoted(columns[type_]))
                     items = values if as_int or kind != "number" else [float(value) for value in values]
                     lists.append(f"{name} {word} ({', '.join(map(_literal, items))})")
             return _any(lists)
         case nodes.Like(column, pattern, negated):
-            found = columns_of(column.name, schema)
+            columns = columns_of(column.name, schema)
             word = "NOT LIKE" if negated else "LIKE"
-            return f"({_quoted(found['text'])} {word} {_literal(pattern)})" if "text" in found else "FALSE"
+            return f"({_quoted(columns['text'])} {word} {_literal(pattern)})" if "text" in columns else "FALSE"
         case nodes.IsNull(column, negated):
             here = [_quoted(name) for name in columns_of(column.name, schema).values()]
             if negated:

@@ -40,12 +40,12 @@ from .lance_table import (
     connect,
     header_of,
     id_in,
+    in_our_words,
     index_config,
     item_meta,
     nearest_ids,
     read_state,
     sizes,
-    told,
     vectors_of,
     write_state,
 )
@@ -85,7 +85,7 @@ class LanceStore:
     def __init__(self, directory: Path, *, lock_timeout: float = 10.0) -> None:
         self.directory = directory
         self._lock = WriterLock(directory, lock_timeout)
-        with told(self.directory):
+        with in_our_words(self.directory):
             self._table = connect(directory).open_table(TABLE)
             self._look()
         self.header = header_of(self._table, directory)
@@ -102,7 +102,7 @@ class LanceStore:
         return cls(directory, lock_timeout=lock_timeout)
 
     def __len__(self) -> int:
-        with told(self.directory):
+        with in_our_words(self.directory):
             return int(self._table.count_rows())
 
     def add(
@@ -120,7 +120,7 @@ class LanceStore:
         if not take:
             return
         kept = [meta[i] for i in take]
-        with told(self.directory):
+        with in_our_words(self.directory):
             if fields := columns.missing_fields(kept, self._table.schema):
                 self._table.add_columns(fields)
             rows = columns.table(some, vectors[take], kept, self._table.schema)
@@ -139,7 +139,7 @@ class LanceStore:
         self._begin()
         there = self._present(list(dict.fromkeys(ids)))
         if there:
-            with told(self.directory):
+            with in_our_words(self.directory):
                 self._table.delete(id_in(there))  # one expression, one version: all or nothing
         return len(there)
 
@@ -149,7 +149,7 @@ class LanceStore:
         """See ``VectorStore.search``."""
         queries = check_search(queries, k, self.header.dim)
         condition = None if where is None else self._condition(where)
-        with told(self.directory):
+        with in_our_words(self.directory):
             fast = not exact and bool(self._index)
             total = 0 if fast else self._table.count_rows()
             return [self._nearest(query, k, condition, fast, total) for query in queries]
@@ -168,9 +168,9 @@ class LanceStore:
                     builder = builder.refine_factor(REFINE_PQ)
             else:
                 builder = builder.bypass_vector_index()
-            found = builder.to_arrow()
-            vectors = vectors_of(found, self.header.dim)
-            pairs = zip(found["id"].to_pylist(), found["meta"].to_pylist(), strict=True)
+            rows = builder.to_arrow()
+            vectors = vectors_of(rows, self.header.dim)
+            pairs = zip(rows["id"].to_pylist(), rows["meta"].to_pylist(), strict=True)
             # distances of a quantised index are rough: score again, which also makes up for its order near the end
             return similarity(query, vectors), list(pairs)
 
@@ -180,7 +180,7 @@ class LanceStore:
 
     def entries(self) -> dict[str, Meta]:
         """See ``VectorStore.entries``."""
-        with told(self.directory):
+        with in_our_words(self.directory):
             return {
                 name: item_meta(self.directory, name, meta)
                 for batch in self._table.search().select(["id", "meta"]).to_batches()
@@ -192,7 +192,7 @@ class LanceStore:
         query = self._table.search().select(["id", "vector", "meta"])
         if where is not None:
             query = query.where(self._condition(where))
-        with told(self.directory):
+        with in_our_words(self.directory):
             for batch in query.to_batches(size):
                 if batch.num_rows:
                     ids, texts = batch["id"].to_pylist(), batch["meta"].to_pylist()
@@ -202,7 +202,7 @@ class LanceStore:
     def compact(self) -> dict[str, Any]:
         """See ``VectorStore.compact``. Builds an index if there is none for more than ``flat_items`` items."""
         self._begin()
-        with told(self.directory):
+        with in_our_words(self.directory):
             self._optimise(read_state(self.directory))
         if not self._index and len(self) > self.flat_items:
             self.build_index()
@@ -232,7 +232,7 @@ class LanceStore:
             raise UsageError(f"{items} items are too few for an index: at least 256. Searching without one is fast.")
         start = time.perf_counter()
         name, partitions, config = index_config(items, self.header.dim, filters=filters)
-        with told(self.directory):
+        with in_our_words(self.directory):
             self._table.create_index("vector", config=config, name=INDEX, replace=True)
             self._look()
         built = {"type": name, "partitions": partitions, "items": items, "seconds": time.perf_counter() - start}
@@ -243,17 +243,17 @@ class LanceStore:
 
     def _recall(self, k: int = 10) -> float:
         """Share of the exact ``k`` nearest that the index finds, for items at even distances in the table."""
-        with told(self.directory):
+        with in_our_words(self.directory):
             rows = np.linspace(0, self._table.count_rows() - 1, RECALL_QUERIES).astype(int).tolist()
-            found = self._table.take_offsets(rows).select(["vector"]).to_arrow()
-        queries = vectors_of(found, self.header.dim)
+            sample = self._table.take_offsets(rows).select(["vector"]).to_arrow()
+        queries = vectors_of(sample, self.header.dim)
         exact, fast = nearest_ids(self.blocks(size=SCAN_ITEMS), queries, k), self.search(queries, k)
         common = sum(len(names & {hit.id for hit in hits}) for names, hits in zip(exact, fast, strict=True))
         return common / sum(map(len, exact))
 
     def stats(self) -> dict[str, Any]:
         """See ``VectorStore.stats``."""
-        with told(self.directory):
+        with in_our_words(self.directory):
             return {
                 "store": "lance",
                 "items": len(self),
@@ -268,7 +268,7 @@ class LanceStore:
     def close(self) -> None:
         """See ``VectorStore.close``."""
         if self._lock.held:
-            with contextlib.suppress(AttnError), told(self.directory):  # a damaged table was told of already
+            with contextlib.suppress(AttnError), in_our_words(self.directory):  # a damaged table was told of already
                 known = {"last_version": int(self._table.version), "sizes": sizes(self.directory)}
                 write_state(self.directory, read_state(self.directory) | known)
         self._lock.release()
@@ -276,7 +276,7 @@ class LanceStore:
     def _begin(self) -> None:
         """Before a change: be the only writer of ours, know the latest version."""
         if self._lock.acquire():
-            with told(self.directory):
+            with in_our_words(self.directory):
                 self._table.checkout_latest()
                 self._look()
             if header_of(self._table, self.directory) != self.header:
@@ -289,12 +289,12 @@ class LanceStore:
 
     def _present(self, ids: Sequence[str]) -> list[str]:
         """Those of ``ids`` that are in the table."""
-        found: set[str] = set()
-        with told(self.directory):
+        present: set[str] = set()
+        with in_our_words(self.directory):
             for start in range(0, len(ids), ID_CHUNK):
                 query = self._table.search().where(id_in(ids[start : start + ID_CHUNK])).select(["id"])
-                found.update(query.to_arrow()["id"].to_pylist())
-        return [name for name in ids if name in found]
+                present.update(query.to_arrow()["id"].to_pylist())
+        return [name for name in ids if name in present]
 
     def _look(self) -> None:
         """Note which index there is ("IvfPq", ...; "" for none): asking Lance at each search would cost too much."""

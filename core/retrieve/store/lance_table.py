@@ -48,7 +48,7 @@ def connect(directory: Path) -> Any:
 
 
 @contextlib.contextmanager
-def told(directory: Path) -> Iterator[None]:
+def in_our_words(directory: Path) -> Iterator[None]:
     """Lance's errors as ours: it raises OSError, ValueError or RuntimeError with the reason in the first line."""
     try:
         yield

@@ -48,15 +48,15 @@ class Parser:
     def _tokens(self) -> Iterator[tuple[str, str]]:
         at, end = 0, len(self.text.rstrip())
         while at < end:
-            found = _TOKEN.match(self.text, at)
-            if not found:
+            match = _TOKEN.match(self.text, at)
+            if not match:
                 raise self._error(f"cannot read {self.text[at:].strip()[:20]!r}")
-            kind = str(found.lastgroup)
-            word = found[kind]
+            kind = str(match.lastgroup)
+            word = match[kind]
             if kind == "word" and word.upper() in _KEYWORDS:
                 kind, word = "keyword", word.upper()
             yield kind, word
-            at = found.end()
+            at = match.end()
 
     def _error(self, what: str) -> UsageError:
         return OptionError(f"{{where}} {self.text!r}: {what}. Write for example: width > 800 AND lang IN ('en', 'de')")

@@ -189,7 +189,9 @@ class QdrantStore:
         for points in self._scroll(min(size, POINTS_READ), condition, with_vectors=True):
             vectors = np.array([point.vector for point in points], np.float32).reshape(-1, self.header.dim)
             payloads = [point.payload for point in points]
-            yield StoredBlock([one["id"] for one in payloads], vectors, [_plain(one["meta"]) for one in payloads])
+            yield StoredBlock(
+                [payload["id"] for payload in payloads], vectors, [_plain(payload["meta"]) for payload in payloads]
+            )
 
     def _scroll(self, size: int, condition: Any = None, *, with_vectors: bool = False) -> Iterator[list[Any]]:
         """The points that a filter selects, page by page; no page is empty."""
@@ -219,12 +221,12 @@ class QdrantStore:
 
     def _present(self, ids: Sequence[str]) -> list[str]:
         """Those of ``ids`` that are in the collection."""
-        found: set[str] = set()
+        present: set[str] = set()
         with _told(self.collection):
             for piece in _pieces(_point(name) for name in ids):
                 points = self._client.retrieve(self.collection, piece, with_payload=["id"])
-                found.update(point.payload["id"] for point in points)
-        return [name for name in ids if name in found]
+                present.update(point.payload["id"] for point in points)
+        return [name for name in ids if name in present]
 
     def _condition(self, expression: str) -> Any:
         known = {unescape(name) for name in self._metadata().get("names", {})}

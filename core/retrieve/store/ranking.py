@@ -41,7 +41,7 @@ def until_decided(
     """
     limit = min(k + 16, max(total, 1))
     while True:
-        scores, found = fetch(limit)
-        if len(found) < limit or limit >= total or np.sort(scores)[-k] - scores.min() > SLACK:
-            return scores, found
+        scores, rows = fetch(limit)
+        if len(rows) < limit or limit >= total or np.sort(scores)[-k] - scores.min() > SLACK:
+            return scores, rows
         limit = min(4 * limit, total)

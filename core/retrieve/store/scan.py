@@ -28,8 +28,8 @@ def products(queries: NDArray[np.float32], block: NDArray[np.float32]) -> NDArra
     """Dot products [q, b] of queries [q, dim] and rows [b, dim]."""
     if len(queries) == 1 and hasattr(np, "vecdot"):
         # NumPy 2; row by row, a fifth faster than OpenBLAS's matrix-vector product (measured)
-        one: NDArray[np.float32] = np.vecdot(block, queries[0])[None]
-        return one
+        product: NDArray[np.float32] = np.vecdot(block, queries[0])[None]
+        return product
     return queries @ block.T
 
 
@@ -57,7 +57,7 @@ def candidates(
     """
     cut = np.full(len(queries), np.finfo(np.float32).min)  # above the -inf of masked rows
     enough = 8 * k * len(queries)  # more candidates than this, and it pays to raise the cut
-    found: list[_Found] = []
+    kept: list[_Found] = []
     first = 0
     for vectors, mask in parts:
         for start in range(0, len(vectors), block_rows):
@@ -76,13 +76,13 @@ def candidates(
                 cut = np.maximum(cut, np.partition(scores, -k, axis=1)[:, -k] - SLACK)
                 places = _not_below(scores, cut)
             query, column = np.divmod(places, scores.shape[1])
-            found.append((query, (column if rows is None else rows[column]) + (first + start), scores.ravel()[places]))
-            if sum(query.size for query, _, _ in found) > enough:
-                found, cut = _pruned(found, cut, k)
+            kept.append((query, (column if rows is None else rows[column]) + (first + start), scores.ravel()[places]))
+            if sum(query.size for query, _, _ in kept) > enough:
+                kept, cut = _pruned(kept, cut, k)
         first += len(vectors)
-    if not found:
+    if not kept:
         return [np.empty(0, np.int64)] * len(queries)
-    ((query, row, _),), _ = _pruned(found, cut, k)
+    ((query, row, _),), _ = _pruned(kept, cut, k)
     return np.split(row, np.searchsorted(query, np.arange(1, len(queries))))
 
 
@@ -95,9 +95,9 @@ def _not_below(scores: NDArray[np.float32], cut: NDArray[np.float32]) -> NDArray
     return np.flatnonzero(scores >= cut[:, None])
 
 
-def _pruned(found: list[_Found], cut: NDArray[np.float32], k: int) -> tuple[list[_Found], NDArray[np.float32]]:
+def _pruned(kept: list[_Found], cut: NDArray[np.float32], k: int) -> tuple[list[_Found], NDArray[np.float32]]:
     """The candidates by query without those that ``k`` others beat by more than ``SLACK``, and the raised cut."""
-    query, row, score = (np.concatenate(values) for values in zip(*found, strict=True))
+    query, row, score = (np.concatenate(values) for values in zip(*kept, strict=True))
     order = np.lexsort((-score, query))
     query, row, score = query[order], row[order], score[order]
     starts = np.searchsorted(query, np.arange(len(cut) + 1))

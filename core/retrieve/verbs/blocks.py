@@ -80,13 +80,13 @@ def embed_block(task: Task, step: Callable[[int, int], None], options: EncoderOp
     empty = sum(entry.kind == "text" and not text.strip() for entry, text in zip(kept, inputs, strict=True))
     if chunk and kept and kept[0].kind == "text":
         cut = [passages(text, chunk, encoder) for text in inputs]
-        inputs = [one for some in cut for one in some]
+        inputs = [piece for some in cut for piece in some]
     else:
-        cut = [[one] for one in inputs]
+        cut = [[piece] for piece in inputs]
     for entry, some in zip(kept, cut, strict=True):
-        for number, one in enumerate(some, 1):
+        for number, piece in enumerate(some, 1):
             added = {"stamp": entry.stamp, "kind": entry.kind} | (
-                {"text": one[:SNIPPET]} if entry.kind == "text" else {}
+                {"text": piece[:SNIPPET]} if entry.kind == "text" else {}
             )
             added |= {PASSAGE_OF: entry.id} if len(some) > 1 else {}
             ids.append(f"{entry.id}#{number}" if len(some) > 1 else entry.id)
@@ -114,13 +114,13 @@ def read_part(part: Path) -> tuple[list[str], NDArray[np.float32], list[dict[str
     """Ids, vectors [n, dim], metadata and fingerprint of a finished block. Raises ``InputError`` if it is not whole."""
     try:
         with open_regular(part) as file, zipfile.ZipFile(file) as archive:
-            check_memory(part, 2 * sum(one.file_size for one in archive.infolist()), "unpacked it takes")
+            check_memory(part, 2 * sum(member.file_size for member in archive.infolist()), "unpacked it takes")
             file.seek(0)
             with np.load(file, allow_pickle=False) as saved:
                 vectors, about = saved["vectors"], json.loads(saved["about"].tobytes())
         ids, meta, fingerprint = about["ids"], about["meta"], about["fingerprint"]
         sound = len(ids) == len(meta) == len(vectors) and isinstance(fingerprint, dict)
-        if not sound or not all(isinstance(one["stamp"], str) for one in meta):
+        if not sound or not all(isinstance(member["stamp"], str) for member in meta):
             raise ValueError("its parts do not fit")
         check_items(ids, vectors, meta, int(fingerprint["dim"]))
     except InputError:

@@ -57,5 +57,5 @@ def compact(index: str | PurePath, *, arguments: Mapping[str, Any] | None = None
         str(index), None, "ok", seconds, metrics={"entries": entries, **sizes}, warnings=warnings,
         details={"before": before, "after": after},
     )  # fmt: skip
-    told = arguments or {"verb": "compact", "index": str(index)}
-    return Report("retrieve", attn.__version__, dict(told), "cpu", seconds, (item,), summarise([item]))
+    named = arguments or {"verb": "compact", "index": str(index)}
+    return Report("retrieve", attn.__version__, dict(named), "cpu", seconds, (item,), summarise([item]))

@@ -89,7 +89,7 @@ def dedup(
         members: dict[str, list[tuple[str, float]]] = {}
         for copy, score in zip(copies.tolist(), scores.tolist(), strict=True):
             members.setdefault(ids[order[owner[copy]]], []).append((ids[order[copy]], score))
-        meta = {name: places.shown(one) for name, one in _meta(store, options.where, members).items()}
+        meta = {name: places.shown(fields) for name, fields in _meta(store, options.where, members).items()}
         model = str(store.header.fingerprint.get("model", ""))
     finally:
         store.close()
@@ -111,8 +111,8 @@ def dedup(
     details = {"threshold": options.threshold, "search": "exact"}
     item = Item(str(index), None, "ok", seconds, metrics=metrics, details=details)
     summary = {**summarise([item]), "index": str(index), "model": model}
-    told = arguments or {"verb": "dedup", "index": str(index), "threshold": options.threshold}
-    report = Report("retrieve", attn.__version__, dict(told), "cpu", seconds, (item,), summary, sections=sections)
+    named = arguments or {"verb": "dedup", "index": str(index), "threshold": options.threshold}
+    report = Report("retrieve", attn.__version__, dict(named), "cpu", seconds, (item,), summary, sections=sections)
     left_out = places.warnings()
     if options.present and left_out:
         left_out = tuple(f"{warning}; left out" for warning in left_out)
@@ -170,8 +170,8 @@ def _meta(store: VectorStore, where: str | None, members: Mapping[str, list[tupl
     if not wanted:
         return {}
     pairs = (pair for block in store.blocks(where=where) for pair in zip(block.ids, block.meta, strict=True))
-    found: dict[str, Meta] = {}
+    fields: dict[str, Meta] = {}
     for key, meta in pairs:
         if (name := document_of(key, meta)) in wanted:
-            found.setdefault(name, {one: value for one, value in meta.items() if one != PASSAGE_OF})
-    return found
+            fields.setdefault(name, {field: value for field, value in meta.items() if field != PASSAGE_OF})
+    return fields

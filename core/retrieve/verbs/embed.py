@@ -49,9 +49,9 @@ def encode(
     for at in range(0, len(items), size):
         block = items[at : at + size]
         if texts:
-            found = encoder.encode_texts([str(content) for _, content in block], side=side)
-            out[at : at + size] = found.vectors
-            cut += int(found.truncated.sum())
+            encoded = encoder.encode_texts([str(content) for _, content in block], side=side)
+            out[at : at + size] = encoded.vectors
+            cut += int(encoded.truncated.sum())
         else:
             rows, pixels = [], []
             for row, (_, image) in enumerate(block, at):

@@ -52,9 +52,11 @@ def explain(result: Result, encoder: Any) -> Explained:
         except InputError:  # gone or damaged since it was indexed
             continue
         if hasattr(encoder, "explain"):
-            told = encoder.explain(pixels, result.query)
-            words = words or [(word, float(score)) for word, score in zip(told.words, told.scores, strict=True)]
-            fits = told.patches
+            explanation = encoder.explain(pixels, result.query)
+            words = words or [
+                (word, float(score)) for word, score in zip(explanation.words, explanation.scores, strict=True)
+            ]
+            fits = explanation.patches
         else:
             fits = encoder.belief_map(pixels)
         spread = float(fits.max() - fits.min()) or 1.0

@@ -116,8 +116,8 @@ def export(
         metrics["bytes"] = folder_bytes(path) if path.is_dir() else path.stat().st_size
     seconds = time.perf_counter() - start
     item = Item(str(index), str(output), "ok", seconds, metrics=metrics, details={"form": form})
-    told = arguments or {"verb": "export", "index": str(index), "output": str(output), "to": form}
-    return Report("retrieve", attn.__version__, dict(told), "cpu", seconds, (item,), summarise([item]))
+    named = arguments or {"verb": "export", "index": str(index), "output": str(output), "to": form}
+    return Report("retrieve", attn.__version__, dict(named), "cpu", seconds, (item,), summarise([item]))
 
 
 def _form(output: str, to: str | None) -> tuple[str, str]:
@@ -147,7 +147,7 @@ def _check_free(index: str, place: str, form: str, overwrite: bool) -> None:
         raise OptionError(f"{{output}} {place} is a {'file' if folder else 'folder'} already. Name another place.")
     if not overwrite:
         raise OptionError(f"{{output}} {place} exists. Name another place, or give {{overwrite}}.")
-    if folder and not (holds_index(path) or {one.name for one in path.iterdir()} == {VECTORS, ENTRIES, HEADER}):
+    if folder and not (holds_index(path) or {entry.name for entry in path.iterdir()} == {VECTORS, ENTRIES, HEADER}):
         raise OptionError(f"{{output}} {place} is no index and no export, so it is not replaced. Name another place.")
 
 
@@ -161,14 +161,14 @@ class _Moved:
     def __call__(self, meta: Meta) -> Meta:
         if FOLDER not in meta:
             return meta
-        found = {name: value for name, value in meta.items() if name != FOLDER}
+        fields = {name: value for name, value in meta.items() if name != FOLDER}
         for name in ("path", GALLERY):
             if not isinstance(stored := meta.get(name), str):
                 continue
             if self.places.moved(path := file_name(stored), meta) != path:
                 place = self.places.find(meta) if name == "path" else self.places.moved(path, meta)
-                found[name] = stored_name(place if place and (name == "path" or os.path.lexists(place)) else path)
-        return found if self.copy is None else found | {FOLDER: stored_name(self.copy)}
+                fields[name] = stored_name(place if place and (name == "path" or os.path.lexists(place)) else path)
+        return fields if self.copy is None else fields | {FOLDER: stored_name(self.copy)}
 
 
 def _watched(

@@ -82,29 +82,34 @@ def index(
     set_threads(placement.threads)
     watcher = watcher or Bars()
     encoder = encoder_of(options.encoder)
-    found = read_gallery(gallery, encoder.modalities, stdin=stdin)
+    read = read_gallery(gallery, encoder.modalities, stdin=stdin)
     passage_tokens(options.chunk, encoder)  # refused before anything is opened
-    if options.rebuild and (lost := [one for one in found.arguments if one.error]) and _holds_anything(output):
+    if (
+        options.rebuild
+        and (lost := [argument for argument in read.arguments if argument.error])
+        and _holds_anything(output)
+    ):
         raise OptionError(
             f"{{rebuild}} would lose what {output} holds of {lost[0].name}, which cannot be read now "
             f"({lost[0].error.rstrip('.')}). Nothing was changed: mend it, or do not name it."
         )
-    store = _opened(output, options, encoder, len(found))
+    store = _opened(output, options, encoder, len(read))
     try:
         labels = store.entries()
         places = Places(output)
         chunk = _chunk(options.chunk, encoder, labels)
         arguments_ = tuple(
-            replace(one, entries=tuple(_restamped(entry, chunk) for entry in one.entries)) for one in found.arguments
+            replace(argument, entries=tuple(_restamped(entry, chunk) for entry in argument.entries))
+            for argument in read.arguments
         )
-        found = replace(found, arguments=arguments_)
+        read = replace(read, arguments=arguments_)
         known = {document_of(key, meta): Known.of(meta, places) for key, meta in labels.items()}
-        matched = Matched(found, known, places, prune=options.prune)
+        matched = Matched(read, known, places, prune=options.prune)
         gone, unread, noted = matched.forgets()
         gone = [] if options.keep_missing else gone
         kept = len(known.keys() - matched.entries.keys()) - len(gone)
         unread_items = [Item(name, None, "failed", 0.0, error=why) for name, why in unread.items()]
-        for item in (*found.failed, *unread_items):
+        for item in (*read.failed, *unread_items):
             watcher.item(item, 0, len(matched.entries))
         if clash := next((key for key in matched.entries if chunk and _is_passage(key, matched.entries)), None):
             raise OptionError(
@@ -134,9 +139,9 @@ def index(
         shutil.rmtree(parts, ignore_errors=True)
     finally:
         store.close()
-    failed = [*found.failed, *unread_items, *intake.failed]
+    failed = [*read.failed, *unread_items, *intake.failed]
     failed += [item for item in outcome.items if item.status == "failed"]
-    warnings = [*found.warnings, *noted, *_warnings(counts, encoder, chunk, intake.stale)]
+    warnings = [*read.warnings, *noted, *_warnings(counts, encoder, chunk, intake.stale)]
     removed = gone[:REMOVED_SHOWN]
     item = Item(
         input=", ".join(gallery), output=str(output), status="ok", seconds=time.perf_counter() - start,
@@ -201,16 +206,16 @@ def _opened(output: str | Path, options: IndexOptions, encoder: Encoder, count: 
 
 
 def _warnings(counts: Mapping[str, int], encoder: Encoder, chunk: int, stale: int) -> list[str]:
-    found = []
+    texts = []
     if counts["truncated"]:
         limit = encoder.fingerprint.max_tokens
         fix = "" if chunk else " (--chunk auto embeds it in passages)"
-        found.append(
+        texts.append(
             counted(counts["truncated"], "text is", "texts are")
             + f" longer than the model's {limit} tokens: what is beyond was left out{fix}"
         )
     if counts["empty"]:
-        found.append(counted(counts["empty"], "text is", "texts are") + " empty: embedded as the empty text")
+        texts.append(counted(counts["empty"], "text is", "texts are") + " empty: embedded as the empty text")
     if stale:
-        found.append(counted(stale, "entry is", "entries are") + " stale: the file cannot be read as it is now")
-    return found
+        texts.append(counted(stale, "entry is", "entries are") + " stale: the file cannot be read as it is now")
+    return texts

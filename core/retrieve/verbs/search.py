@@ -103,12 +103,12 @@ def search(
         for at in range(0, len(ids), BATCH):
             block = ids[at : at + BATCH]
             began = time.perf_counter()
-            asked = np.stack([vectors[key] for key in block])
-            found = nearest(store, asked, options.top, where=options.where, exact=options.exact)
+            vectors_asked = np.stack([vectors[key] for key in block])
+            hits_of = nearest(store, vectors_asked, options.top, where=options.where, exact=options.exact)
             ms = 1000 * (time.perf_counter() - began) / len(block)
             results += [
                 Result(key, str(queries[key]), placed(hits, places), ms, isinstance(queries[key], str))
-                for key, hits in zip(block, found, strict=True)
+                for key, hits in zip(block, hits_of, strict=True)
             ]  # fmt: skip
         entries = len(store)
         explained: dict[str, Explained] = {}

@@ -34,11 +34,11 @@ mark { color: inherit; padding: 0 .15em; border-radius: 2px }
 """
 
 
-def write_sheet(path: Path, found: Found) -> None:
+def write_sheet(path: Path, outcome: Found) -> None:
     """Write the page. Raises ``InputError`` if it cannot be written."""
-    report = found.report
+    report = outcome.report
     facts = " · ".join(escape(f"{text}") for text in (report.version, report.summary["model"], report.summary["index"]))
-    sections = [_section(result, found.explained.get(result.query_id, NOTHING)) for result in found.results]
+    sections = [_section(result, outcome.explained.get(result.query_id, NOTHING)) for result in outcome.results]
     title = f"attn retrieve {report.arguments.get('verb', 'search')}"
     body = [f'<h1>{escape(title)}</h1><p class="facts">attn {facts}</p>', *sections]
     page = document(title, body, style=STYLE)
@@ -48,10 +48,12 @@ def write_sheet(path: Path, found: Found) -> None:
 def _section(result: Result, why: Explained) -> str:
     photo = not result.sentence and Path(result.query).suffix.lower() in PHOTO_SUFFIXES
     picture = _thumbnail(Path(result.query)) if photo else ""
-    asked = f'<img src="{picture}" alt="query" width="120">' if picture else ""
+    picture_html = f'<img src="{picture}" alt="query" width="120">' if picture else ""
     hits = "".join(_figure(rank, hit, why.patches.get(hit.id)) for rank, hit in enumerate(result.ranked, 1))
     shown = hits or "Nothing found."
-    return f'<section>{asked}<h2>{_marked(result.query, why.words)}</h2><div class="hits">{shown}</div></section>'
+    return (
+        f'<section>{picture_html}<h2>{_marked(result.query, why.words)}</h2><div class="hits">{shown}</div></section>'
+    )
 
 
 def _marked(query: str, words: Sequence[tuple[str, float]]) -> str:

@@ -82,8 +82,8 @@ def similar(
         for at in range(0, len(entries), BATCH):
             block = entries[at : at + BATCH]
             began = time.perf_counter()
-            asked = np.stack([entry.vector for entry in block])
-            hits = nearest(store, asked, options.top + 1, where=options.where, exact=options.exact)
+            queries = np.stack([entry.vector for entry in block])
+            hits = nearest(store, queries, options.top + 1, where=options.where, exact=options.exact)
             ms = 1000 * (time.perf_counter() - began) / len(block)
             for entry, some in zip(block, hits, strict=True):
                 others = [hit for hit in some if hit.id != entry.id][: options.top]
@@ -105,10 +105,10 @@ def title(name: str, meta: Meta) -> str:
 
 def _asked(store: VectorStore, names: Sequence[str], index: str, places: Places) -> tuple[list[_Entry], list[Item]]:
     """The entries in the order of their names, each once, and a failed item for each name that is none's."""
-    found = _by_id(store, names)
-    missing = [name for name in names if name not in found]
+    entries = _by_id(store, names)
+    missing = [name for name in names if name not in entries]
     failed: list[Item] = []
-    ids = {name: name for name in found}
+    ids = {name: name for name in entries}
     if missing:
         stored = store.entries()
         known: dict[str, list[str]] = {}
@@ -119,8 +119,8 @@ def _asked(store: VectorStore, names: Sequence[str], index: str, places: Places)
             if path := stored[members[0]].get("path"):
                 here = file_name(str(path))
                 both = {here, places.moved(here, stored[members[0]])} if os.path.isabs(here) else {absolute(here)}
-                for one in both:
-                    owners.setdefault(one, []).append(key)
+                for part in both:
+                    owners.setdefault(part, []).append(key)
         for name in missing:
             if name in known:
                 ids[name] = name
@@ -136,26 +136,26 @@ def _asked(store: VectorStore, names: Sequence[str], index: str, places: Places)
                     hint = _hint(name, {*known, *owners}) if known else "The index is empty."
                     reason = f"no entry of {index} has that id or path. {hint}".rstrip()
                     failed.append(Item(name, None, "failed", 0.0, error=reason))
-        found |= _by_id(store, [key for key in ids.values() if key not in found and known[key] == [key]])
-        for key in {key for key in ids.values() if key not in found}:
-            found[key] = _document(key, list(_by_id(store, known[key]).values()))
-    return [found[key] for key in dict.fromkeys(ids[name] for name in names if name in ids)], failed
+        entries |= _by_id(store, [key for key in ids.values() if key not in entries and known[key] == [key]])
+        for key in {key for key in ids.values() if key not in entries}:
+            entries[key] = _document(key, list(_by_id(store, known[key]).values()))
+    return [entries[key] for key in dict.fromkeys(ids[name] for name in names if name in ids)], failed
 
 
 def _by_id(store: VectorStore, ids: Sequence[str]) -> dict[str, _Entry]:
     """Those of some ids that the store has."""
-    found: dict[str, _Entry] = {}
+    entries: dict[str, _Entry] = {}
     for start in range(0, len(ids), BATCH):
         listed = ", ".join("'" + name.replace("'", "''") + "'" for name in ids[start : start + BATCH])
         for block in store.blocks(where=f"id IN ({listed})"):
             for name, vector, meta in zip(*block, strict=True):
-                found[name] = _Entry(name, vector, meta)
-    return found
+                entries[name] = _Entry(name, vector, meta)
+    return entries
 
 
 def _document(key: str, passages: Sequence[_Entry]) -> _Entry:
     """A document of several passages: the mean of their vectors, as a unit vector."""
-    mean = np.mean([one.vector for one in passages], axis=0, dtype=np.float64)
+    mean = np.mean([passage.vector for passage in passages], axis=0, dtype=np.float64)
     meta = {name: value for name, value in passages[0].meta.items() if name != PASSAGE_OF}
     vector: NDArray[np.float32] = np.asarray(mean / max(float(np.linalg.norm(mean)), 1e-12), np.float32)
     return _Entry(key, vector, meta)

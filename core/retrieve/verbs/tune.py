@@ -164,8 +164,8 @@ def tune_temperature(
     scored: dict[float, tuple[Evaluation, Evaluation]] = {}
     notes: list[str] = []
     for tau, scaled in encoders.items():
-        found = embed(data, scaled, watcher or Bars())
-        ranked = Rankings(data, found.documents, found.queries, keep_identical)
+        embedded = embed(data, scaled, watcher or Bars())
+        ranked = Rankings(data, embedded.documents, embedded.queries, keep_identical)
         scored[tau] = tuple(ranked.of(half).evaluate((metric,)) for half in (first, second))  # type: ignore[assignment]
         notes = identical_note(ranked)
     if silent := len(data.qrels) - len(first) - len(second):
@@ -185,8 +185,8 @@ def halves(qrels: Qrels, seed: int) -> tuple[Qrels, Qrels]:
     if len(queries) < 4:
         raise UsageError(f"a temperature is chosen on 4 queries or more, {len(queries)} have relevant documents.")
     order = np.random.default_rng(seed).permutation(len(queries))
-    one = {queries[i] for i in order[: len(order) // 2]}
-    return {q: qrels[q] for q in queries if q in one}, {q: qrels[q] for q in queries if q not in one}
+    first = {queries[i] for i in order[: len(order) // 2]}
+    return {q: qrels[q] for q in queries if q in first}, {q: qrels[q] for q in queries if q not in first}
 
 
 def choose(runs: dict[float, Run], first: Qrels, second: Qrels, metric: str, seed: int) -> Tuning:
@@ -218,8 +218,8 @@ def chosen(scored: Mapping[float, tuple[Evaluation, Evaluation]], metric: str, s
     """The temperature that is best in the first evaluation, compared with 1 in the second."""
     best = max(scored, key=lambda tau: (scored[tau][0].values[metric], -abs(tau - 1)))
     table = [
-        {"temperature": tau, "chosen_on": one.values[metric], "held_out": two.values[metric]}
-        for tau, (one, two) in scored.items()
+        {"temperature": tau, "chosen_on": first.values[metric], "held_out": two.values[metric]}
+        for tau, (first, two) in scored.items()
     ]
     change = compare(scored[1.0][1], scored[best][1], metric, seed=seed)
     sizes = len(scored[1.0][0].queries), len(scored[1.0][1].queries)

@@ -82,9 +82,9 @@ def area(vessels: list[NDArray[Any]], others: list[NDArray[Any]], *, chunk: int 
     return twice / (2 * len(yes) * len(no))
 
 
-def sorted_auc(one: Confusion) -> float:
+def sorted_auc(counts: Confusion) -> float:
     """ROC area of the sorted prediction against the sorted label, in the closed form of section 6."""
-    positive, predicted, negative = one.tp + one.fn, one.tp + one.fp, one.tn + one.fp
+    positive, predicted, negative = counts.tp + counts.fn, counts.tp + counts.fp, counts.tn + counts.fp
     if not positive or not negative:
         return math.nan
     if predicted >= positive:
@@ -102,8 +102,8 @@ def centre_lines(predicted: Mask, truth: Mask) -> NDArray[np.int64]:
         return np.zeros(4, np.int64)
     box = (slice(rows[0], rows[-1] + 1), slice(columns[0], columns[-1] + 1))
     counts: list[int] = []
-    for one, other in ((predicted[box], truth[box]), (truth[box], predicted[box])):
-        line = np.asarray(skeletonize(one), np.bool_)  # type: ignore[no-untyped-call]
+    for mask, other in ((predicted[box], truth[box]), (truth[box], predicted[box])):
+        line = np.asarray(skeletonize(mask), np.bool_)  # type: ignore[no-untyped-call]
         counts += [int(np.count_nonzero(line & other)), int(np.count_nonzero(line))]
     return np.array(counts, np.int64)
 

@@ -8,7 +8,7 @@ import pytest
 import attn
 from attn.core.errors import InputError
 from attn.core.io import read_grey, write, write_grey
-from attn.core.io.axes import plain_shape, told
+from attn.core.io.axes import axes_note, plain_shape
 
 IMAGE = np.random.default_rng(0).integers(0, 4096, (12, 9)).astype(np.int16)
 
@@ -62,9 +62,9 @@ def test_slices_that_lie_last_are_told_and_not_guessed(tmp_path):
         "shape [40, 44, 9] was read as 40 slices of 44 x 9 pixels; if the 9 are the slices, put them first: "
         "numpy.moveaxis(a, 2, 0)"
     )
-    assert "moveaxis(a, 1, 0)" in told((40, 9, 44), (40, 9, 44))[0]
-    assert told((9, 40, 44), (9, 40, 44)) == []
-    assert told((100, 40, 200), (100, 40, 200)) == []
+    assert "moveaxis(a, 1, 0)" in axes_note((40, 9, 44), (40, 9, 44))[0]
+    assert axes_note((9, 40, 44), (9, 40, 44)) == []
+    assert axes_note((100, 40, 200), (100, 40, 200)) == []
 
 
 @pytest.mark.parametrize("channels", [3, 4])
