@@ -296,7 +296,7 @@ def _pooled(
             assert stored is not None
             prob = thinned(stored[0], truth.shape)
             pairs.append((probability(prob), truth, prob > 0))
-            if sum(one.size for one, _, _ in pairs) > POOL_PIXELS:
+            if sum(scored.size for scored, _, _ in pairs) > POOL_PIXELS:
                 notices.append(f"No pooled scores: the photos have more than {POOL_PIXELS} pixels together.")
                 return None
     except InputError as error:
