@@ -15,6 +15,7 @@ import torch
 from torch import Tensor
 
 from ...threads import kernels_own_the_threads, run, thread_count
+from ..equations import needs_cpu_floats
 from .forward import forward as plain
 from .softmax_cpu import finish, scale_and_add_bfloat16, scale_rows, softmax_bfloat16, softmax_float32
 from .tiles import Pattern, Tile, gather_into, tiles
@@ -24,9 +25,7 @@ _TILE_BYTES = 1536 * 1024  # scores, keys and values of a tile: smaller ones fit
 
 def refuses(q: Tensor, *_: Any, scale: float | None = None, **__: Any) -> str | None:
     """Why ``forward`` does not take a call of attention over blocks."""
-    if q.device.type != "cpu" or q.dtype == torch.float64:
-        return f"takes float32, bfloat16 and float16 on the CPU, not {q.dtype} on {q.device}"
-    return "takes no scale of 0" if scale == 0 else None
+    return "takes no scale of 0" if scale == 0 else needs_cpu_floats(q)
 
 
 def forward(q: Tensor, k: Tensor, v: Tensor, pattern: Pattern, scale: float) -> tuple[Tensor, Tensor]:

@@ -18,7 +18,7 @@ from torch import Tensor
 
 from ...choose import Formulation, Phase
 from ..contract import Condition, Cost, Golden, Operator, Shape
-from ..equations import accumulator, masked_attention, wants_gradient
+from ..equations import accumulator, masked_attention, needs_cpu_floats, wants_gradient
 from . import search_reference
 from .selection import HipSelection
 from .settings import Layout, Settings, positive_scale, search_table
@@ -43,9 +43,8 @@ def _choose(q: Tensor, k: Tensor, settings: Settings, search: Searcher) -> HipSe
 
 def _refuses(q: Tensor, *_: Any, **__: Any) -> str | None:
     """The kernels read float32: other dtypes are converted whole, which is too much for a single query."""
-    if q.device.type != "cpu" or q.dtype == torch.float64:
-        return f"takes float32, bfloat16 and float16 on the CPU, not {q.dtype} on {q.device}"
-    return None if q.dtype == torch.float32 or q.shape[2] > 1 else f"takes a single query in float32, not {q.dtype}"
+    few = q.shape[2] == 1 and q.dtype != torch.float32
+    return needs_cpu_floats(q) or (f"takes a single query in float32, not {q.dtype}" if few else None)
 
 
 def _refuses_attend(q: Tensor, k: Tensor, v: Tensor, *_: Any, **__: Any) -> str | None:

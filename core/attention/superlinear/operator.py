@@ -21,7 +21,7 @@ from torch import Tensor
 
 from ...choose import Formulation, Phase
 from ..contract import Cost, Golden, Operator, Shape
-from ..equations import accumulator, masked_attention, positions, repeat_kv
+from ..equations import accumulator, masked_attention, needs_cpu_floats, positions, repeat_kv
 from ..tokens.top_k import ranked
 from .comb import Spans, accumulated, spans_of
 from .settings import Settings
@@ -31,9 +31,7 @@ FEW = 16
 
 
 def _refuses(q: Tensor, *_: Any, **__: Any) -> str | None:
-    if q.device.type != "cpu" or q.dtype == torch.float64:
-        return f"takes float32, bfloat16 and float16 on the CPU, not {q.dtype} on {q.device}"
-    return None if q.shape[2] > FEW else f"takes more than {FEW} queries, not {q.shape[2]}"
+    return needs_cpu_floats(q) or (None if q.shape[2] > FEW else f"takes more than {FEW} queries, not {q.shape[2]}")
 
 
 def reference(
