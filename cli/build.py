@@ -15,7 +15,7 @@ from attn.core.bundles import Memory, Reporting
 from attn.core.command import Verb
 from attn.core.errors import UsageError
 from attn.core.memory import set_budget
-from attn.core.options import OptionError, Stated, build, flag, stated
+from attn.core.options import OptionError, Stated, build, stated
 
 from .lazy import EXIT_INTERRUPTED
 from .options import ListOption
@@ -63,7 +63,7 @@ def command(main: Callable[..., None], *, methods: str | None = None) -> Callabl
             extra = {"given": _on_command_line(given.pop("context"))} if asks else {}
             main(**{name: build(bundle, _values(bundle, given)) for name, bundle in bundles.items()}, **extra)
         except OptionError as error:
-            raise UsageError(error.named(lambda field: flags.get(field) or flag(field))) from error
+            raise UsageError(error.named(lambda field: flags.get(field, f"{{{field}}}"))) from error
         except KeyboardInterrupt:  # where the command itself cannot say how far it came
             from .show import show_interrupted
 

@@ -87,6 +87,7 @@ def test_what_is_not_given_has_its_default(app: typer.Typer) -> None:
     ("words", "message"),
     [
         (["--lambda", "9"], "--lambda: too large with --guided."),
+        (["--region", "{odd}"], "--region: could not convert string to float: '{odd}'"),
         (["--region", "x"], "--region: could not convert string to float: 'x'"),
     ],
 )
