@@ -176,6 +176,51 @@ def test_unknown_names_suggest_the_nearest():
         attention("dense", *(t[0] for t in QKV), causal=True)
 
 
+def test_what_the_operators_of_the_papers_can_do():
+    """The tests over the registry follow these fields, so that a wrong one would only make them skip."""
+    rows = {name: OPERATORS[name].resolve() for name in NAMES if name != "fla"}
+    whole = {"bra", "halo", "sparsifiner", "rectified"}
+    assert {name for name, row in rows.items() if row.grid} == {"bra", "halo"}
+    assert {name for name, row in rows.items() if not row.decodes} == whole
+    assert {name for name, row in rows.items() if row.causal == (True,)} == {
+        "hip", "superlinear", "lightning", "flux", "window+sink", "flex",
+    }  # fmt: skip
+    assert {name for name, row in rows.items() if row.causal == (False,)} == whole
+    assert {name for name, row in rows.items() if not row.differentiable} == {"flex"}
+
+
+@pytest.mark.parametrize(
+    ("name", "fine", "alone"),
+    [
+        ("hip", {"representative": "random", "seed": 1}, {"seed": 1}),
+        ("flux", {"mode": "xattn", "threshold": 0.5}, {"mode": "streaming", "threshold": 0.5}),
+        ("lightning", {"decay": "paper", "layer": 1}, {"decay": "custom", "layer": 1}),
+        ("rectified", {"video": (4, 8, 8), "order": "raster"}, {"order": "raster"}),
+        ("bra", {"pad": True, "mask_padding": True}, {"pad": False, "mask_padding": True}),
+        ("sparsifiner", {"predictor": None, "reduce_n": 8}, {"predictor": torch.nn.Identity(), "reduce_n": 8}),
+    ],
+)
+def test_a_parameter_without_effect_is_refused_and_one_with_effect_is_not(name, fine, alone):
+    operator = OPERATORS[name].resolve()
+    operator.check_effects(name, fine)
+    with pytest.raises(ValueError, match="would have no effect without"):
+        operator.check_effects(name, alone)
+
+
+def test_maps_that_are_no_squares_and_tensors_without_heads_or_dimensions():
+    q, k, v = QKV
+    out = attention("halo", *QKV, causal=False, grid=(8, 32), block_size=4, halo=1)
+    assert not torch.equal(out, attention("halo", *QKV, causal=False, grid=(32, 8), block_size=4, halo=1))
+    with pytest.raises(ValueError, match="9"):
+        attention("halo", *QKV, causal=False, grid=(9, 32), block_size=4, halo=1)
+    with pytest.raises(ValueError, match="multiple of k's"):
+        attention("dense", q, k[:, :0], v[:, :0], causal=True)
+    with pytest.raises(ValueError, match="head_dim is 0"):
+        attention("dense", q[..., :0], k[..., :0], v, causal=True)
+    with pytest.raises(ValueError, match="head_dim is 0"):
+        attention("dense", q, k, v[..., :0], causal=True)
+
+
 # --- parameters -----------------------------------------------------------------------------------------------------
 
 CHANGED = {  # another valid value, where the rule of ``another`` finds none or one that means the same

@@ -12,7 +12,13 @@ from hypothesis import strategies as st
 from attn.core.errors import UsageError
 from attn.core.retrieve.score.bootstrap import compare
 from attn.core.retrieve.score.measures import Evaluation, parse_metric
-from attn.core.retrieve.score.metrics import evaluate, evaluate_identities, evaluate_scores, image_text_recall
+from attn.core.retrieve.score.metrics import (
+    evaluate,
+    evaluate_identities,
+    evaluate_rows,
+    evaluate_scores,
+    image_text_recall,
+)
 
 ALL = ("ndcg@3", "ndcg@10", "ndcg", "recall@5", "recall@20", "map@10", "map", "mrr@10", "mrr", "hit@1", "hit@5", "minp")
 
@@ -193,8 +199,16 @@ def test_bootstrap_refuses_what_is_not_paired():
         compare(one, Evaluation(("b",), {"map": np.ones(1)}), "map")
     with pytest.raises(ValueError, match="not evaluated"):
         compare(one, one, "mrr")
+    for pair in ((one, both := Evaluation(("a",), {"map": np.ones(1), "mrr": np.ones(1)})), (both, one)):
+        with pytest.raises(ValueError, match="not evaluated"):
+            compare(*pair, "mrr")
     with pytest.raises(ValueError, match="level"):
         compare(one, one, "map", level=1.0)
+    with pytest.raises(ValueError, match="level"):
+        compare(one, one, "map", level=0.0)
+    with pytest.raises(ValueError, match="samples must be at least 1"):
+        compare(one, one, "map", samples=0)
+    assert compare(one, one, "map", samples=1).low == 0
 
 
 @pytest.mark.parametrize(
@@ -215,3 +229,32 @@ def test_refuses_nan_and_empty_judgements_and_shapes():
         evaluate_scores(np.zeros((2, 3)), np.zeros((2, 4)))
     with pytest.raises(ValueError, match="one owner per caption"):
         image_text_recall(np.zeros((2, 3)), [0, 1])
+
+
+def test_queries_without_a_relevant_document_count_as_zero_where_that_is_wanted():
+    qrels = {"good": {"a": 1}, "none": {"a": 0}}
+    run = {"good": {"a": 2.0, "b": 1.0}, "none": {"a": 1.0, "b": 2.0}}
+    found = evaluate(qrels, run, ["hit@1"], unanswerable=True)
+    assert (found.queries, found.unanswerable, found.dropped) == (("good", "none"), 1, 0)
+    assert found.values == {"hit@1": 0.5}
+    rows = [(name, np.array([scores["a"], scores["b"]])) for name, scores in run.items()]
+    same = evaluate_rows(qrels, ["a", "b"], rows, ["hit@1"], unanswerable=True)
+    assert (same.queries, same.unanswerable, same.values) == (found.queries, 1, found.values)
+    assert evaluate_rows(qrels, ["a", "b"], rows, ["hit@1"]).dropped == 1
+
+
+def test_ties_of_trec_eval_are_those_of_single_precision_and_the_larger_id_is_first():
+    run = {"q": {"a": 1.0 + 1e-12, "b": 1.0}}
+    for document, ties, hit in (("a", "id", 1), ("b", "id", 0), ("a", "trec_eval", 0), ("b", "trec_eval", 1)):
+        assert evaluate({"q": {document: 1}}, run, ["hit@1"], ties=ties).values["hit@1"] == hit, (document, ties)
+
+
+def test_an_exponential_gain_beyond_a_float_is_refused():
+    run = {"q": {"a": 1.0}}
+    assert evaluate({"q": {"a": 1000}}, run, ["ndcg@10"], gain="exponential").values["ndcg@10"] == 1
+    with pytest.raises(UsageError, match="exponential gain: 2 to the 1001 is too large"):
+        evaluate({"q": {"a": 1001}}, run, ["ndcg@10"], gain="exponential")
+
+
+def test_a_matrix_answers_every_query():
+    assert evaluate_scores([[0.0, 0.0]], [[0, 1]], ["hit@1"]).unanswered == 0

@@ -19,7 +19,7 @@ from attn.core.errors import InputError, UsageError
 from attn.core.retrieve.score.escape import BLANKS, TABS
 from attn.core.retrieve.score.metrics import evaluate
 from attn.core.retrieve.score.qrels import read_qrels, write_qrels
-from attn.core.retrieve.score.results import FORMATS, Result, as_run, render, write_results
+from attn.core.retrieve.score.results import FORMATS, Result, apart, as_run, render, write_results
 from attn.core.retrieve.score.runs import read_run
 
 
@@ -210,3 +210,25 @@ def test_written_run_is_read_by_pytrec_eval(tmp_path):
         theirs, judged = pytrec_eval.parse_run(one), pytrec_eval.parse_qrel(two)
     found = pytrec_eval.RelevanceEvaluator(judged, {"recip_rank"}).evaluate(theirs)["q"]["recip_rank"]
     assert math.isclose(found, evaluate({"q": {"b": 1}}, run, ["mrr"]).values["mrr"])
+
+
+def test_a_tag_is_wanted_where_the_format_has_one():
+    with pytest.raises(UsageError, match="tag of a TREC run must not be empty"):
+        list(render([], "trec", tag=""))
+    assert list(render([], "jsonl", tag="")) == []
+
+
+def test_a_file_name_that_is_no_utf8_is_written_with_escapes():
+    (line,) = render([Result("q", "\udc80", [Hit("a\udc81", 1.0)])], "jsonl")
+    assert line.isascii()
+    assert json.loads(line)["query"] == "\udc80"
+    assert json.loads(line)["hits"][0]["id"] == "a\udc81"
+
+
+def test_equal_scores_are_told_apart_in_their_order():
+    (result,) = apart([Result("q", "x", [Hit("a", 2.0), Hit("b", 1.0), Hit("c", 1.0), Hit("d", 1.0)])])
+    scores = [np.float32(hit.score) for hit in result.ranked]
+    assert [hit.id for hit in result.ranked] == list("abcd")
+    assert scores[:2] == [2, 1]
+    assert scores == sorted(set(scores), reverse=True)
+    assert scores[-1] > 0.999999

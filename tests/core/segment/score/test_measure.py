@@ -185,3 +185,40 @@ def test_drive_training_labels(data_dir):
     twice = measure(mask.repeat(2, 0).repeat(2, 1), fov.repeat(2, 0).repeat(2, 1))
     assert twice["skeleton_length_px"] == pytest.approx(2 * found["skeleton_length_px"], rel=0.05)
     assert twice["mean_calibre_px"] == pytest.approx(2 * found["mean_calibre_px"], rel=0.1)
+
+
+@pytest.mark.parametrize("turns", range(4))
+def test_a_spur_goes_and_its_branch_point_stays(turns):
+    bar = np.zeros((41, 41), bool)
+    bar[20, 2:39] = True
+    spurred = bar.copy()
+    spurred[15:20, 20] = True
+    turned = np.rot90(spurred, turns).copy()
+    graph = graphs.build(turned)
+    assert len(graph.segments) == 3
+    kept = graphs.prune(turned, graph, np.full(len(graph.points), 8.0))
+    assert np.array_equal(kept, np.rot90(bar, turns))
+    assert np.array_equal(graphs.prune(turned, graph, np.full(len(graph.points), 2.0)), turned)  # longer than wide
+
+
+def test_an_end_beside_a_branch_point_is_one_segment():
+    cross = np.zeros((21, 21), bool)
+    cross[10, 3:18] = True
+    cross[9, 10] = True
+    assert len(graphs.build(cross).segments) == len(
+        {tuple(sorted(s.index[[0, -1]])) for s in graphs.build(cross).segments}
+    )
+
+
+def test_fractal_dimension_counts_boxes_up_to_a_quarter_of_the_side():
+    rng = np.random.default_rng(3)
+    mask = rng.random((32, 32)) < 0.02
+    y, x = np.nonzero(mask)
+    counts = []
+    for side in (2, 4, 8):
+        shifts = [(down, across) for down in (0, side // 2) for across in (0, side // 2)]
+        counts.append(
+            min(len({((a + d) // side, (b + e) // side) for a, b in zip(y, x, strict=True)}) for d, e in shifts)
+        )
+    slope = -np.polyfit(np.log([2, 4, 8]), np.log(counts), 1)[0]
+    assert fractal_dimension(mask, whole(mask)) == pytest.approx(slope)

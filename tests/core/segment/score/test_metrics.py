@@ -5,7 +5,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from attn.core.segment.score.agreement import area
+from attn.core.segment.score.agreement import Confusion, area, sorted_auc
 from attn.core.segment.score.metrics import best_threshold, center_pad, fsg_scores, pooled, roc_auc, scores
 
 KEYS = {"f1", "miou", "sensitivity", "specificity", "accuracy", "auc", "mcc", "cldice"}
@@ -264,3 +264,30 @@ def test_center_pad_sizes():
         center_pad(x, 3)
     with pytest.raises(ValueError, match="not larger"):
         fsg_scores([(np.zeros((9, 9)), np.zeros((9, 9), bool))], square=8)
+
+
+def test_no_area_without_both_classes():
+    some = np.array([0.2, 0.7])
+    assert np.isnan([area([], [some]), area([some], []), area([], [])]).all()
+    assert np.isnan(sorted_auc(Confusion(0, 2, 0, 3)))  # no vessel
+    assert np.isnan(sorted_auc(Confusion(2, 0, 1, 0)))  # nothing else
+    assert area([some], [some]) == 0.5
+
+
+def test_an_image_without_vessels_counts_as_one_where_nothing_is_found():
+    """Only then: below 0.6 something is found in it, above 0.5 nothing in the other. Both are worth the same."""
+    field = np.ones((1, 2), bool)
+    empty = np.array([[0.6, 0.0]]), np.zeros((1, 2), bool), field
+    vessel = np.array([[0.5, 0.1]]), np.array([[True, False]]), field
+    assert best_threshold([empty, vessel]) == pytest.approx(0.3, abs=1e-4)
+    assert best_threshold([empty, vessel, vessel]) == pytest.approx(0.3, abs=1e-4)
+    assert best_threshold([empty, empty, vessel]) == pytest.approx(0.8, abs=1e-4)
+
+
+@pytest.mark.parametrize(("side", "square"), [(584, 608), (700, 704), (999, 1024), (1344, 1344), (1345, 1376)])
+def test_squares_of_the_official_code(side, square):
+    """A frame padded to its square has that many pixels; all of the padding is right."""
+    frame = np.zeros((1, side), np.float32)
+    wrong = np.ones_like(frame, dtype=bool)
+    found = fsg_scores([(frame, wrong)], threshold=0.5, official_auc=False)
+    assert found["accuracy_pooled"] == pytest.approx(1 - side / square**2, abs=1e-12)
