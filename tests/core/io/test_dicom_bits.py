@@ -152,6 +152,7 @@ def test_overlays_in_unused_bits_are_masked_and_kept(coded, used, tmp_path, make
     np.testing.assert_array_equal(written.overlay_array(0x6002), second)
     assert (written[0x6000, 0x0040].value, written[0x6000, 0x1500].value) == ("R", "A region")
     assert (written[0x6000, 0x0100].value, written[0x6000, 0x0102].value) == (1, 0)
+    assert len(written[0x6000, 0x3000].value) == 2 * 64 * 64 // 8  # of two frames, and nothing after them
     assert (0x6004, 0x0010) not in written
     assert any("6004" in text and "left out" in text for text in image.warnings)
 
@@ -222,3 +223,24 @@ def test_what_streams_say_of_themselves():
     assert (j2k.size, j2k.precision, j2k.signed) == ((64, 64), 12, True)
     jpeg = stream_header(b"\xff\xd8\xff\xc3\0\x0b\x0c\0\x40\0\x30\1\1\x11\0")
     assert (jpeg.size, jpeg.precision, jpeg.signed) == ((64, 48), 12, False)
+
+
+def test_a_file_that_ends_after_one_of_two_frames(tmp_path, make_dicom):
+    from attn.core.errors import InputError
+
+    make_dicom(tmp_path / "a.dcm", PLAIN, NumberOfFrames=2)
+    with pytest.raises(InputError, match=r"NumberOfFrames says 2 frames \(16384 bytes\), found 1"):
+        read_grey(tmp_path / "a.dcm")
+
+
+def test_padding_below_the_stored_bits_that_is_written_without_its_sign(tmp_path, make_dicom):
+    values = np.clip(PLAIN.astype(np.int32) - 1500, -2048, 2047).astype(np.int16)
+    values[:5] = -3000
+    dataset = make_dicom(tmp_path / "a.dcm", values, BitsStored=12, HighBit=11)
+    dataset.add_new("PixelPaddingValue", "US", 2**16 - 3000)
+    pydicom.dcmwrite(tmp_path / "a.dcm", dataset, enforce_file_format=True)
+    image = read_grey(tmp_path / "a.dcm")
+    assert np.array_equal(image.pixels[0], values)
+    assert not image.valid[0, :5].any()
+    assert image.valid[0, 5:].all()
+    assert image.warnings == ()

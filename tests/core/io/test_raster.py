@@ -1,3 +1,4 @@
+import os
 import struct
 import zlib
 
@@ -11,6 +12,7 @@ from PIL import Image
 
 from attn.core.errors import InputError
 from attn.core.io import Derivation, read, read_grey, write, write_grey
+from attn.core.io.raster import silenced
 
 IMAGE16 = np.random.default_rng(0).integers(0, 65536, (13, 17)).astype(np.uint16)
 IMAGE8 = (IMAGE16 >> 8).astype(np.uint8)
@@ -194,3 +196,10 @@ def test_read_is_the_short_form(tmp_path):
         write(tmp_path / "b.png", IMAGE8.astype(np.float32))
     with pytest.raises(InputError, match="from an array alone"):
         write(tmp_path / "b.dcm", IMAGE8)
+
+
+def test_what_libtiff_says_is_swallowed_and_nothing_after_it(capfd):
+    with silenced():
+        os.write(2, b"a complaint")
+    os.write(2, b"a message")
+    assert capfd.readouterr().err == "a message"
