@@ -173,17 +173,17 @@ def expand_inputs(
         If an example is unknown, standard input is no list, or there is nothing at all to read.
     """
     passed = Passed() if passed is None else passed
-    found: list[Input] = []
+    listed: list[Input] = []
     empty: list[str] = []
     for text in _words(inputs, stdin):
-        found += _expand(text, _Search(frozenset(suffixes), _identity(output), passed), empty)
-    if not found:
+        listed += _expand(text, _Search(frozenset(suffixes), _identity(output), passed), empty)
+    if not listed:
         where = f" in {', '.join(empty)}" if empty else ""
         left = "".join(f". Passed by, {row['why']}: {row['files']} ({row['names']})" for row in passed.rows())
         raise UsageError(f"nothing to read{where}: name files or directories that hold {' '.join(suffixes)}{left}")
-    found += [Input(Path(d), d, error=InputError(d, "holds no image files", "Name another directory")) for d in empty]
+    listed += [Input(Path(d), d, error=InputError(d, "holds no image files", "Name another directory")) for d in empty]
     once: dict[str, Input] = {}
-    for item in found:
+    for item in listed:
         first = once.setdefault(item.name if item.error else _real(item.path), item)
         if os.path.abspath(first.path) != os.path.abspath(item.path):
             passed.add("other names of files that are read already", item.name)
@@ -213,10 +213,10 @@ def _identity(path: str | Path | None) -> tuple[int, int] | None:
     if path is None:
         return None
     try:
-        found = os.stat(path)
+        status = os.stat(path)
     except (OSError, ValueError):
         return None
-    return found.st_dev, found.st_ino
+    return status.st_dev, status.st_ino
 
 
 def _expand(text: str, search: _Search, empty: list[str]) -> list[Input]:
@@ -428,9 +428,9 @@ def _real(path: Path) -> str:
         return os.path.abspath(path)
 
 
-def _same(one: Path, other: Path) -> bool:
+def _same(first: Path, other: Path) -> bool:
     try:
-        return os.path.samefile(one, other)
+        return os.path.samefile(first, other)
     except (OSError, ValueError):  # one of them does not exist, or cannot
         return False
 
@@ -443,7 +443,7 @@ def _check_kind(file: Path, target: Path) -> None:
         return  # reading reports it
     wanted = SUFFIXES.get(suffix_of(target))
     if wanted is not None and wanted != kind:
-        right = next(suffix for suffix, one in SUFFIXES.items() if one == kind)
+        right = next(suffix for suffix, known in SUFFIXES.items() if known == kind)
         raise UsageError(
             f"-o {target}: {file.name} is {kind} and results keep their kind. Name it {target.stem}{right}"
         )

@@ -10,7 +10,10 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from attn.cli.main import COMMANDS
+from attn.cli.retrieve.main import VERBS
 from attn.core.bundles import Placement
+from attn.core.catalogue import registry
 
 SNAPSHOTS = Path(__file__).parent / "snapshots"
 HEAVY = {"torch", "numpy", "PIL", "pydantic", "rich", "pydicom", "skimage", "matplotlib", "numba", "triton"}
@@ -58,23 +61,10 @@ def test_importing_the_command_does_not_import_torch():
 @pytest.mark.parametrize(
     "args",
     [
-        *(
-            [],
-            ["denoise"],
-            ["segment"],
-            ["bench"],
-            ["methods"],
-            ["doctor"],
-            ["retrieve"],
-            ["train"],
-            ["probe"],
-            ["probe", "vit"],
-        ),
-        *(
-            ["retrieve", verb]
-            for verb in ("index", "search", "similar", "dedup", "eval", "tune-temperature", "info", "export", "compact")
-        ),
-        *(["train", recipe] for recipe in ("fsgnet", "ga-dms", "priorclip", "image-text-head")),
+        [],
+        *([command] for command in COMMANDS if command != "man"),
+        *(["retrieve", verb] for verb in VERBS),
+        *([group, row] for group in ("train", "probe") for row in registry(group)),
     ],
     ids=lambda args: "-".join(["attn", *args]),
 )

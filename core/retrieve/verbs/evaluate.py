@@ -86,13 +86,13 @@ def score(
         _check_modalities(data_set, encoder)
         if options.diagnose:
             _check_diagnosable(data_set, encoder)
-        found = embed(data_set, encoder, watcher)
-        failed = found.failed
-        ranked = Rankings(data_set, found.documents, found.queries, options.keep_identical)
+        embedded = embed(data_set, encoder, watcher)
+        failed = embedded.failed
+        ranked = Rankings(data_set, embedded.documents, embedded.queries, options.keep_identical)
         evaluation, values = _values(ranked, options)
         details: dict[str, Any] = {"temperature": temperature, "model": encoder.fingerprint.to_dict()}
         sections: tuple[Section, ...] = ()
-        warnings = [*data_set.warnings, *_notes(ranked, evaluation, options, found, encoder)]
+        warnings = [*data_set.warnings, *_notes(ranked, evaluation, options, embedded, encoder)]
         if first is not None:
             rows = [vars_of(compare(first, evaluation, metric)) for metric in evaluation.per_query]
             title = "difference to the first, 95 % bootstrap over the queries"
@@ -118,10 +118,11 @@ def score(
         "kind": data_set.kind, "split": data_set.split, "documents": len(data_set.documents),
         "queries": len(data_set.queries), "licence": data_set.licence,
     }  # fmt: skip
-    told = arguments or {"verb": "eval", "data": str(data), "model": options.encoder.model}
+    given = arguments or {"verb": "eval", "data": str(data), "model": options.encoder.model}
     notices = (data_set.licence,) if data_set.licence else ()
     return Report(
-        "retrieve", attn.__version__, dict(told), str(pick_device(options.encoder.device)), time.perf_counter() - start,
+        "retrieve", attn.__version__, dict(given), str(pick_device(options.encoder.device)),
+        time.perf_counter() - start,
         tuple(items), summary, notices, diagnose(data_set, options) if options.diagnose else (),
         overview=rows_with_errors(items),
     )  # fmt: skip
@@ -132,11 +133,11 @@ def diagnose(data_set: EvalSet, options: EvalOptions) -> tuple[Section, ...]:
     from ..collapse import length_collapse
 
     encoder = _check_diagnosable(data_set, encoder_of(replace(options.encoder, temperature=options.temperatures[0])))
-    found = length_collapse(encoder, [str(text) for text in data_set.documents.values()])
+    collapse = length_collapse(encoder, [str(text) for text in data_set.documents.values()])
     return (
-        Facts("length_collapse", dict(found.summary), detail=True), Table("length_buckets", found.buckets),
-        Table("length_cross", found.cross), Table("length_layers", found.layers),
-        Table("length_same_text", found.same_text),
+        Facts("length_collapse", dict(collapse.summary), detail=True), Table("length_buckets", collapse.buckets),
+        Table("length_cross", collapse.cross), Table("length_layers", collapse.layers),
+        Table("length_same_text", collapse.same_text),
     )  # fmt: skip
 
 
@@ -165,23 +166,27 @@ def _values(ranked: Rankings, options: EvalOptions) -> tuple[Evaluation, dict[st
     kind, answerable = ranked.data.kind, options.answerable
     both_ways = ranked.data.modalities == ("image", "text") and kind not in (*PERSONS, "mteb")
     if both_ways and not options.metrics:
-        asked = ranked.evaluate(IMAGE_TEXT_METRICS, answerable=answerable)
+        images_for_texts = ranked.evaluate(IMAGE_TEXT_METRICS, answerable=answerable)
         other = ranked.reversed().evaluate(IMAGE_TEXT_METRICS, answerable=answerable)
-        values = {f"{way}_r@{name.partition('@')[2]}": 100 * value
-                  for way, one in (("i2t", other), ("t2i", asked)) for name, value in one.values.items()}  # fmt: skip
-        return asked, values | {"mr": float(np.mean(list(values.values())))}
+        ways = {"i2t": other.values, "t2i": images_for_texts.values}
+        values = {
+            f"{way}_r@{name.partition('@')[2]}": 100 * value
+            for way, scored in ways.items()
+            for name, value in scored.items()
+        }
+        return images_for_texts, values | {"mr": float(np.mean(list(values.values())))}
     metrics = options.metrics or (PERSON_METRICS if kind in PERSONS else TEXT_METRICS)
     evaluation = ranked.evaluate(metrics, answerable=answerable)
     return evaluation, {name: 100 * value for name, value in evaluation.values.items()}
 
 
 def _notes(
-    ranked: Rankings, evaluation: Evaluation, options: EvalOptions, found: Embedded, encoder: Encoder
+    ranked: Rankings, evaluation: Evaluation, options: EvalOptions, embedded: Embedded, encoder: Encoder
 ) -> Iterator[str]:
     """What the user should know of the figures."""
-    if found.truncated:
+    if embedded.truncated:
         yield (
-            counted(found.truncated, "text is longer", "texts are longer")
+            counted(embedded.truncated, "text is longer", "texts are longer")
             + f" than the model's {encoder.fingerprint.max_tokens} tokens"
         )
     if evaluation.unanswerable:
