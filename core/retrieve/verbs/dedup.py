@@ -116,7 +116,7 @@ def dedup(
     left_out = places.warnings()
     if options.present and left_out:
         left_out = tuple(f"{warning}; left out" for warning in left_out)
-    return Found(tuple(results), report, warnings=left_out)
+    return Found(tuple(results), report, str(index), model, warnings=left_out)
 
 
 def _documents(

@@ -41,6 +41,8 @@ class Found:
     ----------
     results : tuple of Result
     report : Report
+    index, model : str
+        Where, and by what.
     explained : mapping of str to Explained
         With ``explain``, by query.
     warnings : tuple of str
@@ -49,6 +51,8 @@ class Found:
 
     results: tuple[Result, ...]
     report: Report
+    index: str
+    model: str
     explained: Mapping[str, Explained] = field(default_factory=dict)
     warnings: tuple[str, ...] = ()
 
@@ -165,7 +169,7 @@ def found_of(
     report = Report(
         "retrieve", attn.__version__, dict(arguments), device, time.perf_counter() - start, tuple(items), summary
     )
-    return Found(tuple(results), report, explained, warnings)
+    return Found(tuple(results), report, str(index), model, explained, warnings)
 
 
 def encoder_options(own: Fingerprint, options: SearchOptions) -> EncoderOptions:

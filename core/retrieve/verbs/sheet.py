@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import base64
-from collections.abc import Sequence
 from html import escape
 from io import BytesIO
 from pathlib import Path
@@ -16,7 +15,7 @@ from ...errors import InputError
 from ...io.atomic import write_text
 from ...io.photo.read import PHOTO_SUFFIXES
 from ...io.tables import read_picture
-from ...report.html import document
+from ...report.html import document, marked
 from ..score.results import RankedDocument, Result
 from .explain import Explained
 from .search import Found
@@ -37,7 +36,7 @@ mark { color: inherit; padding: 0 .15em; border-radius: 2px }
 def write_sheet(path: Path, outcome: Found) -> None:
     """Write the page. Raises ``InputError`` if it cannot be written."""
     report = outcome.report
-    facts = " · ".join(escape(f"{text}") for text in (report.version, report.summary["model"], report.summary["index"]))
+    facts = " · ".join(escape(f"{text}") for text in (report.version, outcome.model, outcome.index))
     sections = [_section(result, outcome.explained.get(result.query_id, NOTHING)) for result in outcome.results]
     title = f"attn retrieve {report.arguments.get('verb', 'search')}"
     body = [f'<h1>{escape(title)}</h1><p class="facts">attn {facts}</p>', *sections]
@@ -51,20 +50,8 @@ def _section(result: Result, why: Explained) -> str:
     picture_html = f'<img src="{picture}" alt="query" width="120">' if picture else ""
     hits = "".join(_figure(rank, hit, why.patches.get(hit.id)) for rank, hit in enumerate(result.ranked, 1))
     shown = hits or "Nothing found."
-    return (
-        f'<section>{picture_html}<h2>{_marked(result.query, why.words)}</h2><div class="hits">{shown}</div></section>'
-    )
-
-
-def _marked(query: str, words: Sequence[tuple[str, float]]) -> str:
-    """The query, each word as strongly coloured as it counted."""
-    if not words:
-        return escape(query)
-    return " ".join(
-        f'<mark title="{score:.3f}" style="background: rgb(224 179 65 / {min(1.0, max(0.0, score)):.2f})">'
-        f"{escape(word)}</mark>"
-        for word, score in words
-    )
+    query = marked(why.words) or escape(result.query)
+    return f'<section>{picture_html}<h2>{query}</h2><div class="hits">{shown}</div></section>'
 
 
 def _figure(rank: int, hit: RankedDocument, patches: NDArray[np.float32] | None) -> str:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ast
 import csv
 import json
 from dataclasses import dataclass
@@ -121,3 +122,16 @@ def test_csv_holds_nested_values_as_json(tmp_path: Path) -> None:
     assert place.name == "r.used.csv"
     with place.open(newline="") as file:
         assert list(csv.DictReader(file)) == [{"heads": "[0, 1]", "more": ""}, {"heads": "", "more": "1"}]
+
+
+def test_nobody_reads_details_or_a_summary_back() -> None:
+    """What a part of ours needs of another is a field or a section, not a key that both must know."""
+    root = Path(__file__).resolve().parents[3]
+    readers = []
+    for path in [*(root / "core").rglob("*.py"), *(root / "cli").rglob("*.py")]:
+        for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+            read = isinstance(node, ast.Subscript) or (isinstance(node, ast.Attribute) and node.attr == "get")
+            held = node.value if read else None
+            if isinstance(held, ast.Attribute) and held.attr in ("details", "summary"):
+                readers.append(f"{path.relative_to(root)}:{node.lineno}")
+    assert [place for place in readers if not place.startswith("core/report/")] == []
