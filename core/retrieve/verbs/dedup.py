@@ -32,7 +32,7 @@ from ..places import Places
 from ..score.results import Result
 from ..store import Hit, VectorStore, open_store
 from ..store.base import Meta, StoredBlock
-from .owners import cosines, owners
+from .owners import SIZES, Sizes, cosines, owners
 from .search import Found, shown_meta
 from .similar import title
 
@@ -46,6 +46,8 @@ def dedup(
     *,
     watcher: Watcher | None = None,
     arguments: Mapping[str, Any] | None = None,
+    sizes: Sizes = SIZES,
+    room_bytes: int = ROOM_BYTES,
 ) -> Found:
     """Group the near duplicates of an index; see the module for the rule.
 
@@ -56,6 +58,9 @@ def dedup(
     watcher : Watcher, optional
     arguments : mapping, optional
         What the report records as the call's arguments.
+    sizes : Sizes
+    room_bytes : int
+        Of vectors that are held in memory; more lie in a temporary file.
 
     Returns
     -------
@@ -78,11 +83,11 @@ def dedup(
     try:
         with tempfile.TemporaryFile() as file:
             ids, vectors = _documents(
-                *_read(store, options.where, file, str(index), places if options.present else None)
+                *_read(store, options.where, file, str(index), places if options.present else None, room_bytes)
             )
             order = np.array(sorted(range(len(ids)), key=ids.__getitem__), np.int64)
             owner = np.empty(0, np.int64)
-            for done, owner in owners(vectors, order, options.threshold):  # noqa: B007 - the last one counts
+            for done, owner in owners(vectors, order, options.threshold, sizes):  # noqa: B007 - the last one counts
                 watcher.step(str(index), done, len(ids))
             copies = np.flatnonzero(owner != np.arange(len(owner)))
             scores = cosines(vectors, order[copies], order[owner[copies]])
@@ -132,11 +137,11 @@ def _documents(
 
 
 def _read(
-    store: VectorStore, where: str | None, file: Any, name: str, present: Places | None
+    store: VectorStore, where: str | None, file: Any, name: str, present: Places | None, room_bytes: int
 ) -> tuple[list[str], list[str], NDArray[np.float32]]:
     """Ids, their documents, and unit rows [n, dim] in the store's order; many rows lie in ``file``, not in memory."""
     shape = max(len(store), 1), store.header.dim
-    in_memory = 4 * shape[0] * shape[1] <= ROOM_BYTES
+    in_memory = 4 * shape[0] * shape[1] <= room_bytes
     rows: NDArray[np.float32] = np.empty(shape, np.float32) if in_memory else _mapped(file, shape)
     ids: list[str] = []
     documents: list[str] = []

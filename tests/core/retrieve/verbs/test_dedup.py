@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import subprocess
 import sys
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -14,7 +15,7 @@ from attn.core.retrieve.options.find import DedupOptions
 from attn.core.retrieve.verbs import dedup as module
 from attn.core.retrieve.verbs import owners as engine
 from attn.core.retrieve.verbs.dedup import dedup
-from attn.core.retrieve.verbs.owners import owners
+from attn.core.retrieve.verbs.owners import Sizes, owners
 
 
 def clusters(n, dim, seed=0, spread=0.3):
@@ -44,21 +45,17 @@ def pairs(found):
     return {hit.id: result.query_id for result in found.results for hit in result.hits}
 
 
-@pytest.fixture
-def small_blocks(monkeypatch):
-    """Blocks, and a bound, so small that tests pass through all of them."""
-    for name, value in (("BLOCK", 16), ("BLOCK_KEPT", 8), ("HEAD", 4), ("SAMPLE", 20), ("PAIRS", 7)):
-        monkeypatch.setattr(engine, name, value)
+SMALL = Sizes(block=16, kept=8, head=4, sample=20, pairs=7)
+"""Blocks, and a bound, so small that tests pass through all of them."""
 
 
 @pytest.mark.parametrize("many", [0.0, 1.0], ids=["whole products", "bound"])
 @pytest.mark.parametrize("threshold", [1e-9, 0.3, 0.8, 0.95, 0.999, 1.0])
-def test_owners_follow_the_rule(small_blocks, monkeypatch, threshold, many):
-    monkeypatch.setattr(engine, "TOO_MANY", many)
+def test_owners_follow_the_rule(threshold, many):
     x = clusters(150, 12)
     ids = [f"{i:03d}" for i in np.random.default_rng(3).permutation(150)]
     order = np.argsort(ids)
-    (*_, (done, owner)) = owners(x, order, threshold)
+    (*_, (done, owner)) = owners(x, order, threshold, replace(SMALL, many=many))
     assert done == 150
     found = {ids[order[i]]: ids[order[j]] for i, j in enumerate(owner.tolist()) if i != j}
     assert found == kept_for(ids, x, threshold)
@@ -67,9 +64,8 @@ def test_owners_follow_the_rule(small_blocks, monkeypatch, threshold, many):
 
 @pytest.mark.parametrize("many", [0.0, 1.0], ids=["whole products", "bound"])
 @pytest.mark.parametrize("blocks", [16, 64], ids=["against kept", "inside a block"])
-def test_a_cosine_is_at_the_threshold_or_below_it_to_the_last_bit(small_blocks, monkeypatch, blocks, many):
-    monkeypatch.setattr(engine, "TOO_MANY", many)
-    monkeypatch.setattr(engine, "BLOCK", blocks)
+def test_a_cosine_is_at_the_threshold_or_below_it_to_the_last_bit(blocks, many):
+    sizes = replace(SMALL, many=many, block=blocks)
     rng = np.random.default_rng(2)
     for _ in range(10):
         one, noise = rng.standard_normal((2, 12))
@@ -79,14 +75,13 @@ def test_a_cosine_is_at_the_threshold_or_below_it_to_the_last_bit(small_blocks, 
         cosine = np.float32(wide[0] @ wide[1])
         entries = np.concatenate([x[:1], -np.repeat(x[:1], 30, axis=0), x[1:]])
         for threshold, joins in ((float(cosine), True), (float(np.nextafter(cosine, np.float32(2))), False)):
-            (*_, (_, owner)) = owners(entries, np.arange(32), threshold)
+            (*_, (_, owner)) = owners(entries, np.arange(32), threshold, sizes)
             assert bool(owner[31] == 0) is joins
 
 
 def test_the_bound_is_used_and_spares_pairs(monkeypatch):
     x = clusters(400, 128, spread=0.05)
-    for name, value in (("BLOCK", 64), ("BLOCK_KEPT", 64), ("HEAD", 60), ("PAIRS", 16), ("TOO_MANY", 0.5)):
-        monkeypatch.setattr(engine, name, value)
+    sizes = Sizes(block=64, kept=64, head=60, pairs=16, many=0.5)
     widths, real = [], engine._reach
 
     def reach(a, b, threshold):
@@ -95,17 +90,17 @@ def test_the_bound_is_used_and_spares_pairs(monkeypatch):
 
     monkeypatch.setattr(engine, "_reach", reach)
     ids = [f"{i:03d}" for i in range(400)]
-    (*_, (_, owner)) = owners(x, np.arange(400), 0.95)
+    (*_, (_, owner)) = owners(x, np.arange(400), 0.95, sizes)
     assert set(widths) == {61}, "coordinates and the norm of the rest, never the whole vectors"
     assert {ids[i]: ids[j] for i, j in enumerate(owner.tolist()) if i != j} == kept_for(ids, x, 0.95)
 
 
 @pytest.mark.parametrize("kind", ["flat", "lance", "qdrant"])
-def test_groups_are_the_same_in_every_store(made, kind, small_blocks):
+def test_groups_are_the_same_in_every_store(made, kind):
     x = clusters(60, 8)
     ids = [f"d/{i:02d}.jpg" for i in range(60)]
     meta = [{"path": f"photos/{name}", "n": i, "kind": "image"} for i, name in enumerate(ids)]
-    found = dedup(made(ids, x, meta, kind), DedupOptions(0.9))
+    found = dedup(made(ids, x, meta, kind), DedupOptions(0.9), sizes=SMALL)
     want = kept_for(ids, x, 0.9)
     assert pairs(found) == want
     assert [result.query_id for result in found.results] == sorted(set(want.values()))
@@ -143,9 +138,10 @@ def test_equal_vectors_have_cosine_one_also_in_float16(made, unit):
         assert {hit.score for result in found.results for hit in result.hits} == {1.0}
 
 
-def test_all_equal_is_one_group(made, unit, small_blocks):
+def test_all_equal_is_one_group(made, unit):
     ids = [f"{i:02d}" for i in range(50)]
-    (result,) = dedup(made(ids, np.repeat(unit(1), 50, axis=0)), DedupOptions(1.0)).results
+    index = made(ids, np.repeat(unit(1), 50, axis=0))
+    (result,) = dedup(index, DedupOptions(1.0), sizes=SMALL).results
     assert result.query_id == "00"
     assert [hit.id for hit in result.ranked] == ids[1:]
 
@@ -163,11 +159,10 @@ def test_many_vectors_lie_in_a_file(made, monkeypatch):
     x = clusters(60, 8)
     ids = [f"{i:02d}" for i in range(60)]
     index = made(ids, x)
-    monkeypatch.setattr(module, "ROOM_BYTES", 0)
     mapped = []
     real = module._mapped
     monkeypatch.setattr(module, "_mapped", lambda *args: mapped.append(args) or real(*args))
-    assert pairs(dedup(index, DedupOptions(0.9))) == kept_for(ids, x, 0.9)
+    assert pairs(dedup(index, DedupOptions(0.9), room_bytes=0)) == kept_for(ids, x, 0.9)
     assert len(mapped) == 1
 
 
@@ -192,7 +187,7 @@ def test_missing_index_and_unknown_names(made, unit, tmp_path):
         dedup(made(["a"], unit(1), [{"n": 1}]), DedupOptions(where="m = 1"))
 
 
-def test_progress_ends_with_all(made, unit, small_blocks):
+def test_progress_ends_with_all(made, unit):
     steps = []
 
     class Watch:
@@ -201,7 +196,7 @@ def test_progress_ends_with_all(made, unit, small_blocks):
         def step(self, name, done, total):
             steps.append((done, total))
 
-    dedup(made([str(i) for i in range(40)], unit(40)), watcher=Watch())
+    dedup(made([str(i) for i in range(40)], unit(40)), watcher=Watch(), sizes=SMALL)
     assert steps == [(16, 40), (32, 40), (40, 40)]
 
 
