@@ -153,7 +153,7 @@ def definitions(kind: type | tuple[type, ...]) -> dict[str, list[str]]:
     return homes
 
 
-CONTRACTS: set[str] = {"Plan", "Settings"}
+CONTRACTS: set[str] = {"Settings"}
 """Classes that several files give under one name, because a contract asks each for it."""
 
 

@@ -12,9 +12,9 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from ..attention.halo.attend import attend_blocks
+from ..attention.halo.attend import attend_windows
 from ..attention.halo.blocks import Halo, from_blocks, query_blocks
-from ..attention.halo.operator import layout_of
+from ..attention.halo.operator import halo_of
 
 
 class RelativeTables(nn.Module):
@@ -83,7 +83,7 @@ class HaloAttn(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         layout = self.layout(x)
         q, k, v = self.heads(x, layout)
-        out = attend_blocks(
+        out = attend_windows(
             q, k, v, layout, scale=self.dim_head**-0.5, height_rel=self.pos_embed.height_rel,
             width_rel=self.pos_embed.width_rel, scale_pos=self.scale_pos_embed, mask_border=self.mask_border,
         )  # fmt: skip
@@ -94,7 +94,7 @@ class HaloAttn(nn.Module):
     def layout(self, x: Tensor) -> Halo:
         """The blocks of x [B, C, H, W]."""
         grid = (x.shape[2], x.shape[3])
-        return layout_of(grid, self.block_size, self.halo_size, pad=self.pad, stride=self.query_stride)
+        return halo_of(grid, self.block_size, self.halo_size, pad=self.pad, stride=self.query_stride)
 
     def heads(self, x: Tensor, layout: Halo) -> tuple[Tensor, Tensor, Tensor]:
         """Blocks of queries [B * M, rows, cols, side², dk]; maps of keys and values [B * M, dk or dv, H, W].

@@ -120,7 +120,7 @@ def region_means(x: Tensor, regions: Regions, *, only_inside: bool) -> Tensor:
 
 @dataclass(frozen=True)
 class Routing:
-    """Which regions each region attends to; a ``base.Selection``.
+    """Which regions each region attends to; a ``contract.Selection``.
 
     Attributes
     ----------

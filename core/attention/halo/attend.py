@@ -22,7 +22,7 @@ Tile = tuple[slice, slice, slice]
 
 @dataclass(frozen=True)
 class HaloRule:
-    """How scores are made; fields as the parameters of ``attend_blocks``."""
+    """How scores are made; fields as the parameters of ``attend_windows``."""
 
     layout: Halo
     scale: float
@@ -31,7 +31,7 @@ class HaloRule:
     group: int
 
 
-def attend_blocks(
+def attend_windows(
     q: Tensor, k: Tensor, v: Tensor, layout: Halo, *, scale: float, height_rel: Tensor | None = None,
     width_rel: Tensor | None = None, scale_pos: bool = False, mask_border: bool = False, group: int = 1,
 ) -> Tensor:  # fmt: skip

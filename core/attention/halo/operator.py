@@ -17,11 +17,11 @@ from torch import Tensor
 from ...choose import in_torch
 from ..contract import Condition, Cost, Golden, Operator, Shape
 from ..equations import accumulator, repeat_kv, weighted_sum
-from .attend import attend_blocks
+from .attend import attend_windows
 from .blocks import Halo, from_blocks, query_blocks
 
 
-def layout_of(grid: tuple[int, int], block_size: int, halo: int, *, pad: bool, stride: int = 1) -> Halo:
+def halo_of(grid: tuple[int, int], block_size: int, halo: int, *, pad: bool, stride: int = 1) -> Halo:
     """The blocks of a map. Raises ``ValueError``."""
     if block_size < 1 or halo < 0:
         raise ValueError(f"block_size={block_size}, halo={halo}: use a block of 1 or more and a halo of 0 or more.")
@@ -75,7 +75,7 @@ class Settings:
 
     def layout(self, grid: tuple[int, int], dim: int) -> Halo:
         """The blocks of a map whose heads have ``dim`` channels. Raises ``ValueError``."""
-        layout = layout_of(grid, self.block_size, self.halo, pad=self.pad)
+        layout = halo_of(grid, self.block_size, self.halo, pad=self.pad)
         for name, table in (("height_rel", self.height_rel), ("width_rel", self.width_rel)):
             if table is not None and table.shape != (2 * layout.win - 1, dim):
                 raise ValueError(
@@ -134,7 +134,7 @@ def attend(
     batch, heads, tokens, dim = q.shape
     kv_heads, group = k.shape[1], heads // k.shape[1]
     kc, vc = (x.transpose(2, 3).reshape(batch * kv_heads, x.shape[3], *grid) for x in (k, v))  # channels first
-    out = attend_blocks(
+    out = attend_windows(
         query_blocks(q.reshape(batch, heads, *grid, dim), layout, group), kc, vc, layout,
         scale=dim**-0.5 if scale is None else scale, height_rel=settings.height_rel, width_rel=settings.width_rel,
         scale_pos=settings.scale_pos, mask_border=settings.mask_border, group=group,
@@ -146,7 +146,7 @@ def cost(shape: Shape, *, settings: Settings) -> Cost:
     """Section 7, without the projections."""
     side = round(shape.len_k**0.5)
     pad = settings.pad or shape.grid is None
-    layout = layout_of(shape.grid or (side, side), settings.block_size, settings.halo, pad=pad)
+    layout = halo_of(shape.grid or (side, side), settings.block_size, settings.halo, pad=pad)
     cells, heads = layout.win**2, shape.batch * shape.num_heads
     tokens, dims = layout.rows * layout.cols * layout.block**2, shape.head_dim + shape.value_dim
     flops = 2.0 * heads * tokens * cells * dims

@@ -17,7 +17,7 @@ from ..contract import Cost, Operator, Shape
 from ..equations import causal_mask, masked_attention, needs_cpu_floats, repeat_kv, wants_gradient, weighted_sum
 from ..tokens.attend import LISTS, token_attention
 from ..tokens.top_k import ranked, top_k_positions
-from .selection import OracleSelection, each_chunk, mask_of
+from .selection import OracleSelection, each_chunk, mask_of_keys
 
 
 @dataclass(frozen=True, slots=True)
@@ -49,7 +49,7 @@ def reference(
     scores = (q @ repeat_kv(k, q.shape[1]).mT) * (q.shape[-1] ** -0.5 if scale is None else scale)
     if causal:
         scores = scores.masked_fill(~causal_mask(q.shape[2], k.shape[2], q.device), -torch.inf)
-    return masked_attention(q, k, v, mask_of(top_k_positions(scores, settings.top_k), k.shape[2]), scale=scale)
+    return masked_attention(q, k, v, mask_of_keys(top_k_positions(scores, settings.top_k), k.shape[2]), scale=scale)
 
 
 def _cut(scores: Tensor, seen: Tensor, top_k: int) -> tuple[Tensor, Tensor]:

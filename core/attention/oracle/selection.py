@@ -16,7 +16,7 @@ from ..tokens.top_k import top_k_positions
 _SCORES = 1 << 21  # of a chunk of query rows: 8 MiB in float32
 
 
-def mask_of(chosen: Tensor, len_k: int) -> Tensor:
+def mask_of_keys(chosen: Tensor, len_k: int) -> Tensor:
     """Positions [..., k], -1 for none -> bool [..., len_k]."""
     mask = torch.zeros(*chosen.shape[:-1], len_k + 1, dtype=torch.bool, device=chosen.device)
     return mask.scatter_(-1, chosen.long() % (len_k + 1), True)[..., :len_k]  # -1 becomes the column cut off
@@ -70,7 +70,7 @@ class OracleSelection:
             for h in range(heads):
                 key = self.k[b, h // (heads // self.k.shape[1])].to(accum)
                 scores = (self.q[b, h, rows].to(accum) * self.scale) @ key.mT  # [R, Lk]
-                keep[b, h] = mask_of(top_k_positions(scores.masked_fill_(hidden, -torch.inf), self.top_k), len_k)
+                keep[b, h] = mask_of_keys(top_k_positions(scores.masked_fill_(hidden, -torch.inf), self.top_k), len_k)
         return keep
 
 

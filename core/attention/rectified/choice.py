@@ -13,7 +13,7 @@ from .blocks import Blocks
 
 @dataclass(frozen=True)
 class Choice:
-    """What ``select`` found. ``useful``, ``executed``, ``searched`` and ``mask`` as in ``base.Selection``.
+    """What ``select`` found. ``useful``, ``executed``, ``searched`` and ``mask`` as in ``contract.Selection``.
 
     Parameters
     ----------

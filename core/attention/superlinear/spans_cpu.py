@@ -29,7 +29,7 @@ _ZERO = np.float32(0)
 _SMALLEST, _REST, _SIGN = np.int32(-(2**31)), np.int32(2**31 - 1), np.int32(31)
 
 
-class Plan(NamedTuple):
+class SpanPlan(NamedTuple):
     """The spans of one head in the order of their groups.
 
     ``row`` int64 [N]: query of a span; ``place`` int32 [Lq, k + 1]: where a query's spans, the window last, are in that
@@ -44,7 +44,7 @@ class Plan(NamedTuple):
     edges: Array
 
 
-def groups(start: Array, stop: Array, window_start: Array, len_k: int) -> Plan:
+def groups(start: Array, stop: Array, window_start: Array, len_k: int) -> SpanPlan:
     """start, stop int32 [Lq, k] (stop exclusive), window_start int32 [Lq] -> the plan."""
     len_q, count = start.shape
     here = np.arange(len_k - len_q, len_k, dtype=np.int32)
@@ -72,7 +72,7 @@ def groups(start: Array, stop: Array, window_start: Array, len_k: int) -> Plan:
         edges = np.stack([lo, hi, np.minimum.reduceat(first, lo), np.maximum.reduceat(last, lo)], 1)
     else:
         edges = np.zeros((0, 4), dtype=np.int64)
-    return Plan(row, place, first, last, edges.astype(np.int64))
+    return SpanPlan(row, place, first, last, edges.astype(np.int64))
 
 
 @kernel("void(float32[:,::1],int32[::1],int32[::1],int64,float32[::1],float32[::1])")
@@ -141,7 +141,7 @@ class Head(NamedTuple):
     q: Tensor
     k: Tensor
     v: Tensor
-    plan: Plan
+    plan: SpanPlan
     row: Tensor
     top: Array
     total: Array
@@ -164,7 +164,7 @@ def _some_groups(head: Head, mine: Array) -> None:
         torch.mm(scores, head.v[first:last], out=head.partial[lo:hi])
 
 
-def attend_head(q: Tensor, k: Tensor, v: Tensor, plan: Plan, scale: float, buffer: Tensor) -> Head:
+def attend_head(q: Tensor, k: Tensor, v: Tensor, plan: SpanPlan, scale: float, buffer: Tensor) -> Head:
     """Every span of one head by itself. q [Lq, D], any dtype; k, v float32; ``buffer`` [>= N, Dv] for ``partial``."""
     count = len(plan.row)
     _weights()  # compiled before threads ask for it
