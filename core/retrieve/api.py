@@ -11,7 +11,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ..io.photo.arrays import photo_pixels
+from ..progress import Bars, Watcher
 from .encoders.base import Encoder, Side
+from .encoders.kept import BLOCK_IMAGES, BLOCK_TEXTS
 from .encoders.load import load
 from .options.encoder import MODEL
 
@@ -29,6 +31,7 @@ def encode(
     device: str = "auto",
     dtype: str = "float32",
     allow_download: bool = False,
+    watcher: Watcher | None = None,
 ) -> NDArray[np.float32]:
     """Embed texts or photos.
 
@@ -52,6 +55,8 @@ def encode(
         Of the weights while they run.
     allow_download : bool
         Ask the Hugging Face hub for an id that is not on this machine.
+    watcher : Watcher, optional
+        Told about progress. Default: a bar on stderr, where that is a terminal.
 
     Returns
     -------
@@ -78,10 +83,17 @@ def encode(
     vectors = np.empty((len(several), encoder.fingerprint.dim), np.float32)
     texts = [place for place, item in enumerate(several) if isinstance(item, str)]
     photos = [place for place, item in enumerate(several) if not isinstance(item, str)]
-    if texts:
-        vectors[texts] = encoder.encode_texts([several[place] for place in texts], side=side).vectors
-    if photos:
-        vectors[photos] = encoder.encode_images([photo_pixels(several[place]) for place in photos]).vectors
+    bars, done = watcher or Bars(), 0
+    for places, size in ((texts, BLOCK_TEXTS), (photos, BLOCK_IMAGES)):
+        for at in range(0, len(places), size):
+            block = places[at : at + size]
+            if places is texts:
+                encoded = encoder.encode_texts([several[place] for place in block], side=side)
+            else:
+                encoded = encoder.encode_images([photo_pixels(several[place]) for place in block])
+            vectors[block] = encoded.vectors
+            done += len(block)
+            bars.step("encode", done, len(several))
     return vectors[0] if isinstance(items, (str, np.ndarray, PathLike)) else vectors
 
 
