@@ -90,7 +90,7 @@ def run(
     Returns
     -------
     Report
-        One item per photo; ``exit_code`` is what the command returns. With truth, ``summary["pooled"]`` holds the
+        One item per photo; ``exit_code`` is what the command returns. With truth, a section ``pooled`` holds the
         scores over the pixels of all photos of this run together.
 
     Raises
