@@ -155,7 +155,9 @@ def fit(
     interrupted, losses = False, []
     try:
         while state.step < plan.steps:
-            losses.append(_step(recipe, plan, learner, state.step, processes))
+            loss, skipped = _step(recipe, plan, learner, state.step, processes)
+            losses.append(loss)
+            state.skipped += skipped
             state.step += 1
             newest = state.history[-1] if state.history else {}
             progress(state.step, plan.steps, newest | {"loss": losses[-1]})
@@ -209,8 +211,8 @@ def _device(model: nn.Module) -> torch.device:
     return next(model.parameters()).device
 
 
-def _step(recipe: Recipe, plan: Plan, learner: Learner, step: int, processes: Processes) -> float:
-    """One optimisation step; returns the loss."""
+def _step(recipe: Recipe, plan: Plan, learner: Learner, step: int, processes: Processes) -> tuple[float, bool]:
+    """One optimisation step: the loss, and whether its float16 gradients overflowed and it was skipped."""
     model, optimizer, scaler = learner.model, learner.optimizer, learner.scaler
     model.train()
     torch.manual_seed(plan.seed * 1_000_003 + step)  # DropBlock and its like draw from torch's own generator
@@ -233,8 +235,10 @@ def _step(recipe: Recipe, plan: Plan, learner: Learner, step: int, processes: Pr
     if plan.clip:
         scaler.unscale_(optimizer)
         torch.nn.utils.clip_grad_norm_(model.parameters(), plan.clip)
+    scale = scaler.get_scale()  # type: ignore[no-untyped-call]
     scaler.step(optimizer)
     scaler.update()
+    skipped = bool(scaler.get_scale() < scale)  # type: ignore[no-untyped-call]
     # young averages follow fast, or the start values would weigh for hundreds of steps
     decay = min(plan.average, (1 + step) / (10 + step))
     with torch.no_grad():
@@ -243,7 +247,7 @@ def _step(recipe: Recipe, plan: Plan, learner: Learner, step: int, processes: Pr
                 learner.averaged[name].lerp_(value_now, 1 - decay)
             else:
                 learner.averaged[name].copy_(value_now)
-    return float(value)
+    return float(value), skipped
 
 
 def _evaluate(
@@ -280,6 +284,11 @@ def _draw(recipe: Recipe, state: State, path: Path) -> None:
 def stall(recipe: Recipe, plan: Plan, state: State) -> list[str]:
     """What a user should know about a run that does not learn (or no longer does)."""
     warnings = []
+    if state.skipped:
+        warnings.append(
+            f"{state.skipped} of {state.step} steps were skipped: their float16 gradients overflowed until their scale "
+            "had settled. Give it more steps, or bf16"
+        )
     name, least = recipe.stalled_below
     after = [row for row in state.history if row["step"] > plan.warmup]
     if after and max(row[name] for row in after) < least:

@@ -28,6 +28,7 @@ class State:
     best: float = -math.inf
     best_step: int = 0
     seconds: float = 0.0
+    skipped: int = 0
     history: list[dict[str, float]] = field(default_factory=list)
 
 

@@ -255,7 +255,7 @@ def _mean_layers(items: Sequence[Item]) -> list[Any]:
 
     from ..report.sections import Table
 
-    tables = [item.sections[0].rows() for item in items if item.status == "ok"]
+    tables = [section.rows() for item in items for section in item.sections if isinstance(section, Table)]
     if len(tables) < 2 or len({len(rows) for rows in tables}) > 1:
         return []
     layers = zip(*tables, strict=True)

@@ -56,7 +56,7 @@ def add_judgement(
     if isinstance(level, bool):  # a column of yes and no
         level = int(level)
     if not _is_number(level) or not float(level).is_integer() or abs(level) > _MOST_RELEVANT:
-        what = f"{place}: {_short(level)} is no whole number below {_MOST_RELEVANT:,}"
+        what = f"{place}: {_short(level)} is no whole number of at most {_MOST_RELEVANT:,}"
         raise InputError(path, what, "A judgement is a query, a document and a whole number")
     if qrels.setdefault(query, {}).setdefault(document, int(level)) != int(level):
         what = f"{place}: query {query!r} and document {document!r} were judged otherwise before"

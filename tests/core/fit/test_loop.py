@@ -469,3 +469,17 @@ def test_mixed_precision_computes_in_half_and_resumes_exactly(tmp_path, amp):
     again = fit(resumed, plan, tmp_path / "run")
     assert_same_run((recipe, outcome, tmp_path / "whole"), resumed, again, tmp_path / "run")
     assert bool(saved(tmp_path / "run")["scaler"]) is (amp == "fp16")
+
+
+def test_steps_whose_half_gradients_overflow_are_told(tmp_path):
+    def skipped(amp):
+        recipe = Toy()
+        start = copy(recipe.model)["0.weight"]
+        fit(recipe, replace(PLAN, amp=amp, steps=2, warmup=0), tmp_path / amp)
+        taken = not torch.equal(saved(tmp_path / amp)["model"]["0.weight"], start)
+        return taken, saved(tmp_path / amp)["state"]["skipped"]
+
+    assert skipped("bf16") == (True, 0)
+    assert skipped("fp16") == (False, 2)  # the scale begins at 65536, and this loss is large
+    outcome = fit(Toy(), replace(PLAN, amp="fp16"), tmp_path / "run")
+    assert any(" of 8 steps were skipped: their float16 gradients overflowed" in text for text in outcome.warnings)

@@ -187,7 +187,7 @@ def test_beir_qrels_with_and_without_header(tmp_path):
         ("1 0 d inf\n", "'inf' is no number"),
         ("1\td\tnan\n", "line 1: 'nan' is no number"),
         ("1\td\t1e999\n", "line 1: '1e999' is no number"),
-        ("1 0 d 1e300\n", "line 1: 1e\\+300 is no whole number below"),
+        ("1 0 d 1e300\n", "line 1: 1e\\+300 is no whole number of at most"),
         ("1 0 d 1\n1 0 d 2\n", "line 2: query '1' and document 'd' were judged otherwise before"),
         ("q\tc\ts\n1\td\tx\n", "line 2: 'x' is no number"),
         ("q\tc\ts\n1\t\t1\n", "line 2: an id is empty"),
