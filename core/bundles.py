@@ -114,6 +114,9 @@ class Memory:
         ),
     ] = None  # fmt: skip
 
+    def __post_init__(self) -> None:
+        check(self)
+
 
 @dataclass(frozen=True, slots=True)
 class Compute:

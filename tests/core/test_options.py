@@ -2,13 +2,18 @@
 
 from __future__ import annotations
 
+import importlib
 import pickle
-from dataclasses import dataclass, field
+import pkgutil
+import re
+from dataclasses import MISSING, dataclass, field, is_dataclass
 from pathlib import Path
 from typing import Annotated, Literal
 
 import pytest
 
+import attn.core
+from attn.core.denoise.base import FitOptions
 from attn.core.errors import UsageError
 from attn.core.options import Option, OptionError, build, check, identity, stated
 
@@ -97,3 +102,25 @@ def test_identity_is_all_but_what_a_resumed_run_may_change() -> None:
     assert one["rate"] == 0.1
     assert not {"optimiser", "epochs"} & one.keys()
     assert one["free"] == 7
+
+
+def options_classes() -> list[type]:
+    """Every dataclass of core's option files."""
+    names = [
+        module.name
+        for module in pkgutil.walk_packages(attn.core.__path__, "attn.core.")
+        if re.search(r"\.(options|bundles)(\.|$)", module.name)
+    ]
+    modules = [importlib.import_module(name) for name in names if name != "attn.core.options"]
+    classes = {kind for module in modules for kind in vars(module).values() if is_dataclass(kind)}
+    return sorted((kind for kind in classes if isinstance(kind, type) and stated(kind)), key=lambda kind: kind.__name__)
+
+
+@pytest.mark.parametrize("kind", options_classes(), ids=lambda kind: kind.__name__)
+def test_every_options_class_checks_its_numbers(kind: type) -> None:
+    for option in stated(kind):
+        if option.type in (int, float) and kind is not FitOptions:  # which DenoiseOptions checks: see there
+            given = {other.field: "x" for other in stated(kind) if other.default is MISSING}
+            message = "no number to work with" if option.type is float else "no whole number"
+            with pytest.raises(UsageError, match=message):
+                build(kind, {**given, option.field: float("nan")})

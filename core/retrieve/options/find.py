@@ -126,9 +126,9 @@ class DedupOptions:
     threads: Threads = None
 
     def __post_init__(self) -> None:
+        check(self)
         if not 0 < self.threshold <= 1:
             raise OptionError(f"{{threshold}}: {self.threshold:g} must be above 0 and at most 1, as 0.95.")
-        check(self)
 
 
 @dataclass(frozen=True, slots=True)
