@@ -45,6 +45,7 @@ def test_train_resume_and_use(attn, cli, data, tmp_path):
     assert item["metrics"]["step"] == 2
     assert 0 <= item["metrics"]["f1"] <= 1
     more = cli(*command, "--steps", "4", "--json")
+    assert more.code == 0, more.stderr
     lines = [json.loads(line) for line in (tmp_path / "run" / "metrics.jsonl").read_text().splitlines()]
     assert [line["step"] for line in lines] == [2, 4]
     assert more.report["items"][0]["files"].keys() == {"card", "metrics", "curve"}

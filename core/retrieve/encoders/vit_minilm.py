@@ -122,6 +122,7 @@ def load_vit_minilm(
         )
     tensors, described = read_head(head)
     minilm, vit = EMBEDDED["minilm"], EMBEDDED["vit"]
+    packages = [vit.path(), *weight_files(minilm.path())]  # both are there, before either is read
     text = load_sentence(
         "minilm",
         minilm.path(),
@@ -133,7 +134,7 @@ def load_vit_minilm(
     )
     assert isinstance(text, TextEncoder)
     mark = Fingerprint(
-        name, fingerprint([vit.path(), *weight_files(minilm.path()), head]), tensors["weight"].shape[1], "cls+mean",
+        name, fingerprint([*packages, head]), tensors["weight"].shape[1], "cls+mean",
         True, temperature, text.fingerprint.max_tokens, int(described["image_size"]),
     )  # fmt: skip
     return ViTMiniLM(vit.read().to(device, dtype), text, tensors, int(described["block"]), mark, device, text.warnings)
