@@ -41,7 +41,7 @@ class InputError(AttnError):
         return f"{self.what}. {self.fix}" if self.fix else self.what
 
     def __str__(self) -> str:
-        return f"{self.path}: {self.reason}"
+        return f"{shortened(self.path)}: {self.reason}"  # a damaged list may name a file of thousands of characters
 
 
 class UsageError(AttnError, ValueError):

@@ -11,6 +11,8 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from ..options import OptionError
+
 BATCH_TOKENS = 8192
 """Tokens of a batch, padding included (methods/retrieval-peers.md, section 5)."""
 
@@ -63,12 +65,30 @@ def batches(counts: NDArray[np.int64], limit: int = BATCH_TOKENS) -> Iterator[ND
         start += size
 
 
-def padded(ids: Sequence[Sequence[int]], pad: int, length: int | None = None) -> tuple[Tensor, Tensor]:
-    """Token ids and mask (1 = real), [B, L] int64; L is the longest of ``ids``, or ``length``."""
+def padded(
+    ids: Sequence[Sequence[int]], pad: int, length: int | None = None, *, known: int | None = None
+) -> tuple[Tensor, Tensor]:
+    """Token ids and mask (1 = real), [B, L] int64; L is the longest of ``ids``, or ``length``.
+
+    Raises
+    ------
+    OptionError
+        If an id is none of the ``known`` first ones: tokeniser and model are not of one piece.
+    """
     length = length or max(map(len, ids))
     batch = np.full((len(ids), length), pad, np.int64)
     mask = np.zeros((len(ids), length), np.int64)
     for row, tokens in enumerate(ids):
         batch[row, : len(tokens)] = tokens
         mask[row, : len(tokens)] = 1
+    if known is not None and batch.size and batch.max() >= known:
+        raise OptionError(
+            f"{{model}}: its tokeniser gives token {batch.max()}, but it knows {known} tokens. Copy its folder again."
+        )
     return torch.from_numpy(batch), torch.from_numpy(mask)
+
+
+def vocabulary(model: Any) -> int:
+    """How many tokens a model of transformers knows."""
+    size: int = model.config.get_text_config().vocab_size
+    return size

@@ -13,7 +13,7 @@ from torch import Tensor
 
 from ...models import hf
 from ...models.load import load_folder
-from ...models.tokens import batches, padded, tokenise
+from ...models.tokens import batches, padded, tokenise, vocabulary
 from ...options import OptionError
 from ..tempscale import scaled
 from .base import Encoded, Fingerprint, Side
@@ -43,9 +43,10 @@ class DualEncoder(TwoTowers):
         vectors = np.zeros((len(tokens.ids), mark.dim), np.float32)
         length = mark.max_tokens if self.fixed_length else None
         pad = self.tokeniser.pad_token_id or 0
+        known = vocabulary(self.model)
         with torch.inference_mode(), scaled(self.model, mark.temperature):
             for rows in batches(np.full_like(tokens.counts, length) if length else tokens.counts):
-                input_ids, mask = padded([tokens.ids[row] for row in rows], pad, length)
+                input_ids, mask = padded([tokens.ids[row] for row in rows], pad, length, known=known)
                 masked = {} if self.fixed_length else {"attention_mask": mask.to(self.device)}
                 out = self.model.get_text_features(input_ids=input_ids.to(self.device), **masked)
                 vectors[rows] = unit(_features(out), mark.model)

@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from ...models.tokens import Tokens, batches, padded, tokenise
+from ...models.tokens import Tokens, batches, padded, tokenise, vocabulary
 from ...options import OptionError
 from ..tempscale import scaled
 from .base import Encoded, Fingerprint, Side, no_images
@@ -76,7 +76,8 @@ class TextEncoder:
 
     def batch(self, ids: Sequence[Sequence[int]]) -> dict[str, Tensor]:
         """``input_ids`` and ``attention_mask`` [B, L] on the device."""
-        input_ids, mask = padded(ids, self.tokeniser.pad_token_id or 0)
+        known = vocabulary(self.model)
+        input_ids, mask = padded(ids, self.tokeniser.pad_token_id or 0, known=known)
         return {"input_ids": input_ids.to(self.device), "attention_mask": mask.to(self.device)}
 
     def encode_texts(self, texts: Sequence[str], *, side: Side = "document") -> Encoded:

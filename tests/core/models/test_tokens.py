@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 from encoder_folders import TEXTS, tokeniser
 
+from attn.core.errors import UsageError
 from attn.core.models.tokens import batches, padded, tokenise
 
 
@@ -45,3 +46,6 @@ def test_padding() -> None:
     assert ids.tolist() == [[5, 6], [7, 9]]
     assert mask.tolist() == [[1, 1], [1, 0]]
     assert padded([[5]], 0, 3)[0].tolist() == [[5, 0, 0]]
+    assert padded([[5]], 0, known=6)[0].tolist() == [[5]]
+    with pytest.raises(UsageError, match="its tokeniser gives token 5, but it knows 5 tokens"):
+        padded([[5]], 0, known=5)
