@@ -88,7 +88,7 @@ class LanceStore:
         with in_our_words(self.directory):
             self._table = connect(directory).open_table(TABLE)
             self._look()
-        self.header = header_of(self._table, directory)
+            self.header = header_of(self._table, directory)  # Lance reads the schema, and may panic, only now
         if int(self._table.version) < (least := read_state(directory).get("last_version", 0)):
             raise damaged(directory, f"version {least} of {FOLDER} is missing, {self._table.version} is the newest")
 
@@ -279,7 +279,8 @@ class LanceStore:
             with in_our_words(self.directory):
                 self._table.checkout_latest()
                 self._look()
-            if header_of(self._table, self.directory) != self.header:
+                header = header_of(self._table, self.directory)
+            if header != self.header:
                 raise made_anew(self.directory)
 
     def _condition(self, expression: str) -> str:
