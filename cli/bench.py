@@ -115,6 +115,6 @@ def _run(options: BenchOptions | tuple[str, ...], reporting: Reporting) -> None:
         return run(options, watcher=watch, arguments=arguments)
 
     left = options if isinstance(options, tuple) else options.operators
-    report = watched("bench", call, arguments, left, reporting.report_file, quiet=reporting.quiet)
+    report = watched("bench", call, arguments, left, reporting)
     show(report, reporting)
     raise typer.Exit(report.exit_code)

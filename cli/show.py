@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-import importlib
+import pkgutil
 import sys
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import asdict, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -94,15 +95,13 @@ def run_files(
     }  # fmt: skip
 
     def call(watch: Watch) -> Report:
-        module, _, name = run.partition(":")
         listed = read_list(nul=inputs.nul) if "-" in names else []
-        work = getattr(importlib.import_module(module), name)
-        report: Report = work(
+        report: Report = pkgutil.resolve_name(run)(
             names, inputs.output, options, placement, watcher=watch, stdin=listed, arguments=arguments
         )
         return report
 
-    report = watched(run.split(".")[2], call, arguments, names, reporting.report_file, quiet=reporting.quiet)
+    report = watched(run.split(".")[2], call, arguments, names, reporting)
     show(report, reporting)
     raise typer.Exit(report.exit_code)
 
@@ -116,7 +115,7 @@ def run_verb(verb: Verb, group: str, name: str, options: Any, reporting: Reporti
 
     inputs = getattr(options, "inputs", None)
     left = list(inputs.inputs) if isinstance(inputs, Inputs) else [name]
-    report = watched(group, call, arguments, left, reporting.report_file, quiet=reporting.quiet)
+    report = watched(group, call, arguments, left, reporting)
     rows = None
     if verb.columns:
         rows = [
@@ -127,29 +126,35 @@ def run_verb(verb: Verb, group: str, name: str, options: Any, reporting: Reporti
     raise typer.Exit(report.exit_code)
 
 
+@contextmanager
+def watching(reporting: Reporting) -> Iterator[Watch]:
+    """The progress display of a call; that the report could be written is checked before the work, not after it."""
+    if reporting.report_file is not None:
+        check_report_path(reporting.report_file)
+    watch = Watch(quiet=reporting.quiet)
+    try:
+        yield watch
+    finally:
+        watch.close()
+
+
 def watched(
     command: str,
     call: Callable[[Watch], Report],
     arguments: Mapping[str, Any],
     left: Sequence[str],
-    report_file: Path | None,
-    *,
-    quiet: bool,
+    reporting: Reporting,
 ) -> Report:
     """The report of ``call``, which is given the progress display.
 
     Ctrl-C that ``call`` does not answer itself (before its first file) gives a report too, with all of ``left``.
     """
-    if report_file is not None:
-        check_report_path(report_file)  # before hours of work, not after
     start = time.perf_counter()
-    watch = Watch(quiet=quiet)
-    try:
-        return call(watch)
-    except KeyboardInterrupt:
-        return BatchOutcome((), tuple(left), interrupted=True).report(command, arguments, "-", start)
-    finally:
-        watch.close()
+    with watching(reporting) as watch:
+        try:
+            return call(watch)
+        except KeyboardInterrupt:
+            return BatchOutcome((), tuple(left), interrupted=True).report(command, arguments, "-", start)
 
 
 def show_interrupted(command: str, options: Mapping[str, Any]) -> None:

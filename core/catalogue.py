@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import importlib
+import pkgutil
 from collections.abc import Callable
 
 from .registry import Registry
@@ -19,8 +19,7 @@ REGISTRIES = {
 
 def registry(command: str) -> Registry:
     """The table of one command. Raises ``KeyError`` for a command without methods."""
-    module, _, attribute = REGISTRIES[command].partition(":")
-    table: Registry = getattr(importlib.import_module(module), attribute)
+    table: Registry = pkgutil.resolve_name(REGISTRIES[command])
     return table
 
 

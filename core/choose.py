@@ -7,7 +7,7 @@ says itself which tensors it does not take and why. Nothing is imported before i
 from __future__ import annotations
 
 import functools
-import importlib
+import pkgutil
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import cached_property
@@ -54,8 +54,7 @@ class Formulation:
         """What ``run`` names."""
         if callable(self.run):
             return self.run
-        module, _, attribute = self.run.partition(":")
-        implementation: Callable[..., Any] = getattr(importlib.import_module(module), attribute)
+        implementation: Callable[..., Any] = pkgutil.resolve_name(self.run)
         return implementation
 
 

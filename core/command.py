@@ -6,7 +6,7 @@ its own folder and one registry line.
 
 from __future__ import annotations
 
-import importlib
+import pkgutil
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Protocol
@@ -54,6 +54,5 @@ class Verb:
 
     def resolve(self) -> Run:
         """The function at ``run``."""
-        module, _, name = self.run.partition(":")
-        function: Run = getattr(importlib.import_module(module), name)
+        function: Run = pkgutil.resolve_name(self.run)
         return function

@@ -5,8 +5,8 @@ A table never imports the methods it lists; ``resolve`` does. Registering a name
 
 from __future__ import annotations
 
-import importlib
 import importlib.util
+import pkgutil
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -91,8 +91,7 @@ class Method:
 
     def load(self) -> Any:
         """What is at ``home``, whatever is missing: for help."""
-        module, _, attribute = self.home.partition(":")
-        return getattr(importlib.import_module(module), attribute)
+        return pkgutil.resolve_name(self.home)
 
 
 class Registry(Mapping[str, Method]):

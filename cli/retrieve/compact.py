@@ -8,7 +8,7 @@ from attn.core.bundles import Reporting
 from attn.core.retrieve.options.index import Index
 
 from ..build import command
-from .call import arguments, watching
+from .call import arguments
 
 
 def _main(index: Index, reporting: Reporting) -> None:
@@ -18,7 +18,7 @@ def _main(index: Index, reporting: Reporting) -> None:
     """
     from attn.core.retrieve.verbs.compact import compact
 
-    from ..show import show
+    from ..show import show, watching
 
     with watching(reporting):
         report = compact(index.index, arguments=arguments("compact", index))

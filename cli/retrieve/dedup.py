@@ -13,7 +13,7 @@ from attn.core.retrieve.options.index import Index
 
 from ..build import command
 from ..say import say
-from .call import arguments, watching
+from .call import arguments
 
 
 def _main(index: Index, reporting: Reporting, options: DedupOptions, hits: Groups) -> None:
@@ -36,6 +36,8 @@ def _main(index: Index, reporting: Reporting, options: DedupOptions, hits: Group
         return {"kept": result.query, "score": hit.score, **columns(hit, "duplicate")}
 
     options = replace(options, present=hits.form == "paths0")
+    from ..show import watching
+
     with watching(reporting) as watch:
         duplicates = dedup(index.index, options, watcher=watch, arguments=arguments("dedup", index, options, hits))
     shown = show_hits(duplicates, hits, reporting, row)

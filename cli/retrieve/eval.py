@@ -8,7 +8,7 @@ from attn.core.bundles import Reporting
 from attn.core.retrieve.options.judge import DataSet, EvalOptions
 
 from ..build import command
-from .call import arguments, watching
+from .call import arguments
 
 
 def _main(data: DataSet, reporting: Reporting, options: EvalOptions) -> None:
@@ -21,7 +21,7 @@ def _main(data: DataSet, reporting: Reporting, options: EvalOptions) -> None:
     """
     from attn.core.retrieve.verbs.evaluate import score
 
-    from ..show import show
+    from ..show import show, watching
 
     with watching(reporting) as watch:
         report = score(data.data, options, watcher=watch, arguments=arguments("eval", data, options))

@@ -8,7 +8,7 @@ from attn.core.bundles import Reporting
 from attn.core.retrieve.options.index import ExportOptions, Index
 
 from ..build import command
-from .call import arguments, watching
+from .call import arguments
 
 
 def _main(index: Index, reporting: Reporting, options: ExportOptions) -> None:
@@ -19,7 +19,7 @@ def _main(index: Index, reporting: Reporting, options: ExportOptions) -> None:
     """
     from attn.core.retrieve.verbs.export import export
 
-    from ..show import show
+    from ..show import show, watching
 
     with watching(reporting) as watch:
         report = export(

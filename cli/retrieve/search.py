@@ -9,7 +9,7 @@ from attn.core.retrieve.options.find import Hits, SearchOptions, SearchQueries
 from attn.core.retrieve.options.index import Index
 
 from ..build import command
-from .call import arguments, watching
+from .call import arguments
 
 
 def _main(index: Index, queries: SearchQueries, reporting: Reporting, options: SearchOptions, hits: Hits) -> None:
@@ -20,7 +20,7 @@ def _main(index: Index, queries: SearchQueries, reporting: Reporting, options: S
     from attn.core.retrieve.data.queries import queries_of
     from attn.core.retrieve.verbs.search import search
 
-    from ..show import print_rows
+    from ..show import print_rows, watching
     from .hits import hit_row, show_hits
 
     with watching(reporting):

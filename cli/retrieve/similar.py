@@ -9,7 +9,7 @@ from attn.core.retrieve.options.find import Entries, Hits, SimilarOptions
 from attn.core.retrieve.options.index import Index
 
 from ..build import command
-from .call import arguments, watching
+from .call import arguments
 
 
 def _main(index: Index, entries: Entries, reporting: Reporting, options: SimilarOptions, hits: Hits) -> None:
@@ -19,6 +19,7 @@ def _main(index: Index, entries: Entries, reporting: Reporting, options: Similar
     """
     from attn.core.retrieve.verbs.similar import similar
 
+    from ..show import watching
     from .hits import hit_row, show_hits
 
     with watching(reporting):

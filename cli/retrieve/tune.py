@@ -8,7 +8,7 @@ from attn.core.bundles import Reporting
 from attn.core.retrieve.options.judge import DataSet, TuneOptions
 
 from ..build import command
-from .call import arguments, watching
+from .call import arguments
 
 
 def _main(data: DataSet, reporting: Reporting, options: TuneOptions) -> None:
@@ -18,7 +18,7 @@ def _main(data: DataSet, reporting: Reporting, options: TuneOptions) -> None:
     """
     from attn.core.retrieve.verbs.tune import tune
 
-    from ..show import show
+    from ..show import show, watching
 
     with watching(reporting) as watch:
         report = tune(data.data, options, watcher=watch, arguments=arguments("tune-temperature", data, options))

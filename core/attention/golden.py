@@ -6,7 +6,7 @@ quantity, at the tolerance of the method's specification.
 
 from __future__ import annotations
 
-import importlib
+import pkgutil
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -57,9 +57,9 @@ def files() -> list[tuple[str, str]]:
 def check(folder: str, stem: str) -> Iterator[Check]:
     """Compare ours with one golden file. Raises ``InputError`` where the vectors are missing or damaged."""
     data = stored(folder, stem)
-    module, _, function = vectors()[folder].check.partition(":")
+    compare = pkgutil.resolve_name(vectors()[folder].check)
     try:
-        yield from getattr(importlib.import_module(module), function)(stem, data)
+        yield from compare(stem, data)
     except (KeyError, ValueError, IndexError, TypeError, RuntimeError) as error:  # arrays missing or of other shapes
         what = shortened(f"does not hold what it should ({type(error).__name__}: {error})", 200)
         raise InputError(golden_dir() / folder / f"{stem}.npz", what, REINSTALL) from error

@@ -6,8 +6,8 @@ its own where it is no folder of transformers.
 
 from __future__ import annotations
 
-import importlib
 import importlib.util
+import pkgutil
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -86,8 +86,7 @@ class PackagedModel:
     def read(self) -> nn.Module:
         """The model of one with a reader, in eval mode, float32. Raises ``UsageError``, see ``path``."""
         path = self.path()
-        module, _, function = self.reader.partition(":")
-        model: nn.Module = getattr(importlib.import_module(module), function)(path)
+        model: nn.Module = pkgutil.resolve_name(self.reader)(path)
         return model
 
 
