@@ -33,6 +33,15 @@ METHODS = Registry(
             ),
         ),
         Method(
+            "adaptive",
+            home="attn.core.denoise.adaptive.method:fit",
+            summary="six bilateral filters, mixed place by place by their estimated risk",
+            paper="ours, methods/adaptive-denoise.md",
+            year=2026,
+            device="cpu",
+            options=("seed",),
+        ),
+        Method(
             "zs-n2n",
             home="attn.core.denoise.zs_n2n:fit",
             summary="small convolutional network, trained on two half-size views of the image",
