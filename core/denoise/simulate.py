@@ -192,6 +192,17 @@ def simulate_low_dose(
     return (noisy if valid is None else np.where(valid, noisy, hu)).astype(hu.dtype)
 
 
+def dose_of_all_noise(dose: float) -> float:
+    """What to ask `simulate_low_dose` for, so that a slice without noise of its own gets all of it at ``dose``.
+
+    It adds the variance ``1 / asked - 1`` in units of the full dose's, and ``1 / dose`` is wanted.
+    Raises ``ValueError`` unless ``dose`` is positive and finite.
+    """
+    if not 0 < dose < math.inf:
+        raise ValueError(f"dose must be positive and finite, got {dose}")
+    return dose / (1 + dose)
+
+
 def simulated(image: GreyImage, options: DenoiseOptions) -> GreyImage:
     """``image`` as it would look at a fraction of its dose. Raises ``InputError`` unless it is CT in HU."""
     assert options.simulate_dose is not None
