@@ -125,16 +125,11 @@ def kernel_blur(hu: Image, pixel_mm: float, cutoff_per_mm: float) -> NDArray[np.
     return np.maximum(blurred[pad:-pad, pad:-pad], LEAST_HU).astype(np.float32)
 
 
-def largest_disc(even: NDArray[np.bool_], margin: float = 3.0) -> Insert | None:
-    """The largest disc of the fine grid in which ``even`` [side * FINE, side * FINE] holds, less ``margin`` pixels.
-
-    The margin keeps it off the blur of what lies beside it. None where no pixel would be left.
-    """
+def even_disc(truth: NDArray[np.float32], background: float, tolerance_hu: float = 0.5) -> Insert | None:
+    """The largest disc that is nothing but ``background`` in every slice of ``truth`` [Z, H, W]; None where none is."""
     from scipy.ndimage import distance_transform_edt
 
-    reach = distance_transform_edt(even)
+    reach = distance_transform_edt((np.abs(truth - background) <= tolerance_hu).all(0))  # to the nearest other pixel
     row, column = np.unravel_index(int(np.argmax(reach)), reach.shape)
-    radius = float(reach[row, column]) / FINE - margin
-    if radius < 1:
-        return None
-    return Insert((float(row) + 0.5) / FINE - 0.5, (float(column) + 0.5) / FINE - 0.5, radius, 0.0)
+    radius = float(reach[row, column]) - 1
+    return Insert(float(row), float(column), radius, 0.0) if radius >= 1 else None

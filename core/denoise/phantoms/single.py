@@ -8,7 +8,7 @@ from collections.abc import Callable
 import numpy as np
 
 from .canvas import Canvas
-from .phantom import KERNELS, KINDS, Insert, Phantom, averaged, check_geometry, disc, kernel_blur, largest_disc
+from .phantom import KERNELS, KINDS, Insert, Phantom, averaged, check_geometry, disc, even_disc, kernel_blur
 
 SIDES = (-1, 1)
 """Left and right."""
@@ -57,13 +57,15 @@ def draw_slice(
         raise ValueError(f"no phantom {kind!r}: there are {', '.join(KINDS)}")
     check_geometry(side, pixel_mm=pixel_mm, cutoff_per_mm=cutoff_per_mm)
     canvas = Canvas(side, pixel_mm, np.random.default_rng([KINDS.index(kind), seed]))
-    inserts, rods, uniform = PAINTERS[kind](canvas)
+    inserts, rods = PAINTERS[kind](canvas)
     truth = kernel_blur(averaged(canvas.hu), pixel_mm, cutoff_per_mm)[None]  # [1, H, W]
+    uniform = even_disc(truth, BACKGROUND) if inserts else None
     return Phantom(kind, seed, truth, pixel_mm, cutoff_per_mm, inserts=inserts, rods=rods, uniform=uniform)
 
 
-Measured = tuple[tuple[Insert, ...], tuple[Insert, ...], Insert | None]
-NOTHING: Measured = ((), (), None)
+Measured = tuple[tuple[Insert, ...], tuple[Insert, ...]]
+"""Inserts, and rods."""
+NOTHING: Measured = ((), ())
 
 
 def paint_abdomen(c: Canvas) -> Measured:
@@ -181,12 +183,9 @@ def paint_inserts(c: Canvas) -> Measured:
         c.paint(box & bars, BACKGROUND + (60 if i % 2 else 300))
     rods.append(put(0.8 * h, 0.0, 4, 1000))
     rods.append(put(-0.8 * h, 0.0, 5, -1000))
-    even = c.hu == BACKGROUND
     for y, a, hu, std, correlation_mm in ((0.8 * h, 0.25 * h, -100, 10, 1.5), (-0.8 * h, 0.3 * h, 60, 12, 2.5)):
-        texture = c.ellipse(0, y, a, 0.05 * h)
-        c.paint(texture, hu, std, correlation_mm)
-        even &= ~texture
-    return tuple(inserts), tuple(rods), largest_disc(even)
+        c.paint(c.ellipse(0, y, a, 0.05 * h), hu, std, correlation_mm)
+    return tuple(inserts), tuple(rods)
 
 
 PAINTERS: dict[str, Callable[[Canvas], Measured]] = {
