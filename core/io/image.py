@@ -10,6 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ..options import OptionError
+from .place import SlicePlace
 
 UNITS = ("hu",)
 """What a user may say that values are in where a file does not tell."""
@@ -46,6 +47,8 @@ class GreyImage:
         For DICOM: ``uid``, ``number``, ``position`` (mm along the slice normal, or None), ``localizer`` (bool).
     warnings : tuple of str
         What the reader noticed and the user should know.
+    places : tuple of SlicePlace or None
+        Where every slice lies; None, or an empty tuple, where the file does not say.
     """
 
     path: Path
@@ -59,6 +62,7 @@ class GreyImage:
     source: Any = None
     series: dict[str, Any] = field(default_factory=dict)
     warnings: tuple[str, ...] = ()
+    places: tuple[SlicePlace | None, ...] = ()
 
     @property
     def low_is_white(self) -> bool:

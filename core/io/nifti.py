@@ -21,7 +21,10 @@ from .axes import axes_note, plain_shape
 from .image import GreyImage
 from .kinds import open_regular
 from .pixels import check_size, read_into, reading, replaced, to_float, to_stored
+from .place import SlicePlace, place_of
 
+_MM = {"mm": 1.0, "meter": 1000.0, "micron": 0.001}
+"""NIfTI's units of length in mm."""
 _HEADER = 540  # bytes of version 2; version 1 has 348
 
 
@@ -100,7 +103,11 @@ def read_nifti(path: Path, *, fill: float | None = None) -> GreyImage:
                 raise InputError(path, f"scales its values out of range (slope {slope:g})", "It may be damaged")
         spacing = _spacing(header, shape, len(plain))
         source = NiftiSource(head[:offset] + extensions, after, slope, intercept, dtype.str)
-        return GreyImage(path, "nifti", pixels, spacing_mm=spacing, stored=stored, source=source, warnings=tuple(notes))
+        places = _places(header, len(stored)) if len(plain) == 3 and len(shape) == 3 else ()
+        return GreyImage(
+            path, "nifti", pixels, spacing_mm=spacing, stored=stored, source=source, warnings=tuple(notes),
+            places=places,
+        )  # fmt: skip
 
 
 def _spacing(header: Any, shape: tuple[int, ...], axes: int) -> tuple[float, float] | None:
@@ -110,6 +117,17 @@ def _spacing(header: Any, shape: tuple[int, ...], axes: int) -> tuple[float, flo
     if len(pair) != 2 or len(zooms) < 2 or not all(math.isfinite(zooms[axis]) and zooms[axis] > 0 for axis in pair):
         return None
     return zooms[pair[1]], zooms[pair[0]]
+
+
+def _places(header: Any, slices: int) -> tuple[SlicePlace | None, ...]:
+    """Where the slices lie; empty for a header that has neither an affine nor a unit, whose 1 x 1 x 1 means nothing."""
+    unit = _MM.get(header.get_xyzt_units()[0])
+    if unit is None and not (int(header["qform_code"]) > 0 or int(header["sform_code"]) > 0):
+        return ()
+    affine = np.asarray(header.get_best_affine(), np.float64) * (unit or 1.0)
+    across, down, beside, origin = affine[:3].T
+    spacing = float(np.linalg.norm(down)), float(np.linalg.norm(across))
+    return tuple(place_of(origin + z * beside, across, down, spacing) for z in range(slices))
 
 
 def write_nifti(image: GreyImage, pixels: NDArray[Any], path: Path, notes: list[str] | None = None) -> None:

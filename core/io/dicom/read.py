@@ -20,6 +20,7 @@ from ..pixels import reading, replaced, to_float
 from .codecs import decode, is_colour, make_grey, shape_of
 from .padding import valid_pixels
 from .parse import DEEPEST, parse, without_values
+from .place import frame_places, functional_groups, pixel_spacing
 from .series import slice_info
 
 _UNITS = {
@@ -113,7 +114,8 @@ def read_dicom(path: Path, *, luma: bool = False, fill: float | None = None) -> 
             raise InputError(path, "has a rescale that gives values out of range", "Correct the header")
         valid = valid_pixels(dataset, stored, pixels if unit == "HU" else None, lossy, notes)
         info = slice_info(dataset)
-        spacing = _spacing(dataset)
+        spacing = pixel_spacing(dataset)
+        places = frame_places(dataset, len(stored))
         for word in PIXEL_KEYWORDS:  # the pixels are in `stored`; a second copy would travel to every worker
             if word in dataset:
                 del dataset[word]
@@ -121,7 +123,7 @@ def read_dicom(path: Path, *, luma: bool = False, fill: float | None = None) -> 
         modality = str(dataset.get("Modality") or "")
     source = DicomSource(dataset, keyword, slope, intercept, lossy, colour)
     warnings = tuple(one_line(text) for text in dict.fromkeys(notes))
-    return GreyImage(path, "dicom", pixels, unit, valid, spacing, modality, stored, source, info, warnings)
+    return GreyImage(path, "dicom", pixels, unit, valid, spacing, modality, stored, source, info, warnings, places)
 
 
 def _drop_damaged(dataset: Any, notes: list[str]) -> None:
@@ -169,14 +171,6 @@ def pixel_keyword(path: Path, dataset: Any) -> str:
     raise InputError(path, "is not DICOM or holds no image: no pixel data found", "Leave it out or export it again")
 
 
-def _groups(dataset: Any, frames: int, name: str) -> list[Any]:
-    """For each frame the item of functional group ``name`` (per-frame before shared), or None."""
-    shared = dataset.get("SharedFunctionalGroupsSequence") or []
-    common = (shared[0].get(name) or [None])[0] if len(shared) else None
-    each = dataset.get("PerFrameFunctionalGroupsSequence") or []
-    return [((each[z].get(name) or [common])[0] if z < len(each) else common) for z in range(frames)]
-
-
 def _rescale(
     path: Path, dataset: Any, frames: int, notes: list[str]
 ) -> tuple[NDArray[np.float64] | None, NDArray[np.float64] | None, str]:
@@ -185,7 +179,7 @@ def _rescale(
         notes.append("a modality lookup table is kept; values are the stored ones, not HU")
         return None, None, "stored"
     modality = str(dataset.get("Modality") or "")
-    items = [item or dataset for item in _groups(dataset, frames, "PixelValueTransformationSequence")]
+    items = [item or dataset for item in functional_groups(dataset, frames, "PixelValueTransformationSequence")]
     pairs = [tuple(_number(path, item, word) for word in ("RescaleSlope", "RescaleIntercept")) for item in items]
     if all(pair == (None, None) for pair in pairs):
         if modality == "CT":
@@ -263,16 +257,3 @@ def _physical(
 def _column(values: NDArray[np.float64] | None, default: float) -> NDArray[np.float64]:
     """One number per frame as [Z, 1, 1]."""
     return np.asarray(default if values is None else values, np.float64).reshape(-1, 1, 1)
-
-
-def _spacing(dataset: Any) -> tuple[float, float] | None:
-    """Row and column spacing in mm: PixelSpacing, at top level or in the first frame's group, else at the detector."""
-    group = _groups(dataset, 1, "PixelMeasuresSequence")[0] or {}
-    for value in (dataset.get("PixelSpacing"), group.get("PixelSpacing"), dataset.get("ImagerPixelSpacing")):
-        try:
-            row, column = (float(number) for number in value or ())
-        except (TypeError, ValueError):
-            continue
-        if 0 < row < math.inf and 0 < column < math.inf:
-            return row, column
-    return None

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -14,6 +13,7 @@ from ..image import GreyImage
 from ..kinds import sniff
 from ..pixels import captured
 from .parse import parse
+from .place import numbers, slice_place, text_of
 
 ItemT = TypeVar("ItemT", GreyImage, Path)
 _TOLERANCE_MM = 0.01  # positions are printed with about three decimals
@@ -57,28 +57,29 @@ def slice_info(dataset: Any) -> dict[str, Any]:
     -------
     dict with ``uid`` (str), ``number`` (int or None), ``position`` (mm along the normal, or None), ``normal`` (3
     floats, or None), ``orientation`` (6 floats, or None), ``localizer`` (bool), ``size`` (rows, columns, frames),
-    ``thickness`` (mm or None), ``sop_uid``.
+    ``thickness`` (mm or None), ``sop_uid``, ``place`` (`SlicePlace`, or None).
     Damaged values count as missing.
     """
-    direction, origin = _numbers(dataset, "ImageOrientationPatient", 6), _numbers(dataset, "ImagePositionPatient", 3)
+    direction, origin = numbers(dataset, "ImageOrientationPatient", 6), numbers(dataset, "ImagePositionPatient", 3)
     normal = position = None
     if direction:
         cross = np.cross(direction[:3], direction[3:])
         if (length := float(np.linalg.norm(cross))) > 0.1:
             normal = tuple(float(value) for value in cross / length)
             position = float(np.dot(normal, origin)) if origin else None
-    number, thickness = _numbers(dataset, "InstanceNumber", 1), _numbers(dataset, "SliceThickness", 1)
-    rows, columns, frames = (_numbers(dataset, word, 1) for word in ("Rows", "Columns", "NumberOfFrames"))
+    number, thickness = numbers(dataset, "InstanceNumber", 1), numbers(dataset, "SliceThickness", 1)
+    rows, columns, frames = (numbers(dataset, word, 1) for word in ("Rows", "Columns", "NumberOfFrames"))
     return {
-        "uid": _text(dataset, "SeriesInstanceUID"),
+        "uid": text_of(dataset, "SeriesInstanceUID"),
         "number": int(number[0]) if number else None,
         "position": position,
         "normal": normal,
         "orientation": tuple(direction) if direction else None,
-        "localizer": "LOCALIZER" in _text(dataset, "ImageType").upper(),
+        "localizer": "LOCALIZER" in text_of(dataset, "ImageType").upper(),
         "size": (int(rows[0]) if rows else 0, int(columns[0]) if columns else 0, int(frames[0]) if frames else 1),
         "thickness": thickness[0] if thickness else None,
-        "sop_uid": _text(dataset, "SOPInstanceUID"),
+        "sop_uid": text_of(dataset, "SOPInstanceUID"),
+        "place": slice_place(dataset),
     }
 
 
@@ -169,24 +170,3 @@ def _oddities(infos: list[dict[str, Any]], positions: Any) -> list[str]:
     if len(thicknesses) > 1:
         notes.append(f"slice thickness changes: {', '.join(f'{value:g}' for value in thicknesses)} mm")
     return notes
-
-
-def _numbers(dataset: Any, keyword: str, count: int) -> list[float] | None:
-    """``count`` finite numbers of an element, or None."""
-    try:
-        value = dataset.get(keyword)
-        values = [float(number) for number in (value if count > 1 else [value])]
-    except Exception:  # pydicom parses on access and raises whatever the damage causes
-        return None
-    return values if len(values) == count and all(map(math.isfinite, values)) else None
-
-
-def _text(dataset: Any, keyword: str) -> str:
-    """An element as text, several values joined by a backslash; empty where it is missing or damaged."""
-    try:
-        value = dataset.get(keyword)
-        if value is None:
-            return ""
-        return value if isinstance(value, str) else "\\".join(str(part) for part in value)
-    except Exception:  # as above
-        return ""
