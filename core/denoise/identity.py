@@ -28,7 +28,7 @@ from .outputs import side_path
 from .pipeline import method_device
 from .window import parse_window
 
-BESIDE = ("maps", "figure", "compare", "reference", "save_filter")
+BESIDE = ("maps", "figure", "display", "compare", "reference", "save_filter")
 """Options that change what is written beside the result. Every other one, also one to come, is taken to change it."""
 
 

@@ -31,6 +31,8 @@ class DenoiseOptions:
         Factor on the range sigma after the fit; 1 leaves it (filter2noise).
     regions : tuple of Region
         Further factors inside rectangles (filter2noise).
+    display : str
+        As ``window``: what pictures show from black to white. ``"auto"``: that of ``window``, of CT soft tissue.
     maps, figure, compare : bool
         Write the sigma maps; write a before/after picture; run every method side by side.
     reference : Path or None
@@ -86,6 +88,14 @@ class DenoiseOptions:
     figure: Annotated[bool, Option("Write a before/after picture: NAME.figure.png (implied by an HTML report).")] = (
         False
     )
+    display: Annotated[
+        str,
+        Option(
+            "What pictures show from black to white: lung, bone, brain, abdomen or CENTER,WIDTH. The filter's window "
+            "stays --window.",
+            metavar="WINDOW", shown="that of --window; of CT soft tissue",
+        ),
+    ] = "auto"  # fmt: skip
     compare: Annotated[bool, Option("Run all methods side by side: one table and NAME.compare.png.")] = False
     reference: Annotated[
         Path | None, Option("Clean image, or a directory of them: adds psnr, ssim, rmse_hu.", metavar="PATH")

@@ -78,7 +78,7 @@ def write_outputs(
         derivation = Derivation(text, "simulated low dose", _series_uid(image, f"low dose {dose!r} {seed}"))
         warnings += [f"{path.name}: {note}" for note in write_grey(image, noisy.pixels, path, derivation)]
         files["simulated"] = str(path)
-    shown = picture_window(options.window, noisy, window)
+    shown = picture_window(options.window, noisy, window, options.display)
     if options.figure and window.width > 0:
         files["figure"] = str(_write_figure(task, noisy, result, shown, reference))
     if compared is not None and len(compared.pictures) > 1:

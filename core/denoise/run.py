@@ -125,6 +125,7 @@ def check_options(options: DenoiseOptions) -> None:
     """Refuse before any file is read what can never work. Raises ``UsageError``."""
     METHODS[options.method].resolve()
     parse_window(options.window)
+    parse_window(options.display, "display")
     check_fill(options.fill)
     check_unit(options.unit)
     dtype = str(pick_dtype(options.dtype)).removeprefix("torch.")

@@ -66,8 +66,8 @@ class Window:
         return f"{self.low:g}..{self.high:g}"
 
 
-def parse_window(text: str) -> tuple[float, float] | None:
-    """(centre, width) of a preset's name or of ``"CENTER,WIDTH"``; None for ``auto``.
+def parse_window(text: str, field: str = "window") -> tuple[float, float] | None:
+    """(centre, width) of a preset's name or of ``"CENTER,WIDTH"``; None for ``auto``. ``field``: the option it is of.
 
     Raises
     ------
@@ -84,13 +84,13 @@ def parse_window(text: str) -> tuple[float, float] | None:
     except ValueError:
         hint = did_you_mean(text, ["auto", *PRESETS]) if not comma else ""
         raise OptionError(
-            f"{{window}}: {text!r} is not a window. {hint or 'Use auto, ' + ', '.join(PRESETS) + ' or CENTER,WIDTH.'}"
+            f"{{{field}}}: {text!r} is not a window. {hint or 'Use auto, ' + ', '.join(PRESETS) + ' or CENTER,WIDTH.'}"
         ) from None
     if not (np.isfinite(values).all() and values[1] > 0):
-        raise OptionError(f"{{window}}: the width must be a positive number, not {width}.")
+        raise OptionError(f"{{{field}}}: the width must be a positive number, not {width}.")
     low, high = values[0] - values[1] / 2, values[0] + values[1] / 2
     if not (np.isfinite((low, high)).all() and high - low >= 0.5 * values[1] and values[1] >= 1e-30):
-        raise OptionError(f"{{window}}: {text} is too narrow, or too far away, for numbers of 64 bits.")
+        raise OptionError(f"{{{field}}}: {text} is too narrow, or too far away, for numbers of 64 bits.")
     return values
 
 
@@ -111,7 +111,7 @@ def choose_window(text: str, image: GreyImage) -> Window:
             raise InputError(
                 image.path,
                 f"has no HU, or does not say so, and the window {text} is in HU",
-                "Add --unit hu if its values are HU; else use --window auto, or CENTER,WIDTH in its own values",
+                "Add --unit hu if its values are HU; else use auto, or CENTER,WIDTH in its own values",
             )
         centre, width = given
         return Window(centre - width / 2, centre + width / 2)
@@ -138,22 +138,26 @@ def outside(window: Window, image: GreyImage) -> list[str]:
     ]
 
 
-def picture_window(text: str, image: GreyImage, window: Window) -> Window:
+def picture_window(text: str, image: GreyImage, window: Window, display: str = "auto") -> Window:
     """What pictures show from black to white: a window in which noise is seen.
 
     Parameters
     ----------
     text : str
-        Of ``--window``; what was asked for is shown.
+        Of the option ``window``; what was asked for is shown.
     image : GreyImage
     window : Window
         That of the filter, which spans the whole range where ``text`` is ``auto``.
+    display : str
+        Another window for pictures alone, in the same words.
 
     Returns
     -------
     Window. For CT in HU that of soft tissue, unless less than a tenth of the middle slice lies in it; else the 0.5 and
     99.5 percentiles of the middle slice without its background (one value that every twentieth pixel has).
     """
+    if display != "auto":
+        return choose_window(display, image)
     if parse_window(text) is not None or window.width <= 0:
         return window
     middle = len(image.pixels) // 2

@@ -27,6 +27,7 @@ def test_pictures_show_the_noise():
     asked = choose_window("lung", body)
     assert picture_window("lung", body, asked) == asked == Window(-1350, 150)
     lung = image(rng.normal(-850, 50, 500), unit="HU")  # nothing of it is soft tissue
+    assert picture_window("auto", body, whole, "brain") == Window(0, 80)
     shown = picture_window("auto", lung, choose_window("auto", lung))
     assert -1010 < shown.low < -950
     assert -750 < shown.high < -690
