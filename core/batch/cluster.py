@@ -10,6 +10,7 @@ import logging
 import os
 import socket
 import time
+from collections import deque
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
@@ -46,11 +47,32 @@ STARTED = "attn-started"
 
 @dataclass(frozen=True, slots=True)
 class _Running:
-    """A submitted task, its future, and when it was submitted."""
+    """A submitted task, its future, when it was submitted, and the worker that it is meant for."""
 
     index: int
     future: Any
     since: float
+    worker: str
+
+
+class Runs:
+    """The tasks still to do, as one run of neighbours for each worker.
+
+    Who is through with its own takes from the end of the longest run, so that nobody waits and little is made twice.
+    """
+
+    def __init__(self, todo: Sequence[int], workers: Sequence[str]) -> None:
+        ends = [round(k * len(todo) / len(workers)) for k in range(len(workers) + 1)]
+        self._of = {worker: deque(todo[low:high]) for worker, low, high in zip(workers, ends, ends[1:], strict=False)}
+
+    def __bool__(self) -> bool:
+        return any(self._of.values())
+
+    def next_for(self, worker: str) -> int:
+        """The next task of a worker; there must be one left."""
+        if own := self._of[worker]:
+            return own.popleft()
+        return max(self._of.values(), key=len).pop()
 
 
 def run_distributed(
@@ -140,21 +162,24 @@ def _pump(
     local: bool,
 ) -> None:
     """Keep every worker busy until all tasks have an item."""
-    slots = max(1, len(client.ncores()))
+    workers = sorted(client.ncores()) or [""]
+    slots = len(workers)
     threads = placement.threads or (max(1, available_cores() // slots) if local else 1)
     memory = budget() // slots if local else None
     began: dict[Any, float] = {}  # a time limit is for the file: starting a process and importing torch do not count
     client.subscribe_topic(STARTED, lambda event: began.update({event[1]: time.monotonic()}))
     # with a limit one task per worker, so that none waits behind one that hangs; two hide the scheduler's latency
-    in_flight = slots if placement.item_timeout else 2 * slots
-    queue, running = list(todo), list[_Running]()
+    in_flight = 1 if placement.item_timeout else 2
+    queue, running = Runs(todo, workers), list[_Running]()
     while queue or running:
-        while queue and len(running) < in_flight:
-            index = queue.pop(0)
-            future = client.submit(
-                _on_worker, work, _absolute(tasks[index]), threads, memory, pure=False, retries=RETRIES
-            )
-            running.append(_Running(index, future, time.monotonic()))
+        for worker in workers:
+            while queue and sum(entry.worker == worker for entry in running) < in_flight:
+                index = queue.next_for(worker)
+                future = client.submit(
+                    _on_worker, work, _absolute(tasks[index]), threads, memory, pure=False, retries=RETRIES,
+                    workers=[worker] if worker else None, allow_other_workers=bool(worker),  # it may be gone by then
+                )  # fmt: skip
+                running.append(_Running(index, future, time.monotonic(), worker))
         try:
             wait([entry.future for entry in running], timeout=0.5, return_when="FIRST_COMPLETED")
         except TimeoutError:

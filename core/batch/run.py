@@ -115,6 +115,7 @@ def run_batch(
     try:
         if prepare is not None and open_tasks:
             tasks = prepare(tasks)
+            open_tasks.sort(key=lambda index: tasks[index].turn)
         if placement.distributed and open_tasks:
             from .cluster import run_distributed  # dask costs a second to import: only where it is wanted
 

@@ -19,7 +19,9 @@ class Task:
     """One input, where its main output goes (None: nothing is written), and what belongs to this file alone.
 
     ``error`` is why it cannot be read at all, where that is known beforehand. ``whole``: another input of the batch has
-    its name but for the suffix, so what comes with the output keeps the suffix in its name.
+    its name but for the suffix, so what comes with the output keeps the suffix in its name. ``turn``: tasks are done in
+    this order, equal ones as they come; tasks with turns near each other are done by one process where there are
+    several, for they may use what it made for the one before.
     """
 
     source: Path
@@ -28,6 +30,7 @@ class Task:
     payload: Any = None
     error: InputError | None = None
     whole: bool = False
+    turn: int = 0
 
 
 Work = Callable[[Task, Callable[[int, int], None]], Item]

@@ -144,6 +144,34 @@ def test_a_running_cluster_is_used_and_a_killed_worker_replaced(make_tasks, tmp_
         assert len(cluster.workers) == 2  # a cluster that we were lent is left running
 
 
+def test_every_worker_gets_neighbouring_tasks_and_nobody_waits():
+    from attn.core.batch.cluster import Runs
+
+    runs = Runs([4, 5, 6, 7, 8], ["a", "b"])
+    given = [runs.next_for(worker) for worker in "abaaa"]
+    assert given == [4, 6, 5, 8, 7]  # a is through with 4 and 5, and takes from the end of what b was to do
+    assert not runs
+
+
+def test_turns_are_the_order_of_work(make_tasks):
+    heard = []
+
+    class Listener:
+        def item(self, item, done, total):
+            heard.append(item.input)
+
+        def step(self, name, done, total): ...
+
+    tasks = make_tasks("a", "b", "c")
+
+    def turned(tasks):
+        return [replace(task, turn=-number) for number, task in enumerate(tasks)]
+
+    outcome = run_batch(copy_upper, tasks, Placement(), Listener(), prepare=turned)
+    assert heard == ["2.txt", "1.txt", "0.txt"]
+    assert [item.input for item in outcome.items] == ["0.txt", "1.txt", "2.txt"]
+
+
 def test_no_scheduler_at_the_address_is_a_usage_error(make_tasks):
     with pytest.raises(UsageError, match=r"no dask scheduler answers at 127\.0\.0\.1:9"):
         run_batch(copy_upper, make_tasks("a"), Placement(cluster="127.0.0.1:9", connect_timeout=0.5))
