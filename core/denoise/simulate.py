@@ -17,6 +17,7 @@ Steps
 
 from __future__ import annotations
 
+import hashlib
 import math
 from dataclasses import replace
 from typing import Any
@@ -203,6 +204,17 @@ def dose_of_all_noise(dose: float) -> float:
     return dose / (1 + dose)
 
 
+def slice_seed(image: GreyImage, seed: int, z: int) -> int:
+    """The seed of slice ``z``: another one for every slice of a stack, and for every DICOM file.
+
+    It comes from the file's SOPInstanceUID, not from its name or its place among others: the slices of a series have
+    independent noise, and each the same whether it is read alone or with the rest.
+    """
+    if uid := image.series.get("sop_uid"):
+        return int.from_bytes(hashlib.sha256(f"{seed} {uid} {z}".encode()).digest()[:8])
+    return seed + z
+
+
 def simulated(image: GreyImage, options: DenoiseOptions) -> GreyImage:
     """``image`` as it would look at a fraction of its dose. Raises ``InputError`` unless it is CT in HU."""
     assert options.simulate_dose is not None
@@ -215,7 +227,7 @@ def simulated(image: GreyImage, options: DenoiseOptions) -> GreyImage:
                 hu,
                 dose=options.simulate_dose,
                 pixel_mm=pixel_mm,
-                seed=options.fit.seed + z,
+                seed=slice_seed(image, options.fit.seed, z),
                 valid=None if image.valid is None else image.valid[z],
             )
             for z, hu in enumerate(image.pixels)

@@ -1,8 +1,12 @@
+from pathlib import Path
+
 import numpy as np
 import pytest
 
 from attn.core.denoise import simulate
-from attn.core.denoise.simulate import simulate_low_dose
+from attn.core.denoise.options import DenoiseOptions
+from attn.core.denoise.simulate import simulate_low_dose, simulated, slice_seed
+from attn.core.io import GreyImage
 
 SIDE, PIXEL_MM = 128, 2.0  # a quarter of a scanner's matrix keeps these tests under a second
 
@@ -134,3 +138,16 @@ def test_arguments_out_of_range(change: dict, message: str) -> None:
     arguments = {"hu": np.zeros((4, 4)), "dose": 0.5, "pixel_mm": 1.0} | change
     with pytest.raises(ValueError, match=message):
         simulate_low_dose(arguments.pop("hu"), **arguments)
+
+
+def test_slices_of_a_series_have_noise_of_their_own_wherever_they_are_read() -> None:
+    def noise(uid: str) -> np.ndarray:
+        pixels = WATER[None, CENTRE[0], CENTRE[1]]
+        image = GreyImage(Path("a"), "dicom", pixels, "HU", spacing_mm=(1.0, 1.0), series={"sop_uid": uid})
+        return simulated(image, DenoiseOptions(simulate_dose=0.25)).pixels[0] - pixels[0]
+
+    first, second, again = (noise(uid) for uid in ("1.2.1", "1.2.2", "1.2.1"))
+    np.testing.assert_array_equal(first, again)
+    assert abs(np.corrcoef(first.ravel(), second.ravel())[0, 1]) < 0.2
+    stack = GreyImage(Path("a"), "npy", np.zeros((2, 4, 4), np.float32), "HU")
+    assert [slice_seed(stack, 77, z) for z in range(2)] == [77, 78]
