@@ -6,18 +6,24 @@ from dataclasses import dataclass, replace
 from typing import ClassVar
 
 from attn.core.bundles import Inputs, Placement, Reporting
-from attn.core.denoise.options import DenoiseOptions
+from attn.core.denoise.options import DenoiseOptions, check_read
 
 from .build import command
 
 EXAMPLES = (
     ("attn denoise example:ct", "A CT slice that ships with an installed package; writes ./CT_small.denoised.dcm."),
     ("attn denoise scan.dcm -o clean.dcm", "One DICOM file; the result stays a valid DICOM file in HU."),
-    ("attn denoise study/ -o out/ --fit middle", "A series: fit on its middle slice, apply to all."),
-    ("attn denoise study/ -o out/ --workers 4 --report report.html", "Four processes, and a report with pictures."),
-    ("attn denoise scan.dcm --window lung --maps", "Filter what a lung window shows, and write the sigma maps."),
     (
-        "attn denoise scan.dcm --strength 0.7 --region 100,120,220,240=2",
+        "attn denoise study/ -o out/ --fit middle",
+        "A series: estimate its noise on the middle slice, apply that to all.",
+    ),
+    ("attn denoise study/ -o out/ --workers 4 --report report.html", "Four processes, and a report with pictures."),
+    (
+        "attn denoise scan.dcm --method filter2noise --window lung --maps",
+        "Another method: filter what a lung window shows, and write the sigma maps.",
+    ),
+    (
+        "attn denoise scan.dcm -m filter2noise --strength 0.7 --region 100,120,220,240=2",
         "Weaker everywhere, twice as strong in a rectangle.",
     ),
     ("attn denoise full_dose.dcm --simulate-dose 0.25 --compare", "All methods on a simulated quarter-dose scan."),
@@ -32,6 +38,10 @@ NOTES = (
     "In a folder, DICOM is known by its bytes, whatever the file is called. What is passed by (results of earlier "
     "runs, hidden files, unknown kinds, DICOMDIR) is counted and named. Links to folders are followed once.",
     "Results are for research, not for diagnosis. Keep the source images.",
+    "The method adaptive is our own and unpublished. How it was measured, against which methods, and where it loses is "
+    "in tests/benchmarks/denoise.md. --method filter2noise is the published method, as published.",
+    "An option that the chosen method does not read is refused: --quality and --steps belong to methods that train. "
+    "With --compare they are taken, and reach the methods that read them.",
     "--cluster: a dask scheduler executes what it is sent. Bind it to a private interface or use tls://. Inputs and "
     "outputs must be on storage that every worker sees under the same path, and every worker needs the same version of "
     "attn. To try it: dask scheduler --host 127.0.0.1; dask worker tcp://127.0.0.1:8786 --nthreads 1 --nworkers 2.",
@@ -56,15 +66,19 @@ class Images(Inputs):
     NOTHING: ClassVar[str] = "Name files, directories, - for a list on stdin, or example:ct."
 
 
-def _main(inputs: Images, reporting: Reporting, options: DenoiseOptions, placement: Placement) -> None:
+def _main(
+    inputs: Images, reporting: Reporting, options: DenoiseOptions, placement: Placement, given: frozenset[str]
+) -> None:
     """Denoise CT and other grey images without training data.
 
     Reads DICOM (files, series, enhanced multi-frame), PNG and TIFF (8 and 16 bit), NPY, NPZ and NIfTI, and writes
-    the same kind. The default method fits a small attention-guided bilateral filter to the noisy image itself;
-    nothing is downloaded.
+    the same kind. The default method, our own, estimates the noise of the image from the image itself (how strong
+    it is where, and how far it reaches) and mixes six bilateral filters place by place, by the error that each is
+    estimated to make. Nothing is trained or downloaded. For research, not for diagnosis.
     """
     from .show import run_files
 
+    check_read(options, given)
     if reporting.report_file is not None and reporting.report_file.suffix == ".html":
         options = replace(options, figure=True)
     run_files("attn.core.denoise.run:run", inputs, options, placement, reporting)

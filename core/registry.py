@@ -14,7 +14,7 @@ from typing import Any, Literal, NamedTuple
 
 from .errors import UsageError, did_you_mean
 
-Status = Literal["faithful", "differs", "baseline"]
+Status = Literal["faithful", "differs", "baseline", "ours"]
 
 
 class Need(NamedTuple):
@@ -59,10 +59,10 @@ class Method:
         The fields of the command's options that it reads, where not every method reads all. None: those that are for
         all methods. ``attn denoise`` refuses what belongs to other methods, and takes two runs that differ only in what
         is not read for the same.
-    status : {"faithful", "differs", "baseline"}
+    status : {"faithful", "differs", "baseline", "ours"}
         For people; nothing depends on it. ``faithful``: parity with the official implementation is tested.
         ``differs``: implemented, but does not match (``note`` says how). ``baseline``: a well-kept library's method
-        under our command.
+        under our command. ``ours``: our own method, not a published one.
     note : str
         What a user must know: a restrictive licence, a difference from the paper.
     """

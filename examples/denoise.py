@@ -22,8 +22,8 @@ rng = np.random.default_rng(0)
 white = rng.normal(0, 30, clean.shape)
 noisy = clean + (white + np.roll(white, 1, 0) + np.roll(white, 1, 1)).astype(np.float32) / 3
 
-fitted = attn.denoise(noisy, window=(0, 255), quality="fast")
-others = {method: attn.denoise(noisy, method, window=(0, 255)) for method in ("tv", "nlm", "wavelet")}
+fitted = attn.denoise(noisy, "filter2noise", window=(0, 255), quality="fast")
+others = {method: attn.denoise(noisy, method, window=(0, 255)) for method in ("adaptive", "tv", "nlm", "wavelet")}
 for method, result in {"filter2noise": fitted, **others}.items():
     print(f"{method:13s} {psnr(result.pixels, clean, data_range=255):.2f} dB, {result.fit_seconds:.1f} s to fit")
 print(f"{'noisy':13s} {psnr(noisy, clean, data_range=255):.2f} dB")

@@ -7,13 +7,28 @@ TRAINED = ("quality", "steps", "learning_rate", "seed")
 CLASSICAL = ("sigma",)
 """What a method of scikit-image, or of the package bm3d, reads."""
 
-FOR_MANY = (*TRAINED, *CLASSICAL)
-"""Options that are for methods of a kind: one that has no use for them leaves them unread. Others belong to the methods
-whose rows name them, and are refused with the rest."""
+FOR_ANY = (*TRAINED, *CLASSICAL)
+"""Options that are for methods of a kind: what a row that names no options may read. Others belong to the methods whose
+rows name them, and are refused with the rest."""
+
+SCENE = ("valid", "aspect")
+"""What a ``fit`` may be told of a slice beside its pixels, as keywords: those that the method's row names among its
+options. ``valid`` [H, W], False where pixels are padding, or None; ``aspect``, the height of a pixel over its width."""
 
 METHODS = Registry(
     "denoise",
     [
+        Method(
+            "adaptive",
+            home="attn.core.denoise.adaptive.method:fit",
+            summary="bilateral filters, mixed place by place by their estimated error; no training; the default",
+            paper="ours, unpublished",
+            year=2026,
+            device="cpu",
+            options=("seed", *SCENE),
+            status="ours",
+            note="Not a published method. How it was measured is in tests/benchmarks/denoise.md.",
+        ),
         Method(
             "filter2noise",
             home="attn.core.denoise.filter2noise.method:fit",
@@ -31,15 +46,6 @@ METHODS = Registry(
                 "save_filter",
                 "filter",
             ),
-        ),
-        Method(
-            "adaptive",
-            home="attn.core.denoise.adaptive.method:fit",
-            summary="six bilateral filters, mixed place by place by their estimated risk",
-            paper="ours, methods/adaptive-denoise.md",
-            year=2026,
-            device="cpu",
-            options=("seed",),
         ),
         Method(
             "zs-n2n",

@@ -90,7 +90,8 @@ def compare_methods(
         if missing := METHODS[name].missing():
             raise UsageError(f"not installed: pip install {' '.join(missing)}")
         own = for_method(options, name)
-        return compared(name, denoise_stack(image.pixels, window, own, valid=image.valid, progress=step))
+        done = denoise_stack(image.pixels, window, own, valid=image.valid, aspect=image.aspect, progress=step)
+        return compared(name, done)
 
     main = compared(options.method, result)
     known = {

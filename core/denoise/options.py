@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from collections.abc import Collection
+from dataclasses import dataclass, field, fields
 from pathlib import Path
 from typing import Annotated
 
 from ..bundles import Device, Dtype
 from ..catalogue import complete
-from ..options import Option, check
+from ..options import Option, OptionError, check
+from . import FOR_ANY, METHODS
 from .base import STRONGEST, FitOptions, Region, parse_region
 
 
@@ -50,9 +52,7 @@ class DenoiseOptions:
         What the values of files are in that do not say (all kinds but DICOM).
     """
 
-    method: Annotated[str, Option("See --list.", short="-m", metavar="NAME", complete=complete("denoise"))] = (
-        "filter2noise"
-    )
+    method: Annotated[str, Option("See --list.", short="-m", metavar="NAME", complete=complete("denoise"))] = "adaptive"
     fit: FitOptions = field(default_factory=FitOptions)
     window: Annotated[
         str,
@@ -65,7 +65,7 @@ class DenoiseOptions:
     fit_on: Annotated[
         str,
         Option(
-            "Fit every slice, or one slice of a series and apply the filter to all.",
+            "Fit (adaptive: estimate the noise of) every slice, or one slice of a series and apply that to all.",
             name="--fit", metavar="each|first|middle|INDEX",
         ),
     ] = "each"  # fmt: skip
@@ -123,3 +123,30 @@ class DenoiseOptions:
     def __post_init__(self) -> None:
         check(self)
         check(self.fit)  # a method itself may be fitted in no steps, which is no order for a command
+
+
+def check_read(options: DenoiseOptions, given: Collection[str] = ()) -> None:
+    """Refuse what was given and the chosen method does not read.
+
+    In a comparison, what fitting depends on reaches the methods that read it. The seed is no order: a method without
+    anything random leaves it unread.
+
+    Parameters
+    ----------
+    options : DenoiseOptions
+    given : collection of str
+        Fields that were given whatever their value; others are taken for given where they differ from the default.
+
+    Raises
+    ------
+    OptionError
+    """
+    row = METHODS[options.method]
+    read = ("seed", *(FOR_ANY if row.options is None else row.options))
+    for held in (options, options.fit):
+        for name in (one.name for one in fields(held)):
+            readers = [method for method, other in METHODS.items() if name in (other.options or ())]
+            if not readers or name in read or (options.compare and held is options.fit):
+                continue
+            if name in given or getattr(held, name) != getattr(type(held)(), name):
+                raise OptionError(f"{{{name}}} works with {{method}} {' or '.join(readers)} only, not with {row.name}.")

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, fields, replace
 from typing import Any
 
 import numpy as np
@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 
 from ..device import pick_device, pick_dtype
 from ..options import OptionError
-from . import METHODS
+from . import METHODS, SCENE
 from .base import Filter, Progress
 from .options import DenoiseOptions
 from .window import Window
@@ -86,10 +86,21 @@ def _tensor(image: NDArray[np.float32], options: DenoiseOptions) -> torch.Tensor
     return tensor.to(pick_dtype(options.dtype))
 
 
-def fit_filter(image: NDArray[np.float32], options: DenoiseOptions, progress: Progress | None = None) -> Filter:
-    """Fit ``options.method`` on one normalised slice [H, W]; nothing but this noisy image is looked at."""
-    fit = METHODS[options.method].resolve()
-    fitted: Filter = fit(_tensor(image, options), options.fit, progress)
+def fit_filter(
+    image: NDArray[np.float32],
+    options: DenoiseOptions,
+    progress: Progress | None = None,
+    *,
+    valid: NDArray[np.bool_] | None = None,
+    aspect: float = 1.0,
+) -> Filter:
+    """Fit ``options.method`` on one normalised slice [H, W]; nothing but this noisy image is looked at.
+
+    ``valid`` [H, W] and ``aspect`` are for the methods whose rows name them (``SCENE``).
+    """
+    row = METHODS[options.method]
+    scene = {name: value for name, value in zip(SCENE, (valid, aspect), strict=True) if name in (row.options or ())}
+    fitted: Filter = row.resolve()(_tensor(image, options), options.fit, progress, **scene)
     return fitted
 
 
@@ -105,6 +116,7 @@ def denoise_stack(
     options: DenoiseOptions,
     *,
     valid: NDArray[np.bool_] | None = None,
+    aspect: float = 1.0,
     fitted: Filter | None = None,
     progress: Progress | None = None,
 ) -> Denoised:
@@ -118,6 +130,8 @@ def denoise_stack(
     options : DenoiseOptions
     valid : ndarray of bool, shape (Z, H, W), optional
         False where pixels are padding: the filter sees the window's lower end there, the result keeps the input.
+    aspect : float
+        Height of a pixel over its width.
     fitted : Filter, optional
         A filter to apply instead of fitting one.
     progress : callable, optional
@@ -137,19 +151,20 @@ def denoise_stack(
     filters: list[Filter] = []
     fit_seconds = apply_seconds = 0.0
 
-    def fit(image: NDArray[np.float32]) -> Filter:
+    def fit(z: int) -> Filter:
         nonlocal fit_seconds
         start = time.perf_counter()
         done = len(filters)
-        result = fit_filter(image, options, progress and (lambda k, n: progress(done * n + k, fits * n)))
+        told = progress and (lambda k, n: progress(done * n + k, fits * n))
+        result = fit_filter(seen[z], options, told, valid=None if valid is None else valid[z], aspect=aspect)
         fit_seconds += time.perf_counter() - start
         filters.append(result)
         return result
 
-    shared = fitted or (fit(seen[index]) if index is not None else None)
+    shared = fitted or (fit(index) if index is not None else None)
     normalised, restored = np.empty_like(seen), pixels.copy()
     for z, image in enumerate(seen):
-        current = edited(shared or fit(image), options)
+        current = edited(shared or fit(z), options)
         start = time.perf_counter()
         normalised[z] = apply_filter(current, image, options)
         apply_seconds += time.perf_counter() - start
@@ -175,7 +190,10 @@ def edited(fitted: Filter, options: DenoiseOptions) -> Filter:
 
 
 def for_method(options: DenoiseOptions, method: str) -> DenoiseOptions:
-    """The same task for another method, as a comparison needs it: without what only filter2noise understands."""
+    """The same task for another method, as a comparison needs it: without what that method's row does not name."""
     if method == options.method:
         return options
-    return replace(options, method=method, strength=1.0, regions=(), save_filter=None, filter=None, maps=False)
+    read = METHODS[method].options or ()
+    own = {name for row in METHODS.values() for name in row.options or ()}.difference(read)
+    unread: dict[str, Any] = {one.name: one.default for one in fields(DenoiseOptions) if one.name in own}
+    return replace(options, **{**unread, "method": method, "save_filter": None, "filter": None})

@@ -5,7 +5,6 @@ from __future__ import annotations
 import time
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import fields
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -26,11 +25,11 @@ from ..options import OptionError
 from ..progress import Bars, Watcher
 from ..report.model import Item, Report
 from ..report.sections import Curve, Facts, Section, Table
-from . import FOR_MANY, METHODS
+from . import METHODS
 from .base import Filter
 from .evaluate import compare_methods, noise_metrics, scores
 from .identity import identity, resumed
-from .options import DenoiseOptions
+from .options import DenoiseOptions, check_read
 from .outputs import side_path, write_outputs
 from .pipeline import Denoised, Shared, denoise_stack, slice_to_fit
 from .reference import Reference, read_reference
@@ -135,7 +134,7 @@ def check_options(options: DenoiseOptions) -> None:
         )
     if options.fit_on not in ("each", "first", "middle"):
         slice_to_fit(options.fit_on, 1 << 30)  # an integer at least; whether the slice exists is known later
-    _check_own_options(options)
+    check_read(options)
     if options.simulate_dose is not None:
         if not 0 < options.simulate_dose <= 1:
             raise OptionError(
@@ -147,19 +146,6 @@ def check_options(options: DenoiseOptions) -> None:
         check_place("save_filter", options.save_filter, (".safetensors",))
     if options.reference is not None and not split_key(options.reference)[0].exists():
         raise OptionError(f"{{reference}}: {options.reference} does not exist.")
-
-
-def _check_own_options(options: DenoiseOptions) -> None:
-    """Refuse what other methods read and the chosen one does not, where it was given."""
-    read = METHODS[options.method].options or ()
-    for held in (options, options.fit):
-        for field in fields(held):
-            readers = [name for name, row in METHODS.items() if field.name in (row.options or ())]
-            given = getattr(held, field.name) != getattr(type(held)(), field.name)
-            if given and readers and field.name not in (*read, *FOR_MANY):
-                raise OptionError(
-                    f"{{{field.name}}} works with {{method}} {' or '.join(readers)} only, not with {options.method}."
-                )
 
 
 def load_filter(path: Path) -> Filter:
@@ -192,7 +178,9 @@ def denoise_file(task: Task, step: Callable[[int, int], None], options: DenoiseO
         warnings.append("constant image: written unchanged")
     warnings += outside(window, noisy)
     fitted = shared.fitted if shared else None
-    result = denoise_stack(noisy.pixels, window, options, valid=noisy.valid, fitted=fitted, progress=step)
+    result = denoise_stack(
+        noisy.pixels, window, options, valid=noisy.valid, aspect=noisy.aspect, fitted=fitted, progress=step
+    )
     metrics = noise_metrics(noisy, result.pixels)
     if shared is None and "edge_weight" in (METHODS[options.method].options or ()) and window.width > 0:
         warnings += _little_removed(metrics)
@@ -231,7 +219,9 @@ def _little_removed(metrics: Mapping[str, float]) -> list[str]:
     if metrics["removed_std"] >= LITTLE * metrics["noise_std_before"]:
         return []
     share = metrics["removed_std"] / metrics["noise_std_before"]
-    return [f"the fitted filter removed only {share:.0%} of the estimated noise; try a lower --lambda, or --method nlm"]
+    return [
+        f"the fitted filter removed only {share:.0%} of the estimated noise; try a lower --lambda, or --method adaptive"
+    ]
 
 
 def _cost(result: Denoised, shared: bool) -> dict[str, float]:

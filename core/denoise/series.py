@@ -102,8 +102,10 @@ def _fit_nearest(
         if window.width <= 0:
             continue
         middle = len(noisy.pixels) // 2
-        seen = see(noisy.pixels[middle], window, None if noisy.valid is None else noisy.valid[middle])
-        fitted = fit_filter(seen, options, partial(watcher.step, f"fit on {task.name}"))
+        valid = None if noisy.valid is None else noisy.valid[middle]
+        told = partial(watcher.step, f"fit on {task.name}")
+        seen = see(noisy.pixels[middle], window, valid)
+        fitted = fit_filter(seen, options, told, valid=valid, aspect=noisy.aspect)
         if options.save_filter is not None:
             save_filter(fitted, options.save_filter)
         return Shared(fitted, window), task.name

@@ -14,7 +14,15 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-FAST = ("--steps", "2", "--lambda", "400")  # enough to go through every part; quality has tests of its own
+FAST = (
+    "--method",
+    "filter2noise",
+    "--steps",
+    "2",
+    "--lambda",
+    "400",
+)  # enough to go through every part; quality has tests of its own
+SLOW = ("--method", "filter2noise", "--steps", "60", "--lambda", "400")  # a moment for each image
 
 
 @pytest.fixture
@@ -32,7 +40,7 @@ def digest(path: Path) -> str:
     return hashlib.sha256(path.read_bytes()).hexdigest()
 
 
-@pytest.mark.parametrize("options", [["--steps", "20"], pytest.param([], marks=pytest.mark.slow)], ids=str)
+@pytest.mark.parametrize("options", [[], ["-m", "filter2noise", "--steps", "20"]], ids=str)
 def test_example_ct_gives_a_valid_dicom_file(cli, tmp_path, options):
     import pydicom
     from pydicom.data import get_testdata_file
@@ -172,7 +180,7 @@ def test_reference_figures_maps_and_filter(cli, noisy, tmp_path):
     assert np.load(tmp_path / item["files"]["sigma"]).shape == (1, 2, 3, 48, 40)
     for name in ("sigma_figure", "figure"):
         assert Path(tmp_path, item["files"][name]).read_bytes().startswith(b"\x89PNG")
-    again = cli("denoise", "scan.npy", "--filter", "f.safetensors", "-o", "again.npy", "--json")
+    again = cli("denoise", "scan.npy", "-m", "filter2noise", "--filter", "f.safetensors", "-o", "again.npy", "--json")
     assert again.code == 0, again.stderr
     assert again.report["items"][0]["metrics"]["steps"] == 0
     np.testing.assert_array_equal(np.load(tmp_path / "again.npy"), np.load(tmp_path / "scan.denoised.npy"))
@@ -202,8 +210,8 @@ def test_figures_show_what_a_viewer_shows(cli, tmp_path):
 
 def test_strength_and_region_change_what_they_should(cli, noisy, tmp_path):
     cli("denoise", "scan.npy", *FAST, "--save-filter", "f.safetensors", "-o", "plain.npy")
-    assert cli("denoise", "scan.npy", "--filter", "f.safetensors", "--strength", "0", "-o", "none.npy").code == 0
-    common = ("denoise", "scan.npy", "--filter", "f.safetensors")
+    common = ("denoise", "scan.npy", "-m", "filter2noise", "--filter", "f.safetensors")
+    assert cli(*common, "--strength", "0", "-o", "none.npy").code == 0
     assert cli(*common, "--region", "0,0,10,12=0.01", "-o", "region.npy").code == 0
     plain, none, region, source = (np.load(tmp_path / f"{n}.npy") for n in ("plain", "none", "region", "scan"))
     np.testing.assert_allclose(none, source, atol=1e-6)  # no range sigma: every pixel keeps to itself
@@ -276,7 +284,7 @@ def many(tmp_path):
 @pytest.mark.slow
 @pytest.mark.parametrize("how", [signal.SIGINT, signal.SIGTERM])
 def test_interrupted_batch_keeps_whole_files_and_says_what_is_left(many, tmp_path, how):
-    process = start(tmp_path, "denoise", many, "-o", "out", "--steps", "60", "--lambda", "400", "--json")
+    process = start(tmp_path, "denoise", many, "-o", "out", *SLOW, "--json")
     wait_for(tmp_path / "out", process, 2)
     process.send_signal(how)
     stdout, stderr = process.communicate(timeout=60)
@@ -292,13 +300,13 @@ def test_interrupted_batch_keeps_whole_files_and_says_what_is_left(many, tmp_pat
 
 @pytest.mark.slow
 def test_killed_batch_resumes_with_nothing_lost_or_half_written(cli, many, tmp_path):
-    process = start(tmp_path, "denoise", many, "-o", "out", "--steps", "60", "--lambda", "400")
+    process = start(tmp_path, "denoise", many, "-o", "out", *SLOW)
     wait_for(tmp_path / "out", process, 3)
     process.kill()
     process.communicate()
     done = {path.name: digest(path) for path in (tmp_path / "out").iterdir() if not path.name.startswith(".")}
     assert 3 <= len(done) < 12
-    ran = cli("denoise", many, "-o", "out", "--steps", "60", "--lambda", "400", "--json")
+    ran = cli("denoise", many, "-o", "out", *SLOW, "--json")
     assert ran.code == 0, ran.stderr
     statuses = [item["status"] for item in ran.report["items"]]
     assert statuses.count("skipped") == len(done)
@@ -326,9 +334,7 @@ def test_everything_in_the_dicom_folder_in_one_go(attn, dicom_dir, tmp_path):
     """17 broken files and three colour pictures fail with one line each; every other file is written and opens."""
     import pydicom
 
-    ran = attn(
-        "denoise", dicom_dir, "-o", "out", "--steps", "1", "--lambda", "400", "--fit", "middle", "--json", timeout=290
-    )
+    ran = attn("denoise", dicom_dir, "-o", "out", *FAST, "--fit", "middle", "--json", timeout=290)
     assert ran.code == 1
     items = ran.report["items"]
     failed = [item for item in items if item["status"] == "failed"]

@@ -106,6 +106,17 @@ def test_version(cli):
         (["denoise", "x.npy", "--region", "9,9,3,3=1"], "X0 < X1"),
         (["denoise", "x.npy", "--strength", "-1"], "--strength"),
         (["denoise", "x.npy", "--method", "tv", "--strength", "2"], "--strength works with --method filter2noise only"),
+        (["denoise", "x.npy", "--quality", "balanced"], "--quality works with --method filter2noise or zs-n2n only"),
+        (
+            ["denoise", "x.npy", "--steps", "9"],
+            "--steps works with --method filter2noise or zs-n2n only, not with adaptive",
+        ),
+        (["denoise", "x.npy", "--stages", "3"], "--stages works with --method filter2noise only, not with adaptive"),
+        (["denoise", "x.npy", "--lambda", "5"], "--lambda works with --method filter2noise only, not with adaptive"),
+        (
+            ["denoise", "x.npy", "--sigma", "0.1"],
+            "--sigma works with --method bm3d or nlm or bilateral or tv or wavelet only",
+        ),
         (["denoise", "x.npy", "--method", "tv", "--maps"], "--maps works with --method filter2noise only"),
         (["denoise", "x.npy", "--simulate-dose", "1.5"], "no fraction of a dose"),
         (["denoise", "x.npy", "--reference", "missing.npy"], "missing.npy does not exist"),
@@ -149,7 +160,7 @@ def test_the_program_ends_as_it_does_in_process(attn, cli, args):
 
 
 def test_methods_as_table_and_json(cli):
-    assert "filter2noise" in cli("methods").stdout
+    assert "adaptive" in cli("methods").stdout
     rows = json.loads(cli("methods", "--json").stdout)
     assert {"method", "command", "paper", "year", "status", "needs", "note"} <= set(rows[0])
     assert json.loads(cli("denoise", "--list", "--json").stdout) == [row for row in rows if row["command"] == "denoise"]

@@ -258,7 +258,7 @@ def test_an_interrupt_while_fitting_gives_a_report(cli, tmp_path, monkeypatch):
 )
 def test_signals_at_any_time(tmp_path, number):
     np.save(tmp_path / "a.npy", np.random.default_rng(0).random((64, 64), np.float32))
-    command = [sys.executable, "-m", "attn", "denoise", "a.npy", "--steps", "100000", "--json"]
+    command = [sys.executable, "-m", "attn", "denoise", "a.npy", "-m", "filter2noise", "--steps", "100000", "--json"]
     for wait in (0.7, 3.0):
         process = subprocess.Popen(command, cwd=tmp_path, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
         time.sleep(wait)

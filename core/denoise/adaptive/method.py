@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
@@ -46,6 +46,8 @@ class AdaptiveFilter:
         return torch.from_numpy(np.asarray(result, np.float32)).to(dtype=image.dtype, device=image.device)
 
 
-def fit(image: Tensor, options: FitOptions, progress: Progress | None = None) -> AdaptiveFilter:
-    """Estimate the noise of ``image`` [H, W] in [0, 1]."""
-    return AdaptiveFilter(estimate(as_image(image)), PRESETS["default"], options.seed)
+def fit(
+    image: Tensor, options: FitOptions, progress: Progress | None = None, *, valid: Any = None, aspect: float = 1.0
+) -> AdaptiveFilter:
+    """Estimate the noise of ``image`` [H, W] in [0, 1]; ``valid`` [H, W] is False where pixels are padding."""
+    return AdaptiveFilter(estimate(as_image(image), valid), PRESETS["default"], options.seed)

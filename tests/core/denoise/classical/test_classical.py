@@ -18,7 +18,7 @@ from attn.core.denoise.noise import noise_std
 CLASSICAL = [
     pytest.param(name, marks=pytest.mark.skipif(bool(method.missing()), reason="optional package is not installed"))
     for name, method in METHODS.items()
-    if method.device == "cpu"
+    if "sigma" in method.options
 ]
 
 
@@ -146,7 +146,7 @@ def test_images_and_options_that_make_no_sense(name: str) -> None:
 
 
 def test_the_table_is_complete_and_honest() -> None:
-    assert list(METHODS) == ["filter2noise", "zs-n2n", "bm3d", "nlm", "bilateral", "tv", "wavelet"]
+    assert list(METHODS) == ["adaptive", "filter2noise", "zs-n2n", "bm3d", "nlm", "bilateral", "tv", "wavelet"]
     for method in METHODS.values():
         assert method.summary
         assert method.paper
