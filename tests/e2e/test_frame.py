@@ -120,7 +120,7 @@ def test_version(cli):
         (["denoise", "x.npy", "--method", "tv", "--maps"], "--maps works with --method filter2noise only"),
         (["denoise", "x.npy", "--simulate-dose", "1.5"], "no fraction of a dose"),
         (["denoise", "x.npy", "--reference", "missing.npy"], "missing.npy does not exist"),
-        (["denoise", "x.npy", "--filter", "missing.safetensors"], "missing.safetensors"),
+        (["denoise", "x.npy", "-m", "filter2noise", "--filter", "missing.safetensors"], "missing.safetensors"),
         (["denoise", "x.npy", "--device", "gpu"], "no device named 'gpu'"),
         (["denoise", "x.npy", "--device", "cuda:7"], "cuda:7 is not here"),
         (["denoise", "x.npy", "--dtype", "bf16"], "too small for half precision"),
