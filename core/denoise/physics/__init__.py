@@ -1,0 +1,1 @@
+"""Image quality as a physicist measures it: noise power, edge response, detectability, and what was taken away."""
