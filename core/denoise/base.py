@@ -34,6 +34,34 @@ class Region:
     strength: float
 
 
+@dataclass(frozen=True, slots=True)
+class Box:
+    """A rectangle of pixels that the user says is uniform: columns x0..x1-1, rows y0..y1-1."""
+
+    x0: int
+    y0: int
+    x1: int
+    y1: int
+
+    def __str__(self) -> str:
+        return f"{self.x0},{self.y0},{self.x1},{self.y1}"
+
+
+LEAST_BOX = 16
+"""Pixels: a smaller rectangle has too few frequencies for a noise power spectrum."""
+
+
+def parse_box(text: str) -> Box:
+    """``X0,Y0,X1,Y1`` as a Box; ``ValueError`` for anything else."""
+    try:
+        x0, y0, x1, y1 = (int(number) for number in text.split(","))
+    except ValueError:
+        x0 = y0 = x1 = y1 = -1
+    if not (x0 >= 0 and y0 >= 0 and x1 - x0 >= LEAST_BOX and y1 - y0 >= LEAST_BOX):
+        raise ValueError(f"{text!r} is no uniform region (use X0,Y0,X1,Y1, at least {LEAST_BOX} pixels wide and high).")
+    return Box(x0, y0, x1, y1)
+
+
 def parse_edge_weight(text: str) -> Any:
     """A number, or ``auto``. Raises ``ValueError`` for anything else."""
     if text == "auto":

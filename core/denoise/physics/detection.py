@@ -21,16 +21,14 @@ from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
-from scipy.ndimage import maximum_filter, minimum_filter
 from scipy.signal import fftconvolve
 
 from ..phantoms.phantom import Insert
 from .edges import distance
+from .places import even
 
 GAP, RING = 2.0, 4.0
 """Pixels."""
-EVEN = 1.0
-"""HU between the darkest and the brightest pixel of a truth below which there is nothing to see."""
 LEAST_PLACES = 400
 """Uniform places that a standard deviation needs; neighbouring ones say nearly the same."""
 
@@ -88,7 +86,7 @@ class Detector:
         self._contrast = core / np.count_nonzero(core) - around
         signal = np.where(away <= disc.radius + GAP, seen - seen[self._ring].mean(), 0.0)
         self._template = signal - signal.sum() * around
-        self._uniform = _uniform(truth, reach)
+        self._uniform = even(truth, reach)
         self.contrast = float((self._contrast * seen).sum())
         """Of the truth, in HU."""
 
@@ -114,9 +112,3 @@ class Detector:
         responses = [apply(scan, weights[::-1, ::-1], mode="same")[self._uniform] for scan in scans.astype(np.float64)]
         return math.sqrt(float(np.mean(np.square(responses))))
 
-
-def _uniform(truth: NDArray[np.floating[Any]], reach: int) -> NDArray[np.bool_]:
-    """Where the truth has one value, not that of air, as far as ``reach`` pixels in all directions."""
-    side = 2 * reach + 1
-    even = maximum_filter(truth, side, mode="constant", cval=np.inf) - minimum_filter(truth, side) < EVEN
-    return np.asarray(even & (truth > AIR))

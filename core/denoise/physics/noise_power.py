@@ -23,8 +23,6 @@ from numpy.typing import NDArray
 
 SIDES = (64, 32)
 """Pixels: sides of the regions that are looked for, the larger first, since it tells frequencies better apart."""
-LEAST_SIDE = 16
-"""Pixels: of a region that a user names. A smaller one has too few frequencies for a peak or a mean."""
 ENOUGH = 4
 """So many regions make a spectrum; fewer of the larger side, and the smaller is tried."""
 FLAT_SHARE = 0.9
@@ -52,6 +50,10 @@ class Squares:
 
     def __len__(self) -> int:
         return len(self.corners)
+
+    def of(self, slices: Sequence[int]) -> Squares:
+        """The same squares, whose slice k is ``slices[k]`` of a larger stack."""
+        return Squares(self.side, np.column_stack([np.asarray(slices)[self.corners[:, 0]], self.corners[:, 1:]]))
 
     def cut(self, pixels: Stack) -> NDArray[np.float64]:
         """[n, side, side] float64 of ``pixels`` [Z, H, W]."""
@@ -126,7 +128,7 @@ def squares_in(boxes: Sequence[tuple[int, int, int, int]], slices: int) -> Squar
     Parameters
     ----------
     boxes : sequence of (x0, y0, x1, y1)
-        Columns x0..x1-1, rows y0..y1-1, no side below ``LEAST_SIDE``.
+        Columns x0..x1-1, rows y0..y1-1, no side below ``base.LEAST_BOX``.
     slices : int
         Every rectangle counts in each of so many slices.
     """
