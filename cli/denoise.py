@@ -81,6 +81,8 @@ def _main(
     check_read(options, given)
     if reporting.report_file is not None and reporting.report_file.suffix == ".html":
         options = replace(options, figure=True)
+    if reporting.report_file is not None or reporting.as_json:
+        options = replace(options, physics=True)
     run_files("attn.core.denoise.run:run", inputs, options, placement, reporting)
 
 

@@ -15,6 +15,7 @@ from . import METHODS
 from .metrics import psnr, rmse, ssim
 from .noise import noise_std
 from .options import DenoiseOptions
+from .physics.measure import Measures
 from .pipeline import Denoised, Stack, denoise_stack, for_method
 from .reference import Reference
 from .window import Window
@@ -73,6 +74,7 @@ def compare_methods(
     reference: Reference | None,
     options: DenoiseOptions,
     step: Callable[[int, int], None],
+    measures: Measures | None = None,
 ) -> Comparison:
     """Every method on this image: one row each, and each method's middle slice for the picture.
 
@@ -83,6 +85,7 @@ def compare_methods(
     def compared(name: str, done: Denoised) -> Compared:
         values = {} if reference is None else scores(image, done.pixels, reference, window)
         values["noise_std_after"] = _noise(done.pixels, image)
+        values |= {} if measures is None else measures.numbers(done.pixels)
         values |= {"fit_seconds": done.fit_seconds, "apply_seconds": done.apply_seconds}
         return Compared(name, values, done.pixels[middle])
 

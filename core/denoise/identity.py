@@ -28,7 +28,7 @@ from .outputs import side_path
 from .pipeline import method_device
 from .window import parse_window
 
-BESIDE = ("maps", "figure", "display", "compare", "reference", "save_filter")
+BESIDE = ("maps", "figure", "display", "compare", "reference", "save_filter", "rois", "physics")
 """Options that change what is written beside the result. Every other one, also one to come, is taken to change it."""
 
 
@@ -73,6 +73,8 @@ def resumed(items: Sequence[Item], tasks: Sequence[Task], options: DenoiseOption
                 notes.append("skipped: not in the comparison; --overwrite compares")
             if options.reference is not None:
                 notes.append("skipped: not compared with the reference; --overwrite compares")
+            if options.rois:
+                notes.append("skipped: its noise is not measured; --overwrite measures")
             if options.save_filter is not None and not kept:
                 notes.append(f"skipped: nothing was fitted, so {options.save_filter} was not written; --overwrite fits")
         noted.append(replace(item, warnings=(*item.warnings, *notes)))

@@ -11,7 +11,7 @@ from ..bundles import Device, Dtype
 from ..catalogue import complete
 from ..options import Option, OptionError, check
 from . import FOR_ANY, METHODS
-from .base import STRONGEST, FitOptions, Region, parse_region
+from .base import LEAST_BOX, STRONGEST, Box, FitOptions, Region, parse_box, parse_region
 
 
 @dataclass(frozen=True, slots=True)
@@ -50,6 +50,10 @@ class DenoiseOptions:
         Replaces NaN and infinities in floating-point input instead of refusing them; in physical units.
     unit : "hu" or None
         What the values of files are in that do not say (all kinds but DICOM).
+    rois : tuple of Box
+        Where the image is uniform, for the noise power spectrum. Empty: it is looked for.
+    physics : bool
+        Measure noise power, edges and what was removed, for the report. Naming ``rois`` asks for it, too.
     """
 
     method: Annotated[str, Option("See --list.", short="-m", metavar="NAME", complete=complete("denoise"))] = "adaptive"
@@ -117,6 +121,15 @@ class DenoiseOptions:
             metavar="hu",
         ),
     ] = None
+    rois: Annotated[
+        tuple[Box, ...],
+        Option(
+            f"A uniform region, of {LEAST_BOX} pixels at least, for the noise power in reports; repeatable. Without it "
+            "uniform places are looked for.",
+            name="--roi", metavar="X0,Y0,X1,Y1", parse=parse_box, repeatable=True,
+        ),
+    ] = ()  # fmt: skip
+    physics: bool = False
     device: Device = "auto"
     dtype: Dtype = "float32"
 

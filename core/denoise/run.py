@@ -31,6 +31,7 @@ from .evaluate import compare_methods, noise_metrics, scores
 from .identity import identity, resumed
 from .options import DenoiseOptions, check_read
 from .outputs import side_path, write_outputs
+from .physics.measure import NOTHING, wanted_measures
 from .pipeline import Denoised, Shared, denoise_stack, slice_to_fit
 from .reference import Reference, read_reference
 from .series import fit_series
@@ -188,7 +189,11 @@ def denoise_file(task: Task, step: Callable[[int, int], None], options: DenoiseO
         metrics |= scores(noisy, result.pixels, reference, window)
         warnings += reference.warnings
     metrics |= _cost(result, shared is not None)
-    compared = compare_methods(noisy, result, window, reference, options, step) if options.compare else None
+    measures = wanted_measures(noisy, window, options)
+    told = measures.tell(result.pixels) if measures else NOTHING
+    metrics |= told.metrics
+    warnings += told.warnings
+    compared = compare_methods(noisy, result, window, reference, options, step, measures) if options.compare else None
     truth = None if reference is None else reference.pixels
     files = write_outputs(task, image, noisy, result, window, options, request, truth, compared, warnings)
     return Item(
@@ -200,7 +205,7 @@ def denoise_file(task: Task, step: Callable[[int, int], None], options: DenoiseO
         files=files,
         warnings=tuple(dict.fromkeys(warnings)),
         details={"window": str(window), "shape": list(noisy.pixels.shape)},
-        sections=(*_fits(result), *([compared.table] if compared else [])),
+        sections=(*_fits(result), *told.sections, *([compared.table] if compared else [])),
         unit=noisy.unit,
     )
 

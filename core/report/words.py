@@ -15,7 +15,21 @@ WORDS: dict[str, tuple[str, str]] = {
     "rmse_hu": ("RMS error after", "HU"), "rmse_hu_noisy": ("RMS error before", "HU"),
     "rmse": ("RMS error after", ""), "rmse_noisy": ("RMS error before", ""),
     "noise_std_before": ("Noise before (SD)", ""), "noise_std_after": ("Noise after (SD)", ""),
-    "removed_std": ("Removed (SD)", ""),
+    "removed_std": ("Removed (SD)", ""), "noise_sd": ("Noise (SD)", ""),
+    "peak_per_mm": ("Peak frequency", "cycles/mm"), "mean_per_mm": ("Mean frequency", "cycles/mm"),
+    "peak_per_px": ("Peak frequency", "cycles/px"), "mean_per_px": ("Mean frequency", "cycles/px"),
+    "region_px": ("Side of a region", "px"),
+    "noise_frequency_kept": ("Mean frequency of the noise, after / before", ""),
+    "removed_edge_correlation": ("Removed, correlation with edges (noise: 0)", ""),
+    "contrast_kept": ("Low contrast kept (share)", ""), "f50_kept": ("Resolution (f50), after / truth", ""),
+    "contrast_truth_hu": ("Contrast, truth", "HU"), "contrast_before_hu": ("Contrast before", "HU"),
+    "contrast_after_hu": ("Contrast after", "HU"), "contrast_hu": ("Contrast", "HU"), "radius_mm": ("Radius", "mm"),
+    "error_before_hu": ("± before", "HU"), "error_after_hu": ("± after", "HU"),
+    "cnr_before": ("CNR before", ""), "cnr_after": ("CNR after", ""),
+    "d_prime_before": ("d' before", ""), "d_prime_after": ("d' after", ""),
+    "f50_truth_per_mm": ("f50 truth", "1/mm"), "f50_before_per_mm": ("f50 before", "1/mm"),
+    "f50_after_per_mm": ("f50 after", "1/mm"), "f10_truth_per_mm": ("f10 truth", "1/mm"),
+    "f10_before_per_mm": ("f10 before", "1/mm"), "f10_after_per_mm": ("f10 after", "1/mm"),
     "fit_seconds": ("Time to fit", "s"), "apply_seconds": ("Time to apply", "s"), "seconds": ("Time", "s"),
     "parameters": ("Parameters of the model", ""), "steps": ("Steps of the fit", ""),
     # segment
@@ -40,7 +54,7 @@ SETTINGS = frozenset(
 )
 """What was chosen, not measured: means of these say nothing."""
 _UNITS = {"px": "px", "ms": "ms", "seconds": "s", "hu": "HU", "bytes": "bytes", "mm": "mm"}
-_IN_PIXELS = frozenset({"noise_std_before", "noise_std_after", "removed_std", "rmse", "rmse_noisy"})
+_IN_PIXELS = frozenset({"noise_sd", "noise_std_before", "noise_std_after", "removed_std", "rmse", "rmse_noisy"})
 """Measured in the unit of the pixels."""
 
 

@@ -15,13 +15,11 @@ pixel's standard deviation; d' has it. One scan gives d' to ± 1, N scans to ± 
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
-from scipy.signal import fftconvolve
 
 from ..phantoms.phantom import Insert
 from .edges import distance
@@ -108,7 +106,8 @@ class Detector:
         """Standard deviation of the response at uniform places; NaN where there are too few."""
         if np.count_nonzero(self._uniform) < LEAST_PLACES:
             return math.nan
-        apply: Callable[..., Any] = fftconvolve
-        responses = [apply(scan, weights[::-1, ::-1], mode="same")[self._uniform] for scan in scans.astype(np.float64)]
-        return math.sqrt(float(np.mean(np.square(responses))))
+        from scipy.signal import fftconvolve
 
+        mirrored = weights[::-1, ::-1]  # a convolution mirrors them back
+        responses = [fftconvolve(scan, mirrored, mode="same")[self._uniform] for scan in scans.astype(np.float64)]
+        return math.sqrt(float(np.mean(np.square(responses))))

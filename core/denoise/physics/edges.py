@@ -30,9 +30,9 @@ REACH = 8.0
 ROUND = 0.75
 """Frequency times radius below which the edge is too bent, or the window too narrow, for its blur: off by over 4 %."""
 LEAST_CNR = 150.0
-"""Contrast over noise, times the root of the rod's pixels: with so much, noise moves the frequency at which the transfer
-is half by 5 to 8 % (measured on scans of the phantom ``inserts``; with 400 by 2 %). TG-233 asks for 15, and forces the
-edge spread to fall steadily, which this does not."""
+"""Contrast over noise, times the root of the rod's pixels: with so much, noise moves the frequency at which the
+transfer is half by 5 to 8 % (measured on scans of the phantom ``inserts``; with 400 by 2 %). TG-233 asks for 15, and
+forces the edge spread to fall steadily, which this does not."""
 
 
 @dataclass(frozen=True, slots=True)

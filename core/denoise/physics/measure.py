@@ -14,6 +14,7 @@ from ...io.image import GreyImage
 from ...report.sections import Curve, Row, Section, Table
 from ..base import Box
 from ..noise import noise_std
+from ..options import DenoiseOptions
 from ..phantoms.phantom import Insert, Phantom
 from ..window import Window
 from .detection import Detector
@@ -39,6 +40,16 @@ class Measured:
     warnings: tuple[str, ...]
 
 
+NOTHING = Measured({}, (), ())
+
+
+def wanted_measures(image: GreyImage, window: Window, options: DenoiseOptions) -> Measures | None:
+    """The measures of an image where a report, a comparison or named regions ask for them, and there is a window."""
+    if window.width <= 0 or not (options.physics or options.compare or options.rois):
+        return None
+    return Measures(image, window, options.rois, image.source if isinstance(image.source, Phantom) else None)
+
+
 class Measures:
     """What can be measured on a noisy image: prepared once, for every result of it.
 
@@ -54,13 +65,16 @@ class Measures:
         Whose scan the image is.
     """
 
-    def __init__(self, image: GreyImage, window: Window, rois: Sequence[Box] = (), phantom: Phantom | None = None) -> None:
+    def __init__(
+        self, image: GreyImage, window: Window, rois: Sequence[Box] = (), phantom: Phantom | None = None
+    ) -> None:
         self.image, self.window, self.phantom = image, window, phantom
         self.warnings: list[str] = []
         self.squares: Squares | None = None
         self.chosen_by = ""
+        truth = None if phantom is None else phantom.truth
         try:
-            self.squares, self.chosen_by = uniform_places(image, window, rois, phantom and phantom.truth)
+            self.squares, self.chosen_by = uniform_places(image, window, rois, truth)
         except ValueError as error:
             self.warnings.append(f"noise power is not measured: {error}")
         self.before = self._power(image.pixels)
@@ -91,8 +105,8 @@ class Measures:
             sections += self._noise(self.before, after)
         if inserts:
             scans = len(denoised)
-            title = f"inserts (of {scans} scan{'s' * (scans > 1)}: every d' is ± {1 / math.sqrt(scans):.2g})"
-            sections.append(Table("inserts", inserts, title=title))
+            title = f"inserts (d' is right to {1 / math.sqrt(scans):.2g}, of {scans} scan{'s' * (scans > 1)})"
+            sections.append(Table("inserts", inserts, [_short(row) for row in inserts], title=title))
         if edges:
             sections.append(Table("edges", edges, title="edges (task transfer function)"))
         return Measured(self._numbers(denoised, after, inserts, edges), tuple(sections), tuple(self.warnings))
@@ -110,7 +124,7 @@ class Measures:
         rows = [
             {
                 "image": name,
-                "noise_std": power.std,
+                "noise_sd": power.std,
                 f"peak_per_{length}": power.peak_frequency,
                 f"mean_per_{length}": power.mean_frequency,
                 "regions": power.regions,
@@ -166,7 +180,11 @@ class Measures:
 
     def _place(self, disc: Insert) -> Row:
         assert self.phantom is not None
-        return {"row": round(disc.row, 1), "column": round(disc.column, 1), "radius_mm": disc.radius * self.phantom.pixel_mm}
+        return {
+            "row": round(disc.row, 1),
+            "column": round(disc.column, 1),
+            "radius_mm": disc.radius * self.phantom.pixel_mm,
+        }
 
     def _numbers(
         self, denoised: Stack, after: NoisePower | None, inserts: Sequence[Row], edges: Sequence[Row]
@@ -174,18 +192,36 @@ class Measures:
         """What is finite of: mean frequency of the noise after over before, contrast and f50 kept, edges removed."""
         low = [row for row in inserts if abs(row["contrast_truth_hu"]) <= LOW_CONTRAST]
         seen = {
-            name: sum(row["contrast_truth_hu"] * row[f"contrast_{name}_hu"] for row in low) for name in ("before", "after")
+            name: sum(row["contrast_truth_hu"] * row[f"contrast_{name}_hu"] for row in low)
+            for name in ("before", "after")
         }
         kept = [row["f50_after_per_mm"] / row["f50_truth_per_mm"] for row in edges]
         removed = [
             edge_correlation(self.image.pixels[z], denoised[z], level, usable(self.image, self.window, z))
             for z in slices_measured(len(denoised))
-            if (level := noise_std(self.image.pixels[z], None if self.image.valid is None else self.image.valid[z], level=2))
+            if (
+                level := noise_std(
+                    self.image.pixels[z], None if self.image.valid is None else self.image.valid[z], level=2
+                )
+            )
         ]
         values = {
-            "noise_frequency_kept": after.mean_frequency / self.before.mean_frequency if after and self.before else math.nan,
+            "noise_frequency_kept": after.mean_frequency / self.before.mean_frequency
+            if after and self.before
+            else math.nan,
             "contrast_kept": seen["after"] / seen["before"] if low and seen["before"] > 0 else math.nan,
             "f50_kept": float(np.mean([value for value in kept if math.isfinite(value)] or math.nan)),
-            "removed_edge_correlation": float(np.mean([value for value in removed if math.isfinite(value)] or math.nan)),
+            "removed_edge_correlation": float(
+                np.mean([value for value in removed if math.isfinite(value)] or math.nan)
+            ),
         }
         return {name: value for name, value in values.items() if math.isfinite(value)}
+
+
+def _short(row: Row) -> Row:
+    """An insert as a terminal has room for it."""
+    pairs = {
+        what: f"{row[f'{name}_before{unit}']:.3g} -> {row[f'{name}_after{unit}']:.3g}"
+        for what, name, unit in (("contrast, HU", "contrast", "_hu"), ("CNR", "cnr", ""), ("d'", "d_prime", ""))
+    }
+    return {"radius, mm": row["radius_mm"], "true contrast, HU": row["contrast_truth_hu"], **pairs}

@@ -84,9 +84,7 @@ def uniform_squares(flat: Mask, usable: Mask, level: Stack, pixels: Stack) -> Sq
     """
     for side in SIDES:
         corners = [
-            (z, y, x)
-            for z, masks in enumerate(zip(flat, usable, strict=True))
-            for y, x in _flat_squares(*masks, side)
+            (z, y, x) for z, masks in enumerate(zip(flat, usable, strict=True)) for y, x in _flat_squares(*masks, side)
         ]
         if len(corners) < ENOUGH:
             continue

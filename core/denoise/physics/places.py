@@ -1,9 +1,9 @@
 """Where an image is uniform, so that what varies there is noise.
 
-A user may say it (``--roi``). Of a phantom the truth says it. Else the image itself, by the noise model of the method
-adaptive (methods/adaptive-denoise.md, section 2 B): flat is where a smoothed copy rises by less than 0.15 noise levels a
-pixel. Anatomy finer than that counts as noise, before and after. Air (of images in HU) is left out: noise there says
-little of noise in tissue, and scanners clip it.
+A user may name it. Of a phantom the truth says it. Else the image itself, by the noise model of the method adaptive
+(methods/adaptive-denoise.md, section 2 B): flat is where a smoothed copy rises by less than 0.15 noise levels a pixel.
+Anatomy finer than that counts as noise, before and after. Air (of images in HU) is left out: noise there says little
+of noise in tissue, and scanners clip it.
 """
 
 from __future__ import annotations
@@ -46,7 +46,7 @@ def slices_measured(count: int) -> list[int]:
 
 
 def usable(image: GreyImage, window: Window, z: int) -> NDArray[np.bool_]:
-    """[H, W] where pixels of a slice are no padding and inside the window, not at its ends: not clipped and filtered."""
+    """[H, W] where pixels of a slice are no padding, and inside the window, so that they are filtered, not clipped."""
     inside = (image.pixels[z] > window.low) & (image.pixels[z] < window.high)
     return np.asarray(inside if image.valid is None else inside & image.valid[z])
 

@@ -23,7 +23,9 @@ def noise(shape: tuple[int, int], width: float, std: float, seed: int = 0) -> np
 
 def everywhere(pixels: np.ndarray, side: int) -> Squares:
     h, w = pixels.shape[1:]
-    return Squares(side, np.array([(0, y, x) for y in range(0, h - side + 1, side) for x in range(0, w - side + 1, side)]))
+    return Squares(
+        side, np.array([(0, y, x) for y in range(0, h - side + 1, side) for x in range(0, w - side + 1, side)])
+    )
 
 
 @pytest.mark.parametrize(("width", "side", "slack"), [(0, 32, 0.01), (0, 64, 0.01), (0.8, 32, 0.02), (1.5, 64, 0.02)])
