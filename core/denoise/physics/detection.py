@@ -1,12 +1,12 @@
 """What can still be told from its surroundings: contrast, contrast over noise, and a model observer, disc by disc.
 
 1. Core: pixels at least one pixel inside the disc's rim. Ring: 4 pixels wide, 2 pixels outside the rim. Contrast: mean
-   of the core less mean of the ring. CNR: contrast over the standard deviation in the ring.
+   of the core less mean of the ring. CNR: contrast over a pixel's standard deviation where there is nothing.
 2. Non-prewhitening observer (AAPM TG-233, section on detectability; Barrett & Myers 2004, section 13.2): the response
    to an image is the sum of w x, where the template w is what the disc itself adds to its surroundings; their level is
    the mean of the ring. d' = mean response to the disc / standard deviation of the response where there is nothing.
-3. Nothing: every uniform place of the same image, the same weights moved there. This needs no model of the noise, and
-   gives the standard error of the contrast, too.
+3. Nothing: every place of the same image that is uniform as far as the ring reaches; the weights are moved there. This
+   needs no model of the noise, and gives the standard error of the contrast, too.
 
 A smoother image has a higher CNR whatever became of the disc, since noise of low frequency, which hides it, is not in a
 pixel's standard deviation; d' has it. One scan gives d' to ± 1, N scans to ± 1 / sqrt(N), by what d' is.
@@ -42,9 +42,11 @@ class Detected:
     contrast : float
         Mean over the scans, in HU.
     error : float
-        Its standard error; NaN where the phantom has no uniform place of this size.
+        Its standard error.
     cnr, d_prime : float
         Negative where the disc looks brighter than its surroundings and is darker, or the other way round.
+
+    All but the contrast are NaN where the phantom has too few uniform places of the disc's size, or there is no noise.
     """
 
     contrast: float
@@ -93,19 +95,20 @@ class Detector:
         sign, cut = math.copysign(1, self.contrast), (slice(None), *self._cut)
         seen = scans[cut].astype(np.float64)
         contrast = float(np.tensordot(seen, self._contrast).mean())
-        around = math.sqrt(float(seen[:, self._ring].var(axis=1, ddof=1).mean()))
-        nothing = self._nothing(scans, self._template)
+        response = float(np.tensordot(seen, self._template).mean())
+        if np.count_nonzero(self._uniform) < LEAST_PLACES:
+            return Detected(contrast, math.nan, math.nan, math.nan)
+        pixel = math.sqrt(float(np.mean([scan[self._uniform].var(dtype=np.float64) for scan in scans])))
+        error, nothing = (self._nothing(scans, weights) for weights in (self._contrast, self._template))
         return Detected(
             contrast,
-            self._nothing(scans, self._contrast) / math.sqrt(len(scans)),
-            sign * contrast / around if around > 0 else math.nan,
-            float(np.tensordot(seen, self._template).mean()) / nothing if nothing > 0 else math.nan,
+            error / math.sqrt(len(scans)),
+            sign * contrast / pixel if pixel > 0 else math.nan,
+            response / nothing if nothing > 0 else math.nan,
         )
 
     def _nothing(self, scans: Scans, weights: NDArray[np.float64]) -> float:
-        """Standard deviation of the response at uniform places; NaN where there are too few."""
-        if np.count_nonzero(self._uniform) < LEAST_PLACES:
-            return math.nan
+        """Standard deviation of the response at uniform places."""
         from scipy.signal import fftconvolve
 
         mirrored = weights[::-1, ::-1]  # a convolution mirrors them back

@@ -17,7 +17,7 @@ from ..noise import noise_std
 from ..options import DenoiseOptions
 from ..phantoms.phantom import Insert, Phantom
 from ..window import Window
-from .detection import Detector
+from .detection import Detected, Detector
 from .edges import LEAST_CNR, edge_response
 from .noise_power import NoisePower, Squares, noise_power
 from .places import slices_measured, uniform_places, usable
@@ -79,6 +79,7 @@ class Measures:
             self.warnings.append(f"noise power is not measured: {error}")
         self.before = self._power(image.pixels)
         self.detectors: list[Detector] = []
+        self.detected: list[Detected] = []
         self.edges: list[Insert] = []
         if phantom is None:
             return
@@ -87,6 +88,7 @@ class Measures:
                 self.detectors.append(Detector(phantom.truth[0], disc))
             except ValueError as error:
                 self.warnings.append(f"an insert is not measured: {error}")
+        self.detected = [detector(image.pixels) for detector in self.detectors]
         noise = self.before.std if self.before else noise_std(image.pixels[0], level=2)
         scans = len(image.pixels)
         self.edges = [
@@ -140,9 +142,8 @@ class Measures:
         yield Curve("noise_power_spectrum", lines, before.frequency.tolist(), f"cycles/{length}", title=title)
 
     def _insert_rows(self, denoised: Stack) -> Iterator[Row]:
-        assert self.phantom is not None or not self.detectors
-        for detector in self.detectors:
-            before, after = detector(self.image.pixels), detector(denoised)
+        for detector, before in zip(self.detectors, self.detected, strict=True):
+            after = detector(denoised)
             yield {
                 **self._place(detector.disc),
                 "contrast_truth_hu": detector.contrast,

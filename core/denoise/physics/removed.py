@@ -50,7 +50,7 @@ def edge_correlation(before: Image, after: Image, level: float, usable: NDArray[
         edges &= binary_erosion(usable, iterations=3)
     if np.count_nonzero(edges) < LEAST_EDGE:
         return math.nan
-    removed = np.clip(before[edges] / level - result[edges], -OUTLIER, OUTLIER)
+    removed = np.clip((before.astype(np.float64) - after)[edges] / level, -OUTLIER, OUTLIER)
     curvature = -gaussian_laplace(result, 1.0)[edges]
     curvature /= 1 + np.abs(curvature)  # faint edges have a say beside bone
     scale = math.sqrt(float((removed**2).mean() * (curvature**2).mean()))

@@ -1,0 +1,112 @@
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+from scipy.ndimage import gaussian_filter
+
+from attn.core.denoise.base import Box
+from attn.core.denoise.options import DenoiseOptions
+from attn.core.denoise.phantoms.phantom import Phantom
+from attn.core.denoise.phantoms.single import draw_slice
+from attn.core.denoise.physics.measure import Measured, Measures, wanted_measures
+from attn.core.denoise.window import Window
+from attn.core.io.image import GreyImage
+
+WINDOW = Window(-1024.0, 1500.0)
+
+
+@pytest.fixture(scope="module")
+def phantom() -> Phantom:
+    one = draw_slice("inserts", 0)
+    return replace(one, truth=np.repeat(one.truth, 2, 0))
+
+
+@pytest.fixture(scope="module")
+def image(phantom: Phantom) -> GreyImage:
+    """Two scans, with noise that is quick to make."""
+    noise = gaussian_filter(np.random.default_rng(0).standard_normal((2, 320, 320)), (0, 0.8, 0.8), mode="wrap")
+    pixels = (phantom.truth + 10 * noise / noise.std()).astype(np.float32)
+    return GreyImage(Path("x"), "npy", pixels, unit="HU", spacing_mm=(0.7, 0.7), source=phantom)
+
+
+@pytest.fixture(scope="module")
+def measures(image: GreyImage) -> Measures:
+    found = wanted_measures(image, WINDOW, DenoiseOptions(physics=True))
+    assert found is not None
+    return found
+
+
+def tables(measured: Measured) -> dict[str, list[dict]]:
+    return {section.name: list(section.rows()) for section in measured.sections}
+
+
+def test_what_changes_nothing_loses_nothing(measures: Measures, image: GreyImage) -> None:
+    told = measures.tell(image.pixels)
+    assert told.metrics["contrast_kept"] == told.metrics["noise_frequency_kept"] == 1
+    assert told.metrics["f50_kept"] == pytest.approx(1, abs=0.03)
+    assert "removed_edge_correlation" not in told.metrics  # nothing was removed
+    before, after = tables(told)["noise_power"]
+    assert before | {"image": "after"} == after
+    assert before["noise_sd"] == pytest.approx(10, rel=0.05)
+    assert before["chosen_by"] == "truth"
+    assert not told.warnings
+
+
+def test_what_blur_loses(measures: Measures, image: GreyImage) -> None:
+    told = measures.tell(gaussian_filter(image.pixels, (0, 2, 2)))
+    shown = tables(told)
+    assert list(shown) == ["noise_power", "noise_power_spectrum", "inserts", "edges"]
+    assert told.metrics["f50_kept"] < 0.6
+    assert told.metrics["noise_frequency_kept"] < 0.7
+    assert told.metrics["removed_edge_correlation"] > 0.6
+    assert 0.5 < told.metrics["contrast_kept"] < 0.95  # the small inserts lose
+    assert len(shown["inserts"]) == 14
+    strong = next(row for row in shown["inserts"] if row["contrast_truth_hu"] > 50)
+    assert strong["cnr_after"] > 2 * strong["cnr_before"]
+    assert strong["d_prime_after"] == pytest.approx(strong["d_prime_before"], rel=0.25)
+    for row in shown["edges"]:
+        assert row["f50_before_per_mm"] == pytest.approx(row["f50_truth_per_mm"], rel=0.15)
+        assert not row["f50_after_per_mm"] > 0.65 * row["f50_truth_per_mm"]  # NaN where the rod is too small
+    assert len(told.sections[2].short_rows()[0]) < len(told.sections[2].rows()[0])
+
+
+def test_a_comparison_has_the_same_numbers(measures: Measures, image: GreyImage) -> None:
+    smooth = gaussian_filter(image.pixels, (0, 1, 1))
+    assert measures.numbers(smooth) == dict(measures.tell(smooth).metrics)
+
+
+def test_a_users_own_image(image: GreyImage) -> None:
+    """No truth: places are found, there are neither inserts nor edges; without a spacing everything is per pixel."""
+    own = replace(image, pixels=image.pixels[:1], source=None, spacing_mm=None, unit="stored")
+    told = Measures(own, WINDOW).tell(own.pixels / 2)
+    shown = tables(told)
+    assert list(shown) == ["noise_power", "noise_power_spectrum"]
+    assert shown["noise_power"][0]["chosen_by"] == "image"
+    assert shown["noise_power"][0]["mean_per_px"] == pytest.approx(0.15, rel=0.3)
+    assert shown["noise_power"][1]["noise_sd"] == pytest.approx(shown["noise_power"][0]["noise_sd"] / 2)
+    assert told.sections[1].heading == "noise power spectrum, px²"
+    assert next(iter(shown["noise_power_spectrum"][0])) == "cycles/px"
+    assert set(told.metrics) == {"noise_frequency_kept", "removed_edge_correlation"}
+
+
+def test_named_regions_that_cannot_be_measured_are_a_warning(image: GreyImage) -> None:
+    told = Measures(replace(image, source=None), WINDOW, (Box(310, 310, 330, 330),)).tell(image.pixels)
+    assert told.sections == ()
+    assert told.warnings == (
+        "noise power is not measured: the region 310,310,330,330 is not inside the image of 320 x 320 pixels",
+    )
+
+
+@pytest.mark.parametrize(
+    ("options", "window", "wanted"),
+    [
+        (DenoiseOptions(), WINDOW, False),
+        (DenoiseOptions(rois=(Box(0, 0, 16, 16),)), WINDOW, True),
+        (DenoiseOptions(compare=True), WINDOW, True),
+        (DenoiseOptions(physics=True), Window(3, 3), False),
+    ],
+)
+def test_measures_are_made_where_they_are_asked_for(image, options, window, wanted) -> None:
+    small = replace(image, pixels=image.pixels[:1, :40, :40], source=None)
+    assert (wanted_measures(small, window, options) is not None) is wanted
