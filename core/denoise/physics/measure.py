@@ -71,12 +71,14 @@ class Measures:
         self.image, self.window, self.phantom = image, window, phantom
         self.warnings: list[str] = []
         self.squares: Squares | None = None
-        self.chosen_by = ""
+        self.chosen_by, self.why_not = "", ""
         truth = None if phantom is None else phantom.truth
         try:
             self.squares, self.chosen_by = uniform_places(image, window, rois, truth)
         except ValueError as error:
-            self.warnings.append(f"noise power is not measured: {error}")
+            self.why_not = str(error)
+            if rois:  # who asked for it is told at once, others by the report
+                self.warnings.append(f"noise power is not measured: {error}")
         self.before = self._power(image.pixels)
         self.detectors: list[Detector] = []
         self.detected: list[Detected] = []
@@ -105,6 +107,8 @@ class Measures:
         if (after := self._power(denoised)) is not None:
             assert self.before is not None
             sections += self._noise(self.before, after)
+        else:
+            sections.append(Table("noise_power", [{"note": f"not measured: {self.why_not}"}]))
         if inserts:
             scans = len(denoised)
             title = f"inserts (d' is right to {1 / math.sqrt(scans):.2g}, of {scans} scan{'s' * (scans > 1)})"

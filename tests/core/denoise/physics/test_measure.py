@@ -92,10 +92,16 @@ def test_a_users_own_image(image: GreyImage) -> None:
 
 def test_named_regions_that_cannot_be_measured_are_a_warning(image: GreyImage) -> None:
     told = Measures(replace(image, source=None), WINDOW, (Box(310, 310, 330, 330),)).tell(image.pixels)
-    assert told.sections == ()
-    assert told.warnings == (
-        "noise power is not measured: the region 310,310,330,330 is not inside the image of 320 x 320 pixels",
-    )
+    why = "not measured: the region 310,310,330,330 is not inside the image of 320 x 320 pixels"
+    assert tables(told) == {"noise_power": [{"note": why}]}
+    assert told.warnings == (f"noise power is {why}",)
+
+
+def test_an_image_without_uniform_places_says_so_in_the_report_alone(image: GreyImage) -> None:
+    small = replace(image, pixels=image.pixels[:1, :30, :30], source=None)
+    told = Measures(small, WINDOW).tell(small.pixels)
+    assert tables(told)["noise_power"][0]["note"].startswith("not measured: no uniform region large enough")
+    assert told.warnings == ()
 
 
 @pytest.mark.parametrize(
