@@ -11,7 +11,7 @@ import os
 import socket
 import time
 from collections import deque
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -47,12 +47,13 @@ STARTED = "attn-started"
 
 @dataclass(frozen=True, slots=True)
 class _Running:
-    """A submitted task, its future, when it was submitted, and the worker that it is meant for."""
+    """A submitted task, its future, when that was, the worker whose turn it is, and whether it is to go there."""
 
     index: int
     future: Any
     since: float
     worker: str
+    pinned: bool
 
 
 class Runs:
@@ -171,15 +172,19 @@ def _pump(
     # with a limit one task per worker, so that none waits behind one that hangs; two hide the scheduler's latency
     in_flight = 1 if placement.item_timeout else 2
     queue, running = Runs(todo, workers), list[_Running]()
+
+    def submit(index: int, worker: str, *, pinned: bool) -> _Running:
+        where = {"workers": [worker], "allow_other_workers": True} if pinned else {}
+        task = _absolute(tasks[index])
+        future = client.submit(_on_worker, work, task, threads, memory, pure=False, retries=RETRIES, **where)
+        return _Running(index, future, time.monotonic(), worker, pinned)
+
     while queue or running:
+        alive = client.ncores()
+        running = [_unstuck(client, entry, alive, submit) for entry in running]
         for worker in workers:
             while queue and sum(entry.worker == worker for entry in running) < in_flight:
-                index = queue.next_for(worker)
-                future = client.submit(
-                    _on_worker, work, _absolute(tasks[index]), threads, memory, pure=False, retries=RETRIES,
-                    workers=[worker] if worker else None, allow_other_workers=bool(worker),  # it may be gone by then
-                )  # fmt: skip
-                running.append(_Running(index, future, time.monotonic(), worker))
+                running.append(submit(queue.next_for(worker), worker, pinned=worker in alive))
         try:
             wait([entry.future for entry in running], timeout=0.5, return_when="FIRST_COMPLETED")
         except TimeoutError:
@@ -194,6 +199,20 @@ def _pump(
             _abandon(client, entry.future)
             text = f"gave up after {limit:g} s (--item-timeout)"
             record(entry.index, _failed(tasks[entry.index], now - began[entry.future.key], text))
+
+
+def _unstuck(client: Client, entry: _Running, alive: Collection[str], submit: Callable[..., _Running]) -> _Running:
+    """The task, submitted again for any worker if the one it was meant for is gone and nobody else has taken it.
+
+    distributed forgets that other workers are allowed where none was there at that moment.
+    """
+    if not entry.pinned or entry.worker in alive or entry.future.done():
+        return entry
+    taken = any(entry.future.key in keys for keys in client.processing().values())
+    if taken or time.monotonic() - entry.since < 1:
+        return entry
+    entry.future.cancel(force=True)
+    return submit(entry.index, entry.worker, pinned=False)
 
 
 def _absolute(task: Task) -> Task:
