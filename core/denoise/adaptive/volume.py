@@ -1,6 +1,8 @@
 """A series as a volume: every slice also draws on up to three slices on either side.
 
-Specification: methods/adaptive-denoise.md, section 6. All slices are on one intensity scale.
+Specification: methods/adaptive-denoise.md, section 6. All slices are on one intensity scale. Slice by slice the method
+of section 2 gives level, synthetic noise and result; then every slice takes three more filters that reach into its
+neighbours, and the four candidates are mixed by their risk, as in section 2 C.
 """
 
 from __future__ import annotations
@@ -10,237 +12,203 @@ from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
-from numpy.typing import NDArray
-from scipy.ndimage import gaussian_filter
 
 from .bilateral import accumulate
 from .mixture import EPSILON, Preset, filtered, mix, weigh
-from .noise_model import estimate
+from .neighbours import Array, Neighbour, Shift, Slice, SliceGeometry, View, pair, smoothed
+from .noise_model import NoiseModel, estimate
 
-Array = NDArray[Any]
-Shift = tuple[int, int]
+__all__ = ["FromVolume", "Slice", "SliceGeometry", "denoise_volume", "denoise_with", "pair", "slicewise"]
 
-REACH_SLICES = 3
-"""Neighbours on either side."""
-REACH_MM = 16.0
 OWN, NEAR = 6, 4
 """Pixels: radius of the window in the slice itself, in its neighbours."""
-LOW, ALLOWED = 3.0, 4.0
-"""The lesion guard: pixels of its Gaussian; squared deviations that pass freely."""
-RHO_FROM, RHO_MOST = 0.1, 0.7
-"""Correlation of the noise is counted from the first on; neighbours above the second are left out."""
+ALLOWED = 4.0
+"""The lesion guard: squared deviations that pass freely."""
 
 
 @dataclass(frozen=True, slots=True)
 class SeriesHead:
-    """A filter over several slices; ``denoised``: its guide is the slice-wise result instead of the noisy slice."""
+    """Filters over several slices that differ in their range width alone.
+
+    Parameters
+    ----------
+    denoised : bool
+        The guide is the slice-wise mixture instead of the noisy slice.
+    patch : int
+        Patches of 2 patch + 1 pixels a side are compared.
+    kappas : tuple of float
+        Range widths in noise levels.
+    """
 
     denoised: bool
     patch: int
-    kappa: float
+    kappas: tuple[float, ...]
 
     @property
     def bias(self) -> float:
+        """A noisy guide's patches differ by noise alone; that share passes freely."""
         return 0.0 if self.denoised else 1.0
 
 
-SERIES_HEADS = (SeriesHead(True, 1, 0.8), SeriesHead(False, 2, 1.4), SeriesHead(False, 2, 2.0))
+SERIES_HEADS = (SeriesHead(True, 1, (0.8,)), SeriesHead(False, 2, (1.4, 2.0)))
+CANDIDATES = 1 + sum(len(head.kappas) for head in SERIES_HEADS)
+"""The slice-wise mixture, and every filter over several slices."""
 
 
-@dataclass(frozen=True, slots=True)
-class Slice:
-    """What the slices beside it need to know of a slice; all [H, W], float32.
+def slicewise(
+    x: Array, valid: Array | None, preset: Preset, seed: int = 0, *, strength: Any = 1.0,
+    model: NoiseModel | None = None, aspect: float = 1.0,
+) -> Slice:  # fmt: skip
+    """One slice on its own; section 2.
 
     Parameters
     ----------
-    x, level, flat, residual
-        The slice, its noise level, where it is flat, and what the pilot removed there in levels.
-    noise : ndarray
-        Synthetic noise of the slice's model.
-    guide, moved : ndarray
-        The slice-wise mixture, and the same of x + EPSILON noise with the same weights.
-    alone : ndarray
-        The slice-wise result.
-    low_noise : float
-        Share of the noise that a Gaussian of LOW pixels leaves, by the model.
+    x : ndarray, shape (H, W), float32, in [0, 1]
+    valid : ndarray of bool, shape (H, W), or None
+        False where pixels are padding.
+    strength : float or ndarray, shape (H, W)
+        Factor on the range widths; the weights stay those of strength 1.
+    model : NoiseModel, optional
+        Estimated on another slice of the series; level and synthetic noise are taken from it. Where this slice is flat,
+        and what its noise shares with its neighbours', is looked at here all the same.
+    aspect : float
+        Height of a pixel over its width.
     """
-
-    x: Array
-    level: Array
-    flat: Array
-    residual: Array
-    noise: Array
-    guide: Array
-    moved: Array
-    alone: Array
-    low_noise: float
-
-
-def slicewise(x: Array, valid: Array | None, preset: Preset, seed: int = 0) -> Slice:
-    """One slice [H, W] in [0, 1] on its own; section 2."""
     x = np.ascontiguousarray(x, np.float32)
-    model = estimate(x, valid)
+    here = estimate(x, valid)
+    model = here if model is None else model
     noise = model.sample(np.random.default_rng(seed))
     planes = filtered(x, model.level)
-    shifted_planes = filtered(x + np.float32(EPSILON) * noise, model.level)
-    weights = weigh(x, model.level, planes, noise * (shifted_planes - planes) / EPSILON, preset.gamma)
-    flat = model.flat if model.flat.any() else np.ones(x.shape, bool)
-    low = float(np.std((gaussian_filter(noise, LOW) / model.level)[flat]))
-    guide, moved = (weights * planes).sum(0), (weights * shifted_planes).sum(0)
-    alone = mix(x, planes, weights, preset.keep)
-    return Slice(x, model.level, flat, model.residual, noise, guide, moved, alone, low)
-
-
-def shifted(a: Array, dy: int, dx: int) -> Array:
-    """out[y, x] = a[y + dy, x + dx], edge pixels repeated."""
-    if not dy and not dx:
-        return a
-    ys, xs = (np.clip(np.arange(n) + d, 0, n - 1) for n, d in zip(a.shape, (dy, dx), strict=True))
-    return np.asarray(a[ys[:, None], xs[None]])
-
-
-@dataclass(frozen=True, slots=True)
-class Neighbour:
-    """Another slice as one slice sees it: shifted into place.
-
-    Parameters
-    ----------
-    x, guide, low : ndarray, shape (H, W)
-        The slice, its slice-wise result, and the slice behind the Gaussian of the lesion guard.
-    half : ndarray, shape (H, W)
-        Standard deviation of the two slices' difference over sqrt 2.
-    rho : float
-        Correlation of their noise, 0 where it does not count.
-    move : ndarray, shape (H, W)
-        What the slice's own noise brings here.
-    weight, low_noise : float
-    """
-
-    x: Array
-    guide: Array
-    low: Array
-    half: Array
-    rho: float
-    move: Array
-    weight: float
-    low_noise: float
-
-
-def pair(own: Slice, other: Slice, shift: Shift = (0, 0)) -> Neighbour | None:
-    """Step 1. What ``own`` needs to know of ``other``; None if its noise is (nearly) the same noise."""
-    x, level, flat, residual, guide = (
-        shifted(a, *shift) for a in (other.x, other.level, other.flat, other.residual, other.guide)
-    )
-    both = own.flat & flat
-    if both.sum() < 500:
-        both = own.flat
-    p, q = own.residual[both], residual[both]
-    rho = float((p * q).sum() / np.sqrt(max((p * p).sum() * (q * q).sum(), 1e-12)))
-    if rho > RHO_MOST:
-        return None
-    rho = rho if rho > RHO_FROM else 0.0
-    half = np.sqrt(np.maximum((own.level**2 + level**2) / 2 - rho * own.level * level, 1e-12))
-    change = gaussian_filter(own.x - x, LOW)
-    seen = float(np.median(np.abs(change / half)[both])) / 0.6745 / np.sqrt(2)
-    weight = float(min(1.0, np.median((own.level / level)[both] ** 2)))
-    return Neighbour(x, guide, gaussian_filter(x, LOW), half, rho, rho * level / own.level * own.noise, weight, seen)
-
-
-def head_over(
-    head: SeriesHead, own: Slice, neighbours: Sequence[Neighbour], low_noise: float, *, moved: bool
-) -> tuple[Array, Array]:
-    """Step 2. The filtered slice [H, W] and the share of the weight that lies in other slices."""
-    x = own.x + np.float32(EPSILON) * own.noise if moved else own.x
-    guide = (own.moved if moved else own.guide) if head.denoised else x
-    low = gaussian_filter(x, LOW)
-    out, total = np.array(x, np.float32), np.ones(x.shape, np.float32)
-    # T = (low difference)^2 / (2 · 2 low_noise^2 half^2): half the squared deviation, free up to ALLOWED / 2
-    sigma_low = np.sqrt(2) * low_noise
-    accumulate(
-        out, total, x, guide, guide, head.kappa * own.level, low, low, sigma_low * own.level, bias=head.bias,
-        low_bias=ALLOWED / 2, radius=OWN, patch=head.patch, own=True,
+    stepped = filtered(x + np.float32(EPSILON) * noise, model.level)
+    weights = weigh(x, model.level, planes, noise * (stepped - planes) / EPSILON, preset.gamma)
+    guide, moved = (weights * planes).sum(0), (weights * stepped).sum(0)
+    edited = guide
+    if np.any(strength != 1):
+        planes = filtered(x, model.level, strength)
+        edited = (weights * planes).sum(0)
+    flat = here.flat if here.flat.any() else np.ones(x.shape, bool)
+    return Slice(
+        x, model.level, flat, here.residual, noise, guide, moved, edited,
+        alone=mix(x, planes, weights, preset.keep),
+        low=smoothed(x, aspect),
+        low_noise=float(np.std((smoothed(noise, aspect) / model.level)[flat])),
+        valid=valid, strength=strength, aspect=aspect,
     )  # fmt: skip
-    inside = total.copy()
-    for n in neighbours:
-        there, there_low = n.x, n.low
-        if moved and n.rho:
-            there = n.x + np.float32(EPSILON) * n.move
-            there_low = gaussian_filter(there, LOW)
-        accumulate(
-            out, total, there, guide, n.guide if head.denoised else there, head.kappa * n.half, low, there_low,
-            sigma_low * n.half, bias=head.bias, low_bias=ALLOWED / 2, radius=NEAR, patch=head.patch, weight=n.weight,
-        )  # fmt: skip
-    return np.asarray(out / total), np.asarray(1 - inside / total)
+
+
+def heads_over(
+    own: Slice, here: View, neighbours: Sequence[tuple[View, Neighbour]], low_noise: float, strength: Any = 1.0
+) -> tuple[Array, Array]:
+    """Step 2. The slice behind every head [3, H, W], and the shares of the weight that lie in other slices.
+
+    ``here`` is how the slice ``own`` is seen, as it is or moved along its noise; so are its neighbours.
+    """
+    # T = (low difference)^2 / (2 · 2 low_noise^2 half^2): half the squared deviation, free up to ALLOWED / 2
+    sigma_low = np.float32(2**0.5 * low_noise)
+    planes, shares = [], []
+    for head in SERIES_HEADS:
+        guide = here.guide if head.denoised else here.x
+        for kappa in head.kappas:
+            out, total = np.array(here.x, np.float32), np.ones(here.x.shape, np.float32)
+            accumulate(
+                out, total, here.x, guide, guide, kappa * strength * own.level, here.low, here.low,
+                sigma_low * own.level, bias=head.bias, low_bias=ALLOWED / 2, radius=OWN, patch=head.patch, own=True,
+            )  # fmt: skip
+            inside = total.copy()
+            for there, n in neighbours:
+                accumulate(
+                    out, total, there.x, guide, there.guide if head.denoised else there.x, kappa * strength * n.half,
+                    here.low, there.low, sigma_low * n.half, bias=head.bias, low_bias=ALLOWED / 2, radius=NEAR,
+                    patch=head.patch, weight=n.weight,
+                )  # fmt: skip
+            planes.append(out / total)
+            shares.append(1 - inside / total)
+    return np.stack(planes), np.stack(shares)
 
 
 @dataclass(frozen=True, slots=True)
 class FromVolume:
-    """A slice denoised with its neighbours: result and share of the weight in other slices [H, W], correlations."""
-
-    result: Array
-    from_neighbours: Array
-    correlations: tuple[float, ...] = ()
-
-
-def denoise_with(own: Slice, others: Sequence[tuple[Slice, Shift]], preset: Preset) -> FromVolume:
-    """Step 3. ``others``: slices and where their pixel (0, 0) lies, in pixels of ``own``."""
-    neighbours = [n for other, shift in others if (n := pair(own, other, shift)) is not None]
-    if not neighbours:
-        return FromVolume(own.alone, np.zeros_like(own.level))
-    low_noise = min(min(n.low_noise for n in neighbours), 1.2 * own.low_noise)
-    planes, passed = [own.guide], [own.noise * (own.moved - own.guide) / EPSILON]
-    shares = [np.zeros_like(own.level)]
-    for head in SERIES_HEADS:
-        plane, share = head_over(head, own, neighbours, low_noise, moved=False)
-        planes.append(plane)
-        shares.append(share)
-        passed.append(own.noise * (head_over(head, own, neighbours, low_noise, moved=True)[0] - plane) / EPSILON)
-    stack = np.stack(planes)
-    weights = weigh(own.x, own.level, stack, np.stack(passed), preset.gamma)
-    share = np.asarray((weights * np.stack(shares)).sum(0))
-    return FromVolume(mix(own.x, stack, weights, preset.keep), share, tuple(n.rho for n in neighbours))
-
-
-@dataclass(frozen=True, slots=True)
-class SliceGeometry:
-    """Where the slices of a series lie.
+    """A slice denoised with its neighbours.
 
     Parameters
     ----------
-    positions : tuple of float
-        mm along the normal of the slices.
-    offsets : tuple of (float, float)
-        Where each slice's pixel (0, 0) lies in its plane, in rows and columns: not constant with gantry tilt.
+    result : ndarray, shape (H, W), float32
+    from_neighbours : ndarray, shape (H, W), float32
+        Share of the weight that lies in other slices.
+    weights : ndarray, shape (4, H, W), float32
+        Of the candidates: the slice-wise mixture and the three series heads.
+    level : ndarray, shape (H, W), float32
+        The noise level.
+    correlations : tuple of float
+        Of the noise with every neighbour that was used; 0 where it did not count.
+    left_out : int
+        Neighbours that were not used: (nearly) the same noise, or padding alone.
     """
 
-    positions: tuple[float, ...]
-    offsets: tuple[tuple[float, float], ...]
+    result: Array
+    from_neighbours: Array
+    weights: Array
+    level: Array
+    correlations: tuple[float, ...] = ()
+    left_out: int = 0
 
-    def near(self, index: int, shape: tuple[int, int]) -> list[tuple[int, Shift]]:
-        """The usable neighbours of a slice and their shifts in whole pixels; a position counts once."""
-        order = sorted(range(len(self.positions)), key=lambda i: self.positions[i])
-        at = order.index(index)
-        beside = []
-        for i in order[max(0, at - REACH_SLICES) : at + REACH_SLICES + 1]:
-            dy, dx = (round(a - b) for a, b in zip(self.offsets[index], self.offsets[i], strict=True))
-            close = abs(self.positions[i] - self.positions[index]) <= REACH_MM
-            if i != index and close and max(abs(dy), abs(dx)) < min(shape) // 4:
-                beside.append((i, (dy, dx)))
-        return beside
+
+def denoise_with(own: Slice, others: Sequence[tuple[Slice, Shift]], preset: Preset) -> FromVolume:
+    """Step 3. A slice denoised with its neighbours; without a usable one its slice-wise result, to the bit.
+
+    Parameters
+    ----------
+    own : Slice
+    others : sequence of (Slice, (int, int))
+        Slices, and where their pixel (0, 0) lies in pixels of ``own``, in a fixed order: sums depend on it in the last
+        digit. Four planes of float32 are held for each, eight where its noise is correlated with ``own``'s.
+    preset : Preset
+    """
+    pairs = [pair(own, other, shift) for other, shift in others]
+    neighbours = [n for n in pairs if n is not None]
+    left_out = len(pairs) - len(neighbours)
+    if not neighbours:
+        weights = np.zeros((CANDIDATES, *own.x.shape), np.float32)
+        weights[0] = 1
+        return FromVolume(own.alone, np.zeros_like(own.level), weights, own.level, left_out=left_out)
+    low_noise = min(min(n.low_noise for n in neighbours), 1.2 * own.low_noise)
+    step = np.float32(EPSILON) * own.noise
+    still, moved = View(own.x, own.guide, own.low), View(own.x + step, own.moved, own.low + smoothed(step, own.aspect))
+    seen = [(n.still, n) for n in neighbours]
+    planes, shares = heads_over(own, still, seen, low_noise)
+    stepped, _ = heads_over(own, moved, [(n.moved, n) for n in neighbours], low_noise)
+    stack = np.stack([own.guide, *planes])
+    passed = own.noise * (np.stack([own.moved, *stepped]) - stack) / EPSILON
+    weights = weigh(own.x, own.level, stack, passed, preset.gamma)
+    if np.any(own.strength != 1):
+        planes, shares = heads_over(own, still, seen, low_noise, own.strength)
+        stack = np.stack([own.edited, *planes])
+    return FromVolume(
+        mix(own.x, stack, weights, preset.keep), np.asarray((weights[1:] * shares).sum(0)), weights, own.level,
+        tuple(n.rho for n in neighbours), left_out,
+    )  # fmt: skip
 
 
 def denoise_volume(
-    x: Array, geometry: SliceGeometry, preset: Preset, valid: Array | None = None, seed: int = 0
-) -> Iterator[tuple[int, FromVolume]]:
-    """(index, result) for every slice of x [Z, H, W] in [0, 1], in order of position; a window of slices is held."""
-    order = sorted(range(len(x)), key=lambda i: geometry.positions[i])
+    x: Array, geometry: SliceGeometry, preset: Preset, valid: Array | None = None, seed: int = 0, *,
+    strength: Any = 1.0, model: NoiseModel | None = None, aspect: float = 1.0,
+) -> Iterator[tuple[int, FromVolume]]:  # fmt: skip
+    """(index, result) for every slice of x [Z, H, W] in [0, 1], in order of position.
+
+    Besides ``x`` the slices of one window are held: seven at most, 9 MB each at 512 x 512. Seeds count from ``seed``
+    in order of position. Other parameters as in `slicewise`.
+    """
+    order = geometry.order()
     rank = {index: k for k, index in enumerate(order)}
     ready: dict[int, Slice] = {}
     for i in order:
         beside = geometry.near(i, x.shape[-2:])
-        wanted = [i, *(j for j, _ in beside)]
-        ready = {
-            j: ready[j] if j in ready else slicewise(x[j], None if valid is None else valid[j], preset, seed + rank[j])
-            for j in wanted
-        }
+        wanted = sorted([i, *(j for j, _ in beside)], key=lambda j: rank[j])
+        ready = {j: ready[j] for j in wanted if j in ready}
+        for j in wanted:
+            if j not in ready:
+                mask = None if valid is None else valid[j]
+                ready[j] = slicewise(
+                    x[j], mask, preset, seed + rank[j], strength=strength, model=model, aspect=aspect
+                )  # fmt: skip
         yield i, denoise_with(ready[i], [(ready[j], shift) for j, shift in beside], preset)
