@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
-from typing import ClassVar
+from typing import Annotated, ClassVar
 
 from attn.core.bundles import Inputs, Placement, Reporting
 from attn.core.denoise.options import DenoiseOptions, check_read
+from attn.core.options import Option
 
 from .build import command
 
@@ -27,6 +28,10 @@ EXAMPLES = (
         "Weaker everywhere, twice as strong in a rectangle.",
     ),
     ("attn denoise full_dose.dcm --simulate-dose 0.25 --compare", "All methods on a simulated quarter-dose scan."),
+    (
+        "attn denoise phantom:inserts --simulate-dose 0.1 --compare --report report.html",
+        "All methods on a scan of a phantom, whose truth has no noise.",
+    ),
     ("find . -name '*.dcm' | attn denoise - -o out/ --json", "Paths on stdin, one JSON document on stdout."),
 )
 
@@ -37,6 +42,11 @@ NOTES = (
     "pictures, workers, places and the release of attn do not change it: a run that is resumed goes on in its series.",
     "In a folder, DICOM is known by its bytes, whatever the file is called. What is passed by (results of earlier "
     "runs, hidden files, unknown kinds, DICOMDIR) is counted and named. Links to folders are followed once.",
+    "phantom:KIND is a CT phantom that is drawn for the run: abdomen, chest, head or inserts (discs of low contrast, "
+    "line pairs, rods). phantom:KIND:SEED draws another one, phantom:KIND:SEEDxSLICES a series, 2.5 mm apart, in one "
+    "file. It has no noise, so --simulate-dose is needed: the scan gets all the noise that automatic exposure leaves "
+    "at that fraction of its dose, and psnr, ssim and rmse_hu compare with the noise-free truth. In any other file the "
+    "noise that it has stays part of the truth, and only what the lower dose adds is simulated.",
     "Results are for research, not for diagnosis. Keep the source images.",
     "The method adaptive is our own and unpublished. How it was measured, against which methods, and where it loses is "
     "in tests/benchmarks/denoise.md. --method filter2noise is the published method, as published.",
@@ -56,6 +66,7 @@ FILES = (
     ),
     ("NAME.sigma.png, NAME.figure.png, NAME.compare.png", "Pictures of --maps, --figure and --compare."),
     ("NAME.lowdose.SUFFIX", "--simulate-dose: the noisy image that was made."),
+    ("phantom-KIND-SEED.truth.dcm", "phantom:KIND: the noise-free truth."),
 )
 
 
@@ -63,7 +74,15 @@ FILES = (
 class Images(Inputs):
     """What is denoised."""
 
-    NOTHING: ClassVar[str] = "Name files, directories, - for a list on stdin, or example:ct."
+    NOTHING: ClassVar[str] = "Name files, directories, - for a list on stdin, example:ct or phantom:abdomen."
+
+    inputs: Annotated[
+        tuple[str, ...],
+        Option(
+            "Files, directories, - for a list of paths on stdin, example:NAME, or phantom:KIND[:SEED[xSLICES]].",
+            metavar="INPUT", positional=True,
+        ),
+    ] = ()  # fmt: skip
 
 
 def _main(

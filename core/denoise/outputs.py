@@ -17,6 +17,7 @@ from ..io.kinds import SUFFIXES
 from ..io.walk import split_suffix
 from ..text import printable
 from .options import DenoiseOptions
+from .phantoms.files import phantom_cutoff
 from .pipeline import Denoised, Stack, edited
 from .window import Window, picture_window
 
@@ -78,6 +79,9 @@ def write_outputs(
         derivation = Derivation(text, "simulated low dose", _series_uid(image, f"low dose {dose!r} {seed}"))
         warnings += [f"{path.name}: {note}" for note in write_grey(image, noisy.pixels, path, derivation)]
         files["simulated"] = str(path)
+    if phantom_cutoff(image) is not None:  # it was drawn for this run: without it nobody could look at the truth
+        files["truth"] = str(side_path(output, "truth"))
+        write_grey(image, image.pixels, files["truth"])
     shown = picture_window(options.window, noisy, window, options.display)
     if options.figure and window.width > 0:
         files["figure"] = str(_write_figure(task, noisy, result, shown, reference))

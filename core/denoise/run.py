@@ -20,7 +20,7 @@ from ..io.atomic import check_place, remove_stale
 from ..io.image import check_unit
 from ..io.kinds import split_key
 from ..io.pixels import check_fill
-from ..io.walk import Passed
+from ..io.walk import Passed, Schemes
 from ..options import OptionError
 from ..progress import Bars, Watcher
 from ..report.model import Item, Report
@@ -31,6 +31,7 @@ from .evaluate import compare_methods, noise_metrics, scores
 from .identity import identity, resumed
 from .options import DenoiseOptions, check_read
 from .outputs import side_path, write_outputs
+from .phantoms.inputs import phantom_inputs
 from .physics.measure import NOTHING, wanted_measures
 from .pipeline import Denoised, Shared, denoise_stack, slice_to_fit
 from .reference import Reference, read_reference
@@ -59,7 +60,7 @@ def run(
     Parameters
     ----------
     inputs : sequence of str
-        Files, directories, glob patterns, ``-`` (paths on ``stdin``) or ``example:NAME``.
+        Files, directories, glob patterns, ``-`` (paths on ``stdin``), ``example:NAME`` or ``phantom:KIND``.
     output : str, Path or None
         A directory; with one input and a suffix of an image, the result itself. None: beside the input.
     options : DenoiseOptions
@@ -81,11 +82,26 @@ def run(
     UsageError
         If the options contradict each other or name something that does not exist, or there is nothing to read.
     """
-    start = time.perf_counter()
     check_options(options)
+    with phantom_inputs(output, options.simulate_dose) as schemes:
+        return _run(inputs, output, options, placement, watcher, stdin, arguments, schemes)
+
+
+def _run(
+    inputs: Sequence[str],
+    output: str | Path | None,
+    options: DenoiseOptions,
+    placement: Placement,
+    watcher: Watcher | None,
+    stdin: Any,
+    arguments: Mapping[str, Any] | None,
+    schemes: Schemes,
+) -> Report:
+    """What `run` does, once the options are known to be right."""
+    start = time.perf_counter()
     device = str(pick_device(options.device))
     passed = Passed()
-    sources = expand_inputs(inputs, stdin=stdin, output=output, passed=passed)
+    sources = expand_inputs(inputs, stdin=stdin, output=output, passed=passed, schemes=schemes)
     if options.save_filter and options.fit_on == "each" and len(sources) > 1:
         raise OptionError("{save_filter} keeps one filter: add {fit_on} first, middle or INDEX, or name one input.")
     targets = output_paths(sources, output, word="denoised")

@@ -28,6 +28,7 @@ from numpy.typing import NDArray
 from ..errors import InputError
 from ..io import GreyImage
 from .options import DenoiseOptions
+from .phantoms.files import phantom_cutoff
 
 MU_WATER = 0.0193
 """Attenuation of water in 1/mm at 70 keV, the mean energy of a 120 kVp beam (NIST XCOM)."""
@@ -216,17 +217,24 @@ def slice_seed(image: GreyImage, seed: int, z: int) -> int:
 
 
 def simulated(image: GreyImage, options: DenoiseOptions) -> GreyImage:
-    """``image`` as it would look at a fraction of its dose. Raises ``InputError`` unless it is CT in HU."""
+    """``image`` as it would look at a fraction of its dose. Raises ``InputError`` unless it is CT in HU.
+
+    A phantom has no noise of its own: it gets all that there is at this fraction, through its own kernel.
+    """
     assert options.simulate_dose is not None
     if image.unit != "HU":
         raise InputError(image.path, "a dose can be simulated for CT in HU only", "Leave --simulate-dose out")
     pixel_mm = float(np.mean(image.spacing_mm)) if image.spacing_mm else 1.0
+    dose, cutoff = options.simulate_dose, phantom_cutoff(image)
+    if cutoff is not None:
+        dose = dose_of_all_noise(dose)
     pixels = np.stack(
         [
             simulate_low_dose(
                 hu,
-                dose=options.simulate_dose,
+                dose=dose,
                 pixel_mm=pixel_mm,
+                cutoff_per_mm=cutoff or CUTOFF_PER_MM,
                 seed=slice_seed(image, options.fit.seed, z),
                 valid=None if image.valid is None else image.valid[z],
             )

@@ -231,6 +231,26 @@ def atomic_folder(path: str | PathLike[str]) -> Iterator[Path]:
                     shutil.rmtree(folder, ignore_errors=True)
 
 
+@contextmanager
+def scratch_folder(directory: str | PathLike[str]) -> Iterator[Path]:
+    """A hidden folder in ``directory``, for files that workers read meanwhile; it is removed when the block ends.
+
+    That of a run that was killed goes with `remove_stale`. Raises ``InputError`` if the operating system refuses.
+    """
+    path = Path(directory, "scratch")
+    try:
+        _parent(path)
+        folder, lock = _claimed(path, folder=True)
+    except OSError as error:
+        raise _refused(Path(directory), error) from error
+    try:
+        yield folder
+    finally:
+        if lock >= 0:
+            os.close(lock)
+        shutil.rmtree(folder, ignore_errors=True)
+
+
 def _beside(path: Path, what: str = "tmp") -> Path:
     """A hidden name in the directory of ``path`` that nobody else takes."""
     name = os.fsencode(path.name)[-100:].decode(errors="ignore")  # the whole must stay below 255 bytes

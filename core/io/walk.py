@@ -5,7 +5,7 @@ from __future__ import annotations
 import glob
 import os
 import sys
-from collections.abc import Collection, Iterable, Iterator
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from importlib.util import find_spec
 from pathlib import Path
@@ -41,7 +41,7 @@ PHOTO_EXAMPLES: dict[str, tuple[str, str, str]] = {
 WORD = "denoised"
 """Marks results of earlier runs (``scan.denoised.dcm``); a walk passes such files by."""
 
-SIDE_WORDS = ("lowdose", "compare", "sigma", "figure", "distance")
+SIDE_WORDS = ("lowdose", "truth", "compare", "sigma", "figure", "distance")
 """Mark what comes with a result (``scan.sigma.npy``); passed by where ``scan.*`` is there, too."""
 
 SEGMENT_WORDS = ("mask", "prob", "overlay", "attention", "compare")
@@ -62,7 +62,7 @@ class Input:
     root : Path or None
         The directory they named; the path below it is mirrored under ``-o``.
     example : bool
-        A file of an installed package: its result goes to the current directory.
+        A file of an installed package, or one that was made for this run: its result goes to the current directory.
     error : InputError or None
         Why it cannot be read at all; report it as failed.
     """
@@ -72,6 +72,10 @@ class Input:
     root: Path | None = None
     example: bool = False
     error: InputError | None = None
+
+
+Schemes = Mapping[str, Callable[[str], Input]]
+"""By what stands before the colon: who makes the input that ``SCHEME:...`` names. Raises ``UsageError`` if none is."""
 
 
 class Passed:
@@ -144,6 +148,7 @@ def expand_inputs(
     stdin: Any = None,
     output: str | Path | None = None,
     passed: Passed | None = None,
+    schemes: Schemes | None = None,
 ) -> list[Input]:
     """List the files that arguments stand for.
 
@@ -162,6 +167,8 @@ def expand_inputs(
         Where results go: a folder in a directory that is searched is no input.
     passed : Passed, optional
         Told what was passed by.
+    schemes : mapping of str to callable, optional
+        For what a command makes itself: ``schemes["phantom"](text)`` is asked for the input that ``phantom:...`` names.
 
     Returns
     -------
@@ -175,8 +182,9 @@ def expand_inputs(
     passed = Passed() if passed is None else passed
     listed: list[Input] = []
     empty: list[str] = []
+    search = _Search(frozenset(suffixes), _identity(output), passed, schemes or {})
     for text in _words(inputs, stdin):
-        listed += _expand(text, _Search(frozenset(suffixes), _identity(output), passed), empty)
+        listed += _expand(text, search, empty)
     if not listed:
         where = f" in {', '.join(empty)}" if empty else ""
         left = "".join(f". Passed by, {row['why']}: {row['files']} ({row['names']})" for row in passed.rows())
@@ -201,11 +209,13 @@ def _words(inputs: Iterable[str], stdin: Any) -> Iterator[str]:
 
 @dataclass(frozen=True, slots=True)
 class _Search:
-    """What a directory is searched for, the folder that is not searched (its device and inode), who is told."""
+    """What a directory is searched for, the folder that is not searched (its device and inode), who is told; and who
+    makes what is no file yet."""
 
     suffixes: frozenset[str]
     output: tuple[int, int] | None
     passed: Passed
+    schemes: Schemes
 
 
 def _identity(path: str | Path | None) -> tuple[int, int] | None:
@@ -221,8 +231,11 @@ def _identity(path: str | Path | None) -> tuple[int, int] | None:
 
 def _expand(text: str, search: _Search, empty: list[str]) -> list[Input]:
     """The files of one argument; directories without any are added to ``empty``."""
-    if text.startswith("example:"):
+    scheme, colon, _ = text.partition(":")
+    if colon and scheme == "example":
         return [_example(text)]
+    if colon and scheme in search.schemes:
+        return [search.schemes[scheme](text)]
     if not text:  # Path("") would be the current directory
         return [Input(Path("(empty)"), "(empty)", error=InputError("(empty)", "is an empty name", "Check the command"))]
     try:

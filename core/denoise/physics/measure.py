@@ -15,6 +15,7 @@ from ...report.sections import Curve, Row, Section, Table
 from ..base import Box
 from ..noise import noise_std
 from ..options import DenoiseOptions
+from ..phantoms.files import phantom_of
 from ..phantoms.phantom import Insert, Phantom
 from ..window import Window
 from .detection import Detected, Detector
@@ -47,7 +48,7 @@ def wanted_measures(image: GreyImage, window: Window, options: DenoiseOptions) -
     """The measures of an image where a report, a comparison or named regions ask for them, and there is a window."""
     if window.width <= 0 or not (options.physics or options.compare or options.rois):
         return None
-    return Measures(image, window, options.rois, image.source if isinstance(image.source, Phantom) else None)
+    return Measures(image, window, options.rois, phantom_of(image))
 
 
 class Measures:
