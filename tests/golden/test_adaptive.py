@@ -1,0 +1,79 @@
+"""The adaptive denoiser against its reference implementation: methods/adaptive-denoise.md, sections 2 and 6.
+
+Recorded by record_adaptive.py. Tolerance 1e-4 of the noise level, 0.01 dB. Where a pixel is flat hangs on a threshold:
+rounding moves one from time to time, and with it the synthetic noise of the blocks around it; one pixel in fifty may
+differ there by more.
+"""
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+from numpy.typing import NDArray
+
+from attn.core.denoise.adaptive.mixture import PRESETS, denoise_slice
+from attn.core.denoise.adaptive.noise_model import NoiseModel, estimate
+from attn.core.denoise.adaptive.volume import SliceGeometry, denoise_volume, slicewise
+from attn.core.denoise.metrics import psnr
+
+TOLERANCE, DECIBEL = 1e-4, 0.01
+Vectors = dict[str, NDArray[np.float32]]
+
+
+def load(name: str) -> Vectors:
+    with np.load(Path(__file__).parent / "vectors" / "adaptive" / f"{name}.npz") as file:
+        return {key: file[key] for key in file.files}
+
+
+@pytest.fixture(scope="module", params=["white", "correlated", "clipped", "round"])
+def case(request: pytest.FixtureRequest) -> tuple[Vectors, NoiseModel]:
+    vectors = load(request.param)
+    return vectors, estimate(vectors["noisy"], valid(vectors))
+
+
+def valid(vectors: Vectors) -> NDArray[np.bool_] | None:
+    return vectors.get("valid")  # type: ignore[return-value]
+
+
+def test_noise_model(case: tuple[Vectors, NoiseModel]) -> None:
+    vectors, model = case
+    np.testing.assert_allclose(model.level[::4, ::4], vectors["level"], rtol=TOLERANCE)
+    np.testing.assert_allclose(model.correlation, vectors["correlation"], atol=TOLERANCE)
+
+
+def test_synthetic_noise(case: tuple[Vectors, NoiseModel]) -> None:
+    vectors, model = case
+    difference = np.abs(model.sample(np.random.default_rng(0)) - vectors["sample"]) / model.level
+    assert (difference < 10 * TOLERANCE).mean() > 0.98  # the root of a spectrum that is nearly 0: 1e-6 becomes 1e-3
+
+
+def test_mixture(case: tuple[Vectors, NoiseModel]) -> None:
+    vectors, model = case
+    result, weights = denoise_slice(vectors["noisy"], model, PRESETS["default"])
+    np.testing.assert_allclose(weights[:, ::4, ::4], vectors["weights"], atol=10 * TOLERANCE)
+    np.testing.assert_allclose(result, vectors["result"], atol=TOLERANCE)
+    ours, theirs = (
+        psnr(np.clip(y, 0, 1).astype(np.float32), vectors["truth"], valid=valid(vectors))
+        for y in (result, vectors["result"])
+    )
+    assert ours == pytest.approx(theirs, abs=DECIBEL)
+
+
+def test_series() -> None:
+    vectors = load("series")
+    x, truth = vectors["noisy"], vectors["truth"]
+    offsets = tuple((float(y), float(x)) for y, x in vectors["offsets"])
+    geometry = SliceGeometry(tuple(map(float, vectors["positions"])), offsets)
+    for i, found in denoise_volume(x, geometry, PRESETS["default"]):
+        counted = [rho for rho in vectors["correlations"][i] if rho >= 0]
+        np.testing.assert_allclose(found.correlations, counted, atol=TOLERANCE)
+        np.testing.assert_allclose(found.result, vectors["result"][i], atol=TOLERANCE)
+        assert found.from_neighbours.mean() == pytest.approx(vectors["from_neighbours"][i], abs=TOLERANCE)
+        ours, theirs = (psnr(np.clip(y, 0, 1), truth[i]) for y in (found.result, vectors["result"][i]))
+        assert ours == pytest.approx(theirs, abs=DECIBEL)
+
+
+def test_a_slice_without_neighbours() -> None:
+    vectors = load("series")
+    alone = slicewise(vectors["noisy"][3], None, PRESETS["default"], seed=3).alone
+    np.testing.assert_allclose(alone, vectors["alone"][3], atol=TOLERANCE)
