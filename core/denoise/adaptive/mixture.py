@@ -7,13 +7,14 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
+from itertools import groupby
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 from scipy.ndimage import gaussian_filter
 
-from .bilateral import patch_bilateral
+from .bilateral import patch_bilaterals
 from .noise_model import NoiseModel
 
 Array = NDArray[Any]
@@ -88,15 +89,17 @@ PRESETS = {"default": Preset(1.4, 0.05), "full-dose": Preset(1.1, 0.1)}
 def filtered(x: Array, level: Array, strength: Any = 1.0) -> Array:
     """[6, H, W]: the slice ``x`` [H, W] behind every head; ``strength`` (number or [H, W]) scales the range widths."""
     planes = []
-    for head in HEADS:
-        guide = gaussian_filter(x, head.guide) if head.guide else x
+    # heads that differ in kappa alone stand side by side and share their distances
+    for (gaussian, patch, sigma), group in groupby(HEADS, lambda head: (head.guide, head.patch, head.sigma)):
+        heads = list(group)
+        guide = gaussian_filter(x, gaussian) if gaussian else x
         planes.append(
-            patch_bilateral(
-                x, guide, head.kappa * strength * level, spatial_sigma=head.sigma, radius=head.radius,
-                patch=head.patch, bias=head.bias,
+            patch_bilaterals(
+                x, guide, strength * level, [head.kappa for head in heads], spatial_sigma=sigma,
+                radius=heads[0].radius, patch=patch, bias=heads[0].bias,
             )
         )  # fmt: skip
-    return np.stack(planes)
+    return np.concatenate(planes)
 
 
 def passed_noise(x: Array, level: Array, planes: Array, noise: Array) -> Array:

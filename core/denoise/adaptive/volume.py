@@ -108,22 +108,21 @@ def heads_over(
     planes, shares = [], []
     for head in SERIES_HEADS:
         guide = here.guide if head.denoised else here.x
-        for kappa in head.kappas:
-            out, total = np.array(here.x, np.float32), np.ones(here.x.shape, np.float32)
+        out, total = np.stack([here.x] * len(head.kappas)), np.ones((len(head.kappas), *here.x.shape), np.float32)
+        accumulate(
+            out, total, here.x, guide, guide, strength * own.level, head.kappas, here.low, here.low,
+            sigma_low * own.level, bias=head.bias, low_bias=ALLOWED / 2, radius=OWN, patch=head.patch, own=True,
+        )  # fmt: skip
+        inside = total.copy()
+        for there, n in neighbours:
             accumulate(
-                out, total, here.x, guide, guide, kappa * strength * own.level, here.low, here.low,
-                sigma_low * own.level, bias=head.bias, low_bias=ALLOWED / 2, radius=OWN, patch=head.patch, own=True,
+                out, total, there.x, guide, there.guide if head.denoised else there.x, strength * n.half, head.kappas,
+                here.low, there.low, sigma_low * n.half, bias=head.bias, low_bias=ALLOWED / 2, radius=NEAR,
+                patch=head.patch, weight=n.weight,
             )  # fmt: skip
-            inside = total.copy()
-            for there, n in neighbours:
-                accumulate(
-                    out, total, there.x, guide, there.guide if head.denoised else there.x, kappa * strength * n.half,
-                    here.low, there.low, sigma_low * n.half, bias=head.bias, low_bias=ALLOWED / 2, radius=NEAR,
-                    patch=head.patch, weight=n.weight,
-                )  # fmt: skip
-            planes.append(out / total)
-            shares.append(1 - inside / total)
-    return np.stack(planes), np.stack(shares)
+        planes.append(out / total)
+        shares.append(1 - inside / total)
+    return np.concatenate(planes), np.concatenate(shares)
 
 
 @dataclass(frozen=True, slots=True)
