@@ -20,6 +20,8 @@ import phantoms  # noqa: E402
 import series_phantoms  # noqa: E402
 import volume  # noqa: E402
 
+from attn.core.denoise.metrics import psnr  # noqa: E402
+
 RNG = np.random.default_rng(13)
 
 
@@ -55,29 +57,33 @@ def record(name, noisy, truth, valid=None):
     np.savez_compressed(OUT / f"{name}.npz", **arrays)
 
 
-def record_series():
+def record_series(name, offsets):
     """Five slices on uneven positions, their grids shifted by parts of pixels, their noise correlated from one to the
-    next."""
+    next. Of a shifted series the quality is kept instead of the result: ours leaves out the edge pixels that the
+    reference repeats where a shifted neighbour ends."""
     truth = series_phantoms.series("abdomen", 1, slices=5, side=96, pixel_mm=1.4, spacing_mm=2.5)
     noisy = series_phantoms.scan_series(truth, 0.25, 1.4, 0.7, seed=2)
     noise = noisy - truth
     noisy = truth + 0.8 * noise + 0.6 * np.roll(noise, 1, axis=0)
-    offsets = np.array([(0, 0), (1.3, 0), (2.6, -1), (3.9, -1.4), (5.2, -2.2)])
     positions = np.array([0, 2.5, 5.0, 9.0, 11.5])
-    rows = [(slice(10 + round(y), 74 + round(y)), slice(14 + round(x), 78 + round(x))) for y, x in offsets]
-    x, t = (np.stack([scaled(a[box], -200, 300) for a, box in zip(s, rows, strict=True)]) for s in (noisy, truth))
+    boxes = [(slice(10 + round(y), 74 + round(y)), slice(14 + round(x), 78 + round(x))) for y, x in offsets]
+    x, t = (np.stack([scaled(a[box], -200, 300) for a, box in zip(s, boxes, strict=True)]) for s in (noisy, truth))
     found = sorted(volume.denoise_series(x, positions, offsets), key=lambda item: item[0])
+    result = [y for _, y, _ in found]
     arrays = {
         "noisy": x,
         "truth": t,
         "positions": positions,
         "offsets": offsets,
-        "alone": [volume.slicewise(x[i], seed=i).alone for i in range(5)],
-        "result": [y for _, y, _ in found],
-        "from_neighbours": [maps["from_neighbours"].mean() for _, _, maps in found],
         "correlations": [np.pad(maps["rho"], (0, 6 - len(maps["rho"])), constant_values=-1) for _, _, maps in found],
     }
-    np.savez_compressed(OUT / "series.npz", **{key: np.asarray(a, np.float32) for key, a in arrays.items()})
+    if offsets.any():
+        arrays["psnr"] = [psnr(np.clip(y, 0, 1), clean) for y, clean in zip(result, t, strict=True)]
+    else:
+        arrays["result"] = result
+        arrays["from_neighbours"] = [maps["from_neighbours"].mean() for _, _, maps in found]
+        arrays["alone"] = volume.slicewise(x[3], seed=3).alone
+    np.savez_compressed(OUT / f"{name}.npz", **{key: np.asarray(a, np.float32) for key, a in arrays.items()})
 
 
 if __name__ == "__main__":
@@ -89,4 +95,5 @@ if __name__ == "__main__":
     noisy, truth = ct("head", 0, "smooth", 0.5, np.s_[112:208, 112:208], -100, 300)
     valid = np.hypot(*(np.mgrid[:96, :96] - 47.5)) < 46
     record("round", np.where(valid, noisy, 0), truth, valid)
-    record_series()
+    record_series("series", np.zeros((5, 2)))
+    record_series("tilted", np.array([(0, 0), (1.3, 0), (2.6, -1), (3.9, -1.4), (5.2, -2.2)]))

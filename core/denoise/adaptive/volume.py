@@ -17,6 +17,7 @@ from .bilateral import accumulate
 from .mixture import EPSILON, Preset, filtered, mix, weigh
 from .neighbours import Array, Neighbour, Shift, Slice, SliceGeometry, View, pair, smoothed
 from .noise_model import NoiseModel, estimate
+from .padding import filled
 
 __all__ = ["FromVolume", "Slice", "SliceGeometry", "denoise_volume", "denoise_with", "pair", "slicewise"]
 
@@ -69,14 +70,13 @@ def slicewise(
     strength : float or ndarray, shape (H, W)
         Factor on the range widths; the weights stay those of strength 1.
     model : NoiseModel, optional
-        Estimated on another slice of the series; level and synthetic noise are taken from it. Where this slice is flat,
+        Estimated on another slice of the series; level and correlation are taken from it. Where this slice is flat,
         and what its noise shares with its neighbours', is looked at here all the same.
     aspect : float
         Height of a pixel over its width.
     """
-    x = np.ascontiguousarray(x, np.float32)
-    here = estimate(x, valid)
-    model = here if model is None else model
+    x = np.ascontiguousarray(filled(x, valid), np.float32)
+    model = estimate(x, valid, aspect=aspect) if model is None else model.seen_in(x, valid)
     noise = model.sample(np.random.default_rng(seed))
     planes = filtered(x, model.level)
     stepped = filtered(x + np.float32(EPSILON) * noise, model.level)
@@ -86,9 +86,9 @@ def slicewise(
     if np.any(strength != 1):
         planes = filtered(x, model.level, strength)
         edited = (weights * planes).sum(0)
-    flat = here.flat if here.flat.any() else np.ones(x.shape, bool)
+    flat = model.flat if model.flat.any() else np.ones(x.shape, bool)
     return Slice(
-        x, model.level, flat, here.residual, noise, guide, moved, edited,
+        x, model.level, flat, model.residual, noise, guide, moved, edited,
         alone=mix(x, planes, weights, preset.keep),
         low=smoothed(x, aspect),
         low_noise=float(np.std((smoothed(noise, aspect) / model.level)[flat])),
