@@ -26,6 +26,8 @@ AIR = -950.0
 """HU: what is darker on the average is no tissue, not even lung."""
 EVEN = 1.0
 """HU between the darkest and the brightest pixel of a truth's neighbourhood below which there is nothing to see."""
+FEW = 4
+"""Pixels of a slice."""
 MOST_SLICES = 5
 """Of a stack, evenly spread: more would only repeat what these say."""
 
@@ -46,9 +48,15 @@ def slices_measured(count: int) -> list[int]:
 
 
 def usable(image: GreyImage, window: Window, z: int) -> NDArray[np.bool_]:
-    """[H, W] where pixels of a slice are no padding, and inside the window, so that they are filtered, not clipped."""
-    inside = (image.pixels[z] > window.low) & (image.pixels[z] < window.high)
-    return np.asarray(inside if image.valid is None else inside & image.valid[z])
+    """[H, W] where pixels of a slice are no padding, and inside the window, so that they are filtered, not clipped.
+
+    An automatic window ends at the image's own extremes; an end that only a few pixels reach clips none.
+    """
+    inside = np.ones(image.pixels[z].shape, bool) if image.valid is None else image.valid[z].copy()
+    for beyond in (image.pixels[z] <= window.low, image.pixels[z] >= window.high):
+        if np.count_nonzero(beyond & inside) > FEW:
+            inside &= ~beyond
+    return inside
 
 
 def uniform_places(image: GreyImage, window: Window, rois: Sequence[Box], truth: Truth | None) -> tuple[Squares, str]:

@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 
 from attn.core.bundles import Placement
-from attn.core.denoise.base import FitOptions, Region
+from attn.core.denoise.base import Box, FitOptions, Region
 from attn.core.denoise.identity import identity
 from attn.core.denoise.options import DenoiseOptions
 from attn.core.denoise.run import run
@@ -105,6 +105,7 @@ def test_every_option_that_may_change_pixels_counts(tmp_path):
     base = DenoiseOptions(method="filter2noise")
     same = [
         replace(base, maps=True), replace(base, figure=True), replace(base, compare=True),
+        replace(base, rois=(Box(0, 0, 16, 16),)), replace(base, physics=True),
         replace(base, reference=Path("r")), replace(base, save_filter=Path("f")), replace(base, dtype="fp32"),
         replace(base, device="cpu"), replace(base, strength=1), replace(base, fit=FitOptions(sigma=0.1)),
     ]  # fmt: skip

@@ -5,11 +5,14 @@ import numpy as np
 import pytest
 from scipy.ndimage import gaussian_filter
 
+from attn.core.denoise import METHODS, evaluate
 from attn.core.denoise.base import Box
 from attn.core.denoise.options import DenoiseOptions
 from attn.core.denoise.phantoms.phantom import Phantom
 from attn.core.denoise.phantoms.single import draw_slice
 from attn.core.denoise.physics.measure import Measured, Measures, wanted_measures
+from attn.core.denoise.pipeline import denoise_stack
+from attn.core.denoise.run import run
 from attn.core.denoise.window import Window
 from attn.core.io.image import GreyImage
 
@@ -116,3 +119,31 @@ def test_an_image_without_uniform_places_says_so_in_the_report_alone(image: Grey
 def test_measures_are_made_where_they_are_asked_for(image, options, window, wanted) -> None:
     small = replace(image, pixels=image.pixels[:1, :40, :40], source=None)
     assert (wanted_measures(small, window, options) is not None) is wanted
+
+
+@pytest.mark.parametrize(
+    ("options", "measured"),
+    [({}, False), ({"physics": True}, True), ({"rois": (Box(8, 8, 48, 48), Box(50, 50, 90, 90))}, True)],
+)
+def test_a_run_measures_where_it_is_asked_to(tmp_path, monkeypatch, options, measured) -> None:
+    monkeypatch.chdir(tmp_path)
+    np.save("a.npy", np.random.default_rng(0).normal(5, 1, (96, 96)).astype(np.float32))
+    item = run(["a.npy"], "out", DenoiseOptions(method="tv", **options)).items[0]
+    shown = {section.name: list(section.rows()) for section in item.sections}
+    assert ("noise_power" in shown) is measured
+    if measured:
+        before, after = shown["noise_power"]
+        assert before["noise_sd"] == pytest.approx(1, rel=0.1)
+        assert after["noise_sd"] < 0.5
+        assert before["chosen_by"] == ("user" if "rois" in options else "image")
+        if "rois" in options:
+            assert (before["regions"], before["region_px"]) == (2, 40)
+
+
+def test_a_comparison_says_it_of_every_method(image: GreyImage, monkeypatch) -> None:
+    monkeypatch.setattr(evaluate, "METHODS", {name: METHODS[name] for name in ("tv", "wavelet")})
+    small, options = replace(image, pixels=image.pixels[:1, 70:134, 40:104], source=None), DenoiseOptions(method="tv")
+    result = denoise_stack(small.pixels, WINDOW, options)
+    found = Measures(small, WINDOW, (Box(0, 0, 32, 32),))
+    table = evaluate.compare_methods(small, result, WINDOW, None, options, lambda done, total: None, found).table
+    assert [0 < row["noise_frequency_kept"] < 2 for row in table.rows()] == [True, True]

@@ -6,7 +6,7 @@ from scipy.ndimage import gaussian_filter
 
 from attn.core.denoise.base import Box
 from attn.core.denoise.physics.edges import distance
-from attn.core.denoise.physics.places import even, slices_measured, uniform_places
+from attn.core.denoise.physics.places import even, slices_measured, uniform_places, usable
 from attn.core.denoise.window import Window
 from attn.core.io.image import GreyImage
 
@@ -23,10 +23,6 @@ def scan(side: int = 192, slices: int = 1, valid: np.ndarray | None = None) -> t
     noise = gaussian_filter(np.random.default_rng(0).standard_normal(truth.shape), (0, 0.7, 0.7))
     pixels = (truth + 20 * noise / noise.std()).astype(np.float32)
     return GreyImage(Path("x"), "npy", pixels, unit="HU", valid=valid), truth
-
-
-def values(squares, pixels: np.ndarray) -> np.ndarray:
-    return squares.cut(pixels)
 
 
 @pytest.mark.parametrize("known", [True, False])
@@ -67,7 +63,7 @@ def test_a_user_names_places() -> None:
 )
 def test_places_that_cannot_be_measured(roi: Box, message: str) -> None:
     image, _ = scan()
-    image.pixels[0, 60, 100] = 3000
+    image.pixels[0, 60, 90:100] = 3000
     with pytest.raises(ValueError, match=message):
         uniform_places(image, WINDOW, (roi,), None)
 
@@ -91,3 +87,11 @@ def test_even() -> None:
 @pytest.mark.parametrize(("count", "slices"), [(1, [0]), (5, [0, 1, 2, 3, 4]), (11, [1, 3, 5, 7, 9])])
 def test_slices_measured(count: int, slices: list[int]) -> None:
     assert slices_measured(count) == slices
+
+
+def test_the_extremes_of_an_image_are_not_clipped() -> None:
+    pixels = np.random.default_rng(0).normal(0, 1, (1, 64, 64)).astype(np.float32)
+    image = GreyImage(Path("x"), "npy", pixels)
+    window = Window(float(pixels.min()), float(pixels.max()))  # as the automatic one is
+    assert usable(image, window, 0).all()
+    assert usable(image, Window(-1, 5), 0).mean() == pytest.approx(0.84, abs=0.02)
