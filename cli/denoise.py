@@ -32,6 +32,10 @@ EXAMPLES = (
         "attn denoise phantom:inserts --simulate-dose 0.1 --compare --report report.html",
         "All methods on a scan of a phantom, whose truth has no noise.",
     ),
+    (
+        "attn denoise phantom.dcm --roi 180,180,330,330 --report quality.html",
+        "A phantom for quality assurance: noise power spectrum before and after, in a region that is uniform.",
+    ),
     ("find . -name '*.dcm' | attn denoise - -o out/ --json", "Paths on stdin, one JSON document on stdout."),
 )
 

@@ -203,7 +203,7 @@ def show(report: Report, reporting: Reporting, *, rows: Sequence[Mapping[str, An
 
 
 def _print_section(section: Section, title: str) -> None:
-    if section.detail:
+    if section.detail or not section.printed:
         return
     if section.brief:
         say(section.brief)

@@ -28,11 +28,14 @@ class Section(ABC):
         For people; default: the name.
     detail : bool
         For those who look closely: the terminal and CSV leave it out, and of an item Markdown, too.
+    printed : bool
+        False: the terminal alone leaves it out, since every one of many inputs has one.
     """
 
     name: str
     title: str = field(default="", kw_only=True)
     detail: bool = field(default=False, kw_only=True)
+    printed: bool = field(default=True, kw_only=True)
 
     @property
     def kind(self) -> str:

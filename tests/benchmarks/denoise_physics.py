@@ -17,7 +17,6 @@ from pathlib import Path
 import numpy as np
 
 from attn.core.denoise import METHODS
-from attn.core.denoise.base import FitOptions
 from attn.core.denoise.metrics import psnr
 from attn.core.denoise.options import DenoiseOptions
 from attn.core.denoise.phantoms.phantom import Phantom
@@ -33,7 +32,6 @@ CHOSEN_BY = range(100)
 """Seeds of the development half."""
 METHODS_SHOWN = {
     "adaptive": DenoiseOptions(method="adaptive"),
-    "adaptive, full-dose": DenoiseOptions(method="adaptive", fit=FitOptions(preset="full-dose")),
     "nlm": DenoiseOptions(method="nlm"),
     "tv": DenoiseOptions(method="tv"),
     "bm3d": DenoiseOptions(method="bm3d"),

@@ -373,3 +373,30 @@ def test_a_name_too_long_for_a_picture_is_the_fault_of_one_file(cli, tmp_path):
     first, second = ran.report["items"]
     assert "too long (255 are possible)" in first["error"]
     assert second["status"] == "ok"
+
+
+def test_a_report_says_what_was_lost(cli, tmp_path):
+    np.save(tmp_path / "even.npy", np.random.default_rng(0).normal(5, 1, (96, 96)).astype(np.float32))
+    plain = cli("denoise", "even.npy", "-m", "tv")
+    assert "noise power" not in plain.stdout
+    told = cli("denoise", "even.npy", "-m", "tv", "--overwrite", "--report", "r.csv")
+    assert told.code == 0, told.stderr
+    assert "noise power" in told.stdout
+    assert "spectrum" not in told.stdout  # a curve for every input is for files
+    before, after = csv.DictReader((tmp_path / "r.noise_power.csv").open(encoding="utf-8"))
+    assert (before["image"], before["chosen_by"]) == ("before", "image")
+    assert float(before["noise_sd"]) == pytest.approx(1, rel=0.1)
+    assert float(after["noise_sd"]) < 0.5
+    assert len(list(csv.DictReader((tmp_path / "r.noise_power_spectrum.csv").open(encoding="utf-8")))) == 16
+
+
+def test_uniform_regions_are_named(cli, tmp_path):
+    np.save(tmp_path / "even.npy", np.random.default_rng(0).normal(5, 1, (96, 96)).astype(np.float32))
+    ran = cli("denoise", "even.npy", "-m", "tv", "--roi", "0,0,40,40", "--roi", "50,50,90,90")
+    assert ran.code == 0, ran.stderr
+    assert "user" in ran.stdout
+    beyond = cli("denoise", "even.npy", "-m", "tv", "--roi", "60,0,100,40", "--overwrite")
+    assert "noise power is not measured: the region 60,0,100,40 is not inside the image of 96 x 96" in beyond.stderr
+    small = cli("denoise", "even.npy", "-m", "tv", "--roi", "0,0,9,40")
+    assert small.code == 2
+    assert "--roi: '0,0,9,40' is no uniform region" in small.stderr

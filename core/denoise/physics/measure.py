@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -11,6 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ...io.image import GreyImage
+from ...report.model import Item
 from ...report.sections import Curve, Row, Section, Table
 from ..base import Box
 from ..noise import noise_std
@@ -24,6 +25,8 @@ from .noise_power import NoisePower, Squares, noise_power
 from .places import slices_measured, uniform_places, usable
 from .removed import edge_correlation
 
+NOISE = "noise_power"
+"""Name of the section of an item, and of the one that holds those of all items."""
 LOW_CONTRAST = 20.0
 """HU: the strongest insert that counts in ``contrast_kept``."""
 SHARES = {"f50": 0.5, "f10": 0.1}
@@ -42,6 +45,13 @@ class Measured:
 
 
 NOTHING = Measured({}, (), ())
+
+
+def noise_of_all(items: Iterable[Item]) -> list[Section]:
+    """The noise power of all items as one table, where it was measured or meant to be."""
+    sections = [(item.input, section) for item in items for section in item.sections if section.name == NOISE]
+    rows = [{"input": name, **row} for name, section in sections for row in section.rows()]
+    return [Table(NOISE, rows)] if rows else []
 
 
 def wanted_measures(image: GreyImage, window: Window, options: DenoiseOptions) -> Measures | None:
@@ -109,7 +119,7 @@ class Measures:
             assert self.before is not None
             sections += self._noise(self.before, after)
         else:
-            sections.append(Table("noise_power", [{"note": f"not measured: {self.why_not}"}]))
+            sections.append(Table(NOISE, [{"note": f"not measured: {self.why_not}"}], detail=True))
         if inserts:
             scans = len(denoised)
             title = f"inserts (d' is right to {1 / math.sqrt(scans):.2g}, of {scans} scan{'s' * (scans > 1)})"
@@ -140,11 +150,12 @@ class Measures:
             }
             for name, power in (("before", before), ("after", after))
         ]
-        yield Table("noise_power", rows)
+        yield Table(NOISE, rows, detail=True)
         lines = {"before": before.radial.tolist(), "after": after.radial.tolist()}
         unit = f"{'' if self.image.unit == 'stored' else self.image.unit}² {length}²".lstrip("² ")
         title = f"noise power spectrum, {unit}"
-        yield Curve("noise_power_spectrum", lines, before.frequency.tolist(), f"cycles/{length}", title=title)
+        xlabel = f"cycles/{length}"
+        yield Curve("noise_power_spectrum", lines, before.frequency.tolist(), xlabel, title=title, printed=False)
 
     def _insert_rows(self, denoised: Stack) -> Iterator[Row]:
         for detector, before in zip(self.detectors, self.detected, strict=True):
