@@ -49,7 +49,7 @@ def scans(kind: str, seed: int, dose: float, count: int) -> tuple[GreyImage, Pha
     phantom = replace(one, truth=np.repeat(one.truth, count, 0))
     spacing = (phantom.pixel_mm,) * 2
     noisy = scan(phantom, dose, seed=1000 * seed)
-    return GreyImage(Path(kind), "npy", noisy, unit="HU", spacing_mm=spacing, source=phantom), phantom
+    return GreyImage(Path(kind), "npy", noisy, unit="HU", spacing_mm=spacing), phantom
 
 
 def row(told: Measured, pixels: np.ndarray, phantom: Phantom, window: Window) -> dict[str, float]:

@@ -27,8 +27,8 @@ STEP = 0.005
 """Cycles per pixel between the frequencies of a curve."""
 REACH = 8.0
 """Pixels."""
-ROUND = 0.75
-"""Frequency times radius below which the edge is too bent, or the window too narrow, for its blur: off by over 4 %."""
+ROUND = 0.6
+"""Frequency times radius below which the edge is too bent, or the window too narrow, for its blur: off by over 7 %."""
 LEAST_CNR = 150.0
 """Contrast over noise, times the root of the rod's pixels: with so much, noise moves the frequency at which the
 transfer is half by 5 to 8 % (measured on scans of the phantom ``inserts``; with 400 by 2 %). TG-233 asks for 15, and

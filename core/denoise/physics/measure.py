@@ -125,7 +125,7 @@ class Measures:
             title = f"inserts (d' is right to {1 / math.sqrt(scans):.2g}, of {scans} scan{'s' * (scans > 1)})"
             sections.append(Table("inserts", inserts, [_short(row) for row in inserts], title=title))
         if edges:
-            sections.append(Table("edges", edges, title="edges (task transfer function)"))
+            sections.append(Table("edges", edges, title="edges (task transfer function, cycles/mm)"))
         return Measured(self._numbers(denoised, after, inserts, edges), tuple(sections), tuple(self.warnings))
 
     def numbers(self, denoised: Stack) -> dict[str, float]:
@@ -206,33 +206,31 @@ class Measures:
     def _numbers(
         self, denoised: Stack, after: NoisePower | None, inserts: Sequence[Row], edges: Sequence[Row]
     ) -> dict[str, float]:
-        """What is finite of: mean frequency of the noise after over before, contrast and f50 kept, edges removed."""
+        """What can be said of: mean frequency of the noise after over before, contrast and f50 kept, edges removed."""
+        values = {"removed_edge_correlation": self._removed(denoised)}
+        if after is not None and self.before is not None:
+            values["noise_frequency_kept"] = after.mean_frequency / self.before.mean_frequency
         low = [row for row in inserts if abs(row["contrast_truth_hu"]) <= LOW_CONTRAST]
-        seen = {
-            name: sum(row["contrast_truth_hu"] * row[f"contrast_{name}_hu"] for row in low)
-            for name in ("before", "after")
-        }
-        kept = [row["f50_after_per_mm"] / row["f50_truth_per_mm"] for row in edges]
-        removed = [
-            edge_correlation(self.image.pixels[z], denoised[z], level, usable(self.image, self.window, z))
-            for z in slices_measured(len(denoised))
-            if (
-                level := noise_std(
-                    self.image.pixels[z], None if self.image.valid is None else self.image.valid[z], level=2
-                )
-            )
+        seen = [
+            sum(row["contrast_truth_hu"] * row[f"contrast_{when}_hu"] for row in low) for when in ("before", "after")
         ]
-        values = {
-            "noise_frequency_kept": after.mean_frequency / self.before.mean_frequency
-            if after and self.before
-            else math.nan,
-            "contrast_kept": seen["after"] / seen["before"] if low and seen["before"] > 0 else math.nan,
-            "f50_kept": float(np.mean([value for value in kept if math.isfinite(value)] or math.nan)),
-            "removed_edge_correlation": float(
-                np.mean([value for value in removed if math.isfinite(value)] or math.nan)
-            ),
-        }
+        if low and seen[0] > 0:
+            values["contrast_kept"] = seen[1] / seen[0]
+        rods = [] if self.phantom is None else [rod.contrast for rod in self.phantom.rods]
+        sharp = [row["f50_after_per_mm"] / row["f50_truth_per_mm"] for row in edges if row["contrast_hu"] in rods]
+        if sharp:  # of the rods alone: whether an insert is among the edges depends on the noise
+            values["f50_kept"] = float(np.mean(sharp))
         return {name: value for name, value in values.items() if math.isfinite(value)}
+
+    def _removed(self, denoised: Stack) -> float:
+        """Mean over the slices that have edges; NaN where none has."""
+        found = []
+        for z in slices_measured(len(denoised)):
+            noisy, valid = self.image.pixels[z], None if self.image.valid is None else self.image.valid[z]
+            level = noise_std(noisy, valid, level=2)
+            found.append(edge_correlation(noisy, denoised[z], level, usable(self.image, self.window, z)))
+        known = [value for value in found if math.isfinite(value)]
+        return float(np.mean(known)) if known else math.nan
 
 
 def _short(row: Row) -> Row:

@@ -30,14 +30,12 @@ def image(phantom: Phantom) -> GreyImage:
     """Two scans, with noise that is quick to make."""
     noise = gaussian_filter(np.random.default_rng(0).standard_normal((2, 320, 320)), (0, 0.8, 0.8), mode="wrap")
     pixels = (phantom.truth + 10 * noise / noise.std()).astype(np.float32)
-    return GreyImage(Path("x"), "npy", pixels, unit="HU", spacing_mm=(0.7, 0.7), source=phantom)
+    return GreyImage(Path("x"), "npy", pixels, unit="HU", spacing_mm=(0.7, 0.7))
 
 
 @pytest.fixture(scope="module")
-def measures(image: GreyImage) -> Measures:
-    found = wanted_measures(image, WINDOW, DenoiseOptions(physics=True))
-    assert found is not None
-    return found
+def measures(image: GreyImage, phantom: Phantom) -> Measures:
+    return Measures(image, WINDOW, phantom=phantom)
 
 
 def tables(measured: Measured) -> dict[str, list[dict]]:
@@ -57,7 +55,7 @@ def test_what_changes_nothing_loses_nothing(measures: Measures, image: GreyImage
 
 
 def test_what_blur_loses(measures: Measures, image: GreyImage) -> None:
-    told = measures.tell(gaussian_filter(image.pixels, (0, 2, 2)))
+    told = measures.tell(gaussian_filter(image.pixels, (0, 1.2, 1.2)))
     shown = tables(told)
     assert list(shown) == ["noise_power", "noise_power_spectrum", "inserts", "edges"]
     assert told.metrics["f50_kept"] < 0.6
@@ -66,7 +64,7 @@ def test_what_blur_loses(measures: Measures, image: GreyImage) -> None:
     assert 0.5 < told.metrics["contrast_kept"] < 0.95  # the small inserts lose
     assert len(shown["inserts"]) == 14
     strong = next(row for row in shown["inserts"] if row["contrast_truth_hu"] > 50)
-    assert strong["cnr_after"] > 2 * strong["cnr_before"]
+    assert strong["cnr_after"] > 1.5 * strong["cnr_before"]
     assert strong["d_prime_after"] == pytest.approx(strong["d_prime_before"], rel=0.25)
     for row in shown["edges"]:
         assert row["f50_before_per_mm"] == pytest.approx(row["f50_truth_per_mm"], rel=0.15)
@@ -81,7 +79,7 @@ def test_a_comparison_has_the_same_numbers(measures: Measures, image: GreyImage)
 
 def test_a_users_own_image(image: GreyImage) -> None:
     """No truth: places are found, there are neither inserts nor edges; without a spacing everything is per pixel."""
-    own = replace(image, pixels=image.pixels[:1], source=None, spacing_mm=None, unit="stored")
+    own = replace(image, pixels=image.pixels[:1], spacing_mm=None, unit="stored")
     told = Measures(own, WINDOW).tell(own.pixels / 2)
     shown = tables(told)
     assert list(shown) == ["noise_power", "noise_power_spectrum"]
@@ -94,14 +92,14 @@ def test_a_users_own_image(image: GreyImage) -> None:
 
 
 def test_named_regions_that_cannot_be_measured_are_a_warning(image: GreyImage) -> None:
-    told = Measures(replace(image, source=None), WINDOW, (Box(310, 310, 330, 330),)).tell(image.pixels)
+    told = Measures(image, WINDOW, (Box(310, 310, 330, 330),)).tell(image.pixels)
     why = "not measured: the region 310,310,330,330 is not inside the image of 320 x 320 pixels"
     assert tables(told) == {"noise_power": [{"note": why}]}
     assert told.warnings == (f"noise power is {why}",)
 
 
 def test_an_image_without_uniform_places_says_so_in_the_report_alone(image: GreyImage) -> None:
-    small = replace(image, pixels=image.pixels[:1, :30, :30], source=None)
+    small = replace(image, pixels=image.pixels[:1, :30, :30])
     told = Measures(small, WINDOW).tell(small.pixels)
     assert tables(told)["noise_power"][0]["note"].startswith("not measured: no uniform region large enough")
     assert told.warnings == ()
@@ -117,7 +115,7 @@ def test_an_image_without_uniform_places_says_so_in_the_report_alone(image: Grey
     ],
 )
 def test_measures_are_made_where_they_are_asked_for(image, options, window, wanted) -> None:
-    small = replace(image, pixels=image.pixels[:1, :40, :40], source=None)
+    small = replace(image, pixels=image.pixels[:1, :40, :40])
     assert (wanted_measures(small, window, options) is not None) is wanted
 
 
@@ -142,8 +140,20 @@ def test_a_run_measures_where_it_is_asked_to(tmp_path, monkeypatch, options, mea
 
 def test_a_comparison_says_it_of_every_method(image: GreyImage, monkeypatch) -> None:
     monkeypatch.setattr(evaluate, "METHODS", {name: METHODS[name] for name in ("tv", "wavelet")})
-    small, options = replace(image, pixels=image.pixels[:1, 70:134, 40:104], source=None), DenoiseOptions(method="tv")
+    small, options = replace(image, pixels=image.pixels[:1, 70:134, 40:104]), DenoiseOptions(method="tv")
     result = denoise_stack(small.pixels, WINDOW, options)
     found = Measures(small, WINDOW, (Box(0, 0, 32, 32),))
     table = evaluate.compare_methods(small, result, WINDOW, None, options, lambda done, total: None, found).table
     assert [0 < row["noise_frequency_kept"] < 2 for row in table.rows()] == [True, True]
+
+
+@pytest.mark.slow  # draws and scans a phantom
+def test_a_phantom_is_measured_by_its_truth(tmp_path) -> None:
+    """Seven slices of the same inserts are seven scans."""
+    options = DenoiseOptions(method="tv", simulate_dose=0.5, physics=True)
+    item = run(["phantom:inserts:0x7"], str(tmp_path), options).items[0]
+    shown = {section.name: section for section in item.sections}
+    assert shown["inserts"].heading == "inserts (d' is right to 0.38, of 7 scans)"
+    assert {"noise_frequency_kept", "contrast_kept", "removed_edge_correlation"} <= set(item.metrics)
+    assert next(iter(shown["noise_power"].rows()))["chosen_by"] == "truth"
+    assert "edges" in shown  # seven scans are enough for an insert of 60 HU
