@@ -16,6 +16,7 @@ from scipy.ndimage import gaussian_filter
 
 from .bilateral import patch_bilaterals
 from .noise_model import NoiseModel
+from .smooth import gaussian_mean
 
 Array = NDArray[Any]
 
@@ -109,8 +110,7 @@ def passed_noise(x: Array, level: Array, planes: Array, noise: Array) -> Array:
 
 def weigh(x: Array, level: Array, planes: Array, passed: Array, gamma: float) -> Array:
     """Weights [K, H, W] of the candidates ``planes`` by Stein's risk; ``passed``: the noise that they let pass."""
-    risk = np.stack([gaussian_filter((f - x) ** 2 + 2 * gamma * p, REACH) for f, p in zip(planes, passed, strict=True)])
-    risk /= gaussian_filter(level**2, REACH)
+    risk = gaussian_mean((planes - x) ** 2 + 2 * gamma * passed, REACH) / gaussian_mean(level**2, REACH)
     risk = (1 - WHOLE) * risk + WHOLE * risk.mean((1, 2), keepdims=True)
     weights = np.exp(-(risk - risk.min(0)) / TEMPERATURE)
     return np.asarray(weights / weights.sum(0))
