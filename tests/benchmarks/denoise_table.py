@@ -25,14 +25,12 @@ from importlib.metadata import PackageNotFoundError, version
 from multiprocessing import get_context
 from pathlib import Path
 
-THREADS = ("OMP_NUM_THREADS", "NUMBA_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS")
-for _name in THREADS:  # before NumPy is imported: seconds are those of one thread
-    os.environ[_name] = "1"
 TESTS = Path(__file__).resolve().parent.parent
 sys.path[:0] = [str(TESTS), str(TESTS / "support")]
 
 from denoise_cases import SETS, SPLITS, Case, cases, make  # noqa: E402
 
+THREADS = ("OMP_NUM_THREADS", "NUMBA_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS")
 LIBRARIES = ("numpy", "scipy", "scikit-image", "torch", "numba", "bm3d")
 SETTINGS_ONLY = ("attn.core.denoise.base", "attn.core.denoise.options")
 """Code that holds options alone: what they are set to is part of the key by itself."""
@@ -110,7 +108,8 @@ def run(
     known = kept(file)
     scores: dict[tuple[str, str, str], Score] = {}
     problems: list[str] = []
-    keys = {row: identity(row) for row in rows}
+    os.environ |= dict.fromkeys(THREADS, "1")  # of the processes that follow: seconds are those of one thread
+    keys = {row: code_of(row.method) for row in rows}
     with ProcessPoolExecutor(workers, mp_context=get_context("spawn")) as pool:
         waiting = {pool.submit(score_case, case, keys, data, known): case for case in chosen}
         with file.open("a", encoding="utf-8") as stream:
@@ -139,11 +138,11 @@ def kept(file: Path) -> dict[str, dict]:
     return known
 
 
-def identity(row: Row) -> str:
-    """Digest of what a row's pixels depend on beside the case and its options: sources and libraries."""
+def code_of(method: str) -> str:
+    """Digest of what a method's pixels depend on beside the case and its options: sources and libraries."""
     from attn.core.denoise import METHODS
 
-    home = METHODS[row.method].home.partition(":")[0]
+    home = METHODS[method].home.partition(":")[0]
     digest = hashlib.sha256(repr([(name, installed(name)) for name in LIBRARIES]).encode())
     for path in sources((home, "attn.core.denoise.pipeline", "attn.core.denoise.metrics")):
         digest.update(path.read_bytes())
@@ -172,6 +171,7 @@ def installed(package: str) -> str:
 
 def score_case(case: Case, keys: dict[Row, str], data: Path, known: dict[str, dict]) -> tuple[list[dict], list[str]]:
     """One case by every row, in a process of its own: lines for the file of scores, and what failed."""
+    from attn.core.denoise.identity import identity
     from attn.core.denoise.metrics import psnr, ssim
     from attn.core.errors import AttnError
 
@@ -184,7 +184,7 @@ def score_case(case: Case, keys: dict[Row, str], data: Path, known: dict[str, di
 
     lines.append(line(NOISY, f"{scaled.digest} {NOISY}", scaled.noisy, 0.0))
     for row, code in keys.items():
-        key = f"{scaled.digest} {code} {settings(row, case)}"
+        key = f"{scaled.digest} {code} {identity(options_for(row, case))}"
         if key in known:
             lines.append(known[key])
             continue
@@ -202,17 +202,8 @@ def options_for(row: Row, case: Case):  # -> DenoiseOptions
     from attn.core.denoise.options import DenoiseOptions
 
     quality = "balanced" if (row.method, case.group) == ("filter2noise", "mayo") else "fast"
-    return DenoiseOptions(method=row.method, fit=FitOptions(quality=quality), device="cpu")
-
-
-def settings(row: Row, case: Case) -> str:
-    """Everything that the row's method reads of its options, and the preset."""
-    from attn.core.denoise import METHODS
-
-    options = options_for(row, case)
-    read = sorted(METHODS[row.method].options or ())
-    values = {name: getattr(options if hasattr(options, name) else options.fit, name) for name in read}
-    return f"{row.method} {row.preset} {values}"
+    preset = {"preset": row.preset} if row.preset else {}
+    return DenoiseOptions(method=row.method, fit=FitOptions(quality=quality, **preset), device="cpu")
 
 
 def denoised(row: Row, case: Case, scaled):
@@ -259,7 +250,7 @@ def table(title: str, some: Sequence[Case], labels: Sequence[str], scores: dict[
         cells = [mean(found[group], sum(case.group == group for case in some)) for group in groups]
         everything = [score for each in found.values() for score in each]
         seconds = (
-            f"{sum(s.seconds for s in everything) / len(everything):.1f}" if everything and label != NOISY else "–"
+            f"{sum(s.seconds for s in everything) / len(everything):.2f}" if everything and label != NOISY else "–"
         )
         lines.append([label, *cells, seconds, str(best.get(label, 0))])
     return "\n".join("| " + " | ".join(cells) + " |" for cells in lines)
