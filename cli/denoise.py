@@ -47,10 +47,10 @@ NOTES = (
     "In a folder, DICOM is known by its bytes, whatever the file is called. What is passed by (results of earlier "
     "runs, hidden files, unknown kinds, DICOMDIR) is counted and named. Links to folders are followed once.",
     "phantom:KIND is a CT phantom that is drawn for the run: abdomen, chest, head or inserts (discs of low contrast, "
-    "line pairs, rods). phantom:KIND:SEED draws another one, phantom:KIND:SEEDxSLICES a series, 2.5 mm apart, in one "
-    "file. It has no noise, so --simulate-dose is needed: the scan gets all the noise that automatic exposure leaves "
-    "at that fraction of its dose, and psnr, ssim and rmse_hu compare with the noise-free truth. In any other file the "
-    "noise that it has stays part of the truth, and only what the lower dose adds is simulated.",
+    "line pairs, rods). phantom:KIND:SEED draws another one, phantom:KIND:SEEDxSLICES a series, a file for each slice, "
+    "2.5 mm apart. It has no noise, so --simulate-dose is needed: the scan gets all the noise that automatic exposure "
+    "leaves at that fraction of its dose, and psnr, ssim and rmse_hu compare with the noise-free truth. In any other "
+    "file the noise that it has stays part of the truth, and only what the lower dose adds is simulated.",
     "Results are for research, not for diagnosis. Keep the source images.",
     "The method adaptive is our own and unpublished. How it was measured, against which methods, and where it loses is "
     "in tests/benchmarks/denoise.md. --method filter2noise is the published method, as published.",
@@ -70,7 +70,7 @@ FILES = (
     ),
     ("NAME.sigma.png, NAME.figure.png, NAME.compare.png", "Pictures of --maps, --figure and --compare."),
     ("NAME.lowdose.SUFFIX", "--simulate-dose: the noisy image that was made."),
-    ("phantom-KIND-SEED.truth.dcm", "phantom:KIND: the noise-free truth."),
+    ("phantom-KIND-SEED.truth.dcm", "phantom:KIND: its noise-free truth."),
 )
 
 

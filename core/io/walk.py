@@ -74,8 +74,8 @@ class Input:
     error: InputError | None = None
 
 
-Schemes = Mapping[str, Callable[[str], Input]]
-"""By what stands before the colon: who makes the input that ``SCHEME:...`` names. Raises ``UsageError`` if none is."""
+Schemes = Mapping[str, Callable[[str], list[Input]]]
+"""By what stands before the colon: who makes the files that ``SCHEME:...`` names. Raises ``UsageError`` if none are."""
 
 
 class Passed:
@@ -168,7 +168,7 @@ def expand_inputs(
     passed : Passed, optional
         Told what was passed by.
     schemes : mapping of str to callable, optional
-        For what a command makes itself: ``schemes["phantom"](text)`` is asked for the input that ``phantom:...`` names.
+        For what a command makes itself: ``schemes["phantom"](text)`` is asked for the files that ``phantom:...`` names.
 
     Returns
     -------
@@ -235,7 +235,7 @@ def _expand(text: str, search: _Search, empty: list[str]) -> list[Input]:
     if colon and scheme == "example":
         return [_example(text)]
     if colon and scheme in search.schemes:
-        return [search.schemes[scheme](text)]
+        return search.schemes[scheme](text)
     if not text:  # Path("") would be the current directory
         return [Input(Path("(empty)"), "(empty)", error=InputError("(empty)", "is an empty name", "Check the command"))]
     try:

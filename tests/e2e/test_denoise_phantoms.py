@@ -1,9 +1,13 @@
 """`attn denoise phantom:KIND`: drawn for the run, scanned, compared with a truth that has no noise."""
 
+import shutil
+import subprocess
+
 import numpy as np
 import pydicom
 import pytest
 
+from attn.core.denoise.phantoms.files import phantom_of, write_phantom
 from attn.core.denoise.phantoms.names import parse_phantom
 from attn.core.io import read_grey
 
@@ -44,15 +48,35 @@ def test_a_truth_that_was_written_is_still_one(cli, tmp_path):
     assert not (tmp_path / "phantom-inserts-3.lowdose.truth.dcm").exists()
 
 
-def test_a_series_is_one_file_with_its_geometry(cli, tmp_path):
+def test_a_series_is_a_file_for_each_slice(cli, tmp_path):
     ran = cli("denoise", "phantom:inserts:1x2", "phantom:inserts:1x2", *QUICK, "-o", "out")
     assert ran.code == 0, ran.stderr
-    assert [item["output"] for item in ran.report["items"]] == ["out/phantom-inserts-1x2.dcm"]
-    image = read_grey(tmp_path / "out" / "phantom-inserts-1x2.dcm")
-    assert image.pixels.shape == (2, 192, 192)
-    assert [place.origin[2] for place in image.places] == [-1.25, 1.25]
-    noise = [read_grey(tmp_path / "out" / f"phantom-inserts-1x2.{word}.dcm").pixels for word in ("lowdose", "truth")]
-    assert abs(np.corrcoef((noise[0] - noise[1]).reshape(2, -1))[0, 1]) < 0.1
+    assert [item["input"] for item in ran.report["items"]] == ["phantom:inserts:1x2/1", "phantom:inserts:1x2/2"]
+    names = [f"out/phantom-inserts-1x2-{z}" for z in (1, 2)]
+    assert [item["output"] for item in ran.report["items"]] == [f"{name}.dcm" for name in names]
+    slices = [read_grey(tmp_path / f"{name}.dcm") for name in names]
+    assert [image.pixels.shape for image in slices] == [(1, 192, 192)] * 2
+    assert [image.series["position"] for image in slices] == [-1.25, 1.25]
+    assert len({image.series["uid"] for image in slices}) == 1
+    noise = [
+        read_grey(tmp_path / f"{n}.lowdose.dcm").pixels - read_grey(tmp_path / f"{n}.truth.dcm").pixels for n in names
+    ]
+    assert abs(np.corrcoef(noise[0].ravel(), noise[1].ravel())[0, 1]) < 0.1
+    drawn = parse_phantom("phantom:inserts:1x2").draw()
+    truth = read_grey(tmp_path / f"{names[1]}.truth.dcm")
+    np.testing.assert_array_equal(phantom_of(truth).truth, drawn.truth[1:])
+    assert phantom_of(truth).inserts == drawn.inserts
+    assert phantom_of(slices[1]) is None
+
+
+@pytest.mark.skipif(shutil.which("dciodvfy") is None, reason="dciodvfy is not installed")
+@pytest.mark.parametrize("name", ["phantom:inserts:1", "phantom:head:0x2"])
+def test_the_files_are_what_the_standard_says(tmp_path, name):
+    for path in write_phantom(parse_phantom(name), tmp_path):
+        done = subprocess.run(["dciodvfy", path], capture_output=True, text=True, check=False)
+        said = (done.stdout + done.stderr).splitlines()
+        assert "CTImage" in said
+        assert [line for line in said if line.startswith("Error")] == []
 
 
 @pytest.mark.parametrize(

@@ -1,12 +1,13 @@
 """Phantoms as DICOM files that say of themselves that they are free of noise, and by which kernel they were blurred.
 
-A slice is a CT image, a series one enhanced multi-frame file. HU are stored in steps of 1/8. What the truth is made
-of is kept in a private block; it holds only for the file as it was drawn: whatever is derived from it (a simulated
-scan, a denoised result) keeps the block, but is no original.
+A series is a file for each slice, as scanners write it. HU are stored in steps of 1/8. What the truth is made of is
+kept in a private block; it holds only for the file as it was drawn: whatever is derived from it (a simulated scan, a
+denoised result) keeps the block, but is no original.
 """
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -30,37 +31,29 @@ GROUP, CREATOR = 0x0011, "ATTN PHANTOM"
 NAME, CUTOFF = 0x01, 0x02
 """Elements of the private block: the phantom's name; cycles per mm at which the kernel ends."""
 
-CT, ENHANCED_CT = "1.2.840.10008.5.1.4.1.1.2", "1.2.840.10008.5.1.4.1.1.2.1"
+CT_IMAGE = "1.2.840.10008.5.1.4.1.1.2"
 
 
-def write_phantom(name: PhantomName, path: Path) -> None:
-    """Draw a phantom into a DICOM file. The same name gives the same bytes on the same machine."""
-    from pydicom.dataset import FileMetaDataset
-    from pydicom.uid import ExplicitVRLittleEndian
-
+def write_phantom(name: PhantomName, folder: Path) -> list[Path]:
+    """Draw a phantom into DICOM files, one a slice. The same name gives the same bytes on the same machine."""
     phantom = name.draw()
-    dataset = _header(name, phantom)
-    stored = np.rint(phantom.truth / STEP_HU).astype("<i2")
-    dataset.Rows, dataset.Columns = stored.shape[1:]
-    dataset.SamplesPerPixel, dataset.PhotometricInterpretation = 1, "MONOCHROME2"
-    dataset.BitsAllocated, dataset.BitsStored, dataset.HighBit, dataset.PixelRepresentation = 16, 16, 15, 1
-    dataset.PixelData = stored.tobytes()
-    (_frames if name.slices else _single)(dataset, phantom)
-    dataset.file_meta = FileMetaDataset()
-    dataset.file_meta.TransferSyntaxUID = ExplicitVRLittleEndian
-    dataset.file_meta.MediaStorageSOPClassUID = dataset.SOPClassUID
-    dataset.file_meta.MediaStorageSOPInstanceUID = dataset.SOPInstanceUID
-    dataset.save_as(path, enforce_file_format=True)
+    paths = [folder / f"{stem}.dcm" for stem in name.stems]
+    for z, path in enumerate(paths):
+        if not path.exists():  # named twice
+            _dataset(name, phantom, z).save_as(path, enforce_file_format=True)
+    return paths
 
 
 def phantom_of(image: GreyImage) -> Phantom | None:
-    """The phantom that an image was read as, whatever became of its pixels since; None for every other image."""
-    block = _block(image)
-    return None if block is None else parse_phantom(str(block[NAME].value)).draw()
+    """The slice of a phantom that an image was read as, whatever became of its pixels since; None for all others."""
+    if (block := _block(image)) is None:
+        return None
+    phantom, z = parse_phantom(str(block[NAME].value)).draw(), int(image.source.dataset.InstanceNumber) - 1
+    return replace(phantom, truth=phantom.truth[z : z + 1], positions_mm=phantom.positions_mm[z : z + 1])
 
 
 def phantom_cutoff(image: GreyImage) -> float | None:
-    """Cycles per mm at which the kernel of an image ends that was read as a phantom; None for every other image."""
+    """Cycles per mm at which the kernel of an image ends that was read as a phantom; None for all others."""
     block = _block(image)
     return None if block is None else float(block[CUTOFF].value)
 
@@ -77,81 +70,50 @@ def _block(image: GreyImage) -> Any:
         return None
 
 
-def _header(name: PhantomName, phantom: Phantom) -> Dataset:
-    """What a slice and a series have in common: identity, equipment, the private block."""
-    from pydicom.dataset import Dataset
+def _dataset(name: PhantomName, phantom: Phantom, z: int) -> Dataset:
+    """Slice ``z`` as a CT image."""
+    from pydicom.dataset import Dataset, FileMetaDataset
+    from pydicom.uid import ExplicitVRLittleEndian
 
     from attn import __version__
 
     dataset = Dataset()
     dataset.SpecificCharacterSet = "ISO_IR 192"
-    dataset.ImageType = ["ORIGINAL", "PRIMARY", "AXIAL"]
-    dataset.SOPClassUID = ENHANCED_CT if name.slices else CT
-    uid = ("attn phantom", GENERATION, str(name))
-    dataset.SOPInstanceUID, dataset.SeriesInstanceUID, dataset.StudyInstanceUID, dataset.FrameOfReferenceUID = (
-        derived_uid(*uid, part) for part in ("instance", "series", "study", "frame")
+    dataset.ImageType, dataset.SOPClassUID = ["ORIGINAL", "PRIMARY", "AXIAL"], CT_IMAGE
+    whole = ("attn phantom", GENERATION, str(name))
+    dataset.SOPInstanceUID = derived_uid(*whole, f"instance {z}")
+    dataset.SeriesInstanceUID, dataset.StudyInstanceUID, dataset.FrameOfReferenceUID = (
+        derived_uid(*whole, part) for part in ("series", "study", "frame")
     )
     for empty in (
         "StudyDate", "StudyTime", "AccessionNumber", "ReferringPhysicianName", "PatientBirthDate", "PatientSex",
-        "StudyID", "PositionReferenceIndicator", "KVP", "AcquisitionNumber",
+        "StudyID", "PositionReferenceIndicator", "AcquisitionNumber", "Laterality", "KVP",
     ):  # fmt: skip
-        setattr(dataset, empty, None if empty == "KVP" else "")
-    dataset.PatientName, dataset.PatientID = "Phantom", str(name)
-    dataset.Modality, dataset.SeriesNumber, dataset.InstanceNumber = "CT", 1, 1
+        setattr(dataset, empty, None)  # what the standard wants there, if only without a value
+    dataset.PatientName, dataset.PatientID, dataset.PatientPosition = "Phantom^attn", str(name), "HFS"
+    dataset.Modality, dataset.SeriesNumber, dataset.InstanceNumber = "CT", 1, z + 1
     dataset.SeriesDescription = f"noise-free {name}"
     dataset.Manufacturer, dataset.ManufacturerModelName, dataset.SoftwareVersions = "attn", "phantom", __version__
-    dataset.BurnedInAnnotation = "NO"
     block = dataset.private_block(GROUP, CREATOR, create=True)
     block.add_new(NAME, "LO", str(name))
     block.add_new(CUTOFF, "FD", phantom.cutoff_per_mm)
+    _set_geometry(dataset, phantom, z)
+    dataset.RescaleIntercept, dataset.RescaleSlope, dataset.RescaleType = 0, STEP_HU, "HU"
+    dataset.SamplesPerPixel, dataset.PhotometricInterpretation = 1, "MONOCHROME2"
+    dataset.BitsAllocated, dataset.BitsStored, dataset.HighBit, dataset.PixelRepresentation = 16, 16, 15, 1
+    dataset.PixelData = np.rint(phantom.truth[z] / STEP_HU).astype("<i2").tobytes()
+    dataset.file_meta = FileMetaDataset()
+    dataset.file_meta.TransferSyntaxUID = ExplicitVRLittleEndian
+    dataset.file_meta.MediaStorageSOPClassUID = dataset.SOPClassUID
+    dataset.file_meta.MediaStorageSOPInstanceUID = dataset.SOPInstanceUID
     return dataset
 
 
-def _corner(phantom: Phantom) -> float:
-    """mm from the middle of the slice to the centre of its first pixel."""
-    side: int = phantom.truth.shape[-1]
-    return -(side - 1) / 2 * phantom.pixel_mm
-
-
-def _single(dataset: Dataset, phantom: Phantom) -> None:
-    """Where the one slice lies, and what its values are."""
-    corner = _corner(phantom)
-    dataset.ImagePositionPatient = [corner, corner, phantom.positions_mm[0]]
+def _set_geometry(dataset: Dataset, phantom: Phantom, z: int) -> None:
+    """Where slice ``z`` lies: the middle of every slice on one axis."""
+    dataset.Rows, dataset.Columns = phantom.truth.shape[1:]
+    corner = [round(-(side - 1) / 2 * phantom.pixel_mm, 6) for side in (dataset.Columns, dataset.Rows)]
+    dataset.ImagePositionPatient = [*corner, phantom.positions_mm[z]]
     dataset.ImageOrientationPatient = [1, 0, 0, 0, 1, 0]
     dataset.PixelSpacing = [phantom.pixel_mm, phantom.pixel_mm]
-    dataset.SliceThickness = None  # the solids have no ends along the axis
-    dataset.RescaleIntercept, dataset.RescaleSlope, dataset.RescaleType = 0, STEP_HU, "HU"
-
-
-def _frames(dataset: Dataset, phantom: Phantom) -> None:
-    """The functional groups: shared geometry and rescale, and each frame's position."""
-    dataset.NumberOfFrames = len(phantom.truth)
-    dataset.ImageType = ["ORIGINAL", "PRIMARY", "AXIAL", "NONE"]
-    shared: dict[str, dict[str, Any]] = {
-        "PlaneOrientationSequence": {"ImageOrientationPatient": [1, 0, 0, 0, 1, 0]},
-        "PixelMeasuresSequence": {"PixelSpacing": [phantom.pixel_mm] * 2, "SliceThickness": phantom.thickness_mm},
-        "PixelValueTransformationSequence": {
-            "RescaleIntercept": 0, "RescaleSlope": STEP_HU, "RescaleType": "HU",
-        },
-        "CTImageFrameTypeSequence": {"FrameType": ["ORIGINAL", "PRIMARY", "AXIAL", "NONE"]},
-    }  # fmt: skip
-    dataset.SharedFunctionalGroupsSequence = [_item({group: [_item(of)] for group, of in shared.items()})]
-    corner = _corner(phantom)
-    dataset.PerFrameFunctionalGroupsSequence = [
-        _item(
-            {
-                "PlanePositionSequence": [_item({"ImagePositionPatient": [corner, corner, at]})],
-                "FrameContentSequence": [_item({"StackID": "1", "InStackPositionNumber": z + 1})],
-            }
-        )
-        for z, at in enumerate(phantom.positions_mm)
-    ]
-
-
-def _item(values: dict[str, Any]) -> Dataset:
-    from pydicom.dataset import Dataset
-
-    item = Dataset()
-    for keyword, value in values.items():
-        setattr(item, keyword, value)
-    return item
+    dataset.SliceThickness = phantom.thickness_mm or None  # of a single slice the solids have no ends

@@ -33,7 +33,7 @@ def phantom_inputs(output: str | Path | None, dose: float | None) -> Iterator[Sc
     with ExitStack() as stack:
         folders: list[Path] = []
 
-        def draw(text: str) -> Input:
+        def draw(text: str) -> list[Input]:
             name = parse_phantom(text)
             if dose is None:
                 raise OptionError(
@@ -41,10 +41,9 @@ def phantom_inputs(output: str | Path | None, dose: float | None) -> Iterator[Sc
                 )
             if not folders:
                 folders.append(stack.enter_context(scratch_folder(_place(output))))
-            path = folders[0] / f"{name.stem}.dcm"
-            if not path.exists():
-                write_phantom(name, path)
-            return Input(path, text, example=True)
+            paths = write_phantom(name, folders[0])
+            series = name.slices is not None
+            return [Input(path, f"{text}/{z}" if series else text, example=True) for z, path in enumerate(paths, 1)]
 
         yield {SCHEME: draw}
 

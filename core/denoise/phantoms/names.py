@@ -36,9 +36,12 @@ class PhantomName:
         return f"{SCHEME}:{self.kind}:{self.seed}" + ("" if self.slices is None else f"x{self.slices}")
 
     @property
-    def stem(self) -> str:
-        """What its files are called."""
-        return str(self).replace(":", "-")
+    def stems(self) -> list[str]:
+        """What its files are called, one a slice."""
+        stem = str(self).replace(":", "-")
+        if self.slices is None:
+            return [stem]
+        return [f"{stem}-{z + 1:0{len(str(self.slices))}}" for z in range(self.slices)]
 
     def draw(self) -> Phantom:
         """The phantom, with the geometry that `draw_slice` and `draw_series` have by themselves; not to be changed."""
