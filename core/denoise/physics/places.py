@@ -17,6 +17,7 @@ from scipy.ndimage import maximum_filter, minimum_filter, uniform_filter
 
 from ...io.image import GreyImage
 from ..adaptive.noise_model import estimate
+from ..adaptive.padding import filled
 from ..base import Box
 from ..pipeline import see
 from ..window import Window
@@ -91,7 +92,7 @@ def uniform_places(image: GreyImage, window: Window, rois: Sequence[Box], truth:
     flat, level = np.empty_like(masks), np.empty_like(pixels)
     for k, z in enumerate(slices):
         valid = None if image.valid is None else image.valid[z]
-        model = estimate(see(pixels[k], window, valid), valid)
+        model = estimate(filled(see(pixels[k], window, valid), valid), valid, aspect=image.aspect)
         flat[k], level[k] = model.flat, model.level * window.width
         if image.unit == "HU":
             flat[k] &= uniform_filter(pixels[k], 9) > AIR
