@@ -32,7 +32,8 @@ from .identity import identity, resumed
 from .options import DenoiseOptions, check_read
 from .outputs import side_path, write_outputs
 from .phantoms.inputs import phantom_inputs
-from .physics.measure import NOTHING, noise_of_all, wanted_measures
+from .physics import together
+from .physics.measure import NOTHING, wanted_measures
 from .pipeline import Denoised, Shared, denoise_stack, slice_to_fit
 from .reference import Reference, read_reference
 from .series import fit_series
@@ -127,7 +128,7 @@ def _run(
     outcome = run_batch(work, tasks, placement, watcher, prepare=prepare)
     items = resumed(outcome.items, tasks, options, request)
     sections: list[Section] = [Table("series", series, detail=True)] if series else []
-    sections += noise_of_all(items)
+    sections += together.of_all(items)
     if options.compare:
         sections.append(mean_table(items, best="psnr"))
     remarks = [f"warning: series fitted on {row['fitted_on']}: {text}" for row in series for text in row["warnings"]]

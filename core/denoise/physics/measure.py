@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -11,7 +11,6 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ...io.image import GreyImage
-from ...report.model import Item
 from ...report.sections import Curve, Row, Section, Table
 from ..base import Box
 from ..noise import noise_std
@@ -24,9 +23,8 @@ from .edges import LEAST_CNR, edge_response
 from .noise_power import NoisePower, Squares, noise_power
 from .places import slices_measured, uniform_places, usable
 from .removed import edge_correlation
+from .together import EDGES, INSERTS, NOISE, TITLES
 
-NOISE = "noise_power"
-"""Name of the section of an item, and of the one that holds those of all items."""
 LOW_CONTRAST = 20.0
 """HU: the strongest insert that counts in ``contrast_kept``."""
 SHARES = {"f50": 0.5, "f10": 0.1}
@@ -45,13 +43,6 @@ class Measured:
 
 
 NOTHING = Measured({}, (), ())
-
-
-def noise_of_all(items: Iterable[Item]) -> list[Section]:
-    """The noise power of all items as one table, where it was measured or meant to be."""
-    sections = [(item.input, section) for item in items for section in item.sections if section.name == NOISE]
-    rows = [{"input": name, **row} for name, section in sections for row in section.rows()]
-    return [Table(NOISE, rows)] if rows else []
 
 
 def wanted_measures(image: GreyImage, window: Window, options: DenoiseOptions) -> Measures | None:
@@ -119,13 +110,8 @@ class Measures:
             assert self.before is not None
             sections += self._noise(self.before, after)
         else:
-            sections.append(Table(NOISE, [{"note": f"not measured: {self.why_not}"}], detail=True))
-        if inserts:
-            scans = len(denoised)
-            title = f"inserts (d' is right to {1 / math.sqrt(scans):.2g}, of {scans} scan{'s' * (scans > 1)})"
-            sections.append(Table("inserts", inserts, [_short(row) for row in inserts], title=title))
-        if edges:
-            sections.append(Table("edges", edges, title="edges (task transfer function, cycles/mm)"))
+            sections.append(_table(NOISE, [{"note": f"not measured: {self.why_not}"}]))
+        sections += [_table(name, rows) for name, rows in ((INSERTS, inserts), (EDGES, edges)) if rows]
         return Measured(self._numbers(denoised, after, inserts, edges), tuple(sections), tuple(self.warnings))
 
     def numbers(self, denoised: Stack) -> dict[str, float]:
@@ -150,7 +136,7 @@ class Measures:
             }
             for name, power in (("before", before), ("after", after))
         ]
-        yield Table(NOISE, rows, detail=True)
+        yield _table(NOISE, rows)
         lines = {"before": before.radial.tolist(), "after": after.radial.tolist()}
         unit = f"{'' if self.image.unit == 'stored' else self.image.unit}² {length}²".lstrip("² ")
         title = f"noise power spectrum, {unit}"
@@ -198,6 +184,7 @@ class Measures:
     def _place(self, disc: Insert) -> Row:
         assert self.phantom is not None
         return {
+            "scans": len(self.image.pixels),
             "row": round(disc.row, 1),
             "column": round(disc.column, 1),
             "radius_mm": disc.radius * self.phantom.pixel_mm,
@@ -233,10 +220,6 @@ class Measures:
         return float(np.mean(known)) if known else math.nan
 
 
-def _short(row: Row) -> Row:
-    """An insert as a terminal has room for it."""
-    pairs = {
-        what: f"{row[f'{name}_before{unit}']:.3g} -> {row[f'{name}_after{unit}']:.3g}"
-        for what, name, unit in (("contrast, HU", "contrast", "_hu"), ("CNR", "cnr", ""), ("d'", "d_prime", ""))
-    }
-    return {"radius, mm": row["radius_mm"], "true contrast, HU": row["contrast_truth_hu"], **pairs}
+def _table(name: str, rows: Sequence[Row]) -> Table:
+    """Of one item: a terminal and tables have those of all items together."""
+    return Table(name, rows, title=TITLES[name], detail=True)
