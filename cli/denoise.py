@@ -19,14 +19,16 @@ EXAMPLES = (
         "A series: estimate its noise on the middle slice, apply that to all.",
     ),
     ("attn denoise study/ -o out/ --workers 4 --report report.html", "Four processes, and a report with pictures."),
+    ("attn denoise scan.dcm --preset full-dose", "Take less away: the grain of a scan at full dose stays."),
     (
-        "attn denoise scan.dcm --method filter2noise --window lung --maps",
-        "Another method: filter what a lung window shows, and write the sigma maps.",
+        "attn denoise scan.dcm --window lung --maps",
+        "Filter what a lung window shows, and write noise level, filter widths and weights.",
     ),
     (
-        "attn denoise scan.dcm -m filter2noise --strength 0.7 --region 100,120,220,240=2",
+        "attn denoise scan.dcm --strength 0.7 --region 100,120,220,240=2",
         "Weaker everywhere, twice as strong in a rectangle.",
     ),
+    ("attn denoise scan.dcm --method filter2noise --lambda 400", "A published method, which trains on the image itself."),
     ("attn denoise full_dose.dcm --simulate-dose 0.25 --compare", "All methods on a simulated quarter-dose scan."),
     (
         "attn denoise phantom:inserts --simulate-dose 0.1 --compare --report report.html",
@@ -59,6 +61,10 @@ NOTES = (
     "Results are for research, not for diagnosis. Keep the source images.",
     "The method adaptive is our own and unpublished. How it was measured, against which methods, and where it loses is "
     "in tests/benchmarks/denoise.md. --method filter2noise is the published method, as published.",
+    "--strength and --region scale how different two pixels may be to be averaged, and divide the little noise that "
+    "adaptive leaves in (twice as strong: half of it; 0: the image as it was). Noise level and weights stay as estimated.",
+    "A filter that was kept (--filter) goes on with the noise that it was fitted on. On its own image it gives the same "
+    "bytes; on another of the same size its filters are weighed anew.",
     "An option that the chosen method does not read is refused: --quality and --steps belong to methods that train. "
     "With --compare they are taken, and reach the methods that read them.",
     "--cluster: a dask scheduler executes what it is sent. Bind it to a private interface or use tls://. Inputs and "
@@ -69,11 +75,16 @@ NOTES = (
 FILES = (
     ("NAME.denoised.SUFFIX", "The result beside its input; with -o, NAME.SUFFIX in that directory."),
     (
+        "NAME.maps.npz",
+        "--maps of adaptive: float32 noise_level, sigma_r [slices, height, width] in the unit of the image, sigma_s in "
+        "pixels, weights [slices, 6, height, width] of its filters; and that unit and the window.",
+    ),
+    (
         "NAME.sigma.npy",
-        "--maps: float32 [slices, stages, 3, height, width]; sigma x and y in pixels, sigma r as a share "
+        "--maps of filter2noise: float32 [slices, stages, 3, height, width]; sigma x and y in pixels, sigma r as a share "
         "of the window.",
     ),
-    ("NAME.sigma.png, NAME.figure.png, NAME.compare.png", "Pictures of --maps, --figure and --compare."),
+    ("NAME.maps.png, NAME.sigma.png, NAME.figure.png, NAME.compare.png", "Pictures of --maps, --figure and --compare."),
     ("NAME.lowdose.SUFFIX", "--simulate-dose: the noisy image that was made."),
     ("phantom-KIND-SEED.truth.dcm", "phantom:KIND: its noise-free truth."),
 )

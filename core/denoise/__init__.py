@@ -11,9 +11,13 @@ FOR_ANY = (*TRAINED, *CLASSICAL)
 """Options that are for methods of a kind: what a row that names no options may read. Others belong to the methods whose
 rows name them, and are refused with the rest."""
 
+EDITED = ("strength", "regions", "maps", "save_filter", "filter")
+"""What a method reads whose filter can be looked at, edited and kept."""
+
 SCENE = ("valid", "aspect")
 """What a ``fit`` may be told of a slice beside its pixels, as keywords: those that the method's row names among its
-options. ``valid`` [H, W], False where pixels are padding, or None; ``aspect``, the height of a pixel over its width."""
+options. ``valid`` [H, W], False where pixels are padding, or None, which its filter is told too; ``aspect``, the height
+of a pixel over its width."""
 
 METHODS = Registry(
     "denoise",
@@ -25,7 +29,7 @@ METHODS = Registry(
             paper="ours, unpublished",
             year=2026,
             device="cpu",
-            options=("seed", *SCENE),
+            options=("preset", "seed", *EDITED, *SCENE),
             status="ours",
             note="Not a published method. How it was measured is in tests/benchmarks/denoise.md.",
         ),
@@ -40,11 +44,7 @@ METHODS = Registry(
                 "stages",
                 "patch_size",
                 "edge_weight",
-                "strength",
-                "regions",
-                "maps",
-                "save_filter",
-                "filter",
+                *EDITED,
             ),
         ),
         Method(

@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 
 from ..io.axes import plain_shape
 from ..progress import Bars, Watcher
-from .base import FitOptions, Quality, Region
+from .base import FitOptions, PresetName, Quality, Region
 from .options import DenoiseOptions, check_read
 from .pipeline import Denoised, denoise_stack
 from .window import Window
@@ -24,6 +24,7 @@ def denoise(
     valid: NDArray[np.bool_] | None = None,
     aspect: float = 1.0,
     fit_on: str = "each",
+    preset: PresetName = "default",
     quality: Quality = "balanced",
     steps: int | None = None,
     stages: int = 2,
@@ -53,12 +54,12 @@ def denoise(
         Height of a pixel over its width.
     fit_on : str
         ``"each"``, ``"first"``, ``"middle"`` or a slice's index.
-    quality, steps, stages, patch_size, edge_weight, sigma, seed
+    preset, quality, steps, stages, patch_size, edge_weight, sigma, seed
         See `attn.core.denoise.base.FitOptions`. What the method does not read is refused.
     strength : float
-        Factor on the range sigma after the fit (filter2noise).
+        Factor on the range sigma after the fit (adaptive, filter2noise).
     regions : tuple of Region
-        Further factors inside rectangles (filter2noise).
+        Other factors inside rectangles (adaptive, filter2noise).
     device : str
         ``"auto"``, ``"cpu"``, ``"cuda"``, ``"cuda:N"`` or ``"mps"``.
     watcher : Watcher, optional
@@ -97,7 +98,7 @@ def denoise(
         window = (float(seen.min()), float(seen.max())) if seen.size else (0.0, 0.0)
     options = DenoiseOptions(
         method=method,
-        fit=FitOptions(quality, steps, stages, patch_size, edge_weight, sigma=sigma, seed=seed),
+        fit=FitOptions(quality, steps, stages, patch_size, edge_weight, sigma=sigma, preset=preset, seed=seed),
         fit_on=fit_on,
         strength=strength,
         regions=regions,

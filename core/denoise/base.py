@@ -6,7 +6,7 @@ trains, or chooses parameters from the estimated noise); the filter can then be 
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Annotated, Any, Literal, Protocol
 
@@ -17,6 +17,7 @@ if TYPE_CHECKING:
     from torch import Tensor
 
 Quality = Literal["fast", "balanced", "paper"]
+PresetName = Literal["default", "full-dose"]
 STRONGEST = 1e6
 """The largest factor on a range sigma: float32 holds what it makes of any sigma."""
 Progress = Callable[[int, int], None]
@@ -60,6 +61,16 @@ def parse_box(text: str) -> Box:
     if not (x0 >= 0 and y0 >= 0 and x1 - x0 >= LEAST_BOX and y1 - y0 >= LEAST_BOX):
         raise ValueError(f"{text!r} is no uniform region (use X0,Y0,X1,Y1, at least {LEAST_BOX} pixels wide and high).")
     return Box(x0, y0, x1, y1)
+
+
+def check_strength(strength: float, regions: Sequence[Region] = ()) -> None:
+    """Raise ``ValueError`` if a factor is negative or not finite, or a rectangle is empty."""
+    for factor in (strength, *(region.strength for region in regions)):
+        if not 0 <= factor < float("inf"):
+            raise ValueError(f"a strength must be a finite number of at least 0, got {factor}.")
+    for region in regions:
+        if not (0 <= region.x0 < region.x1 and 0 <= region.y0 < region.y1):
+            raise ValueError(f"a region needs 0 <= x0 < x1 and 0 <= y0 < y1, got {region}.")
 
 
 def parse_edge_weight(text: str) -> Any:
@@ -109,6 +120,8 @@ class FitOptions:
     learning_rate : float or None
     sigma : float or None
         Noise standard deviation in units of the image ([0, 1]); estimated from the image when None.
+    preset : {"default", "full-dose"}
+        How much noise is taken away (adaptive). ``full-dose`` keeps the grain of a scan at full dose.
     seed : int
         Seed of everything random.
     """
@@ -141,6 +154,14 @@ class FitOptions:
             metavar="X", least=0, most=1000, shown="estimated",
         ),
     ] = None  # fmt: skip
+    preset: Annotated[
+        PresetName,
+        Option(
+            "adaptive: default takes away as much noise as the error that it estimates asks for; full-dose leaves the "
+            "grain of a full-dose scan.",
+            metavar="default|full-dose",
+        ),
+    ] = "default"
     seed: Seed = 77
 
     def __post_init__(self) -> None:
@@ -154,6 +175,11 @@ class FitOptions:
 
 class Filter(Protocol):
     """A fitted denoiser.
+
+    One whose method's row names the options has more: ``with_strength(strength, regions)`` for ``strength`` and
+    ``regions``, ``save(path)`` (and a ``load(path)`` beside the method's ``fit``) for ``save_filter`` and ``filter``,
+    ``maps(image)`` for ``maps`` (see ``maps.py``). One that holds planes of the image it was fitted on may have
+    ``released()``, the same filter without them, and one for images of one size ``shape``.
 
     Attributes
     ----------

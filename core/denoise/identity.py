@@ -23,8 +23,8 @@ from ..io.kinds import open_regular, sniff
 from ..io.pixels import captured
 from ..report.model import Item
 from . import METHODS
+from .naming import MAPS, side_path
 from .options import DenoiseOptions
-from .outputs import side_path
 from .pipeline import method_device
 from .window import parse_window
 
@@ -67,8 +67,9 @@ def resumed(items: Sequence[Item], tasks: Sequence[Task], options: DenoiseOption
         notes: list[str] = []
         if item.status == "skipped" and (task := of.get(item.input)) is not None and task.output is not None:
             notes += _made_otherwise(task.source, task.output, request)
-            if options.maps and not side_path(task.output, "sigma", ".npy", whole=task.whole).exists():
-                notes.append("skipped: it has no sigma maps; --overwrite makes them")
+            places = [side_path(task.output, *kind, whole=task.whole) for kind in MAPS]
+            if options.maps and not any(place.exists() for place in places):
+                notes.append("skipped: it has no maps; --overwrite makes them")
             if options.compare:
                 notes.append("skipped: not in the comparison; --overwrite compares")
             if options.reference is not None:

@@ -30,13 +30,13 @@ class DenoiseOptions:
     window : str
         ``"auto"``, a preset, or ``"CENTER,WIDTH"``: what is mapped to [0, 1].
     strength : float
-        Factor on the range sigma after the fit; 1 leaves it (filter2noise).
+        Factor on the range sigma after the fit; 1 leaves it (adaptive, filter2noise).
     regions : tuple of Region
-        Further factors inside rectangles (filter2noise).
+        Other factors inside rectangles (adaptive, filter2noise).
     display : str
         As ``window``: what pictures show from black to white. ``"auto"``: that of ``window``, of CT soft tissue.
     maps, figure, compare : bool
-        Write the sigma maps; write a before/after picture; run every method side by side.
+        Write what the filter does where; write a before/after picture; run every method side by side.
     reference : Path or None
         Clean image, or a directory with files of the inputs' names: adds psnr, ssim, rmse.
     simulate_dose : float or None
@@ -74,7 +74,13 @@ class DenoiseOptions:
         ),
     ] = "each"  # fmt: skip
     strength: Annotated[
-        float, Option("Scales the range sigma after the fit; 1 leaves it.", metavar="X", least=0, most=STRONGEST)
+        float,
+        Option(
+            "Scales the range sigma after the fit; 1 leaves it, 0 filters nothing.",
+            metavar="X",
+            least=0,
+            most=STRONGEST,
+        ),
     ] = 1.0
     regions: Annotated[
         tuple[Region, ...],
@@ -88,7 +94,9 @@ class DenoiseOptions:
         Path | None,
         Option("Use a kept filter instead of fitting one; give the --window it was fitted in.", metavar="FILE"),
     ] = None
-    maps: Annotated[bool, Option("Write the sigma maps: NAME.sigma.npy and NAME.sigma.png.")] = False
+    maps: Annotated[
+        bool, Option("Write the filter's widths (adaptive: noise level and weights too) as numbers and as a picture.")
+    ] = False
     figure: Annotated[bool, Option("Write a before/after picture: NAME.figure.png (implied by an HTML report).")] = (
         False
     )
@@ -163,3 +171,9 @@ def check_read(options: DenoiseOptions, given: Collection[str] = ()) -> None:
                 continue
             if name in given or getattr(held, name) != getattr(type(held)(), name):
                 raise OptionError(f"{{{name}}} works with {{method}} {' or '.join(readers)} only, not with {row.name}.")
+    if options.filter is not None and not options.compare:
+        for name in (one.name for one in fields(options.fit) if one.name != "seed"):
+            if name in given or getattr(options.fit, name) != getattr(FitOptions(), name):
+                raise OptionError(
+                    f"{{{name}}} is for fitting, and {{filter}} names what is fitted. Leave one of them out."
+                )

@@ -5,33 +5,18 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-
 import attn
 
 from ..batch.task import Task
 from ..compare import Comparison
 from ..io import Derivation, GreyImage, write_grey
-from ..io.atomic import atomic_path
-from ..io.kinds import SUFFIXES
-from ..io.walk import split_suffix
 from ..text import printable
+from .maps import write_maps
+from .naming import side_path
 from .options import DenoiseOptions
 from .phantoms.files import phantom_cutoff
-from .pipeline import Denoised, Stack, edited
+from .pipeline import Denoised, Stack
 from .window import Window, picture_window
-
-
-def side_path(output: Path, word: str, suffix: str | None = None, *, whole: bool = False) -> Path:
-    """``out/scan.denoised.dcm`` and word ``sigma``, suffix ``.npy`` → ``out/scan.sigma.npy``; None keeps the suffix.
-
-    ``whole``, and a suffix that is no kind's own (``s0.MR``): ``out/s0.MR.sigma.npy``, since others share the rest.
-    """
-    stem, tail = split_suffix(output.name.removesuffix(".denoised"))
-    stem = stem.removesuffix(".denoised")
-    if suffix is None:
-        return output.with_name(f"{stem}.{word}{tail}")
-    return output.with_name(f"{stem}{tail if whole or tail.lower() not in SUFFIXES else ''}.{word}{suffix}")
 
 
 def describe(options: DenoiseOptions, result: Denoised, window: Window, unit: str) -> str:
@@ -47,7 +32,7 @@ def describe(options: DenoiseOptions, result: Denoised, window: Window, unit: st
 
 
 def save_filter(fitted: Any, path: Path) -> None:
-    """Keep a fitted filter (filter2noise only; the options were checked)."""
+    """Keep a fitted filter of a method that can (the options were checked)."""
     fitted.save(path)
 
 
@@ -91,7 +76,7 @@ def write_outputs(
         compared.draw(path, window=(shown.low, shown.high), **looks)
         files["compare"] = str(path)
     if options.maps and result.filters:
-        files |= _write_maps(task, noisy, result, options)
+        files |= write_maps(task, noisy, result, window, options)
     if options.save_filter is not None and result.filters and task.payload is None:
         save_filter(result.filters[0], options.save_filter)
         files["filter"] = str(options.save_filter)
@@ -107,26 +92,6 @@ def _series_uid(image: GreyImage, entropy: str) -> str:
     from ..io.dicom import derived_uid
 
     return derived_uid(str(image.series.get("uid", "")), entropy)
-
-
-def _write_maps(task: Task, noisy: GreyImage, result: Denoised, options: DenoiseOptions) -> dict[str, str]:
-    """Sigma maps of every slice as NPY [Z, stages, 3, H, W] (float32; σx, σy in pixels, σr in units of the window)."""
-    import torch
-
-    from ..report.figure import sigma_maps
-
-    stacks = []
-    for z, seen in enumerate(result.seen):
-        fitted: Any = edited(result.filters[z if len(result.filters) > 1 else 0], options)
-        maps = fitted.sigma_maps(torch.from_numpy(np.ascontiguousarray(seen)))
-        stacks.append(np.stack([m.cpu().numpy() for m in maps]))
-    stack = np.stack(stacks)  # [Z, stages, 3, H, W]
-    assert task.output is not None
-    numbers, picture = (side_path(task.output, "sigma", suffix, whole=task.whole) for suffix in (".npy", ".png"))
-    with atomic_path(numbers) as temporary, temporary.open("wb") as stream:
-        np.save(stream, stack.astype(np.float32))
-    sigma_maps(list(stack[len(stack) // 2]), picture, aspect=noisy.aspect)
-    return {"sigma": str(numbers), "sigma_figure": str(picture)}
 
 
 def _write_figure(task: Task, noisy: GreyImage, result: Denoised, window: Window, reference: Stack | None) -> Path:

@@ -104,10 +104,16 @@ def fit_filter(
     return fitted
 
 
-def apply_filter(fitted: Filter, image: NDArray[np.float32], options: DenoiseOptions) -> NDArray[np.float32]:
-    """Denoise one normalised slice [H, W] with a fitted filter; the result is cut to [0, 1]."""
+def apply_filter(
+    fitted: Filter, image: NDArray[np.float32], options: DenoiseOptions, valid: NDArray[np.bool_] | None = None
+) -> NDArray[np.float32]:
+    """Denoise one normalised slice [H, W] with a fitted filter; the result is cut to [0, 1].
+
+    ``valid`` [H, W] is for the filters of methods whose rows name it (``SCENE``).
+    """
+    scene = {"valid": valid} if "valid" in (METHODS[options.method].options or ()) else {}
     with torch.inference_mode():
-        return fitted(_tensor(image, options)).clamp(0, 1).to("cpu", torch.float32).numpy()
+        return fitted(_tensor(image, options), **scene).clamp(0, 1).to("cpu", torch.float32).numpy()
 
 
 def denoise_stack(
@@ -135,7 +141,7 @@ def denoise_stack(
     fitted : Filter, optional
         A filter to apply instead of fitting one.
     progress : callable, optional
-        Called with (done, total) optimisation steps over all fits.
+        Called with (done, total) steps over all fits, and with slices where one filter is applied to all.
 
     Raises
     ------
@@ -166,24 +172,35 @@ def denoise_stack(
     for z, image in enumerate(seen):
         current = edited(shared or fit(z), options)
         start = time.perf_counter()
-        normalised[z] = apply_filter(current, image, options)
+        normalised[z] = apply_filter(current, image, options, None if valid is None else valid[z])
         apply_seconds += time.perf_counter() - start
         replaced = window.inside(pixels[z])
         if valid is not None:
             replaced &= valid[z]
         restored[z][replaced] = window.restore(normalised[z])[replaced]
+        if shared is not None and progress:
+            progress(z + 1, len(seen))
+        elif len(seen) > 1 and not options.maps:
+            filters[-1] = released(filters[-1])
     used = tuple(filters) or ((fitted,) if fitted else ())
     return Denoised(restored, seen, normalised, used, fit_seconds, apply_seconds)
 
 
+def released(fitted: Filter) -> Filter:
+    """The filter without the planes that it holds of the image it was fitted on: of many only what must be is kept."""
+    release = getattr(fitted, "released", None)
+    light: Filter = fitted if release is None else release()
+    return light
+
+
 def edited(fitted: Filter, options: DenoiseOptions) -> Filter:
-    """The filter with the user's strength and regions; only filters with sigma maps can be edited."""
+    """The filter with the user's strength and regions."""
     if options.strength == 1.0 and not options.regions:
         return fitted
     edit = getattr(fitted, "with_strength", None)
     if edit is None:
         raise OptionError(
-            f"{{strength}} and {{regions}} need a filter with sigma maps (filter2noise), not {options.method}."
+            f"{{strength}} and {{regions}} need a filter whose range width can be scaled, not {options.method}."
         )
     changed: Filter = edit(options.strength, options.regions)
     return changed

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import pkgutil
 import time
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -14,7 +15,7 @@ from ..batch.task import Task
 from ..bundles import Placement
 from ..compare import mean_table
 from ..device import pick_device, pick_dtype
-from ..errors import AttnError
+from ..errors import InputError
 from ..io import GreyImage, expand_inputs, output_paths, read_grey
 from ..io.atomic import check_place, remove_stale
 from ..io.image import check_unit
@@ -29,8 +30,11 @@ from . import METHODS
 from .base import Filter
 from .evaluate import compare_methods, noise_metrics, scores
 from .identity import identity, resumed
+from .kept import read_kept
+from .maps import check_room
+from .naming import side_path
 from .options import DenoiseOptions, check_read
-from .outputs import side_path, write_outputs
+from .outputs import write_outputs
 from .phantoms.inputs import phantom_inputs
 from .physics import together
 from .physics.measure import NOTHING, wanted_measures
@@ -108,7 +112,7 @@ def _run(
     targets = output_paths(sources, output, word="denoised")
     for folder in {target.parent for target in targets}:
         remove_stale(folder)  # what a killed run left half-written
-    shared = Shared(load_filter(options.filter)) if options.filter is not None else None
+    shared = Shared(load_filter(options.filter, options.method)) if options.filter is not None else None
     stems = [side_path(target, "any", "") for target in targets]
     alike = Counter(stems)
     tasks = [
@@ -167,13 +171,18 @@ def check_options(options: DenoiseOptions) -> None:
         raise OptionError(f"{{reference}}: {options.reference} does not exist.")
 
 
-def load_filter(path: Path) -> Filter:
-    """A filter that ``--save-filter`` wrote. Raises ``UsageError`` where it cannot be used."""
-    from .filter2noise.method import Filter2NoiseFilter
+def load_filter(path: Path, method: str) -> Filter:
+    """A filter of ``method`` that ``--save-filter`` wrote. Raises ``UsageError`` where it cannot be used.
 
+    A method that keeps filters has a ``load(path)`` beside its ``fit``.
+    """
     try:
-        fitted: Filter = Filter2NoiseFilter.load(path)
-    except AttnError as error:
+        kind = read_kept(path, weights=False)[0]["method"]
+        if kind != method and kind in METHODS:
+            raise OptionError(f"{{filter}}: {path} is a filter of {kind}, not of {method}. Add {{method}} {kind}.")
+        load = pkgutil.resolve_name(METHODS[method].home.partition(":")[0] + ":load")
+        fitted: Filter = load(path)
+    except InputError as error:
         raise OptionError(f"{{filter}}: {error}") from None
     return fitted
 
@@ -197,6 +206,11 @@ def denoise_file(task: Task, step: Callable[[int, int], None], options: DenoiseO
         warnings.append("constant image: written unchanged")
     warnings += outside(window, noisy)
     fitted = shared.fitted if shared else None
+    if fitted is not None and (size := getattr(fitted, "shape", noisy.pixels.shape[1:])) != noisy.pixels.shape[1:]:
+        own, other = (f"{height} x {width}" for height, width in (size, noisy.pixels.shape[1:]))
+        raise InputError(noisy.path, f"has slices of {other} pixels, the filter is for {own}", "Fit one for it")
+    if options.maps:
+        check_room(noisy)
     result = denoise_stack(
         noisy.pixels, window, options, valid=noisy.valid, aspect=noisy.aspect, fitted=fitted, progress=step
     )

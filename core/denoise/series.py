@@ -18,7 +18,7 @@ from ..options import OptionError
 from ..progress import Watcher
 from .options import DenoiseOptions
 from .outputs import save_filter
-from .pipeline import Shared, fit_filter, see, slice_to_fit
+from .pipeline import Shared, fit_filter, released, see, slice_to_fit
 from .simulate import simulated
 from .window import choose_window
 
@@ -108,5 +108,5 @@ def _fit_nearest(
         fitted = fit_filter(seen, options, told, valid=valid, aspect=noisy.aspect)
         if options.save_filter is not None:
             save_filter(fitted, options.save_filter)
-        return Shared(fitted, window), task.name
+        return Shared(released(fitted), window), task.name
     return None, None

@@ -1,4 +1,4 @@
-"""Figures for people: what a denoiser changed, the maps it used, methods side by side, one curve over another.
+"""Figures for people: what a denoiser changed, methods side by side, one curve over another. Maps are in ``maps.py``.
 
 The same arguments give the same bytes. matplotlib is imported on use (``figure_canvas.py``).
 """
@@ -18,8 +18,6 @@ from .canvas import Window, canvas, grid, literal
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
-
-FLAT = 0.02  # a colour range never spans less than this share of the mean: rounding noise must not look like structure
 
 
 def before_after(
@@ -78,41 +76,6 @@ def before_after(
         text = f"Removed: before − after\nSD {float(finite.std()):.3g} {unit}"
         drawn = cells.image(0, len(panels), removed, text, (-reach, reach), cmap)
         cells.bar(drawn, 0, len(panels), unit)
-
-
-def sigma_maps(stages: Sequence[ArrayLike], path: str | PathLike[str], *, title: str = "", aspect: float = 1.0) -> None:
-    """Draw the three filter widths of each stage as colour maps.
-
-    Parameters
-    ----------
-    stages : sequence of array_like, each of shape (3, H, W)
-        σx and σy in pixels, σr in units of the image mapped to [0, 1].
-    path : path
-        ``.png`` or ``.svg``; appears whole or not at all.
-    title : str
-        Above the panels.
-    aspect : float
-        Height of a pixel over its width.
-
-    Raises
-    ------
-    UsageError
-        If the suffix is neither of the two.
-    ValueError
-        If there is no stage or one has another shape.
-    """
-    maps = [np.asarray(stage, dtype=np.float64) for stage in stages]
-    if not maps or any(stage.ndim != 3 or stage.shape[0] != 3 for stage in maps):
-        raise ValueError(f"sigma maps have shape [3, H, W] per stage, got {[stage.shape for stage in maps]}")
-    with grid(path, (len(maps), 3), maps[0].shape[1:], title, bars=(0, 1, 2), lines=2, aspect=aspect) as cells:
-        for row, stage in enumerate(maps):
-            for column, (sigma, name, unit) in enumerate(zip(stage, ("σx", "σy", "σr"), ("px", "px", ""), strict=True)):
-                low, mean, high = float(sigma.min()), float(sigma.mean()), float(sigma.max())
-                half = max(high - low, FLAT * abs(mean)) / 2 or 0.5
-                limits = ((low + high) / 2 - half, (low + high) / 2 + half)
-                label = f"Stage {row + 1}: {name}" if len(maps) > 1 else name
-                text = f"{label}\nmin {low:.4g} · mean {mean:.4g} · max {high:.4g}"
-                cells.bar(cells.image(row, column, sigma, text, limits, "viridis"), row, column, unit)
 
 
 def comparison(

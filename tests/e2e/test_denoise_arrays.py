@@ -51,7 +51,7 @@ def test_a_window_in_another_unit_is_told(cli, tmp_path):
 def test_a_filter_that_is_no_file(cli, tmp_path):
     np.save(tmp_path / "a.npy", NOISY)
     os.mkfifo(tmp_path / "pipe")
-    ran = cli("denoise", "a.npy", "-m", "filter2noise", "-o", "out/", "--filter", "pipe")  # would wait for ever
+    ran = cli("denoise", "a.npy", "-o", "out/", "--filter", "pipe")  # would wait for ever
     assert ran.code == 2
     assert "--filter: pipe: not a safetensors file" in ran.stderr
     assert "regular file" in ran.stderr

@@ -73,7 +73,7 @@ def test_a_toy_denoiser(cli, toys, scan, tmp_path):
     np.testing.assert_allclose(out - source.min(), (source - source.min()) / 2, atol=1e-5)
     ran = cli("denoise", "scan.npy", "-m", "toy", "--strength", "2")
     assert ran.code == 2
-    assert "--strength works with --method filter2noise only, not with toy" in ran.stderr
+    assert "--strength works with --method adaptive or filter2noise only, not with toy" in ran.stderr
 
 
 def test_a_toy_denoiser_is_compared(cli, toys, scan):

@@ -153,12 +153,26 @@ def filter_files() -> Files:
     return made(lambda root: fitted.save(root / "f.safetensors"))
 
 
-def read_filter(path: Path) -> object:
+@cache
+def adaptive_files() -> Files:
     import torch
 
-    from attn.core.denoise.filter2noise.method import Filter2NoiseFilter
+    from attn.core.denoise.adaptive.method import fit
+    from attn.core.denoise.base import FitOptions
 
-    return Filter2NoiseFilter.load(path)(torch.rand(32, 32))
+    fitted = fit(torch.rand(12, 14), FitOptions())
+    return made(lambda root: fitted.save(root / "f.safetensors"))
+
+
+def read_filter(method: str) -> Callable[[Path], object]:
+    def read(path: Path) -> object:
+        import torch
+
+        from attn.core.denoise.run import load_filter
+
+        return load_filter(path, method)(torch.rand(*(32, 32) if method == "filter2noise" else (12, 14)))
+
+    return read
 
 
 @cache
@@ -395,7 +409,8 @@ READERS = (
     Reader("photo-DICOM", photo_dicom, read_photo, "a.dcm"),
     Reader("mask", mask_files, read_mask, "a.png"),
     Reader("mask-record", record_files, read_record, "record.json"),
-    Reader("filter", filter_files, read_filter, "f.safetensors"),
+    Reader("filter", filter_files, read_filter("filter2noise"), "f.safetensors"),
+    Reader("filter-adaptive", adaptive_files, read_filter("adaptive"), "f.safetensors"),
     Reader("segmenter", segmenter_files, read_segmenter, "m.safetensors"),
     Reader("vessels", lambda: {"vessels.csv": b"image,mask,model,threshold,density\na.png,a.mask.png,fsgnet,0.5,0.1\n"},
            read_vessels, "vessels.csv"),

@@ -1,53 +1,77 @@
-"""``fit`` of the method adaptive: the noise of one slice, and the mixture of filters that suits it.
+"""``fit`` of the method adaptive: the noise of one slice, and the mixture of filters that suits it. Nothing is trained.
 
-Specification: methods/adaptive-denoise.md.
+Our own method, unpublished: methods/adaptive-denoise.md. Section 2 B is in ``noise_model.py``, 2 A and 2 C are in
+``mixture.py`` and ``bilateral.py``, section 6 in ``volume.py``; the fitted filter is in ``fitted.py``.
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import numpy as np
+from numpy.typing import NDArray
 
+from ...threads import kernels_own_the_threads
 from ..base import FitOptions, Progress
 from ..classical.slices import as_image
-from .mixture import PRESETS, Preset, denoise_slice
-from .noise_model import NoiseModel, estimate
+from .fitted import AdaptiveFilter, digest
+from .mixture import PRESETS, denoise_slice
+from .noise_model import estimate
+from .padding import filled
 
 if TYPE_CHECKING:
     from torch import Tensor
 
+__all__ = ["AdaptiveFilter", "fit", "load"]
 
-@dataclass(frozen=True, slots=True)
-class AdaptiveFilter:
-    """The noise of one slice; see `attn.core.denoise.base.Filter`."""
+STEPS = 4
+"""That ``progress`` is told of: the noise, the filters, what they pass of it, the mixture."""
 
-    model: NoiseModel
-    preset: Preset
-    seed: int
-    parameters: int = field(default=0, init=False)
-    steps: int = field(default=0, init=False)
-
-    @property
-    def settings(self) -> Mapping[str, float]:
-        return {
-            "noise_std": float(np.sqrt(np.mean(self.model.level**2))),
-            "gamma": self.preset.gamma,
-            "keep": self.preset.keep,
-        }
-
-    def __call__(self, image: Tensor) -> Tensor:
-        """Denoise ``image`` [H, W]; same shape, dtype and device."""
-        import torch
-
-        result, _ = denoise_slice(np.ascontiguousarray(as_image(image)), self.model, self.preset, self.seed)
-        return torch.from_numpy(np.asarray(result, np.float32)).to(dtype=image.dtype, device=image.device)
+load = AdaptiveFilter.load
 
 
 def fit(
-    image: Tensor, options: FitOptions, progress: Progress | None = None, *, valid: Any = None, aspect: float = 1.0
+    image: Tensor,
+    options: FitOptions,
+    progress: Progress | None = None,
+    *,
+    valid: NDArray[np.bool_] | None = None,
+    aspect: float = 1.0,
 ) -> AdaptiveFilter:
-    """Estimate the noise of ``image`` [H, W] in [0, 1]; ``valid`` [H, W] is False where pixels are padding."""
-    return AdaptiveFilter(estimate(as_image(image), valid), PRESETS["default"], options.seed)
+    """Estimate the noise of one image, and mix the filters for it.
+
+    Parameters
+    ----------
+    image : Tensor, shape (H, W), float32
+        Intensities in [0, 1]; any size from 1 x 1. Pixels at 0 or 1 count as clipped.
+    options : FitOptions
+        ``preset`` and ``seed`` matter.
+    progress : callable or None
+        Called with (steps done, steps in all).
+    valid : ndarray of bool, shape (H, W), or None
+        False where pixels are padding: the noise is not measured there, and the filters see the nearest valid pixel.
+    aspect : float
+        Height of a pixel over its width.
+
+    Returns
+    -------
+    AdaptiveFilter
+        Holds the result for ``image`` itself.
+
+    Raises
+    ------
+    ValueError
+        If the image is empty, not two-dimensional, or contains NaN or infinity.
+
+    References
+    ----------
+    methods/adaptive-denoise.md, section 2.
+    """
+    x, preset = np.ascontiguousarray(filled(as_image(image), valid)), PRESETS[options.preset]
+    told = progress or (lambda done, total: None)
+    with kernels_own_the_threads():
+        model = estimate(x, valid, aspect=aspect)
+        told(1, STEPS)
+        result, weights = denoise_slice(x, model, preset, options.seed, lambda done, _: told(done + 1, STEPS))
+    shares = tuple(float(share) for share in weights.mean((1, 2), dtype=np.float64))
+    return AdaptiveFilter(model, preset, options.seed, digest(x, valid), shares, weights, result)

@@ -14,6 +14,7 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy.ndimage import gaussian_filter
 
+from ..base import PresetName, Progress
 from .bilateral import patch_bilaterals
 from .noise_model import NoiseModel
 from .smooth import gaussian_mean
@@ -84,7 +85,7 @@ class Preset:
     keep: float
 
 
-PRESETS = {"default": Preset(1.4, 0.05), "full-dose": Preset(1.1, 0.1)}
+PRESETS: dict[PresetName, Preset] = {"default": Preset(1.4, 0.05), "full-dose": Preset(1.1, 0.1)}
 
 
 def filtered(x: Array, level: Array, strength: Any = 1.0) -> Array:
@@ -117,8 +118,18 @@ def weigh(x: Array, level: Array, planes: Array, passed: Array, gamma: float) ->
 
 
 def mix(x: Array, planes: Array, weights: Array, keep: Any) -> Array:
-    """The result [H, W]."""
-    return np.asarray((1 - keep) * (weights * planes).sum(0) + keep * x)
+    """The result [H, W]; ``keep`` (number or [H, W]) is the share of ``x`` in it."""
+    rest, keep = np.asarray(1 - keep, np.float32), np.asarray(keep, np.float32)
+    return np.asarray(rest * (weights * planes).sum(0) + keep * x)
+
+
+def kept(keep: float, strength: Any) -> Any:
+    """Share of the noisy slice that stays in at a ``strength`` (number or [H, W]); everything at strength 0.
+
+    Ours: inversely proportional to the strength, so that one above 1 adds no noise, and one near 0 gives the slice back
+    although the filters, however narrow, still average equal neighbours.
+    """
+    return np.minimum(1.0, keep / np.maximum(np.asarray(strength, np.float64), 1e-9))
 
 
 def widths(level: Array, weights: Array) -> tuple[Array, Array]:
@@ -129,9 +140,16 @@ def widths(level: Array, weights: Array) -> tuple[Array, Array]:
     return np.tensordot(kappa, weights, 1) * level, np.tensordot(sigma, weights, 1)
 
 
-def denoise_slice(x: Array, model: NoiseModel, preset: Preset, seed: int = 0) -> tuple[Array, Array]:
-    """Result [H, W] and weights [6, H, W] of one slice in [0, 1], given its noise."""
+def denoise_slice(
+    x: Array, model: NoiseModel, preset: Preset, seed: int = 0, progress: Progress | None = None
+) -> tuple[Array, Array]:
+    """Result [H, W] and weights [6, H, W] of one slice in [0, 1], given its noise; ``progress`` is told of 3 steps."""
+    told = progress or (lambda done, total: None)
     planes = filtered(x, model.level)
-    noise = model.sample(np.random.default_rng(seed))
-    weights = weigh(x, model.level, planes, passed_noise(x, model.level, planes, noise), preset.gamma)
-    return mix(x, planes, weights, preset.keep), weights
+    told(1, 3)
+    passed = passed_noise(x, model.level, planes, model.sample(np.random.default_rng(seed)))
+    told(2, 3)
+    weights = weigh(x, model.level, planes, passed, preset.gamma)
+    result = mix(x, planes, weights, preset.keep)
+    told(3, 3)
+    return result, weights

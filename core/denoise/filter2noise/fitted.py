@@ -10,16 +10,11 @@ import os
 from collections.abc import Mapping, Sequence
 
 import torch
-from safetensors.torch import save
 from torch import Tensor
 
-import attn
-
-from ...errors import InputError
-from ...io.atomic import write_bytes
-from ...io.weights import read_tensors
 from ...threads import kernels_own_the_threads
-from ..base import FitOptions, Region
+from ..base import FitOptions, Region, check_strength
+from ..kept import no_match, read_kept, write_kept
 from .bilateral import bilateral_filter, to_pixels
 from .model import SIGMA_FLOOR, Filter2Noise
 from .schedule import RECIPES
@@ -158,12 +153,7 @@ class Filter2NoiseFilter:
         ValueError
             If a factor is negative or not finite, or a rectangle is empty.
         """
-        for factor in (strength, *(region.strength for region in regions)):
-            if not 0 <= factor < math.inf:
-                raise ValueError(f"a strength must be a finite number of at least 0, got {factor}.")
-        for region in regions:
-            if not (0 <= region.x0 < region.x1 and 0 <= region.y0 < region.y1):
-                raise ValueError(f"a region needs 0 <= x0 < x1 and 0 <= y0 < y1, got {region}.")
+        check_strength(strength, regions)
         return Filter2NoiseFilter(self.model, self.options, losses=self.losses, strength=strength, regions=regions)
 
     def _padded(self, image: Tensor) -> Tensor:
@@ -196,31 +186,19 @@ class Filter2NoiseFilter:
         The file appears whole or not at all. Raises ``InputError`` if the place cannot be written.
         """
         o = self.options
-        metadata = {
-            "method": "filter2noise",
-            "version": attn.__version__,
+        described: dict[str, object] = {
             "stages": o.stages,
             "patch_size": o.patch_size,
+            "lambda": o.edge_weight,
+            "steps": self.steps,
         }
-        metadata |= {"lambda": o.edge_weight, "steps": self.steps, "learning_rate": o.learning_rate, "seed": o.seed}
-        metadata |= {"quality": o.quality}
-        state = {name: tensor.detach().cpu().contiguous() for name, tensor in self.model.state_dict().items()}
-        write_bytes(path, save(state, {key: str(value) for key, value in metadata.items()}))
+        described |= {"learning_rate": o.learning_rate, "seed": o.seed, "quality": o.quality}
+        write_kept(path, "filter2noise", self.model.state_dict(), described)
 
     @classmethod
     def load(cls, path: str | os.PathLike[str]) -> Filter2NoiseFilter:
         """Read a filter that ``save`` wrote. Raises ``InputError`` for any other file."""
-        fix = "Give a file that `attn denoise --save-filter` wrote"
-        if not os.path.lexists(path):
-            raise InputError(path, "there is no such file", fix)
-        try:
-            metadata, state = read_tensors(path)
-        except InputError as error:
-            sick = "weights" in error.what
-            what = error.what if sick else f"not a safetensors file that can be read: it {error.what}"
-            raise InputError(path, what, fix) from error
-        if metadata.get("method") != "filter2noise":
-            raise InputError(path, "a safetensors file, but not a Filter2Noise filter", fix)
+        metadata, state = read_kept(path, "filter2noise")
         try:
             quality = metadata["quality"]
             options = FitOptions(
@@ -240,5 +218,5 @@ class Filter2NoiseFilter:
             model = Filter2Noise(options.stages, options.patch_size)
             model.load_state_dict(state)
         except Exception as error:  # a forged description fails anywhere: in numbers, in torch
-            raise InputError(path, "a Filter2Noise filter whose description and contents do not match", fix) from error
+            raise no_match(path, "filter2noise") from error
         return cls(model, options)

@@ -33,6 +33,7 @@ __all__ = [
     "edge_kernel",
     "edge_strength",
     "fit",
+    "load",
     "local_shuffle",
     "loss_terms",
     "objective",
@@ -132,6 +133,9 @@ def choose_edge_weight(image: Tensor, options: FitOptions) -> float:
         if removed >= ENOUGH_REMOVED * noise:
             return weight
     return EDGE_WEIGHTS[-1]
+
+
+load = Filter2NoiseFilter.load
 
 
 def fit(image: Tensor, options: FitOptions, progress: Progress | None = None) -> Filter2NoiseFilter:

@@ -79,7 +79,7 @@ def test_options_of_another_method_are_refused(study):
         ({"strength": 2.0}, "strength"), ({"maps": True}, "maps"),
     ):  # fmt: skip
         assert field in ("strength", "maps") or identity(replace(TV, **change)) == identity(TV)
-        with pytest.raises(UsageError, match=rf"{field} works with method filter2noise only, not with tv\."):
+        with pytest.raises(UsageError, match=rf"{field} works with method .*filter2noise only, not with tv\."):
             run(["study"], "out", replace(TV, **change))
 
 
@@ -128,6 +128,18 @@ def test_every_option_that_may_change_pixels_counts(tmp_path):
         )),
     ]  # fmt: skip
     assert len({identity(one) for one in other_pixels}) == len(other_pixels)
+
+
+def test_what_adaptive_reads_counts_and_nothing_else():
+    base = DenoiseOptions()
+    assert base.method == "adaptive"
+    unread = [{"steps": 9}, {"quality": "fast"}, {"stages": 3}, {"sigma": 0.1}]
+    assert {identity(replace(base, fit=FitOptions(**one))) for one in unread} == {identity(base)}
+    read = [
+        base, replace(base, fit=FitOptions(preset="full-dose")), replace(base, fit=FitOptions(seed=1)),
+        replace(base, strength=0.5), replace(base, regions=(Region(0, 0, 1, 1, 2.0),)), replace(base, fit_on="first"),
+    ]  # fmt: skip
+    assert len({identity(one) for one in read}) == len(read)
 
 
 def test_files_beside_results_do_not_meet(tmp_path, monkeypatch):

@@ -18,7 +18,8 @@ from PIL import Image
 from attn.core.errors import UsageError
 from attn.core.report import canvas as figure_canvas
 from attn.core.report.canvas import check_figure_path
-from attn.core.report.figure import Panel, before_after, comparison, curve, panels, sigma_maps
+from attn.core.report.figure import Panel, before_after, comparison, curve, panels
+from attn.core.report.maps import ValueMap, sigma_maps, value_maps
 
 RAMP = np.linspace(-1000, 1000, 64 * 64).reshape(64, 64)
 MAPS = np.stack([np.full((64, 64), 2.0), np.linspace(1, 3, 64 * 64).reshape(64, 64), np.full((64, 64), 0.02)])
@@ -33,6 +34,7 @@ def small_panels(monkeypatch: pytest.MonkeyPatch) -> None:
 DRAW: dict[str, Callable[[Path], None]] = {
     "before_after": lambda path: before_after(RAMP, RAMP * 0.9, path, reference=RAMP, title="a_$b$.dcm"),
     "sigma_maps": lambda path: sigma_maps([MAPS], path, title="maps"),
+    "value_maps": lambda path: value_maps([[ValueMap(m, "a", "HU") for m in MAPS], [ValueMap(RAMP, "b")]], path),
     "comparison": lambda path: comparison({"noisy": RAMP, "tv": RAMP}, path, captions={"tv": "38 dB"}, reference=RAMP),
     "curve": lambda path: curve([1, 2, 3], {"a": [1, 2, 3], "b": [3, float("nan"), 1]}, path, logx=True, logy=True),
 }
@@ -169,6 +171,8 @@ def test_errors_say_what_is_wrong(tmp_path: Path) -> None:
         sigma_maps([RAMP], tmp_path / "a.png")
     with pytest.raises(ValueError, match=r"\[3, H, W\]"):
         sigma_maps([], tmp_path / "a.png")
+    with pytest.raises(ValueError, match=r"one shape \[H, W\]"):
+        value_maps([[ValueMap(RAMP, "a"), ValueMap(RAMP[1:], "b")]], tmp_path / "a.png")
     with pytest.raises(ValueError, match="at least one"):
         comparison({}, tmp_path / "a.png")
     with pytest.raises(ValueError, match="3 values"):

@@ -198,7 +198,7 @@ def test_load_refuses_other_files(fitted: Filter2NoiseFilter, tmp_path: Path) ->
     cut.write_bytes((tmp_path / "d.safetensors").read_bytes()[:-100])
     for path, message in [
         (text, "not a safetensors file"),
-        (other, "not a Filter2Noise filter"),
+        (other, "not a filter of filter2noise"),
         (wrong, "do not match"),
         (cut, "damaged"),
         (tmp_path / "missing", "no such file"),
@@ -217,7 +217,7 @@ def test_load_refuses_other_files(fitted: Filter2NoiseFilter, tmp_path: Path) ->
         ({"patch_size": "-8"}, "do not match"),
         ({"lambda": "nan"}, "do not match"),
         ({"quality": "perfect"}, "do not match"),
-        ({"method": "\x1b[2J"}, "not a Filter2Noise filter"),
+        ({"method": "\x1b[2J"}, "not a filter of filter2noise"),
     ],
     ids=str,
 )

@@ -1,0 +1,72 @@
+"""Filters in files: what all methods that keep theirs share. The tensors and the words are each method's own."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Mapping
+from typing import TYPE_CHECKING, Any
+
+import attn
+
+from ..errors import InputError
+from ..io.atomic import write_bytes
+from ..io.weights import read_tensors
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+FIX = "Give a file that `attn denoise --save-filter` wrote"
+
+
+def write_kept(
+    path: str | os.PathLike[str], method: str, state: Mapping[str, Tensor], described: Mapping[str, Any]
+) -> None:
+    """Write a fitted filter to a safetensors file, whole or not at all.
+
+    Parameters
+    ----------
+    path : path
+    method : str
+        The method's name.
+    state : mapping of str to Tensor
+    described : mapping of str to Any
+        Metadata beside the method and the version of attn; kept as text.
+
+    Raises
+    ------
+    InputError
+        If the place cannot be written.
+    """
+    from safetensors.torch import save
+
+    tensors = {name: tensor.detach().cpu().contiguous() for name, tensor in state.items()}
+    metadata = {"method": method, "version": attn.__version__, **described}
+    write_bytes(path, save(tensors, {key: str(value) for key, value in metadata.items()}))
+
+
+def read_kept(
+    path: str | os.PathLike[str], method: str = "", *, weights: bool = True
+) -> tuple[dict[str, str], dict[str, Tensor]]:
+    """Metadata and tensors of a file that ``write_kept`` wrote; no tensors without ``weights``.
+
+    Raises
+    ------
+    InputError
+        If there is no such file, it cannot be read, or it is not a filter (of ``method``, where that is named).
+    """
+    if not os.path.lexists(path):
+        raise InputError(path, "there is no such file", FIX)
+    try:
+        metadata, state = read_tensors(path, weights=weights)
+    except InputError as error:
+        sick = "weights" in error.what
+        what = error.what if sick else f"not a safetensors file that can be read: it {error.what}"
+        raise InputError(path, what, FIX) from error
+    if "method" not in metadata or (method and metadata["method"] != method):
+        raise InputError(path, f"a safetensors file, but not a filter{method and ' of ' + method}", FIX)
+    return metadata, state
+
+
+def no_match(path: str | os.PathLike[str], method: str) -> InputError:
+    """The fault of a file whose description and contents do not match."""
+    return InputError(path, f"a filter of {method} whose description and contents do not match", FIX)
