@@ -28,7 +28,10 @@ EXAMPLES = (
         "attn denoise scan.dcm --strength 0.7 --region 100,120,220,240=2",
         "Weaker everywhere, twice as strong in a rectangle.",
     ),
-    ("attn denoise scan.dcm --method filter2noise --lambda 400", "A published method, which trains on the image itself."),
+    (
+        "attn denoise scan.dcm --method filter2noise --lambda 400",
+        "A published method, which trains on the image itself.",
+    ),
     ("attn denoise full_dose.dcm --simulate-dose 0.25 --compare", "All methods on a simulated quarter-dose scan."),
     (
         "attn denoise phantom:inserts --simulate-dose 0.1 --compare --report report.html",
@@ -61,10 +64,10 @@ NOTES = (
     "Results are for research, not for diagnosis. Keep the source images.",
     "The method adaptive is our own and unpublished. How it was measured, against which methods, and where it loses is "
     "in tests/benchmarks/denoise.md. --method filter2noise is the published method, as published.",
-    "--strength and --region scale how different two pixels may be to be averaged, and divide the little noise that "
-    "adaptive leaves in (twice as strong: half of it; 0: the image as it was). Noise level and weights stay as estimated.",
-    "A filter that was kept (--filter) goes on with the noise that it was fitted on. On its own image it gives the same "
-    "bytes; on another of the same size its filters are weighed anew.",
+    "--strength and --region scale how different two pixels may be and still be averaged, and divide the little noise "
+    "that adaptive leaves in (2: half of it; 0: the image as it was). Noise level and weights stay as estimated.",
+    "A filter that was kept (--filter) goes on with the noise that it was fitted on. On its own image it gives the "
+    "same bytes; on another of the same size its filters are weighed anew.",
     "An option that the chosen method does not read is refused: --quality and --steps belong to methods that train. "
     "With --compare they are taken, and reach the methods that read them.",
     "--cluster: a dask scheduler executes what it is sent. Bind it to a private interface or use tls://. Inputs and "
@@ -81,8 +84,8 @@ FILES = (
     ),
     (
         "NAME.sigma.npy",
-        "--maps of filter2noise: float32 [slices, stages, 3, height, width]; sigma x and y in pixels, sigma r as a share "
-        "of the window.",
+        "--maps of filter2noise: float32 [slices, stages, 3, height, width]; sigma x and y in pixels, sigma r as a "
+        "share of the window.",
     ),
     ("NAME.maps.png, NAME.sigma.png, NAME.figure.png, NAME.compare.png", "Pictures of --maps, --figure and --compare."),
     ("NAME.lowdose.SUFFIX", "--simulate-dose: the noisy image that was made."),
