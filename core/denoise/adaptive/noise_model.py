@@ -27,7 +27,7 @@ from typing import Any
 import numpy as np
 import scipy.fft
 from numpy.typing import NDArray
-from scipy.ndimage import gaussian_filter, gaussian_gradient_magnitude, minimum_filter, zoom
+from scipy.ndimage import gaussian_filter, gaussian_gradient_magnitude, minimum_filter
 
 from ..noise import noise_std
 from . import synthetic
@@ -158,18 +158,31 @@ def _level(r: Plane, flat: Plane) -> Plane:
     """Step 3. Root of the mean of r^2 over flat pixels."""
     power = flat * r * r
     whole = float(power.sum()) / max(float(flat.sum()), 1)
-    far = (_smooth(power, WIDER) + RARER * whole) / (_smooth(flat, WIDER) + RARER)
-    near = (_smooth(power, WIDTH) + RARE * far) / (_smooth(flat, WIDTH) + RARE)
+    power, share = _coarse(power), _coarse(flat)
+
+    def smooth(a: Plane, sigma: float) -> Plane:
+        return _fine(gaussian_filter(a, sigma / COARSE), r.shape)
+
+    far = (smooth(power, WIDER) + RARER * whole) / (smooth(share, WIDER) + RARER)
+    near = (smooth(power, WIDTH) + RARE * far) / (smooth(share, WIDTH) + RARE)
     return np.asarray(np.maximum(np.sqrt(near), FAINTEST), np.float32)
 
 
-def _smooth(a: Plane, sigma: float) -> Plane:
-    """Gaussian mean of wide reach, on a coarse grid."""
+def _coarse(a: Plane) -> Plane:
+    """Means of squares of COARSE x COARSE pixels; edge pixels count again where one is not full."""
     h, w = a.shape
     p = np.pad(a, ((0, -h % COARSE), (0, -w % COARSE)), mode="edge")
-    small = p.reshape(p.shape[0] // COARSE, COARSE, p.shape[1] // COARSE, COARSE).mean((1, 3))
-    fine = zoom(gaussian_filter(small, sigma / COARSE), COARSE, order=1, grid_mode=True, mode="nearest")
-    return np.asarray(fine[:h, :w])
+    return np.asarray(p.reshape(p.shape[0] // COARSE, COARSE, p.shape[1] // COARSE, COARSE).mean((1, 3)))
+
+
+def _fine(a: Plane, shape: tuple[int, ...]) -> Plane:
+    """The plane ``shape`` = (H, W) of a coarse one, linear between the middles of its pixels."""
+    places = (np.arange(COARSE, dtype=np.float32) + 0.5) / COARSE - 0.5  # of fine pixels, in coarse ones
+    for _ in range(2):  # along the columns, then, transposed, along the rows
+        before, after = np.concatenate([a[:1], a[:-1]]), np.concatenate([a[1:], a[-1:]])
+        between = [a + abs(place) * ((before if place < 0 else after) - a) for place in places]
+        a = np.stack(between, axis=1).reshape(-1, a.shape[1]).T
+    return np.ascontiguousarray(a[: shape[0], : shape[1]])
 
 
 def _autocovariance(r: Plane, flat: Plane, square: bool) -> Lags:
