@@ -57,9 +57,9 @@ def _rows(items: Iterable[Item], name: str) -> list[Row]:
 
 def _short(row: Row) -> Row:
     """An insert as a terminal has room for it."""
-    pairs = {
-        what: f"{row[f'{name}_before{unit}']:.3g} -> {row[f'{name}_after{unit}']:.3g}"
-        for what, name, unit in (("contrast, HU", "contrast", "_hu"), ("CNR", "cnr", ""), ("d'", "d_prime", ""))
-    }
+    pairs: dict[str, str] = {}
+    for what, name, unit in (("contrast, HU", "contrast", "_hu"), ("CNR", "cnr", ""), ("d'", "d_prime", "")):
+        before, after = row[f"{name}_before{unit}"], row[f"{name}_after{unit}"]
+        pairs[what] = f"{before:.3g} -> {after:.3g}" if math.isfinite(before + after) else ""
     start = {"radius, mm": row["radius_mm"], "true contrast, HU": row["contrast_truth_hu"]}
     return {**start, **pairs, "scans": row["scans"]}

@@ -34,6 +34,8 @@ def test_what_is_unknown_once_is_unknown() -> None:
     (row,) = averaged([insert(1), insert(1, d_prime_after=math.nan)])
     assert math.isnan(row["d_prime_after"])
     assert row["d_prime_before"] == 2
+    (section,) = of_all([Item("a", None, "ok", 0.0, sections=(Table("inserts", [row]),))])
+    assert section.short_rows()[0]["d'"] == ""
 
 
 def test_tables_of_a_report() -> None:
