@@ -80,9 +80,9 @@ def denoise(
     --------
     >>> import numpy as np, attn
     >>> noisy = np.random.default_rng(0).normal(100, 20, (64, 64)).astype(np.float32)
-    >>> attn.denoise(noisy).pixels.std() < 0.3 * noisy.std()
+    >>> bool(attn.denoise(noisy).pixels.std() < 0.3 * noisy.std())
     True
-    >>> attn.denoise(noisy, "tv").pixels.std() < 0.5 * noisy.std()
+    >>> bool(attn.denoise(noisy, "tv").pixels.std() < 0.5 * noisy.std())
     True
     """
     plain = plain_shape(image.shape)
@@ -98,7 +98,7 @@ def denoise(
         window = (float(seen.min()), float(seen.max())) if seen.size else (0.0, 0.0)
     options = DenoiseOptions(
         method=method,
-        fit=FitOptions(quality, steps, stages, patch_size, edge_weight, sigma=sigma, preset=preset, seed=seed),
+        fit=FitOptions(preset, quality, steps, stages, patch_size, edge_weight, sigma=sigma, seed=seed),
         fit_on=fit_on,
         strength=strength,
         regions=regions,

@@ -105,6 +105,8 @@ class FitOptions:
 
     Parameters
     ----------
+    preset : {"default", "full-dose"}
+        How much noise is taken away (adaptive). ``full-dose`` keeps the grain of a scan at full dose.
     quality : {"fast", "balanced", "paper"}
         How long a trained method trains. ``paper`` is the published recipe.
     steps : int or None
@@ -120,18 +122,27 @@ class FitOptions:
     learning_rate : float or None
     sigma : float or None
         Noise standard deviation in units of the image ([0, 1]); estimated from the image when None.
-    preset : {"default", "full-dose"}
-        How much noise is taken away (adaptive). ``full-dose`` keeps the grain of a scan at full dose.
     seed : int
         Seed of everything random.
     """
 
+    preset: Annotated[
+        PresetName,
+        Option(
+            "adaptive: default takes away as much noise as the error that it estimates asks for; full-dose leaves the "
+            "grain of a full-dose scan.",
+            metavar="default|full-dose",
+        ),
+    ] = "default"
     quality: Annotated[
         Quality,
-        Option("How long a trained method trains; paper is the published recipe.", metavar="fast|balanced|paper"),
+        Option(
+            "filter2noise, zs-n2n: how long they train; paper is the published recipe.", metavar="fast|balanced|paper"
+        ),
     ] = "balanced"
     steps: Annotated[
-        int | None, Option("Optimisation steps.", metavar="N", least=1, most=1_000_000, shown="by --quality")
+        int | None,
+        Option("filter2noise, zs-n2n: optimisation steps.", metavar="N", least=1, most=1_000_000, shown="by --quality"),
     ] = None
     stages: Annotated[int, Option("filter2noise: filters in sequence.", metavar="N", least=1, most=4)] = 2
     patch_size: Annotated[
@@ -154,14 +165,6 @@ class FitOptions:
             metavar="X", least=0, most=1000, shown="estimated",
         ),
     ] = None  # fmt: skip
-    preset: Annotated[
-        PresetName,
-        Option(
-            "adaptive: default takes away as much noise as the error that it estimates asks for; full-dose leaves the "
-            "grain of a full-dose scan.",
-            metavar="default|full-dose",
-        ),
-    ] = "default"
     seed: Seed = 77
 
     def __post_init__(self) -> None:

@@ -38,7 +38,7 @@ from .outputs import write_outputs
 from .phantoms.inputs import phantom_inputs
 from .physics import together
 from .physics.measure import NOTHING, wanted_measures
-from .pipeline import Denoised, Shared, denoise_stack, slice_to_fit
+from .pipeline import Denoised, Shared, denoise_stack, method_device, slice_to_fit
 from .reference import Reference, read_reference
 from .series import fit_series
 from .simulate import simulated
@@ -104,7 +104,8 @@ def _run(
 ) -> Report:
     """What `run` does, once the options are known to be right."""
     start = time.perf_counter()
-    device = str(pick_device(options.device))
+    chosen = pick_device(options.device)
+    device = chosen if options.compare else method_device(options.method, options.device)
     passed = Passed()
     sources = expand_inputs(inputs, stdin=stdin, output=output, passed=passed, schemes=schemes)
     if options.save_filter and options.fit_on == "each" and len(sources) > 1:
@@ -136,9 +137,11 @@ def _run(
     if options.compare:
         sections.append(mean_table(items, best="psnr"))
     remarks = [f"warning: series fitted on {row['fitted_on']}: {text}" for row in series for text in row["warnings"]]
+    if options.device != "auto" and device != chosen:
+        remarks.append(f"warning: {options.method} runs on the CPU, not on {chosen}")
     named = arguments or {"inputs": list(inputs), "output": output and str(output), "method": options.method}
     return outcome.report(
-        "denoise", named, device, start, items=items, sections=sections, notices=(NOTICE,), passed=passed,
+        "denoise", named, str(device), start, items=items, sections=sections, notices=(NOTICE,), passed=passed,
         remarks=remarks,
     )  # fmt: skip
 

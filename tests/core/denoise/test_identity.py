@@ -142,6 +142,18 @@ def test_what_adaptive_reads_counts_and_nothing_else():
     assert len({identity(one) for one in read}) == len(read)
 
 
+def test_a_report_names_the_device_that_worked(tmp_path, monkeypatch):
+    import torch
+
+    monkeypatch.chdir(tmp_path)
+    np.save("a.npy", np.random.default_rng(0).random((16, 16), np.float32))
+    monkeypatch.setattr("attn.core.denoise.run.pick_device", lambda name: torch.device("cuda"))
+    for device, told in (("cuda", True), ("auto", False)):
+        report = run(["a.npy"], f"{device}.npy", replace(TV, device=device))
+        assert report.device == "cpu"
+        assert ("warning: tv runs on the CPU, not on cuda" in report.remarks) == told
+
+
 def test_files_beside_results_do_not_meet(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     image = np.random.default_rng(0).random((16, 16), np.float32)
