@@ -109,7 +109,7 @@ class NoiseModel:
         Raises
         ------
         ValueError
-            If the slice or its mask has another shape than the model's.
+            If the slice or its mask has another shape than the model's, or the slice holds NaN or infinity.
         """
         x, usable = _checked(x, valid)
         if x.shape != self.level.shape:
@@ -134,6 +134,8 @@ def _checked(x: NDArray[Any], valid: Mask | None) -> tuple[Plane, Mask]:
     if valid is not None and valid.shape != x.shape:
         raise ValueError(f"the slice is {x.shape}, its mask of valid pixels {valid.shape}: both must be the same")
     x = np.ascontiguousarray(x, np.float32)
+    if not np.isfinite(x).all():
+        raise ValueError("the slice holds NaN or infinity; fill it where it is padding")
     usable = (x > CLIPPED) & (x < 1 - CLIPPED)
     return x, minimum_filter(usable if valid is None else usable & valid, NEARBY)
 
@@ -229,7 +231,7 @@ def estimate(x: NDArray[Any], valid: Mask | None = None, seed: int = 0, aspect: 
     Raises
     ------
     ValueError
-        If the shapes do not fit or the aspect is no positive number.
+        If the shapes do not fit, the slice holds NaN or infinity, or the aspect is no positive number.
     """
     if not 0 < aspect < math.inf:
         raise ValueError(f"aspect must be a positive number, got {aspect}")

@@ -223,3 +223,12 @@ def test_shapes_that_do_not_fit() -> None:
     for shape in [(0, 4), (2, 3, 4), (5,)]:
         with pytest.raises(ValueError, match=r"expected a slice \[H, W\]"):
             estimate(np.zeros(shape, np.float32))
+
+
+@pytest.mark.parametrize("bad", [np.nan, np.inf])
+def test_what_is_no_number(bad: float) -> None:
+    x = np.pad(grey(20, 30), 3, constant_values=bad)
+    with pytest.raises(ValueError, match="NaN or infinity"):
+        estimate(x)
+    with pytest.raises(ValueError, match="NaN or infinity"):
+        estimate(grey(26, 36)).seen_in(x)
