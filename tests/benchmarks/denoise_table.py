@@ -202,8 +202,8 @@ def options_for(row: Row, case: Case):  # -> DenoiseOptions
     from attn.core.denoise.options import DenoiseOptions
 
     quality = "balanced" if (row.method, case.group) == ("filter2noise", "mayo") else "fast"
-    preset = {"preset": row.preset} if row.preset else {}
-    return DenoiseOptions(method=row.method, fit=FitOptions(quality=quality, **preset), device="cpu")
+    fit = FitOptions(quality=quality, preset=row.preset or "default")
+    return DenoiseOptions(method=row.method, fit=fit, device="cpu")
 
 
 def denoised(row: Row, case: Case, scaled):
