@@ -1,6 +1,6 @@
 """What a denoiser loses beside what it wins, on the phantom ``inserts``: a table per dose, as Markdown.
 
-``python tests/benchmarks/denoise_physics.py [--doses 0.1,0.25,0.5] [--scans 8] [--methods adaptive,nlm] [--seed 0]``
+``python tests/benchmarks/denoise_physics.py [--doses 0.1,0.25,0.5] [--scans 8] [--methods 'adaptive;nlm'] [--seed 0]``
 scans the phantom again and again (other noise, same truth), denoises every scan by itself, and measures all of them
 together (``attn.core.denoise.physics``). Seeds below 100 are the development half: methods and presets may be chosen by
 these tables. ``--json FILE`` keeps every row of every section, too.
@@ -17,6 +17,7 @@ from pathlib import Path
 import numpy as np
 
 from attn.core.denoise import METHODS
+from attn.core.denoise.base import FitOptions
 from attn.core.denoise.metrics import psnr
 from attn.core.denoise.options import DenoiseOptions
 from attn.core.denoise.phantoms.phantom import Phantom
@@ -32,6 +33,7 @@ CHOSEN_BY = range(100)
 """Seeds of the development half."""
 METHODS_SHOWN = {
     "adaptive": DenoiseOptions(method="adaptive"),
+    "adaptive, full-dose": DenoiseOptions(method="adaptive", fit=FitOptions(preset="full-dose")),
     "nlm": DenoiseOptions(method="nlm"),
     "tv": DenoiseOptions(method="tv"),
     "bm3d": DenoiseOptions(method="bm3d"),
@@ -89,13 +91,13 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--doses", default="0.1,0.25,0.5")
     parser.add_argument("--scans", type=int, default=8)
-    parser.add_argument("--methods", default=",".join(METHODS_SHOWN))
+    parser.add_argument("--methods", default=";".join(METHODS_SHOWN))
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--json", type=Path)
     arguments = parser.parse_args()
     if arguments.seed not in CHOSEN_BY:
         parser.error("--seed: 0 to 99 are the development half; the others choose nothing")
-    chosen = [name for name in METHODS_SHOWN if name in arguments.methods.split(",")]
+    chosen = [name for name in METHODS_SHOWN if name in arguments.methods.split(";")]
     kept: list[dict[str, object]] = []
     for dose in map(float, arguments.doses.split(",")):
         image, phantom = scans("inserts", arguments.seed, dose, arguments.scans)
