@@ -217,6 +217,7 @@ def denoise_file(task: Task, step: Callable[[int, int], None], options: DenoiseO
     result = denoise_stack(
         noisy.pixels, window, options, valid=noisy.valid, aspect=noisy.aspect, fitted=fitted, progress=step
     )
+    warnings += [text for used in result.filters for text in getattr(used, "warnings", ())]
     metrics = noise_metrics(noisy, result.pixels)
     if shared is None and "edge_weight" in (METHODS[options.method].options or ()) and window.width > 0:
         warnings += _little_removed(metrics)

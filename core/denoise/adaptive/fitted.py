@@ -113,6 +113,15 @@ class AdaptiveFilter:
             **{f"head_{k}_share": share for k, share in enumerate(self.shares)},
         }
 
+    @property
+    def warnings(self) -> tuple[str, ...]:
+        """What a user must know of the fit."""
+        if self.model.flat.any():
+            return ()
+        return (
+            "no place to measure the noise on: no pixel is without clipped or padding ones nearby; little is removed",
+        )
+
     def __call__(self, image: Tensor, valid: Mask | None = None) -> Tensor:
         """Denoise ``image`` [H, W]; same shape, dtype and device. A constant image comes back unchanged.
 
@@ -246,7 +255,7 @@ def _check(fitted: AdaptiveFilter) -> None:
             raise ValueError(f"{one.name} of another shape")
         if plane.dtype != (bool if one.name == "flat" else np.float64 if lags else np.float32):
             raise ValueError(f"{one.name} of another type")
-    if not (model.level > 0).all() or not model.correlation[LAGS, LAGS] > 0:
+    if not (model.level > 0).all() or not (model.pilot_level > 0).all() or not model.correlation[LAGS, LAGS] > 0:
         raise ValueError("no noise levels")
     if fitted.weights is not None:
         w = fitted.weights

@@ -8,6 +8,7 @@ import torch
 from safetensors.torch import save_file
 from scipy.ndimage import gaussian_filter
 
+import attn
 import attn.core.denoise.adaptive.fitted as fitted_module
 from attn.core.denoise.adaptive.fitted import AdaptiveFilter, correlation_length
 from attn.core.denoise.adaptive.method import STEPS, fit
@@ -15,7 +16,7 @@ from attn.core.denoise.adaptive.mixture import HEADS, PRESETS, kept
 from attn.core.denoise.adaptive.noise_model import LAGS
 from attn.core.denoise.base import FitOptions, PresetName, Region
 from attn.core.denoise.metrics import psnr
-from attn.core.errors import InputError
+from attn.core.errors import InputError, UsageError
 from attn.core.io.weights import read_tensors
 
 SHAPE = (72, 60)
@@ -197,6 +198,27 @@ def test_images_that_make_no_sense(image: torch.Tensor, fitted: AdaptiveFilter) 
             fit(bad, FitOptions())
         with pytest.raises(ValueError, match=message):
             fitted(bad)
+
+
+def test_where_nothing_can_be_measured_it_says_so(fitted: AdaptiveFilter) -> None:
+    checks = torch.from_numpy(np.indices((24, 24)).sum(0) % 2).float()
+    other = fit(checks, FitOptions())
+    assert "no place to measure the noise on" in other.warnings[0]
+    torch.testing.assert_close(other(checks), checks, rtol=0, atol=1e-4)
+    assert fitted.warnings == ()
+
+
+def test_the_library_takes_presets_and_refuses_what_is_not_read(image: torch.Tensor) -> None:
+    pixels = 1000 * image.numpy()
+    window, valid = (0.0, 1000.0), np.ones(SHAPE, bool)
+    plain, grain = (attn.denoise(pixels, window=window, preset=preset) for preset in PRESETS)
+    assert plain.filters[0].settings["gamma"] == 1.4
+    assert np.abs(grain.pixels - pixels).mean() < np.abs(plain.pixels - pixels).mean()
+    again = attn.denoise(pixels, window=window, valid=valid, aspect=1.0)
+    np.testing.assert_array_equal(again.pixels, plain.pixels)
+    for unread in ({"quality": "fast"}, {"steps": 3}, {"sigma": 0.1}):
+        with pytest.raises(UsageError, match="works with method"):
+            attn.denoise(pixels, **unread)  # type: ignore[arg-type]
 
 
 def test_padding_is_not_taken_for_noise() -> None:
