@@ -164,22 +164,18 @@ class Measures:
             return
         images = {"truth": self.phantom.truth[0], "before": self.image.pixels.mean(0), "after": denoised.mean(0)}
         for disc in self.edges:
-            try:
-                seen = {
-                    name: edge_response(image, disc.row, disc.column, disc.radius, pixel_mm=self.phantom.pixel_mm)
-                    for name, image in images.items()
-                }
-            except ValueError:  # too near the image's rim
-                continue
-            yield {
-                **self._place(disc),
-                "contrast_hu": disc.contrast,
-                **{
-                    f"{word}_{name}_per_mm": response.falls_to(share)
-                    for word, share in SHARES.items()
-                    for name, response in seen.items()
-                },
-            }
+            seen = {name: self._falls(image, disc) for name, image in images.items()}
+            values = {f"{word}_{name}_per_mm": falls[word] for word in SHARES for name, falls in seen.items()}
+            yield {**self._place(disc), "contrast_hu": disc.contrast, **values}
+
+    def _falls(self, image: NDArray[np.floating[Any]], disc: Insert) -> dict[str, float]:
+        """Frequencies at which the response at a disc's edge falls to ``SHARES``; NaN where it cannot be measured."""
+        assert self.phantom is not None
+        try:
+            response = edge_response(image, disc.row, disc.column, disc.radius, pixel_mm=self.phantom.pixel_mm)
+        except ValueError:  # at the rim of the image, or blurred away
+            return dict.fromkeys(SHARES, math.nan)
+        return {word: response.falls_to(share) for word, share in SHARES.items()}
 
     def _place(self, disc: Insert) -> Row:
         assert self.phantom is not None
