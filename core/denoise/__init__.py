@@ -29,7 +29,7 @@ METHODS = Registry(
             paper="ours, unpublished",
             year=2026,
             device="cpu",
-            options=("preset", "seed", *EDITED, *SCENE),
+            options=("preset", "seed", "volume", *EDITED, *SCENE),
             status="ours",
             note="Not a published method. How it was measured is in tests/benchmarks/denoise.md.",
         ),

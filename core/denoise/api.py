@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import math
+from collections.abc import Sequence
+from dataclasses import replace
 from functools import partial
 from typing import Any
 
@@ -13,6 +16,8 @@ from ..progress import Bars, Watcher
 from .base import FitOptions, PresetName, Quality, Region
 from .options import DenoiseOptions, check_read
 from .pipeline import Denoised, denoise_stack
+from .surroundings import in_stack
+from .volumes import Volume, whole_volume
 from .window import Window
 
 
@@ -23,6 +28,9 @@ def denoise(
     window: tuple[float, float] | None = None,
     valid: NDArray[np.bool_] | None = None,
     aspect: float = 1.0,
+    slice_spacing_mm: float | None = None,
+    positions_mm: Sequence[float] | None = None,
+    offsets_px: Sequence[tuple[float, float]] | None = None,
     fit_on: str = "each",
     preset: PresetName = "default",
     quality: Quality = "balanced",
@@ -52,6 +60,13 @@ def denoise(
         False where pixels are padding; they come back unchanged.
     aspect : float
         Height of a pixel over its width.
+    slice_spacing_mm : float, optional
+        The slices of a stack are this far apart, in order: each also draws on its neighbours (adaptive), on one
+        intensity scale. Without it, or ``positions_mm``, every slice is denoised alone.
+    positions_mm : sequence of float, optional
+        Instead, where every slice lies along their normal, in any order.
+    offsets_px : sequence of (float, float), optional
+        With either: where the pixel (0, 0) of every slice lies in its plane, in rows and columns. Default: one place.
     fit_on : str
         ``"each"``, ``"first"``, ``"middle"`` or a slice's index.
     preset, quality, steps, stages, patch_size, edge_weight, sigma, seed
@@ -69,7 +84,7 @@ def denoise(
     -------
     Denoised
         ``.pixels`` is the result with the shape of ``image`` (float32, or float64 for float64 input), ``.filters`` what
-        was fitted.
+        was fitted, ``.drawn`` what every slice drew from its neighbours.
 
     Raises
     ------
@@ -104,14 +119,36 @@ def denoise(
         regions=regions,
         device=device,
     )
-    check_read(options)
+    volume = _volume(len(pixels), slice_spacing_mm, positions_mm, offsets_px)
+    check_read(options, ("volume",) if volume else ())
+    around = None if volume is None else in_stack([volume], pixels, masks, Window(*window), aspect, options)
     step = partial((watcher or Bars()).step, method)
-    result = denoise_stack(pixels, Window(*window), options, valid=masks, aspect=aspect, progress=step)
-    return Denoised(
-        result.pixels.reshape(image.shape),
-        result.seen,
-        result.normalised,
-        result.filters,
-        result.fit_seconds,
-        result.apply_seconds,
+    result = denoise_stack(
+        pixels, Window(*window), options, valid=masks, aspect=aspect, progress=step, surroundings=around
     )
+    return replace(result, pixels=result.pixels.reshape(image.shape))
+
+
+def _volume(
+    count: int,
+    spacing: float | None,
+    positions: Sequence[float] | None,
+    offsets: Sequence[tuple[float, float]] | None,
+) -> Volume | None:
+    """Where the slices lie; None where nothing is said of it. Raises ``ValueError`` for what makes no sense."""
+    if spacing is not None and positions is not None:
+        raise ValueError("slice_spacing_mm and positions_mm say the same: leave one of them out")
+    if spacing is not None:
+        if not (spacing > 0 and math.isfinite(spacing)):
+            raise ValueError(f"slice_spacing_mm must be positive and finite, got {spacing}")
+        positions = [z * spacing for z in range(count)]
+    if positions is None:
+        if offsets is not None:
+            raise ValueError("offsets_px alone do not say how far apart slices are: give positions_mm too")
+        return None
+    at = [float(position) for position in positions]
+    shifts = [(0.0, 0.0)] * count if offsets is None else [(float(rows), float(columns)) for rows, columns in offsets]
+    for name, values in (("positions_mm", at), ("offsets_px", [number for pair in shifts for number in pair])):
+        if len(values) != count * (2 if name == "offsets_px" else 1) or not all(map(math.isfinite, values)):
+            raise ValueError(f"{name} must be finite, one for each of the {count} slices")
+    return whole_volume(at, shifts)

@@ -195,8 +195,11 @@ class Filter(Protocol):
         Chosen parameters under stable lower-case names, for the report.
     """
 
-    parameters: int
-    steps: int
+    @property
+    def parameters(self) -> int: ...
+
+    @property
+    def steps(self) -> int: ...
 
     @property
     def settings(self) -> Mapping[str, float]: ...

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import hashlib
 import re
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import asdict, replace
 from pathlib import Path
 
@@ -35,6 +35,7 @@ BESIDE = ("maps", "figure", "display", "compare", "reference", "save_filter", "r
 def identity(options: DenoiseOptions) -> str:
     """One text per request; the same for all spellings of it."""
     request = {name: value for name, value in asdict(options).items() if name not in BESIDE}
+    del request["volume"]  # where there is a volume, its slices are named besides
     fit = request.pop("fit")
     seed = fit["seed"]
     if (read := METHODS[options.method].options) is not None:
@@ -55,8 +56,12 @@ def identity(options: DenoiseOptions) -> str:
     return repr(sorted(request.items()))
 
 
-def resumed(items: Sequence[Item], tasks: Sequence[Task], options: DenoiseOptions, request: str) -> tuple[Item, ...]:
+def resumed(
+    items: Sequence[Item], tasks: Sequence[Task], options: DenoiseOptions, request_of: Callable[[str], str]
+) -> tuple[Item, ...]:
     """The items of a batch, the skipped ones with what their results differ in from what is asked for now.
+
+    ``request_of`` gives the ``identity`` for the name of a task, which depends on the volume that it belongs to.
 
     Only DICOM files say how they were made. Of other kinds a result that exists is taken for what was asked for.
     """
@@ -66,7 +71,7 @@ def resumed(items: Sequence[Item], tasks: Sequence[Task], options: DenoiseOption
     for item in items:
         notes: list[str] = []
         if item.status == "skipped" and (task := of.get(item.input)) is not None and task.output is not None:
-            notes += _made_otherwise(task.source, task.output, request)
+            notes += _made_otherwise(task.source, task.output, request_of(task.name))
             places = [side_path(task.output, *kind, whole=task.whole) for kind in MAPS]
             if options.maps and not any(place.exists() for place in places):
                 notes.append("skipped: it has no maps; --overwrite makes them")

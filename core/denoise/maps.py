@@ -3,7 +3,9 @@
 A filter with ``sigma_maps`` (filter2noise): ``NAME.sigma.npy``, float32 [Z, stages, 3, H, W], sigma x and y in pixels,
 sigma r as a share of the window. One with ``maps`` (adaptive): ``NAME.maps.npz``, float32, ``noise_level`` and
 ``sigma_r`` [Z, H, W] in the unit of the image, ``sigma_s`` [Z, H, W] in pixels, ``weights`` [Z, 6, H, W], and ``unit``
-and ``window`` [2], which was the range of the filter.
+and ``window`` [2], which was the range of the filter. Of slices that drew on their neighbours ``from_neighbours``
+[Z, H, W], the share of their weight, and ``candidates`` [Z, 4, H, W], the weights of the slice's own mixture and of the
+three filters over several slices; the other maps describe that mixture.
 """
 
 from __future__ import annotations
@@ -20,6 +22,7 @@ from ..io import GreyImage
 from ..io.atomic import atomic_path
 from ..memory import check_memory
 from ..report.maps import ValueMap, sigma_maps, value_maps
+from .adaptive.volume import CANDIDATES
 from .naming import side_path
 from .options import DenoiseOptions
 from .pipeline import Denoised, edited
@@ -59,7 +62,21 @@ def write_maps(
     maps = {name: np.stack([plane[name] for plane in planes]) for name in planes[0]}
     for name in PHYSICAL:
         maps[name] *= np.float32(window.width)
+    if result.drawn:
+        maps |= _drawn_maps(result)
     return _write_mixture(output, whole, noisy, maps, window)
+
+
+def _drawn_maps(result: Denoised) -> dict[str, NDArray[np.float32]]:
+    """What slices drew from their neighbours; one outside every volume drew nothing."""
+    shape = result.seen.shape
+    share = np.zeros(shape, np.float32)
+    candidates = np.zeros((shape[0], CANDIDATES, *shape[1:]), np.float32)
+    candidates[:, 0] = 1
+    for z, drawn in enumerate(result.drawn):
+        if drawn is not None:
+            share[z], candidates[z] = drawn.maps["from_neighbours"], drawn.maps["candidates"]
+    return {"from_neighbours": share, "candidates": candidates}
 
 
 PHYSICAL = ("noise_level", "sigma_r")

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Collection
 from dataclasses import dataclass, field, fields
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Literal
 
 from ..bundles import Device, Dtype
 from ..catalogue import complete
@@ -29,6 +29,8 @@ class DenoiseOptions:
         applies the filter to all of it.
     window : str
         ``"auto"``, a preset, or ``"CENTER,WIDTH"``: what is mapped to [0, 1].
+    volume : {"auto", "off"}
+        Whether slices draw on their neighbours, where it is known how they lie (adaptive).
     strength : float
         Factor on the range sigma after the fit; 1 leaves it (adaptive, filter2noise).
     regions : tuple of Region
@@ -73,6 +75,14 @@ class DenoiseOptions:
             name="--fit", metavar="each|first|middle|INDEX",
         ),
     ] = "each"  # fmt: skip
+    volume: Annotated[
+        Literal["auto", "off"],
+        Option(
+            "Let every slice draw on its neighbours where files say how slices lie: DICOM series, multi-frame DICOM "
+            "and NIfTI. off: each alone.",
+            metavar="auto|off",
+        ),
+    ] = "auto"
     strength: Annotated[
         float,
         Option(

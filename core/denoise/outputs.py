@@ -25,6 +25,8 @@ def describe(options: DenoiseOptions, result: Denoised, window: Window, unit: st
     if result.filters:
         first = result.filters[0]
         parts += [f"{key} {value:.4g}" for key, value in first.settings.items()]
+    if drawn := [one.neighbours for one in result.drawn if one is not None]:
+        parts.append(f"neighbours {sum(drawn) / len(drawn):.4g}")
     if options.strength != 1.0:
         parts.append(f"strength {options.strength:g}")
     parts += [f"region {r.x0},{r.y0},{r.x1},{r.y1} strength {r.strength:g}" for r in options.regions]
@@ -77,7 +79,7 @@ def write_outputs(
         files["compare"] = str(path)
     if options.maps and result.filters:
         files |= write_maps(task, noisy, result, window, options)
-    if options.save_filter is not None and result.filters and task.payload is None:
+    if options.save_filter is not None and result.filters and (task.payload is None or task.payload.fitted is None):
         save_filter(result.filters[0], options.save_filter)
         files["filter"] = str(options.save_filter)
     text = describe(options, result, window, noisy.unit)

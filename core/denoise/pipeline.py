@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import time
-from dataclasses import dataclass, fields, replace
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, fields, replace
 from typing import Any
 
 import numpy as np
@@ -12,20 +13,39 @@ from numpy.typing import NDArray
 
 from ..device import pick_device, pick_dtype
 from ..options import OptionError
+from ..threads import kernels_own_the_threads
 from . import METHODS, SCENE
+from .adaptive.neighbours import Shift, Slice
+from .adaptive.volume import denoise_with
 from .base import Filter, Progress
 from .options import DenoiseOptions
-from .window import Window
+from .surroundings import Analysed, Surroundings
+from .window import Window, see
 
 Stack = NDArray[np.floating[Any]]
 
 
 @dataclass(frozen=True, slots=True)
-class Shared:
-    """A filter that serves several images, and the window that its range sigma is a share of."""
+class Drawn:
+    """What a slice drew from its neighbours.
 
-    fitted: Filter
-    window: Window | None = None
+    Parameters
+    ----------
+    neighbours : int
+        Slices that were used.
+    share : float
+        Mean share of the weight that lies in them.
+    correlations : tuple of float
+        Of their noise with the slice's own; 0 where it did not count.
+    maps : mapping of str to ndarray, float32
+        ``from_neighbours`` [H, W], the share at every pixel, and ``candidates`` [4, H, W], the weights of the
+        slice-wise mixture and of the three filters over several slices; empty unless maps are asked for.
+    """
+
+    neighbours: int
+    share: float
+    correlations: tuple[float, ...]
+    maps: Mapping[str, NDArray[np.float32]] = field(default_factory=dict)
 
 
 @dataclass(frozen=True, slots=True)
@@ -42,6 +62,8 @@ class Denoised:
         One per fit: Z of them, or one for all.
     fit_seconds, apply_seconds : float
         Sums over the slices.
+    drawn : tuple of Drawn or None
+        For every slice what it drew from its neighbours; None where it was denoised alone.
     """
 
     pixels: Stack
@@ -50,6 +72,7 @@ class Denoised:
     filters: tuple[Filter, ...]
     fit_seconds: float
     apply_seconds: float
+    drawn: tuple[Drawn | None, ...] = ()
 
 
 def slice_to_fit(fit_on: str, count: int) -> int | None:
@@ -70,14 +93,6 @@ def slice_to_fit(fit_on: str, count: int) -> int | None:
 def method_device(method: str, device: str) -> torch.device:
     """Where a method runs: some, such as scikit-image's, on the CPU whatever was asked for."""
     return pick_device(device if METHODS[method].device == "any" else "cpu")
-
-
-def see(pixels: Stack, window: Window, valid: NDArray[np.bool_] | None) -> NDArray[np.float32]:
-    """What a filter is shown of ``pixels`` [..., H, W]: the window mapped to [0, 1], its lower end where padding is."""
-    seen = window.normalise(pixels)
-    if valid is not None:
-        seen[~valid] = 0.0
-    return seen
 
 
 def _tensor(image: NDArray[np.float32], options: DenoiseOptions) -> torch.Tensor:
@@ -125,6 +140,7 @@ def denoise_stack(
     aspect: float = 1.0,
     fitted: Filter | None = None,
     progress: Progress | None = None,
+    surroundings: Surroundings | None = None,
 ) -> Denoised:
     """Denoise slices [Z, H, W] in physical units.
 
@@ -142,6 +158,8 @@ def denoise_stack(
         A filter to apply instead of fitting one.
     progress : callable, optional
         Called with (done, total) steps over all fits, and with slices where one filter is applied to all.
+    surroundings : Surroundings, optional
+        Where slices find their neighbours, for a method that draws on them.
 
     Raises
     ------
@@ -154,7 +172,8 @@ def denoise_stack(
     seen = see(pixels, window, valid)
     index = slice_to_fit(options.fit_on, len(pixels))
     fits = 0 if fitted else (len(pixels) if index is None else 1)
-    filters: list[Filter] = []
+    filters: dict[int, Filter] = {}
+    drawn: dict[int, Drawn] = {}
     fit_seconds = apply_seconds = 0.0
 
     def fit(z: int) -> Filter:
@@ -162,28 +181,55 @@ def denoise_stack(
         start = time.perf_counter()
         done = len(filters)
         told = progress and (lambda k, n: progress(done * n + k, fits * n))
-        result = fit_filter(seen[z], options, told, valid=None if valid is None else valid[z], aspect=aspect)
+        filters[z] = fit_filter(seen[z], options, told, valid=None if valid is None else valid[z], aspect=aspect)
         fit_seconds += time.perf_counter() - start
-        filters.append(result)
-        return result
+        return filters[z]
 
     shared = fitted or (fit(index) if index is not None else None)
     normalised, restored = np.empty_like(seen), pixels.copy()
-    for z, image in enumerate(seen):
-        current = edited(shared or fit(z), options)
+    order = surroundings.order if surroundings else range(len(seen))
+    for done, z in enumerate(order):
+        around = surroundings.around(z, shared) if surroundings and _differs(seen[z], valid, z) else None
         start = time.perf_counter()
-        normalised[z] = apply_filter(current, image, options, None if valid is None else valid[z])
+        if around is None:
+            current = edited(shared or fit(z), options)
+            start = time.perf_counter()
+            normalised[z] = apply_filter(current, seen[z], options, None if valid is None else valid[z])
+        else:
+            own, others = around
+            fit_seconds += own.seconds
+            if shared is None:
+                filters[z] = own.fitted
+            normalised[z], drawn[z] = apply_among(own, others, options)
         apply_seconds += time.perf_counter() - start
         replaced = window.inside(pixels[z])
         if valid is not None:
             replaced &= valid[z]
         restored[z][replaced] = window.restore(normalised[z])[replaced]
-        if shared is not None and progress:
-            progress(z + 1, len(seen))
-        elif len(seen) > 1 and not options.maps:
-            filters[-1] = released(filters[-1])
-    used = tuple(filters) or ((fitted,) if fitted else ())
-    return Denoised(restored, seen, normalised, used, fit_seconds, apply_seconds)
+        if progress and (shared is not None or around is not None):
+            progress(done + 1, len(seen))
+        if shared is None and len(seen) > 1 and not options.maps:
+            filters[z] = released(filters[z])
+    used = tuple(filters[z] for z in sorted(filters)) or ((fitted,) if fitted else ())
+    told = tuple(drawn.get(z) for z in range(len(seen))) if drawn else ()
+    return Denoised(restored, seen, normalised, used, fit_seconds, apply_seconds, told)
+
+
+def _differs(seen: NDArray[np.float32], valid: NDArray[np.bool_] | None, z: int) -> bool:
+    """Whether the valid pixels of slice ``z`` [H, W] hold more than one value: others come back as they are."""
+    shown = seen if valid is None else seen[valid[z]]
+    return bool(shown.size and shown.min() < shown.max())
+
+
+def apply_among(
+    own: Analysed, others: Sequence[tuple[Slice, Shift]], options: DenoiseOptions
+) -> tuple[NDArray[np.float32], Drawn]:
+    """Denoise one slice with its neighbours; the result [H, W] is cut to [0, 1]."""
+    with kernels_own_the_threads():
+        made = denoise_with(own.slice, others, own.fitted.preset)
+    maps = {"from_neighbours": made.from_neighbours, "candidates": made.weights} if options.maps else {}
+    drawn = Drawn(len(made.correlations), float(made.from_neighbours.mean()), made.correlations, maps)
+    return np.clip(made.result, 0, 1).astype(np.float32), drawn
 
 
 def released(fitted: Filter) -> Filter:

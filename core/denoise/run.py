@@ -16,7 +16,7 @@ from ..bundles import Placement
 from ..compare import mean_table
 from ..device import pick_device, pick_dtype
 from ..errors import InputError
-from ..io import GreyImage, expand_inputs, output_paths, read_grey
+from ..io import GreyImage, expand_inputs, output_paths
 from ..io.atomic import check_place, remove_stale
 from ..io.image import check_unit
 from ..io.kinds import split_key
@@ -38,10 +38,13 @@ from .outputs import write_outputs
 from .phantoms.inputs import phantom_inputs
 from .physics import together
 from .physics.measure import NOTHING, wanted_measures
-from .pipeline import Denoised, Shared, denoise_stack, method_device, slice_to_fit
+from .pipeline import Denoised, denoise_stack, method_device, slice_to_fit
 from .reference import Reference, read_reference
 from .series import fit_series
-from .simulate import simulated
+from .series_volume import SeriesVolumes, draws_on_neighbours
+from .shared import Shared
+from .simulate import read_noisy
+from .surroundings import InFiles, Surroundings, in_image, recent_files
 from .window import choose_window, outside, parse_window
 
 LITTLE = 0.3
@@ -122,23 +125,32 @@ def _run(
     ]
     watcher = watcher or Bars()
     series: list[dict[str, Any]] = []
+    request = identity(options)
+    volumes = SeriesVolumes(tasks, options, request)
 
     def prepare(tasks: Sequence[Task]) -> Sequence[Task]:
+        tasks = volumes.prepare(tasks, placement, watcher)
         if shared is not None or options.fit_on == "each":
             return tasks
         return fit_series(tasks, options, placement, watcher, series)
 
-    request = identity(options)
     work = partial(denoise_file, options=options, request=request)
-    outcome = run_batch(work, tasks, placement, watcher, prepare=prepare)
-    items = resumed(outcome.items, tasks, options, request)
+    recent_files().clear()
+    try:
+        outcome = run_batch(work, tasks, placement, watcher, prepare=prepare)
+    finally:
+        recent_files().clear()
+    items = resumed(outcome.items, tasks, options, volumes.request_of)
     sections: list[Section] = [Table("series", series, detail=True)] if series else []
+    if rows := volumes.rows():
+        sections.append(Table("volumes", rows, detail=True))
     sections += together.of_all(items)
     if options.compare:
         sections.append(mean_table(items, best="psnr"))
     remarks = [f"warning: series fitted on {row['fitted_on']}: {text}" for row in series for text in row["warnings"]]
     if options.device != "auto" and device != chosen:
         remarks.append(f"warning: {options.method} runs on the CPU, not on {chosen}")
+    remarks += volumes.remarks()
     named = arguments or {"inputs": list(inputs), "output": output and str(output), "method": options.method}
     return outcome.report(
         "denoise", named, str(device), start, items=items, sections=sections, notices=(NOTICE,), passed=passed,
@@ -195,36 +207,46 @@ def denoise_file(task: Task, step: Callable[[int, int], None], options: DenoiseO
 
     ``request`` is the ``identity`` of the options, which all files of one call share.
     """
-    image = read_grey(task.source, luma=options.luma, fill=options.fill, unit=options.unit)
+    shared: Shared = task.payload or Shared()
+    others = InFiles(task.source, shared, options) if shared.volume else None
+    image, noisy = others.read() if others else read_noisy(task.source, options)
     reference = _reference(image, options)
-    noisy = simulated(image, options) if options.simulate_dose is not None else image
-    shared: Shared | None = task.payload
-    if options.save_filter is not None and shared is None and options.fit_on == "each" and len(noisy.pixels) > 1:
+    if options.save_filter is not None and shared.fitted is None and options.fit_on == "each" and len(noisy.pixels) > 1:
         raise OptionError(
             f"{{save_filter}} keeps one filter: {task.name} has {len(noisy.pixels)} slices. Add {{fit_on}}."
         )
-    window = (shared and shared.window) or choose_window(options.window, noisy)
+    window = shared.window or choose_window(options.window, noisy)
     warnings = list(noisy.warnings)
     if window.width <= 0:
         warnings.append("constant image: written unchanged")
     warnings += outside(window, noisy)
-    fitted = shared.fitted if shared else None
+    fitted = shared.fitted
     if fitted is not None and (size := getattr(fitted, "shape", noisy.pixels.shape[1:])) != noisy.pixels.shape[1:]:
         own, other = (f"{height} x {width}" for height, width in (size, noisy.pixels.shape[1:]))
         raise InputError(noisy.path, f"has slices of {other} pixels, the filter is for {own}", "Fit one for it")
     if options.maps:
         check_room(noisy)
+    surroundings: Surroundings | None = others
+    if others is None and draws_on_neighbours(options):
+        surroundings = in_image(noisy, window, options, warnings)
     result = denoise_stack(
-        noisy.pixels, window, options, valid=noisy.valid, aspect=noisy.aspect, fitted=fitted, progress=step
-    )
+        noisy.pixels, window, options, valid=noisy.valid, aspect=noisy.aspect, fitted=fitted, progress=step,
+        surroundings=surroundings,
+    )  # fmt: skip
     warnings += [text for used in result.filters for text in getattr(used, "warnings", ())]
+    if surroundings is not None:
+        request = shared.volume.request if shared.volume else f"{request} volume"
+    if others and others.lost:
+        names = ", ".join(dict.fromkeys(others.lost))
+        warnings.append(f"done without {names}, which cannot be used: --overwrite makes it again")
     metrics = noise_metrics(noisy, result.pixels)
-    if shared is None and "edge_weight" in (METHODS[options.method].options or ()) and window.width > 0:
+    if fitted is None and "edge_weight" in (METHODS[options.method].options or ()) and window.width > 0:
         warnings += _little_removed(metrics)
     if reference is not None:
         metrics |= scores(noisy, result.pixels, reference, window)
         warnings += reference.warnings
-    metrics |= _cost(result, shared is not None)
+    metrics |= drawn_metrics(result)
+    metrics |= _cost(result, fitted is not None)
     measures = wanted_measures(noisy, window, options)
     told = measures.tell(result.pixels) if measures else NOTHING
     metrics |= told.metrics
@@ -241,7 +263,7 @@ def denoise_file(task: Task, step: Callable[[int, int], None], options: DenoiseO
         files=files,
         warnings=tuple(dict.fromkeys(warnings)),
         details={"window": str(window), "shape": list(noisy.pixels.shape)},
-        sections=(*_fits(result), *told.sections, *([compared.table] if compared else [])),
+        sections=(*_fits(result), *drawn_table(result), *told.sections, *([compared.table] if compared else [])),
         unit=noisy.unit,
     )
 
@@ -274,6 +296,31 @@ def _cost(result: Denoised, shared: bool) -> dict[str, float]:
         "fit_seconds": result.fit_seconds,
         "apply_seconds": result.apply_seconds,
     }
+
+
+def drawn_metrics(result: Denoised) -> dict[str, float]:
+    """``neighbours`` that a slice drew on, and the share of its weight that lies in them (``from_neighbours``); means.
+
+    A slice of a volume that found no usable neighbour counts with 0, one outside any volume does not count.
+    """
+    drawn = [one for one in result.drawn if one is not None]
+    if not drawn:
+        return {}
+    return {
+        "neighbours": sum(one.neighbours for one in drawn) / len(drawn),
+        "from_neighbours": sum(one.share for one in drawn) / len(drawn),
+    }
+
+
+def drawn_table(result: Denoised) -> Iterator[Section]:
+    """A row per slice of a volume; ``noise_correlation`` is the strongest with a neighbour."""
+    rows = [
+        {"slice": z, "neighbours": one.neighbours, "from_neighbours": one.share,
+         "noise_correlation": max(one.correlations, default=0.0)}
+        for z, one in enumerate(result.drawn) if one is not None
+    ]  # fmt: skip
+    if rows:
+        yield Table("volume", rows, title="neighbours of the slices", detail=True)
 
 
 def _fits(result: Denoised) -> Iterator[Section]:

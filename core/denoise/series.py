@@ -11,16 +11,16 @@ from typing import Any
 from ..batch.task import Task
 from ..bundles import Placement
 from ..errors import InputError
-from ..io import read_grey
 from ..io.dicom.series import sort_series
 from ..io.kinds import suffix_of
 from ..options import OptionError
 from ..progress import Watcher
 from .options import DenoiseOptions
 from .outputs import save_filter
-from .pipeline import Shared, fit_filter, released, see, slice_to_fit
-from .simulate import simulated
-from .window import choose_window
+from .pipeline import fit_filter, released, slice_to_fit
+from .shared import Shared
+from .simulate import read_noisy
+from .window import choose_window, see
 
 
 @dataclass(frozen=True, slots=True)
@@ -80,12 +80,19 @@ def fit_series(
             chosen = slice_to_fit(options.fit_on, len(members))
             assert chosen is not None
             shared, name = _fit_nearest(members, chosen, options, watcher)
-            ready |= {task.source: replace(task, payload=shared) for task in members}
+            ready |= {task.source: _with_filter(task, shared) for task in members}
             warnings = group.warnings
             if name is not None and name != members[chosen].name:
                 warnings = (*warnings, f"not on {members[chosen].name}, which cannot be used")
             fits.append({"series": group.name, "files": len(members), "fitted_on": name, "warnings": warnings})
     return [ready.get(task.source, task) for task in tasks]
+
+
+def _with_filter(task: Task, shared: Shared | None) -> Task:
+    """The task with a series' filter and its window; what it knows of its volume stays."""
+    if shared is None or task.payload is None:
+        return replace(task, payload=shared or task.payload)
+    return replace(task, payload=replace(task.payload, fitted=shared.fitted, window=shared.window))
 
 
 def _fit_nearest(
@@ -94,11 +101,11 @@ def _fit_nearest(
     for index in sorted(range(len(members)), key=lambda i: abs(i - chosen)):
         task = members[index]
         try:
-            image = read_grey(task.source, luma=options.luma, fill=options.fill, unit=options.unit)
-            noisy = simulated(image, options) if options.simulate_dose is not None else image
+            noisy = read_noisy(task.source, options)[1]
         except InputError:
             continue
-        window = choose_window(options.window, noisy)
+        of_volume = task.payload.window if task.payload else None  # of all its slices
+        window = of_volume or choose_window(options.window, noisy)
         if window.width <= 0:
             continue
         middle = len(noisy.pixels) // 2

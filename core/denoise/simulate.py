@@ -20,13 +20,14 @@ from __future__ import annotations
 import hashlib
 import math
 from dataclasses import replace
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from ..errors import InputError
-from ..io import GreyImage
+from ..io import GreyImage, read_grey
 from .options import DenoiseOptions
 from .phantoms.files import phantom_cutoff
 
@@ -245,3 +246,9 @@ def simulated(image: GreyImage, options: DenoiseOptions) -> GreyImage:
     if not image.spacing_mm:
         warnings = (*warnings, "no pixel spacing in the file: the dose was simulated with 1 mm pixels")
     return replace(image, pixels=pixels, warnings=warnings)
+
+
+def read_noisy(path: Path, options: DenoiseOptions) -> tuple[GreyImage, GreyImage]:
+    """An image as it was read, and as it is denoised: at a lower dose where that is wanted."""
+    image = read_grey(path, luma=options.luma, fill=options.fill, unit=options.unit)
+    return image, simulated(image, options) if options.simulate_dose is not None else image

@@ -5,6 +5,7 @@ Specification: filter2noise.md, section 8 rule 4.
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Any
 
@@ -115,13 +116,30 @@ def choose_window(text: str, image: GreyImage) -> Window:
             )
         centre, width = given
         return Window(centre - width / 2, centre + width / 2)
+    return common_window([value_range(image)])
+
+
+def value_range(image: GreyImage) -> tuple[float, float] | None:
+    """Least and greatest valid value of an image, for CT cut to what a scanner can measure; None: padding alone."""
     pixels = image.pixels if image.valid is None else image.pixels[image.valid]
     if not pixels.size:
-        return Window(0.0, 0.0)
+        return None
     low, high = float(pixels.min()), float(pixels.max())
-    if image.unit == "HU":
-        low, high = max(low, CT_RANGE[0]), min(high, CT_RANGE[1])
-    return Window(low, high)
+    return (max(low, CT_RANGE[0]), min(high, CT_RANGE[1])) if image.unit == "HU" else (low, high)
+
+
+def common_window(ranges: Iterable[tuple[float, float] | None]) -> Window:
+    """The window ``auto`` of images together; empty where they hold nothing."""
+    known = [one for one in ranges if one is not None]
+    return Window(min(low for low, _ in known), max(high for _, high in known)) if known else Window(0.0, 0.0)
+
+
+def see(pixels: NDArray[np.floating[Any]], window: Window, valid: NDArray[np.bool_] | None) -> NDArray[np.float32]:
+    """What a filter is shown of ``pixels`` [..., H, W]: the window mapped to [0, 1], its lower end where padding is."""
+    seen = window.normalise(pixels)
+    if valid is not None:
+        seen[~valid] = 0.0
+    return seen
 
 
 def outside(window: Window, image: GreyImage) -> list[str]:

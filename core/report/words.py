@@ -15,6 +15,7 @@ WORDS: dict[str, tuple[str, str]] = {
     "rmse_hu": ("RMS error after", "HU"), "rmse_hu_noisy": ("RMS error before", "HU"),
     "rmse": ("RMS error after", ""), "rmse_noisy": ("RMS error before", ""),
     "noise_std_before": ("Noise before (SD)", ""), "noise_std_after": ("Noise after (SD)", ""),
+    "neighbours": ("Neighbouring slices used", ""), "from_neighbours": ("Weight from neighbours (share)", ""),
     "removed_std": ("Removed (SD)", ""), "noise_sd": ("Noise (SD)", ""),
     "peak_per_mm": ("Peak", "cycles/mm"), "mean_per_mm": ("Mean", "cycles/mm"),
     "peak_per_px": ("Peak", "cycles/px"), "mean_per_px": ("Mean", "cycles/px"),

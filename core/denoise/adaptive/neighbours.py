@@ -13,6 +13,7 @@ from numpy.typing import NDArray
 from scipy.ndimage import gaussian_filter
 
 from .mixture import EPSILON
+from .noise_model import NoiseModel
 
 Array = NDArray[Any]
 Shift = tuple[int, int]
@@ -57,6 +58,10 @@ class Slice:
         The slice behind the Gaussian of the lesion guard.
     low_noise : float
         Share of the noise that this Gaussian leaves, by the model.
+    model : NoiseModel
+        Its noise, or that of the slice whose noise was taken for it.
+    shares : tuple of float
+        Mean weight of every head in the slice-wise mixture.
     valid : ndarray of bool, or None
         False where pixels are padding.
     strength : float or ndarray
@@ -76,6 +81,8 @@ class Slice:
     alone: Array
     low: Array
     low_noise: float
+    model: NoiseModel
+    shares: tuple[float, ...]
     valid: Array | None = None
     strength: Any = 1.0
     aspect: float = 1.0

@@ -14,12 +14,12 @@ from typing import Any
 import numpy as np
 
 from .bilateral import accumulate
-from .mixture import EPSILON, Preset, filtered, mix, weigh
+from .mixture import EPSILON, Preset, filtered, kept, mix, weigh
 from .neighbours import Array, Neighbour, Shift, Slice, SliceGeometry, View, pair, smoothed
 from .noise_model import NoiseModel, estimate
 from .padding import filled
 
-__all__ = ["FromVolume", "Slice", "SliceGeometry", "denoise_volume", "denoise_with", "pair", "slicewise"]
+__all__ = ["CANDIDATES", "FromVolume", "Slice", "SliceGeometry", "denoise_volume", "denoise_with", "pair", "slicewise"]
 
 OWN, NEAR = 6, 4
 """Pixels: radius of the window in the slice itself, in its neighbours."""
@@ -89,9 +89,10 @@ def slicewise(
     flat = model.flat if model.flat.any() else np.ones(x.shape, bool)
     return Slice(
         x, model.level, flat, model.residual, noise, guide, moved, edited,
-        alone=mix(x, planes, weights, preset.keep),
+        alone=mix(x, planes, weights, kept(preset.keep, strength)),
         low=smoothed(x, aspect),
         low_noise=float(np.std((smoothed(noise, aspect) / model.level)[flat])),
+        model=model, shares=tuple(float(share) for share in weights.mean((1, 2), dtype=np.float64)),
         valid=valid, strength=strength, aspect=aspect,
     )  # fmt: skip
 
@@ -182,8 +183,9 @@ def denoise_with(own: Slice, others: Sequence[tuple[Slice, Shift]], preset: Pres
     if np.any(own.strength != 1):
         planes, shares = heads_over(own, still, seen, low_noise, own.strength)
         stack = np.stack([own.edited, *planes])
+    result = mix(own.x, stack, weights, kept(preset.keep, own.strength))
     return FromVolume(
-        mix(own.x, stack, weights, preset.keep), np.asarray((weights[1:] * shares).sum(0)), weights, own.level,
+        result, np.asarray((weights[1:] * shares).sum(0)), weights, own.level,
         tuple(n.rho for n in neighbours), left_out,
     )  # fmt: skip
 

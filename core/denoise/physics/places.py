@@ -19,8 +19,7 @@ from ...io.image import GreyImage
 from ..adaptive.noise_model import estimate
 from ..adaptive.padding import filled
 from ..base import Box
-from ..pipeline import see
-from ..window import Window
+from ..window import Window, see
 from .noise_power import ENOUGH, SIDES, Squares, squares_in, uniform_squares
 
 AIR = -950.0

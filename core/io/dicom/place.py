@@ -79,9 +79,12 @@ def slice_place(dataset: Any) -> SlicePlace | None:
 
 
 def frame_places(dataset: Any, frames: int) -> tuple[SlicePlace | None, ...]:
-    """Where every frame lies, from the functional groups; None where these do not say."""
-    if frames == 1 and not dataset.get("PerFrameFunctionalGroupsSequence"):
+    """Where every frame lies, from the functional groups; None where one does not say, empty where all do not."""
+    said = len(dataset.get("PerFrameFunctionalGroupsSequence") or ())
+    if not said and frames == 1:
         return (slice_place(dataset),)
+    if said != frames:  # a header may promise any number of frames
+        return ()
     names = ("PlanePositionSequence", "PlaneOrientationSequence", "PixelMeasuresSequence")
     position, orientation, measures = (functional_groups(dataset, frames, name) for name in names)
     groups = {name: functional_groups(dataset, frames, name) for name, _ in FRAME_MARKS}

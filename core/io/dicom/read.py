@@ -20,7 +20,7 @@ from ..pixels import reading, replaced, to_float
 from .codecs import decode, is_colour, make_grey, shape_of
 from .padding import valid_pixels
 from .parse import DEEPEST, parse, without_values
-from .place import frame_places, functional_groups, pixel_spacing
+from .place import functional_groups, pixel_spacing
 from .series import slice_info
 
 _UNITS = {
@@ -115,7 +115,6 @@ def read_dicom(path: Path, *, luma: bool = False, fill: float | None = None) -> 
         valid = valid_pixels(dataset, stored, pixels if unit == "HU" else None, lossy, notes)
         info = slice_info(dataset)
         spacing = pixel_spacing(dataset)
-        places = frame_places(dataset, len(stored))
         for word in PIXEL_KEYWORDS:  # the pixels are in `stored`; a second copy would travel to every worker
             if word in dataset:
                 del dataset[word]
@@ -123,7 +122,9 @@ def read_dicom(path: Path, *, luma: bool = False, fill: float | None = None) -> 
         modality = str(dataset.get("Modality") or "")
     source = DicomSource(dataset, keyword, slope, intercept, lossy, colour)
     warnings = tuple(one_line(text) for text in dict.fromkeys(notes))
-    return GreyImage(path, "dicom", pixels, unit, valid, spacing, modality, stored, source, info, warnings, places)
+    return GreyImage(
+        path, "dicom", pixels, unit, valid, spacing, modality, stored, source, info, warnings, info["places"]
+    )
 
 
 def _drop_damaged(dataset: Any, notes: list[str]) -> None:

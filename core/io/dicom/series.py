@@ -12,8 +12,9 @@ import numpy as np
 from ..image import GreyImage
 from ..kinds import sniff
 from ..pixels import captured
+from ..place import SlicePlace
 from .parse import parse
-from .place import numbers, slice_place, text_of
+from .place import frame_places, numbers, text_of
 
 ItemT = TypeVar("ItemT", GreyImage, Path)
 _TOLERANCE_MM = 0.01  # positions are printed with about three decimals
@@ -57,7 +58,8 @@ def slice_info(dataset: Any) -> dict[str, Any]:
     -------
     dict with ``uid`` (str), ``number`` (int or None), ``position`` (mm along the normal, or None), ``normal`` (3
     floats, or None), ``orientation`` (6 floats, or None), ``localizer`` (bool), ``size`` (rows, columns, frames),
-    ``thickness`` (mm or None), ``sop_uid``, ``place`` (`SlicePlace`, or None).
+    ``thickness`` (mm or None), ``sop_uid``, ``places`` (of the frames: see
+    `GreyImage`).
     Damaged values count as missing.
     """
     direction, origin = numbers(dataset, "ImageOrientationPatient", 6), numbers(dataset, "ImagePositionPatient", 3)
@@ -79,13 +81,20 @@ def slice_info(dataset: Any) -> dict[str, Any]:
         "size": (int(rows[0]) if rows else 0, int(columns[0]) if columns else 0, int(frames[0]) if frames else 1),
         "thickness": thickness[0] if thickness else None,
         "sop_uid": text_of(dataset, "SOPInstanceUID"),
-        "place": slice_place(dataset),
+        "places": _places(dataset, int(frames[0]) if frames else 1),
     }
+
+
+def _places(dataset: Any, frames: int) -> tuple[SlicePlace | None, ...]:
+    try:
+        return frame_places(dataset, frames)
+    except Exception:  # damaged sequences fail anywhere
+        return ()
 
 
 def series_key(image: GreyImage) -> str:
     """What images of one stack have in common: the SeriesInstanceUID, or the path for an image on its own."""
-    return _key(image.series, image.path)
+    return key_of(image.series, image.path)
 
 
 def sort_series(items: Sequence[ItemT]) -> list[Series[ItemT]]:
@@ -106,7 +115,7 @@ def sort_series(items: Sequence[ItemT]) -> list[Series[ItemT]]:
         info = item.series if isinstance(item, GreyImage) else read_info(item)
         path = item.path if isinstance(item, GreyImage) else item
         if info:
-            groups.setdefault(_key(info, path), []).append((item, info))
+            groups.setdefault(key_of(info, path), []).append((item, info))
     return [_sorted(key, members) for key, members in groups.items()]
 
 
@@ -121,7 +130,8 @@ def read_info(path: Path) -> dict[str, Any]:
         return {}
 
 
-def _key(info: dict[str, Any], path: Path) -> str:
+def key_of(info: dict[str, Any], path: Path) -> str:
+    """What the headers of one stack have in common: see ``series_key``."""
     alone = not info.get("uid") or info.get("localizer") or (info.get("size") or (0, 0, 1))[2] > 1
     return str(path) if alone else str(info["uid"])
 
