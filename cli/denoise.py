@@ -18,6 +18,10 @@ EXAMPLES = (
         "attn denoise study/ -o out/ --fit middle",
         "A series: estimate its noise on the middle slice, apply that to all.",
     ),
+    (
+        "attn denoise study/ -o out/ --volume off",
+        "Every slice alone: a lesion in one slice can leave no trace in the next.",
+    ),
     ("attn denoise study/ -o out/ --workers 4 --report report.html", "Four processes, and a report with pictures."),
     ("attn denoise scan.dcm --preset full-dose", "Take less away: the grain of a scan at full dose stays."),
     (
@@ -66,6 +70,16 @@ NOTES = (
     "in tests/benchmarks/denoise.md. --method filter2noise is the published method, as published.",
     "--strength and --region scale how different two pixels may be and still be averaged, and divide the little noise "
     "that adaptive leaves in (2: half of it; 0: the image as it was). Noise level and weights stay as estimated.",
+    "--volume: slices of one DICOM series draw on up to three slices on either side within 16 mm, on one intensity "
+    "scale, so the range of all of them is looked up first. A gantry tilt, gaps and unequal spacing are taken from "
+    "the headers. Another orientation, size or pixel spacing, another series, and another phase or echo are never "
+    "mixed; what has no position, or cannot be told apart from a slice in the same place, is denoised alone, and "
+    "named. The frames of a multi-frame file and the slices of NIfTI are a volume where it says how they lie; a stack "
+    "of NPY, NPZ, TIFF or PNG does not say, so its slices are denoised alone. A file that is named alone has no "
+    "neighbours. neighbours and from_neighbours in reports: slices that were used, and the mean share of the weight "
+    "that lies in them.",
+    "A result depends on the slices around it. If some are added, removed or mended later, a run that goes on names "
+    "the results that exist in a warning; --overwrite makes them again.",
     "A filter that was kept (--filter) goes on with the noise that it was fitted on. On its own image it gives the "
     "same bytes; on another of the same size its filters are weighed anew.",
     "An option that the chosen method does not read is refused: --quality and --steps belong to methods that train. "
