@@ -156,6 +156,8 @@ class FromVolume:
 def denoise_with(own: Slice, others: Sequence[tuple[Slice, Shift]], preset: Preset) -> FromVolume:
     """Step 3. A slice denoised with its neighbours; without a usable one its slice-wise result, to the bit.
 
+    A constant slice comes back unchanged.
+
     Parameters
     ----------
     own : Slice
@@ -167,10 +169,12 @@ def denoise_with(own: Slice, others: Sequence[tuple[Slice, Shift]], preset: Pres
     pairs = [pair(own, other, shift) for other, shift in others]
     neighbours = [n for n in pairs if n is not None]
     left_out = len(pairs) - len(neighbours)
-    if not neighbours:
+    constant = bool(own.x.min() == own.x.max())
+    if constant or not neighbours:
         weights = np.zeros((CANDIDATES, *own.x.shape), np.float32)
         weights[0] = 1
-        return FromVolume(own.alone, np.zeros_like(own.level), weights, own.level, left_out=left_out)
+        result = own.x if constant else own.alone
+        return FromVolume(result, np.zeros_like(own.level), weights, own.level, left_out=left_out)
     low_noise = min(min(n.low_noise for n in neighbours), 1.2 * own.low_noise)
     step = np.float32(EPSILON) * own.noise
     still, moved = View(own.x, own.guide, own.low), View(own.x + step, own.moved, own.low + smoothed(step, own.aspect))

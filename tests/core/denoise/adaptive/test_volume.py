@@ -6,13 +6,16 @@ from dataclasses import replace
 
 import numpy as np
 import pytest
+import torch
 from scipy.ndimage import gaussian_filter
 
 from attn.core.denoise.adaptive import volume
+from attn.core.denoise.adaptive.method import fit
 from attn.core.denoise.adaptive.mixture import PRESETS
 from attn.core.denoise.adaptive.neighbours import LOW
 from attn.core.denoise.adaptive.noise_model import estimate
 from attn.core.denoise.adaptive.volume import Slice, SliceGeometry, denoise_volume, denoise_with, pair, slicewise
+from attn.core.denoise.base import FitOptions
 
 PRESET = PRESETS["default"]
 SIDE, STD = 64, 0.02
@@ -79,6 +82,23 @@ def test_a_slice_without_neighbours_is_the_slice_wise_one_to_the_bit(series, sli
     far = dict(denoise_volume(series[:2], geometry(2, step=100.0), PRESET))
     for i in range(2):
         assert np.array_equal(far[i].result, slices[i].alone)
+
+
+@pytest.mark.parametrize("strength", [1.0, 1.5])
+def test_by_itself_a_slice_is_what_the_method_makes_of_it(series, strength):
+    valid = np.ones((SIDE, SIDE), bool)
+    valid[:10] = False
+    x = torch.from_numpy(series[0])
+    fitted = fit(x, FitOptions(seed=5), valid=valid).with_strength(strength)
+    own = alone(series[0], 5, valid=valid, strength=strength)
+    assert np.array_equal(denoise_with(own, [], PRESET).result, fitted(x, valid).numpy())
+
+
+def test_a_constant_slice_stays_as_it_is(series):
+    level = np.full((SIDE, SIDE), 0.3, np.float32)
+    found = dict(denoise_volume(np.stack([series[0], level, series[1]]), geometry(3), PRESET))
+    assert np.array_equal(found[1].result, level)
+    assert np.isfinite(found[0].result).all()
 
 
 def test_the_order_of_the_files_changes_nothing(series, results):
