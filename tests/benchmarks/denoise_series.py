@@ -23,7 +23,8 @@ from numpy.typing import NDArray
 
 from attn.core.denoise.adaptive import neighbours
 from attn.core.denoise.adaptive.mixture import PRESETS
-from attn.core.denoise.adaptive.volume import FromVolume, Slice, SliceGeometry, denoise_with, slicewise
+from attn.core.denoise.adaptive.neighbours import Slice, SliceGeometry
+from attn.core.denoise.adaptive.volume import FromVolume, denoise_with, slicewise
 from attn.core.denoise.metrics import psnr, ssim
 from attn.core.denoise.phantoms.lesions import LEVELS, RADII_MM, draw_lesions
 from attn.core.denoise.phantoms.phantom import KERNELS
@@ -222,8 +223,9 @@ def overlapping(case: Case, taps: Sequence[float]) -> Case:
     noise, weights = case.noisy - case.truth, np.array(taps) / np.sqrt(np.sum(np.square(taps)))
     shared = sum(weight * np.roll(noise, k, 0) for k, weight in enumerate(weights))
     noisy = np.clip(case.truth + shared, 0, 1).astype(np.float32)
-    mixed = Case(case.name, noisy, case.truth, case.geometry)
-    return mixed.only(range(len(taps) - 1, len(noisy)))  # the first ones' noise comes round from the other end
+    return Case(case.name, noisy, case.truth, case.geometry).only(
+        range(len(taps) - 1, len(noisy))
+    )  # the first ones' noise comes round from the other end
 
 
 def edges() -> Iterator[str]:

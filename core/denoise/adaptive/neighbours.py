@@ -37,7 +37,7 @@ UNLIKE = np.float32(1e6)
 class Slice:
     """A slice denoised on its own, and what the slices beside it need to know of it.
 
-    All are [H, W]. Eight planes of float32 (nine with a strength) and two of bool: 9 MB at 512 x 512.
+    All planes are [H, W]: nine of float32 (ten with a strength) and two of bool, 10 MB at 512 x 512.
 
     Parameters
     ----------

@@ -19,8 +19,6 @@ from .neighbours import Array, Neighbour, Shift, Slice, SliceGeometry, View, pai
 from .noise_model import NoiseModel, estimate
 from .padding import filled
 
-__all__ = ["CANDIDATES", "FromVolume", "Slice", "SliceGeometry", "denoise_volume", "denoise_with", "pair", "slicewise"]
-
 OWN, NEAR = 6, 4
 """Pixels: radius of the window in the slice itself, in its neighbours."""
 ALLOWED = 4.0
@@ -200,7 +198,7 @@ def denoise_volume(
 ) -> Iterator[tuple[int, FromVolume]]:  # fmt: skip
     """(index, result) for every slice of x [Z, H, W] in [0, 1], in order of position.
 
-    Besides ``x`` the slices of one window are held: seven at most, 9 MB each at 512 x 512. Seeds count from ``seed``
+    Besides ``x`` the slices of one window are held: seven at most, 10 MB each at 512 x 512. Seeds count from ``seed``
     in order of position. Other parameters as in `slicewise`.
     """
     order = geometry.order()

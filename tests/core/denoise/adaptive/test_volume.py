@@ -12,9 +12,9 @@ from scipy.ndimage import gaussian_filter
 from attn.core.denoise.adaptive import volume
 from attn.core.denoise.adaptive.method import fit
 from attn.core.denoise.adaptive.mixture import PRESETS
-from attn.core.denoise.adaptive.neighbours import LOW
+from attn.core.denoise.adaptive.neighbours import LOW, Slice, SliceGeometry, pair
 from attn.core.denoise.adaptive.noise_model import estimate
-from attn.core.denoise.adaptive.volume import Slice, SliceGeometry, denoise_volume, denoise_with, pair, slicewise
+from attn.core.denoise.adaptive.volume import denoise_volume, denoise_with, slicewise
 from attn.core.denoise.base import FitOptions
 
 PRESET = PRESETS["default"]
