@@ -2,7 +2,7 @@
 
 from ..registry import Method, Need, Registry
 
-TRAINED = ("quality", "steps", "learning_rate", "seed")
+TRAINED = ("quality", "steps", "learning_rate", "seed", "dtype")
 """What a network that is fitted to the image reads."""
 CLASSICAL = ("sigma",)
 """What a method of scikit-image, or of the package bm3d, reads."""

@@ -17,7 +17,6 @@ from pathlib import Path
 import attn
 
 from ..batch.task import Task
-from ..device import pick_dtype
 from ..io.dicom import derived_uid
 from ..io.kinds import open_regular, sniff
 from ..io.pixels import captured
@@ -25,7 +24,7 @@ from ..report.model import Item
 from . import METHODS
 from .naming import MAPS, side_path
 from .options import DenoiseOptions
-from .pipeline import method_device
+from .pipeline import method_device, method_dtype
 from .window import parse_window
 
 BESIDE = ("maps", "figure", "display", "compare", "reference", "save_filter", "rois", "physics")
@@ -42,7 +41,7 @@ def identity(options: DenoiseOptions) -> str:
         fit = {name: value for name, value in fit.items() if name in read}
     request |= {
         "window": parse_window(options.window),
-        "dtype": str(pick_dtype(options.dtype)),
+        "dtype": str(method_dtype(options.method, options.dtype)),
         "device": method_device(options.method, options.device).type,
         "strength": float(options.strength),
         "simulate_dose": options.simulate_dose and (float(options.simulate_dose), seed),

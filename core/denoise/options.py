@@ -160,7 +160,7 @@ def check_read(options: DenoiseOptions, given: Collection[str] = ()) -> None:
     """Refuse what was given and the chosen method does not read.
 
     In a comparison, what fitting depends on reaches the methods that read it. The seed is no order: a method without
-    anything random leaves it unread.
+    anything random leaves it unread. Of a dtype that is not read a report tells.
 
     Parameters
     ----------
@@ -173,7 +173,7 @@ def check_read(options: DenoiseOptions, given: Collection[str] = ()) -> None:
     OptionError
     """
     row = METHODS[options.method]
-    read = ("seed", *(FOR_ANY if row.options is None else row.options))
+    read = ("seed", "dtype", *(FOR_ANY if row.options is None else row.options))
     for held in (options, options.fit):
         for name in (one.name for one in fields(held)):
             readers = [method for method, other in METHODS.items() if name in (other.options or ())]

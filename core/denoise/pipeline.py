@@ -95,10 +95,16 @@ def method_device(method: str, device: str) -> torch.device:
     return pick_device(device if METHODS[method].device == "any" else "cpu")
 
 
+def method_dtype(method: str, dtype: str) -> torch.dtype:
+    """What a method computes in: some, such as scikit-image's, in float32 whatever was asked for."""
+    read = METHODS[method].options
+    return pick_dtype(dtype if read is None or "dtype" in read else "float32")
+
+
 def _tensor(image: NDArray[np.float32], options: DenoiseOptions) -> torch.Tensor:
     """A slice [H, W] on the device and in the dtype that the options ask for."""
     tensor = torch.from_numpy(np.ascontiguousarray(image)).to(method_device(options.method, options.device))
-    return tensor.to(pick_dtype(options.dtype))
+    return tensor.to(method_dtype(options.method, options.dtype))
 
 
 def fit_filter(

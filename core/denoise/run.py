@@ -38,7 +38,7 @@ from .outputs import write_outputs
 from .phantoms.inputs import phantom_inputs
 from .physics import together
 from .physics.measure import NOTHING, wanted_measures
-from .pipeline import Denoised, denoise_stack, method_device, slice_to_fit
+from .pipeline import Denoised, denoise_stack, method_device, method_dtype, slice_to_fit
 from .reference import Reference, read_reference
 from .series import fit_series
 from .series_volume import SeriesVolumes, draws_on_neighbours
@@ -150,6 +150,8 @@ def _run(
     remarks = [f"warning: series fitted on {row['fitted_on']}: {text}" for row in series for text in row["warnings"]]
     if options.device != "auto" and device != chosen:
         remarks.append(f"warning: {options.method} runs on the CPU, not on {chosen}")
+    if method_dtype(options.method, options.dtype) != pick_dtype(options.dtype):
+        remarks.append(f"warning: {options.method} computes in float32, not in {options.dtype}")
     remarks += volumes.remarks()
     named = arguments or {"inputs": list(inputs), "output": output and str(output), "method": options.method}
     return outcome.report(

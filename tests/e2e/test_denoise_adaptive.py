@@ -50,7 +50,7 @@ KINDS = {
     "a.npy": (lambda path: np.save(path, SCAN), ("--preset", "full-dose")),
     "wide.npy": (lambda path: np.save(path, SCAN.astype(np.float64)), ("--unit", "hu", "--window", "brain")),
     "stack.npy": (lambda path: np.save(path, np.stack([SCAN, SCAN + 1, SCAN[::-1]])), ("--fit", "middle", "--maps")),
-    "part.npy": (lambda path: np.save(path, np.stack([SCAN, 0 * SCAN])), ("--maps",)),
+    "part.npy": (lambda path: np.save(path, np.stack([SCAN, 0 * SCAN])), ()),
     "a.npz": (lambda path: np.savez(path, SCAN), ("--strength", "0.5")),
     "grey.png": (lambda path: raster(path, GREY16), ()),
     "colour.png": (lambda path: raster(path, COLOUR), ("--luma",)),
@@ -58,7 +58,7 @@ KINDS = {
     "a.nii": (nifti, ()),
     "row.npy": (lambda path: np.save(path, SCAN[:1]), ()),
     "pixel.npy": (lambda path: np.save(path, SCAN[:1, :1]), ("--maps", "--figure")),
-    "tiny.npy": (lambda path: np.save(path, SCAN[:2, 9:12]), ("--maps", "--figure")),
+    "tiny.npy": (lambda path: np.save(path, SCAN[:2, 9:12]), ()),
     "constant.npy": (lambda path: np.save(path, 0 * SCAN + 7), ("--maps", "--figure")),
 }
 

@@ -152,6 +152,9 @@ def test_a_report_names_the_device_that_worked(tmp_path, monkeypatch):
         report = run(["a.npy"], f"{device}.npy", replace(TV, device=device))
         assert report.device == "cpu"
         assert ("warning: tv runs on the CPU, not on cuda" in report.remarks) == told
+    double = replace(TV, dtype="float64")
+    assert "warning: tv computes in float32, not in float64" in run(["a.npy"], "double.npy", double).remarks
+    assert identity(double) == identity(TV)
 
 
 def test_files_beside_results_do_not_meet(tmp_path, monkeypatch):
