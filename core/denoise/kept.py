@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import os
+import pkgutil
 from collections.abc import Mapping
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import attn
@@ -11,6 +13,9 @@ import attn
 from ..errors import InputError
 from ..io.atomic import write_bytes
 from ..io.weights import read_tensors
+from ..options import OptionError
+from . import METHODS
+from .base import Filter
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -70,3 +75,19 @@ def read_kept(
 def no_match(path: str | os.PathLike[str], method: str) -> InputError:
     """The fault of a file whose description and contents do not match."""
     return InputError(path, f"a filter of {method} whose description and contents do not match", FIX)
+
+
+def load_filter(path: Path, method: str) -> Filter:
+    """A filter of ``method`` that ``--save-filter`` wrote. Raises ``UsageError`` where it cannot be used.
+
+    A method that keeps filters has a ``load(path)`` beside its ``fit``.
+    """
+    try:
+        kind = read_kept(path, weights=False)[0]["method"]
+        if kind != method and kind in METHODS:
+            raise OptionError(f"{{filter}}: {path} is a filter of {kind}, not of {method}. Add {{method}} {kind}.")
+        load = pkgutil.resolve_name(METHODS[method].home.partition(":")[0] + ":load")
+        fitted: Filter = load(path)
+    except InputError as error:
+        raise OptionError(f"{{filter}}: {error}") from None
+    return fitted

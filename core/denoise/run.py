@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import pkgutil
 import time
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -17,35 +16,32 @@ from ..compare import mean_table
 from ..device import pick_device, pick_dtype
 from ..errors import InputError
 from ..io import GreyImage, expand_inputs, output_paths
-from ..io.atomic import check_place, remove_stale
-from ..io.image import check_unit
-from ..io.kinds import split_key
-from ..io.pixels import check_fill
+from ..io.atomic import remove_stale
 from ..io.walk import Passed, Schemes
 from ..options import OptionError
 from ..progress import Bars, Watcher
 from ..report.model import Item, Report
 from ..report.sections import Curve, Facts, Section, Table
 from . import METHODS
-from .base import Filter
+from .check import check_options
 from .evaluate import compare_methods, noise_metrics, scores
 from .identity import identity, resumed
-from .kept import read_kept
+from .kept import load_filter
 from .maps import check_room
 from .naming import side_path
-from .options import DenoiseOptions, check_read
+from .options import DenoiseOptions
 from .outputs import write_outputs
 from .phantoms.inputs import phantom_inputs
 from .physics import together
 from .physics.measure import NOTHING, wanted_measures
-from .pipeline import Denoised, denoise_stack, method_device, method_dtype, slice_to_fit
+from .pipeline import Denoised, denoise_stack, method_device, method_dtype
 from .reference import Reference, read_reference
 from .series import fit_series
 from .series_volume import SeriesVolumes, draws_on_neighbours
 from .shared import Shared
 from .simulate import read_noisy
 from .surroundings import InFiles, Surroundings, in_image, recent_files
-from .window import choose_window, outside, parse_window
+from .window import choose_window, outside
 
 LITTLE = 0.3
 """Share of the estimated noise below which a user should know that a fit did next to nothing."""
@@ -158,50 +154,6 @@ def _run(
         "denoise", named, str(device), start, items=items, sections=sections, notices=(NOTICE,), passed=passed,
         remarks=remarks,
     )  # fmt: skip
-
-
-def check_options(options: DenoiseOptions) -> None:
-    """Refuse before any file is read what can never work. Raises ``UsageError``."""
-    METHODS[options.method].resolve()
-    parse_window(options.window)
-    parse_window(options.display, "display")
-    check_fill(options.fill)
-    check_unit(options.unit)
-    dtype = str(pick_dtype(options.dtype)).removeprefix("torch.")
-    if dtype not in ("float32", "float64"):
-        raise OptionError(
-            f"{{dtype}} {dtype}: the range sigma gets too small for half precision. Use float32 or float64."
-        )
-    if options.fit_on not in ("each", "first", "middle"):
-        slice_to_fit(options.fit_on, 1 << 30)  # an integer at least; whether the slice exists is known later
-    check_read(options)
-    if options.simulate_dose is not None:
-        if not 0 < options.simulate_dose <= 1:
-            raise OptionError(
-                f"{{simulate_dose}}: {options.simulate_dose:g} is no fraction of a dose (0 < fraction <= 1)."
-            )
-        if options.reference is not None:
-            raise OptionError("{simulate_dose}: the input itself is the reference then; leave {reference} out.")
-    if options.save_filter is not None:
-        check_place("save_filter", options.save_filter, (".safetensors",))
-    if options.reference is not None and not split_key(options.reference)[0].exists():
-        raise OptionError(f"{{reference}}: {options.reference} does not exist.")
-
-
-def load_filter(path: Path, method: str) -> Filter:
-    """A filter of ``method`` that ``--save-filter`` wrote. Raises ``UsageError`` where it cannot be used.
-
-    A method that keeps filters has a ``load(path)`` beside its ``fit``.
-    """
-    try:
-        kind = read_kept(path, weights=False)[0]["method"]
-        if kind != method and kind in METHODS:
-            raise OptionError(f"{{filter}}: {path} is a filter of {kind}, not of {method}. Add {{method}} {kind}.")
-        load = pkgutil.resolve_name(METHODS[method].home.partition(":")[0] + ":load")
-        fitted: Filter = load(path)
-    except InputError as error:
-        raise OptionError(f"{{filter}}: {error}") from None
-    return fitted
 
 
 def denoise_file(task: Task, step: Callable[[int, int], None], options: DenoiseOptions, request: str) -> Item:

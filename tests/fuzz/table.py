@@ -168,7 +168,7 @@ def read_filter(method: str) -> Callable[[Path], object]:
     def read(path: Path) -> object:
         import torch
 
-        from attn.core.denoise.run import load_filter
+        from attn.core.denoise.kept import load_filter
 
         return load_filter(path, method)(torch.rand(*(32, 32) if method == "filter2noise" else (12, 14)))
 
