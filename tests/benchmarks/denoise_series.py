@@ -178,10 +178,9 @@ def lesion_shares(seed: int) -> NDArray[np.float64]:
     dose, kernel = LESION_PLAN[seed % len(LESION_PLAN)]
     drawn = draw_lesions(seed, dose=dose, cutoff_per_mm=KERNELS[kernel])
     (at,) = drawn.present
-    plain = drawn.plain.truth
-    with_them, without, truth, empty = scaled(drawn.truth + drawn.noise, plain + drawn.noise, drawn.truth, plain)
-    step = drawn.plain.positions_mm[1] - drawn.plain.positions_mm[0]
-    geometry, shape = evenly(len(plain), step), plain.shape[-2:]
+    plain, noise = drawn.plain.truth, drawn.noise
+    with_them, without, truth, empty = scaled(drawn.truth + noise, plain + noise, drawn.truth, plain)
+    geometry, shape = evenly(len(plain), float(np.diff(drawn.plain.positions_mm)[0])), plain.shape[-2:]
     bare = [slicewise(x, None, PRESET, i) for i, x in enumerate(without)]
     marked = [slicewise(x, None, PRESET, i) if i == at else bare[i] for i, x in enumerate(with_them)]
 
@@ -278,8 +277,7 @@ def real(folder: Path, dose: float) -> Iterator[str]:
     row, scores = cells(case, denoised(case))
     yield from markdown([f"dose {dose:g}", *HEAD], [[folder.name, *row]])
     yield "\nBy slice: " + " ".join(f"{after - before:+.2f}" for before, after, *_ in scores)
-    moves = [rows for _, rows, _ in seen]
-    yield f"First pixels lie {min(moves):.2f} to {max(moves):.2f} rows from the first slice's."
+    yield f"First pixels lie up to {max(abs(rows) for _, rows, _ in seen):.2f} rows from the first slice's."
 
 
 def main() -> None:
