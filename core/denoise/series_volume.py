@@ -18,6 +18,7 @@ from typing import Any
 from ..batch.task import Task
 from ..bundles import Placement
 from ..errors import InputError
+from ..io import read_grey
 from ..io.dicom.series import key_of, read_info
 from ..progress import Watcher
 from . import METHODS
@@ -39,6 +40,9 @@ class SeriesPlan:
     slices : tuple of Located
     notes : tuple of str
         What the user should know.
+    volumes : tuple of Volume
+    overview : str
+        Which files of the series are overview images; a note by itself.
     windows : tuple of Window or None
         Of the volumes; None before the survey, or where the window is given.
     lost : tuple of int
@@ -49,8 +53,14 @@ class SeriesPlan:
     slices: tuple[Located, ...]
     notes: tuple[str, ...] = ()
     volumes: tuple[Volume, ...] = ()
+    overview: str = ""
     windows: tuple[Window, ...] = ()
     lost: tuple[int, ...] = ()
+
+    @property
+    def told(self) -> list[str]:
+        """All notes."""
+        return [*([self.overview] if self.overview else []), *self.notes]
 
     @property
     def name(self) -> str:
@@ -109,7 +119,7 @@ class SeriesVolumes:
 
     def remarks(self) -> list[str]:
         """What the user should know."""
-        return [f"warning: series of {planned.name}: {note}" for planned in self._plans for note in planned.notes]
+        return [f"warning: series of {planned.name}: {note}" for planned in self._plans for note in planned.told]
 
     def _name_requests(self) -> None:
         for planned in self._plans:
@@ -133,15 +143,23 @@ def plan(tasks: Sequence[Task]) -> tuple[list[SeriesPlan], list[int]]:
         overviews = [tasks[index].name for index, info in members if info["localizer"]]
         members = [(index, info) for index, info in members if not info["localizer"]]
         slices = tuple(
-            Located(next(iter(info["places"]), None), info["size"][:2], info["sop_uid"], tasks[index].name)
+            Located(
+                next(iter(info["places"]), None),
+                info["size"][:2],
+                info["sop_uid"],
+                tasks[index].name,
+                info["thickness"],
+            )
             for index, info in members
         )
         if not slices:
             continue
         volumes, notes = find_volumes(slices)
         if overviews:
-            notes.insert(0, f"{len(overviews)} localizer{'s' * (len(overviews) > 1)} ({overviews[0]}): denoised alone")
-        plans.append(SeriesPlan(tuple(index for index, _ in members), slices, tuple(notes), tuple(volumes)))
+            overview = f"{len(overviews)} localizer{'s' * (len(overviews) > 1)} ({overviews[0]}): denoised alone"
+        else:
+            overview = ""
+        plans.append(SeriesPlan(tuple(index for index, _ in members), slices, tuple(notes), tuple(volumes), overview))
     return plans, stacks
 
 
@@ -151,12 +169,15 @@ def survey(
     """The plan without the files that cannot be used, and with one window for each volume; step 2."""
     ranges: dict[int, tuple[float, float] | None] = {}
     units: dict[str, list[int]] = {}
-    given: Window | None = None
+    given, auto = None, parse_window(options.window) is None
     candidates = sorted({index for volume in planned.volumes for index in volume.rank})
     for done, index in enumerate(candidates):
         try:
-            image = read_noisy(tasks[planned.tasks[index]].source, options)[1]
-            if parse_window(options.window) is not None:
+            source = tasks[planned.tasks[index]].source
+            if auto:
+                image = read_noisy(source, options)[1]
+            else:  # the range is not looked at, so no dose need be simulated
+                image = read_grey(source, luma=options.luma, fill=options.fill, unit=options.unit)
                 given = choose_window(options.window, image)
             ranges[index] = value_range(image)
             units.setdefault(image.unit, []).append(index)
@@ -166,8 +187,7 @@ def survey(
     main = max(units.values(), key=len, default=[])
     usable = set(main)
     lost = tuple(index for index in candidates if index not in usable)
-    notes = list(planned.notes)
-    volumes: list[Volume] = list(planned.volumes)
+    notes, volumes = list(planned.notes), list(planned.volumes)
     if lost:
         kept = [index for index in range(len(planned.slices)) if index not in lost]
         again, notes = find_volumes([planned.slices[index] for index in kept])
@@ -235,7 +255,7 @@ def rows(planned: SeriesPlan) -> Iterator[dict[str, Any]]:
             "series": planned.name, "slices": len(volume.members), "spacing_mm": spacing,
             "window": str(planned.windows[number]) if planned.windows else "",
             "copies": len(volume.rank) - len(volume.members), "left_out": len(planned.lost),
-            "notes": "; ".join(planned.notes),
+            "notes": "; ".join(planned.told),
         }  # fmt: skip
     if not planned.volumes:
-        yield {"series": planned.name, "slices": 0, "notes": "; ".join(planned.notes)}
+        yield {"series": planned.name, "slices": 0, "notes": "; ".join(planned.told)}

@@ -34,10 +34,12 @@ Plane = NDArray[np.float32]
 
 ROOM = 2 * REACH_SLICES + 2
 """Slices that are kept: a slice, its neighbours, and the one that the next slice needs besides."""
-SLICE_BYTES = 64
-"""For each pixel of a slice that is kept: the file's pixels and what was made of them."""
+SLICE_BYTES = 56
+"""For each pixel of a slice that is kept: the file's pixels and what was made of them; 44 were measured, more with a
+simulated dose."""
 WORK_BYTES = 400
-"""For each pixel of a slice, while it is denoised with its neighbours."""
+"""For each pixel of a slice, while it is denoised with its neighbours; 250 were measured, more where their noise is
+correlated."""
 
 
 def check_room(path: Any, pixels: int) -> None:

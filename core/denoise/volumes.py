@@ -22,7 +22,7 @@ from ..io.place import SlicePlace
 from .adaptive.neighbours import SAME_MM, SliceGeometry
 
 GAP = 1.5
-"""Usual steps between slices from which on one may be missing."""
+"""Usual steps between slices, or thicknesses of the slices, from which on one may be missing."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -37,12 +37,15 @@ class Located:
         The same for copies of one slice; empty where it is not known.
     name : str
         What the user calls it.
+    thickness : float or None
+        mm, where the header says it.
     """
 
     place: SlicePlace | None
     size: tuple[int, int]
     uid: str
     name: str
+    thickness: float | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -176,7 +179,8 @@ def _gaps(slices: Sequence[Located], volume: Sequence[tuple[int, float, tuple[fl
     """What is missing, as far as the steps between the slices tell."""
     steps = np.diff([mm for _, mm, _ in volume])
     usual = float(np.median(steps))
-    wide = [k for k, step in enumerate(steps) if step > GAP * usual]
+    thick = [slices[index].thickness or 0.0 for index, _, _ in volume]
+    wide = [k for k, step in enumerate(steps) if step > GAP * max(usual, thick[k], thick[k + 1])]
     if not wide:
         return []
     k = wide[0]

@@ -192,6 +192,10 @@ def test_an_overview_image_is_no_slice(study):
     report = run(["in"], "out", AUTO)
     assert "neighbours" not in report.items[0].metrics
     assert any("1 localizer (in/a.dcm): denoised alone" in text for text in report.remarks)
+    (study / "in" / "e.dcm").write_bytes((study / "in" / "e.dcm").read_bytes()[:-900])
+    again = run(["in"], "out", AUTO, Placement(overwrite=True))
+    assert any("1 localizer" in text for text in again.remarks)
+    assert any("no neighbours: 1 of its files" in text for text in again.remarks)
 
 
 def test_a_slice_in_another_unit_is_no_neighbour(study):

@@ -1,5 +1,7 @@
 """Which slices form a volume: what does not belong together is not mixed, and what is odd is told."""
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 
@@ -95,6 +97,11 @@ def test_what_cannot_be_told_apart_is_alone():
     assert "gap" in notes[1]
     phases = [located(mm, f"{phase}{mm}") for phase in "ab" for mm in (0, 2)]
     assert find_volumes(phases)[0] == []
+
+
+def test_thick_slices_have_no_gap():
+    slices = [replace(located(mm, f"{mm}"), thickness=4 if mm > 3 else 2) for mm in (0, 2, 4, 8, 12)]
+    assert find_volumes(slices)[1] == []
 
 
 def test_gaps_are_told():
