@@ -94,7 +94,9 @@ FILES = (
     (
         "NAME.maps.npz",
         "--maps of adaptive: float32 noise_level, sigma_r [slices, height, width] in the unit of the image, sigma_s in "
-        "pixels, weights [slices, 6, height, width] of its filters; and that unit and the window.",
+        "pixels, weights [slices, 6, height, width] of its filters; that unit and the window. Of slices that "
+        "drew on their neighbours from_neighbours [slices, height, width], the share of their weight, and candidates "
+        "[slices, 4, height, width], the weights of the slice's own mixture and of three filters over several slices.",
     ),
     (
         "NAME.sigma.npy",
