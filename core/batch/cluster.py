@@ -179,8 +179,10 @@ def _pump(
         future = client.submit(_on_worker, work, task, threads, memory, pure=False, retries=RETRIES, **where)
         return _Running(index, future, time.monotonic(), worker, pinned)
 
+    alive, looked = client.ncores(), time.monotonic()
     while queue or running:
-        alive = client.ncores()
+        if time.monotonic() - looked > 1:
+            alive, looked = client.ncores(), time.monotonic()
         running = [_unstuck(client, entry, alive, submit) for entry in running]
         for worker in workers:
             while queue and sum(entry.worker == worker for entry in running) < in_flight:

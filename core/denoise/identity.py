@@ -102,7 +102,9 @@ def _made_otherwise(source: Path, output: Path, request: str) -> list[str]:
     except Exception:  # pydicom raises whatever the damage causes; who reads the file is told
         return ["the result that exists cannot be read; --overwrite makes it again"]
     if series != derived_uid(origin, request):
-        return ["the result that exists was made with other options, or otherwise; --overwrite makes it again"]
+        return [
+            "the result that exists was made with other options, or other slices beside it; --overwrite makes it again"
+        ]
     made = re.match(r"attn (\S+) denoise", description)
     if made and made[1] != attn.__version__:
         return [f"the result that exists was made by attn {made[1]}; --overwrite makes it again"]

@@ -206,7 +206,8 @@ def _renumbered(volume: Volume, kept: Sequence[int]) -> Volume:
 def requests(planned: SeriesPlan, request: str) -> Iterator[tuple[int, str]]:
     """(task, identity) for every file of a volume: the call's, and which slices the volume has."""
     for volume in planned.volumes:
-        held = sorted(planned.slices[index].uid or planned.slices[index].name for index in volume.members)
+        ones = [planned.slices[index] for index in volume.members]
+        held = sorted((one.uid or one.name, one.place.origin if one.place else ()) for one in ones)
         own = f"{request} volume {hashlib.sha256(repr(held).encode()).hexdigest()}"
         yield from ((planned.tasks[index], own) for index in volume.rank)
 

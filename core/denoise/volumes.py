@@ -4,7 +4,7 @@ Specification: methods/adaptive-denoise.md, section 6.
 
 1. Slices without a position are left alone.
 2. Slices of another frame of reference, orientation, pixel spacing or size are another volume.
-3. Copies of one slice (one SOPInstanceUID) count once.
+3. Copies of one slice (one SOPInstanceUID, one place) count once.
 4. Where slices lie in one place all the same, they are several acquisitions (phases, echoes, kernels). They are told
    apart by what the header says of the acquisition, if that divides all of them; otherwise the slices in question are
    left alone.
@@ -14,7 +14,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from itertools import chain, combinations, pairwise
+from itertools import combinations, pairwise
 
 import numpy as np
 
@@ -93,11 +93,21 @@ def find_volumes(slices: Sequence[Located]) -> tuple[list[Volume], list[str]]:
         notes.append(f"slices of other orientation, pixel spacing, size or frame are not mixed: {sizes}{more}")
     volumes = []
     for part in parts:
-        for phase in _phases(slices, part, notes):
-            if len(volume := _volume(slices, phase)) > 1:
-                notes += _gaps(slices, volume)
-                volumes.append(_rank(slices, phase, volume))
+        layers = _layers(slices, part)
+        for phase in _phases(slices, layers, notes):
+            if len(phase) > 1:
+                notes += _gaps(slices, phase)
+                volumes.append(_volume(phase))
     return volumes, notes
+
+
+@dataclass(frozen=True, slots=True)
+class Layer:
+    """Slices that are copies of one, where it lies: mm along the normal, offset in rows and columns."""
+
+    copies: tuple[int, ...]
+    mm: float
+    offset: tuple[float, float]
 
 
 def _alike(slices: Sequence[Located], indices: Iterable[int]) -> list[list[int]]:
@@ -121,86 +131,83 @@ def _parallel(one: Located, other: Located) -> bool:
     return bool(np.abs(turned).max() < 1e-3 and np.allclose(a.spacing, b.spacing, rtol=1e-3, atol=0))
 
 
-def _volume(slices: Sequence[Located], part: Sequence[int]) -> list[tuple[int, float, tuple[float, float]]]:
-    """(slice, mm along the normal, offset in rows and columns), in order of position; of copies the first."""
+def _layers(slices: Sequence[Located], part: Sequence[int]) -> list[Layer]:
+    """Step 3. The slices of ``part`` in order of position, copies together.
+
+    Copies also lie in one place and were acquired alike: there are files whose SOPInstanceUIDs are all the same.
+    """
     first = slices[part[0]].place
     assert first is not None
-    seen: set[str] = set()
-    found = []
+    together: dict[object, list[int]] = {}
     for index in part:
         one = slices[index]
-        if one.place is None or (one.uid and one.uid in seen):
-            continue
-        seen.add(one.uid)
-        mm, rows, columns = one.place.seen_from(first)
-        found.append((index, mm, (rows, columns)))
-    return sorted(found, key=lambda entry: entry[1])
+        assert one.place is not None
+        together.setdefault((one.uid, one.place.origin, one.place.marks) if one.uid else index, []).append(index)
+    layers = []
+    for copies in together.values():
+        place = slices[copies[0]].place
+        assert place is not None
+        mm, rows, columns = place.seen_from(first)
+        layers.append(Layer(tuple(copies), mm, (rows, columns)))
+    return sorted(layers, key=lambda layer: layer.mm)
 
 
-def _shared(slices: Sequence[Located], part: Sequence[int]) -> list[int]:
-    """The slices of ``part`` that lie where another one lies."""
-    volume = _volume(slices, part)
-    beside = [(a[0], b[0]) for a, b in pairwise(volume) if b[1] - a[1] < SAME_MM]
-    return sorted(set(chain.from_iterable(beside)))
+def _shared(layers: Sequence[Layer]) -> list[Layer]:
+    """The layers, in order, that lie where another one lies."""
+    near = [after.mm - before.mm < SAME_MM for before, after in pairwise(layers)]
+    either = [left or right for left, right in zip([False, *near], [*near, False], strict=True)]
+    return [layer for layer, meets in zip(layers, either, strict=True) if meets]
 
 
-def _phases(slices: Sequence[Located], part: list[int], notes: list[str]) -> list[list[int]]:
-    """Steps 3 and 4."""
-    uids = [slices[index].uid for index in part if slices[index].uid]
-    if copies := len(uids) - len(set(uids)):
+def _phases(slices: Sequence[Located], layers: list[Layer], notes: list[str]) -> list[list[Layer]]:
+    """Step 4. The layers of each acquisition."""
+    if copies := sum(len(layer.copies) - 1 for layer in layers):
         notes.append(f"{copies} cop{'ies' if copies > 1 else 'y'} of other slices (same SOPInstanceUID)")
-    shared = _shared(slices, part)
+    shared = _shared(layers)
     if not shared:
-        return [part]
-    marks = {index: slices[index].place.marks for index in part}  # type: ignore[union-attr]
-    words = range(len(marks[part[0]]))
-    best: tuple[list[list[int]], tuple[int, ...]] | None = None
-    for which in chain(combinations(words, 1), combinations(words, 2)):
-        groups: dict[tuple[str, ...], list[int]] = {}
-        for index in part:
-            groups.setdefault(tuple(marks[index][word][1] for word in which), []).append(index)
-        phases = list(groups.values())
-        whole = all(len(phase) > 1 and not _shared(slices, phase) for phase in phases)
-        if whole and (best is None or (len(which), len(phases)) < (len(best[1]), len(best[0]))):
-            best = phases, which
-    if best is not None:
-        phases, which = best
-        named = " and ".join(marks[part[0]][word][0] for word in which)
-        notes.append(f"positions repeat: {len(phases)} acquisitions by {named}, which are not mixed")
-        return phases
-    names = [slices[index].name for index in shared]
+        return [layers]
+    marks = [place.marks for layer in layers if (place := slices[layer.copies[0]].place) is not None]
+    words = range(len(marks[0]))
+    for count in (1, 2):  # words of the header that are needed to tell them apart: as few as possible
+        found = []
+        for which in combinations(words, count):
+            groups: dict[tuple[str, ...], list[Layer]] = {}
+            for layer, said in zip(layers, marks, strict=True):
+                groups.setdefault(tuple(said[word][1] for word in which), []).append(layer)
+            if all(len(phase) > 1 and not _shared(phase) for phase in groups.values()):
+                found.append((list(groups.values()), which))
+        if found:
+            phases, which = min(found, key=lambda one: len(one[0]))
+            named = " and ".join(marks[0][word][0] for word in which)
+            notes.append(f"positions repeat: {len(phases)} acquisitions by {named}, which are not mixed")
+            return phases
+    names = [slices[index].name for layer in shared for index in layer.copies]
     notes.append(
         f"{_slices(names)} where another one lies, and the header does not say which belong together: denoised alone"
     )
-    return [alone] if (alone := [index for index in part if index not in set(shared)]) else []
+    return [[layer for layer in layers if layer not in shared]]
 
 
-def _gaps(slices: Sequence[Located], volume: Sequence[tuple[int, float, tuple[float, float]]]) -> list[str]:
+def _gaps(slices: Sequence[Located], layers: Sequence[Layer]) -> list[str]:
     """What is missing, as far as the steps between the slices tell."""
-    steps = np.diff([mm for _, mm, _ in volume])
+    steps = np.diff([layer.mm for layer in layers])
     usual = float(np.median(steps))
-    thick = [slices[index].thickness or 0.0 for index, _, _ in volume]
+    ones = [slices[layer.copies[0]] for layer in layers]
+    thick = [one.thickness or 0.0 for one in ones]
     wide = [k for k, step in enumerate(steps) if step > GAP * max(usual, thick[k], thick[k + 1])]
     if not wide:
         return []
     k = wide[0]
-    between = f"{slices[volume[k][0]].name} and {slices[volume[k + 1][0]].name}"
     return [
         f"{len(wide)} gap{'s' * (len(wide) > 1)} wider than the usual {usual:.4g} mm, the first of {steps[k]:.4g} mm "
-        f"between {between}: is a slice missing?"
+        f"between {ones[k].name} and {ones[k + 1].name}: is a slice missing?"
     ]
 
 
-def _rank(
-    slices: Sequence[Located], phase: Sequence[int], volume: Sequence[tuple[int, float, tuple[float, float]]]
-) -> Volume:
-    """The volume, with the place of every copy."""
-    members = tuple(index for index, _, _ in volume)
-    known = {slices[index].uid: rank for rank, index in enumerate(members) if slices[index].uid}
-    own = {index: rank for rank, index in enumerate(members)}
-    rank = {index: own[index] if index in own else known[slices[index].uid] for index in phase}
-    geometry = SliceGeometry(tuple(mm for _, mm, _ in volume), tuple(offset for _, _, offset in volume))
-    return Volume(members, rank, geometry)
+def _volume(layers: Sequence[Layer]) -> Volume:
+    rank = {index: k for k, layer in enumerate(layers) for index in layer.copies}
+    geometry = SliceGeometry(tuple(layer.mm for layer in layers), tuple(layer.offset for layer in layers))
+    return Volume(tuple(layer.copies[0] for layer in layers), rank, geometry)
 
 
 def _slices(names: Sequence[str]) -> str:

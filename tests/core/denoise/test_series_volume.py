@@ -141,7 +141,7 @@ def test_a_slice_that_came_later_is_told(study):
     write_slice(study / "in" / "b.dcm", stored(4), 8.0, "1.2.3.5")
     report = run(["in"], "out", AUTO)
     assert [item.status for item in report.items] == ["ok", "skipped", "skipped", "skipped", "skipped"]
-    assert all("made with other options, or otherwise" in item.warnings[0] for item in report.items[1:])
+    assert all("made with other options, or other slices" in item.warnings[0] for item in report.items[1:])
     assert all("made with other" in note for note in notes(run(["in"], "out", AUTO)))
     assert len(notes(run(["in"], "out", OFF))) == 5
     assert len({dcmread(path).SeriesInstanceUID for path in (study / "out").iterdir()}) == 2

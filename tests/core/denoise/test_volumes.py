@@ -69,6 +69,12 @@ def test_copies_share_the_neighbours_and_count_once():
     assert notes == ["1 copy of other slices (same SOPInstanceUID)"]
 
 
+def test_one_uid_for_all_slices_makes_no_copies():
+    (volume,), notes = find_volumes([located(mm, f"{mm}", uid="u") for mm in (0, 2, 4)])
+    assert volume.members == (0, 1, 2)
+    assert notes == []
+
+
 def test_acquisitions_in_one_place_are_told_apart_by_the_header():
     slices = [
         located(mm, f"{echo}-{mm}", EchoNumbers=echo, AcquisitionNumber=str(mm), ImageType="A")
