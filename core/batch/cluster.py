@@ -37,6 +37,8 @@ ENVIRONMENT = {
 }
 """Of our worker processes: dask's own without MALLOC_TRIM_THRESHOLD_, which hands memory back to the system after every
 tensor; photos took twice as long with it, most of that in the kernel."""
+GATHER = 10.0
+"""Seconds that an item, which is small, may take from its worker to us."""
 RETRIES = 2
 """How often a file whose worker died is tried again."""
 
@@ -192,8 +194,9 @@ def _pump(
         except TimeoutError:
             pass
         for entry in [entry for entry in running if entry.future.done()]:
-            running.remove(entry)
-            record(entry.index, _collect(entry, tasks[entry.index]))
+            if (item := _collect(entry, tasks[entry.index])) is not None:
+                running.remove(entry)
+                record(entry.index, item)
         limit = placement.item_timeout
         now = time.monotonic()
         for entry in [entry for entry in running if limit and now - began.get(entry.future.key, now) > limit]:
@@ -222,10 +225,14 @@ def _absolute(task: Task) -> Task:
     return replace(task, source=task.source.absolute(), output=output)
 
 
-def _collect(entry: _Running, task: Task) -> Item:
+def _collect(entry: _Running, task: Task) -> Item | None:
+    """The item of a task that is done; None where it was lost with its worker, so that the task is done again."""
     error = entry.future.exception() if entry.future.status != "cancelled" else TimeoutError("the task was cancelled")
     if error is None:
-        item: Item = entry.future.result()
+        try:
+            item: Item = entry.future.result(timeout=GATHER)
+        except TimeoutError:
+            return None
         if task.output is not None and item.output is not None:
             return replace(item, output=str(task.output))  # as the user named it, not as the worker saw it
         return item
