@@ -11,6 +11,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from ..device import pick_device
 from ..io.axes import plain_shape
 from ..progress import Bars, Watcher
 from .base import FitOptions, PresetName, Quality, Region
@@ -89,7 +90,8 @@ def denoise(
     Raises
     ------
     ValueError
-        If the image is not 2-D or 3-D or not finite, or an option does not fit (``UsageError`` is a ``ValueError``).
+        If the image is not 2-D or 3-D, not real or not finite, or an option does not fit (``UsageError`` is a
+        ``ValueError``).
 
     Examples
     --------
@@ -100,17 +102,25 @@ def denoise(
     >>> bool(attn.denoise(noisy, "tv").pixels.std() < 0.5 * noisy.std())
     True
     """
+    if not isinstance(image, np.ndarray) or image.dtype.kind not in "buif":
+        raise ValueError(f"expected an array of real numbers, got {_described(image)}")
     plain = plain_shape(image.shape)
     if len(plain) not in (2, 3) or not image.size:
         raise ValueError(f"expected an image [H, W] or a stack [Z, H, W], got shape {image.shape}")
     dtype: type[np.floating[Any]] = np.float64 if image.dtype == np.float64 else np.float32
     pixels = image.reshape(-1, *plain[-2:]).astype(dtype)
+    if valid is not None and (not isinstance(valid, np.ndarray) or valid.dtype != bool or valid.shape != image.shape):
+        raise ValueError(f"valid must be an array of bool, shape {image.shape}, got {_described(valid)}")
     masks = None if valid is None else valid.reshape(pixels.shape)
     seen = pixels if masks is None else pixels[masks]
     if not np.isfinite(seen).all():
         raise ValueError("the image holds NaN or infinity; replace them, or mark them in valid")
     if window is None:
         window = (float(seen.min()), float(seen.max())) if seen.size else (0.0, 0.0)
+    elif len(window) != 2 or not window[0] < window[1]:
+        raise ValueError(f"window must be (low, high) with low < high, got {window}")
+    if not max(map(abs, (*window, window[1] - window[0]))) <= float(np.finfo(dtype).max):
+        raise ValueError(f"numbers of type {dtype.__name__} do not reach as far as the window {window}: narrow it")
     options = DenoiseOptions(
         method=method,
         fit=FitOptions(preset, quality, steps, stages, patch_size, edge_weight, sigma=sigma, seed=seed),
@@ -121,12 +131,19 @@ def denoise(
     )
     volume = _volume(len(pixels), slice_spacing_mm, positions_mm, offsets_px)
     check_read(options, ("volume",) if volume else ())
+    pick_device(device)  # whether it is here, whatever the method uses
     around = None if volume is None else in_stack([volume], pixels, masks, Window(*window), aspect, options)
     step = partial((watcher or Bars()).step, method)
     result = denoise_stack(
         pixels, Window(*window), options, valid=masks, aspect=aspect, progress=step, surroundings=around
     )
     return replace(result, pixels=result.pixels.reshape(image.shape))
+
+
+def _described(value: Any) -> str:
+    if isinstance(value, np.ndarray):
+        return f"an array of {value.dtype}, shape {value.shape}"
+    return f"a {type(value).__name__}"
 
 
 def _volume(

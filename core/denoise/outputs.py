@@ -106,6 +106,7 @@ def _write_figure(task: Task, noisy: GreyImage, result: Denoised, window: Window
         result.pixels[middle],
         path,
         reference=None if reference is None else reference[middle],
+        valid=None if noisy.valid is None else noisy.valid[middle],
         window=(window.low, window.high),
         title=printable(noisy.path.name),
         unit=noisy.unit,

@@ -173,7 +173,7 @@ def denoise_file(task: Task, step: Callable[[int, int], None], options: DenoiseO
     warnings = list(noisy.warnings)
     if window.width <= 0:
         warnings.append("constant image: written unchanged")
-    warnings += outside(window, noisy)
+    warnings += outside(window, noisy) + _missed(options, *noisy.pixels.shape[1:])
     fitted = shared.fitted
     if fitted is not None and (size := getattr(fitted, "shape", noisy.pixels.shape[1:])) != noisy.pixels.shape[1:]:
         own, other = (f"{height} x {width}" for height, width in (size, noisy.pixels.shape[1:]))
@@ -229,6 +229,13 @@ def _reference(image: GreyImage, options: DenoiseOptions) -> Reference | None:
     if options.reference is None:
         return None
     return read_reference(image, options.reference, luma=options.luma, fill=options.fill, unit=options.unit)
+
+
+def _missed(options: DenoiseOptions, height: int, width: int) -> list[str]:
+    """Regions that change nothing, because the image ends before them."""
+    size = f"{width} x {height} pixels"
+    missed = [r for r in options.regions if r.x0 >= width or r.y0 >= height]
+    return [f"the region {r.x0},{r.y0},{r.x1},{r.y1} is not inside the image of {size}" for r in missed]
 
 
 def _little_removed(metrics: Mapping[str, float]) -> list[str]:

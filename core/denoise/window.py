@@ -34,6 +34,14 @@ CT_RANGE = (-1024.0, 3071.0)
 
 LEAST_INSIDE = 0.01
 """Share of an image's pixels below which a window is likely in another unit."""
+MOST = (1.0, 99.0)
+"""Percentiles between which most of an image's values lie."""
+LEAST_SPAN = 1e-5
+"""Share of a window that most values must span: filters compute in float32, and what is finer they take for nothing.
+
+The default method follows noise down to 2e-7 of the window; where one hot pixel, or a fill value, makes it 2e-8, the
+level comes out ten times too high.
+"""
 
 
 @dataclass(frozen=True, slots=True)
@@ -104,8 +112,21 @@ def choose_window(text: str, image: GreyImage) -> Window:
     Raises
     ------
     InputError
-        For a preset in HU on an image that has no HU: the fault of this file, others of a batch may have it.
+        For a preset in HU on an image that has no HU, or a window that the numbers of its dtype cannot reach: the fault
+        of this file, others of a batch may have it.
     """
+    window = _meant(text, image)
+    if max(abs(window.low), abs(window.high), window.width) > float(np.finfo(image.pixels.dtype).max):
+        raise InputError(
+            image.path,
+            f"cannot be seen in the window {window}: numbers of type {image.pixels.dtype} do not reach so far",
+            "Choose a narrower --window; values outside stay as they are",
+        )
+    return window
+
+
+def _meant(text: str, image: GreyImage) -> Window:
+    """What the words say, whether numbers reach so far or not."""
     given = parse_window(text)
     if given is not None:
         if text in PRESETS and image.unit != "HU":
@@ -143,16 +164,32 @@ def see(pixels: NDArray[np.floating[Any]], window: Window, valid: NDArray[np.boo
 
 
 def outside(window: Window, image: GreyImage) -> list[str]:
-    """What a user should know where a window holds next to nothing of an image, which then comes back as it was."""
+    """What a user should know where a window holds next to nothing of an image, or most of it in next to no span."""
     pixels = image.pixels if image.valid is None else image.pixels[image.valid]
     if window.width <= 0 or not pixels.size:
         return []
     share = float(window.inside(pixels).mean())
     if share >= LEAST_INSIDE:
-        return []
+        return _crowded(window, image)
     return [
         f"only {share:.1%} of its pixels lie in the window {window} and are filtered; its values are "
         f"{float(pixels.min()):g} ... {float(pixels.max()):g}"
+    ]
+
+
+def _crowded(window: Window, image: GreyImage) -> list[str]:
+    """Whether the window is so wide, for a hot pixel or a fill value, that the middle slice's own values are lost."""
+    middle = len(image.pixels) // 2
+    pixels = image.pixels[middle] if image.valid is None else image.pixels[middle][image.valid[middle]]
+    pixels = pixels[window.inside(pixels)].astype(np.float64)
+    if not pixels.size:
+        return []
+    low, high = (float(value) for value in np.percentile(pixels, MOST))
+    if not 0 < high - low < LEAST_SPAN * window.width:
+        return []
+    return [
+        f"most of its values lie in {low:g} ... {high:g}, next to nothing of the window {window}: edges are lost. "
+        "Choose a narrower --window; values outside stay as they are"
     ]
 
 

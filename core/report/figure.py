@@ -26,6 +26,7 @@ def before_after(
     path: str | PathLike[str],
     *,
     reference: ArrayLike | None = None,
+    valid: ArrayLike | None = None,
     window: Window | None = None,
     title: str = "",
     unit: str = "HU",
@@ -38,6 +39,8 @@ def before_after(
     ----------
     noisy, denoised, reference : array_like, shape (H, W) or (Z, H, W)
         Intensities in ``unit``. Of a stack the middle image is drawn.
+    valid : array_like of bool, shape (H, W) or (Z, H, W), or None
+        False where pixels are padding: what was removed is measured beside it.
     path : path
         ``.png`` or ``.svg``; appears whole or not at all.
     window : (float, float) or None
@@ -71,7 +74,8 @@ def before_after(
         for column, (name, image) in enumerate(panels.items()):
             drawn = cells.image(0, column, image, name, window, cmap)
         cells.bar(drawn, 0, len(panels) - 1, unit)
-        finite = removed[np.isfinite(removed)] if np.isfinite(removed).any() else np.zeros(1)
+        measured = np.isfinite(removed) if valid is None else np.isfinite(removed) & (_plane(valid) != 0)
+        finite = removed[measured] if measured.any() else np.zeros(1)
         reach = float(np.percentile(np.abs(finite), 99.5)) or 1.0
         text = f"Removed: before − after\nSD {float(finite.std()):.3g} {unit}"
         drawn = cells.image(0, len(panels), removed, text, (-reach, reach), cmap)

@@ -145,6 +145,14 @@ def test_a_filter_that_does_not_suit_is_refused_in_one_line(cli, tmp_path):
     assert len(ran.stderr.strip().splitlines()) == 1
 
 
+def test_a_region_beside_the_image_is_told(cli, tmp_path):
+    np.save(tmp_path / "a.npy", SCAN)
+    ran = cli("denoise", "a.npy", "-o", "out/", "--region", "20,0,40,9=0", "--region", "19,0,40,9=0", "--json")
+    assert ran.code == 0
+    (told,) = ran.report["items"][0]["warnings"]
+    assert told == "the region 20,0,40,9 is not inside the image of 20 x 24 pixels"
+
+
 def test_a_stack_of_one_noise_model(cli, tmp_path):
     """Level and correlation come from the chosen slice; each slice has weights of its own."""
     stack = np.stack([SCAN, SCAN[::-1], SCAN[:, ::-1]])

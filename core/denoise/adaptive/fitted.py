@@ -19,7 +19,7 @@ from ..base import Region, check_strength
 from ..classical.slices import as_image
 from ..kept import no_match, read_kept, write_kept
 from .mixture import HEADS, PRESETS, Preset, denoise_slice, filtered, kept, mix, widths
-from .noise_model import LAGS, NoiseModel
+from .noise_model import FAINTEST, LAGS, NoiseModel
 from .padding import filled
 
 if TYPE_CHECKING:
@@ -30,6 +30,11 @@ Mask = NDArray[np.bool_]
 
 FORM = 1
 """Of the files; a change of the heads or of the noise model's fields is another form."""
+
+LEVELS = (1e-18, 1e3)
+"""Of the window, from a file: no fit leaves them, and within them float32 holds their squares."""
+MOST = 1e6
+"""Greatest autocovariance from a file; a fit's is 1 at lag 0, more only where pairs of flat pixels are few."""
 
 
 def digest(x: Array, valid: Mask | None) -> str:
@@ -119,7 +124,8 @@ class AdaptiveFilter:
         if self.model.flat.any():
             return ()
         return (
-            "no place to measure the noise on: no pixel is without clipped or padding ones nearby; little is removed",
+            "no place to measure the noise on: no pixel is without clipped or padding ones nearby; only differences of "
+            f"some {FAINTEST:g} of the window are smoothed",
         )
 
     def __call__(self, image: Tensor, valid: Mask | None = None) -> Tensor:
@@ -255,8 +261,11 @@ def _check(fitted: AdaptiveFilter) -> None:
             raise ValueError(f"{one.name} of another shape")
         if plane.dtype != (bool if one.name == "flat" else np.float64 if lags else np.float32):
             raise ValueError(f"{one.name} of another type")
-    if not (model.level > 0).all() or not (model.pilot_level > 0).all() or not model.correlation[LAGS, LAGS] > 0:
-        raise ValueError("no noise levels")
+    for level in (model.level, model.pilot_level):
+        if level.min() < LEVELS[0] or level.max() > LEVELS[1]:
+            raise ValueError("no noise levels")
+    if not model.correlation[LAGS, LAGS] > 0 or max(abs(model.correlation).max(), abs(model.raw).max()) > MOST:
+        raise ValueError("no correlation")
     if fitted.weights is not None:
         w = fitted.weights
         if w.shape != (len(HEADS), *fitted.shape) or w.dtype != np.float32 or (w < 0).any():

@@ -103,6 +103,24 @@ def test_a_window_in_another_unit_than_the_image_is_told():
     assert outside(Window(0, 0), values) == []  # a constant image has a word of its own
 
 
+def test_a_window_that_one_pixel_makes_too_wide_is_told():
+    values = np.random.default_rng(0).normal(100, 20, 500)
+    hot = image([*values, 1e9])
+    (text,) = outside(choose_window("auto", hot), hot)
+    assert "of its values lie in" in text
+    assert outside(Window(0, 200), hot) == []
+    bright = image([*values, 1e6])
+    assert outside(choose_window("auto", bright), bright) == []
+    sparse = image([*np.zeros(500), 1e9])  # nothing is lost of one value
+    assert outside(choose_window("auto", sparse), sparse) == []
+
+
+@pytest.mark.parametrize(("text", "pixels"), [("auto", [-3e38, 0, 3e38]), ("1e300,1e300", [0, 1])])
+def test_a_window_that_numbers_do_not_reach_is_refused(text, pixels):
+    with pytest.raises(InputError, match="type float32 do not reach so far"):
+        choose_window(text, image(pixels))
+
+
 def test_the_user_may_say_that_values_are_hounsfield_units(tmp_path):
     np.save(tmp_path / "a.npy", np.array([[-2048, 0, 4600]], np.int16))
     plain, said = read_grey(tmp_path / "a.npy"), read_grey(tmp_path / "a.npy", unit="hu")

@@ -115,6 +115,15 @@ def test_difference_is_before_minus_after(tmp_path: Path) -> None:
     assert not contains(picture, 255 - half)
 
 
+def test_what_was_removed_is_measured_beside_padding(tmp_path: Path) -> None:
+    noise = np.random.default_rng(0).normal(0, 8, (128, 128))
+    valid = np.zeros(noise.shape, bool)
+    valid[:64] = True
+    noise[~valid] = 0
+    before_after(noise, 0 * noise, tmp_path / "a.svg", valid=valid)
+    assert f"SD {noise[valid].std():.3g} HU" in (tmp_path / "a.svg").read_text(encoding="utf-8")
+
+
 def test_middle_of_a_stack_is_drawn(tmp_path: Path) -> None:
     stack = np.stack([RAMP[::-1], RAMP, RAMP[::-1]])
     before_after(stack, stack, tmp_path / "stack.png")

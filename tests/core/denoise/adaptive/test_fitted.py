@@ -155,13 +155,18 @@ def test_forged_descriptions_are_refused(change: dict[str, str], fitted: Adaptiv
         AdaptiveFilter.load(path)
 
 
-@pytest.mark.parametrize("sick", ["level", "flat", "correlation", "weights", "more", "gone", "short", "type", "nan"])
+@pytest.mark.parametrize(
+    "sick",
+    ["level", "faint", "loud", "strong", "flat", "correlation", "weights", "more", "gone", "short", "type", "nan"],
+)
 def test_forged_contents_are_refused(sick: str, fitted: AdaptiveFilter, tmp_path: Path) -> None:
     path = tmp_path / "f.safetensors"
     fitted.save(path)
     metadata, state = read_tensors(path)
     changed = {
-        "level": {"level": -state["level"]}, "flat": {"flat": state["flat"].float()},
+        "level": {"level": -state["level"]}, "faint": {"pilot_level": state["level"] * 1e-30},
+        "loud": {"level": state["level"] * 1e30}, "strong": {"correlation": state["correlation"] * 1e30},
+        "flat": {"flat": state["flat"].float()},
         "correlation": {"correlation": state["correlation"][1:].contiguous()},
         "weights": {"weights": 2 * state["weights"]},
         "more": {"other": state["level"].clone()}, "gone": {}, "short": {"weights": state["weights"][:2].contiguous()},
@@ -219,6 +224,26 @@ def test_the_library_takes_presets_and_refuses_what_is_not_read(image: torch.Ten
     for unread in ({"quality": "fast"}, {"steps": 3}, {"sigma": 0.1}):
         with pytest.raises(UsageError, match="works with method"):
             attn.denoise(pixels, **unread)  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize(
+    ("given", "message"),
+    [
+        ({"image": [[1.0, 2.0]]}, "expected an array of real numbers, got a list"),
+        ({"image": np.ones((4, 4), complex)}, "got an array of complex128"),
+        ({"valid": np.ones(SHAPE, np.uint8)}, "valid must be an array of bool"),
+        ({"valid": np.ones((4, 4), bool)}, "valid must be an array of bool"),
+        ({"window": (5.0, 5.0)}, "low < high"),
+        ({"window": (9.0, 5.0)}, "low < high"),
+        ({"window": (float("nan"), 5.0)}, "low < high"),
+        ({"window": (0.0, float("inf"))}, "do not reach as far as the window"),
+        ({"image": np.array([[-3e38, 3e38]], np.float32)}, "do not reach as far as the window"),
+        ({"device": "tpu"}, "device: no device named 'tpu'"),
+    ],
+)
+def test_the_library_refuses_what_makes_no_sense(given: dict[str, object], message: str) -> None:
+    with pytest.raises(ValueError, match=message):
+        attn.denoise(**{"image": np.zeros(SHAPE, np.float32), **given})  # type: ignore[arg-type]
 
 
 def test_padding_is_not_taken_for_noise() -> None:
