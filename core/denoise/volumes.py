@@ -102,7 +102,7 @@ def find_volumes(slices: Sequence[Located]) -> tuple[list[Volume], list[str]]:
 
 
 @dataclass(frozen=True, slots=True)
-class Layer:
+class SliceLayer:
     """Slices that are copies of one, where it lies: mm along the normal, offset in rows and columns."""
 
     copies: tuple[int, ...]
@@ -131,7 +131,7 @@ def _parallel(one: Located, other: Located) -> bool:
     return bool(np.abs(turned).max() < 1e-3 and np.allclose(a.spacing, b.spacing, rtol=1e-3, atol=0))
 
 
-def _layers(slices: Sequence[Located], part: Sequence[int]) -> list[Layer]:
+def _layers(slices: Sequence[Located], part: Sequence[int]) -> list[SliceLayer]:
     """Step 3. The slices of ``part`` in order of position, copies together.
 
     Copies also lie in one place and were acquired alike: there are files whose SOPInstanceUIDs are all the same.
@@ -148,18 +148,18 @@ def _layers(slices: Sequence[Located], part: Sequence[int]) -> list[Layer]:
         place = slices[copies[0]].place
         assert place is not None
         mm, rows, columns = place.seen_from(first)
-        layers.append(Layer(tuple(copies), mm, (rows, columns)))
+        layers.append(SliceLayer(tuple(copies), mm, (rows, columns)))
     return sorted(layers, key=lambda layer: layer.mm)
 
 
-def _shared(layers: Sequence[Layer]) -> list[Layer]:
+def _shared(layers: Sequence[SliceLayer]) -> list[SliceLayer]:
     """The layers, in order, that lie where another one lies."""
     near = [after.mm - before.mm < SAME_MM for before, after in pairwise(layers)]
     either = [left or right for left, right in zip([False, *near], [*near, False], strict=True)]
     return [layer for layer, meets in zip(layers, either, strict=True) if meets]
 
 
-def _phases(slices: Sequence[Located], layers: list[Layer], notes: list[str]) -> list[list[Layer]]:
+def _phases(slices: Sequence[Located], layers: list[SliceLayer], notes: list[str]) -> list[list[SliceLayer]]:
     """Step 4. The layers of each acquisition."""
     if copies := sum(len(layer.copies) - 1 for layer in layers):
         notes.append(f"{copies} cop{'ies' if copies > 1 else 'y'} of other slices (same SOPInstanceUID)")
@@ -171,7 +171,7 @@ def _phases(slices: Sequence[Located], layers: list[Layer], notes: list[str]) ->
     for count in (1, 2):  # words of the header that are needed to tell them apart: as few as possible
         found = []
         for which in combinations(words, count):
-            groups: dict[tuple[str, ...], list[Layer]] = {}
+            groups: dict[tuple[str, ...], list[SliceLayer]] = {}
             for layer, said in zip(layers, marks, strict=True):
                 groups.setdefault(tuple(said[word][1] for word in which), []).append(layer)
             if all(len(phase) > 1 and not _shared(phase) for phase in groups.values()):
@@ -188,7 +188,7 @@ def _phases(slices: Sequence[Located], layers: list[Layer], notes: list[str]) ->
     return [[layer for layer in layers if layer not in shared]]
 
 
-def _gaps(slices: Sequence[Located], layers: Sequence[Layer]) -> list[str]:
+def _gaps(slices: Sequence[Located], layers: Sequence[SliceLayer]) -> list[str]:
     """What is missing, as far as the steps between the slices tell."""
     steps = np.diff([layer.mm for layer in layers])
     usual = float(np.median(steps))
@@ -204,7 +204,7 @@ def _gaps(slices: Sequence[Located], layers: Sequence[Layer]) -> list[str]:
     ]
 
 
-def _volume(layers: Sequence[Layer]) -> Volume:
+def _volume(layers: Sequence[SliceLayer]) -> Volume:
     rank = {index: k for k, layer in enumerate(layers) for index in layer.copies}
     geometry = SliceGeometry(tuple(layer.mm for layer in layers), tuple(layer.offset for layer in layers))
     return Volume(tuple(layer.copies[0] for layer in layers), rank, geometry)
