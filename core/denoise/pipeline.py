@@ -176,7 +176,7 @@ def denoise_stack(
         flat = np.zeros(pixels.shape, np.float32)
         return Denoised(pixels, flat, flat, (), 0.0, 0.0)
     seen = see(pixels, window, valid)
-    index = slice_to_fit(options.fit_on, len(pixels))
+    index = None if fitted else slice_to_fit(options.fit_on, len(pixels))  # one of a series may be fitted elsewhere
     fits = 0 if fitted else (len(pixels) if index is None else 1)
     filters: dict[int, Filter] = {}
     drawn: dict[int, Drawn] = {}

@@ -208,7 +208,7 @@ def test_a_slice_in_another_unit_is_no_neighbour(study):
 
 def test_other_options_go_with_it(study):
     edited = replace(AUTO, strength=0.5, regions=(Region(0, 0, 9, 9, 2.0),), maps=True, window="0,300")
-    for options in (edited, replace(AUTO, fit_on="middle"), replace(AUTO, simulate_dose=0.5)):
+    for options in (edited, replace(AUTO, fit_on="3"), replace(AUTO, simulate_dose=0.5)):
         report = run(["in"], "out", options, Placement(overwrite=True))
         assert report.exit_code == 0, [item.error for item in report.items]
         assert all(item.metrics["neighbours"] == 3 for item in report.items)
