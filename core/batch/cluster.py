@@ -8,11 +8,14 @@ from __future__ import annotations
 
 import logging
 import os
+import signal
 import socket
 import time
 from collections import deque
-from collections.abc import Callable, Collection, Sequence
+from collections.abc import Callable, Collection, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, replace
+from multiprocessing import resource_tracker
 from typing import Any
 
 import dask
@@ -110,19 +113,37 @@ def run_distributed(
 
 def _connect(placement: Placement, count: int) -> tuple[LocalCluster | None, Client]:
     if placement.cluster is None:
-        cluster = LocalCluster(
-            n_workers=min(placement.workers, count),
-            threads_per_worker=1,
-            host="127.0.0.1",
-            dashboard_address=None,
-            memory_limit=0,  # the operating system's limit is the one that counts; dask's would pause workers
-        )
+        with _deaf_children():
+            cluster = LocalCluster(
+                n_workers=min(placement.workers, count),
+                threads_per_worker=1,
+                host="127.0.0.1",
+                dashboard_address=None,
+                memory_limit=0,  # the operating system's limit is the one that counts; dask's would pause workers
+            )
         return cluster, Client(cluster)
     try:
         return None, Client(placement.cluster, timeout=placement.connect_timeout)
     except (OSError, ValueError, TypeError) as error:
         reason = " ".join(str(error).split())
         raise OptionError(f"{{cluster}}: no dask scheduler answers at {placement.cluster} ({reason})") from None
+
+
+@contextmanager
+def _deaf_children() -> Iterator[None]:
+    """Ctrl-C reaches every process of a terminal's group: workers that are started here leave it to us to end them.
+
+    Threads and processes inherit what the thread that starts them blocks. What comes meanwhile is answered at the end.
+    """
+    if not hasattr(signal, "pthread_sigmask"):
+        yield
+        return
+    resource_tracker.ensure_running()  # which, where it is started later, unblocks the signal again
+    before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
+    try:
+        yield
+    finally:
+        signal.pthread_sigmask(signal.SIG_SETMASK, before)
 
 
 def _describe(path: str) -> tuple[str, str, bool]:
