@@ -303,5 +303,5 @@ def cell(value: Any) -> str:
     if value is None:
         return ""
     if isinstance(value, float):
-        return f"{value:.4g}" if abs(value) < 10 else f"{value:.2f}"
+        return f"{value:.2f}" if 10 <= abs(value) < 1e9 else f"{value:.4g}"
     return str(value)
