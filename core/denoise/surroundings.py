@@ -20,7 +20,7 @@ from ..io import GreyImage
 from ..memory import check_memory
 from ..threads import kernels_own_the_threads
 from .adaptive.fitted import AdaptiveFilter, digest
-from .adaptive.mixture import PRESETS
+from .adaptive.mixture import PRESETS, drawn_by
 from .adaptive.neighbours import REACH_SLICES, Shift, Slice
 from .adaptive.volume import slicewise
 from .base import Filter
@@ -75,7 +75,7 @@ def analyse(
     if fitted is not None:
         preset, seed, model = fitted.preset, fitted.seed, fitted.model
     with kernels_own_the_threads():
-        own = slicewise(seen, valid, preset, seed, strength=strength, model=model, aspect=aspect)
+        own = slicewise(seen, valid, preset, drawn_by(seed), strength=strength, model=model, aspect=aspect)
     made = fitted or AdaptiveFilter(own.model, preset, seed, digest(own.x, valid), own.shares)
     return Analysed(own, made, time.perf_counter() - start)
 

@@ -18,7 +18,7 @@ from ...threads import kernels_own_the_threads
 from ..base import Region, check_strength
 from ..classical.slices import as_image
 from ..kept import no_match, read_kept, write_kept
-from .mixture import HEADS, PRESETS, Preset, denoise_slice, filtered, kept, mix, widths
+from .mixture import HEADS, PRESETS, Preset, denoise_slice, drawn_by, filtered, kept, mix, widths
 from .noise_model import FAINTEST, LAGS, NoiseModel
 from .padding import filled
 
@@ -242,7 +242,7 @@ class AdaptiveFilter:
         own = digest(x, valid) == self.digest
         if own and self.weights is not None:
             return self.result, self.weights
-        return denoise_slice(x, self.model if own else self.model.seen_in(x, valid), self.preset, self.seed)
+        return denoise_slice(x, self.model if own else self.model.seen_in(x, valid), self.preset, drawn_by(self.seed))
 
     def _denoised(self, x: Array, valid: Mask | None) -> Array:
         result, weights = self._mixture(x, valid)

@@ -15,7 +15,7 @@ from ...threads import kernels_own_the_threads
 from ..base import FitOptions, Progress
 from ..classical.slices import as_image
 from .fitted import AdaptiveFilter, digest
-from .mixture import PRESETS, denoise_slice
+from .mixture import PRESETS, denoise_slice, drawn_by
 from .noise_model import estimate
 from .padding import filled
 
@@ -72,6 +72,6 @@ def fit(
     with kernels_own_the_threads():
         model = estimate(x, valid, aspect=aspect)
         told(1, STEPS)
-        result, weights = denoise_slice(x, model, preset, options.seed, lambda done, _: told(done + 1, STEPS))
+        result, weights = denoise_slice(x, model, preset, drawn_by(options.seed), lambda done, _: told(done + 1, STEPS))
     shares = tuple(float(share) for share in weights.mean((1, 2), dtype=np.float64))
     return AdaptiveFilter(model, preset, options.seed, digest(x, valid), shares, weights, result)

@@ -97,7 +97,7 @@ def test_it_is_what_the_method_makes_of_the_stack(study):
 
     stack = np.stack([stored(z) for z in range(4)]).astype(np.float32)
     low, high = stack.min(), stack.max()
-    slices = [slicewise((x - low) / (high - low), None, PRESETS["default"], 77) for x in stack]
+    slices = [slicewise((x - low) / (high - low), None, PRESETS["default"]) for x in stack]
     geometry = SliceGeometry((0.0, 2.0, 4.0, 6.0), ((0.0, 0.0),) * 4)
     run(["in"], "out", AUTO)
     for z, name in enumerate(("f", "e", "d", "c")):

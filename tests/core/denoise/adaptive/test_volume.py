@@ -11,7 +11,7 @@ from scipy.ndimage import gaussian_filter
 
 from attn.core.denoise.adaptive import volume
 from attn.core.denoise.adaptive.method import fit
-from attn.core.denoise.adaptive.mixture import PRESETS
+from attn.core.denoise.adaptive.mixture import PRESETS, drawn_by
 from attn.core.denoise.adaptive.neighbours import LOW, Slice, SliceGeometry, pair
 from attn.core.denoise.adaptive.noise_model import estimate
 from attn.core.denoise.adaptive.volume import denoise_volume, denoise_with, slicewise
@@ -90,7 +90,7 @@ def test_by_itself_a_slice_is_what_the_method_makes_of_it(series, strength):
     valid[:10] = False
     x = torch.from_numpy(series[0])
     fitted = fit(x, FitOptions(seed=5), valid=valid).with_strength(strength)
-    own = alone(series[0], 5, valid=valid, strength=strength)
+    own = alone(series[0], drawn_by(5), valid=valid, strength=strength)
     assert np.array_equal(denoise_with(own, [], PRESET).result, fitted(x, valid).numpy())
 
 
