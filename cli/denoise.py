@@ -67,7 +67,8 @@ NOTES = (
     "response to the edge of a rod falls to a half, beside the truth's.",
     "Results are for research, not for diagnosis. Keep the source images.",
     "The method adaptive is our own and unpublished. How it was measured, against which methods, and where it loses is "
-    "in tests/benchmarks/denoise.md. --method filter2noise is the published method, as published.",
+    "in tests/benchmarks/denoise.md. --method filter2noise is the published method, as published. It is made for the "
+    "noise of CT: in photographs it takes fine texture for noise where the noise is weak.",
     "--strength and --region scale how different two pixels may be and still be averaged, and divide the little noise "
     "that adaptive leaves in (2: half of it; 0: the image as it was). Noise level and weights stay as estimated.",
     "--volume: slices of one DICOM series draw on up to three slices on either side within 16 mm, on one intensity "

@@ -156,15 +156,20 @@ def _volume(
     if spacing is not None and positions is not None:
         raise ValueError("slice_spacing_mm and positions_mm say the same: leave one of them out")
     if spacing is not None:
-        if not (spacing > 0 and math.isfinite(spacing)):
+        if not (isinstance(spacing, int | float) and spacing > 0 and math.isfinite(spacing)):
             raise ValueError(f"slice_spacing_mm must be positive and finite, got {spacing}")
         positions = [z * spacing for z in range(count)]
     if positions is None:
         if offsets is not None:
             raise ValueError("offsets_px alone do not say how far apart slices are: give positions_mm too")
         return None
-    at = [float(position) for position in positions]
-    shifts = [(0.0, 0.0)] * count if offsets is None else [(float(rows), float(columns)) for rows, columns in offsets]
+    try:
+        at = [float(position) for position in positions]
+        shifts = (
+            [(0.0, 0.0)] * count if offsets is None else [(float(rows), float(columns)) for rows, columns in offsets]
+        )
+    except (TypeError, ValueError):
+        raise ValueError("positions_mm must be numbers, offsets_px pairs of numbers, one for each slice") from None
     for name, values in (("positions_mm", at), ("offsets_px", [number for pair in shifts for number in pair])):
         if len(values) != count * (2 if name == "offsets_px" else 1) or not all(map(math.isfinite, values)):
             raise ValueError(f"{name} must be finite, one for each of the {count} slices")

@@ -1,8 +1,10 @@
-"""What can never work is refused before any file is read."""
+"""What can never work is refused before it is tried: options before any file is read, a slice that a file has not."""
 
 from __future__ import annotations
 
 from ..device import pick_dtype
+from ..errors import InputError
+from ..io import GreyImage
 from ..io.atomic import check_place
 from ..io.image import check_unit
 from ..io.kinds import split_key
@@ -40,3 +42,13 @@ def check_options(options: DenoiseOptions) -> None:
         check_place("save_filter", options.save_filter, (".safetensors",))
     if options.reference is not None and not split_key(options.reference)[0].exists():
         raise OptionError(f"{{reference}}: {options.reference} does not exist.")
+
+
+def check_slice(image: GreyImage, options: DenoiseOptions) -> None:
+    """Raise ``InputError`` where a file has no slice of the index to fit on: its own fault, others of a batch may."""
+    try:
+        slice_to_fit(options.fit_on, len(image.pixels))
+    except OptionError:
+        count = len(image.pixels)
+        has = f"has {count} slice{'s' * (count > 1)}, counted from 0, and none of index {options.fit_on} to fit on"
+        raise InputError(image.path, has, "Name another index, or first, middle or each") from None

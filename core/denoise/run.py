@@ -23,7 +23,7 @@ from ..progress import Bars, Watcher
 from ..report.model import Item, Report
 from ..report.sections import Curve, Facts, Section, Table
 from . import METHODS
-from .check import check_options
+from .check import check_options, check_slice
 from .evaluate import compare_methods, noise_metrics, scores
 from .identity import identity, resumed
 from .kept import load_filter
@@ -175,6 +175,8 @@ def denoise_file(task: Task, step: Callable[[int, int], None], options: DenoiseO
         warnings.append("constant image: written unchanged")
     warnings += outside(window, noisy) + _missed(options, *noisy.pixels.shape[1:])
     fitted = shared.fitted
+    if fitted is None:
+        check_slice(noisy, options)
     if fitted is not None and (size := getattr(fitted, "shape", noisy.pixels.shape[1:])) != noisy.pixels.shape[1:]:
         own, other = (f"{height} x {width}" for height, width in (size, noisy.pixels.shape[1:]))
         raise InputError(noisy.path, f"has slices of {other} pixels, the filter is for {own}", "Fit one for it")

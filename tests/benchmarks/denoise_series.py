@@ -231,8 +231,12 @@ def edges() -> Iterator[str]:
     case, stranger = phantom_case(1, "dev"), phantom_case(5, "dev")
     pairs = zip((case.noisy, case.truth), (stranger.noisy, stranger.truth), strict=True)
     noisy, truth = (np.stack([a[:3], b[:3]], 1).reshape(-1, *a.shape[1:]) for a, b in pairs)
-    factors = np.float32([1, 2, 1, 2, 1, 2, 1])[:, None, None]
-    uneven = np.clip(case.truth + factors * (case.noisy - case.truth), 0, 1)
+    odd = (np.arange(7) % 2)[:, None, None].astype(np.float32)
+
+    def louder(times: int) -> Case:
+        noise = (1 + (times - 1) * odd) * (case.noisy - case.truth)
+        return Case("", np.clip(case.truth + noise, 0, 1), case.truth, case.geometry)
+
     twice = Case("", np.repeat(case.noisy[:3], 2, 0), np.repeat(case.truth[:3], 2, 0), evenly(6, 1.25))
     rows = []
     for name, some in {
@@ -244,7 +248,9 @@ def edges() -> Iterator[str]:
         "two slices 100 mm apart": Case("", case.noisy[[0, 6]], case.truth[[0, 6]], evenly(2, 100.0)),
         "every slice twice, each with a position of its own": twice,
         "slices of two patients in turn": Case("", noisy, truth, evenly(len(noisy), 2.5)),
-        "noise of every second slice doubled": Case("", uneven, case.truth, case.geometry),
+        "noise of every second slice doubled": louder(2),
+        "fourfold": louder(4),
+        "eightfold": louder(8),
     }.items():
         d = np.diff(denoised(some).scores(some))[:, 0]
         rows.append([name, f"{d.mean():+.2f}", f"{d.min():+.2f}", " ".join(f"{v:+.2f}" for v in d)])

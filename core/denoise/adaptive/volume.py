@@ -142,7 +142,7 @@ class FromVolume:
     correlations : tuple of float
         Of the noise with every neighbour that was used; 0 where it did not count.
     left_out : int
-        Neighbours that were not used: (nearly) the same noise, or padding alone.
+        Neighbours that were not used: (nearly) the same noise, much stronger noise, or padding alone.
     """
 
     result: Array

@@ -299,7 +299,8 @@ def test_a_stack_of_the_library_is_a_volume_where_its_spacing_is_given(study):
     for wrong in (
         {"slice_spacing_mm": 0.0}, {"positions_mm": [1.0]}, {"offsets_px": [(0, 0)] * 4},
         {"slice_spacing_mm": 1.0, "positions_mm": [0, 1, 2, 3]}, {"slice_spacing_mm": 1.0, "offsets_px": [(0, 0)]},
-        {"slice_spacing_mm": 1.0, "method": "tv"},
+        {"slice_spacing_mm": 1.0, "method": "tv"}, {"slice_spacing_mm": "5"}, {"positions_mm": ["a"] * 4},
+        {"slice_spacing_mm": 1.0, "offsets_px": [(0,)] * 4},
     ):  # fmt: skip
         with pytest.raises(ValueError, match=r"slice|positions|offsets|volume"):
             attn.denoise(stack, **wrong)
@@ -311,3 +312,12 @@ def test_workers_give_the_same_bytes(study):
     run(["in"], "one", AUTO)
     run(["in"], "two", AUTO, Placement(workers=2))
     assert files("one") == files("two")
+
+
+def test_a_file_without_the_slice_to_fit_on_fails_by_itself(tmp_path):
+    for name, count in (("a/one.npy", 1), ("b/four.npy", 4)):  # files of one folder would be a series
+        (tmp_path / name).parent.mkdir()
+        np.save(tmp_path / name, np.random.default_rng(0).normal(100, 9, (count, 24, 24)).astype(np.float32))
+    report = run([str(tmp_path / "a"), str(tmp_path / "b")], tmp_path / "out", DenoiseOptions(fit_on="2"))
+    assert [item.status for item in report.items] == ["failed", "ok"]
+    assert "none of index 2" in str(report.items[0].error)

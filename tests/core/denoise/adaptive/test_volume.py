@@ -192,6 +192,9 @@ def test_a_noisier_neighbour_counts_less(slices):
     quiet, noisy = (denoise_with(a, [(b, STILL)], PRESET) for a, b in ((slices[0], loud), (loud, slices[0])))
     assert error(quiet.result, truth()) < 1.01 * error(slices[0].alone, truth())
     assert error(noisy.result, truth()) < 0.9 * error(loud.alone, truth())
+    far_louder = alone(truth() + 5 * noise(6), 6)
+    assert pair(slices[0], far_louder) is None
+    assert pair(far_louder, slices[0]).weight == 1.0
 
 
 def test_padding_of_a_neighbour_is_not_drawn_in(slices):
