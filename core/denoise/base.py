@@ -180,10 +180,10 @@ class Filter(Protocol):
     """A fitted denoiser.
 
     One whose method's row names the options has more: ``with_strength(strength, regions)`` for ``strength`` and
-    ``regions``, ``save(path)`` (and a ``load(path)`` beside the method's ``fit``) for ``save_filter`` and ``filter``,
-    ``maps(image)`` or ``sigma_maps(image)`` for ``maps`` (see ``maps.py``). Any may have ``warnings``, texts that a
-    user must see; ``shape``, if it is for images of one size; and ``released()``, the same filter without what it holds
-    of the image it was fitted on.
+    ``regions``, ``save(path, **metadata)`` (and a ``load(path)`` beside the method's ``fit``) for ``save_filter`` and
+    ``filter``, ``maps(image)`` or ``sigma_maps(image)`` for ``maps`` (see ``maps.py``). Any may have ``warnings``,
+    texts that a user must see; ``shape``, if it is for images of one size; and ``released()``, the same filter without
+    what it holds of the image it was fitted on.
 
     Attributes
     ----------

@@ -21,6 +21,8 @@ def check_options(options: DenoiseOptions) -> None:
     METHODS[options.method].resolve()
     parse_window(options.window)
     parse_window(options.display, "display")
+    if options.display != "auto" and not (options.figure or options.compare):
+        raise OptionError("{display} is for pictures: add {figure}, {compare} or an HTML report.")
     check_fill(options.fill)
     check_unit(options.unit)
     dtype = str(pick_dtype(options.dtype)).removeprefix("torch.")

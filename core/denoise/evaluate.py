@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import replace
 from typing import Any
 
@@ -20,6 +20,9 @@ from .pipeline import Denoised, Stack, denoise_stack, for_method
 from .reference import Reference
 from .window import Window
 
+LITTLE = 0.3
+"""Share of the estimated noise below which a user should know that a fit did next to nothing."""
+
 
 def noise_metrics(image: GreyImage, denoised: Stack) -> dict[str, float]:
     """``noise_std_before``, ``noise_std_after`` and ``removed_std`` (of what was taken away), in the image's unit.
@@ -31,6 +34,16 @@ def noise_metrics(image: GreyImage, denoised: Stack) -> dict[str, float]:
         "noise_std_after": _noise(denoised, image),
         "removed_std": rmse(denoised, image.pixels, valid=image.valid),
     }
+
+
+def little_removed(metrics: Mapping[str, float]) -> list[str]:
+    """Filter2Noise's objective suits strong noise; on a cleaner scan it can settle on doing nearly nothing."""
+    if metrics["removed_std"] >= LITTLE * metrics["noise_std_before"]:
+        return []
+    share = metrics["removed_std"] / metrics["noise_std_before"]
+    return [
+        f"the fitted filter removed only {share:.0%} of the estimated noise; try a lower --lambda, or --method adaptive"
+    ]
 
 
 def _noise(pixels: Stack, image: GreyImage) -> float:

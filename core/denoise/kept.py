@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import os
 import pkgutil
 from collections.abc import Mapping
@@ -16,6 +17,7 @@ from ..io.weights import read_tensors
 from ..options import OptionError
 from . import METHODS
 from .base import Filter
+from .window import Window
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -77,17 +79,30 @@ def no_match(path: str | os.PathLike[str], method: str) -> InputError:
     return InputError(path, f"a filter of {method} whose description and contents do not match", FIX)
 
 
-def load_filter(path: Path, method: str) -> Filter:
-    """A filter of ``method`` that ``--save-filter`` wrote. Raises ``UsageError`` where it cannot be used.
+def load_filter(path: Path, method: str) -> tuple[Filter, Window | None]:
+    """A filter of ``method`` that ``--save-filter`` wrote, and the window it was fitted in, where the file says so.
 
-    A method that keeps filters has a ``load(path)`` beside its ``fit``.
+    A method that keeps filters has a ``load(path)`` beside its ``fit``. Raises ``UsageError`` where the file cannot be
+    used.
     """
     try:
-        kind = read_kept(path, weights=False)[0]["method"]
+        described = read_kept(path, weights=False)[0]
+        kind = described["method"]
         if kind != method and kind in METHODS:
             raise OptionError(f"{{filter}}: {path} is a filter of {kind}, not of {method}. Add {{method}} {kind}.")
         load = pkgutil.resolve_name(METHODS[method].home.partition(":")[0] + ":load")
         fitted: Filter = load(path)
+        window = _window(described["window"], path, method) if "window" in described else None
     except InputError as error:
         raise OptionError(f"{{filter}}: {error}") from None
-    return fitted
+    return fitted, window
+
+
+def _window(text: str, path: Path, method: str) -> Window:
+    try:
+        window = Window(*map(float, text.split()))
+    except (TypeError, ValueError):
+        raise no_match(path, method) from None
+    if not 0 < window.width < math.inf:
+        raise no_match(path, method)
+    return window

@@ -33,9 +33,9 @@ def describe(options: DenoiseOptions, result: Denoised, window: Window, unit: st
     return ", ".join(parts) + ". Not for diagnosis."
 
 
-def save_filter(fitted: Any, path: Path) -> None:
-    """Keep a fitted filter of a method that can (the options were checked)."""
-    fitted.save(path)
+def save_filter(fitted: Any, path: Path, window: Window) -> None:
+    """Keep a fitted filter of a method that can (the options were checked), and the window it was fitted in."""
+    fitted.save(path, window=f"{float(window.low)!r} {float(window.high)!r}")
 
 
 def write_outputs(
@@ -80,7 +80,7 @@ def write_outputs(
     if options.maps and result.filters:
         files |= write_maps(task, noisy, result, window, options)
     if options.save_filter is not None and result.filters and (task.payload is None or task.payload.fitted is None):
-        save_filter(result.filters[0], options.save_filter)
+        save_filter(result.filters[0], options.save_filter, window)
         files["filter"] = str(options.save_filter)
     text = describe(options, result, window, noisy.unit)
     warnings += write_grey(image, result.pixels, output, Derivation(text, "denoised", _series_uid(image, request)))

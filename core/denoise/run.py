@@ -24,7 +24,7 @@ from ..report.model import Item, Report
 from ..report.sections import Curve, Facts, Section, Table
 from . import METHODS
 from .check import check_options, check_slice
-from .evaluate import compare_methods, noise_metrics, scores
+from .evaluate import compare_methods, little_removed, noise_metrics, scores
 from .identity import identity, resumed
 from .kept import load_filter
 from .maps import check_room
@@ -41,10 +41,7 @@ from .series_volume import SeriesVolumes, draws_on_neighbours
 from .shared import Shared
 from .simulate import read_noisy
 from .surroundings import InFiles, Surroundings, in_image, recent_files
-from .window import choose_window, outside
-
-LITTLE = 0.3
-"""Share of the estimated noise below which a user should know that a fit did next to nothing."""
+from .window import choose_window, other_window, outside
 
 NOTICE = "Not for diagnosis. Keep the source images."
 
@@ -112,7 +109,10 @@ def _run(
     targets = output_paths(sources, output, word="denoised")
     for folder in {target.parent for target in targets}:
         remove_stale(folder)  # what a killed run left half-written
-    shared = Shared(load_filter(options.filter, options.method)) if options.filter is not None else None
+    shared = None
+    if options.filter is not None:
+        fitted, fitted_in = load_filter(options.filter, options.method)
+        shared = Shared(fitted, fitted_in=fitted_in)
     stems = [side_path(target, "any", "") for target in targets]
     alike = Counter(stems)
     tasks = [
@@ -130,7 +130,7 @@ def _run(
             return tasks
         return fit_series(tasks, options, placement, watcher, series)
 
-    work = partial(denoise_file, options=options, request=request)
+    work = partial(denoise_file, options=options, request=request, only=len(tasks) == 1)
     recent_files().clear()
     try:
         outcome = run_batch(work, tasks, placement, watcher, prepare=prepare)
@@ -156,10 +156,13 @@ def _run(
     )  # fmt: skip
 
 
-def denoise_file(task: Task, step: Callable[[int, int], None], options: DenoiseOptions, request: str) -> Item:
+def denoise_file(
+    task: Task, step: Callable[[int, int], None], options: DenoiseOptions, request: str, only: bool = False
+) -> Item:
     """Read one file, denoise it, write what was asked for (the main output last), and report it.
 
-    ``request`` is the ``identity`` of the options, which all files of one call share.
+    ``request`` is the ``identity`` of the options, which all files of one call share. ``only``: it is the one file of
+    the call, so that a slice to fit on which it has not is the fault of the command line.
     """
     shared: Shared = task.payload or Shared()
     others = InFiles(task.source, shared, options) if shared.volume else None
@@ -175,8 +178,10 @@ def denoise_file(task: Task, step: Callable[[int, int], None], options: DenoiseO
         warnings.append("constant image: written unchanged")
     warnings += outside(window, noisy) + _missed(options, *noisy.pixels.shape[1:])
     fitted = shared.fitted
-    if fitted is None:
+    if fitted is None and not only:
         check_slice(noisy, options)
+    if shared.fitted_in is not None and window.width > 0:
+        warnings += other_window(shared.fitted_in, window)
     if fitted is not None and (size := getattr(fitted, "shape", noisy.pixels.shape[1:])) != noisy.pixels.shape[1:]:
         own, other = (f"{height} x {width}" for height, width in (size, noisy.pixels.shape[1:]))
         raise InputError(noisy.path, f"has slices of {other} pixels, the filter is for {own}", "Fit one for it")
@@ -197,7 +202,7 @@ def denoise_file(task: Task, step: Callable[[int, int], None], options: DenoiseO
         warnings.append(f"done without {names}, which cannot be used: --overwrite makes it again")
     metrics = noise_metrics(noisy, result.pixels)
     if fitted is None and "edge_weight" in (METHODS[options.method].options or ()) and window.width > 0:
-        warnings += _little_removed(metrics)
+        warnings += little_removed(metrics)
     if reference is not None:
         metrics |= scores(noisy, result.pixels, reference, window)
         warnings += reference.warnings
@@ -238,16 +243,6 @@ def _missed(options: DenoiseOptions, height: int, width: int) -> list[str]:
     size = f"{width} x {height} pixels"
     missed = [r for r in options.regions if r.x0 >= width or r.y0 >= height]
     return [f"the region {r.x0},{r.y0},{r.x1},{r.y1} is not inside the image of {size}" for r in missed]
-
-
-def _little_removed(metrics: Mapping[str, float]) -> list[str]:
-    """Filter2Noise's objective suits strong noise; on a cleaner scan it can settle on doing nearly nothing."""
-    if metrics["removed_std"] >= LITTLE * metrics["noise_std_before"]:
-        return []
-    share = metrics["removed_std"] / metrics["noise_std_before"]
-    return [
-        f"the fitted filter removed only {share:.0%} of the estimated noise; try a lower --lambda, or --method adaptive"
-    ]
 
 
 def _cost(result: Denoised, shared: bool) -> dict[str, float]:

@@ -114,6 +114,6 @@ def _fit_nearest(
         seen = see(noisy.pixels[middle], window, valid)
         fitted = fit_filter(seen, options, told, valid=valid, aspect=noisy.aspect)
         if options.save_filter is not None:
-            save_filter(fitted, options.save_filter)
+            save_filter(fitted, options.save_filter, window)
         return Shared(released(fitted), window), task.name
     return None, None

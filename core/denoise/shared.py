@@ -40,8 +40,21 @@ class InVolume:
 
 @dataclass(frozen=True, slots=True)
 class Shared:
-    """A filter that serves several images, the window that its range sigma is a share of, the volume around a file."""
+    """What files share.
+
+    Parameters
+    ----------
+    fitted : Filter, optional
+        Serves several images.
+    window : Window, optional
+        Of all of them, of which the filter's range sigma is a share.
+    volume : InVolume, optional
+        The volume around a file.
+    fitted_in : Window, optional
+        Of a kept filter, where its file says so.
+    """
 
     fitted: Filter | None = None
     window: Window | None = None
     volume: InVolume | None = None
+    fitted_in: Window | None = None

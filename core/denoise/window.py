@@ -32,6 +32,8 @@ SHARE_SHOWN = 0.1
 # What a 12-bit scanner with the usual intercept can store. Below lies only padding, above only metal.
 CT_RANGE = (-1024.0, 3071.0)
 
+SAME_WIDTH = 0.01
+"""Share by which two windows may differ in width and a kept filter still means the same."""
 LEAST_INSIDE = 0.01
 """Share of an image's pixels below which a window is likely in another unit."""
 MOST = (1.0, 99.0)
@@ -161,6 +163,16 @@ def see(pixels: NDArray[np.floating[Any]], window: Window, valid: NDArray[np.boo
     if valid is not None:
         seen[~valid] = 0.0
     return seen
+
+
+def other_window(fitted_in: Window, window: Window) -> list[str]:
+    """What a user should know where a kept filter, whose widths are shares of a window, is used in another one."""
+    if abs(window.width / fitted_in.width - 1) <= SAME_WIDTH:
+        return []
+    return [
+        f"the filter was fitted in the window {fitted_in} and is used in {window}, so its widths and levels are "
+        f"{window.width / fitted_in.width:.3g} times what they were: give the window it was fitted in"
+    ]
 
 
 def outside(window: Window, image: GreyImage) -> list[str]:

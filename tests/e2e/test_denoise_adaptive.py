@@ -183,3 +183,23 @@ def test_the_list_says_whose_method_it_is(cli):
     assert (first["method"], first["status"]) == ("adaptive", "ours")
     assert "ours" in first["paper"]
     assert "Not a published method" in first["note"]
+
+
+@pytest.mark.parametrize("method", ["adaptive", "filter2noise"])
+def test_a_filter_in_another_window_is_told(cli, tmp_path, method):
+    np.save(tmp_path / "a.npy", SCAN)
+    fit = ["--steps", "1"] if method == "filter2noise" else []
+    assert cli("denoise", "a.npy", "-m", method, *fit, "--save-filter", "f.safetensors", "-o", "one.npy").code == 0
+    same = cli("denoise", "a.npy", "-m", method, "--filter", "f.safetensors", "-o", "two.npy")
+    assert "fitted in the window" not in same.stderr
+    wide = cli("denoise", "a.npy", "-m", method, "--filter", "f.safetensors", "--window", "0,2000", "-o", "three.npy")
+    assert wide.code == 0
+    assert "fitted in the window" in wide.stderr
+
+
+def test_a_window_of_pictures_without_pictures_is_refused(cli, tmp_path):
+    np.save(tmp_path / "a.npy", SCAN)
+    refused = cli("denoise", "a.npy", "--display", "100,200")
+    assert refused.code == 2
+    assert "--display is for pictures" in refused.stderr
+    assert cli("denoise", "a.npy", "--display", "100,200", "--report", "r.html", "-o", "one.npy").code == 0

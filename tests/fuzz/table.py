@@ -170,7 +170,7 @@ def read_filter(method: str) -> Callable[[Path], object]:
 
         from attn.core.denoise.kept import load_filter
 
-        return load_filter(path, method)(torch.rand(*(32, 32) if method == "filter2noise" else (12, 14)))
+        return load_filter(path, method)[0](torch.rand(*(32, 32) if method == "filter2noise" else (12, 14)))
 
     return read
 

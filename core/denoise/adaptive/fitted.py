@@ -186,8 +186,10 @@ class AdaptiveFilter:
         """The same filter without what can be made again of the slice it was fitted on."""
         return replace(self, weights=None, result=None)
 
-    def save(self, path: str | os.PathLike[str]) -> None:
+    def save(self, path: str | os.PathLike[str], **more: object) -> None:
         """Write noise model and weights to a safetensors file; strength and regions are not part of it.
+
+        ``more`` joins its metadata.
 
         Raises
         ------
@@ -203,7 +205,7 @@ class AdaptiveFilter:
         name = next((name for name, preset in PRESETS.items() if preset == self.preset), "")
         described = {"form": FORM, "preset": name, "gamma": self.preset.gamma, "keep": self.preset.keep}
         described |= {"seed": self.seed, "digest": self.digest, "shares": " ".join(map(repr, self.shares))}
-        write_kept(path, "adaptive", state, described)
+        write_kept(path, "adaptive", state, described | more)
 
     @classmethod
     def load(cls, path: str | os.PathLike[str]) -> AdaptiveFilter:

@@ -180,10 +180,11 @@ class Filter2NoiseFilter:
         edited[:, 2] = (sigma[:, 2] * factor).clamp_min(SIGMA_FLOOR)
         return edited, size
 
-    def save(self, path: str | os.PathLike[str]) -> None:
+    def save(self, path: str | os.PathLike[str], **more: object) -> None:
         """Write the fitted network to a safetensors file; strength and regions are not part of it.
 
-        The file appears whole or not at all. Raises ``InputError`` if the place cannot be written.
+        ``more`` joins its metadata. The file appears whole or not at all. Raises ``InputError`` if the place cannot be
+        written.
         """
         o = self.options
         described: dict[str, object] = {
@@ -193,7 +194,7 @@ class Filter2NoiseFilter:
             "steps": self.steps,
         }
         described |= {"learning_rate": o.learning_rate, "seed": o.seed, "quality": o.quality}
-        write_kept(path, "filter2noise", self.model.state_dict(), described)
+        write_kept(path, "filter2noise", self.model.state_dict(), described | more)
 
     @classmethod
     def load(cls, path: str | os.PathLike[str]) -> Filter2NoiseFilter:
