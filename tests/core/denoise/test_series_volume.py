@@ -273,8 +273,8 @@ def test_enhanced_multi_frame_and_nifti_are_volumes(dicom_dir, tmp_path, monkeyp
 def test_frames_have_neighbours_and_a_skipped_result_is_known(dicom_dir, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     data = dcmread(dicom_dir / "enhanced/enhanced_ct_2frames.dcm")
-    frames = data.pixel_array[:, 200:248, 200:248].copy()
-    data.Rows, data.Columns, data.PixelData = 48, 48, frames.tobytes()
+    frames = data.pixel_array[:, 160:288, 160:288].copy()
+    data.Rows, data.Columns, data.PixelData = 128, 128, frames.tobytes()
     data.file_meta.TransferSyntaxUID = ExplicitVRLittleEndian
     data.save_as("frames.dcm")
     (item,) = run(["frames.dcm"], "out", AUTO).items
