@@ -240,7 +240,7 @@ def told(
 
 def _lost(planned: SeriesPlan, before: SeriesPlan, index: int) -> Iterator[str]:
     """Names of the files that would be neighbours of a slice if they could be used."""
-    for volume in before.volumes:
+    for volume in before.volumes if planned.lost else ():
         if index in volume.rank:
             for rank, _ in volume.geometry.near(volume.rank[index], planned.slices[index].size):
                 if volume.members[rank] in planned.lost:
