@@ -20,7 +20,7 @@ from ..io import GreyImage
 from ..memory import check_memory
 from ..threads import kernels_own_the_threads
 from .adaptive.fitted import AdaptiveFilter, digest
-from .adaptive.mixture import PRESETS, drawn_by
+from .adaptive.mixture import PRESETS, drawn_by, strength_map
 from .adaptive.neighbours import REACH_SLICES, Shift, Slice
 from .adaptive.volume import slicewise
 from .base import Filter
@@ -67,9 +67,7 @@ def analyse(
     start = time.perf_counter()
     strength: Any = 1.0
     if options.strength != 1.0 or options.regions:
-        strength = np.full(seen.shape, options.strength, np.float32)
-        for region in options.regions:
-            strength[region.y0 : region.y1, region.x0 : region.x1] = region.strength
+        strength = strength_map(seen.shape, options.strength, options.regions)
     assert fitted is None or isinstance(fitted, AdaptiveFilter)
     preset, seed, model = PRESETS[options.fit.preset], options.fit.seed, None
     if fitted is not None:

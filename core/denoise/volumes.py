@@ -18,8 +18,8 @@ from itertools import combinations, pairwise
 
 import numpy as np
 
-from ..io.place import SlicePlace
-from .adaptive.neighbours import SAME_MM, SliceGeometry
+from ..io.place import SAME_MM, SlicePlace
+from .adaptive.neighbours import SliceGeometry
 
 GAP = 1.5
 """Usual steps between slices, or thicknesses of the slices, from which on one may be missing."""

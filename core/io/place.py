@@ -9,6 +9,8 @@ from dataclasses import dataclass
 import numpy as np
 
 Vector = tuple[float, float, float]
+SAME_MM = 0.01
+"""Positions that differ by less are the same: headers state them with about three decimals."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -18,7 +18,7 @@ from ...threads import kernels_own_the_threads
 from ..base import Region, check_strength
 from ..classical.slices import as_image
 from ..kept import no_match, read_kept, write_kept
-from .mixture import HEADS, PRESETS, Preset, denoise_slice, drawn_by, filtered, kept, mix, widths
+from .mixture import HEADS, PRESETS, Preset, denoise_slice, drawn_by, filtered, kept, mix, strength_map, widths
 from .noise_model import FAINTEST, LAGS, NoiseModel
 from .padding import filled
 
@@ -233,11 +233,7 @@ class AdaptiveFilter:
         return x
 
     def _factors(self) -> Array:
-        """Strength of every pixel [H, W]."""
-        factors = np.full(self.shape, self.strength, np.float32)
-        for region in self.regions:
-            factors[region.y0 : region.y1, region.x0 : region.x1] = region.strength
-        return factors
+        return strength_map(self.shape, self.strength, self.regions)
 
     def _mixture(self, x: Array, valid: Mask | None) -> tuple[Array | None, Array]:
         """The slice denoised at strength 1, where that is known, and the weights of the heads."""

@@ -6,6 +6,7 @@ Specification: methods/adaptive-denoise.md, sections 2 A and 2 C.
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from dataclasses import dataclass
 from itertools import groupby
 from typing import Any
@@ -14,7 +15,7 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy.ndimage import gaussian_filter
 
-from ..base import PresetName, Progress
+from ..base import PresetName, Progress, Region
 from .bilateral import patch_bilaterals
 from .noise_model import NoiseModel
 from .smooth import gaussian_mean
@@ -121,6 +122,14 @@ def mix(x: Array, planes: Array, weights: Array, keep: Any) -> Array:
     """The result [H, W]; ``keep`` (number or [H, W]) is the share of ``x`` in it."""
     rest, keep = np.asarray(1 - keep, np.float32), np.asarray(keep, np.float32)
     return np.asarray(rest * (weights * planes).sum(0) + keep * x)
+
+
+def strength_map(shape: tuple[int, ...], strength: float, regions: Sequence[Region]) -> NDArray[np.float32]:
+    """Factor on the range widths of every pixel [H, W]: the regions' own inside them, a later one's where they meet."""
+    factors = np.full(shape, strength, np.float32)
+    for region in regions:
+        factors[region.y0 : region.y1, region.x0 : region.x1] = region.strength
+    return factors
 
 
 def kept(keep: float, strength: Any) -> Any:

@@ -12,6 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy.ndimage import gaussian_filter
 
+from ...io.place import SAME_MM
 from .mixture import EPSILON
 from .noise_model import NoiseModel
 
@@ -21,8 +22,6 @@ Shift = tuple[int, int]
 REACH_SLICES = 3
 """Neighbours on either side."""
 REACH_MM = 16.0
-SAME_MM = 0.01
-"""Positions that differ by less are the same: headers state them with about three decimals."""
 LOW = 3.0
 """The lesion guard: pixels of its Gaussian."""
 RHO_FROM, RHO_MOST = 0.1, 0.7

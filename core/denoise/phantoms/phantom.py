@@ -87,6 +87,14 @@ class Phantom:
     uniform: Insert | None = None
 
 
+def check_name(kind: str, seed: int) -> None:
+    """``ValueError`` unless there is such a phantom."""
+    if kind not in KINDS:
+        raise ValueError(f"no phantom {kind!r}: there are {', '.join(KINDS)}")
+    if seed < 0:
+        raise ValueError(f"seed must be at least 0, got {seed}")
+
+
 def check_geometry(side: int, **positive: float) -> None:
     """``ValueError`` unless a phantom can be drawn at this size."""
     if side < 16:

@@ -8,7 +8,7 @@ from collections.abc import Callable
 import numpy as np
 
 from .canvas import Canvas
-from .phantom import KERNELS, KINDS, Insert, Phantom, averaged, check_geometry, disc, even_disc, kernel_blur
+from .phantom import KERNELS, KINDS, Insert, Phantom, averaged, check_geometry, check_name, disc, even_disc, kernel_blur
 
 SIDES = (-1, 1)
 """Left and right."""
@@ -51,10 +51,7 @@ def draw_slice(
     ----------
     methods/adaptive-denoise.md, section 5.
     """
-    if seed < 0:
-        raise ValueError(f"seed must be at least 0, got {seed}")
-    if kind not in KINDS:
-        raise ValueError(f"no phantom {kind!r}: there are {', '.join(KINDS)}")
+    check_name(kind, seed)
     check_geometry(side, pixel_mm=pixel_mm, cutoff_per_mm=cutoff_per_mm)
     canvas = Canvas(side, pixel_mm, np.random.default_rng([KINDS.index(kind), seed]))
     inserts, rods = PAINTERS[kind](canvas)

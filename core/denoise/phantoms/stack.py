@@ -7,7 +7,7 @@ from collections.abc import Sequence
 import numpy as np
 from numpy.typing import NDArray
 
-from .phantom import KERNELS, KINDS, Insert, Phantom, check_geometry, disc, even_disc, kernel_blur
+from .phantom import KERNELS, Insert, Phantom, check_geometry, check_name, disc, even_disc, kernel_blur
 from .scenes import lay_out
 from .single import BACKGROUND
 from .solids import Painted, Painter
@@ -60,10 +60,7 @@ def draw_series(
     ----------
     methods/adaptive-denoise.md, section 6.
     """
-    if kind not in KINDS:
-        raise ValueError(f"no phantom {kind!r}: there are {', '.join(KINDS)}")
-    if seed < 0:
-        raise ValueError(f"seed must be at least 0, got {seed}")
+    check_name(kind, seed)
     thick = spacing_mm if thickness_mm is None else thickness_mm
     check_geometry(side, pixel_mm=pixel_mm, cutoff_per_mm=cutoff_per_mm, spacing_mm=spacing_mm, thickness_mm=thick)
     z = slice_positions(slices, spacing_mm) if positions_mm is None else np.asarray(positions_mm, np.float64)

@@ -12,12 +12,11 @@ import numpy as np
 from ..image import GreyImage
 from ..kinds import sniff
 from ..pixels import captured
-from ..place import SlicePlace
+from ..place import SAME_MM, SlicePlace
 from .parse import parse
 from .place import frame_places, numbers, text_of
 
 ItemT = TypeVar("ItemT", GreyImage, Path)
-_TOLERANCE_MM = 0.01  # positions are printed with about three decimals
 
 
 @dataclass(frozen=True, slots=True)
@@ -165,10 +164,10 @@ def _oddities(infos: list[dict[str, Any]], positions: Any) -> list[str]:
     notes = []
     if len(positions) > 1:
         steps = np.diff(positions)  # [N - 1]
-        if duplicates := int((steps < _TOLERANCE_MM).sum()):
+        if duplicates := int((steps < SAME_MM).sum()):
             notes.append(f"{duplicates} slice{'s' * (duplicates > 1)} at the position of another one (duplicates)")
-        steps = steps[steps >= _TOLERANCE_MM]
-        if len(steps) and steps.max() - steps.min() > max(_TOLERANCE_MM, 0.01 * float(steps.min())):
+        steps = steps[steps >= SAME_MM]
+        if len(steps) and steps.max() - steps.min() > max(SAME_MM, 0.01 * float(steps.min())):
             notes.append(f"unequal slice spacing: {steps.min():.2f} to {steps.max():.2f} mm")
     uids = [info["sop_uid"] for info in infos if info["sop_uid"]]
     if len(set(uids)) < len(uids):
