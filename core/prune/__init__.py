@@ -1,0 +1,37 @@
+"""Which visual tokens a vision(-language) model can do without: the methods of ``attn prune``."""
+
+from ..registry import Method, Registry
+
+METHODS = Registry(
+    "prune",
+    [
+        Method(
+            "random",
+            home="attn.core.prune.methods.random:Random",
+            summary="tokens drawn at random: what every method must beat",
+            paper="methods/pruning-peers.md, 3.1",
+            year=2026,
+            options=("layer", "seed"),
+            status="baseline",
+        ),
+        Method(
+            "uniform",
+            home="attn.core.prune.methods.uniform:Uniform",
+            summary="tokens at even distances",
+            paper="methods/pruning-peers.md, 3.1",
+            year=2026,
+            options=("layer",),
+            status="baseline",
+        ),
+        Method(
+            "fastv",
+            home="attn.core.prune.methods.fastv:FastV",
+            summary="attention of the last prompt token, early in the language model",
+            paper="ECCV 2024, arXiv 2403.06764",
+            year=2024,
+            options=("layer",),
+        ),
+    ],
+)
+"""A row's home is a class derived from ``methods.base.Pruner``, a frozen dataclass; its fields are the method's
+settings, and those that the command line knows are the row's ``options``."""

@@ -1,0 +1,71 @@
+"""What is known of a batch of prompts before any token is taken out."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from ...models.geometry import Geometry
+from .sites import Site
+
+
+@dataclass(slots=True)
+class Prompts:
+    """A batch at prefill.
+
+    Parameters
+    ----------
+    site : Site
+    inputs : mapping
+        What the model was called with: ``input_ids``, ``attention_mask``, ``pixel_values``, …
+    input_ids : Tensor of int64 [B, N]
+    valid : Tensor of bool [B, N]
+        What is no padding.
+    visual : tuple of Tensor of int64 [V_b]
+        Of each prompt, where its visual tokens are, ascending. Token j of a prompt is always called j, wherever it has
+        moved to.
+    embeds : Tensor [B, N, D] or None
+        Input of the first decoder layer; None before it is known.
+    pictures : tuple of Geometry or None, optional
+        Of each prompt, where its visual tokens are in the pictures that the user gave; None where nobody said.
+    cache : dict
+        For pruners: what is found once for the batch.
+    """
+
+    site: Site
+    inputs: Mapping[str, Any]
+    input_ids: Tensor
+    valid: Tensor
+    visual: tuple[Tensor, ...]
+    embeds: Tensor | None = None
+    pictures: tuple[Geometry | None, ...] | None = None
+    cache: dict[str, Any] = field(default_factory=dict)
+
+    @property
+    def samples(self) -> int:
+        return len(self.input_ids)
+
+    @property
+    def counts(self) -> tuple[int, ...]:
+        """Visual tokens of each prompt."""
+        return tuple(len(positions) for positions in self.visual)
+
+    def text_after(self, sample: int) -> Tensor:
+        """Positions behind the last visual token of a prompt: the text that has seen all of the picture, [R] int64."""
+        visual = self.visual[sample]
+        start = int(visual[-1]) + 1 if len(visual) else 0
+        rows = torch.arange(start, self.input_ids.shape[1], device=self.input_ids.device)
+        return rows[self.valid[sample, start:]]
+
+
+def prompts_of(site: Site, inputs: Mapping[str, Any], pictures: tuple[Geometry | None, ...] | None = None) -> Prompts:
+    """The prompts that a model is called with, its visual tokens found by their ids."""
+    ids: Tensor = inputs["input_ids"]
+    mask = inputs.get("attention_mask")
+    valid = torch.ones_like(ids, dtype=torch.bool) if mask is None else mask.bool()
+    is_visual = torch.isin(ids, torch.tensor(site.tokens, device=ids.device))
+    return Prompts(site, inputs, ids, valid, tuple(row.nonzero().flatten() for row in is_visual), pictures=pictures)

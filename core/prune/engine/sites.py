@@ -1,0 +1,99 @@
+"""One table of vision-language models: per class, where its language model, image tower and projector are."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from torch import nn
+
+from ...errors import UsageError
+
+
+@dataclass(frozen=True, slots=True)
+class Parts:
+    """Paths of the parts of a class, from the model that generates.
+
+    Parameters
+    ----------
+    text : str
+        The module with the loop over decoder layers.
+    tower, projector : str
+        The image tower, and what maps its features to the language model's width.
+    tokens : tuple of str
+        Fields of the configuration that name the token ids that visual features replace.
+    """
+
+    text: str
+    tower: str
+    projector: str
+    tokens: tuple[str, ...] = ("image_token_id",)
+
+
+_LLAVA = Parts("model.language_model", "model.vision_tower", "model.multi_modal_projector")
+_QWEN = Parts("model.language_model", "model.visual", "model.visual.merger", ("image_token_id", "video_token_id"))
+_IDEFICS = Parts("model.text_model", "model.vision_model", "model.connector")
+
+MODELS: Mapping[str, Parts] = {
+    "LlavaForConditionalGeneration": _LLAVA,
+    "LlavaNextForConditionalGeneration": _LLAVA,
+    "Qwen2VLForConditionalGeneration": _QWEN,
+    "Qwen2_5_VLForConditionalGeneration": _QWEN,
+    "SmolVLMForConditionalGeneration": _IDEFICS,
+    "Idefics3ForConditionalGeneration": _IDEFICS,
+    "InternVLForConditionalGeneration": _LLAVA,
+}
+
+
+@dataclass(frozen=True, slots=True)
+class Site:
+    """A vision-language model and its parts.
+
+    Parameters
+    ----------
+    model : Module
+        The one that generates.
+    text, tower, projector : Module
+    layers : sequence of Module
+        Of the language model.
+    tokens : tuple of int
+        Ids that visual features replace.
+    """
+
+    model: Any
+    text: Any
+    tower: Any
+    projector: Any
+    layers: tuple[nn.Module, ...]
+    tokens: tuple[int, ...]
+
+    @property
+    def depth(self) -> int:
+        return len(self.layers)
+
+
+def site_of(model: nn.Module) -> Site:
+    """Where the parts of a vision-language model are.
+
+    Raises
+    ------
+    UsageError
+        If its class is not in the table: names it, and what is supported.
+    """
+    for cls in type(model).__mro__:
+        if (parts := MODELS.get(cls.__name__)) is not None:
+            break
+    else:
+        raise UsageError(f"{type(model).__name__}: no visual tokens of this class can be pruned. Known: {_known()}.")
+    text: Any = model.get_submodule(parts.text)
+    config: Any = model.config
+    ids = tuple(getattr(config, field) for field in parts.tokens)
+    return Site(
+        model, text, model.get_submodule(parts.tower), model.get_submodule(parts.projector),
+        tuple(text.layers), ids,
+    )  # fmt: skip
+
+
+def _known() -> str:
+    return ", ".join(sorted(name.removesuffix("ForConditionalGeneration") for name in MODELS))

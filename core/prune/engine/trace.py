@@ -1,0 +1,53 @@
+"""What happened while tokens were taken out."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+
+from torch import Tensor
+
+from .moment import TokenChoice
+
+
+@dataclass(slots=True)
+class Prefill:
+    """One call with visual tokens in it.
+
+    Parameters
+    ----------
+    before : tuple of int
+        Visual tokens of each prompt.
+    length : int
+        Of the prompts, padding included.
+    choices : dict, layer -> list of TokenChoice
+        What was kept in front of that layer, for each prompt.
+    visual : list of tuple of int
+        Of each decoder layer, the visual tokens of each prompt that it saw.
+    tokens : list of tuple of int
+        The same of all tokens that are no padding.
+    """
+
+    before: tuple[int, ...]
+    length: int
+    choices: dict[int, list[TokenChoice]] = field(default_factory=dict)
+    visual: list[tuple[int, ...]] = field(default_factory=list)
+    tokens: list[tuple[int, ...]] = field(default_factory=list)
+
+    def kept(self, sample: int = 0) -> Tensor | None:
+        """Numbers of the tokens that the last layer saw; None where nothing was chosen."""
+        return self.choices[max(self.choices)][sample].keep if self.choices else None
+
+    def retention(self, sample: int = 0) -> float:
+        """Mean over the layers of the share of visual tokens (methods/prune-evaluation.md, section 6)."""
+        return sum(layer[sample] for layer in self.visual) / (len(self.visual) * self.before[sample])
+
+
+@dataclass(slots=True)
+class Trace:
+    """All that a ``prune`` block did: one ``Prefill`` for each call with visual tokens."""
+
+    prefills: list[Prefill] = field(default_factory=list)
+
+    @property
+    def last(self) -> Prefill:
+        return self.prefills[-1]

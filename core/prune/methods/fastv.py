@@ -1,0 +1,28 @@
+"""FastV: "An Image is Worth 1/2 Tokens After Layer 2", ECCV 2024 (methods/pruning-peers.md, section 3.2)."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from ..engine.moment import Moment, Stage, TokenChoice
+from ..engine.sites import Site
+from .base import Keep, Pruner, top
+
+
+@dataclass(frozen=True)
+class FastV(Pruner):
+    """The tokens that the last prompt token attends to most in the layer in front of ``layer``."""
+
+    layer: int = 2
+
+    def stages(self, site: Site, keep: Keep) -> Sequence[Stage]:
+        def choose(moment: Moment) -> list[TokenChoice]:
+            rows = moment.attention(moment.last_rows())  # [H, 1, n]
+            scores = self.modified(moment, [row.mean((0, 1)) for row in rows])
+            return [
+                top(score, numbers, keep.of(before))
+                for score, numbers, before in zip(scores, moment.numbers, moment.prompts.counts, strict=True)
+            ]
+
+        return [Stage(self.layer, choose, attention=("previous",))]
