@@ -13,7 +13,7 @@ from ..errors import UsageError
 from . import METHODS
 from .engine.hooks import Positions, pruned
 from .engine.sites import site_of
-from .engine.trace import Trace
+from .engine.trace import PruneTrace
 from .methods.base import Keep
 
 
@@ -21,7 +21,7 @@ from .methods.base import Keep
 def prune(
     model: nn.Module, method: str = "fastv", keep: float | int = 0.25, *, positions: Positions = "keep",
     **settings: Any,
-) -> Iterator[Trace]:  # fmt: skip
+) -> Iterator[PruneTrace]:  # fmt: skip
     """Let a vision-language model run with fewer visual tokens.
 
     >>> with attn.prune(model, "fastv", keep=0.25) as trace:  # doctest: +SKIP
@@ -42,7 +42,7 @@ def prune(
 
     Yields
     ------
-    Trace
+    PruneTrace
 
     Raises
     ------

@@ -19,11 +19,11 @@ from torch import Tensor, nn
 from ...errors import UsageError
 from ...models.family import Place, attention_places, norm_of
 from ...models.geometry import Geometry
-from .moment import Moment, Stage, TokenChoice
+from .moment import Moment, PruneStage, TokenChoice
 from .prompts import Prompts, prompts_of
 from .rows import LayerInput
-from .sites import Site, site_of
-from .trace import Prefill, Trace
+from .sites import VisionLanguageSite, site_of
+from .trace import Prefill, PruneTrace
 
 Positions = Literal["keep", "compact"]
 _CACHES = ("cache", "past_key_values")
@@ -75,26 +75,26 @@ class Rows:
 
 @contextmanager
 def pruned(
-    model: nn.Module, stages: Sequence[Stage], *, positions: Positions = "keep", site: Site | None = None,
+    model: nn.Module, stages: Sequence[PruneStage], *, positions: Positions = "keep", site: VisionLanguageSite | None = None,
     pictures: tuple[Geometry | None, ...] | None = None,
-) -> Iterator[Trace]:  # fmt: skip
+) -> Iterator[PruneTrace]:  # fmt: skip
     """Take visual tokens out of every prompt that a model is given inside the block, its ``generate`` included.
 
     Parameters
     ----------
     model : Module
         A vision-language model of transformers; see ``sites.MODELS``.
-    stages : sequence of Stage
+    stages : sequence of PruneStage
     positions : {"keep", "compact"}
         Tokens keep their positions, or are numbered anew.
-    site : Site, optional
+    site : VisionLanguageSite, optional
         Of the model, where it is known.
     pictures : tuple of Geometry or None, optional
         Of each prompt of the batch: see ``Prompts``.
 
     Yields
     ------
-    Trace
+    PruneTrace
 
     Raises
     ------
@@ -120,10 +120,10 @@ class _Run:
     """The state of a ``pruned`` block."""
 
     def __init__(
-        self, site: Site, stages: Sequence[Stage], positions: Positions,
+        self, site: VisionLanguageSite, stages: Sequence[PruneStage], positions: Positions,
         pictures: tuple[Geometry | None, ...] | None,
     ) -> None:  # fmt: skip
-        self.site, self.positions, self.pictures, self.trace = site, positions, pictures, Trace()
+        self.site, self.positions, self.pictures, self.trace = site, positions, pictures, PruneTrace()
         self.stages = {stage.layer: stage for stage in stages}
         if len(self.stages) != len(stages):
             raise ValueError("two stages in front of one layer")
@@ -241,7 +241,7 @@ class _Run:
     # -- what they are made of
 
     @torch.no_grad()
-    def _choose(self, stage: Stage, hidden: Tensor, following: LayerInput | None) -> tuple[Tensor, Tensor]:
+    def _choose(self, stage: PruneStage, hidden: Tensor, following: LayerInput | None) -> tuple[Tensor, Tensor]:
         """Where the rows that stay were among the present ones, [B, m], and these rows of ``hidden``."""
         assert self.prompts is not None
         assert self.rows is not None

@@ -93,7 +93,7 @@ class Moment:
 
 
 @dataclass(frozen=True, slots=True)
-class Stage:
+class PruneStage:
     """When a method chooses, and what it needs for it.
 
     Parameters

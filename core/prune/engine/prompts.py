@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from ...models.geometry import Geometry
-from .sites import Site
+from .sites import VisionLanguageSite
 
 
 @dataclass(slots=True)
@@ -19,7 +19,7 @@ class Prompts:
 
     Parameters
     ----------
-    site : Site
+    site : VisionLanguageSite
     inputs : mapping
         What the model was called with: ``input_ids``, ``attention_mask``, ``pixel_values``, …
     input_ids : Tensor of int64 [B, N]
@@ -36,7 +36,7 @@ class Prompts:
         For pruners: what is found once for the batch.
     """
 
-    site: Site
+    site: VisionLanguageSite
     inputs: Mapping[str, Any]
     input_ids: Tensor
     valid: Tensor
@@ -62,7 +62,9 @@ class Prompts:
         return rows[self.valid[sample, start:]]
 
 
-def prompts_of(site: Site, inputs: Mapping[str, Any], pictures: tuple[Geometry | None, ...] | None = None) -> Prompts:
+def prompts_of(
+    site: VisionLanguageSite, inputs: Mapping[str, Any], pictures: tuple[Geometry | None, ...] | None = None
+) -> Prompts:
     """The prompts that a model is called with, its visual tokens found by their ids."""
     ids: Tensor = inputs["input_ids"]
     mask = inputs.get("attention_mask")

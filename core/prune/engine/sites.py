@@ -47,7 +47,7 @@ MODELS: Mapping[str, Parts] = {
 
 
 @dataclass(frozen=True, slots=True)
-class Site:
+class VisionLanguageSite:
     """A vision-language model and its parts.
 
     Parameters
@@ -73,7 +73,7 @@ class Site:
         return len(self.layers)
 
 
-def site_of(model: nn.Module) -> Site:
+def site_of(model: nn.Module) -> VisionLanguageSite:
     """Where the parts of a vision-language model are.
 
     Raises
@@ -89,7 +89,7 @@ def site_of(model: nn.Module) -> Site:
     text: Any = model.get_submodule(parts.text)
     config: Any = model.config
     ids = tuple(getattr(config, field) for field in parts.tokens)
-    return Site(
+    return VisionLanguageSite(
         model, text, model.get_submodule(parts.tower), model.get_submodule(parts.projector),
         tuple(text.layers), ids,
     )  # fmt: skip

@@ -43,7 +43,7 @@ class Prefill:
 
 
 @dataclass(slots=True)
-class Trace:
+class PruneTrace:
     """All that a ``prune`` block did: one ``Prefill`` for each call with visual tokens."""
 
     prefills: list[Prefill] = field(default_factory=list)

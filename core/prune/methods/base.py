@@ -10,8 +10,8 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from ..engine.moment import Moment, Stage, TokenChoice
-from ..engine.sites import Site
+from ..engine.moment import Moment, PruneStage, TokenChoice
+from ..engine.sites import VisionLanguageSite
 
 Modifier = Callable[[Moment, list[Tensor]], list[Tensor]]
 """Scores of each prompt's visual tokens [n_b] to better ones; such as debiasing."""
@@ -30,7 +30,7 @@ class Pruner(ABC):
     modifiers: tuple[Modifier, ...] = ()
 
     @abstractmethod
-    def stages(self, site: Site, keep: Keep) -> Sequence[Stage]:
+    def stages(self, site: VisionLanguageSite, keep: Keep) -> Sequence[PruneStage]:
         """When and how tokens are chosen in this model. Raises ``UsageError`` if that cannot be done in it."""
 
     def modified(self, moment: Moment, scores: list[Tensor]) -> list[Tensor]:

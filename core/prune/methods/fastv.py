@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from ..engine.moment import Moment, Stage, TokenChoice
-from ..engine.sites import Site
+from ..engine.moment import Moment, PruneStage, TokenChoice
+from ..engine.sites import VisionLanguageSite
 from .base import Keep, Pruner, top
 
 
@@ -16,7 +16,7 @@ class FastV(Pruner):
 
     layer: int = 2
 
-    def stages(self, site: Site, keep: Keep) -> Sequence[Stage]:
+    def stages(self, site: VisionLanguageSite, keep: Keep) -> Sequence[PruneStage]:
         def choose(moment: Moment) -> list[TokenChoice]:
             rows = moment.attention(moment.last_rows())  # [H, 1, n]
             scores = self.modified(moment, [row.mean((0, 1)) for row in rows])
@@ -25,4 +25,4 @@ class FastV(Pruner):
                 for score, numbers, before in zip(scores, moment.numbers, moment.prompts.counts, strict=True)
             ]
 
-        return [Stage(self.layer, choose, attention=("previous",))]
+        return [PruneStage(self.layer, choose, attention=("previous",))]

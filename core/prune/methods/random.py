@@ -7,8 +7,8 @@ from dataclasses import dataclass
 
 import torch
 
-from ..engine.moment import Moment, Stage, TokenChoice
-from ..engine.sites import Site
+from ..engine.moment import Moment, PruneStage, TokenChoice
+from ..engine.sites import VisionLanguageSite
 from .base import Keep, Pruner
 
 
@@ -19,7 +19,7 @@ class Random(Pruner):
     layer: int | None = None
     seed: int = 0
 
-    def stages(self, site: Site, keep: Keep) -> Sequence[Stage]:
+    def stages(self, site: VisionLanguageSite, keep: Keep) -> Sequence[PruneStage]:
         def choose(moment: Moment) -> list[TokenChoice]:
             choices = []
             for sample, numbers in enumerate(moment.numbers):
@@ -28,4 +28,4 @@ class Random(Pruner):
                 choices.append(TokenChoice(numbers[order[: keep.of(moment.prompts.counts[sample])]].sort().values))
             return choices
 
-        return [Stage(self.layer or 0, choose)]
+        return [PruneStage(self.layer or 0, choose)]

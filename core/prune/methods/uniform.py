@@ -7,8 +7,8 @@ from dataclasses import dataclass
 
 import torch
 
-from ..engine.moment import Moment, Stage, TokenChoice
-from ..engine.sites import Site
+from ..engine.moment import Moment, PruneStage, TokenChoice
+from ..engine.sites import VisionLanguageSite
 from .base import Keep, Pruner
 
 
@@ -18,7 +18,7 @@ class Uniform(Pruner):
 
     layer: int | None = None
 
-    def stages(self, site: Site, keep: Keep) -> Sequence[Stage]:
+    def stages(self, site: VisionLanguageSite, keep: Keep) -> Sequence[PruneStage]:
         def choose(moment: Moment) -> list[TokenChoice]:
             choices = []
             for sample, numbers in enumerate(moment.numbers):
@@ -27,4 +27,4 @@ class Uniform(Pruner):
                 choices.append(TokenChoice(numbers[((2 * steps + 1) * len(numbers)) // (2 * count)]))
             return choices
 
-        return [Stage(self.layer or 0, choose)]
+        return [PruneStage(self.layer or 0, choose)]
