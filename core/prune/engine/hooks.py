@@ -75,8 +75,8 @@ class Rows:
 
 @contextmanager
 def pruned(
-    model: nn.Module, stages: Sequence[PruneStage], *, positions: Positions = "keep", site: VisionLanguageSite | None = None,
-    pictures: tuple[Geometry | None, ...] | None = None,
+    model: nn.Module, stages: Sequence[PruneStage], *, positions: Positions = "keep",
+    site: VisionLanguageSite | None = None, pictures: tuple[Geometry | None, ...] | None = None,
 ) -> Iterator[PruneTrace]:  # fmt: skip
     """Take visual tokens out of every prompt that a model is given inside the block, its ``generate`` included.
 
