@@ -57,15 +57,21 @@ class StoredImage:
             raise InputError(self.table, f"row {self.row + 1} has no picture in {self.column!r}", "Remove the row")
         return data
 
-    def read_pixels(self, max_side: int | None = None) -> NDArray[np.float32]:
-        """[3, H, W] in [0, 1], as ``read_photo`` gives them. Raises ``InputError`` that names table and row."""
+    @contextmanager
+    def as_file(self) -> Iterator[Path]:
+        """The picture as a file, for readers of files; their ``InputError`` is made to name table and row."""
         with tempfile.TemporaryDirectory() as folder:
             file = Path(folder, "picture")
             file.write_bytes(self.read_bytes())
             try:
-                return read_picture(file, max_side)
+                yield file
             except InputError as error:
                 raise InputError(self.table, f"row {self.row + 1}, {self.column!r}: {error.what}", error.fix) from error
+
+    def read_pixels(self, max_side: int | None = None) -> NDArray[np.float32]:
+        """[3, H, W] in [0, 1], as ``read_photo`` gives them. Raises ``InputError`` that names table and row."""
+        with self.as_file() as file:
+            return read_picture(file, max_side)
 
 
 def read_picture(image: Path | StoredImage, max_side: int | None = None) -> NDArray[np.float32]:
