@@ -60,12 +60,14 @@ class LazyGroup(TyperGroup):
             group = typer.main.get_command(module.app)
             group.name = name
             return group
-        return made(name, module.main)
+        own = made(name, module.main)
+        return CommandWithVerbs(own, module.VERBS) if hasattr(module, "VERBS") else own
 
     def format_commands(self, ctx: Any, formatter: Any) -> None:
         """The one-liners come from the table, so that listing them imports nothing."""
-        with formatter.section("Commands"):
-            formatter.write_dl([(name, self.table[name][1]) for name in self.list_commands(ctx)])
+        if names := self.list_commands(ctx):
+            with formatter.section("Commands"):
+                formatter.write_dl([(name, self.table[name][1]) for name in names])
 
     def resolve_command(self, ctx: Any, args: list[str]) -> Any:
         if args and args[0] not in self.table:  # Typer itself suggests only commands that are loaded already
@@ -112,6 +114,42 @@ class LazyGroup(TyperGroup):
         except KeyboardInterrupt:
             say("attn: interrupted", err=True)
             raise typer.Exit(EXIT_INTERRUPTED) from None
+
+
+class CommandWithVerbs(LazyGroup):
+    """A command with inputs of its own, and verbs below it: where its first word is a verb's name, it is that verb.
+
+    An input of such a name is still reached, as ``./NAME``.
+
+    Parameters
+    ----------
+    own : Command
+        Of Typer: what is done where no verb is named.
+    table : mapping
+        Of the verbs, as in ``LazyGroup``.
+    """
+
+    allow_extra_args, allow_interspersed_args = False, True
+
+    def __init__(self, own: Any, table: Mapping[str, tuple[str, str]]) -> None:
+        super().__init__(
+            name=own.name, callback=own.callback, params=own.params, help=own.help, subcommand_metavar="",
+            rich_markup_mode=None, context_settings=own.context_settings,
+        )  # fmt: skip
+        self.table = table
+
+    def parse_args(self, ctx: Any, args: list[str]) -> list[str]:
+        if args and args[0] in self.table:
+            ctx.args = args
+            return args
+        return super().parse_args(ctx, args)
+
+    def invoke(self, ctx: Any) -> Any:
+        if not ctx.args:
+            return ctx.invoke(self.callback, **ctx.params)
+        name, command, args = self.resolve_command(ctx, ctx.args)
+        with ctx, command.make_context(name, args, parent=ctx) as below:
+            return below.command.invoke(below)
 
 
 def _usage(error: Any) -> str:

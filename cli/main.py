@@ -19,6 +19,7 @@ from .streams import OutputLost, Streams
 COMMANDS: dict[str, tuple[str, str]] = {
     "denoise": ("attn.cli.denoise", "Denoise CT and other grey images without training data."),
     "segment": ("attn.cli.segment", "Segment the retinal vessels of fundus photographs."),
+    "prune": ("attn.cli.prune", "Find out which visual tokens a model can do without, on your own pictures."),
     "bench": ("attn.cli.bench", "Measure attention operators side by side: time, memory, exactness, scaling."),
     "probe": ("attn.cli.probe", "Look into models: what their attention does on your own pictures."),
     "retrieve": ("attn.cli.retrieve.main", "Find images and texts by meaning: index, search, evaluate."),

@@ -54,7 +54,7 @@ def _configure(row: Verb) -> Any:
 
 def app_of(group: str, help: str) -> typer.Typer:
     """The group as Typer's application; ``--list`` lists its rows."""
-    cls = type(f"{group.title()}Verbs", (VerbGroup,), {"group": group})
+    cls = type(f"{group.title().replace(' ', '')}Verbs", (VerbGroup,), {"group": group})
     app = typer.Typer(cls=cls, help=help, invoke_without_command=True, **SETTINGS)
 
     def callback(ctx: typer.Context, list_: ListOption = False, as_json: JsonOption = False) -> None:

@@ -10,6 +10,8 @@ from .registry import Registry
 REGISTRIES = {
     "denoise": "attn.core.denoise:METHODS",
     "segment": "attn.core.segment:MODELS",
+    "prune": "attn.core.prune:METHODS",
+    "prune calibrate": "attn.core.prune.calibrations:CALIBRATIONS",
     "bench": "attn.core.attention:OPERATORS",
     "retrieve": "attn.core.retrieve:METHODS",
     "probe": "attn.core.probe:KINDS",

@@ -10,6 +10,7 @@ from attn.core.attention.contract import Operator
 from attn.core.catalogue import REGISTRIES, complete, registries, registry
 from attn.core.command import Verb
 from attn.core.errors import UsageError
+from attn.core.prune.methods.base import Pruner
 from attn.core.registry import Method, Need, Registry
 from attn.core.retrieve.encoders.kind import EncoderKind
 from attn.core.retrieve.tempscale import temperature
@@ -62,6 +63,8 @@ HOMES = {
     "segment": takes("name", "device", "dtype"),
     "bench": lambda home: isinstance(home, Operator),
     "retrieve": lambda home: isinstance(home, EncoderKind) or home is temperature,
+    "prune": lambda home: issubclass(home, Pruner),
+    "prune calibrate": lambda home: isinstance(home, Verb) and callable(home.resolve()),
     "train": lambda home: isinstance(home, Verb) and callable(home.resolve()),
     "probe": lambda home: isinstance(home, Verb) and callable(home.resolve()),
 }
@@ -92,4 +95,4 @@ def test_listing_all_methods_imports_no_torch():
 def test_catalogue_names_are_commands():
     from attn.cli.main import COMMANDS
 
-    assert set(REGISTRIES) <= set(COMMANDS)
+    assert {name.split()[0] for name in REGISTRIES} <= set(COMMANDS)

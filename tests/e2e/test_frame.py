@@ -26,6 +26,8 @@ HEAVY = {"torch", "numpy", "PIL", "pydantic", "rich", "pydicom", "skimage", "mat
         ["denoise", "--help"],
         ["segment", "--help"],
         ["bench", "-h"],
+        ["prune", "--help"],
+        ["prune", "calibrate", "-h"],
         ["probe", "vit", "-h"],
         ["train", "-h"],
         ["train", "fsgnet", "-h"],
@@ -64,7 +66,8 @@ def test_importing_the_command_does_not_import_torch():
         [],
         *([command] for command in COMMANDS if command != "man"),
         *(["retrieve", verb] for verb in VERBS),
-        *([group, row] for group in ("train", "probe") for row in registry(group)),
+        ["prune", "calibrate"],
+        *([*group.split(), row] for group in ("train", "probe", "prune calibrate") for row in registry(group)),
     ],
     ids=lambda args: "-".join(["attn", *args]),
 )

@@ -1,0 +1,202 @@
+"""What `attn prune` can be told, as one frozen value that travels to the workers."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Collection, Mapping
+from dataclasses import dataclass, field, fields
+from typing import Annotated, Literal
+
+from ..bundles import Device, Dtype, Seed
+from ..catalogue import complete
+from ..options import Option, OptionError, check
+from . import METHODS
+
+Budget = float | int
+"""A share of the visual tokens (float), or their number (int)."""
+
+
+def parse_keep(text: str) -> Budget:
+    """``0.25``, ``25%`` or ``144`` as a share in (0, 1] or a number of tokens. Raises ``ValueError`` for the rest."""
+    words = text.strip()
+    try:
+        value = float(words.removesuffix("%"))
+    except ValueError:
+        value = math.nan
+    if not math.isfinite(value):
+        raise ValueError(f"{text!r} is neither a share such as 0.25 or 25%, nor a number of tokens such as 144.")
+    if words.endswith("%"):
+        return checked_keep(value / 100, text)
+    return checked_keep(int(value) if words.isdecimal() else value, text)
+
+
+def checked_keep(keep: Budget, shown: str) -> Budget:
+    """The budget itself. Raises ``ValueError`` for one that keeps nothing, or more than there is."""
+    if keep <= 0:
+        raise ValueError(f"{shown} keeps no token. Give a share above 0, such as 25%, or a number of tokens.")
+    if isinstance(keep, float) and keep > 1:
+        raise ValueError(f"{shown} keeps more tokens than there are. Give a share up to 100%, or a number of tokens.")
+    return keep
+
+
+def parse_names(text: str) -> tuple[str, ...]:
+    """``fastv,visionzip`` as names. Raises ``ValueError`` where there is none."""
+    names = tuple(dict.fromkeys(name for part in text.split(",") if (name := part.strip())))
+    if not names:
+        raise ValueError("name methods, separated by commas. `attn prune --list` shows all.")
+    return names
+
+
+def parse_setting(text: str) -> tuple[str, str, str]:
+    """``rows=code`` or ``sgl.rows=code`` as method ("" for the chosen one), setting and text."""
+    target, equals, value = text.partition("=")
+    method, dot, name = target.rpartition(".")
+    if not (equals and name and value) or (dot and not method):
+        raise ValueError(f"{text!r} is no setting. Use NAME=VALUE, or METHOD.NAME=VALUE.")
+    return method, name, value
+
+
+def by_method(settings: tuple[tuple[str, str, str], ...]) -> dict[str, dict[str, str]]:
+    """Method -> its settings; the last of two values counts."""
+    gathered: dict[str, dict[str, str]] = {}
+    for method, name, value in settings:
+        gathered.setdefault(method, {})[name] = value
+    return gathered
+
+
+@dataclass(frozen=True, slots=True)
+class ModelChoice:
+    """Which model is looked at.
+
+    Parameters
+    ----------
+    model : str
+        See ``attn.core.models.load``.
+    allow_download : bool
+    """
+
+    model: Annotated[
+        str,
+        Option(
+            "A folder of transformers with a vision-language model (LLaVA, LLaVA-NeXT, Qwen2-VL, Qwen2.5-VL, SmolVLM, "
+            "Idefics3, InternVL), or a Hugging Face id that is on this machine.",
+            metavar="DIR|ID",
+        ),
+    ] = "shapes"  # fmt: skip
+    allow_download: Annotated[bool, Option("Ask the Hugging Face hub for an id that is not here.")] = False
+
+    def __post_init__(self) -> None:
+        check(self)
+
+
+@dataclass(frozen=True, slots=True)
+class PruneOptions:
+    """Everything but where the batch runs.
+
+    Parameters
+    ----------
+    choice : ModelChoice
+    prompt : str or None
+        What is asked about every picture; a vision-language model needs it.
+    method : str
+        A name in ``METHODS``.
+    keep : float or int
+        See ``methods.base.Pruner``.
+    compare : tuple of str
+        Further methods to run beside ``method``, at its counted budget.
+    layer : int or None
+        Decoder layer in front of which tokens go; None: that of the method's paper, scaled to the model's depth.
+    positions : {"keep", "compact"}
+        Tokens keep their positions, or are numbered anew.
+    settings : mapping of str to mapping
+        Further settings of methods, as text; "" is the chosen one.
+    max_new_tokens : int
+        Length of an answer at most.
+    repeat : int
+        Timed runs; their median is reported.
+    device, dtype : str
+    seed : int
+        Of what a method draws.
+    """
+
+    choice: ModelChoice = field(default_factory=ModelChoice)
+    prompt: Annotated[
+        str | None, Option("What is asked about every picture; a vision-language model needs it.", metavar="TEXT")
+    ] = None
+    method: Annotated[str, Option("See --list.", short="-m", metavar="NAME[+debias]", complete=complete("prune"))] = (
+        "fastv"
+    )
+    keep: Annotated[
+        Budget,
+        Option(
+            "What stays of the visual tokens: a share, or how many.",
+            short="-k", metavar="0.25|25%|144", parse=parse_keep, text="25%",
+        ),
+    ] = 0.25  # fmt: skip
+    compare: Annotated[
+        tuple[str, ...],
+        Option(
+            "Further methods, separated by commas, side by side at the same counted budget: one table and "
+            "NAME.compare.png.",
+            metavar="NAMES", parse=parse_names,
+        ),
+    ] = ()  # fmt: skip
+    layer: Annotated[
+        int | None,
+        Option(
+            "Decoder layer in front of which tokens go, counted from 0; 0 is before the language model.",
+            metavar="N", least=0, shown="the paper's, scaled to the depth",
+        ),
+    ] = None  # fmt: skip
+    positions: Annotated[
+        Literal["keep", "compact"],
+        Option("Tokens that stay keep their positions, or are numbered anew.", metavar="keep|compact"),
+    ] = "keep"
+    settings: Annotated[
+        Mapping[str, Mapping[str, str]],
+        Option(
+            "Another setting of the method, or of one of --compare as METHOD.NAME=VALUE; repeatable.",
+            name="--set", metavar="NAME=VALUE", parse=parse_setting, repeatable=True, gather=by_method,
+        ),
+    ] = field(default_factory=dict)  # fmt: skip
+    max_new_tokens: Annotated[int, Option("Length of an answer, at most.", metavar="N", least=1, most=4096)] = 20
+    repeat: Annotated[int, Option("Timed runs; their median is reported.", metavar="N", least=1, most=1000)] = 3
+    device: Device = "auto"
+    dtype: Dtype = "float32"
+    seed: Seed = 77
+
+    def __post_init__(self) -> None:
+        check(self)
+        if not isinstance(self.keep, int | float) or isinstance(self.keep, bool):
+            raise OptionError(f"{{keep}}: {self.keep!r} is no share of the tokens and no number of them.")
+        try:
+            checked_keep(self.keep, str(self.keep))
+        except ValueError as error:
+            raise OptionError(f"{{keep}}: {error}") from None
+
+
+def check_read(options: PruneOptions, given: Collection[str] = ()) -> None:
+    """Refuse what was given and neither the chosen method nor one of the comparison reads.
+
+    The seed is no order: a method without anything random leaves it unread.
+
+    Parameters
+    ----------
+    options : PruneOptions
+    given : collection of str
+        Fields that were given whatever their value; others are taken for given where they differ from the default.
+
+    Raises
+    ------
+    OptionError
+    """
+    used = [text.partition("+")[0] for text in (options.method, *options.compare)]
+    read = {"seed"}.union(*(METHODS[name].options or () for name in used))
+    for name in (one.name for one in fields(options)):
+        readers = [method for method, row in METHODS.items() if name in (row.options or ())]
+        if not readers or name in read:
+            continue
+        if name in given or getattr(options, name) != getattr(PruneOptions(), name):
+            raise OptionError(
+                f"{{{name}}} works with {{method}} {' or '.join(readers)} only, not with {options.method}."
+            )
