@@ -1,0 +1,1 @@
+"""What pruning costs and keeps: fidelity, evidence, FLOPs, time, and the statistics of it."""
