@@ -35,3 +35,20 @@ METHODS = Registry(
 )
 """A row's home is a class derived from ``methods.base.Pruner``, a frozen dataclass; its fields are the method's
 settings, and those that the command line knows are the row's ``options``."""
+
+MODIFIERS = Registry(
+    "prune",
+    [
+        Method(
+            "debias",
+            home="attn.core.prune.debias.modifier:Debias",
+            summary="attention without the trend over positions (:pd) and without padding (:pas)",
+            paper="arXiv 2508.17807",
+            year=2026,
+            options=("sigma", "calibration", "pad_threshold", "every_stage", "fill"),
+            note="changes the scores of another method: fastv+debias",
+        ),
+    ],
+)
+"""What stands behind a method's name, as in ``fastv+debias``; see ``named``. A home is a class whose ``of(parts,
+settings)`` gives a ``methods.base.Modifier``; the names of its settings are the row's ``options``."""

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import dataclasses
 from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any
@@ -10,17 +9,19 @@ from typing import Any
 from torch import nn
 
 from ..errors import UsageError
-from . import METHODS
+from ..models.loaded import Loaded
 from .engine.hooks import Positions, pruned
+from .engine.prompts import Pictured
 from .engine.sites import site_of
 from .engine.trace import PruneTrace
 from .methods.base import Keep
+from .named import pruner_of
 
 
 @contextmanager
 def prune(
-    model: nn.Module, method: str = "fastv", keep: float | int = 0.25, *, positions: Positions = "keep",
-    **settings: Any,
+    model: nn.Module | Loaded, method: str = "fastv", keep: float | int = 0.25, *, positions: Positions = "keep",
+    pictures: Pictured | None = None, **settings: Any,
 ) -> Iterator[PruneTrace]:  # fmt: skip
     """Let a vision-language model run with fewer visual tokens.
 
@@ -29,16 +30,18 @@ def prune(
 
     Parameters
     ----------
-    model : Module
+    model : Module or Loaded
         Of transformers; see ``engine.sites.MODELS``. It is as it was after the block, also after an exception.
     method : str
-        A name of ``METHODS``.
+        A name of ``METHODS``, modifiers behind it: ``"fastv+debias"``; see ``named``.
     keep : float or int
         Share of each prompt's visual tokens that stays, in (0, 1]; or, as an int, their number.
     positions : {"keep", "compact"}
         Tokens keep their positions, or are numbered anew.
+    pictures : tuple of (tuple of Geometry) or None, optional
+        Of each prompt of the batch, where its visual tokens are in its pictures: what debiasing of padding needs.
     **settings
-        Of the method.
+        Of the method and its modifiers.
 
     Yields
     ------
@@ -49,13 +52,9 @@ def prune(
     UsageError
         If model, method, setting or budget cannot be used.
     """
-    cls = METHODS[method].resolve()
-    known = {field.name for field in dataclasses.fields(cls)}
-    for name in settings:
-        if name not in known:
-            raise UsageError(f"{method} has no setting {name!r}. It has {', '.join(sorted(known - {'modifiers'}))}.")
     site = site_of(model)
-    with pruned(model, cls(**settings).stages(site, keep_of(keep)), positions=positions, site=site) as trace:
+    stages = pruner_of(method, settings).stages(site, keep_of(keep))
+    with pruned(site.model, stages, positions=positions, site=site, pictures=pictures) as trace:
         yield trace
 
 

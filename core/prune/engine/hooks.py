@@ -18,9 +18,8 @@ from torch import Tensor, nn
 
 from ...errors import UsageError
 from ...models.family import Place, attention_places, norm_of
-from ...models.geometry import Geometry
 from .moment import Moment, PruneStage, TokenChoice
-from .prompts import Prompts, prompts_of
+from .prompts import Pictured, Prompts, prompts_of
 from .rows import LayerInput
 from .sites import VisionLanguageSite, site_of
 from .trace import Prefill, PruneTrace
@@ -76,7 +75,7 @@ class Rows:
 @contextmanager
 def pruned(
     model: nn.Module, stages: Sequence[PruneStage], *, positions: Positions = "keep",
-    site: VisionLanguageSite | None = None, pictures: tuple[Geometry | None, ...] | None = None,
+    site: VisionLanguageSite | None = None, pictures: Pictured | None = None,
 ) -> Iterator[PruneTrace]:  # fmt: skip
     """Take visual tokens out of every prompt that a model is given inside the block, its ``generate`` included.
 
@@ -89,7 +88,7 @@ def pruned(
         Tokens keep their positions, or are numbered anew.
     site : VisionLanguageSite, optional
         Of the model, where it is known.
-    pictures : tuple of Geometry or None, optional
+    pictures : tuple of (tuple of Geometry) or None, optional
         Of each prompt of the batch: see ``Prompts``.
 
     Yields
@@ -121,7 +120,7 @@ class _Run:
 
     def __init__(
         self, site: VisionLanguageSite, stages: Sequence[PruneStage], positions: Positions,
-        pictures: tuple[Geometry | None, ...] | None,
+        pictures: Pictured | None,
     ) -> None:  # fmt: skip
         self.site, self.positions, self.pictures, self.trace = site, positions, pictures, PruneTrace()
         self.stages = {stage.layer: stage for stage in stages}
@@ -170,7 +169,7 @@ class _Run:
             return
         _check_cache(call)
         self.prompts, self.length = prompts, ids.shape[1]
-        self.trace.prefills.append(Prefill(prompts.counts, self.length))
+        self.trace.prefills.append(Prefill(prompts.counts, self.length, notes=prompts.notes))
 
     def text(self, text: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> tuple[Any, Any] | None:
         """Before the language model: the choice in front of it, and its 2-D mask."""

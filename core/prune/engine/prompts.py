@@ -12,6 +12,9 @@ from torch import Tensor
 from ...models.geometry import Geometry
 from .sites import VisionLanguageSite
 
+Pictured = tuple[tuple[Geometry, ...] | None, ...]
+"""Of each prompt, the geometry of its pictures."""
+
 
 @dataclass(slots=True)
 class Prompts:
@@ -30,10 +33,13 @@ class Prompts:
         moved to.
     embeds : Tensor [B, N, D] or None
         Input of the first decoder layer; None before it is known.
-    pictures : tuple of Geometry or None, optional
-        Of each prompt, where its visual tokens are in the pictures that the user gave; None where nobody said.
+    pictures : tuple of (tuple of Geometry) or None, optional
+        Of each prompt, where its visual tokens are in the pictures that the user gave, picture by picture; tokens are
+        numbered through all of them. None where nobody said.
     cache : dict
         For pruners: what is found once for the batch.
+    notes : list of str
+        What the user must know of what a method did, or could not do.
     """
 
     site: VisionLanguageSite
@@ -42,8 +48,9 @@ class Prompts:
     valid: Tensor
     visual: tuple[Tensor, ...]
     embeds: Tensor | None = None
-    pictures: tuple[Geometry | None, ...] | None = None
+    pictures: Pictured | None = None
     cache: dict[str, Any] = field(default_factory=dict)
+    notes: list[str] = field(default_factory=list)
 
     @property
     def samples(self) -> int:
@@ -54,6 +61,11 @@ class Prompts:
         """Visual tokens of each prompt."""
         return tuple(len(positions) for positions in self.visual)
 
+    def note(self, text: str) -> None:
+        """Tell the user, once."""
+        if text not in self.notes:
+            self.notes.append(text)
+
     def text_after(self, sample: int) -> Tensor:
         """Positions behind the last visual token of a prompt: the text that has seen all of the picture, [R] int64."""
         visual = self.visual[sample]
@@ -62,9 +74,7 @@ class Prompts:
         return rows[self.valid[sample, start:]]
 
 
-def prompts_of(
-    site: VisionLanguageSite, inputs: Mapping[str, Any], pictures: tuple[Geometry | None, ...] | None = None
-) -> Prompts:
+def prompts_of(site: VisionLanguageSite, inputs: Mapping[str, Any], pictures: Pictured | None = None) -> Prompts:
     """The prompts that a model is called with, its visual tokens found by their ids."""
     ids: Tensor = inputs["input_ids"]
     mask = inputs.get("attention_mask")

@@ -9,6 +9,7 @@ from typing import Any
 from torch import nn
 
 from ...errors import UsageError
+from ...models.loaded import Loaded
 
 
 @dataclass(frozen=True, slots=True)
@@ -59,6 +60,8 @@ class VisionLanguageSite:
         Of the language model.
     tokens : tuple of int
         Ids that visual features replace.
+    fingerprint : str
+        Of the weights, as ``Loaded`` has it; empty where it is not known.
     """
 
     model: Any
@@ -67,13 +70,14 @@ class VisionLanguageSite:
     projector: Any
     layers: tuple[nn.Module, ...]
     tokens: tuple[int, ...]
+    fingerprint: str = ""
 
     @property
     def depth(self) -> int:
         return len(self.layers)
 
 
-def site_of(model: nn.Module) -> VisionLanguageSite:
+def site_of(given: nn.Module | Loaded) -> VisionLanguageSite:
     """Where the parts of a vision-language model are.
 
     Raises
@@ -81,6 +85,7 @@ def site_of(model: nn.Module) -> VisionLanguageSite:
     UsageError
         If its class is not in the table: names it, and what is supported.
     """
+    model: nn.Module = given.model if isinstance(given, Loaded) else given
     for cls in type(model).__mro__:
         if (parts := MODELS.get(cls.__name__)) is not None:
             break
@@ -91,7 +96,7 @@ def site_of(model: nn.Module) -> VisionLanguageSite:
     ids = tuple(getattr(config, field) for field in parts.tokens)
     return VisionLanguageSite(
         model, text, model.get_submodule(parts.tower), model.get_submodule(parts.projector),
-        tuple(text.layers), ids,
+        tuple(text.layers), ids, given.fingerprint if isinstance(given, Loaded) else "",
     )  # fmt: skip
 
 

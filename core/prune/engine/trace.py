@@ -25,6 +25,8 @@ class Prefill:
         Of each decoder layer, the visual tokens of each prompt that it saw.
     tokens : list of tuple of int
         The same of all tokens that are no padding.
+    notes : list of str
+        What the user must know of what the method did, or could not do: warnings of a report.
     """
 
     before: tuple[int, ...]
@@ -32,6 +34,7 @@ class Prefill:
     choices: dict[int, list[TokenChoice]] = field(default_factory=dict)
     visual: list[tuple[int, ...]] = field(default_factory=list)
     tokens: list[tuple[int, ...]] = field(default_factory=list)
+    notes: list[str] = field(default_factory=list)
 
     def kept(self, sample: int = 0) -> Tensor | None:
         """Numbers of the tokens that the last layer saw; None where nothing was chosen."""
@@ -51,3 +54,8 @@ class PruneTrace:
     @property
     def last(self) -> Prefill:
         return self.prefills[-1]
+
+    @property
+    def notes(self) -> tuple[str, ...]:
+        """Those of all calls, each once."""
+        return tuple(dict.fromkeys(note for prefill in self.prefills for note in prefill.notes))

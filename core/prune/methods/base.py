@@ -6,6 +6,7 @@ import math
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from typing import ClassVar
 
 import torch
 from torch import Tensor
@@ -14,7 +15,7 @@ from ..engine.moment import Moment, PruneStage, TokenChoice
 from ..engine.sites import VisionLanguageSite
 
 Modifier = Callable[[Moment, list[Tensor]], list[Tensor]]
-"""Scores of each prompt's visual tokens [n_b] to better ones; such as debiasing."""
+"""Scores of each prompt's visual tokens [n_b] to better ones; such as debiasing. -inf: a token must not be kept."""
 
 
 @dataclass(frozen=True)
@@ -24,8 +25,12 @@ class Pruner(ABC):
     Parameters
     ----------
     modifiers : sequence of Modifier
-        Applied in order to the scores of attention before tokens are chosen, at the first stage.
+        Applied in order to the scores of attention before tokens are chosen, at every stage: a modifier knows by itself
+        at which of them it acts. Only for methods that are ``attentive``.
     """
+
+    attentive: ClassVar[bool] = False
+    """Its scores are attention, and go through ``modified``."""
 
     modifiers: tuple[Modifier, ...] = ()
 
@@ -62,7 +67,7 @@ class Keep:
 
 
 def top(scores: Tensor, numbers: Tensor, count: int) -> TokenChoice:
-    """The ``count`` tokens with the largest scores, in order; the first of equal ones.
+    """The ``count`` tokens with the largest scores, in order; the first of equal ones, and none of score -inf.
 
     Parameters
     ----------
@@ -70,7 +75,7 @@ def top(scores: Tensor, numbers: Tensor, count: int) -> TokenChoice:
     numbers : Tensor of int64 [n]
     count : int
     """
-    order = torch.sort(scores, descending=True, stable=True).indices[:count]
+    order = torch.sort(scores, descending=True, stable=True).indices[: min(count, int((scores > -torch.inf).sum()))]
     return TokenChoice(numbers[order.sort().values], score=scores)
 
 

@@ -14,6 +14,8 @@ from .base import Keep, Pruner, top
 class FastV(Pruner):
     """The tokens that the last prompt token attends to most in the layer in front of ``layer``."""
 
+    attentive = True
+
     layer: int = 2
 
     def stages(self, site: VisionLanguageSite, keep: Keep) -> Sequence[PruneStage]:

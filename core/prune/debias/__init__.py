@@ -1,0 +1,1 @@
+"""Attention without the trend over positions and without padding, before tokens are chosen by it."""
