@@ -1,4 +1,4 @@
-"""Any source of questions about pictures: folders, tables and lists."""
+"""Any source of questions about pictures: folders, tables, lists, and scenes that are drawn."""
 
 from __future__ import annotations
 
@@ -11,6 +11,7 @@ import numpy as np
 from ...errors import InputError
 from ...io.photo.read import PHOTO_SUFFIXES
 from ...io.tables import is_saved
+from .drawn import drawn_samples, is_drawn
 from .rows import line_samples, table_samples
 from .samples import QuestionSample, QuestionSet, check_unique
 
@@ -25,21 +26,26 @@ def read_samples(source: str | Path, *, limit: int | None = None, seed: int = 0)
     ----------
     source : str or Path
         An image folder of ``datasets`` with ``metadata.jsonl``, a folder that ``datasets`` saved or one of parquet
-        files, a parquet file, or a JSONL file.
+        files, a parquet file, a JSONL file, or ``shapes[:TASK][:SEED]xN``: N drawn scenes.
     limit : int, optional
         That many samples, drawn at random; they stay in their order.
     seed : int
-        Of that draw.
+        Of that draw, and of drawn scenes that name none.
 
     Raises
     ------
     InputError
         If the source cannot be read, is none of these, or a row of it lacks picture or question: names row and column.
+    UsageError
+        For drawn scenes of an unknown task.
     """
     text = str(source)
     warnings: list[str] = []
-    samples = tuple(_rows(Path(source), warnings))
-    check_unique(text, samples)
+    if is_drawn(text):
+        samples = drawn_samples(text, seed)
+    else:
+        samples = tuple(_rows(Path(source), warnings))
+        check_unique(text, samples)
     if not samples:
         raise InputError(text, "has no row", "Name a data set with pictures and questions")
     if limit is not None and limit < len(samples):
@@ -59,7 +65,7 @@ def _rows(path: Path, warnings: list[str]) -> Iterator[QuestionSample]:
     if path.is_dir():
         return _folder(path, warnings)
     if not path.exists():
-        raise InputError(path, "does not exist", "Name a folder, a parquet or a JSONL file")
+        raise InputError(path, "does not exist", "Name a folder, a parquet or JSONL file, or shapesx100")
     if path.suffix.lower() == ".parquet":
         return table_samples(path)
     if path.name.lower().endswith((".jsonl", ".jsonl.gz", ".ndjson")):

@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from attn.core.errors import InputError
+from attn.core.errors import InputError, UsageError
 from attn.core.prune.data.read import read_samples
 
 
@@ -133,3 +133,19 @@ def test_faulty_sources(tmp_path: Path) -> None:
     (tmp_path / "set.parquet").write_bytes(b"PAR1 nothing PAR1")
     with pytest.raises(InputError, match="cannot be read as parquet"):
         read_samples(tmp_path / "set.parquet")
+
+
+def test_drawn_scenes() -> None:
+    found = read_samples("shapes:colour:3x4")
+    assert [sample.id for sample in found] == ["colour 1", "colour 2", "colour 3", "colour 4"]
+    assert found[0].question.startswith("what colour is the")
+    assert found[0].read().pixels.shape == (3, 96, 96)
+    assert found[0].boxes is not None
+    assert read_samples("shapes:colourx4", seed=3).fingerprint == found.fingerprint
+    assert read_samples("shapes:colourx4", seed=4).fingerprint != found.fingerprint
+    every = read_samples("shapesx8")
+    assert [sample.task for sample in every] == [
+        "colour", "colour", "exists", "exists", "count", "where", "relation", "digit"
+    ]  # fmt: skip
+    with pytest.raises(UsageError, match=r"no task named 'color'\. Did you mean colour\?"):
+        read_samples("shapes:colorx4")

@@ -1,0 +1,54 @@
+"""Scenes that are drawn: ``shapes[:TASK][:SEED]xN``."""
+
+from __future__ import annotations
+
+import re
+
+import numpy as np
+
+from ...errors import UsageError, did_you_mean
+from ..shapes.sets import evaluation_set
+from ..shapes.words import TASKS
+from .samples import QuestionSample
+
+_SPELT = re.compile(r"shapes(?::(?P<task>[a-z]+))?(?::(?P<seed>\d{1,9}))?x(?P<count>\d{1,7})")
+
+
+def is_drawn(source: str) -> bool:
+    """Whether a source names drawn scenes."""
+    return _SPELT.fullmatch(source) is not None
+
+
+def drawn_samples(source: str, seed: int) -> tuple[QuestionSample, ...]:
+    """N questions of a task, or of all tasks in equal parts; ``seed`` is that of sources that name none.
+
+    Raises
+    ------
+    UsageError
+        If there is no such task.
+    """
+    spelt = _SPELT.fullmatch(source)
+    assert spelt is not None
+    task, count = spelt["task"], int(spelt["count"])
+    if task is not None and task not in TASKS:
+        hint = did_you_mean(task, TASKS) or f"Known: {', '.join(TASKS)}."
+        raise UsageError(f"{source}: no task named {task!r}. {hint}")
+    tasks = (task,) if task else TASKS
+    parts = np.full(len(tasks), count // len(tasks))
+    parts[: count - parts.sum()] += 1
+    samples = []
+    for name, part in zip(tasks, parts.tolist(), strict=True):
+        drawn = evaluation_set(name, part, seed=int(spelt["seed"] or seed))
+        for number in range(part):
+            boxes = drawn.evidence_boxes(number)
+            samples.append(
+                QuestionSample(
+                    f"{name} {number + 1}",
+                    drawn.pictures[number],
+                    drawn.question(number),
+                    (drawn.answer_word(number),),
+                    name,
+                    np.array(boxes, np.float64) if boxes else None,
+                )  # fmt: skip
+            )
+    return tuple(samples)
