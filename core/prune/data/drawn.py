@@ -49,6 +49,6 @@ def drawn_samples(source: str, seed: int) -> tuple[QuestionSample, ...]:
                     (drawn.answer_word(number),),
                     name,
                     np.array(boxes, np.float64) if boxes else None,
-                )  # fmt: skip
+                )
             )
     return tuple(samples)
