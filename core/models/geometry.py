@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -58,17 +58,33 @@ class Geometry:
         How many of the prefix are registers, the last ones.
     tiles : tuple of PatchGrid
         Normally one; several where a model looks at parts of a picture, and at all of it.
+    suffix : int
+        Tokens behind the last patch: the end of a line, those of further pictures of the prompt.
     """
 
     size: tuple[int, int]
     prefix: int
     registers: int
     tiles: tuple[PatchGrid, ...]
+    suffix: int = 0
 
     @property
     def count(self) -> int:
         """Tokens in all."""
-        return max(tile.tokens.stop for tile in self.tiles)
+        return max(tile.tokens.stop for tile in self.tiles) + self.suffix
+
+    def of(self, size: tuple[int, int]) -> Geometry:
+        """The same in pixels of the whole picture, of which a reduced one was looked at; ``size`` is its (H, W)."""
+        down, across = size[0] / self.size[0], size[1] / self.size[1]
+        scale = (down, across, down, across)
+        boxes = [tuple(edge * factor for edge, factor in zip(tile.box, scale, strict=True)) for tile in self.tiles]
+        tiles = tuple(replace(tile, box=box) for tile, box in zip(self.tiles, boxes, strict=True))  # type: ignore[arg-type]
+        return replace(self, size=size, tiles=tiles)
+
+    def moved(self, before: int, after: int) -> Geometry:
+        """The same with further tokens in front of and behind all of these."""
+        tiles = tuple(replace(tile, start=tile.start + before) for tile in self.tiles)
+        return replace(self, prefix=self.prefix + before, tiles=tiles, suffix=self.suffix + after)
 
     def patches(self) -> Tensor:
         """The tokens that are somewhere in the picture, [N] int64, ascending."""
@@ -97,6 +113,28 @@ class Geometry:
     def positions(self) -> Tensor:
         """Middles of the patches in pixels of the picture, (y, x), [N, 2] float64, in the order of ``patches``."""
         return torch.cat([_middles(tile.grid, tile.box) for tile in self.tiles])
+
+    def boxes(self) -> Tensor:
+        """What each patch covers of the picture, in pixels: (top, left, bottom, right), [N, 4] float64, in the order of
+        ``patches``; beyond the picture's edges where it was padded."""
+        middles = self.positions()
+        halves = []
+        for tile in self.tiles:
+            half = torch.tensor(
+                [(tile.box[axis + 2] - tile.box[axis]) / tile.grid[axis] / 2 for axis in range(2)], dtype=torch.float64
+            )
+            halves.append(half.expand(len(tile.tokens), 2))
+        half = torch.cat(halves)
+        return torch.cat([middles - half, middles + half], 1)
+
+    def padding(self) -> Tensor:
+        """Which share of each patch lies beyond the picture's edges, [N] float64, in the order of ``patches``."""
+        boxes = self.boxes()
+        edge = torch.tensor(self.size, dtype=torch.float64)
+        low, high = boxes[:, :2], boxes[:, 2:]
+        inside = (high.minimum(edge) - low.clamp(min=0)).clamp(min=0).prod(1)
+        share = 1 - inside / (high - low).prod(1)
+        return torch.where(share < 1e-9, 0.0, share)  # no rounding where a patch ends at the edge
 
     def grid_positions(self) -> Tensor:
         """Row and column of the patches of the only tile, [N, 2] float64. Raises ``ValueError`` for several."""
@@ -202,6 +240,17 @@ def tiled(
     return Geometry(size, start, 0, tiles)
 
 
+def class_tokens(family: str) -> int:
+    """Class and distillation tokens in front of the patches of a tower. Raises ``UsageError`` for an unknown one."""
+    if family not in _PREFIX:
+        raise UsageError(f"where the tokens of {family} are in a picture is not known. Known: {_known()}.")
+    return _PREFIX[family]
+
+
+def _known() -> str:
+    return ", ".join(sorted([*_PREFIX, *_REGISTERS, "timm", "open_clip"]))
+
+
 def _layout(model: Any) -> tuple[int, int, tuple[int, int]]:
     """Tokens in front of the patches, registers among them, and the size of a patch."""
     if hasattr(model, "num_prefix_tokens") and hasattr(model, "patch_embed"):  # timm
@@ -217,12 +266,7 @@ def _layout(model: Any) -> tuple[int, int, tuple[int, int]]:
     if family in _REGISTERS:
         registers = int(config.num_register_tokens)  # type: ignore[union-attr]
         return _REGISTERS[family] + registers, registers, _pair(config.patch_size)  # type: ignore[union-attr]
-    if family not in _PREFIX:
-        known = ", ".join(sorted([*_PREFIX, *_REGISTERS]))
-        raise UsageError(
-            f"where the tokens of {family} are in a picture is not known. Known: {known}, timm, open_clip."
-        )
-    return _PREFIX[family], 0, _pair(config.patch_size)  # type: ignore[union-attr]
+    return class_tokens(family), 0, _pair(config.patch_size)  # type: ignore[union-attr]
 
 
 def _pair(size: Any) -> tuple[int, int]:

@@ -18,6 +18,7 @@ from ..text import reason_of
 _ENCODERS = {"t5": "T5EncoderModel", "mt5": "MT5EncoderModel", "umt5": "UMT5EncoderModel"}
 _OFFSET = ("roberta", "xlm-roberta", "camembert", "mpnet")  # their positions start behind the padding index
 _VOCABULARIES = ("tokenizer.json", "vocab.*", "*.model", "*.tiktoken")
+_PROCESSORS = {"SmolVLMProcessor": "Idefics3Processor"}  # the same prompts; the former needs num2words, for videos
 _UNUSED = re.compile(r"(^|\.)pooler\.")  # a head that pooling replaces; checkpoints often come without it
 
 
@@ -31,7 +32,7 @@ def transformers() -> Any:
 
 
 @contextmanager
-def _quiet() -> Iterator[None]:
+def quiet() -> Iterator[None]:
     """Neither network, progress bars nor load reports of transformers; what matters in them becomes an error here."""
     logging = transformers().utils.logging
     level, bars = logging.get_verbosity(), logging.is_progress_bar_enabled()
@@ -49,7 +50,7 @@ def _quiet() -> Iterator[None]:
 def load_config(folder: Path) -> Any:
     """Configuration of a folder. Raises ``UsageError`` where there is none that transformers knows."""
     try:
-        with _quiet():
+        with quiet():
             return transformers().AutoConfig.from_pretrained(folder, local_files_only=True)
     except (OSError, ValueError, KeyError) as error:
         raise OptionError(
@@ -66,7 +67,7 @@ def load_class(folder: Path, name: str, dtype: torch.dtype, device: torch.device
         If the weights cannot be read, or some are missing (transformers would invent them).
     """
     try:
-        with _quiet():
+        with quiet():
             model, report = getattr(transformers(), name).from_pretrained(
                 folder, dtype=dtype, local_files_only=True, output_loading_info=True
             )
@@ -91,7 +92,7 @@ def load_tokeniser(folder: Path) -> Any:
             f"{{model}}: {folder} holds no tokeniser (tokenizer.json, vocab.txt, vocab.json or a .model)."
         )
     try:
-        with _quiet():
+        with quiet():
             tokeniser = transformers().AutoTokenizer.from_pretrained(folder, local_files_only=True)
             tokeniser("a")  # what is wrong with its settings shows when it is used
             return tokeniser
@@ -104,13 +105,27 @@ def has_class(config: Any, name: str) -> bool:
     return type(config) in getattr(transformers(), name)._model_mapping
 
 
-def load_processor(folder: Path) -> Any:
-    """What turns prompts with pictures into a model's input. Raises ``UsageError`` where it cannot be read."""
+def load_processor(folder: Path, config: Any) -> Any:
+    """What turns prompts with pictures into the input of a model of ``config``, by the same code on every machine.
+
+    Raises ``UsageError`` where it cannot be read.
+    """
+    package = transformers()
+    tokeniser = load_tokeniser(folder)
     try:
-        with _quiet():
-            return transformers().AutoProcessor.from_pretrained(folder, local_files_only=True)
+        with quiet():
+            images = package.AutoImageProcessor.from_pretrained(folder, local_files_only=True, backend="pil")
+            settings, _ = package.ProcessorMixin.get_processor_dict(folder, local_files_only=True)
+            name = settings.get("processor_class") or package.PROCESSOR_MAPPING[type(config)].__name__
+            cls = for_pictures(getattr(package, _PROCESSORS.get(name, name)))
+            return cls.from_args_and_dict([images, tokeniser], settings)
     except Exception as error:  # of any kind: missing files, missing packages
         raise OptionError(f"{{model}}: the processor of {folder} cannot be loaded ({reason_of(error)}).") from None
+
+
+def for_pictures(cls: Any) -> Any:
+    """A class of processors without its part for videos, which would need torchvision."""
+    return type(cls.__name__, (cls,), {"get_attributes": classmethod(lambda _: ["image_processor", "tokenizer"])})
 
 
 def positions(config: Any, tokeniser: Any) -> int | None:

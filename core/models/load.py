@@ -181,7 +181,7 @@ def _transformers(folder: Path, task: Task, device: torch.device, dtype: torch.d
     images = None
     if task in ("vision", "image-text"):
         images = ImagePreparation.of_transformers(read_json(folder / _PREPROCESSOR))
-    joint = hf.load_processor(folder) if task == "vision-language" else None
+    joint = hf.load_processor(folder, config) if task == "vision-language" else None
     return Loaded(model, Processor(tokeniser, images, joint), family, fingerprint(weight_files(folder)))
 
 

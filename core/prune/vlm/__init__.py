@@ -1,0 +1,1 @@
+"""How a picture and a question become the input of a vision-language model."""

@@ -1,0 +1,238 @@
+"""Pictures and a question to what a vision-language model takes, and its answer."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import torch
+from PIL import Image
+from torch import Tensor
+from torch.nn import functional as F
+
+from ...errors import UsageError
+from ...memory import FIX, budget
+from ...models.geometry import Geometry
+from ...models.hf import quiet
+from ...models.loaded import Loaded
+from ...models.pictures import ColourPicture
+from ...models.tokens import vocabulary
+from ...models.visual import resized, shown, visual_geometry
+from ...options import OptionError
+from ...sizes import show_bytes
+from ...text import reason_of
+from ..engine.sites import site_of
+from .template import templated
+from .video import video_inputs
+
+_ROWS = ("input_ids", "attention_mask", "mm_token_type_ids")
+"""Inputs with a row for each token, [1, N]."""
+
+
+@dataclass(frozen=True, slots=True)
+class PreparedPrompt:
+    """One question about one or several pictures.
+
+    Parameters
+    ----------
+    inputs : dict of Tensor
+        What the model takes: ``input_ids`` [1, N], ``attention_mask``, ``pixel_values``, …; on its device.
+    pictures : tuple of Geometry
+        Of each picture, in pixels of the user's file. Visual tokens are numbered through all pictures, and ``count``
+        of each is that of the prompt.
+    prompt : str
+        The question with the template around it; each picture is one token in it.
+    warnings : tuple of str
+    """
+
+    inputs: dict[str, Tensor]
+    pictures: tuple[Geometry, ...]
+    prompt: str
+    warnings: tuple[str, ...] = ()
+
+    @property
+    def tokens(self) -> int:
+        """Visual tokens."""
+        return self.pictures[0].count
+
+
+@dataclass(frozen=True, slots=True)
+class PreparedBatch:
+    """Several questions side by side; shorter ones have padding in front.
+
+    Parameters
+    ----------
+    inputs : dict of Tensor
+        ``input_ids`` [B, N], …
+    pictures : tuple of tuple of Geometry
+        Of each question.
+    """
+
+    inputs: dict[str, Tensor]
+    pictures: tuple[tuple[Geometry, ...], ...]
+
+
+@dataclass(frozen=True, slots=True)
+class Answer:
+    """What a model says.
+
+    Parameters
+    ----------
+    text : str
+        Without special tokens, stripped.
+    ids : Tensor of int64 [G]
+        Chosen one by one, each the most probable; the one that ends the answer included.
+    logits : Tensor [V], float32
+        Behind the last token of the prompt.
+    log_probabilities : Tensor [G], float32
+        Of ``ids``, in nats.
+    """
+
+    text: str
+    ids: Tensor
+    logits: Tensor
+    log_probabilities: Tensor
+
+
+def prepare(loaded: Loaded, pictures: Sequence[ColourPicture], prompt: str, *, video: bool = False) -> PreparedPrompt:
+    """A question about pictures as the input of a vision-language model.
+
+    Parameters
+    ----------
+    loaded : Loaded
+        Of ``load_model(name, "vision-language")``.
+    pictures : sequence of ColourPicture
+        In front of the question, in this order.
+    prompt : str
+        The question.
+    video : bool
+        They are frames of one video, at even distances: Qwen2-VL and Qwen2.5-VL alone take one. Two frames share their
+        tokens; each frame has its own ``Geometry`` all the same.
+
+    Raises
+    ------
+    UsageError
+        If the class is unknown, a picture is empty or cannot be prepared (Qwen2-VL refuses sides of more than 200 to
+        1), it would take too much memory, or processor and model are not of one piece.
+    """
+    site, processor = site_of(loaded.model), loaded.processor.joint
+    if not pictures:
+        raise UsageError("a question needs a picture.")
+    photos = [_photo(picture) for picture in pictures]
+    sizes = [(photo.height, photo.width) for photo in photos]
+    marks = [processor.video_token] if video else [processor.image_token] * len(photos)
+    text, warnings = templated(loaded.family, processor, marks, prompt)
+    special = not _starts(text, processor.tokenizer)
+    try:
+        with quiet():
+            if video:
+                data, places = video_inputs(loaded, photos, text, special)
+            else:
+                _check_pixels(processor.image_processor, sizes)
+                data = processor(images=photos, text=text, return_tensors="pt", add_special_tokens=special)
+                places = visual_geometry(loaded.model, processor.image_processor, data, sizes)
+    except UsageError as error:
+        raise UsageError(f"{loaded.family}: {error}") from None
+    except Exception as error:  # of any kind: each processor refuses in its own words
+        listed = ", ".join(f"{h} x {w}" for h, w in sizes)
+        raise UsageError(f"{loaded.family} takes no picture of {listed} pixels ({reason_of(error)}).") from None
+    ids = data["input_ids"]
+    found = int(torch.isin(ids, torch.tensor(site.tokens)).sum())
+    if found != places[0].count or int(ids.max()) >= vocabulary(loaded.model):
+        raise OptionError(
+            f"{{model}}: processor and model are not of one piece: {found} tokens for pictures in the prompt, "
+            f"{places[0].count} features, ids up to {int(ids.max())} of {vocabulary(loaded.model)}. Copy its folder "
+            "again."
+        )
+    warnings += [warning for picture in pictures for warning in picture.warnings]
+    warnings += [
+        f"the model sees {shown(place):.0%} of the picture; the rest is cut off by its processor"
+        for place in places
+        if shown(place) < 0.995
+    ]
+    inputs = {name: _placed(value, loaded.model) for name, value in data.items()}
+    own = tuple(place.of(picture.size) for place, picture in zip(places, pictures, strict=True))
+    return PreparedPrompt(inputs, own, text, tuple(dict.fromkeys(warnings)))
+
+
+def batch(loaded: Loaded, prepared: Sequence[PreparedPrompt]) -> PreparedBatch:
+    """Questions side by side, padding in front of shorter ones."""
+    pad = loaded.processor.joint.tokenizer.pad_token_id
+    inputs: dict[str, Tensor] = {}
+    for name in prepared[0].inputs:
+        values = [each.inputs[name] for each in prepared]
+        if name in _ROWS:
+            fill = (pad or 0) if name == "input_ids" else 0  # behind a mask any id does
+            longest = max(value.shape[1] for value in values)
+            values = [F.pad(value, (longest - value.shape[1], 0), value=fill) for value in values]
+        elif name == "pixel_attention_mask" or values[0].ndim == 5:  # [pictures or 1, tiles, ...]
+            most = max(value.shape[1] for value in values)
+            values = [_more_tiles(value, most) for value in values]  # missing tiles are zeros: models leave them out
+        inputs[name] = torch.cat(values)
+    return PreparedBatch(inputs, tuple(each.pictures for each in prepared))
+
+
+def answer(loaded: Loaded, prepared: PreparedPrompt, *, max_new_tokens: int) -> Answer:
+    """The answer to one question, token by token the most probable one: no sampling, no penalties."""
+    return answers(loaded, batch(loaded, [prepared]), max_new_tokens=max_new_tokens)[0]
+
+
+@torch.no_grad()
+def answers(loaded: Loaded, questions: PreparedBatch, *, max_new_tokens: int) -> tuple[Answer, ...]:
+    """``answer`` of each of a batch."""
+    model, tokeniser = loaded.model, loaded.processor.joint.tokenizer
+    with quiet():
+        out: Any = model.generate(
+            **questions.inputs, max_new_tokens=max_new_tokens, do_sample=False, num_beams=1, repetition_penalty=1.0,
+            no_repeat_ngram_size=0, return_dict_in_generate=True, output_logits=True,
+        )  # fmt: skip
+    length = questions.inputs["input_ids"].shape[1]
+    logits = torch.stack(out.logits, 1).float()  # [B, G, V]
+    ends = model.generation_config.eos_token_id
+    ends = torch.tensor([ends] if isinstance(ends, int) else ends or [], device=logits.device)
+    result = []
+    for ids, steps in zip(out.sequences[:, length:], logits, strict=True):
+        over = torch.isin(ids, ends).nonzero().flatten()
+        ids = ids[: int(over[0]) + 1] if len(over) else ids
+        chosen = steps[: len(ids)].log_softmax(-1).gather(1, ids[:, None])[:, 0]
+        text = tokeniser.decode(ids, skip_special_tokens=True).strip()
+        result.append(Answer(text, ids, steps[0], chosen))
+    return tuple(result)
+
+
+def _photo(picture: ColourPicture) -> Image.Image:
+    """As processors take it: 8 bits a channel. Raises ``UsageError`` where there is nothing to see."""
+    pixels = picture.pixels
+    if pixels.ndim != 3 or pixels.shape[0] != 3 or 0 in pixels.shape:
+        raise UsageError(f"a picture is [3, H, W] with one pixel at least, this one is {list(pixels.shape)}.")
+    if not np.isfinite(pixels).all():
+        raise UsageError("a picture has pixels that are no numbers.")
+    return Image.fromarray(np.rint(pixels.transpose(1, 2, 0).clip(0, 1) * 255).astype(np.uint8))
+
+
+def _starts(text: str, tokeniser: Any) -> bool:
+    """The template has written the token that begins a text."""
+    return bool(tokeniser.bos_token) and text.startswith(tokeniser.bos_token)
+
+
+def _check_pixels(images: Any, sizes: Sequence[tuple[int, int]]) -> None:
+    """Refuse a picture whose shorter side would be resized to that of the model, and so the longer one without end."""
+    if "shortest_edge" not in images.size or "longest_edge" in images.size or not getattr(images, "do_center_crop", 0):
+        return
+    need = max(3 * 9 * h * w for h, w in (resized(images, size) for size in sizes))  # bytes, and the same as float64
+    if need > budget():
+        raise UsageError(
+            f"a picture of {sizes[0][0]} x {sizes[0][1]} pixels takes {show_bytes(need)} when it is resized, more than "
+            f"the budget of {show_bytes(budget())}. {FIX}."
+        )
+
+
+def _placed(value: Tensor, model: Any) -> Tensor:
+    return value.to(model.device, model.dtype) if value.is_floating_point() else value.to(model.device)
+
+
+def _more_tiles(value: Tensor, count: int) -> Tensor:
+    """[pictures, tiles, ...] with zeros behind."""
+    return torch.cat([value, value.new_zeros(len(value), count - value.shape[1], *value.shape[2:])], 1)
