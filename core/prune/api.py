@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any
 
@@ -21,7 +21,7 @@ from .named import pruner_of
 @contextmanager
 def prune(
     model: nn.Module | Loaded, method: str = "fastv", keep: float | int = 0.25, *, positions: Positions = "keep",
-    pictures: Pictured | None = None, **settings: Any,
+    pictures: Pictured | None = None, ids: Sequence[str] | None = None, **settings: Any,
 ) -> Iterator[PruneTrace]:  # fmt: skip
     """Let a vision-language model run with fewer visual tokens.
 
@@ -35,11 +35,15 @@ def prune(
     method : str
         A name of ``METHODS``, modifiers behind it: ``"fastv+debias"``; see ``named``.
     keep : float or int
-        Share of each prompt's visual tokens that stays, in (0, 1]; or, as an int, their number.
+        Share of each prompt's visual tokens that is left, averaged over the decoder layers behind the method's first
+        choice, in (0, 1]; or, as an int, their number.
     positions : {"keep", "compact"}
         Tokens keep their positions, or are numbered anew.
     pictures : tuple of (tuple of Geometry) or None, optional
         Of each prompt of the batch, where its visual tokens are in its pictures: what debiasing of padding needs.
+    ids : sequence of str, optional
+        A name of each prompt of the batch, by which what is random is drawn: a prompt gets the same in any batch.
+        Default: prompts are numbered through the block.
     **settings
         Of the method and its modifiers.
 
@@ -54,7 +58,7 @@ def prune(
     """
     site = site_of(model)
     stages = pruner_of(method, settings).stages(site, keep_of(keep))
-    with pruned(site.model, stages, positions=positions, site=site, pictures=pictures) as trace:
+    with pruned(site.model, stages, positions=positions, site=site, pictures=pictures, ids=ids) as trace:
         yield trace
 
 

@@ -44,7 +44,7 @@ def test_fastv_in_llava(kernel: str) -> None:
     model.load_state_dict({name[2:]: value for name, value in v.items() if name.startswith("p.")})
     model.set_attn_implementation(kernel)
     inputs = {"input_ids": v["input_ids"], "pixel_values": v["in.pixel_values"]}
-    with prune(model, "fastv", keep=0.5) as trace:
+    with prune(model, "fastv", keep=0.5, layer=2) as trace:
         logits = model(**inputs).logits
         generated = model.generate(**inputs, max_new_tokens=4, do_sample=False)
     torch.testing.assert_close(logits, v["logits_pruned"], atol=TOLERANCE, rtol=0)

@@ -22,7 +22,9 @@ from .moment import Moment, PruneStage, TokenChoice
 from .prompts import Pictured, Prompts, prompts_of
 from .rows import LayerInput
 from .sites import VisionLanguageSite, site_of
+from .tower import Tower
 from .trace import Prefill, PruneTrace
+from .watch import TowerWatch
 
 Positions = Literal["keep", "compact"]
 _CACHES = ("cache", "past_key_values")
@@ -75,7 +77,7 @@ class Rows:
 @contextmanager
 def pruned(
     model: nn.Module, stages: Sequence[PruneStage], *, positions: Positions = "keep",
-    site: VisionLanguageSite | None = None, pictures: Pictured | None = None,
+    site: VisionLanguageSite | None = None, pictures: Pictured | None = None, ids: Sequence[str] | None = None,
 ) -> Iterator[PruneTrace]:  # fmt: skip
     """Take visual tokens out of every prompt that a model is given inside the block, its ``generate`` included.
 
@@ -90,6 +92,9 @@ def pruned(
         Of the model, where it is known.
     pictures : tuple of (tuple of Geometry) or None, optional
         Of each prompt of the batch: see ``Prompts``.
+    ids : sequence of str, optional
+        A name of each prompt of the batch, by which what is random is drawn, so that a prompt gets the same in any
+        batch. Default: prompts are numbered through the block.
 
     Yields
     ------
@@ -108,7 +113,7 @@ def pruned(
     for stage in stages:
         if not 0 <= stage.layer < site.depth:
             raise UsageError(f"layer {stage.layer}: {type(model).__name__} has decoder layers 0 to {site.depth - 1}.")
-    run = _Run(site, sorted(stages, key=lambda stage: stage.layer), positions, pictures)
+    run = _Run(site, sorted(stages, key=lambda stage: stage.layer), positions, pictures, ids)
     with ExitStack() as stack:
         for handle in run.hooks():
             stack.callback(handle.remove)
@@ -120,8 +125,11 @@ class _Run:
 
     def __init__(
         self, site: VisionLanguageSite, stages: Sequence[PruneStage], positions: Positions,
-        pictures: Pictured | None,
+        pictures: Pictured | None, ids: Sequence[str] | None,
     ) -> None:  # fmt: skip
+        self.ids, self.seen = ids, 0
+        layers = [stage.tower for stage in stages if stage.tower is not None]
+        self.watch = TowerWatch(site, [layer for some in layers for layer in some]) if layers else None
         self.site, self.positions, self.pictures, self.trace = site, positions, pictures, PruneTrace()
         self.stages = {stage.layer: stage for stage in stages}
         if len(self.stages) != len(stages):
@@ -144,6 +152,8 @@ class _Run:
                     raise UsageError("layer 0: there is no layer in front of it whose attention could be looked at.")
                 module = self.places[stage.layer - 1].module
                 yield module.register_forward_pre_hook(partial(self.attention, stage.layer - 1), with_kwargs=True)
+        if self.watch is not None:
+            yield from self.watch.hooks()
 
     # -- hooks, in the order in which they are called
 
@@ -168,6 +178,7 @@ class _Run:
         if not any(prompts.counts):
             return
         _check_cache(call)
+        prompts.ids, prompts.compact = self._names(len(ids)), self.positions == "compact"
         self.prompts, self.length = prompts, ids.shape[1]
         self.trace.prefills.append(Prefill(prompts.counts, self.length, notes=prompts.notes))
 
@@ -189,6 +200,8 @@ class _Run:
         prompts = self.prompts
         embeds: Tensor = kwargs["inputs_embeds"]
         prompts.embeds = embeds
+        if self.watch is not None:
+            prompts.tower = Tower(self.site, self.watch.taken(), prompts.input_ids)
         batch, length = embeds.shape[:2]
         steps = torch.arange(length, device=embeds.device)
         numbers = tuple(torch.arange(count, device=embeds.device) for count in prompts.counts)
@@ -260,6 +273,15 @@ class _Run:
         if stage.layer == 0:
             self.left[0] = self.rows
         return index, hidden
+
+    def _names(self, prompts: int) -> tuple[str, ...]:
+        """Of the prompts of a batch."""
+        first, self.seen = self.seen, self.seen + prompts
+        if self.ids is None:
+            return tuple(str(first + number) for number in range(prompts))
+        if len(self.ids) != prompts:
+            raise UsageError(f"ids: {len(self.ids)} names for {prompts} prompts.")
+        return tuple(self.ids)
 
     def _record(self, number: int) -> None:
         assert self.rows is not None

@@ -104,8 +104,12 @@ class PruneStage:
         One for each prompt.
     attention : sequence of "previous", "next"
         Layers whose rows of attention ``choose`` looks at.
+    tower : sequence of int, optional
+        Layers of the image tower, from 0, that ``choose`` looks at through ``moment.prompts.tower``; empty: only where
+        the tokens come from.
     """
 
     layer: int
     choose: Callable[[Moment], list[TokenChoice]]
     attention: tuple[str, ...] = ()
+    tower: tuple[int, ...] | None = None

@@ -11,6 +11,7 @@ from torch import Tensor
 
 from ...models.geometry import Geometry
 from .sites import VisionLanguageSite
+from .tower import Tower
 
 Pictured = tuple[tuple[Geometry, ...] | None, ...]
 """Of each prompt, the geometry of its pictures."""
@@ -36,6 +37,12 @@ class Prompts:
     pictures : tuple of (tuple of Geometry) or None, optional
         Of each prompt, where its visual tokens are in the pictures that the user gave, picture by picture; tokens are
         numbered through all of them. None where nobody said.
+    ids : tuple of str
+        A name of each prompt, for what is drawn at random.
+    compact : bool
+        Tokens that are left are numbered anew.
+    tower : Tower or None
+        What the image tower made of the pictures, where a stage asked for it.
     cache : dict
         For pruners: what is found once for the batch.
     notes : list of str
@@ -49,6 +56,9 @@ class Prompts:
     visual: tuple[Tensor, ...]
     embeds: Tensor | None = None
     pictures: Pictured | None = None
+    ids: tuple[str, ...] = ()
+    compact: bool = False
+    tower: Tower | None = None
     cache: dict[str, Any] = field(default_factory=dict)
     notes: list[str] = field(default_factory=list)
 

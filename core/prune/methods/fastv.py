@@ -7,16 +7,22 @@ from dataclasses import dataclass
 
 from ..engine.moment import Moment, PruneStage, TokenChoice
 from ..engine.sites import VisionLanguageSite
-from .base import Keep, Pruner, top
+from .base import Keep, Pruner, layer_of, top
 
 
 @dataclass(frozen=True)
 class FastV(Pruner):
-    """The tokens that the last prompt token attends to most in the layer in front of ``layer``."""
+    """The tokens that the last prompt token attends to most in the layer in front of ``layer``.
+
+    Parameters
+    ----------
+    layer : int, optional
+        Default: the third of 32 layers, or what that is in a model of another depth.
+    """
 
     attentive = True
 
-    layer: int = 2
+    layer: int | None = None
 
     def stages(self, site: VisionLanguageSite, keep: Keep) -> Sequence[PruneStage]:
         def choose(moment: Moment) -> list[TokenChoice]:
@@ -27,4 +33,4 @@ class FastV(Pruner):
                 for score, numbers, before in zip(scores, moment.numbers, moment.prompts.counts, strict=True)
             ]
 
-        return [PruneStage(self.layer, choose, attention=("previous",))]
+        return [PruneStage(layer_of(2, site.depth, self.layer), choose, attention=("previous",))]

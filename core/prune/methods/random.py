@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -14,7 +15,7 @@ from .base import Keep, Pruner
 
 @dataclass(frozen=True)
 class Random(Pruner):
-    """``keep`` distinct tokens from a generator seeded by ``seed`` and the number of the prompt in the batch."""
+    """Distinct tokens from a generator seeded by ``seed`` and the name of the prompt, whatever batch it is in."""
 
     layer: int | None = None
     seed: int = 0
@@ -23,7 +24,9 @@ class Random(Pruner):
         def choose(moment: Moment) -> list[TokenChoice]:
             choices = []
             for sample, numbers in enumerate(moment.numbers):
-                generator = torch.Generator().manual_seed(self.seed * 1_000_003 + sample)
+                name = f"{self.seed} {moment.prompts.ids[sample]}".encode()
+                seed = int.from_bytes(hashlib.blake2b(name, digest_size=7).digest(), "little")
+                generator = torch.Generator().manual_seed(seed)
                 order = torch.randperm(len(numbers), generator=generator).to(numbers.device)
                 choices.append(TokenChoice(numbers[order[: keep.of(moment.prompts.counts[sample])]].sort().values))
             return choices
