@@ -1,0 +1,55 @@
+"""One picture with a question, before and after pruning: what the model says, and what it costs."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+from .api import keep_of
+from .engine.hooks import pruned
+from .engine.sites import VisionLanguageSite, site_of
+from .engine.trace import Prefill
+from .vlm.ask import Answer, Prepared, answer
+
+if TYPE_CHECKING:
+    from ..models.loaded import Loaded
+    from .engine.hooks import Positions
+    from .methods.base import Keep, Pruner
+
+
+@dataclass(frozen=True, slots=True)
+class Question:
+    """A prepared question, and what the whole model says to it.
+
+    Parameters
+    ----------
+    loaded : Loaded
+    site : VisionLanguageSite
+    prepared : Prepared
+    plain : Answer
+    longest : int
+        Tokens of an answer, at most.
+    """
+
+    loaded: Loaded
+    site: VisionLanguageSite
+    prepared: Prepared
+    plain: Answer
+    longest: int
+
+    def pruned(self, pruner: Pruner, keep: Keep, positions: Positions) -> Pruned:
+        """What it says with fewer visual tokens."""
+        stages = pruner.stages(self.site, keep)
+        with pruned(
+            self.loaded.model, stages, positions=positions, site=self.site, pictures=(self.prepared.pictures,)
+        ) as trace:
+            said = answer(self.loaded, self.prepared, max_new_tokens=self.longest)
+        return Pruned(said, trace.last)
+
+
+@dataclass(frozen=True, slots=True)
+class Pruned:
+    """What a method left, and what the model says then."""
+
+    answer: Answer
+    prefill: Prefill
