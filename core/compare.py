@@ -21,10 +21,11 @@ NAME = "comparison"
 
 @dataclass(frozen=True, slots=True)
 class Compared:
-    """What one method came to: its name for people, its numbers, and a picture [H, W]."""
+    """What one method came to: its name for people, its numbers and words, and a picture [H, W] or, in colour,
+    [H, W, 3] uint8."""
 
     label: str
-    values: Mapping[str, float]
+    values: Mapping[str, float | str]
     picture: NDArray[Any]
 
 
@@ -36,7 +37,7 @@ class Comparison:
     ----------
     rows : tuple of mapping
         ``method`` and its numbers, or ``method`` and a ``note`` that says why it has none.
-    pictures : mapping of str to ndarray, shape (H, W)
+    pictures : mapping of str to ndarray, shape (H, W), or (H, W, 3) uint8
         In the order in which they are drawn.
     captions : mapping of str to str
         Second lines below their names; none: no second line.
@@ -55,9 +56,11 @@ class Comparison:
         return Table(NAME, self.rows, detail=True)
 
     def draw(self, path: str | PathLike[str], **looks: Any) -> None:
-        """Write the figure; ``looks`` are those of ``report.figure.comparison``."""
-        from .report.figure import comparison
+        """Write the figure; ``looks`` are those of ``report.figure.comparison``, or, in colour, ``picture_sheet``."""
+        from .report.figure import comparison, picture_sheet
 
+        if all(picture.ndim == 3 for picture in self.pictures.values()):
+            return picture_sheet(self.pictures, path, captions=self.captions, **looks)
         comparison(self.pictures, path, reference=self.reference, captions=self.captions, **looks)
 
 
@@ -94,7 +97,8 @@ def side_by_side(
 def mean_table(items: Iterable[Item], best: str = "") -> Table:
     """The rows of all items' comparisons averaged per method, in the order of the first.
 
-    Each method's means are over the files that it finished; ``files`` says how many those are. Where ``best`` was
+    Each method's means are over the files that it finished; ``files`` says how many those are. Words stand there where
+    they are the same in all. Where ``best`` was
     measured, methods are sorted by it, the largest first, and ``wins_BEST`` counts the files on which one was best.
     """
     tables = [
@@ -113,8 +117,11 @@ def mean_table(items: Iterable[Item], best: str = "") -> Table:
             continue
         mean: dict[str, Any] = {"method": name, "files": len(done)}
         for key in dict.fromkeys(key for row in done for key in row if key != "method"):
-            if values := [row[key] for row in done if key in row and np.isfinite(row[key])]:
-                mean[key] = float(np.mean(values))
+            values = [row[key] for row in done if key in row]
+            if words := {value for value in values if isinstance(value, str)}:
+                mean |= {key: words.pop()} if len(words) == 1 else {}
+            elif numbers := [value for value in values if np.isfinite(value)]:
+                mean[key] = float(np.mean(numbers))
         if any(best in row for row in done):
             mean[f"wins_{best}"] = sum(_is_best(table, name, best) for table in tables)
         rows.append(mean)

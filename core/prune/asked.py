@@ -3,9 +3,8 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
-from .api import keep_of
 from .engine.hooks import pruned
 from .engine.sites import VisionLanguageSite, site_of
 from .engine.trace import Prefill
@@ -53,3 +52,9 @@ class Pruned:
 
     answer: Answer
     prefill: Prefill
+
+    @property
+    def kept(self) -> list[int]:
+        """Numbers of the visual tokens that the last layer saw."""
+        kept = self.prefill.kept()
+        return list(range(self.prefill.before[0])) if kept is None else [int(number) for number in kept]

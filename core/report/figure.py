@@ -1,4 +1,4 @@
-"""Figures for people: what a denoiser changed, methods side by side, one curve over another. Maps are in ``maps.py``.
+"""Figures for people: what a denoiser changed, methods side by side, one curve over another. Maps: ``maps.py``.
 
 The same arguments give the same bytes. matplotlib is imported on use (``figure_canvas.py``).
 """
@@ -139,6 +139,43 @@ def comparison(
             text = f"{name}\n{caption}" if captions else name
             drawn = cells.image(*divmod(index, columns), image, text, window, cmap)
         cells.bar(drawn, 0, columns - 1, unit)
+
+
+def picture_sheet(
+    pictures: Mapping[str, NDArray[np.uint8]],
+    path: str | PathLike[str],
+    *,
+    captions: Mapping[str, str] | None = None,
+    title: str = "",
+) -> None:
+    """Draw pictures in colour as a grid, in the order given.
+
+    Parameters
+    ----------
+    pictures : mapping of str to ndarray, shape (H, W, 3), uint8
+        By the name that stands above.
+    path : path
+        ``.png`` or ``.svg``; appears whole or not at all.
+    captions : mapping of str to str
+        A second line per name.
+    title : str
+
+    Raises
+    ------
+    UsageError
+        If the suffix is neither of the two.
+    ValueError
+        If there is no picture or they differ in shape.
+    """
+    if not pictures:
+        raise ValueError("a sheet needs at least one picture")
+    _same_shape(pictures)
+    columns = len(pictures) if len(pictures) <= 3 else math.ceil(math.sqrt(len(pictures)))
+    rows, shape = math.ceil(len(pictures) / columns), next(iter(pictures.values())).shape
+    with grid(path, (rows, columns), shape, title, bars=(), lines=2 if captions else 1) as cells:
+        for index, (name, picture) in enumerate(pictures.items()):
+            text = f"{name}\n{(captions or {}).get(name, '')}" if captions else name
+            cells.image(*divmod(index, columns), picture, text, (0, 255))
 
 
 def curve(

@@ -1,0 +1,88 @@
+"""What a report says of one picture: numbers, answers, and what each layer saw."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+from ..models.loaded import Loaded
+from ..report.model import Item
+from ..report.sections import Facts, Row, Section, Table
+from .asked import Pruned, Question
+from .options import PruneOptions
+
+
+def metrics_of(question: Question, done: Pruned) -> dict[str, float]:
+    """The plain numbers of one method on one picture."""
+    prefill = done.prefill
+    return {
+        "tokens_before": prefill.before[0],
+        "tokens_after": len(done.kept),
+        "mean_retention": prefill.retention(),
+        "answers_equal": float(question.plain.text == done.answer.text),
+    }
+
+
+def sections_of(question: Question, done: Pruned) -> list[Section]:
+    """Answers, and a row for each decoder layer."""
+    prefill = done.prefill
+    length = prefill.length
+    layers = [
+        {
+            "layer": number, "visual_before": prefill.before[0], "visual_after": visual,
+            "tokens_before": length, "tokens_after": tokens,
+        }
+        for number, ((visual,), (tokens,)) in enumerate(zip(prefill.visual, prefill.tokens, strict=True))
+    ]  # fmt: skip
+    return [
+        Facts("answers", answers_of(question, done), printed=False),
+        Table("layers", layers, title="tokens that each layer sees", printed=False),
+    ]
+
+
+def answers_of(question: Question, done: Pruned) -> Row:
+    return {"answer_before": question.plain.text, "answer_after": done.answer.text}
+
+
+def facts_of_model(question: Question, done: Pruned, options: PruneOptions) -> dict[str, Any]:
+    """What was looked at, with what: single values that are no measurement."""
+    return {
+        "model": options.choice.model, "model_kind": model_kind(question.loaded, options.choice.model),
+        "family": question.loaded.family, "method": options.method, "positions": options.positions,
+        "prompt": options.prompt, **answers_of(question, done),
+    }  # fmt: skip
+
+
+def model_kind(loaded: Loaded, name: str) -> str:
+    """What a measurement with this model can say (methods/prune-evaluation.md, section 1).
+
+    Returns
+    -------
+    str
+        ``"shapes"``: the embedded model, trained on drawn scenes. ``"random"``: no normalisation of the language model
+        has a weight but its start value, so that nothing was ever trained. Else ``"unknown"``: what it was trained on,
+        its folder does not say.
+    """
+    if name == "shapes":
+        return "shapes"
+    norms = [
+        weight for key, weight in loaded.model.named_parameters() if weight.ndim == 1 and key.endswith("norm.weight")
+    ]
+    untouched = bool(norms) and all(bool((weight == 1).all()) for weight in norms)
+    return "random" if untouched else "unknown"
+
+
+def overview(items: Sequence[Item]) -> list[Row]:
+    """What a terminal shows of every picture: answers and the main numbers."""
+    return [
+        {
+            "input": item.input, "status": item.status,
+            "before": item.details.get("answer_before"), "after": item.details.get("answer_after"),
+            **{name: item.metrics.get(name) for name in SHOWN}, "seconds": item.seconds,
+        }
+        for item in items
+    ]  # fmt: skip
+
+
+SHOWN = ("tokens_before", "tokens_after", "mean_retention", "flops_ratio", "logit_kl", "top1_agreement")
+"""Metrics that a terminal shows."""
