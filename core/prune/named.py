@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Mapping
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from ..errors import UsageError
 from . import METHODS, MODIFIERS
-from .methods.base import Pruner
+
+if TYPE_CHECKING:
+    from .methods.base import Pruner
 
 
 def split(name: str) -> tuple[str, tuple[tuple[str, tuple[str, ...]], ...]]:

@@ -5,12 +5,14 @@ from __future__ import annotations
 import math
 from collections.abc import Collection, Mapping
 from dataclasses import dataclass, field, fields
+from pathlib import Path
 from typing import Annotated, Literal
 
 from ..bundles import Device, Dtype, Seed
 from ..catalogue import complete
 from ..options import Option, OptionError, check
-from . import METHODS
+from . import METHODS, MODIFIERS
+from .named import options_of
 
 Budget = float | int
 """A share of the visual tokens (float), or their number (int)."""
@@ -108,10 +110,14 @@ class PruneOptions:
         Decoder layer in front of which tokens go; None: that of the method's paper, scaled to the model's depth.
     positions : {"keep", "compact"}
         Tokens keep their positions, or are numbered anew.
+    calibration : Path or None
+        A fitted trend (+debias).
     settings : mapping of str to mapping
         Further settings of methods, as text; "" is the chosen one.
     max_new_tokens : int
         Length of an answer at most.
+    save, saved : Path or None
+        Folders: see ``saved``.
     repeat : int
         Timed runs; their median is reported.
     device, dtype : str
@@ -152,6 +158,10 @@ class PruneOptions:
         Literal["keep", "compact"],
         Option("Tokens that stay keep their positions, or are numbered anew.", metavar="keep|compact"),
     ] = "keep"
+    calibration: Annotated[
+        Path | None,
+        Option("What `attn prune calibrate` fitted for +debias.", metavar="FILE"),
+    ] = None
     settings: Annotated[
         Mapping[str, Mapping[str, str]],
         Option(
@@ -160,6 +170,14 @@ class PruneOptions:
         ),
     ] = field(default_factory=dict)  # fmt: skip
     max_new_tokens: Annotated[int, Option("Length of an answer, at most.", metavar="N", least=1, most=4096)] = 20
+    save: Annotated[
+        Path | None,
+        Option("Keep what makes the same again: settings, and the files that they name.", metavar="DIR"),
+    ] = None
+    saved: Annotated[
+        Path | None,
+        Option("Do as a kept folder says, which names method, budget and settings.", metavar="DIR"),
+    ] = None
     repeat: Annotated[int, Option("Timed runs; their median is reported.", metavar="N", least=1, most=1000)] = 3
     device: Device = "auto"
     dtype: Dtype = "float32"
@@ -176,7 +194,7 @@ class PruneOptions:
 
 
 def check_read(options: PruneOptions, given: Collection[str] = ()) -> None:
-    """Refuse what was given and neither the chosen method nor one of the comparison reads.
+    """Refuse what was given and neither the chosen method nor one of the comparison reads, or a kept folder says.
 
     The seed is no order: a method without anything random leaves it unread.
 
@@ -190,13 +208,17 @@ def check_read(options: PruneOptions, given: Collection[str] = ()) -> None:
     ------
     OptionError
     """
-    used = [text.partition("+")[0] for text in (options.method, *options.compare)]
-    read = {"seed"}.union(*(METHODS[name].options or () for name in used))
+    used = (options.method, *options.compare)
+    read = {"seed"}.union(*(options_of(name) for name in used))
+    rows = {**METHODS, **{f"…+{name}": row for name, row in MODIFIERS.items()}}
     for name in (one.name for one in fields(options)):
-        readers = [method for method, row in METHODS.items() if name in (row.options or ())]
-        if not readers or name in read:
-            continue
-        if name in given or getattr(options, name) != getattr(PruneOptions(), name):
-            raise OptionError(
-                f"{{{name}}} works with {{method}} {' or '.join(readers)} only, not with {options.method}."
-            )
+        readers = [method for method, row in rows.items() if name in (row.options or ())]
+        wanted = name in given or getattr(options, name) != getattr(PruneOptions(), name)
+        if wanted and readers and name not in read:
+            raise OptionError(f"{{{name}}} works with {{method}} {' or '.join(readers)} only, not with {options.method}.")
+        if wanted and options.saved is not None and (name in _SAID or (readers and name != "seed")):
+            raise OptionError(f"{{{name}}}: {{saved}} says that. Leave one of them out.")
+
+
+_SAID = ("method", "keep", "positions", "settings", "compare")
+"""What a kept folder says, or cannot be told beside it."""
