@@ -6,9 +6,9 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from .engine.hooks import pruned
-from .engine.sites import VisionLanguageSite, site_of
+from .engine.sites import VisionLanguageSite
 from .engine.trace import Prefill
-from .vlm.ask import Answer, Prepared, answer
+from .vlm.ask import Answer, PreparedPrompt, answer
 
 if TYPE_CHECKING:
     from ..models.loaded import Loaded
@@ -24,7 +24,7 @@ class Question:
     ----------
     loaded : Loaded
     site : VisionLanguageSite
-    prepared : Prepared
+    prepared : PreparedPrompt
     plain : Answer
     longest : int
         Tokens of an answer, at most.
@@ -32,7 +32,7 @@ class Question:
 
     loaded: Loaded
     site: VisionLanguageSite
-    prepared: Prepared
+    prepared: PreparedPrompt
     plain: Answer
     longest: int
 

@@ -215,7 +215,9 @@ def check_read(options: PruneOptions, given: Collection[str] = ()) -> None:
         readers = [method for method, row in rows.items() if name in (row.options or ())]
         wanted = name in given or getattr(options, name) != getattr(PruneOptions(), name)
         if wanted and readers and name not in read:
-            raise OptionError(f"{{{name}}} works with {{method}} {' or '.join(readers)} only, not with {options.method}.")
+            raise OptionError(
+                f"{{{name}}} works with {{method}} {' or '.join(readers)} only, not with {options.method}."
+            )
         if wanted and options.saved is not None and (name in _SAID or (readers and name != "seed")):
             raise OptionError(f"{{{name}}}: {{saved}} says that. Leave one of them out.")
 

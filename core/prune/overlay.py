@@ -1,4 +1,4 @@
-"""The picture with the tokens that were kept: these as they are, dropped ones dimmed, the boxes of kept ones outlined."""
+"""The picture with its kept tokens: these as they are and outlined, dropped ones dimmed."""
 
 from __future__ import annotations
 
@@ -51,7 +51,8 @@ def overlay(
     geometry : Geometry
         Of its tokens, ``geometry.size`` being that of the user's file.
     kept : sequence of int
-        Numbers of the tokens that were kept; those that are nowhere in the picture (marks, ends of lines) are not drawn.
+        Numbers of the tokens that were kept; those that are nowhere in the picture, such as ends of lines, are
+        not drawn.
     merged : sequence of int
         Those among them that hold more than themselves.
 

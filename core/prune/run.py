@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
 from functools import lru_cache, partial
 from pathlib import Path
 from typing import Any
@@ -24,12 +25,14 @@ from ..progress import Bars, Watcher
 from ..report.model import Item, Report
 from .api import keep_of
 from .asked import Pruned, Question
-from .engine.sites import site_of
+from .debias.fitted import shape_of
+from .engine.sites import VisionLanguageSite, site_of
 from .methods.base import Pruner
 from .named import pruner_of
 from .options import PruneOptions, check_read
 from .outputs import WORD, noted, request_of, write_outputs
 from .overlay import overlay
+from .saved import SavedPruning, read_saved, write_saved
 from .settings import settings_of
 from .told import facts_of_model, metrics_of, overview, sections_of
 from .vlm.ask import answer, prepare
@@ -75,6 +78,7 @@ def run(
     """
     start = time.perf_counter()
     check_read(options)
+    options = told_by_folder(options)
     pruners = {name: pruner_for(options, name) for name in (options.method, *options.compare)}
     passed = Passed()
     sources = expand_inputs(inputs, suffixes=PICTURE_SUFFIXES, stdin=stdin, output=output, passed=passed)
@@ -87,6 +91,7 @@ def run(
     site = site_of(loaded)
     for pruner in pruners.values():
         pruner.stages(site, keep_of(options.keep))
+    kept = {} if options.save is None else {"saved": str(write_saved(options.save, _as_saved(options, loaded, site)))}
     for folder in {target.parent for target in targets}:
         remove_stale(folder)
     request = request_of(options, loaded.fingerprint)
@@ -96,13 +101,43 @@ def run(
     sections = [mean_table(items)] if options.compare else []
     return outcome.report(
         "prune", arguments or {"inputs": list(inputs), "method": options.method}, str(pick_device(options.device)),
-        start, items=items, passed=passed, sections=sections, overview=overview(items),
+        start, items=items, passed=passed, sections=sections, overview=overview(items), files=kept,
+        remarks=_differences(options, loaded, site),
     )  # fmt: skip
 
 
+def told_by_folder(options: PruneOptions) -> PruneOptions:
+    """The options with method, budget and positions of the kept folder, where one is named."""
+    if options.saved is None:
+        return options
+    try:
+        saved = read_saved(options.saved)
+    except InputError as error:
+        raise OptionError(f"{{saved}}: {error}") from error
+    where = {"method": saved.method, "keep": saved.keep, "positions": saved.positions}
+    return replace(options, **where)  # type: ignore[arg-type]  # checked as any other
+
+
 def pruner_for(options: PruneOptions, name: str) -> Pruner:
-    """A method with what the options say to it. Raises ``UsageError``."""
-    return pruner_of(name, settings_of(options, name))
+    """A method with what the options say to it, or the kept folder. Raises ``UsageError``."""
+    return pruner_of(name, read_saved(options.saved).settings if options.saved else settings_of(options, name))
+
+
+def _as_saved(options: PruneOptions, loaded: Loaded, site: VisionLanguageSite) -> SavedPruning:
+    """What is kept of the call."""
+    settings = read_saved(options.saved).settings if options.saved else settings_of(options, options.method)
+    return SavedPruning(
+        options.method, options.keep, options.positions, settings, options.choice.model, shape_of(site),
+        loaded.fingerprint,
+    )  # fmt: skip
+
+
+def _differences(options: PruneOptions, loaded: Loaded, site: VisionLanguageSite) -> list[str]:
+    """Warnings that the model is not the one that a folder was kept for."""
+    if options.saved is None:
+        return []
+    texts = read_saved(options.saved).differences(shape_of(site), loaded.fingerprint)
+    return [f"warning: {options.saved}: {text}" for text in texts]
 
 
 @lru_cache(maxsize=1)
@@ -154,17 +189,16 @@ def _question(loaded: Loaded, picture: ColourPicture, options: PruneOptions, sou
 def _compare(
     question: Question, picture: ColourPicture, done: Pruned, options: PruneOptions, step: Callable[[int, int], None]
 ) -> Comparison:
-    """The method and those of the comparison at its counted budget, side by side on one picture."""
+    """The method and those of the comparison, side by side on one picture."""
     geometry = question.prepared.pictures[0]
     names = [options.method, *options.compare]
-    share = done.prefill.retention()
 
     def compared(name: str, one: Pruned) -> Compared:
         return Compared(name, metrics_of(question, one), overlay(picture, geometry, one.kept))
 
     def ask(name: str) -> Compared:
         pruner = pruner_for(options, name)
-        one = question.pruned(pruner, pruner.keep_for(question.site, share), options.positions)
+        one = question.pruned(pruner, keep_of(options.keep), options.positions)
         step(2 + names.index(name), 1 + len(names))
         return compared(name, one)
 

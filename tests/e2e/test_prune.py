@@ -1,0 +1,127 @@
+"""`attn prune` as a user runs it, on tiny models with random weights."""
+
+import json
+
+import numpy as np
+import pytest
+from PIL import Image
+from small_models import photo
+from small_vlms import vlm_folder
+
+ASK = ("--prompt", "what colour is the red", "--max-new-tokens", "3", "--repeat", "1")
+
+
+@pytest.fixture(scope="module")
+def model(tmp_path_factory):
+    return str(vlm_folder(tmp_path_factory.mktemp("model") / "llava", "llava"))
+
+
+def test_command(cli, tmp_path, model):
+    photo(tmp_path / "a b.png")
+    photo(tmp_path / "c.png", (40, 40))
+    (tmp_path / "torn.png").write_bytes((tmp_path / "a b.png").read_bytes()[:300])
+    ran = cli("prune", "a b.png", "torn.png", "c.png", *ASK, "--model", model, "--json", "--report", "r.html")
+    assert ran.code == 1, ran.stderr
+    assert [line for line in ran.stderr.splitlines() if "torn.png" in line and "warning" not in line]
+    report = ran.report
+    assert [item["status"] for item in report["items"]] == ["ok", "failed", "ok"]
+    first = report["items"][0]
+    assert (first["metrics"]["tokens_before"], first["metrics"]["tokens_after"]) == (36, 9)
+    assert {"answer_before", "answer_after", "model_kind"} <= first["details"].keys()
+    assert len(first["details"]["layers"]) == 4
+    with Image.open(tmp_path / "a b.kept.png") as drawn:
+        assert drawn.size == (528, 264)  # 48 x 24 pixels, eleven times as large
+    assert (tmp_path / "r.html").read_text().count("data:image/png") == 2
+    again = cli("prune", "a b.png", "c.png", *ASK, "--model", model, "--json").report
+    assert [item["status"] for item in again["items"]] == ["skipped", "skipped"]
+    assert not any(item["warnings"] for item in again["items"])
+    other = cli("prune", "a b.png", *ASK, "--model", model, "--keep", "12", "--json").report
+    assert "other options" in other["items"][0]["warnings"][0]
+    done = cli("prune", "a b.png", *ASK, "--model", model, "--keep", "12", "--json", "--overwrite").report
+    assert done["items"][0]["metrics"]["tokens_after"] == 12
+
+
+def test_csv_and_a_list_on_stdin(cli, tmp_path, model):
+    photo(tmp_path / "a.png")
+    ran = cli("prune", "-", "-o", "out", *ASK, "--model", model, "--report", "r.csv", stdin="a.png\n")
+    assert ran.code == 0, ran.stderr
+    assert (tmp_path / "out/a.kept.png").exists()
+    assert "tokens_after" in (tmp_path / "r.csv").read_text().splitlines()[0]
+    assert "answer_after" in (tmp_path / "r.answers.csv").read_text().splitlines()[0]
+    assert len((tmp_path / "r.layers.csv").read_text().splitlines()) == 5
+
+
+def test_methods_side_by_side(cli, tmp_path, model):
+    photo(tmp_path / "a.png")
+    ran = cli("prune", "a.png", *ASK, "--model", model, "--compare", "random,uniform", "--json")
+    assert ran.code == 0, ran.stderr
+    rows = ran.report["summary"]["comparison"]
+    assert [row["method"] for row in rows] == ["fastv", "random", "uniform"]
+    assert {row["tokens_before"] for row in rows} == {36}
+    with Image.open(tmp_path / "a.compare.png") as drawn:
+        assert np.asarray(drawn.convert("RGB")).std(-1).max() > 10  # in colour
+
+
+def test_a_run_is_kept_and_done_again(cli, tmp_path, model):
+    photo(tmp_path / "a.png")
+    first = cli("prune", "a.png", *ASK, "--model", model, "-m", "random", "--seed", "5", "-k", "7", "--save", "kept")
+    assert first.code == 0, first.stderr
+    assert json.loads((tmp_path / "kept/prune.json").read_text())["settings"]["seed"] == 5
+    before = (tmp_path / "a.kept.png").read_bytes()
+    again = cli("prune", "a.png", "-o", "b.png", *ASK, "--model", model, "--saved", "kept")
+    assert again.code == 0, again.stderr
+    with Image.open(tmp_path / "a.kept.png") as one, Image.open(tmp_path / "b.png") as two:
+        assert np.array_equal(one, two)
+    assert before == (tmp_path / "a.kept.png").read_bytes()
+    refused = cli("prune", "a.png", *ASK, "--model", model, "--saved", "kept", "--keep", "3")
+    assert (refused.code, "--saved says that" in refused.stderr) == (2, True)
+    (tmp_path / "kept/prune.json").write_text("{}")
+    damaged = cli("prune", "a.png", *ASK, "--model", model, "--saved", "kept")
+    assert (damaged.code, "is no saved pruning" in damaged.stderr) == (2, True)
+
+
+@pytest.mark.parametrize(
+    ("args", "message"),
+    [
+        (["--keep", "0"], "--keep: 0 keeps no token"),
+        (["--keep", "101%"], "--keep: 101% keeps more tokens than there are"),
+        (["--keep", "much"], "--keep: 'much' is neither a share"),
+        (["--keep", "0.0"], "keeps no token"),
+        (["--method", "fastw"], "Did you mean fastv?"),
+        (["--method", "fastv+debais"], "debais cannot stand behind +"),
+        (["--method", "debias"], "fastv+debias"),
+        (["--compare", ","], "--compare: name methods"),
+        (["--layer", "4"], "decoder layers 0 to 3"),
+        (["--set", "nonsense"], "--set: 'nonsense' is no setting"),
+        (["--set", "sigma=1"], "fastv has no such setting"),
+        (["-m", "fastv+debias", "--set", "sigma=much"], "it is a number or none"),
+        (["--set", "layer=1"], "--layer says that"),
+        (["--calibration", "x.json"], "--calibration works with --method …+debias only, not with fastv"),
+        (["--saved", "nowhere"], "--saved: nowhere/prune.json"),
+        (["--model", "nowhere"], "no model named 'nowhere'"),
+        (["--prompt", " "], "--prompt: say what is asked"),
+        (["--prompt", "<image> <image>"], "stands for a picture"),
+    ],
+    ids=lambda value: " ".join(value) if isinstance(value, list) else "",
+)
+def test_what_cannot_be_is_one_line(cli, tmp_path, model, args, message):
+    photo(tmp_path / "a.png")
+    ran = cli("prune", "a.png", *ASK, "--model", model, *args)
+    assert ran.code == 2, ran
+    assert message in ran.stderr
+    assert (ran.stdout, len(ran.stderr.strip().splitlines())) == ("", 1)
+    assert not (tmp_path / "a.kept.png").exists()
+
+
+def test_a_prompt_is_needed(cli, tmp_path, model):
+    photo(tmp_path / "a.png")
+    ran = cli("prune", "a.png", "--model", model)
+    assert (ran.code, "--prompt: say what is asked" in ran.stderr) == (2, True)
+
+
+def test_calibrate_is_a_group_and_a_file_of_its_name_is_reached(cli, tmp_path, model):
+    assert cli("prune", "calibrate", "--list").code == 0
+    assert cli("prune", "calibrate", "nothing").code == 2
+    photo(tmp_path / "calibrate.png").rename(tmp_path / "calibrate")
+    ran = cli("prune", "./calibrate", *ASK, "--model", model)
+    assert ran.code == 0, ran.stderr
