@@ -10,7 +10,8 @@ from torch import nn
 
 from ..errors import UsageError
 from ..models.loaded import Loaded
-from .engine.hooks import Positions, pruned
+from .engine.checks import Positions
+from .engine.hooks import pruned
 from .engine.prompts import Pictured
 from .engine.sites import site_of
 from .engine.trace import PruneTrace

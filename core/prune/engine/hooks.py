@@ -7,71 +7,33 @@ position ids are gathered; the model is not changed, and decoding goes on with c
 from __future__ import annotations
 
 import inspect
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import ExitStack, contextmanager
-from dataclasses import dataclass
+from dataclasses import replace
 from functools import partial
-from typing import Any, Literal
+from typing import Any
+from weakref import WeakSet
 
 import torch
 from torch import Tensor, nn
 
 from ...errors import UsageError
-from ...models.family import Place, attention_places, norm_of
-from .moment import Moment, PruneStage, TokenChoice
+from ...models.family import attention_places, norm_of
+from .checks import Positions, cache_of, check_call, check_model, check_prompt, is_eager
+from .kept import whole
+from .moment import Moment, PruneStage
 from .prompts import Pictured, Prompts, prompts_of
 from .rows import LayerInput
 from .sites import VisionLanguageSite, site_of
+from .steps import CachedPrompts, Step, step_of
 from .tower import Tower
 from .trace import Prefill, PruneTrace
 from .watch import TowerWatch
 
-Positions = Literal["keep", "compact"]
-_CACHES = ("cache", "past_key_values")
+Call = tuple[tuple[Any, ...], dict[str, Any]]
+"""Arguments of a module, as a hook gives them back; None where they stay."""
 
-
-@dataclass(slots=True)
-class Rows:
-    """Which rows of the prompts are left.
-
-    Parameters
-    ----------
-    slots : Tensor of int64 [B, n]
-        Of each row, its place in the prompt.
-    alive : Tensor of bool [B, n]
-        What is no padding. Rows in front of shorter prompts are copies of the first.
-    numbers : tuple of Tensor of int64
-        The visual tokens of each prompt that are there.
-    """
-
-    slots: Tensor
-    alive: Tensor
-    numbers: tuple[Tensor, ...]
-
-    def after(self, prompts: Prompts, choices: Sequence[TokenChoice]) -> tuple[Rows, Tensor]:
-        """The rows that are left after a choice, and where they were among these rows, [B, m]."""
-        kept = []
-        for sample, choice in enumerate(choices):
-            gone = torch.zeros(prompts.input_ids.shape[1], dtype=torch.bool, device=self.slots.device)
-            gone[prompts.visual[sample]] = True
-            gone[prompts.visual[sample][choice.keep]] = False
-            kept.append((~gone[self.slots[sample]]).nonzero().flatten())
-        longest = max(len(index) for index in kept)
-        index = torch.stack([torch.cat([index.new_zeros(longest - len(index)), index]) for index in kept])
-        alive = self.alive.gather(1, index)
-        for sample, own in enumerate(kept):
-            alive[sample, : longest - len(own)] = False
-        return Rows(self.slots.gather(1, index), alive, tuple(choice.keep for choice in choices)), index
-
-    def places(self, prompts: Prompts) -> tuple[Tensor, ...]:
-        """Where each prompt's visual tokens are among the rows."""
-        found = []
-        for sample, numbers in enumerate(self.numbers):
-            where = torch.full((prompts.input_ids.shape[1],), -1, device=self.slots.device)
-            rows = self.alive[sample].nonzero().flatten()
-            where[self.slots[sample, rows]] = rows
-            found.append(where[prompts.visual[sample][numbers]])
-        return tuple(found)
+_ACTIVE: WeakSet[nn.Module] = WeakSet()
 
 
 @contextmanager
@@ -86,6 +48,7 @@ def pruned(
     model : Module
         A vision-language model of transformers; see ``sites.MODELS``.
     stages : sequence of PruneStage
+        None: nothing is taken out, and the trace says what was there.
     positions : {"keep", "compact"}
         Tokens keep their positions, or are numbered anew.
     site : VisionLanguageSite, optional
@@ -103,18 +66,22 @@ def pruned(
     Raises
     ------
     UsageError
-        If the model is of an unknown class or has fewer layers, or, while it runs, a cache cannot be shortened.
+        If the model is of an unknown class or has fewer layers, or, while it runs, for what ``checks`` refuses.
 
     Notes
     -----
-    On leaving, also by an exception, the model is as it was.
+    On leaving, also by an exception, the model is as it was. A cache that was filled inside the block belongs to it:
+    outside, the model does not know that rows are missing. Without a cache, every step of decoding is a prompt of its
+    own, and tokens are chosen anew.
     """
     site = site or site_of(model)
-    for stage in stages:
-        if not 0 <= stage.layer < site.depth:
-            raise UsageError(f"layer {stage.layer}: {type(model).__name__} has decoder layers 0 to {site.depth - 1}.")
-    run = _Run(site, sorted(stages, key=lambda stage: stage.layer), positions, pictures, ids)
+    check_model(site, stages, positions)
+    if model in _ACTIVE:
+        raise UsageError(f"{type(model).__name__} is being pruned already. Leave that block first.")
+    run = _Run(site, stages, positions, pictures, ids)
     with ExitStack() as stack:
+        _ACTIVE.add(model)
+        stack.callback(_ACTIVE.discard, model)
         for handle in run.hooks():
             stack.callback(handle.remove)
         yield run.trace
@@ -132,24 +99,27 @@ class _Run:
         self.watch = TowerWatch(site, [layer for some in layers for layer in some]) if layers else None
         self.site, self.positions, self.pictures, self.trace = site, positions, pictures, PruneTrace()
         self.stages = {stage.layer: stage for stage in stages}
-        if len(self.stages) != len(stages):
-            raise ValueError("two stages in front of one layer")
-        self.places: list[Place] = attention_places(site.text)
-        self.prompts: Prompts | None = None  # of the prefill that runs
-        self.rows: Rows | None = None
+        self.places = attention_places(site.text) if any(stage.attention for stage in stages) else []
+        self.choosing = False  # a method may run the model itself
+        self.forget()
+
+    def forget(self) -> None:
+        """No call of the model is being made."""
+        self.begun = False
+        self.prompts: Prompts | None = None  # of a prefill
+        self.step: Step | None = None  # of decoding
         self.inputs: dict[int, LayerInput] = {}
-        self.left: dict[int, Rows] = {}  # layer -> what is in its cache; layers that saw everything are not in it
-        self.length = 0
 
     def hooks(self) -> Iterator[Any]:
-        yield self.site.model.register_forward_pre_hook(self.begin, with_kwargs=True)
-        yield self.site.text.register_forward_pre_hook(self.text, with_kwargs=True)
-        for number, layer in enumerate(self.site.layers):
+        site, base = self.site, self.site.model.base_model
+        yield site.model.register_forward_pre_hook(self.outside, with_kwargs=True)
+        yield base.register_forward_pre_hook(self.begin, with_kwargs=True)
+        yield base.register_forward_hook(self.end, always_call=True)
+        yield site.text.register_forward_pre_hook(self.text, with_kwargs=True)
+        for number, layer in enumerate(site.layers):
             yield layer.register_forward_pre_hook(partial(self.layer, number), with_kwargs=True)
         for stage in self.stages.values():
             if "previous" in stage.attention:
-                if stage.layer == 0:
-                    raise UsageError("layer 0: there is no layer in front of it whose attention could be looked at.")
                 module = self.places[stage.layer - 1].module
                 yield module.register_forward_pre_hook(partial(self.attention, stage.layer - 1), with_kwargs=True)
         if self.watch is not None:
@@ -157,223 +127,179 @@ class _Run:
 
     # -- hooks, in the order in which they are called
 
+    def outside(self, model: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
+        """Before the model with its head."""
+        if not self.choosing:
+            check_call(_named(model, args, kwargs))
+
     def begin(self, model: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
         """Before the model: is this a prefill with visual tokens, or a step of decoding?"""
-        call = inspect.signature(model.forward).bind(*args, **kwargs).arguments
-        call |= call.pop("kwargs", {})
-        past = _past(call)
-        ids = call.get("input_ids")
-        self.prompts = None
-        if past and self.left:
-            steps = (ids if ids is not None else call["inputs_embeds"]).shape[1]
-            if steps > 1:
-                raise UsageError("a pruned prompt goes on token by token: assisted decoding and chunks cannot be used.")
+        if self.choosing:
             return
-        self.left = {}
-        if past or ids is None:
+        self.forget()
+        self.begun = True
+        call = _named(model, args, kwargs)
+        cache = cache_of(call)
+        if cache is not None and cache.get_seq_length():
+            self.step = step_of(self.site, call, cache)
             return
-        if call.get("labels") is not None:
-            raise UsageError("labels: a pruned prompt has fewer rows than labels.")
+        check_prompt(self.site, call)
         prompts = prompts_of(self.site, call, self.pictures)
         if not any(prompts.counts):
             return
-        _check_cache(call)
-        prompts.ids, prompts.compact = self._names(len(ids)), self.positions == "compact"
-        self.prompts, self.length = prompts, ids.shape[1]
-        self.trace.prefills.append(Prefill(prompts.counts, self.length, notes=prompts.notes))
+        prompts.ids, prompts.compact = self._names(prompts.samples), self.positions == "compact"
+        self.prompts = prompts
+        self.everything = self.rows = whole(prompts)  # of which the second are left
+        self.cached = CachedPrompts(self.rows.length, self.positions)
+        self.given: dict[str, Any] = {}  # what layers get instead of the language model's own
+        self.trace.prefills.append(Prefill(prompts.counts, self.rows.length, notes=prompts.notes))
 
-    def text(self, text: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> tuple[Any, Any] | None:
-        """Before the language model: the choice in front of it, and its 2-D mask."""
-        mask = kwargs.get("attention_mask")
-        if isinstance(mask, dict):
-            raise UsageError("attention masks that were made beforehand (a static cache) cannot be shortened.")
+    def end(self, model: Any, args: tuple[Any, ...], output: Any) -> None:
+        if not self.choosing:
+            self.forget()
+
+    def text(self, text: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Call | None:
+        """Before the language model: the choice in front of it, and its mask."""
+        if self.choosing:
+            return None
+        if not self.begun:
+            raise UsageError(f"{type(text).__name__} was called by itself: visual tokens are known to the model only.")
+        if self.step is not None:
+            return args, {**kwargs, **self.step.in_text(kwargs)}
         if self.prompts is None:
-            if 0 not in self.left:
-                return None
-            rows = self.left[0]  # a step of decoding
-            new = kwargs["inputs_embeds"].shape[1] if mask is None else mask.shape[1] - self.length
-            tail = rows.alive.new_ones(len(rows.alive), new) if mask is None else mask[:, self.length :].bool()
-            kwargs["attention_mask"] = torch.cat([rows.alive, tail], 1).long()
-            if self.positions == "compact":
-                kwargs["position_ids"] = kwargs["position_ids"] - self._dropped(rows)[:, None]
-            return args, kwargs
-        prompts = self.prompts
+            return None
         embeds: Tensor = kwargs["inputs_embeds"]
-        prompts.embeds = embeds
+        self.prompts.embeds = embeds
         if self.watch is not None:
-            prompts.tower = Tower(self.site, self.watch.taken(), prompts.input_ids)
-        batch, length = embeds.shape[:2]
-        steps = torch.arange(length, device=embeds.device)
-        numbers = tuple(torch.arange(count, device=embeds.device) for count in prompts.counts)
-        self.rows = Rows(steps.expand(batch, -1), prompts.valid.to(embeds.device), numbers)
+            self.prompts.tower = Tower(self.site, self.watch.taken(), self.prompts.input_ids)
         if 0 not in self.stages:
             return None
-        index, hidden = self._choose(self.stages[0], embeds, None)
-        kwargs["inputs_embeds"] = hidden
-        ids = kwargs.get("position_ids")
-        ids = steps.expand(batch, -1) if ids is None else ids.expand(*ids.shape[:-2], batch, length)
-        kwargs["position_ids"] = ids.gather(-1, index.expand(*ids.shape[:-1], -1))
-        if self.positions == "compact":
-            kwargs["position_ids"] = (self.rows.alive.cumsum(1) - 1).clamp(min=0).expand_as(kwargs["position_ids"])
-        kwargs["attention_mask"] = self.rows.alive.long()  # without one, gaps are taken for packed sequences
+        embeds, index = self._chosen(self.stages[0], embeds, None, None)
+        kwargs["inputs_embeds"] = embeds
+        if index is not None:
+            ids = kwargs.get("position_ids")
+            if self.positions == "compact":
+                ids = self.rows.renumbered()
+            elif ids is None:
+                ids = self.rows.slots
+            else:
+                ids = _gathered(ids, index)
+            # without a mask, gaps between positions are taken for packed sequences
+            kwargs |= {"position_ids": ids, "attention_mask": self.rows.alive.long()}
         return args, kwargs
 
-    def layer(self, number: int, layer: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> tuple[Any, Any] | None:
+    def layer(self, number: int, layer: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Call | None:
         """Before a decoder layer: the choice in front of it, and what belongs to the rows that are left."""
+        if self.choosing:
+            return None
+        if self.step is not None:
+            return args, {**kwargs, **self.step.in_layer(number, args[0])}
         if self.prompts is None:
-            return self._decode(number, args, kwargs) if number and number in self.left else None
-        hidden: Tensor = args[0] if args else kwargs["hidden_states"]
-        assert self.rows is not None
+            return None
+        hidden: Tensor = args[0]
+        cache = cache_of(kwargs)
+        if number == 0 and cache is not None:
+            self.cached.stay_with(cache)
         if number and number in self.stages:
-            stage = self.stages[number]
-            cos, sin = self._rotary(kwargs, self.rows)
-            following = None
-            if "next" in stage.attention:
-                place = self.places[number]
-                following = LayerInput(place.module, norm_of(place)(hidden), (cos, sin))
-            _, hidden = self._choose(stage, hidden, following)
+            hidden = self._stage(number, hidden, {**kwargs, **self.given}, cache)
         self._record(number)
-        base = self.left.get(0)
-        if self.rows is not base and self.rows.slots.shape[1] < self.length:
-            kwargs["position_embeddings"] = self._rotary(kwargs, self.rows)
-            index = self._among(base, self.rows)
-            if (ids := kwargs.get("position_ids")) is not None:
-                ids = ids.expand(*ids.shape[:-2], *index.shape[:1], ids.shape[-1])
-                kwargs["position_ids"] = ids.gather(-1, index.expand(*ids.shape[:-1], -1))
-            kwargs["attention_mask"] = _square_mask(kwargs.get("attention_mask"), index, self.rows.alive, hidden)
-            self.left[number] = self.rows
-        return ((hidden, *args[1:]), kwargs) if args else (args, {**kwargs, "hidden_states": hidden})
+        return (hidden, *args[1:]), {**kwargs, **self.given}
 
     def attention(self, number: int, module: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
         """Before the attention of a layer whose rows will be asked for."""
-        if self.prompts is not None:
+        if self.prompts is not None and not self.choosing:
             hidden = args[0] if args else kwargs["hidden_states"]
             self.inputs[number] = LayerInput(module, hidden.detach(), kwargs["position_embeddings"])
 
-    # -- what they are made of
+    # -- a prefill
 
-    @torch.no_grad()
-    def _choose(self, stage: PruneStage, hidden: Tensor, following: LayerInput | None) -> tuple[Tensor, Tensor]:
-        """Where the rows that stay were among the present ones, [B, m], and these rows of ``hidden``."""
+    def _stage(self, number: int, hidden: Tensor, kwargs: dict[str, Any], cache: Any) -> Tensor:
+        """The hidden states that go into a layer behind the choice in front of it; sets what all layers get from it."""
+        stage = self.stages[number]
+        previous = self.inputs.pop(number - 1, None)
+        if previous is not None and cache is not None:
+            previous = replace(previous, keys=cache.layers[number - 1].keys)
+        following = None
+        if "next" in stage.attention:
+            place = self.places[number]
+            following = LayerInput(place.module, norm_of(place)(hidden), kwargs["position_embeddings"])
+        hidden, index = self._chosen(stage, hidden, previous, following)
+        if index is None:
+            return hidden
+        if self.positions == "compact":
+            rotary = self.site.text.rotary_emb(hidden, self.rows.renumbered())
+        else:
+            rotary = tuple(_rows(factors, index) for factors in kwargs["position_embeddings"])
+        ids = kwargs.get("position_ids")
+        self.given = {
+            "position_embeddings": rotary,
+            "attention_mask": self.rows.mask(is_eager(self.site), hidden.dtype),
+            "position_ids": None if ids is None else _gathered(ids, index),
+        }
+        return hidden
+
+    def _chosen(
+        self, stage: PruneStage, hidden: Tensor, previous: LayerInput | None, following: LayerInput | None
+    ) -> tuple[Tensor, Tensor | None]:
+        """The rows of ``hidden`` that stay, and where they were, [B, m]; None where all do."""
         assert self.prompts is not None
-        assert self.rows is not None
         rows, prompts = self.rows, self.prompts
         moment = Moment(
-            stage.layer, prompts, hidden.detach(), rows.numbers, rows.places(prompts), rows.slots, rows.alive,
-            self.inputs.pop(stage.layer - 1, None), following,
+            stage.layer, prompts, hidden.detach(), rows.numbers, rows.places(prompts), rows.slots, rows.alive, previous,
+            following,
         )  # fmt: skip
-        choices = stage.choose(moment)
+        self.choosing = True
+        try:
+            with torch.no_grad():
+                choices = stage.choose(moment)
+        finally:
+            self.choosing = False
+        for choice, numbers in zip(choices, rows.numbers, strict=True):
+            if not (torch.isin(choice.keep, numbers).all() and (choice.keep.diff() > 0).all()):
+                raise ValueError(f"in front of layer {stage.layer}, tokens were chosen that are not there, or twice")
         self.trace.last.choices[stage.layer] = choices
         self.rows, index = rows.after(prompts, choices)
-        hidden = hidden.gather(1, index[..., None].expand(-1, -1, hidden.shape[2]))
-        places = self.rows.places(prompts)
-        for sample, choice in enumerate(choices):
-            if choice.features is not None:
-                hidden[sample, places[sample]] = choice.features.to(hidden.dtype)
-        if stage.layer == 0:
-            self.left[0] = self.rows
-        return index, hidden
+        if index is not None:
+            hidden = _rows(hidden, index)
+        if any(choice.features is not None for choice in choices):
+            hidden = hidden.clone()
+            for sample, (places, choice) in enumerate(zip(self.rows.places(prompts), choices, strict=True)):
+                if choice.features is not None:
+                    hidden[sample, places] = choice.features.to(hidden.dtype)
+        return hidden, index
 
     def _names(self, prompts: int) -> tuple[str, ...]:
         """Of the prompts of a batch."""
         first, self.seen = self.seen, self.seen + prompts
         if self.ids is None:
             return tuple(str(first + number) for number in range(prompts))
-        if len(self.ids) != prompts:
+        if prompts % len(self.ids):
             raise UsageError(f"ids: {len(self.ids)} names for {prompts} prompts.")
-        return tuple(self.ids)
+        return tuple(name for name in self.ids for _ in range(prompts // len(self.ids)))  # beams share a name
 
     def _record(self, number: int) -> None:
-        assert self.rows is not None
+        self.cached.layers.append(None if self.rows is self.everything else self.rows)
         prefill = self.trace.last
-        if len(prefill.visual) == number:
-            prefill.visual.append(tuple(len(numbers) for numbers in self.rows.numbers))
-            prefill.tokens.append(tuple(int(count) for count in self.rows.alive.sum(1)))
-
-    def _dropped(self, rows: Rows) -> Tensor:
-        """How many tokens of each prompt are gone, [B]."""
-        counts = torch.tensor(self.trace.last.before, device=rows.slots.device)
-        return counts - torch.tensor([len(numbers) for numbers in rows.numbers], device=rows.slots.device)
-
-    def _among(self, base: Rows | None, rows: Rows) -> Tensor:
-        """Where rows are among those that the language model began with, [B, n]."""
-        if base is None:
-            return rows.slots
-        where = torch.zeros(len(base.slots), self.length, dtype=torch.int64, device=base.slots.device)
-        steps = torch.arange(base.slots.shape[1], device=base.slots.device)
-        where.scatter_(1, base.slots.flip(1), steps.flip(0).expand_as(base.slots))
-        alive = where.clone()
-        alive.scatter_(1, torch.where(base.alive, base.slots, base.slots), where.gather(1, base.slots))
-        return alive.gather(1, rows.slots)
-
-    def _rotary(self, kwargs: Mapping[str, Any], rows: Rows) -> tuple[Tensor, Tensor]:
-        """The rotary factors of rows, each [B, n, d]."""
-        index = self._among(self.left.get(0), rows)
-        if self.positions == "compact":
-            index = (rows.alive.cumsum(1) - 1).clamp(min=0)
-        cos, sin = (t.expand(len(index), *t.shape[-2:]) for t in kwargs["position_embeddings"])
-        gather = index[..., None].expand(-1, -1, cos.shape[-1])
-        return cos.gather(1, gather), sin.gather(1, gather)
-
-    def _decode(self, number: int, args: tuple[Any, ...], kwargs: dict[str, Any]) -> tuple[Any, Any]:
-        """A step of decoding in a layer whose cache is shorter."""
-        rows = self.left[number]
-        base = self.left.get(0)
-        mask = kwargs.get("attention_mask")
-        hidden: Tensor = args[0] if args else kwargs["hidden_states"]
-        if mask is not None:
-            began = self.length if base is None else base.slots.shape[1]
-            new = torch.arange(began, mask.shape[-1], device=mask.device).expand(len(hidden), -1)
-            columns = torch.cat([self._among(base, rows), new], 1)
-            mask = mask.expand(len(hidden), *mask.shape[1:])
-            mask = mask.gather(-1, columns[:, None, None].expand(-1, mask.shape[1], mask.shape[2], -1))
-        if not rows.alive.all():
-            new_keys = _past(kwargs, number) - rows.slots.shape[1] + 1
-            seen = torch.cat([rows.alive, rows.alive.new_ones(len(rows.alive), new_keys)], 1)[:, None, None]
-            mask = seen if mask is None else _both(mask, seen)
-        kwargs["attention_mask"] = mask
-        if self.positions == "compact":
-            ids = kwargs["position_ids"] - (self._dropped(rows) - (0 if base is None else self._dropped(base)))[:, None]
-            kwargs["position_embeddings"] = self.site.text.rotary_emb(hidden, ids)
-        return args, kwargs
+        prefill.visual.append(self.rows.visual)
+        prefill.tokens.append(self.rows.counts)
+        prefill.slots = self.rows.slots.masked_fill(~self.rows.alive, -1)
 
 
-def _past(call: Mapping[str, Any], layer: int = 0) -> int:
-    """Tokens in the cache of a layer."""
-    for name in _CACHES:
-        if (cache := call.get(name)) is not None:
-            return int(cache.get_seq_length(layer))
-    return 0
+def _named(module: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> dict[str, Any]:
+    """Arguments of a module by their names."""
+    if not args:
+        return kwargs
+    call: dict[str, Any] = dict(inspect.signature(module.forward).bind(*args, **kwargs).arguments)
+    return {**call, **call.pop("kwargs", {})}
 
 
-def _check_cache(call: Mapping[str, Any]) -> None:
-    """Refuse caches whose layers cannot have lengths of their own."""
-    for name in _CACHES:
-        for layer in getattr(call.get(name), "layers", []):
-            if type(layer).__name__ != "DynamicLayer":
-                raise UsageError(
-                    f"a cache of {type(layer).__name__} cannot be shortened: static, sliding and quantised caches are "
-                    "not supported. Use the default, dynamic one."
-                )
+def _rows(values: Tensor, index: Tensor) -> Tensor:
+    """Rows of [B or 1, n, d] by [B, m]."""
+    values = values.expand(len(index), *values.shape[1:])
+    return values.gather(1, index[..., None].expand(-1, -1, values.shape[2]))
 
 
-def _square_mask(mask: Tensor | None, index: Tensor, alive: Tensor, hidden: Tensor) -> Tensor | None:
-    """The mask of the rows that are left: rows and columns of the old one, without padding that was added."""
-    if mask is not None:
-        mask = mask.expand(len(index), *mask.shape[1:])
-        mask = mask.gather(2, index[:, None, :, None].expand(-1, mask.shape[1], -1, mask.shape[3]))
-        mask = mask.gather(3, index[:, None, None].expand(-1, mask.shape[1], mask.shape[2], -1))
-    if alive.all() and mask is None:
-        return None
-    n = index.shape[1]
-    steps = torch.arange(n, device=index.device)
-    itself = (steps == steps[:, None]) & ~alive[:, :, None]  # a row without any key would be NaN
-    seen = ((steps <= steps[:, None]) & alive[:, None] | itself)[:, None]
-    return seen if mask is None else _both(mask, seen)
-
-
-def _both(mask: Tensor, seen: Tensor) -> Tensor:
-    """What two masks let through; the first is bool (True: seen) or added."""
-    if mask.dtype == torch.bool:
-        return seen if seen.shape[2] > 1 and not mask.any() else mask & seen
-    return torch.where(seen, mask, torch.finfo(mask.dtype).min)
+def _gathered(ids: Tensor, index: Tensor) -> Tensor:
+    """Position ids [..., B or 1, n] of rows [B, m]."""
+    ids = ids.expand(*ids.shape[:-2], len(index), ids.shape[-1])
+    return ids.gather(-1, index.expand(*ids.shape[:-2], *index.shape))

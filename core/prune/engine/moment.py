@@ -35,6 +35,8 @@ class TokenChoice:
 class Moment:
     """In front of decoder layer ``layer``; 0 is in front of the language model.
 
+    What is chosen at it may call the model itself: it then runs with all of its tokens.
+
     Parameters
     ----------
     layer : int
@@ -80,9 +82,10 @@ class Moment:
         source = self.previous if which == "previous" else self.next
         if source is None:
             raise ValueError(f"the attention of the {which} layer was not asked for by the stage")
+        attention = attention_of_rows(source, rows, self.alive)
         return [
-            attention_of_rows(source, sample, rows[sample], self.alive[sample])[..., self.places[sample]]
-            for sample in range(len(rows))
+            of_prompt[:, : len(wanted), places]
+            for of_prompt, wanted, places in zip(attention, rows, self.places, strict=True)
         ]
 
     def last_rows(self) -> list[Tensor]:

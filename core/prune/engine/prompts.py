@@ -15,6 +15,8 @@ from .tower import Tower
 
 Pictured = tuple[tuple[Geometry, ...] | None, ...]
 """Of each prompt, the geometry of its pictures."""
+ENCODED = "mm_encoder_outputs"
+"""What ``generate`` gives a model instead of pixels."""
 
 
 @dataclass(slots=True)
@@ -25,7 +27,8 @@ class Prompts:
     ----------
     site : VisionLanguageSite
     inputs : mapping
-        What the model was called with: ``input_ids``, ``attention_mask``, ``pixel_values``, …
+        What the model was called with: ``input_ids``, ``attention_mask``, ``pixel_values``, … without a cache. Inside
+        ``generate`` the image tower has run before: ``mm_encoder_outputs`` stands for the pixels then.
     input_ids : Tensor of int64 [B, N]
     valid : Tensor of bool [B, N]
         What is no padding.
@@ -89,5 +92,11 @@ def prompts_of(site: VisionLanguageSite, inputs: Mapping[str, Any], pictures: Pi
     ids: Tensor = inputs["input_ids"]
     mask = inputs.get("attention_mask")
     valid = torch.ones_like(ids, dtype=torch.bool) if mask is None else mask.bool()
-    is_visual = torch.isin(ids, torch.tensor(site.tokens, device=ids.device))
-    return Prompts(site, inputs, ids, valid, tuple(row.nonzero().flatten() for row in is_visual), pictures=pictures)
+    visual = tuple(row.nonzero().flatten() for row in is_visual(site, ids))
+    own = {name: value for name, value in inputs.items() if isinstance(value, Tensor) or name == ENCODED}
+    return Prompts(site, own, ids, valid, visual, pictures=pictures)
+
+
+def is_visual(site: VisionLanguageSite, ids: Tensor) -> Tensor:
+    """Which ids stand for visual tokens, bool of their shape."""
+    return torch.isin(ids, torch.tensor(site.tokens, device=ids.device))

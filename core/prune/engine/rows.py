@@ -3,14 +3,16 @@
 from __future__ import annotations
 
 import sys
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
 import torch
 from torch import Tensor
+from torch.nn.utils.rnn import pad_sequence
 
 from ...errors import UsageError
-from ...models.family import heads_of, kv_groups_of, layout_of
+from ...models.family import layout_of
 
 
 @dataclass(frozen=True, slots=True)
@@ -24,48 +26,63 @@ class LayerInput:
         Behind the layer's normalisation.
     rotary : (cos, sin)
         Of its rows, each [B or 1, n, d].
+    keys : Tensor [B, Hkv, n, d] or None
+        Rotated, where a cache has them already.
     """
 
     module: Any
     hidden: Tensor
     rotary: tuple[Tensor, Tensor]
+    keys: Tensor | None = None
 
 
-def attention_of_rows(source: LayerInput, sample: int, rows: Tensor, alive: Tensor) -> Tensor:
-    """Probabilities of rows of one prompt over all its keys.
+def attention_of_rows(source: LayerInput, rows: Sequence[Tensor], alive: Tensor) -> Tensor:
+    """Probabilities of rows of each prompt over all keys.
 
     Parameters
     ----------
     source : LayerInput
-    sample : int
-    rows : Tensor of int64 [R]
-    alive : Tensor of bool [n]
+    rows : sequence of Tensor of int64 [R_b]
+        Of each prompt.
+    alive : Tensor of bool [B, n]
         Keys that are no padding.
 
     Returns
     -------
-    Tensor [H, R, n], float32. Equals eager attention to rounding.
+    Tensor [B, H, R, n], float32
+        R is the largest of R_b; what is behind R_b means nothing. Equals eager attention to rounding.
+
+    Raises
+    ------
+    UsageError
+        If the attention has parts that are not worked out here.
 
     Source: methods/pruning-peers.md, section 8.4.
     """
-    module = source.module
-    parts = layout_of(module)
-    if parts.fused:
-        raise UsageError(f"{type(module).__name__}: rows of a fused projection cannot be made one by one.")
-    x = source.hidden[sample : sample + 1]
-    heads = heads_of(module)
-    q = getattr(module, parts.query)(x[:, rows])
-    k = getattr(module, parts.key)(x)
-    q, k = (t.view(1, t.shape[1], -1, int(module.head_dim)).transpose(1, 2) for t in (q, k))
-    if parts.qk_norms:
-        q, k = (getattr(module, name)(t) for name, t in zip(parts.qk_norms, (q, k), strict=True))
-    cos, sin = (t if t.shape[0] == 1 else t[sample : sample + 1] for t in source.rotary)
-    rotate = sys.modules[type(module).__module__].apply_rotary_pos_emb
-    q, _ = rotate(q, q, cos[:, rows], sin[:, rows])
-    _, k = rotate(k, k, cos, sin)
-    k = k.repeat_interleave(kv_groups_of(module), 1)
-    assert q.shape[1] == heads
-    logits: Tensor = (q.float() @ k.float().mT)[0] * float(module.scaling)  # [H, R, n]
-    keys = torch.arange(x.shape[1], device=x.device)
-    seen = (keys <= rows[:, None]) & alive
-    return logits.masked_fill(~seen, -torch.inf).softmax(-1)
+    module, parts = source.module, layout_of(source.module)
+    rotate = getattr(sys.modules[type(module).__module__], "apply_rotary_pos_emb", None)
+    if parts.fused or parts.softmax or rotate is None or getattr(module, "attn_logit_softcapping", None):
+        raise UsageError(f"{type(module).__name__}: its attention cannot be worked out for single rows.")
+
+    def projected(name: str, x: Tensor, norm: int) -> Any:  # [B, heads, ., d]
+        heads = getattr(module, name)(x).view(*x.shape[:2], -1, int(module.head_dim))
+        return (getattr(module, parts.qk_norms[norm])(heads) if parts.qk_norms else heads).transpose(1, 2)
+
+    index = pad_sequence(list(rows), batch_first=True)  # [B, R]
+    cos, sin = (t.expand(len(index), *t.shape[1:]) for t in source.rotary)
+
+    def of_rows(t: Tensor) -> Tensor:
+        return t.gather(1, index[..., None].expand(-1, -1, t.shape[2]))
+
+    q = projected(parts.query, of_rows(source.hidden), 0)
+    q, _ = rotate(q, q, of_rows(cos), of_rows(sin))
+    k = source.keys
+    if k is None:
+        k = projected(parts.key, source.hidden, 1)
+        _, k = rotate(k, k, cos, sin)
+    batch, heads, wanted, width = q.shape
+    grouped = q.float().reshape(batch, k.shape[1], -1, width)  # heads that share keys, one below the other
+    logits = (grouped @ k.float().mT).view(batch, heads, wanted, -1) * float(module.scaling)
+    seen = (torch.arange(k.shape[2], device=k.device) <= index[..., None]) & alive[:, None]
+    probabilities: Tensor = logits.masked_fill_(~seen[:, None], -torch.inf).softmax(-1)
+    return probabilities

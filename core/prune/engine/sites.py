@@ -90,15 +90,15 @@ def site_of(given: nn.Module | Loaded) -> VisionLanguageSite:
         if (parts := MODELS.get(cls.__name__)) is not None:
             break
     else:
-        raise UsageError(f"{type(model).__name__}: no visual tokens of this class can be pruned. Known: {_known()}.")
+        name, known = type(model).__name__, ", ".join(sorted(MODELS))
+        config: Any = getattr(model, "config", None)
+        if config is not None and not any(hasattr(config, part) for part in ("vision_config", "image_size")):
+            raise UsageError(f"{name} is a model of text alone: it has no visual tokens. Known: {known}.")
+        raise UsageError(f"{name}: visual tokens of this class cannot be pruned. Known: {known}.")
     text: Any = model.get_submodule(parts.text)
-    config: Any = model.config
+    config = model.config
     ids = tuple(getattr(config, field) for field in parts.tokens)
     return VisionLanguageSite(
         model, text, model.get_submodule(parts.tower), model.get_submodule(parts.projector),
         tuple(text.layers), ids, given.fingerprint if isinstance(given, Loaded) else "",
     )  # fmt: skip
-
-
-def _known() -> str:
-    return ", ".join(sorted(name.removesuffix("ForConditionalGeneration") for name in MODELS))

@@ -27,6 +27,8 @@ class Prefill:
         The same of all tokens that are no padding.
     notes : list of str
         What the user must know of what the method did, or could not do: warnings of a report.
+    slots : Tensor of int64 [B, n], optional
+        Of each row of the logits, its place in the prompt; -1 for padding.
     """
 
     before: tuple[int, ...]
@@ -35,6 +37,7 @@ class Prefill:
     visual: list[tuple[int, ...]] = field(default_factory=list)
     tokens: list[tuple[int, ...]] = field(default_factory=list)
     notes: list[str] = field(default_factory=list)
+    slots: Tensor | None = None
 
     def kept(self, sample: int = 0) -> Tensor | None:
         """Numbers of the tokens that the last layer saw; None where nothing was chosen."""
