@@ -93,6 +93,10 @@ def prompts_of(site: VisionLanguageSite, inputs: Mapping[str, Any], pictures: Pi
     mask = inputs.get("attention_mask")
     valid = torch.ones_like(ids, dtype=torch.bool) if mask is None else mask.bool()
     visual = tuple(row.nonzero().flatten() for row in is_visual(site, ids))
+    if pictures is not None:
+        if len(ids) % len(pictures):
+            raise ValueError(f"pictures of {len(pictures)} prompts were told, the model is given {len(ids)}")
+        pictures = tuple(of for of in pictures for _ in range(len(ids) // len(pictures)))  # beams of one prompt
     own = {name: value for name, value in inputs.items() if isinstance(value, Tensor) or name == ENCODED}
     return Prompts(site, own, ids, valid, visual, pictures=pictures)
 
