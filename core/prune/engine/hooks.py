@@ -273,7 +273,7 @@ class _Run:
         first, self.seen = self.seen, self.seen + prompts
         if self.ids is None:
             return tuple(str(first + number) for number in range(prompts))
-        if prompts % len(self.ids):
+        if not self.ids or prompts % len(self.ids):
             raise UsageError(f"ids: {len(self.ids)} names for {prompts} prompts.")
         return tuple(name for name in self.ids for _ in range(prompts // len(self.ids)))  # beams share a name
 

@@ -9,6 +9,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from ...errors import UsageError
 from ...models.geometry import Geometry
 from .sites import VisionLanguageSite
 from .tower import Tower
@@ -94,8 +95,8 @@ def prompts_of(site: VisionLanguageSite, inputs: Mapping[str, Any], pictures: Pi
     valid = torch.ones_like(ids, dtype=torch.bool) if mask is None else mask.bool()
     visual = tuple(row.nonzero().flatten() for row in is_visual(site, ids))
     if pictures is not None:
-        if len(ids) % len(pictures):
-            raise ValueError(f"pictures of {len(pictures)} prompts were told, the model is given {len(ids)}")
+        if not pictures or len(ids) % len(pictures):
+            raise UsageError(f"pictures: of {len(pictures)} prompts, and the model is given {len(ids)}.")
         pictures = tuple(of for of in pictures for _ in range(len(ids) // len(pictures)))  # beams of one prompt
     own = {name: value for name, value in inputs.items() if isinstance(value, Tensor) or name == ENCODED}
     return Prompts(site, own, ids, valid, visual, pictures=pictures)
