@@ -12,7 +12,7 @@ from .vlm.ask import Answer, PreparedPrompt, answer
 
 if TYPE_CHECKING:
     from ..models.loaded import Loaded
-    from .engine.hooks import Positions
+    from .engine.checks import Positions
     from .methods.base import Keep, Pruner
 
 
