@@ -20,17 +20,19 @@ from ..text import reason_of
 from . import hf
 from .embedded import EMBEDDED
 from .files import check_regular, fingerprint, read_json, weight_files
+from .footprint import check_fits
 from .images import IMAGENET, ImagePreparation
 from .loaded import Loaded, Processor
 from .openclip import CONFIG as OPEN_CLIP
 from .openclip import load_openclip
 from .timm import load_timm
+from .visual import VISUAL
 
-Task = Literal["text", "causal", "vision", "image-text", "vision-language"]
+Task = Literal["text", "causal", "vision", "classifier", "image-text", "vision-language"]
 TASKS: tuple[str, ...] = get_args(Task)
 _CLASSES = {
     "text": "AutoModel", "causal": "AutoModelForCausalLM", "vision": "AutoModel", "image-text": "AutoModel",
-    "vision-language": "AutoModelForImageTextToText",
+    "classifier": "AutoModelForImageClassification", "vision-language": "AutoModelForImageTextToText",
 }  # fmt: skip
 _TOWERS = {
     "clip": "CLIPVisionModel", "clip_vision_model": "CLIPVisionModel",
@@ -56,7 +58,8 @@ def load_model(
         Face id that is on this machine.
     task : str
         ``"text"``: hidden states of texts. ``"causal"``: a language model. ``"vision"``: hidden states of images; of a
-        model with two towers, the one for images. ``"image-text"``: both towers. ``"vision-language"``: answers about
+        model with two towers, the one for images. ``"classifier"``: the same with the head of its classes, where the
+        folder has one; else as ``"vision"``. ``"image-text"``: both towers. ``"vision-language"``: answers about
         images.
     device : torch.device or str
     dtype : torch.dtype or str
@@ -152,7 +155,7 @@ def load_folder(folder: Path, task: Task, *, device: torch.device, dtype: torch.
             raise OptionError(f"{{model}}: {folder} is no folder of a model: it holds no config.json or {OPEN_CLIP}.")
         config = read_json(folder / "config.json")
         if "architecture" in config and "model_type" not in config:
-            _only(folder, "timm", task, ("vision",))
+            _only(folder, "timm", task, ("vision", "classifier"))
             return load_timm(folder, config, device=device, dtype=dtype)
         return _transformers(folder, task, device, dtype)
     except AttnError:
@@ -164,14 +167,20 @@ def load_folder(folder: Path, task: Task, *, device: torch.device, dtype: torch.
 def _transformers(folder: Path, task: Task, device: torch.device, dtype: torch.dtype) -> Loaded:
     config = hf.load_config(folder)
     family = config.model_type
+    if task == "classifier" and not _classifies(config):
+        task = "vision"
     vision = hasattr(config, "image_size") or hasattr(config, "vision_config")
     towers = hasattr(config, "vision_config") and hasattr(config, "text_config") and family in _TOWERS
     fits = {
         "text": not vision, "vision": vision and (family in _TOWERS or not hasattr(config, "text_config")),
-        "image-text": towers,
+        "image-text": towers, "vision-language": family in VISUAL,
     }.get(task, hf.has_class(config, _CLASSES[task]))  # fmt: skip
     if not fits:
-        raise OptionError(f"{{model}}: {folder} is {family}, which is no model for {task}.")
+        named = (getattr(config, "architectures", None) or [family])[0]
+        known = f" Known are {', '.join(VISUAL)}." if task == "vision-language" else ""
+        raise OptionError(f"{{model}}: {folder} is {family} ({named}), which is no model for {task}.{known}")
+    if task == "vision-language":
+        return _vision_language(folder, config, device, dtype)
     if task == "text":
         model = hf.load_text_model(folder, config, dtype, device)
     else:
@@ -179,10 +188,45 @@ def _transformers(folder: Path, task: Task, device: torch.device, dtype: torch.d
         model = hf.load_class(folder, name, dtype, device)
     tokeniser = hf.load_tokeniser(folder) if task in ("text", "causal", "image-text") else None
     images = None
-    if task in ("vision", "image-text"):
+    if task in ("vision", "classifier", "image-text"):
         images = ImagePreparation.of_transformers(read_json(folder / _PREPROCESSOR))
-    joint = hf.load_processor(folder, config) if task == "vision-language" else None
-    return Loaded(model, Processor(tokeniser, images, joint), family, fingerprint(weight_files(folder)))
+    labels = tuple(str(config.id2label[number]) for number in sorted(config.id2label)) if task == "classifier" else ()
+    return Loaded(model, Processor(tokeniser, images), family, fingerprint(weight_files(folder)), labels)
+
+
+def vision_task(name: str, *, allow_download: bool = False) -> Task:
+    """Which task a model that looks at images is for: ``"vision-language"`` or ``"classifier"``.
+
+    Parameters
+    ----------
+    name, allow_download
+        See ``load_model``. Nothing but the configuration is read.
+
+    Raises
+    ------
+    UsageError
+        If there is no such model.
+    """
+    if name in EMBEDDED and EMBEDDED[name].reader:
+        return "classifier"
+    folder = EMBEDDED[name].path() if name in EMBEDDED else find_folder(name, allow_download=allow_download)
+    path = folder / "config.json"
+    family = read_json(path).get("model_type") if path.is_file() else None
+    return "vision-language" if family in VISUAL else "classifier"
+
+
+def _classifies(config: Any) -> bool:
+    """Its weights have the head of a classifier."""
+    return any("ForImageClassification" in name for name in getattr(config, "architectures", None) or ())
+
+
+def _vision_language(folder: Path, config: Any, device: torch.device, dtype: torch.dtype) -> Loaded:
+    """The small parts first: what is wrong with them is known before gigabytes are read."""
+    joint = hf.load_processor(folder, config)
+    files = weight_files(folder)
+    check_fits(folder, files, config, dtype, device)
+    model = hf.load_class(folder, _CLASSES["vision-language"], dtype, device)
+    return Loaded(model, Processor(joint=joint), config.model_type, fingerprint(files))
 
 
 def _embedded(name: str, task: Task, device: torch.device, dtype: torch.dtype) -> Loaded:
@@ -190,7 +234,7 @@ def _embedded(name: str, task: Task, device: torch.device, dtype: torch.dtype) -
     path = packaged.path()
     if not packaged.reader:
         return load_folder(path, task, device=device, dtype=dtype)
-    _only(path, packaged.what, task, ("vision",))
+    _only(path, packaged.what, task, ("vision", "classifier"))
     model: Any = packaged.read().to(device, dtype)
     side = packaged.image_size or model.config.image_size
     images = ImagePreparation((side, side), *IMAGENET)

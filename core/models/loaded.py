@@ -39,9 +39,12 @@ class Loaded:
         ``model_type`` of transformers, ``"timm"`` or ``"open_clip"``.
     fingerprint : str
         Of the files of its weights: the same for the same weights, whatever they are called.
+    labels : tuple of str
+        Of its classes, in the order of its logits; empty where it is no classifier, or does not say.
     """
 
     model: Any
     processor: Processor
     family: str
     fingerprint: str
+    labels: tuple[str, ...] = ()

@@ -46,7 +46,10 @@ def load_timm(folder: Path, config: Mapping[str, Any], *, device: torch.device, 
     except Exception as error:  # of any kind: unknown architecture, arguments, shapes
         raise OptionError(f"{{model}}: {folder} cannot be loaded by timm as {name} ({reason_of(error)}).") from None
     own = dict(model.pretrained_cfg or {}) | dict(config.get("pretrained_cfg") or {})
-    return Loaded(model.to(device, dtype).eval(), Processor(images=_preparation(own)), "timm", fingerprint(files))
+    labels = tuple(map(str, config.get("label_names") or ()))
+    return Loaded(
+        model.to(device, dtype).eval(), Processor(images=_preparation(own)), "timm", fingerprint(files), labels
+    )
 
 
 def _preparation(config: Mapping[str, Any]) -> ImagePreparation:

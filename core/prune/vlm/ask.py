@@ -190,6 +190,10 @@ def answers(loaded: Loaded, questions: PreparedBatch, *, max_new_tokens: int) ->
         )  # fmt: skip
     length = questions.inputs["input_ids"].shape[1]
     logits = torch.stack(out.logits, 1).float()  # [B, G, V]
+    if not bool(logits.isfinite().all()):
+        raise OptionError(
+            "{model}: its logits are no finite numbers: damaged weights, or {dtype} holds none so large. Use float32."
+        )
     ends = model.generation_config.eos_token_id
     ends = torch.tensor([ends] if isinstance(ends, int) else ends or [], device=logits.device)
     result = []
