@@ -5,6 +5,9 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
+import numpy as np
+from numpy.typing import NDArray
+
 from .engine.hooks import pruned
 from .engine.sites import VisionLanguageSite
 from .engine.trace import Prefill
@@ -54,7 +57,7 @@ class Pruned:
     prefill: Prefill
 
     @property
-    def kept(self) -> list[int]:
-        """Numbers of the visual tokens that the last layer saw."""
-        kept = self.prefill.kept()
-        return list(range(self.prefill.before[0])) if kept is None else [int(number) for number in kept]
+    def owner(self) -> NDArray[np.int64]:
+        """Of each visual token, the one that holds it in the last layer; -1: none does. [V]."""
+        every, kept = np.arange(self.prefill.before[0]), self.prefill.kept()
+        return every if kept is None else np.where(np.isin(every, kept.cpu().numpy()), every, -1)

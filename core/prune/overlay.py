@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
 
 import numpy as np
 from numpy.typing import NDArray
@@ -16,7 +15,7 @@ LEAST_SIDE, MOST_SIDE = 512, 1536
 DIMMED, UNSEEN = 0.25, 0.5
 """How much is left of the brightness of a dropped token; how much white is laid over what the model did not see."""
 KEPT, MERGED = np.array((255, 196, 0), np.uint8), np.array((0, 200, 255), np.uint8)
-"""Outlines: of a token that stayed as it was, and of one that others were merged into."""
+"""Outlines: of a token that stayed as it was, and of several that became one."""
 
 
 def shown_size(picture: ColourPicture) -> tuple[int, int]:
@@ -40,21 +39,17 @@ def base(picture: ColourPicture) -> NDArray[np.uint8]:
     return np.asarray(Image.fromarray(pixels).resize((width, height), how))
 
 
-def overlay(
-    picture: ColourPicture, geometry: Geometry, kept: Sequence[int], *, merged: Sequence[int] = ()
-) -> NDArray[np.uint8]:
-    """Draw which visual tokens of a picture were kept.
+def overlay(picture: ColourPicture, geometry: Geometry, owner: NDArray[np.int64]) -> NDArray[np.uint8]:
+    """Draw what became of the visual tokens of a picture.
 
     Parameters
     ----------
     picture : ColourPicture
     geometry : Geometry
         Of its tokens, ``geometry.size`` being that of the user's file.
-    kept : sequence of int
-        Numbers of the tokens that were kept; those that are nowhere in the picture, such as ends of lines, are
-        not drawn.
-    merged : sequence of int
-        Those among them that hold more than themselves.
+    owner : ndarray of int64, shape (count,)
+        Of each token, the one that holds it now: itself, one that it was merged into, or -1 where it was dropped. Those
+        that are nowhere in the picture, such as ends of lines, are not drawn.
 
     Returns
     -------
@@ -62,32 +57,37 @@ def overlay(
     that were kept. What no token covers is pale.
     """
     pixels = base(picture)
-    size = pixels.shape[:2]
-    stays = np.zeros(geometry.count)
-    stays[np.asarray(kept, np.int64)] = 1
-    share = geometry.on_pixels(stays, size=size)[..., None]
+    share = geometry.on_pixels((owner >= 0).astype(np.float64), size=pixels.shape[:2])[..., None]
     light = DIMMED + (1 - DIMMED) * np.nan_to_num(share)
     grey = pixels.mean(-1, keepdims=True)
     dimmed = np.where(share > 0, pixels * light, grey * light)
     drawn = np.where(np.isnan(share), grey * (1 - UNSEEN) + 255 * UNSEEN, dimmed)
     out = np.rint(drawn).astype(np.uint8)
-    _outline(out, geometry, set(map(int, kept)) - set(map(int, merged)), KEPT)
-    _outline(out, geometry, set(map(int, merged)), MERGED)
+    _outline(out, geometry, owner)
     return out
 
 
-def _outline(out: NDArray[np.uint8], geometry: Geometry, tokens: set[int], colour: NDArray[np.uint8]) -> None:
-    """Frames just inside the boxes of tokens, as far as they are in the picture."""
+def _outline(out: NDArray[np.uint8], geometry: Geometry, owner: NDArray[np.int64]) -> None:
+    """Frames just inside of tokens that were kept, as far as they are in the picture; around merged ones as a whole."""
     height, width = out.shape[:2]
     down, across = height / geometry.size[0], width / geometry.size[1]
-    boxes = geometry.boxes().numpy() * (down, across, down, across)
-    for token, box in zip(geometry.patches().tolist(), boxes, strict=True):
-        if token not in tokens:
-            continue
-        top, left, bottom, right = (round(edge) for edge in box)
-        line = max(1, min(bottom - top, right - left) // 16)
-        rows, columns = slice(max(0, top), max(0, bottom)), slice(max(0, left), max(0, right))
-        for low, high in ((top, top + line), (bottom - line, bottom)):
-            out[max(0, low) : max(0, high), columns] = colour
-        for low, high in ((left, left + line), (right - line, right)):
-            out[rows, max(0, low) : max(0, high)] = colour
+    holds = np.bincount(owner[owner >= 0], minlength=len(owner))
+    boxes = iter(geometry.boxes().numpy() * (down, across, down, across))
+    for tile in geometry.tiles:
+        of = np.pad(owner[tile.start : tile.tokens.stop].reshape(tile.grid), 1, constant_values=-1)
+        for row, column in np.ndindex(tile.grid):
+            box, own = next(boxes), of[row + 1, column + 1]
+            if own < 0:
+                continue
+            top, left, bottom, right = (round(edge) for edge in box)
+            line = max(1, min(bottom - top, right - left) // 16)
+            sides = (
+                ((row, column + 1), (top, top + line, left, right)),
+                ((row + 2, column + 1), (bottom - line, bottom, left, right)),
+                ((row + 1, column), (top, bottom, left, left + line)),
+                ((row + 1, column + 2), (top, bottom, right - line, right)),
+            )
+            for neighbour, (above, below, before, behind) in sides:
+                if of[neighbour] != own:
+                    rows, columns = slice(max(0, above), max(0, below)), slice(max(0, before), max(0, behind))
+                    out[rows, columns] = KEPT if holds[own] == 1 else MERGED

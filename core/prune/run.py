@@ -160,7 +160,7 @@ def prune_picture(task: Task, step: Callable[[int, int], None], options: PruneOp
     keep = keep_of(options.keep)
     done = question.pruned(pruner_for(options, options.method), keep, options.positions)
     step(2, steps)
-    drawn = overlay(picture, question.prepared.pictures[0], done.kept)
+    drawn = overlay(picture, question.prepared.pictures[0], done.owner)
     compared = _compare(question, picture, done, options, step) if options.compare else None
     files = write_outputs(task, drawn, request, compared)
     return Item(
@@ -189,16 +189,17 @@ def _question(loaded: Loaded, picture: ColourPicture, options: PruneOptions, sou
 def _compare(
     question: Question, picture: ColourPicture, done: Pruned, options: PruneOptions, step: Callable[[int, int], None]
 ) -> Comparison:
-    """The method and those of the comparison, side by side on one picture."""
+    """The method and those of the comparison at its counted budget, side by side on one picture."""
     geometry = question.prepared.pictures[0]
     names = [options.method, *options.compare]
+    share = done.prefill.retention()
 
     def compared(name: str, one: Pruned) -> Compared:
-        return Compared(name, metrics_of(question, one), overlay(picture, geometry, one.kept))
+        return Compared(name, metrics_of(question, one), overlay(picture, geometry, one.owner))
 
     def ask(name: str) -> Compared:
         pruner = pruner_for(options, name)
-        one = question.pruned(pruner, keep_of(options.keep), options.positions)
+        one = question.pruned(pruner, pruner.keep_for(question.site, share), options.positions)
         step(2 + names.index(name), 1 + len(names))
         return compared(name, one)
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import dataclass
 from typing import Any
 
 from ..models.loaded import Loaded
@@ -17,7 +18,7 @@ def metrics_of(question: Question, done: Pruned) -> dict[str, float]:
     prefill = done.prefill
     return {
         "tokens_before": prefill.before[0],
-        "tokens_after": len(done.kept),
+        "tokens_after": int((done.owner >= 0).sum()),
         "mean_retention": prefill.retention(),
         "answers_equal": float(question.plain.text == done.answer.text),
     }
@@ -35,7 +36,7 @@ def sections_of(question: Question, done: Pruned) -> list[Section]:
         for number, ((visual,), (tokens,)) in enumerate(zip(prefill.visual, prefill.tokens, strict=True))
     ]  # fmt: skip
     return [
-        Facts("answers", answers_of(question, done), printed=False),
+        Answers("answers", answers_of(question, done), printed=False),
         Table("layers", layers, title="tokens that each layer sees", printed=False),
     ]
 
@@ -74,14 +75,21 @@ def model_kind(loaded: Loaded, name: str) -> str:
 
 def overview(items: Sequence[Item]) -> list[Row]:
     """What a terminal shows of every picture: answers and the main numbers."""
-    return [
-        {
-            "input": item.input, "status": item.status,
-            "before": item.details.get("answer_before"), "after": item.details.get("answer_after"),
-            **{name: item.metrics.get(name) for name in SHOWN}, "seconds": item.seconds,
-        }
-        for item in items
-    ]  # fmt: skip
+    rows: list[Row] = []
+    for item in items:
+        said = next((section.values for section in item.sections if isinstance(section, Answers)), {})
+        shown = {name: item.metrics.get(name) for name in SHOWN}
+        rows.append({"input": item.input, "status": item.status, **said, **shown, "seconds": item.seconds})
+    return rows
+
+
+@dataclass(frozen=True, slots=True)
+class Answers(Facts):
+    """What was said before and after."""
+
+    @property
+    def kind(self) -> str:
+        return "facts"
 
 
 SHOWN = ("tokens_before", "tokens_after", "mean_retention", "flops_ratio", "logit_kl", "top1_agreement")
