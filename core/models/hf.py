@@ -14,11 +14,13 @@ from torch import nn
 from ..network import network
 from ..options import OptionError
 from ..text import reason_of
+from .files import read_json
 
 _ENCODERS = {"t5": "T5EncoderModel", "mt5": "MT5EncoderModel", "umt5": "UMT5EncoderModel"}
 _OFFSET = ("roberta", "xlm-roberta", "camembert", "mpnet")  # their positions start behind the padding index
 _VOCABULARIES = ("tokenizer.json", "vocab.*", "*.model", "*.tiktoken")
 _PROCESSORS = {"SmolVLMProcessor": "Idefics3Processor"}  # the same prompts; the former needs num2words, for videos
+_FRAME = (128 * 28 * 28, 768 * 28 * 28)  # of transformers' Qwen2VLVideoProcessor
 _UNUSED = re.compile(r"(^|\.)pooler\.")  # a head that pooling replaces; checkpoints often come without it
 
 
@@ -126,6 +128,23 @@ def load_processor(folder: Path, config: Any) -> Any:
 def for_pictures(cls: Any) -> Any:
     """A class of processors without its part for videos, which would need torchvision."""
     return type(cls.__name__, (cls,), {"get_attributes": classmethod(lambda _: ["image_processor", "tokenizer"])})
+
+
+def frame_pixels(folder: Path) -> tuple[int, int]:
+    """How many pixels a frame of a video has at least and at most, for Qwen2-VL and its kin, as its folder says it.
+
+    Raises ``UsageError`` where that cannot be read.
+    """
+    for name in ("processor_config.json", "video_preprocessor_config.json", "preprocessor_config.json"):
+        if not (folder / name).is_file():
+            continue
+        settings = read_json(folder / name)
+        settings = settings.get("video_processor") if name == "processor_config.json" else settings
+        if settings is not None:
+            size = settings.get("size") or {}
+            least = settings.get("min_pixels") or size.get("shortest_edge") or _FRAME[0]
+            return int(least), int(settings.get("max_pixels") or size.get("longest_edge") or _FRAME[1])
+    return _FRAME
 
 
 def positions(config: Any, tokeniser: Any) -> int | None:

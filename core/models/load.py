@@ -26,7 +26,7 @@ from .loaded import Loaded, Processor
 from .openclip import CONFIG as OPEN_CLIP
 from .openclip import load_openclip
 from .timm import load_timm
-from .visual import VISUAL
+from .visual import FRAMES, VISUAL
 
 Task = Literal["text", "causal", "vision", "classifier", "image-text", "vision-language"]
 TASKS: tuple[str, ...] = get_args(Task)
@@ -223,10 +223,11 @@ def _classifies(config: Any) -> bool:
 def _vision_language(folder: Path, config: Any, device: torch.device, dtype: torch.dtype) -> Loaded:
     """The small parts first: what is wrong with them is known before gigabytes are read."""
     joint = hf.load_processor(folder, config)
+    frame = hf.frame_pixels(folder) if config.model_type in FRAMES else None
     files = weight_files(folder)
     check_fits(folder, files, config, dtype, device)
     model = hf.load_class(folder, _CLASSES["vision-language"], dtype, device)
-    return Loaded(model, Processor(joint=joint), config.model_type, fingerprint(files))
+    return Loaded(model, Processor(joint=joint, frame_pixels=frame), config.model_type, fingerprint(files))
 
 
 def _embedded(name: str, task: Task, device: torch.device, dtype: torch.dtype) -> Loaded:

@@ -19,11 +19,14 @@ class Processor:
     images : ImagePreparation or None
     joint
         The processor of transformers for prompts with pictures in them.
+    frame_pixels : tuple of 2 int, or None
+        How many pixels a frame of a video has at least and at most; of models that take videos.
     """
 
     tokeniser: Any = None
     images: ImagePreparation | None = None
     joint: Any = None
+    frame_pixels: tuple[int, int] | None = None
 
 
 @dataclass(frozen=True, slots=True)

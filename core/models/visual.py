@@ -250,6 +250,8 @@ VISUAL: Mapping[str, Callable[[Any, Any, Mapping[str, Tensor], int, Size], Geome
     "internvl": _internvl,
 }
 """``model_type`` -> where the tokens of one picture are, counted from 0."""
+FRAMES = ("qwen2_vl", "qwen2_5_vl")
+"""Those that take frames of a video as pairs."""
 
 
 def _name(images: Any) -> str:

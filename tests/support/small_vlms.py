@@ -17,6 +17,7 @@ import numpy as np
 import tokenizers
 import torch
 import transformers as hf
+from encoder_folders import write
 from tokenizers import models, pre_tokenizers
 
 from attn.core.models.hf import for_pictures
@@ -181,6 +182,8 @@ def vlm_folder(folder: Path, name: str, seed: int = 0) -> Path:
     model.generation_config.do_sample = False
     model.save_pretrained(folder)
     processor.save_pretrained(folder)
+    if name.startswith("qwen"):
+        write(folder / "video_preprocessor_config.json", {"size": {"shortest_edge": 16**2, "longest_edge": 72**2}})
     return folder
 
 

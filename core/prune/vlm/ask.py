@@ -19,7 +19,7 @@ from ...models.hf import quiet
 from ...models.loaded import Loaded
 from ...models.pictures import ColourPicture
 from ...models.tokens import vocabulary
-from ...models.visual import resized, shown, visual_geometry
+from ...models.visual import FRAMES, resized, shown, visual_geometry
 from ...options import OptionError
 from ...sizes import show_bytes
 from ...text import reason_of
@@ -120,6 +120,8 @@ def prepare(loaded: Loaded, pictures: Sequence[ColourPicture], prompt: str, *, v
     site, processor = site_of(loaded.model), loaded.processor.joint
     if not pictures:
         raise UsageError("a question needs a picture.")
+    if video and loaded.family not in FRAMES:
+        raise UsageError(f"{loaded.family} takes no videos; {', '.join(FRAMES)} do.")
     photos = [_photo(picture) for picture in pictures]
     sizes = [(photo.height, photo.width) for photo in photos]
     marks = [processor.video_token] if video else [processor.image_token] * len(photos)

@@ -13,8 +13,6 @@ from ...errors import UsageError
 from ...models.geometry import Geometry, PatchGrid
 from ...models.loaded import Loaded
 
-FAMILIES = ("qwen2_vl", "qwen2_5_vl")
-
 
 def video_inputs(
     loaded: Loaded, frames: Sequence[Image.Image], text: str, special: bool
@@ -34,17 +32,21 @@ def video_inputs(
     Raises
     ------
     UsageError
-        If the model takes no videos, or the frames differ in size.
+        If the frames differ in size.
+
+    Notes
+    -----
+    Qwen2.5-VL takes them for two frames a second, which is the default of its processor as well.
     """
-    if loaded.family not in FAMILIES:
-        raise UsageError(f"videos are known of {', '.join(FAMILIES)} alone.")
     if len({frame.size for frame in frames}) > 1:
         raise UsageError("the frames of a video must be of one size.")
     processor = loaded.processor.joint
     images = processor.image_processor
     pair, merge = int(images.temporal_patch_size), int(images.merge_size)
     whole = [*frames, *[frames[-1]] * (-len(frames) % pair)]
-    made: Any = images(images=whole, return_tensors="pt")
+    assert loaded.processor.frame_pixels is not None
+    size_limits = dict(zip(("shortest_edge", "longest_edge"), loaded.processor.frame_pixels, strict=True))
+    made: Any = images(images=whole, size=size_limits, return_tensors="pt")
     count, (_, rows, columns) = len(whole) // pair, made["image_grid_thw"][0].tolist()
     width = made["pixel_values"].shape[1]
     channels = width // (pair * int(images.patch_size) ** 2)
