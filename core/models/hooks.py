@@ -209,6 +209,32 @@ def capture(model: nn.Module, layers: Layers = "all", what: Sequence[str] = ("q"
         yield seen
 
 
+@contextmanager
+def operands(model: nn.Module, layers: Layers, record: Callable[[int, Operands], None]) -> Iterator[None]:
+    """Show what the attention kernel of layers gets, call by call, where ``capture`` would keep too much of it.
+
+    Parameters
+    ----------
+    model : Module
+        Runs ``scaled_dot_product_attention`` inside, whatever it was loaded with.
+    layers : "all", "last:K" or sequence of int
+    record : callable (layer, Operands)
+        With a cache, the keys are all that are in it.
+
+    Raises
+    ------
+    UsageError
+        As ``capture``.
+    """
+    places = attention_places(model, layers)
+    for place in places:
+        layout_of(place.module)
+    with ExitStack() as stack:
+        for place in places:
+            _record(stack, place, partial(record, place.number))
+        yield
+
+
 def _record(stack: ExitStack, place: Place, record: Callable[[Operands], None]) -> None:
     """Show ``record`` what the kernel of a module gets, call by call."""
     module: Any = place.module
