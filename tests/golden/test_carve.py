@@ -7,9 +7,11 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from attn.core.models.geometry import Geometry, PatchGrid
 from attn.core.prune.carve.complexity import colour_complexity, texture_complexity
-from attn.core.prune.carve.maps import Steps, attention_entropy, contrast, fused, resized
+from attn.core.prune.carve.maps import Steps, attention_entropy, contrast, fused
 from attn.core.prune.carve.mask import Rank, box_of, mask_of, refined_size
+from attn.core.prune.sheets import smooth_on_pixels
 
 V = dict(np.load(Path(__file__).parent / "vectors" / "carve" / "carve.npz"))
 SIZE = V["image"].shape[:2]
@@ -23,6 +25,11 @@ SETTINGS: list[tuple[str, float, int, Rank]] = [
 
 def ratio() -> np.ndarray:
     return contrast(V["query_maps"], V["general_maps"])
+
+
+def resized(grid: np.ndarray, size: tuple[int, int]) -> np.ndarray:
+    geometry = Geometry(size, 0, 0, (PatchGrid(0, grid.shape, (0.0, 0.0, float(size[0]), float(size[1]))),))
+    return smooth_on_pixels(geometry, grid.ravel(), size)
 
 
 def fused_map(mode: Steps) -> np.ndarray:

@@ -1,7 +1,7 @@
 """Attention for the question over attention for no question, fused into one map of the picture.
 
 Specification: methods/carve.md, sections 3.2, 3.3, 3.7 and 7. Bilinear resizing is linear: layers and steps are added
-on the grid of the tokens, and the sum is resized once.
+on the grid of the tokens, and the sum is resized once (``sheets.smooth_on_pixels``).
 """
 
 from __future__ import annotations
@@ -10,7 +10,6 @@ from typing import Literal
 
 import numpy as np
 from numpy.typing import NDArray
-from PIL import Image
 
 from ...errors import UsageError
 
@@ -50,12 +49,6 @@ def step_weights(steps: int, mode: Steps) -> NDArray[np.float64]:
 def fused(values: NDArray[np.float64], mode: Steps) -> NDArray[np.float64]:
     """Weighted sum over steps, sum over layers: [S, L, V] to [V]."""
     return np.asarray(np.einsum("s,slv->v", step_weights(len(values), mode), np.asarray(values, np.float64)))
-
-
-def resized(grid: NDArray[np.float64], size: tuple[int, int]) -> NDArray[np.float64]:
-    """A map on the grid of the tokens [gh, gw], bilinear on pixels, [H, W]; float32 inside, as Pillow has it."""
-    picture = Image.fromarray(np.ascontiguousarray(grid, np.float32))
-    return np.asarray(picture.resize((size[1], size[0]), Image.Resampling.BILINEAR), np.float64)
 
 
 def clipped(values: NDArray[np.float64], percentile: float) -> NDArray[np.float64]:

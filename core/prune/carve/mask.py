@@ -26,6 +26,7 @@ def mask_of(
     Parameters
     ----------
     values : ndarray, shape (H, W)
+        NaN where the model saw nothing: never in the mask, and not counted.
     share : float
         Of the pixels that are above the threshold, p; with plateaus in the map, nearly.
     count : int
@@ -39,7 +40,7 @@ def mask_of(
     -------
     ndarray of bool, shape (H, W)
     """
-    above = values >= np.percentile(values, (1 - share) * 100)
+    above = values >= np.nanpercentile(values, (1 - share) * 100)
     labels, found = ndimage.label(above)  # the cross of four neighbours
     numbers = np.arange(1, found + 1)
     if rank == "remove-small":

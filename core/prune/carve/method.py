@@ -1,0 +1,274 @@
+"""CARVE: the model is asked again about what its attention for the question singles out, magnified.
+
+Paper: "Focusing by Contrastive Attention: Enhancing VLMs' Visual Reasoning", arXiv 2509.06461. Specification:
+methods/carve.md.
+
+It prunes pixels, not tokens, so it is no ``Pruner``: the command asks ``Carve(...).run(loaded, picture, prompt)``.
+"""
+
+from __future__ import annotations
+
+import time
+from dataclasses import dataclass, field
+from typing import Literal
+
+import numpy as np
+from numpy.typing import NDArray
+
+from ...errors import UsageError
+from ...models.loaded import Loaded
+from ...models.pictures import ColourPicture
+from ..engine.sites import VisionLanguageSite, site_of
+from ..sheets import smooth_on_pixels
+from ..vlm.ask import Prepared, answer, prepare
+from .capture import newest_rows
+from .maps import (
+    LAM,
+    Steps,
+    attention_entropy,
+    check_layers,
+    clipped,
+    contrast,
+    default_layers,
+    fused,
+    has_contrast,
+)
+from .mask import Fill, PixelBox, Rank, Regions, box_of, magnified, mask_of, masked
+
+GENERAL = "Write a general description of the image."
+SUFFIX = " Answer the question using a single word or phrase."
+
+
+@dataclass(frozen=True, slots=True)
+class Look:
+    """One answer, and what each of its tokens attended to.
+
+    Parameters
+    ----------
+    text : str
+    attention : ndarray, shape (S, L, V)
+        Of every step and layer to the visual tokens, mean over heads.
+    prepared : Prepared
+    passes : int
+        Forward passes of the model.
+    seconds : float
+    """
+
+    text: str
+    attention: NDArray[np.float64]
+    prepared: Prepared
+    passes: int
+    seconds: float
+
+
+@dataclass(frozen=True, slots=True)
+class Carved:
+    """What ``Carve.run`` came to.
+
+    Parameters
+    ----------
+    before : str
+        The answer about the whole picture.
+    after : str or None
+        The answer with the refined one; None where there was no contrast.
+    ratio : ndarray, shape (V,)
+        Attention for the question over attention in general, fused, of each visual token.
+    values : ndarray, shape (h, w)
+        The same on the pixels of the picture as it was read (``ColourPicture.pixels``); NaN where the model saw none.
+    mask : ndarray of bool, shape (h, w), or None
+    box : (x0, y0, x1, y1) or None
+        Around the mask, in pixels of the user's file, the last two behind the end.
+    crop : ndarray, shape (3, h', w'), float32, or None
+        What the model was shown the second time.
+    entropy_raw, entropy : ndarray, shape (L,)
+        Of the attention of the last step to the visual tokens, layer by layer, in nats: as it is, and renormalised.
+    layers : tuple of int
+        Whose ratios were fused.
+    steps : int
+        Common steps of both answers.
+    tokens : int
+        Visual tokens V.
+    tokens_after : int or None
+        Visual tokens of the last question.
+    passes : int
+        Forward passes of the model, those of the general look included where this run made them.
+    seconds : float
+    look, general : Look
+    warnings : tuple of str
+        With the reason where there was no contrast.
+    """
+
+    before: str
+    after: str | None
+    ratio: NDArray[np.float64]
+    values: NDArray[np.float64]
+    mask: NDArray[np.bool_] | None
+    box: PixelBox | None
+    crop: NDArray[np.float32] | None
+    entropy_raw: NDArray[np.float64]
+    entropy: NDArray[np.float64]
+    layers: tuple[int, ...]
+    steps: int
+    tokens: int
+    tokens_after: int | None
+    passes: int
+    seconds: float
+    look: Look = field(repr=False)
+    general: Look = field(repr=False)
+    warnings: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True)
+class Carve:
+    """The method with its settings (methods/carve.md, section 4).
+
+    >>> carve = Carve()  # doctest: +SKIP
+    >>> general = carve.look_generally(loaded, picture)  # once for a picture
+    >>> results = [carve.run(loaded, picture, question, general=general) for question in questions]
+
+    Parameters
+    ----------
+    layers : tuple of int
+        Of the language model, whose ratios are added; empty: 20 to 25, or from 0.7 to 0.9 of another depth.
+    steps : {"all", "first", "last"}
+        Tokens of the answer that count: all, later ones more (the code); or one alone (``last``: the paper's best).
+    lam : float
+        Above 0; larger damps tokens that get hardly any attention in general.
+    share : float
+        Of the pixels above the threshold, p.
+    regions : int
+        K of them are kept at least (``count="code"``), or at most (``count="cap"``).
+    rank : {"attention", "size", "remove-small"}
+        Regions with the largest sum of the map, the largest area; or all but small ones.
+    count : {"code", "cap"}
+    clip : float, optional
+        Percentile above which ratios are cut, such as 99.5.
+    fill : {"black", "mean", "none"}
+        What is beside the mask: black, the picture's mean colour, or what is there (the box alone is cut out).
+    enlarge : float, optional
+        Times the crop is enlarged at most, such as 8.
+    final : {"both", "refined"}
+        Last asked about the picture and the crop (the code), or the crop alone (the paper).
+    general, suffix : str, optional
+        The instruction that singles nothing out, and what is said behind it and behind the question. None: those of
+        the paper.
+    max_new_tokens : int
+        Of each answer.
+    """
+
+    layers: tuple[int, ...] = ()
+    steps: Steps = "all"
+    lam: float = LAM
+    share: float = 0.2
+    regions: int = 3
+    rank: Rank = "attention"
+    count: Regions = "code"
+    clip: float | None = None
+    fill: Fill | Literal["none"] = "black"
+    enlarge: float | None = None
+    final: Literal["both", "refined"] = "both"
+    general: str | None = None
+    suffix: str | None = None
+    max_new_tokens: int = 32
+
+    def __post_init__(self) -> None:
+        for name, value, right, wanted in (
+            ("lam", self.lam, self.lam > 0, "above 0"),
+            ("share", self.share, 0 < self.share <= 1, "above 0 and up to 1"),
+            ("regions", self.regions, self.regions >= 1, "1 or more"),
+            ("clip", self.clip, self.clip is None or 0 < self.clip <= 100, "a percentile above 0 and up to 100"),
+            ("enlarge", self.enlarge, self.enlarge is None or self.enlarge >= 1, "1 or more"),
+            ("max_new_tokens", self.max_new_tokens, self.max_new_tokens >= 1, "1 or more"),
+        ):
+            if not right:
+                raise UsageError(f"carve: {name} {value} cannot be. It is {wanted}.")
+
+    def look_generally(self, loaded: Loaded, picture: ColourPicture) -> Look:
+        """What the model looks at when nothing is asked for: once for a picture, whatever is asked about it."""
+        instruction = GENERAL if self.general is None else self.general
+        steps = 1 if self.steps == "first" else self.max_new_tokens
+        return self._look(loaded, prepare(loaded, [picture], instruction + self._suffix), steps)
+
+    def run(
+        self, loaded: Loaded, picture: ColourPicture, prompt: str, *, general: Look | None = None
+    ) -> Carved:
+        """Ask, find what is asked about, ask again.
+
+        Parameters
+        ----------
+        loaded : Loaded
+            Of ``load_model(name, "vision-language")``.
+        picture : ColourPicture
+        prompt : str
+            The question, without the suffix.
+        general : Look, optional
+            Of ``look_generally`` for the same picture; without it, it is made.
+
+        Raises
+        ------
+        UsageError
+            If the model is unknown, has no such layers, or the picture has no visual tokens.
+        """
+        start, passes = time.perf_counter(), 0
+        site = site_of(loaded.model)
+        layers = self.layers_of(site)
+        if general is None:
+            general = self.look_generally(loaded, picture)
+            passes += general.passes
+        look = self._look(loaded, prepare(loaded, [picture], prompt + self._suffix), self.max_new_tokens)
+        passes += look.passes
+        if look.attention.shape[2] != general.attention.shape[2]:
+            raise UsageError("the general look is one at another picture: its visual tokens are not as many.")
+        ratios = contrast(look.attention[:, layers], general.attention[:, layers], self.lam)
+        ratio = fused(ratios, self.steps)
+        if self.clip is not None:
+            ratio = clipped(ratio, self.clip)
+        height, width = picture.pixels.shape[1:]
+        values = smooth_on_pixels(look.prepared.pictures[0], ratio, (height, width))
+        raw, entropy = attention_entropy(look.attention[-1])
+        warnings = list(dict.fromkeys((*picture.warnings, *look.prepared.warnings)))
+        mask = box = crop = after = tokens_after = None
+        if has_contrast(ratio[look.prepared.pictures[0].patches().numpy()]):
+            mask = mask_of(values, self.share, self.regions, rank=self.rank, regions=self.count)
+            inner = box_of(mask)
+            rest = picture.pixels if self.fill == "none" else masked(picture.pixels, mask, self.fill)
+            crop = magnified(rest, inner, (height, width), self.enlarge)
+            refined = ColourPicture(crop, (crop.shape[1], crop.shape[2]))
+            shown = [picture, refined] if self.final == "both" else [refined]
+            last = prepare(loaded, shown, prompt + self._suffix)
+            spoken = answer(loaded, last, max_new_tokens=self.max_new_tokens)
+            after, tokens_after = spoken.text, last.tokens
+            passes += len(spoken.ids)
+            box = _in_file(inner, picture)
+        else:
+            warnings.append(
+                "no contrast: the question draws no more attention to one place than the general instruction does, so "
+                "nothing was cut out and the model was not asked again"
+            )
+        return Carved(
+            look.text, after, ratio, values, mask, box, crop, raw, entropy, layers, len(ratios), len(ratio),
+            tokens_after, passes, time.perf_counter() - start, look, general, tuple(warnings),
+        )  # fmt: skip
+
+    def layers_of(self, site: VisionLanguageSite) -> tuple[int, ...]:
+        """The layers whose ratios are added. Raises ``UsageError`` for one that is not in the model."""
+        layers = self.layers or default_layers(site.depth)
+        check_layers(layers, site.depth)
+        return layers
+
+    @property
+    def _suffix(self) -> str:
+        return SUFFIX if self.suffix is None else self.suffix
+
+    def _look(self, loaded: Loaded, prepared: Prepared, steps: int) -> Look:
+        start, site = time.perf_counter(), site_of(loaded.model)
+        with newest_rows(site, tuple(range(site.depth)), prepared.inputs) as seen:
+            spoken = answer(loaded, prepared, max_new_tokens=steps)
+        return Look(spoken.text, seen.maps, prepared, seen.passes, time.perf_counter() - start)
+
+
+def _in_file(box: PixelBox, picture: ColourPicture) -> PixelBox:
+    """A box in pixels of the user's file, of which a reduced picture was read: all that it touches."""
+    down, across = (size / read for size, read in zip(picture.size, picture.pixels.shape[1:], strict=True))
+    x0, y0, x1, y1 = box
+    return int(x0 * across), int(y0 * down), -int(-x1 * across // 1), -int(-y1 * down // 1)
