@@ -8,7 +8,7 @@ import numpy as np
 import torch
 
 from attn.core.prune.vflowopt.budget import mean_retention, third_stage
-from attn.core.prune.vflowopt.importance import grey_patches, importance, patch_entropy
+from attn.core.prune.vflowopt.importance import grey_of_patches, importance, patch_entropy, patches_of
 from attn.core.prune.vflowopt.recycle import Recycled, grid_cells, most_important, recycle
 
 TOLERANCE = 1e-5
@@ -19,8 +19,10 @@ T, ALPHA, R1, SIDE, R2, R3 = V["hyper"].tolist()
 COUNT = V["attn"].shape[1]
 
 
-def rows(index: torch.Tensor) -> torch.Tensor:
-    return V["attn"].mean(0)[index]
+def receive(rows: torch.Tensor | None) -> torch.Tensor:
+    """Of a single view whose cells are patches."""
+    attention = V["attn"].mean(0)
+    return (attention if rows is None else attention[rows[:, 0]]).mean(0)[:, None]
 
 
 def close(one: torch.Tensor, other: torch.Tensor) -> None:
@@ -28,17 +30,21 @@ def close(one: torch.Tensor, other: torch.Tensor) -> None:
 
 
 def test_entropy() -> None:
-    close(patch_entropy(grey_patches(V["image"].permute(2, 0, 1).float(), int(V["patch"]))), V["entropy"])
+    patches = patches_of(V["image"].permute(2, 0, 1)[None] / 255, int(V["patch"]))[0]
+    close(patch_entropy(grey_of_patches(patches, torch.zeros(3), torch.ones(3))), V["entropy"])
 
 
 def test_importance() -> None:
     for reduce, name in (("mean", "importance_official"), ("sum", "importance_paper")):
-        found = importance(rows, COUNT, t=T, alpha=ALPHA, entropy=V["entropy"], reduce=reduce)  # type: ignore[arg-type]
-        close(found.values, V[name])
-        close(found.received, V["received"])
-        close(torch.tensor(found.threshold), V["tau"])
-        assert torch.equal(found.important, V["important_idx"])
-        assert not found.fallback
+        found = importance(
+            receive, torch.zeros(COUNT, dtype=torch.int64), t=T, alpha=ALPHA, entropy=V["entropy"][:, None],
+            reduce=reduce,  # type: ignore[arg-type]
+        )  # fmt: skip
+        close(found.cells, V[name])
+        close(found.received[:, 0], V["received"])
+        close(found.thresholds[0], V["tau"])
+        assert torch.equal(found.important[:, 0].nonzero().flatten(), V["important_idx"])
+        assert not found.fallback.any()
 
 
 def recycled() -> Recycled:

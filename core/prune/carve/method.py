@@ -189,9 +189,7 @@ class Carve:
         steps = 1 if self.steps == "first" else self.max_new_tokens
         return self._look(loaded, prepare(loaded, [picture], instruction + self._suffix), steps)
 
-    def run(
-        self, loaded: Loaded, picture: ColourPicture, prompt: str, *, general: Look | None = None
-    ) -> Carved:
+    def run(self, loaded: Loaded, picture: ColourPicture, prompt: str, *, general: Look | None = None) -> Carved:
         """Ask, find what is asked about, ask again.
 
         Parameters

@@ -1,7 +1,7 @@
 """How important each patch is: attention received from the patches that all attend to, and entropy of its grey values.
 
-Specification: methods/vflowopt.md, section 3.1. The matrix of all rows and columns is never made: two passes over rows,
-the second over the important ones alone (section 7).
+Specification: methods/vflowopt.md, section 3.1. Two passes over rows of attention, the second over the important ones
+alone: the matrix of all rows is never made (section 7; ``engine.tower`` streams them).
 """
 
 from __future__ import annotations
@@ -15,89 +15,79 @@ import torch
 from torch import Tensor
 
 Reduce = Literal["mean", "sum"]
-MeanRows = Callable[[Tensor], Tensor]
-"""Numbers of rows [R] -> those rows of the attention, mean over heads, [R, N] float32."""
-TILE = 64
-"""Rows at a time: 4 bytes x 16 heads x 64 x 729, 3 MB."""
+Received = Callable[[Tensor | None], Tensor]
+"""Which patches' rows are meant [cells, m] bool (None: all) -> attention that each patch receives, mean over heads and
+over those rows of its view, [cells, m]."""
 GREYS = 256
 
 
 @dataclass(frozen=True, slots=True)
 class Importance:
-    """The map of one picture of the tower.
+    """The maps of the views (pictures, tiles, frames) of a batch; m patches make a cell, of which a token is made.
 
     Parameters
     ----------
-    values : Tensor [N]
-    received : Tensor [N]
+    values : Tensor [cells, m]
+    received : Tensor [cells, m]
         Mean attention that each patch receives.
-    threshold : float
+    thresholds : Tensor [views]
         Patches above it are important.
-    important : Tensor of int64 [K]
-    fallback : bool
+    important : Tensor of bool [cells, m]
+    fallback : Tensor of bool [views]
         No patch was above the threshold: the one that receives most is taken.
     """
 
     values: Tensor
     received: Tensor
-    threshold: float
+    thresholds: Tensor
     important: Tensor
-    fallback: bool
+    fallback: Tensor
 
-
-def mean_rows(q: Tensor, k: Tensor, scale: float) -> MeanRows:
-    """Rows of attention among patches from their queries and keys.
-
-    Parameters
-    ----------
-    q, k : Tensor [H, N, D]
-        Of the patches alone: what lies on a class token is shared out among them (section 12).
-    scale : float
-    """
-
-    def rows(index: Tensor) -> Tensor:
-        return ((q[:, index].float() @ k.float().mT) * scale).softmax(-1).mean(0)
-
-    return rows
+    @property
+    def cells(self) -> Tensor:
+        """Mean over the patches of a cell, as they are merged, [cells] (section 12)."""
+        return self.values.mean(1)
 
 
 def importance(
-    rows: MeanRows, count: int, *, t: float, alpha: float = 0.0, entropy: Tensor | None = None,
-    reduce: Reduce = "mean", device: torch.device | str = "cpu",
+    receive: Received, views: Tensor, *, t: float, alpha: float = 0.0, entropy: Tensor | None = None,
+    reduce: Reduce = "mean",
 ) -> Importance:  # fmt: skip
-    """Steps 1 to 3 of section 3.1.
+    """Steps 1 to 3 of section 3.1, view by view.
 
     Parameters
     ----------
-    rows : MeanRows
-    count : int
-        Patches N.
+    receive : Received
+    views : Tensor of int64 [cells]
+        In which view each cell is, from 0; all cells of a view follow each other.
     t : float
         Patches that receive more than t times the mean are important.
     alpha : float
         Weight of the entropy.
-    entropy : Tensor [N], optional
+    entropy : Tensor [cells, m], optional
         Of ``patch_entropy``; needed unless ``alpha`` is 0.
     reduce : {"mean", "sum"}
         Over the important patches: as in the code and the released settings, or as in the paper.
-    device : torch.device or str
-        Of the rows.
     """
-    every = torch.arange(count, device=device)
-    received = torch.stack([rows(tile).sum(0) for tile in torch.split(every, TILE)]).sum(0) / count
-    threshold = t * float(received.mean())
-    chosen = (received > threshold).nonzero().flatten()
-    fallback = not len(chosen)
-    if fallback:
-        chosen = received.argmax()[None]
-    values = torch.stack([rows(tile).sum(0) for tile in torch.split(chosen, TILE)]).sum(0)
-    if reduce == "mean":
-        values = values / len(chosen)
+    received = receive(None)
+    sizes = views.bincount().tolist()
+    parts = torch.split(received, sizes)
+    thresholds = t * torch.stack([part.mean() for part in parts])
+    important = received > thresholds[views][:, None]
+    fallback = torch.stack([~part.any() for part in torch.split(important, sizes)])
+    for part, chosen, empty in zip(parts, torch.split(important, sizes), fallback.tolist(), strict=True):
+        if empty:
+            chosen.view(-1)[part.argmax()] = True
+    values = receive(important)
+    if reduce == "sum":
+        counts = torch.stack([chosen.sum() for chosen in torch.split(important, sizes)])
+        values = values * counts[views][:, None]
     if alpha:
         if entropy is None:
             raise ValueError("alpha asks for the entropy of the patches")
-        values = values + alpha * entropy.to(values).softmax(0)
-    return Importance(values, received, threshold, chosen, fallback)
+        peaks = [part.flatten().softmax(0).view_as(part) for part in torch.split(entropy.to(values), sizes)]
+        values = values + alpha * torch.cat(peaks)
+    return Importance(values, received, thresholds, important, fallback)
 
 
 def patch_entropy(grey: Tensor) -> Tensor:
@@ -119,18 +109,25 @@ def patch_entropy(grey: Tensor) -> Tensor:
     return bits.float()
 
 
-def grey_patches(pixels: Tensor, patch: int) -> Tensor:
-    """Grey values, the rounded means of red, green and blue, of square patches, row by row.
+def grey_of_patches(patches: Tensor, mean: Tensor, std: Tensor) -> Tensor:
+    """Grey values, the rounded means of red, green and blue, of what a tower was given.
 
     Parameters
     ----------
-    pixels : Tensor [3, H, W]
-        0 to 255; what stands out beyond the last whole patch is left out, as the tower does.
-    patch : int
+    patches : Tensor [N, 3, P]
+        Normalised.
+    mean, std : Tensor [3]
+        Of the normalisation, for values in [0, 1].
 
     Returns
     -------
-    Tensor of int64 [N, patch * patch]
+    Tensor of int64 [N, P]
     """
-    grey = pixels.round().mean(0).round().clamp(0, GREYS - 1).long()
-    return grey.unfold(0, patch, patch).unfold(1, patch, patch).reshape(-1, patch * patch)
+    true = (patches.float() * std[:, None] + mean[:, None]) * (GREYS - 1)
+    return true.round().clamp(0, GREYS - 1).mean(1).round().long()
+
+
+def patches_of(pixels: Tensor, patch: int) -> Tensor:
+    """Square patches of pictures [V, 3, H, W], row by row, [V, N, 3, patch * patch]; a rest at the edges is left."""
+    cut = pixels.unfold(2, patch, patch).unfold(3, patch, patch)  # [V, 3, h, w, p, p]
+    return cut.permute(0, 2, 3, 1, 4, 5).flatten(1, 2).flatten(3)
