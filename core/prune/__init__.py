@@ -31,6 +31,15 @@ METHODS = Registry(
             year=2024,
             options=("layer",),
         ),
+        Method(
+            "vflowopt",
+            home="attn.core.prune.vflowopt.method:VFlowOpt",
+            summary="importance map of the image tower, three stages, pruned tokens come back merged",
+            paper="ICCV 2025, arXiv 2508.05211",
+            year=2025,
+            options=("calibration",),
+            note="plain settings without a strategy: `attn prune calibrate vflowopt` finds one for a model and budget",
+        ),
     ],
 )
 """A row's home is a class derived from ``methods.base.Pruner``, a frozen dataclass; its fields are the method's

@@ -9,8 +9,8 @@ It prunes pixels, not tokens, so it is no ``Pruner``: the command asks ``Carve(.
 from __future__ import annotations
 
 import time
-from dataclasses import dataclass, field
-from typing import Literal
+from dataclasses import dataclass, field, replace
+from typing import Any, Literal
 
 import numpy as np
 from numpy.typing import NDArray
@@ -20,7 +20,7 @@ from ...models.loaded import Loaded
 from ...models.pictures import ColourPicture
 from ..engine.sites import VisionLanguageSite, site_of
 from ..sheets import smooth_on_pixels
-from ..vlm.ask import Prepared, answer, prepare
+from ..vlm.ask import PreparedPrompt, answer, prepare
 from .capture import newest_rows
 from .maps import (
     LAM,
@@ -37,6 +37,8 @@ from .mask import Fill, PixelBox, Rank, Regions, box_of, magnified, mask_of, mas
 
 GENERAL = "Write a general description of the image."
 SUFFIX = " Answer the question using a single word or phrase."
+PLAIN = "what is there"
+"""The instruction for models of a few words, such as the embedded one, which do not know those of ``GENERAL``."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -48,17 +50,19 @@ class Look:
     text : str
     attention : ndarray, shape (S, L, V)
         Of every step and layer to the visual tokens, mean over heads.
-    prepared : Prepared
+    prepared : PreparedPrompt
     passes : int
         Forward passes of the model.
     seconds : float
+    warnings : tuple of str
     """
 
     text: str
     attention: NDArray[np.float64]
-    prepared: Prepared
+    prepared: PreparedPrompt
     passes: int
     seconds: float
+    warnings: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -185,9 +189,10 @@ class Carve:
 
     def look_generally(self, loaded: Loaded, picture: ColourPicture) -> Look:
         """What the model looks at when nothing is asked for: once for a picture, whatever is asked about it."""
-        instruction = GENERAL if self.general is None else self.general
+        instruction, suffix, warnings = self.said(loaded)
         steps = 1 if self.steps == "first" else self.max_new_tokens
-        return self._look(loaded, prepare(loaded, [picture], instruction + self._suffix), steps)
+        look = self._look(loaded, prepare(loaded, [picture], instruction + suffix), steps)
+        return replace(look, warnings=warnings)
 
     def run(self, loaded: Loaded, picture: ColourPicture, prompt: str, *, general: Look | None = None) -> Carved:
         """Ask, find what is asked about, ask again.
@@ -213,7 +218,8 @@ class Carve:
         if general is None:
             general = self.look_generally(loaded, picture)
             passes += general.passes
-        look = self._look(loaded, prepare(loaded, [picture], prompt + self._suffix), self.max_new_tokens)
+        prompt += self.said(loaded)[1]
+        look = self._look(loaded, prepare(loaded, [picture], prompt), self.max_new_tokens)
         passes += look.passes
         if look.attention.shape[2] != general.attention.shape[2]:
             raise UsageError("the general look is one at another picture: its visual tokens are not as many.")
@@ -224,7 +230,7 @@ class Carve:
         height, width = picture.pixels.shape[1:]
         values = smooth_on_pixels(look.prepared.pictures[0], ratio, (height, width))
         raw, entropy = attention_entropy(look.attention[-1])
-        warnings = list(dict.fromkeys((*picture.warnings, *look.prepared.warnings)))
+        warnings = list(dict.fromkeys((*picture.warnings, *look.prepared.warnings, *general.warnings)))
         mask = box = crop = after = tokens_after = None
         if has_contrast(ratio[look.prepared.pictures[0].patches().numpy()]):
             mask = mask_of(values, self.share, self.regions, rank=self.rank, regions=self.count)
@@ -233,7 +239,7 @@ class Carve:
             crop = magnified(rest, inner, (height, width), self.enlarge)
             refined = ColourPicture(crop, (crop.shape[1], crop.shape[2]))
             shown = [picture, refined] if self.final == "both" else [refined]
-            last = prepare(loaded, shown, prompt + self._suffix)
+            last = prepare(loaded, shown, prompt)
             spoken = answer(loaded, last, max_new_tokens=self.max_new_tokens)
             after, tokens_after = spoken.text, last.tokens
             passes += len(spoken.ids)
@@ -254,15 +260,41 @@ class Carve:
         check_layers(layers, site.depth)
         return layers
 
-    @property
-    def _suffix(self) -> str:
-        return SUFFIX if self.suffix is None else self.suffix
+    def said(self, loaded: Loaded) -> tuple[str, str, tuple[str, ...]]:
+        """The general instruction, what is said behind it and behind the question, and what to warn of.
 
-    def _look(self, loaded: Loaded, prepared: Prepared, steps: int) -> Look:
+        Raises
+        ------
+        UsageError
+            If the model does not know the words that were given.
+        """
+        tokeniser = loaded.processor.joint.tokenizer
+        warnings = []
+        instruction, suffix = self.general, self.suffix
+        if instruction is None:
+            instruction = GENERAL if _knows(tokeniser, GENERAL) else PLAIN
+            if instruction is PLAIN:
+                warnings.append(f"the model does not know the words of {GENERAL!r}: {PLAIN!r} was asked instead")
+        if suffix is None:
+            suffix = SUFFIX if _knows(tokeniser, SUFFIX) else ""
+            if not suffix:
+                warnings.append(f"the model does not know the words of {SUFFIX!r}: nothing is said behind the question")
+        for name, text in (("general", instruction), ("suffix", suffix)):
+            if not _knows(tokeniser, text):
+                raise UsageError(f"carve: {name}: the model does not know the words of {text!r}. Give others.")
+        return instruction, suffix, tuple(warnings)
+
+    def _look(self, loaded: Loaded, prepared: PreparedPrompt, steps: int) -> Look:
         start, site = time.perf_counter(), site_of(loaded.model)
         with newest_rows(site, tuple(range(site.depth)), prepared.inputs) as seen:
             spoken = answer(loaded, prepared, max_new_tokens=steps)
         return Look(spoken.text, seen.maps, prepared, seen.passes, time.perf_counter() - start)
+
+
+def _knows(tokeniser: Any, text: str) -> bool:
+    """Whether a tokeniser has a token for all of a text."""
+    unknown = tokeniser.unk_token_id
+    return unknown is None or unknown not in tokeniser(text, add_special_tokens=False)["input_ids"]
 
 
 def _in_file(box: PixelBox, picture: ColourPicture) -> PixelBox:

@@ -190,26 +190,43 @@ class Tower:
             Sums over the patches of a cell; zeros for a view without such rows.
         """
 
-        def of(segment: TowerSegment, meant: Tensor) -> Tensor:
-            n = segment.q.shape[1]
-            total = torch.zeros(n, device=segment.q.device)
-            for start in range(0, n, ROWS):
-                part = slice(start, start + ROWS)
-                weight = meant[part].float()
-                if weight.any():
-                    total += (segment.attention(part).mean(0) * weight[:, None]).sum(0)
-            return total / meant.sum().clamp(min=1)
+        return self._received(layer, None if rows is None else rows[:, None], alone=False).sum(1)
 
+    def among_patches(self, layer: int, rows: Tensor | None = None) -> Tensor:
+        """Attention that each patch receives from patches, mean over heads and rows, [cells, m], float32.
+
+        What a patch gives a class token or padding is shared out among the patches it sees (methods/vflowopt.md,
+        section 12).
+
+        Parameters
+        ----------
+        layer : int
+        rows : Tensor of bool [cells, m], optional
+            Patches whose rows are meant; without it all of the view that are no padding.
+        """
+        return self._received(layer, rows, alone=True)
+
+    def _received(self, layer: int, rows: Tensor | None, *, alone: bool) -> Tensor:
+        """Mean over heads and over the rows that are meant, [cells, m]; zeros for a view without such rows."""
         found, first = [], 0
         for call, patches in zip(self.calls, self.patches, strict=True):
             segments = self._segments(call, layer)
             meant = torch.cat([segment.counted() for segment in segments])
+            inside = torch.zeros_like(meant)
+            inside[patches.flatten()] = True
+            inside &= meant
             if rows is not None:
                 wanted = torch.zeros_like(meant)
-                wanted[patches[rows[first : first + len(patches)]].flatten()] = True
+                own = rows[first : first + len(patches)].expand_as(patches)
+                wanted[patches[own]] = True
                 meant = meant & wanted
-            values = [of(segment, meant[segment.start :][: segment.q.shape[1]]) for segment in segments]
-            found.append(torch.cat(values)[patches].sum(1))
+            if alone:
+                meant = meant & inside
+            values = []
+            for segment in segments:
+                part = slice(segment.start, segment.start + segment.q.shape[1])
+                values.append(_mean_of_rows(segment, meant[part], inside[part] if alone else None))
+            found.append(torch.cat(values)[patches])
             first += len(patches)
         return torch.cat(found)
 
@@ -239,6 +256,23 @@ class Tower:
                 segments.append(TowerSegment(start, one.q[number], one.k[number], mask, one.scale))
                 start += one.q.shape[2]
         return segments
+
+
+def _mean_of_rows(segment: TowerSegment, meant: Tensor, among: Tensor | None) -> Tensor:
+    """Mean attention of the rows that are meant, over heads, [n]; among some columns alone, renormalised."""
+    n = segment.q.shape[1]
+    total = torch.zeros(n, device=segment.q.device)
+    for start in range(0, n, ROWS):
+        part = slice(start, start + ROWS)
+        weight = meant[part].float()
+        if not weight.any():
+            continue
+        attention = segment.attention(part)
+        if among is not None:
+            attention = attention * among
+            attention = attention / attention.sum(-1, keepdim=True).clamp(min=torch.finfo(torch.float32).tiny)
+        total += (attention.mean(0) * weight[:, None]).sum(0)
+    return total / meant.sum().clamp(min=1)
 
 
 def feature_layer(site: VisionLanguageSite) -> int:

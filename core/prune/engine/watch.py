@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
-from functools import partial
+from functools import partial, wraps
 from typing import Any
 
 from torch import Tensor
@@ -32,6 +32,8 @@ class TowerCall:
         What the projector got.
     packing : (args, kwargs) or None
         How tiles were laid together to a picture.
+    pixels : Tensor or None
+        What the tower got: views [V, 3, H, W], or packed patches [N, 3 * frames * p * p].
     """
 
     grid: Tensor | None = None
@@ -40,6 +42,7 @@ class TowerCall:
     shape: tuple[int, ...] = ()
     features: Tensor | None = None
     packing: tuple[Any, Any] | None = None
+    pixels: Tensor | None = None
 
 
 class TowerWatch:
@@ -86,7 +89,8 @@ class TowerWatch:
     # -- hooks
 
     def _begin(self, tower: Any, args: Any, kwargs: Any) -> None:
-        self.calls.append(TowerCall(grid=kwargs.get("grid_thw")))
+        pixels = args[0] if args else kwargs.get("pixel_values")
+        self.calls.append(TowerCall(grid=kwargs.get("grid_thw"), pixels=pixels))
 
     def _attention(self, layer: int, module: Any, args: Any, kwargs: Any) -> None:
         if self.calls and layer not in self.calls[-1].inputs:  # not when it runs again to be looked at
@@ -111,6 +115,7 @@ class _Packing:
     def __init__(self, model: Any, calls: list[TowerCall]) -> None:
         self.model, pack = model, model.pack_image_features
 
+        @wraps(pack)
         def noted(*args: Any, **kwargs: Any) -> Any:
             if calls:
                 calls[-1].packing = (args, kwargs)

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 from ...errors import UsageError
 
 
@@ -47,12 +49,48 @@ def solved(budget: float, first: float, second: float, layers: tuple[int, int], 
     return min(1.0, third)
 
 
+def second_count(total: float, before: int, share: float | None, layers: tuple[int, int], depth: int) -> int:
+    """Tokens of one prompt that stage 2 leaves, where stage 3 is to spend what remains of a budget.
+
+    Merged tokens come back in whole cells, so that stage 1 leaves more or fewer than R1: the two other stages make up
+    for it (ours; section 3.3, step 5, asks for true counts).
+
+    Parameters
+    ----------
+    total : float
+        Tokens times layers that the budget has.
+    before : int
+        Tokens behind stage 1.
+    share : float or None
+        R2, from which there is a departure only where stage 3 could not meet the budget otherwise. None: R2 = R3.
+    layers : (l2, l3)
+    depth : int
+    """
+    first, second, third = _lengths(layers, depth)
+    rest = total - before * first
+    if share is None:
+        share = _root(lambda r: before * (r * second + r * r * third), rest)
+    wanted = min(max(before * share, rest / (second + third)), (rest - third) / second)
+    return min(before, max(1, round(wanted)))
+
+
+def third_count(total: float, before: int, here: int, layers: tuple[int, int], depth: int) -> int:
+    """Tokens that stage 3 leaves of ``here`` so that the budget is spent; below 1 where it is spent already."""
+    first, second, third = _lengths(layers, depth)
+    return min(here, round((total - before * first - here * second) / third))
+
+
 def even_stages(budget: float, layers: tuple[int, int], depth: int) -> float:
-    """R = R1 = R2 = R3 for a mean retention ``budget``: the root in (0, 1] of a polynomial that rises."""
+    """R = R1 = R2 = R3 for a mean retention ``budget``."""
+    return _root(lambda r: mean_retention((r, r, r), layers, depth), budget)
+
+
+def _root(rising: Callable[[float], float], value: float) -> float:
+    """Where in (0, 1] a rising function has a value; 1 where it is below everywhere."""
     low, high = 0.0, 1.0
     for _ in range(60):
         middle = (low + high) / 2
-        low, high = (middle, high) if mean_retention((middle,) * 3, layers, depth) < budget else (low, middle)
+        low, high = (middle, high) if rising(middle) < value else (low, middle)
     return high
 
 

@@ -7,7 +7,7 @@ Paper: "VFlowOpt: A Token Pruning Framework for LMMs with Visual Information Flo
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -19,8 +19,8 @@ from ...errors import UsageError
 from ..engine.moment import Moment, PruneStage, TokenChoice
 from ..engine.sites import VisionLanguageSite
 from ..engine.tower import Tower, feature_layer
-from ..methods.base import Keep, Pruner, largest, layer_of, shared_out
-from .budget import even_stages, solved
+from ..methods.base import Keep, Pruner, largest, layer_of
+from .budget import even_stages, second_count, solved, third_count
 from .importance import Importance, Reduce, grey_of_patches, importance, patch_entropy, patches_of
 from .places import TokenPlaces, token_places
 from .recycle import grid_cells, most_important, recycle, without_least
@@ -46,12 +46,15 @@ class FlowMap:
     places : tuple of TokenPlaces
     pictures : tuple of Tensor of int64 [n_b]
         The picture that each token is of, from 0, in its prompt.
+    left : list of int
+        Tokens of each prompt behind stage 1.
     """
 
     importance: Importance
     tokens: tuple[Tensor, ...]
     places: tuple[TokenPlaces, ...]
     pictures: tuple[Tensor, ...]
+    left: list[int] = field(default_factory=list)
 
 
 @dataclass(frozen=True)
@@ -106,8 +109,8 @@ class VFlowOpt(Pruner):
             raise UsageError(f"vflowopt: side {self.side}: a cell is 1 token wide at least.")
         if self.alpha and (len(self.pixel_mean) != 3 or len(self.pixel_std) != 3):
             raise UsageError(
-                "vflowopt: alpha asks for the entropy of true grey values: give pixel_mean and pixel_std, the image_mean "
-                "and image_std of the model's image processor."
+                "vflowopt: alpha asks for the entropy of true grey values: give pixel_mean and pixel_std, the "
+                "image_mean and image_std of the model's image processor."
             )
 
     def stages(self, site: VisionLanguageSite, keep: Keep) -> Sequence[PruneStage]:
@@ -190,18 +193,24 @@ def _before(method: VFlowOpt, keep: Keep, layers: tuple[int, int], vision: int, 
         features = moment.hidden[sample, moment.places[sample]]
         found = recycle(values, features, cells, retention, side)
         choices.append(TokenChoice(found.keep, found.features if found.cells else None, values))
+    flow.left[:] = [len(choice.keep) for choice in choices]
     return choices
 
 
 def _second(method: VFlowOpt, keep: Keep, layers: tuple[int, int], vision: int, moment: Moment) -> list[TokenChoice]:
     """Stage 2 (section 3.4)."""
+    flow: FlowMap = moment.prompts.cache[_CACHED]
     choices = []
-    for sample, numbers in enumerate(moment.numbers):
-        retention = method.second
-        if retention is None:
-            retention = even_stages(keep.share_of(moment.prompts.counts[sample]), layers, moment.prompts.site.depth)
-        values = moment.prompts.cache[_CACHED].tokens[sample][numbers]
-        choices.append(TokenChoice(numbers[most_important(values, retention)], score=values))
+    for values, numbers in zip(flow.tokens, moment.numbers, strict=True):
+        here = values[numbers]
+        if method.third is not None:
+            assert method.second is not None
+            left = most_important(here, method.second)
+        else:
+            total = keep.share_of(len(values)) * len(values) * moment.prompts.site.depth
+            count = second_count(total, len(here), method.second, layers, moment.prompts.site.depth)
+            left = without_least(here, len(here) - count)
+        choices.append(TokenChoice(numbers[left], score=here))
     return choices
 
 
@@ -210,15 +219,74 @@ def _third(method: VFlowOpt, keep: Keep, layers: tuple[int, int], vision: int, m
     flow: FlowMap = moment.prompts.cache[_CACHED]
     depth = moment.prompts.site.depth
     choices = []
-    for sample, numbers in enumerate(moment.numbers):
-        values = flow.tokens[sample][numbers]
+    for values, before, numbers in zip(flow.tokens, flow.left, moment.numbers, strict=True):
+        here = values[numbers]
         if method.third is not None:
-            left = most_important(values, method.third)
+            left = most_important(here, method.third)
         else:
-            n, here = len(flow.tokens[sample]), len(numbers)
-            first = moment.counts_before[sample]
-            wanted = keep.share_of(n) * n * depth - first * layers[0] - here * (layers[1] - layers[0])
-            count = round(wanted / (depth - layers[1]))
-            left = without_least(values, here - min(here, max(1, count)))
-        choices.append(TokenChoice(numbers[left], score=values))
+            total = keep.share_of(len(values)) * len(values) * depth
+            count = third_count(total, before, len(here), layers, depth)
+            if count < min(1, len(here)):
+                moment.prompts.note(
+                    "vflowopt: stage 1 left more tokens than the budget has for all layers; one goes on behind stage "
+                    "3. The counts tell what was left"
+                )
+            left = without_least(here, len(here) - max(min(1, len(here)), count))
+        choices.append(TokenChoice(numbers[left], score=here))
     return choices
+
+
+# -- what they go by
+
+
+def flow_map(method: VFlowOpt, moment: Moment, vision: int) -> FlowMap:
+    """The importance of every visual token of a batch (sections 3.1 and 3.2)."""
+    tower = moment.prompts.tower
+    assert tower is not None
+    entropy = tower_entropy(tower, method.pixel_mean, method.pixel_std) if method.alpha else None
+    found = importance(
+        partial(tower.among_patches, vision), tower.views, t=method.t, alpha=method.alpha, entropy=entropy,
+        reduce=method.reduce,
+    )  # fmt: skip
+    if bool(found.fallback.any()):
+        moment.prompts.note(
+            f"vflowopt: no patch receives more than {method.t:g} times the mean attention; the one that receives most "
+            "said what is important"
+        )
+    values = found.cells
+    tokens = tuple(torch.where(cells >= 0, values[cells], END_OF_ROW) for cells in tower.cells)
+    places = tuple(token_places(cells, tower.views, tower.grids) for cells in tower.cells)
+    pictures = tuple(_pictures(moment, sample, place) for sample, place in enumerate(places))
+    return FlowMap(found, tokens, places, pictures)
+
+
+def tower_entropy(tower: Tower, mean: Sequence[float], std: Sequence[float]) -> Tensor:
+    """Entropy of the true grey values of each patch that the tower saw, [cells, m], bits."""
+    found = []
+    for call, patches in zip(tower.calls, tower.patches, strict=True):
+        pixels = call.pixels
+        assert pixels is not None
+        of = torch.tensor(mean, device=pixels.device), torch.tensor(std, device=pixels.device)
+        if call.grid is not None:  # packed: patches of a cell follow each other
+            found.append(patch_entropy(grey_of_patches(pixels.view(len(pixels), 3, -1), *of)).view_as(patches))
+            continue
+        size: Any = tower.site.tower.config.patch_size
+        each = patches_of(pixels, int(size if isinstance(size, int) else size[0]))  # [V, N, 3, P]
+        views, count = each.shape[:2]
+        bits = patch_entropy(grey_of_patches(each.flatten(0, 1), *of)).view(views, count)
+        rows = torch.cat([bits.new_zeros(views, call.shape[1] - count), bits], 1)  # a class token is in front
+        found.append(rows.flatten()[patches])
+    return torch.cat(found)
+
+
+def _pictures(moment: Moment, sample: int, places: TokenPlaces) -> Tensor:
+    """The picture of each visual token of a prompt, from 0: as the caller says, else one. A video is one."""
+    prompts = moment.prompts
+    known = prompts.pictures[sample] if prompts.pictures is not None else None
+    pictures = torch.zeros_like(places.rows)
+    video = prompts.site.tokens[1:]
+    if video and len(pictures) and int(prompts.input_ids[sample, prompts.visual[sample][0]]) in video:
+        return pictures
+    for number, geometry in enumerate(known or ()):
+        pictures[geometry.prefix :] = number
+    return pictures

@@ -1,7 +1,7 @@
 """Where the visual tokens of a prompt are in the grids of its pictures (methods/vflowopt.md, section 3.2).
 
-The language model gets, of each picture, one grid; or an overview, and then the tiles laid together, with a token at the
-end of each row that belongs to no patch.
+The language model gets, of each picture, one grid; or an overview, and then the tiles laid together, with a token at
+the end of each row that belongs to no patch.
 """
 
 from __future__ import annotations

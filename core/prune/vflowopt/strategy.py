@@ -85,7 +85,8 @@ class FlowStrategy:
         if seen:
             some = ", ".join(seen[:3]) + (", ..." if len(seen) > 3 else "")
             raise UsageError(
-                f"{len(seen)} of the samples are among those that the strategy was found on ({some}). Evaluate on others."
+                f"{len(seen)} of the samples are among those that the strategy was found on ({some}). Evaluate on "
+                "others."
             )
 
 

@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import dataclasses
+
 import numpy as np
 import pytest
 import torch
 import transformers as hf
+from small_vlms import coloured, loaded_vlm
 
 from attn.core.errors import UsageError
 from attn.core.prune.carve.capture import newest_rows
@@ -19,6 +22,7 @@ from attn.core.prune.carve.maps import (
     step_weights,
 )
 from attn.core.prune.carve.mask import box_of, magnified, mask_of, masked, refined_size
+from attn.core.prune.carve.method import Carve
 from attn.core.prune.engine.sites import site_of
 
 
@@ -133,3 +137,80 @@ def test_layers() -> None:
 
 def test_clipping_cuts_the_tail() -> None:
     assert clipped(np.arange(101.0), 90).max() == 90
+
+
+def carve(**settings: object) -> Carve:
+    return Carve(**{"general": "what is there", "suffix": " ?", "max_new_tokens": 3, **settings})  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize("name", ["llava", "llava-next", "qwen2.5-vl", "smolvlm", "internvl"])
+def test_a_picture_is_asked_about_again(name: str) -> None:
+    found = carve().run(loaded_vlm(name), coloured(40, 60), "what colour is it")
+    assert found.mask is not None
+    assert found.mask.shape == (40, 60)
+    assert found.box == box_of(found.mask)
+    assert found.crop is not None
+    assert max(found.crop.shape[1] / 40, found.crop.shape[2] / 60) >= 1
+    assert found.after is not None
+    assert found.tokens_after is not None
+    assert found.tokens_after > found.tokens  # both pictures
+    assert found.entropy.shape == (4,)
+    assert (found.entropy <= np.log(found.tokens) + 1e-9).all()
+    assert found.passes <= 9
+
+
+def test_the_general_look_is_made_once_for_a_picture() -> None:
+    loaded, picture, method = loaded_vlm("llava padded"), coloured(40, 60), carve(final="refined", enlarge=2.0)
+    passes = []
+    handle = loaded.model.register_forward_pre_hook(lambda *_: passes.append(1))
+    try:
+        alone = method.run(loaded, picture, "what colour is it")
+        assert len(passes) == alone.passes
+        general = method.look_generally(loaded, picture)
+        passes.clear()
+        again = [method.run(loaded, picture, text, general=general) for text in ("what colour is it", "where is it")]
+    finally:
+        handle.remove()
+    assert len(passes) == sum(found.passes for found in again)
+    assert again[0].passes == alone.passes - general.passes
+    assert np.array_equal(again[0].ratio, alone.ratio)
+    assert not np.array_equal(again[1].ratio, alone.ratio)
+    with pytest.raises(UsageError, match="another picture"):
+        method.run(loaded_vlm("smolvlm"), picture, "what is it", general=general)
+
+
+def test_a_question_that_is_the_instruction_has_no_contrast() -> None:
+    found = carve().run(loaded_vlm("llava padded"), coloured(40, 60), "what is there")
+    assert found.mask is found.box is found.crop is found.after is None
+    assert any("no contrast" in warning for warning in found.warnings)
+
+
+def test_a_reduced_picture_has_its_box_in_pixels_of_the_file() -> None:
+    picture = dataclasses.replace(coloured(40, 60), size=(400, 601))
+    found = carve(steps="first").run(loaded_vlm("qwen2-vl"), picture, "what colour is it")
+    assert found.mask is not None
+    assert found.box is not None
+    x0, y0, x1, y1 = box_of(found.mask)
+    assert found.box == (x0 * 601 // 60, y0 * 10, -(-x1 * 601 // 60), y1 * 10)
+    assert found.steps == 1
+
+
+def test_words_that_a_model_does_not_know_are_told() -> None:
+    found = Carve(max_new_tokens=1).run(loaded_vlm("llava padded"), coloured(40, 60), "what colour is it")
+    assert any("'what is there' was asked instead" in warning for warning in found.warnings)
+    assert any("nothing is said behind the question" in warning for warning in found.warnings)
+    with pytest.raises(UsageError, match="does not know"):
+        carve(general="describe it").run(loaded_vlm("llava padded"), coloured(40, 60), "what colour is it")
+
+
+@pytest.mark.parametrize(
+    "settings", [{"lam": 0.0}, {"share": 0.0}, {"regions": 0}, {"clip": 0.0}, {"enlarge": 0.5}, {"max_new_tokens": 0}]
+)
+def test_settings_that_cannot_be(settings: dict[str, float]) -> None:
+    with pytest.raises(UsageError, match=f"carve: {next(iter(settings))}"):
+        Carve(**settings)  # type: ignore[arg-type]
+
+
+def test_layers_beyond_the_model_are_refused() -> None:
+    with pytest.raises(UsageError, match="decoder layers 0 to 3"):
+        carve(layers=(20, 21)).run(loaded_vlm("llava padded"), coloured(40, 60), "what is it")
