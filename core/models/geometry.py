@@ -90,20 +90,6 @@ class Geometry:
         """The tokens that are somewhere in the picture, [N] int64, ascending."""
         return torch.tensor([token for tile in self.tiles for token in tile.tokens])
 
-    def padded(self) -> Tensor:
-        """Share of each token's patch that lies beyond the picture's edges, [count] float64; 0 where there is no patch.
-
-        Source: methods/attention-debias.md, section 3.4.
-        """
-        shares = torch.zeros(self.count, dtype=torch.float64)
-        for tile in self.tiles:
-            rows, columns = (
-                _inside(count, low, high, edge)
-                for count, low, high, edge in zip(tile.grid, tile.box[:2], tile.box[2:], self.size, strict=True)
-            )
-            shares[tile.tokens.start : tile.tokens.stop] = 1 - torch.outer(rows, columns).flatten()
-        return shares
-
     def patch_size(self) -> tuple[float, float]:
         """Height and width of a patch of the first tile, in pixels of the picture."""
         tile = self.tiles[0]
@@ -280,13 +266,6 @@ def _middles(grid: tuple[int, int], box: Box) -> Tensor:
         for count, low, high in zip(grid, box[:2], box[2:], strict=True)
     )
     return torch.cartesian_prod(y, x).view(-1, 2)  # type: ignore[no-untyped-call,no-any-return]
-
-
-def _inside(count: int, low: float, high: float, edge: float) -> Tensor:
-    """Of ``count`` cells from ``low`` to ``high``, the share of each that lies between 0 and ``edge``, [count]."""
-    edges = low + torch.arange(count + 1, dtype=torch.float64) * (high - low) / count
-    within = edges.clamp(0, edge)
-    return (within[1:] - within[:-1]) / ((high - low) / count)
 
 
 def _cover(length: int, low: float, high: float, count: int) -> tuple[NDArray[np.int64], NDArray[np.int64]]:

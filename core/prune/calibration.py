@@ -23,7 +23,7 @@ class CalibrationOptions:
         The file that is written.
     choice : ModelChoice
     samples : int or None
-        How many of the data are used, from the first on; None: all.
+        How many of the data are used, drawn at random; None: all.
     compute : Compute
         Device, seed and threads.
     """
@@ -38,7 +38,7 @@ class CalibrationOptions:
     ]  # fmt: skip
     output: Annotated[Path, Option("File to write.", short="-o", metavar="FILE")]
     choice: ModelChoice = field(default_factory=ModelChoice)
-    samples: Annotated[int | None, Option("Use the first N of them.", metavar="N", least=1, shown="all")] = None
+    samples: Annotated[int | None, Option("Use N of them, drawn at random.", metavar="N", least=1, shown="all")] = None
     compute: Compute = field(default_factory=Compute)
 
     def __post_init__(self) -> None:

@@ -48,7 +48,7 @@ def valid_patches(size: tuple[int, int], grid: int, *, threshold: float = THRESH
     Tensor of bool [grid, grid]
     """
     if rule == "area":
-        return (square_padded(size, grid).padded() <= threshold).view(grid, grid)
+        return (square_padded(size, grid).padding() <= threshold).view(grid, grid)
     height, width = size
     valid = torch.zeros(grid, grid, dtype=torch.bool)
     if height > width:
@@ -59,7 +59,7 @@ def valid_patches(size: tuple[int, int], grid: int, *, threshold: float = THRESH
 
 
 def padded_tokens(pictures: Sequence[Geometry], count: int) -> Tensor:
-    """Share of padding in the patch of each of a prompt's ``count`` visual tokens, [count] float64.
+    """Share of padding in the patch of each of a prompt's ``count`` visual tokens, [count] float64; 0 without a patch.
 
     Raises ``ValueError`` where the pictures have other tokens than the prompt.
     """
@@ -67,5 +67,5 @@ def padded_tokens(pictures: Sequence[Geometry], count: int) -> Tensor:
     for picture in pictures:
         if picture.count > count:
             raise ValueError(f"a picture's tokens go up to {picture.count}; the prompt has {count}")
-        shares[: picture.count] += picture.padded()
+        shares[picture.patches()] = picture.padding()
     return shares

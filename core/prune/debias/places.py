@@ -12,13 +12,14 @@ _TILED = ("Idefics3ForConditionalGeneration", "SmolVLMForConditionalGeneration")
 
 
 def pictures_of(prompts: Prompts, sample: int) -> list[range]:
-    """Visual tokens of each picture (or video) of a prompt, tiles and line ends of a picture together.
+    """Visual tokens of each picture of a prompt, tiles and line ends together; all frames of a video are one picture.
 
     By the geometry where it is known, else by the gaps between runs of visual tokens.
     """
     visual = prompts.visual[sample]
     known = prompts.pictures[sample] if prompts.pictures is not None else None
-    if known:
+    video = torch.isin(prompts.input_ids[sample, visual], torch.tensor(prompts.site.tokens[1:], device=visual.device))
+    if known and not video.any():
         starts = [0, *(min(tile.tokens.start for tile in picture.tiles) for picture in known[1:])]
     elif type(prompts.site.model).__name__ in _TILED:
         starts = [0]

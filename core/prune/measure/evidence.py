@@ -10,6 +10,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from ...models.geometry import Geometry
+from ..debias.padding import padded_tokens
 
 OVERLAP = 0.25
 """A patch is evidence where one box covers more of it."""
@@ -63,10 +64,7 @@ def evidence(geometry: Geometry, boxes: NDArray[np.float64]) -> Tensor:
 
 def padding(geometry: Geometry) -> Tensor:
     """Share of each visual token that lies beyond the picture's edges, [count] float64; 0 for those without a place."""
-    whole = np.array([[0.0, 0.0, geometry.size[1], geometry.size[0]]])
-    outside = torch.zeros(geometry.count, dtype=torch.float64)
-    outside[geometry.patches()] = 1 - torch.from_numpy(covered(cells_of(geometry), whole))
-    return outside
+    return padded_tokens([geometry], geometry.count)
 
 
 def recall(kept: Tensor, wanted: Tensor) -> float:
