@@ -112,6 +112,4 @@ class LearningRun:
             details=dict(details or {}), sections=sections,
         )  # fmt: skip
         arguments = {"calibrate": self.name, **plain(values(self.options)), **self.arguments}
-        return Report(
-            "prune", attn.__version__, arguments, str(self.device), seconds, (item,), summarise([item])
-        )
+        return Report("prune", attn.__version__, arguments, str(self.device), seconds, (item,), summarise([item]))

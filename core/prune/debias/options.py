@@ -60,7 +60,9 @@ CALIBRATION = Verb(
         ("attn prune calibrate debias shapes:7x200 -o trend.json --model llava/", "Drawn scenes with seed 7."),
         ("attn prune photo.jpg --method fastv+debias --calibration trend.json", "Use what was fitted."),
     ),
-    files=(("FILE", "The trend with model, layer, method, number of tokens and samples, and what the fit leaves; JSON."),),
+    files=(
+        ("FILE", "The trend with model, layer, method, number of tokens and samples, and what the fit leaves; JSON."),
+    ),
     notes=(
         "The scores are those of one layer of one model: for another, or another method, fit again. Samples that a "
         "trend was fitted to must not be evaluated on.",
