@@ -37,7 +37,7 @@ class DebiasOptions:
     fit: Annotated[
         Literal["linear", "log", "cubic"],
         Option(
-            "linear: an exponential by least squares; log: a straight line through the logarithms; cubic: a polynomial.",
+            "linear: an exponential, by least squares; log: a line through the logarithms; cubic: a polynomial.",
             metavar="linear|log|cubic",
         ),
     ] = "linear"  # fmt: skip
@@ -54,15 +54,13 @@ CALIBRATION = Verb(
     description="""Fit the trend of a model's attention over the positions of visual tokens.
 
     Asks the model all questions with all of its visual tokens, averages the scores by which a method would choose, and
-    fits an exponential of the position to them. Its strength is sigma: 0 is no trend, above 0 later tokens are favoured.
+    fits an exponential of the position to them. Its strength is sigma: 0 is no trend, above 0 later tokens win.
     """,
     examples=(
         ("attn prune calibrate debias shapes:7x200 -o trend.json --model llava/", "Drawn scenes with seed 7."),
         ("attn prune photo.jpg --method fastv+debias --calibration trend.json", "Use what was fitted."),
     ),
-    files=(
-        ("FILE", "The trend with model, layer, method, number of tokens and samples, and what the fit leaves; JSON."),
-    ),
+    files=(("FILE", "The trend with model, layer, method, numbers of tokens and samples, residual; JSON."),),
     notes=(
         "The scores are those of one layer of one model: for another, or another method, fit again. Samples that a "
         "trend was fitted to must not be evaluated on.",

@@ -7,6 +7,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from small_vlms import coloured, loaded_vlm, vlm_folder
 
 from attn.core.errors import UsageError
 from attn.core.options import OptionError
@@ -17,8 +18,6 @@ from attn.core.prune.debias.options import DebiasOptions
 from attn.core.prune.named import pruner_of
 from attn.core.prune.options import ModelChoice
 from attn.core.prune.vlm.ask import prepare
-
-from small_vlms import coloured, loaded_vlm, vlm_folder
 
 
 def test_scores_are_those_of_the_unpruned_model() -> None:

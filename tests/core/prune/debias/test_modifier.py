@@ -1,4 +1,4 @@
-"""``+debias`` behind a method's name: positions, padding, pictures, and what it tells (methods/attention-debias.md)."""
+"""``+debias`` behind a method's name: positions, padding, pictures, what it tells (methods/attention-debias.md)."""
 
 from __future__ import annotations
 
@@ -9,6 +9,7 @@ from typing import Any
 
 import pytest
 import torch
+from small_vlms import coloured, loaded_vlm
 from torch import Tensor
 
 from attn.core.errors import InputError, UsageError
@@ -25,8 +26,6 @@ from attn.core.prune.engine.trace import Prefill
 from attn.core.prune.methods.base import Keep, Pruner, top
 from attn.core.prune.named import pruner_of, split
 from attn.core.prune.vlm.ask import batch, prepare
-
-from small_vlms import coloured, loaded_vlm
 
 WIDE = coloured(24, 48)
 """Padded to a square: of 6 x 6 tokens the first and last one and a half rows show padding."""
