@@ -91,6 +91,7 @@ def untrained(name: str, *, kernel: str = "sdpa", seed: int = 0) -> Any:
         noise = torch.randn_like(parameter)
         parameter.data = 0.2 * noise if parameter.ndim > 1 else parameter.data + 0.1 * noise
     model.set_attn_implementation(kernel)
+    model.generation_config.eos_token_id = None  # answers have the length that is asked for
     return model
 
 

@@ -98,7 +98,7 @@ def prompts_of(site: VisionLanguageSite, inputs: Mapping[str, Any], pictures: Pi
         if not pictures or len(ids) % len(pictures):
             raise UsageError(f"pictures: of {len(pictures)} prompts, and the model is given {len(ids)}.")
         pictures = tuple(of for of in pictures for _ in range(len(ids) // len(pictures)))  # beams of one prompt
-    own = {name: value for name, value in inputs.items() if isinstance(value, Tensor) or name == ENCODED}
+    own = {name: value for name, value in inputs.items() if isinstance(value, Tensor) or (name == ENCODED and value)}
     return Prompts(site, own, ids, valid, visual, pictures=pictures)
 
 

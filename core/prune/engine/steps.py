@@ -41,6 +41,10 @@ class CachedPrompts:
     def stay_with(self, cache: Any) -> None:
         setattr(cache, _ATTRIBUTE, self)
 
+    @property
+    def samples(self) -> int:
+        return next(len(rows.slots) for rows in self.layers if rows is not None)
+
     def held(self, layer: int) -> int:
         rows = self.layers[layer]
         return self.length if rows is None else rows.length
@@ -121,7 +125,7 @@ def step_of(site: VisionLanguageSite, call: Mapping[str, Any], cache: Any) -> St
         )
     behind = {cache.get_seq_length(number) - prompts.held(number) for number in range(len(prompts.layers))}
     done = behind.pop()
-    if len(prompts.layers) < site.depth or behind or done < 0 or cache.layers[0].keys.shape[0] != len(tokens):
+    if len(prompts.layers) < site.depth or behind or done < 0 or prompts.samples != len(tokens):
         raise UsageError("the cache of a pruned prompt was cut, repeated or selected from: start with a new one.")
     tail = torch.ones(len(tokens), done + 1, dtype=torch.bool, device=tokens.device)
     if (mask := call.get("attention_mask")) is not None:
