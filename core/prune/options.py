@@ -8,7 +8,7 @@ from dataclasses import dataclass, field, fields
 from pathlib import Path
 from typing import Annotated, Literal
 
-from ..bundles import Device, Dtype, Seed
+from ..bundles import Device, Seed
 from ..catalogue import complete
 from ..options import Option, OptionError, check
 from . import METHODS, MODIFIERS
@@ -111,7 +111,7 @@ class PruneOptions:
     positions : {"keep", "compact"}
         Tokens keep their positions, or are numbered anew.
     calibration : Path or None
-        A fitted trend (+debias).
+        A fitted trend (+debias) or strategy.
     settings : mapping of str to mapping
         Further settings of methods, as text; "" is the chosen one.
     max_new_tokens : int
@@ -160,7 +160,7 @@ class PruneOptions:
     ] = "keep"
     calibration: Annotated[
         Path | None,
-        Option("What `attn prune calibrate` fitted for +debias.", metavar="FILE"),
+        Option("What `attn prune calibrate` fitted for the method or for +debias.", metavar="FILE"),
     ] = None
     settings: Annotated[
         Mapping[str, Mapping[str, str]],
@@ -180,7 +180,9 @@ class PruneOptions:
     ] = None
     repeat: Annotated[int, Option("Timed runs; their median is reported.", metavar="N", least=1, most=1000)] = 3
     device: Device = "auto"
-    dtype: Dtype = "float32"
+    dtype: Annotated[
+        str, Option("float32 (fp32), bfloat16 (bf16), float16 or float64.", metavar="DTYPE", common=True)
+    ] = "float32"
     seed: Seed = 77
 
     def __post_init__(self) -> None:

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import hashlib
+from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -13,7 +15,7 @@ from ..batch.task import Task
 from ..compare import Comparison
 from ..errors import InputError
 from ..io.bands import read_text, write_png
-from ..options import values
+from ..io.kinds import open_regular
 from ..report.model import Item
 from ..text import printable
 from .options import PruneOptions
@@ -24,12 +26,26 @@ KEYWORD = "attn-prune"
 """Of the overlay's text: which request it answers."""
 
 
-def request_of(options: PruneOptions, fingerprint: str) -> str:
-    """What makes two runs the same request: the model's weights, and the options but for those of its report."""
-    asked = values(options)
-    for name in ("model", "allow_download", "compare", "repeat", "device"):
-        del asked[name]
-    return hashlib.sha256(repr((fingerprint, sorted(asked.items()))).encode()).hexdigest()
+def request_of(options: PruneOptions, settings: Mapping[str, Any], fingerprint: str) -> str:
+    """What makes two runs the same request: the weights of the model, what is asked, and how it is pruned.
+
+    Parameters
+    ----------
+    options : PruneOptions
+    settings : mapping of str to Any
+        Of the method; of files what is in them counts.
+    fingerprint : str
+        Of the model's weights.
+    """
+    asked = (options.prompt, options.method, options.keep, options.positions, options.max_new_tokens, options.dtype)
+    known = {name: _contents(value) if isinstance(value, Path) else value for name, value in settings.items()}
+    return hashlib.sha256(repr((fingerprint, asked, sorted(known.items()))).encode()).hexdigest()
+
+
+def _contents(path: Path) -> str:
+    """Raises ``InputError`` where the file cannot be read."""
+    with open_regular(path) as file:
+        return hashlib.sha256(file.read()).hexdigest()
 
 
 def side_path(output: Path, word: str, suffix: str = ".png") -> Path:

@@ -94,7 +94,7 @@ def run(
     kept = {} if options.save is None else {"saved": str(write_saved(options.save, _as_saved(options, loaded, site)))}
     for folder in {target.parent for target in targets}:
         remove_stale(folder)
-    request = request_of(options, loaded.fingerprint)
+    request = request_of(options, _settings(options, options.method), loaded.fingerprint)
     work = partial(prune_picture, options=options, request=request)
     outcome = run_batch(work, tasks, placement, watcher or Bars())
     items = [noted(item, request) for item in outcome.items]
@@ -120,15 +120,18 @@ def told_by_folder(options: PruneOptions) -> PruneOptions:
 
 def pruner_for(options: PruneOptions, name: str) -> Pruner:
     """A method with what the options say to it, or the kept folder. Raises ``UsageError``."""
-    return pruner_of(name, read_saved(options.saved).settings if options.saved else settings_of(options, name))
+    return pruner_of(name, _settings(options, name))
+
+
+def _settings(options: PruneOptions, name: str) -> Mapping[str, Any]:
+    return read_saved(options.saved).settings if options.saved else settings_of(options, name)
 
 
 def _as_saved(options: PruneOptions, loaded: Loaded, site: VisionLanguageSite) -> SavedPruning:
     """What is kept of the call."""
-    settings = read_saved(options.saved).settings if options.saved else settings_of(options, options.method)
     return SavedPruning(
-        options.method, options.keep, options.positions, settings, options.choice.model, shape_of(site),
-        loaded.fingerprint,
+        options.method, options.keep, options.positions, _settings(options, options.method), options.choice.model,
+        shape_of(site), loaded.fingerprint,
     )  # fmt: skip
 
 

@@ -33,6 +33,18 @@ WORDS: dict[str, tuple[str, str]] = {
     "f10_before_per_mm": ("f10 before", ""), "f10_after_per_mm": ("f10 after", ""),
     "fit_seconds": ("Time to fit", "s"), "apply_seconds": ("Time to apply", "s"), "seconds": ("Time", "s"),
     "parameters": ("Parameters of the model", ""), "steps": ("Steps of the fit", ""),
+    # prune
+    "tokens_before": ("Visual tokens before", ""), "tokens_after": ("Visual tokens after", ""),
+    "mean_retention": ("Visual tokens left, mean over layers (share)", ""),
+    "flops_before": ("Operations before", "FLOP"), "flops_after": ("Operations after", "FLOP"),
+    "flops_ratio": ("Operations, after / before", ""),
+    "kv_bytes_before": ("Cache of keys and values before", "bytes"),
+    "kv_bytes_after": ("Cache of keys and values after", "bytes"),
+    "prefill_seconds_before": ("Prefill before", "s"), "prefill_seconds_after": ("Prefill after", "s"),
+    "decode_seconds_before": ("Each further token before", "s"),
+    "decode_seconds_after": ("Each further token after", "s"), "scoring_seconds": ("Choice of the tokens", "s"),
+    "logit_kl": ("KL divergence of the first token", "nats"), "top1_agreement": ("Same first token (1: yes)", ""),
+    "answers_equal": ("Same answer (1: yes)", ""), "attention_mass": ("Attention to the picture kept (share)", ""),
     # segment
     "vessel_density": ("Vessel density (share of the field of view)", ""),
     "skeleton_length_px": ("Length of the vessels", "px"), "branch_points": ("Branch points", ""),
