@@ -3,39 +3,29 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
-from functools import lru_cache, partial
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 from ..batch.run import run_batch
 from ..batch.task import Task
 from ..bundles import Placement
-from ..compare import Compared, Comparison, mean_table, side_by_side
-from ..device import pick_device, pick_dtype
-from ..errors import InputError, UsageError
+from ..compare import mean_table
+from ..errors import InputError
 from ..io.atomic import remove_stale
 from ..io.walk import Passed, expand_inputs, output_paths
-from ..models.load import load_model
-from ..models.loaded import Loaded
-from ..models.pictures import PICTURE_SUFFIXES, ColourPicture, read_picture
+from ..models.pictures import PICTURE_SUFFIXES
 from ..options import OptionError
 from ..progress import Bars, Watcher
-from ..report.model import Item, Report
-from .api import keep_of
-from .asked import Pruned, Question
-from .debias.fitted import shape_of
-from .engine.sites import VisionLanguageSite, site_of
-from .methods.base import Pruner
-from .named import pruner_of
+from ..report.model import Report
+from .looks import tokens
+from .looks.ready import Ready, settings_for
 from .options import PruneOptions, check_read
-from .outputs import WORD, noted, request_of, write_outputs
-from .overlay import overlay
+from .outputs import WORD, noted, request_of
 from .saved import SavedPruning, read_saved, write_saved
-from .settings import settings_of
-from .told import facts_of_model, metrics_of, overview, sections_of
-from .vlm.ask import answer, prepare
+from .told import overview
 
 
 def run(
@@ -79,30 +69,29 @@ def run(
     start = time.perf_counter()
     check_read(options)
     options = told_by_folder(options)
-    pruners = {name: pruner_for(options, name) for name in (options.method, *options.compare)}
     passed = Passed()
     sources = expand_inputs(inputs, suffixes=PICTURE_SUFFIXES, stdin=stdin, output=output, passed=passed)
     ending = ".png" if output is None else f".{WORD}.png"
     targets = output_paths(sources, output, word=WORD, suffix=ending, written=(".png",))
     tasks = [Task(s.path, target, s.name, error=s.error) for s, target in zip(sources, targets, strict=True)]
-    if options.prompt is None or not options.prompt.strip():
-        raise OptionError("{prompt}: say what is asked about every picture, as {prompt} 'what is this'.")
-    loaded = _loaded(options)  # what is wrong with it is told before the work
-    site = site_of(loaded)
-    for pruner in pruners.values():
-        pruner.stages(site, keep_of(options.keep))
-    kept = {} if options.save is None else {"saved": str(write_saved(options.save, _as_saved(options, loaded, site)))}
+    ready = tokens.ready(options)  # what is wrong with model or method is told before the work
+    settings = settings_for(options, options.method)
+    request = request_of(options, settings, ready.fingerprint)
+    files = {}
+    if options.save is not None:
+        saved = SavedPruning(
+            options.method, options.keep, options.positions, settings, options.choice.model, ready.shape,
+            ready.fingerprint,
+        )  # fmt: skip
+        files["saved"] = str(write_saved(options.save, saved))
     for folder in {target.parent for target in targets}:
         remove_stale(folder)
-    request = request_of(options, _settings(options, options.method), loaded.fingerprint)
-    work = partial(prune_picture, options=options, request=request)
-    outcome = run_batch(work, tasks, placement, watcher or Bars())
+    outcome = run_batch(partial(tokens.look, options=options, request=request), tasks, placement, watcher or Bars())
     items = [noted(item, request) for item in outcome.items]
     sections = [mean_table(items)] if options.compare else []
     return outcome.report(
-        "prune", arguments or {"inputs": list(inputs), "method": options.method}, str(pick_device(options.device)),
-        start, items=items, passed=passed, sections=sections, overview=overview(items), files=kept,
-        remarks=_differences(options, loaded, site),
+        "prune", arguments or {"inputs": list(inputs), "method": options.method}, ready.device, start, items=items,
+        passed=passed, sections=sections, overview=overview(items), files=files, remarks=_differences(options, ready),
     )  # fmt: skip
 
 
@@ -118,92 +107,9 @@ def told_by_folder(options: PruneOptions) -> PruneOptions:
     return replace(options, **where)  # type: ignore[arg-type]  # checked as any other
 
 
-def pruner_for(options: PruneOptions, name: str) -> Pruner:
-    """A method with what the options say to it, or the kept folder. Raises ``UsageError``."""
-    return pruner_of(name, _settings(options, name))
-
-
-def _settings(options: PruneOptions, name: str) -> Mapping[str, Any]:
-    return read_saved(options.saved).settings if options.saved else settings_of(options, name)
-
-
-def _as_saved(options: PruneOptions, loaded: Loaded, site: VisionLanguageSite) -> SavedPruning:
-    """What is kept of the call."""
-    return SavedPruning(
-        options.method, options.keep, options.positions, _settings(options, options.method), options.choice.model,
-        shape_of(site), loaded.fingerprint,
-    )  # fmt: skip
-
-
-def _differences(options: PruneOptions, loaded: Loaded, site: VisionLanguageSite) -> list[str]:
+def _differences(options: PruneOptions, ready: Ready) -> list[str]:
     """Warnings that the model is not the one that a folder was kept for."""
     if options.saved is None:
         return []
-    texts = read_saved(options.saved).differences(shape_of(site), loaded.fingerprint)
+    texts = read_saved(options.saved).differences(ready.shape, ready.fingerprint)
     return [f"warning: {options.saved}: {text}" for text in texts]
-
-
-@lru_cache(maxsize=1)
-def _load(model: str, device: str, dtype: str, allow_download: bool) -> Loaded:
-    """The model; read once per process."""
-    return load_model(model, "vision-language", device=device, dtype=pick_dtype(dtype), allow_download=allow_download)
-
-
-def _loaded(options: PruneOptions) -> Loaded:
-    choice = options.choice
-    return _load(choice.model, options.device, options.dtype, choice.allow_download)
-
-
-def prune_picture(task: Task, step: Callable[[int, int], None], options: PruneOptions, request: str) -> Item:
-    """Ask about one picture, write what was asked for (the overlay last), and report it."""
-    loaded, picture = _loaded(options), read_picture(task.source)
-    steps = 2 + len(options.compare)
-    question = _question(loaded, picture, options, task.source)
-    step(1, steps)
-    keep = keep_of(options.keep)
-    done = question.pruned(pruner_for(options, options.method), keep, options.positions)
-    step(2, steps)
-    drawn = overlay(picture, question.prepared.pictures[0], done.owner)
-    compared = _compare(question, picture, done, options, step) if options.compare else None
-    files = write_outputs(task, drawn, request, compared)
-    return Item(
-        input=task.name, output=str(task.output), status="ok", seconds=0.0, files=files,
-        metrics=metrics_of(question, done), details=facts_of_model(question, done, options),
-        warnings=tuple(dict.fromkeys((*question.prepared.warnings, *done.prefill.notes))),
-        sections=(*sections_of(question, done), *([compared.table] if compared else [])),
-    )  # fmt: skip
-
-
-def _question(loaded: Loaded, picture: ColourPicture, options: PruneOptions, source: Path) -> Question:
-    """The question about a picture. Raises ``InputError`` for a picture that the model does not take."""
-    assert options.prompt is not None
-    try:
-        prepared = prepare(loaded, [picture], options.prompt)
-    except OptionError:
-        raise  # the model or the prompt is wrong, not this file
-    except UsageError as error:
-        raise InputError(source, str(error).rstrip(".")) from error
-    if not prepared.tokens:
-        raise InputError(source, f"{loaded.family} makes no visual token of it", "Give a larger picture")
-    plain = answer(loaded, prepared, max_new_tokens=options.max_new_tokens)
-    return Question(loaded, site_of(loaded), prepared, plain, options.max_new_tokens)
-
-
-def _compare(
-    question: Question, picture: ColourPicture, done: Pruned, options: PruneOptions, step: Callable[[int, int], None]
-) -> Comparison:
-    """The method and those of the comparison at its counted budget, side by side on one picture."""
-    geometry = question.prepared.pictures[0]
-    names = [options.method, *options.compare]
-    share = done.prefill.retention()
-
-    def compared(name: str, one: Pruned) -> Compared:
-        return Compared(name, metrics_of(question, one), overlay(picture, geometry, one.owner))
-
-    def ask(name: str) -> Compared:
-        pruner = pruner_for(options, name)
-        one = question.pruned(pruner, pruner.keep_for(question.site, share), options.positions)
-        step(2 + names.index(name), 1 + len(names))
-        return compared(name, one)
-
-    return side_by_side(names, ask, {options.method: compared(options.method, done)}, {})

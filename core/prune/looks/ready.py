@@ -1,0 +1,50 @@
+"""What is known before the first picture: the model, read once per process, and the method with its settings."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from functools import lru_cache
+from typing import Any
+
+from ...device import pick_dtype
+from ...models.load import Task, load_model
+from ...models.loaded import Loaded
+from ..options import PruneOptions
+from ..saved import read_saved
+from ..settings import settings_of
+
+
+@dataclass(frozen=True, slots=True)
+class Ready:
+    """A call that can be done.
+
+    Parameters
+    ----------
+    fingerprint : str
+        Of the model's weights.
+    shape : str
+        Class and size of the model, for people.
+    device : str
+        Where it runs.
+    """
+
+    fingerprint: str
+    shape: str
+    device: str
+
+
+@lru_cache(maxsize=2)
+def _load(model: str, task: Task, device: str, dtype: str, allow_download: bool) -> Loaded:
+    return load_model(model, task, device=device, dtype=pick_dtype(dtype), allow_download=allow_download)
+
+
+def loaded_model(options: PruneOptions, task: Task, name: str = "") -> Loaded:
+    """The model, or another one by name; each read once per process."""
+    choice = options.choice
+    return _load(name or choice.model, task, options.device, options.dtype, choice.allow_download)
+
+
+def settings_for(options: PruneOptions, name: str) -> Mapping[str, Any]:
+    """What the options say to a method, or the kept folder. Raises ``UsageError``."""
+    return read_saved(options.saved).settings if options.saved else settings_of(options, name)

@@ -1,0 +1,102 @@
+"""A question about a picture, with all visual tokens of a vision-language model and with fewer."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+
+from ...batch.task import Task
+from ...compare import Compared, Comparison, side_by_side
+from ...errors import InputError, UsageError
+from ...models.loaded import Loaded
+from ...models.pictures import ColourPicture, read_picture
+from ...options import OptionError
+from ...report.model import Item
+from ..api import keep_of
+from ..asked import Pruned, Question
+from ..debias.fitted import shape_of
+from ..engine.sites import site_of
+from ..methods.base import Pruner
+from ..named import pruner_of
+from ..options import PruneOptions
+from ..outputs import write_outputs
+from ..overlay import overlay
+from ..told import facts_of_model, metrics_of, sections_of
+from ..vlm.ask import answer, prepare
+from .ready import Ready, loaded_model, settings_for
+
+
+def ready(options: PruneOptions) -> Ready:
+    """Check what can be checked before the work. Raises ``UsageError``."""
+    names = (options.method, *options.compare)
+    for name in names:
+        pruner_of(name, settings_for(options, name))
+    if options.prompt is None or not options.prompt.strip():
+        raise OptionError("{prompt}: say what is asked about every picture, as {prompt} 'what is this'.")
+    loaded = loaded_model(options, "vision-language")
+    site = site_of(loaded)
+    for name in names:
+        pruner_for(options, name).stages(site, keep_of(options.keep))
+    return Ready(loaded.fingerprint, shape_of(site), str(loaded.model.device))
+
+
+def pruner_for(options: PruneOptions, name: str) -> Pruner:
+    """A method with what the options say to it. Raises ``UsageError``."""
+    settings = dict(settings_for(options, name))
+    if isinstance(guide := settings.get("guide"), str):
+        settings["guide"] = loaded_model(options, "vision-language", guide)
+    return pruner_of(name, settings)
+
+
+def look(task: Task, step: Callable[[int, int], None], options: PruneOptions, request: str) -> Item:
+    """Ask about one picture, write what was asked for (the overlay last), and report it."""
+    loaded, picture = loaded_model(options, "vision-language"), read_picture(task.source)
+    steps = 2 + len(options.compare)
+    question = _question(loaded, picture, options, task.source)
+    step(1, steps)
+    done = question.pruned(pruner_for(options, options.method), keep_of(options.keep), options.positions)
+    step(2, steps)
+    drawn = overlay(picture, question.prepared.pictures[0], done.owner)
+    compared = _compare(question, picture, done, options, step) if options.compare else None
+    files = write_outputs(task, drawn, request, compared)
+    return Item(
+        input=task.name, output=str(task.output), status="ok", seconds=0.0, files=files,
+        metrics=metrics_of(question, done), details=facts_of_model(question, done, options),
+        warnings=tuple(dict.fromkeys((*question.prepared.warnings, *done.prefill.notes))),
+        sections=(*sections_of(question, done), *([compared.table] if compared else [])),
+    )  # fmt: skip
+
+
+def _question(loaded: Loaded, picture: ColourPicture, options: PruneOptions, source: Path) -> Question:
+    """The question about a picture. Raises ``InputError`` for a picture that the model does not take."""
+    assert options.prompt is not None
+    try:
+        prepared = prepare(loaded, [picture], options.prompt)
+    except OptionError:
+        raise  # the model or the prompt is wrong, not this file
+    except UsageError as error:
+        raise InputError(source, str(error).rstrip(".")) from error
+    if not prepared.tokens:
+        raise InputError(source, f"{loaded.family} makes no visual token of it", "Give a larger picture")
+    plain = answer(loaded, prepared, max_new_tokens=options.max_new_tokens)
+    return Question(loaded, site_of(loaded), prepared, plain, options.max_new_tokens)
+
+
+def _compare(
+    question: Question, picture: ColourPicture, done: Pruned, options: PruneOptions, step: Callable[[int, int], None]
+) -> Comparison:
+    """The method and those of the comparison at its counted budget, side by side on one picture."""
+    geometry = question.prepared.pictures[0]
+    names = [options.method, *options.compare]
+    share = done.prefill.retention()
+
+    def compared(name: str, one: Pruned) -> Compared:
+        return Compared(name, metrics_of(question, one), overlay(picture, geometry, one.owner))
+
+    def ask(name: str) -> Compared:
+        pruner = pruner_for(options, name)
+        one = question.pruned(pruner, pruner.keep_for(question.site, share), options.positions)
+        step(2 + names.index(name), 1 + len(names))
+        return compared(name, one)
+
+    return side_by_side(names, ask, {options.method: compared(options.method, done)}, {})
