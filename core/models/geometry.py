@@ -15,8 +15,9 @@ from .images import PreparedImage
 
 Box = tuple[float, float, float, float]
 _ONE = ("vit", "beit", "dinov2", "clip_vision_model", "internvl_vision")
-_PREFIX = {**dict.fromkeys(_ONE, 1), "deit": 2, "siglip_vision_model": 0}
-"""``model_type`` -> class and distillation tokens in front of the patches."""
+_OURS = ("VisionTransformer", "AdaptiveViT", "SparsifinerViT")
+_PREFIX = {**dict.fromkeys((*_ONE, *_OURS), 1), "deit": 2, "siglip_vision_model": 0}
+"""``model_type``, or the class of a network of ours -> class and distillation tokens in front of the patches."""
 _REGISTERS = {"dinov2_with_registers": 1, "dinov3_vit": 1}
 """``model_type`` -> class tokens in front of the registers, whose number the configuration gives."""
 
@@ -184,7 +185,7 @@ def geometry_of(model: Any, prepared: PreparedImage) -> Geometry:
     UsageError
         If the model is none of them, or the picture is no multiple of its patches.
     """
-    prefix, registers, patch = _layout(model)
+    prefix, registers, patch = tokentoken_layout(model)
     h, w = prepared.pixels.shape[-2:]
     if h % patch[0] or w % patch[1]:
         raise UsageError(f"a picture of {h} x {w} pixels is no multiple of patches of {patch[0]} x {patch[1]}.")
@@ -237,8 +238,14 @@ def _known() -> str:
     return ", ".join(sorted([*_PREFIX, *_REGISTERS, "timm", "open_clip"]))
 
 
-def _layout(model: Any) -> tuple[int, int, tuple[int, int]]:
-    """Tokens in front of the patches, registers among them, and the size of a patch."""
+def token_layout(model: Any) -> tuple[int, int, tuple[int, int]]:
+    """Tokens in front of the patches, registers among them, and the size of a patch.
+
+    Raises
+    ------
+    UsageError
+        If it is none of the models of ``geometry_of``.
+    """
     if hasattr(model, "num_prefix_tokens") and hasattr(model, "patch_embed"):  # timm
         return (
             int(model.num_prefix_tokens),

@@ -1,0 +1,1 @@
+"""Pruning of tokens in image classifiers and backbones: ViT, DeiT, DINOv2 and their kin."""
