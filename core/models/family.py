@@ -103,7 +103,8 @@ ATTENTIONS: Mapping[str, AttentionParts | tuple[AttentionParts, ...]] = {
         output="projection_layer", norm="layernorm_before", qk_norms=("q_norm", "k_norm"), drops=True
     ),
     "VisionAttention": _QWEN_VISION, "Qwen2_5_VLVisionAttention": _QWEN_VISION,
-    "PatchAttention": _fused("qkv", "proj", "norm1", drops=True), "SparsifinerAttention": _fused("qkv", "proj", "norm1"),
+    "PatchAttention": _fused("qkv", "proj", "norm1", drops=True),
+    "SparsifinerAttention": _fused("qkv", "proj", "norm1"),
     # timm, and torch as open_clip uses it
     "Attention": _fused("qkv", "proj", "norm1", qk_norms=("q_norm", "k_norm"), softmax=True, drops=True),
     "MultiheadAttention": _fused("in_proj_weight", "out_proj", "ln_1", drops=True),

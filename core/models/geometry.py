@@ -185,7 +185,7 @@ def geometry_of(model: Any, prepared: PreparedImage) -> Geometry:
     UsageError
         If the model is none of them, or the picture is no multiple of its patches.
     """
-    prefix, registers, patch = tokentoken_layout(model)
+    prefix, registers, patch = token_layout(model)
     h, w = prepared.pixels.shape[-2:]
     if h % patch[0] or w % patch[1]:
         raise UsageError(f"a picture of {h} x {w} pixels is no multiple of patches of {patch[0]} x {patch[1]}.")

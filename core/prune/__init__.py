@@ -40,10 +40,39 @@ METHODS = Registry(
             options=("calibration",),
             note="plain settings without a strategy: `attn prune calibrate vflowopt` finds one for a model and budget",
         ),
+        Method(
+            "tome",
+            home="attn.core.prune.vit.tome:ToMe",
+            summary="similar tokens of an image transformer become one, in every block",
+            paper="ICLR 2023, arXiv 2210.09461",
+            year=2023,
+            options=("layer",),
+            note="for image classifiers and backbones",
+        ),
+        Method(
+            "class-attention",
+            home="attn.core.prune.vit.ranked:ClassAttention",
+            summary="patches that the class token of an image transformer attends to most, in three stages",
+            paper="methods/as-vit.md, section 11: what a fixed ratio comes to",
+            year=2026,
+            options=("layer",),
+            status="baseline",
+            note="for image classifiers and backbones",
+        ),
+        Method(
+            "as-vit",
+            home="attn.core.prune.vit.as_vit:AsViT",
+            summary="patches whose class attention, heads weighted, is above a threshold; more of busier pictures",
+            paper="IJCAI 2023, arXiv 2209.13802",
+            year=2023,
+            options=("layer",),
+            note="for image classifiers and backbones; `attn train as-vit` learns the thresholds",
+        ),
     ],
 )
-"""A row's home is a class derived from ``methods.base.Pruner``, a frozen dataclass; its fields are the method's
-settings, and those that the command line knows are the row's ``options``."""
+"""A row's home is a class derived from ``methods.base.Pruner`` or, for image classifiers and backbones, from
+``vit.base.VitPruner``: a frozen dataclass whose fields are the method's settings, and those that the command line
+knows are the row's ``options``."""
 
 MODIFIERS = Registry(
     "prune",

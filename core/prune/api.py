@@ -13,18 +13,19 @@ from ..models.loaded import Loaded
 from .engine.checks import Positions
 from .engine.hooks import pruned
 from .engine.prompts import Pictured
-from .engine.sites import site_of
-from .engine.trace import PruneTrace
+from .engine.sites import is_vision_language, site_of
 from .methods.base import Keep
 from .named import pruner_of
+from .vit.named import class_of, image_pruner_of
+from .vit.site import image_site, is_image_transformer
 
 
 @contextmanager
 def prune(
     model: nn.Module | Loaded, method: str = "fastv", keep: float | int = 0.25, *, positions: Positions = "keep",
     pictures: Pictured | None = None, ids: Sequence[str] | None = None, **settings: Any,
-) -> Iterator[PruneTrace]:  # fmt: skip
-    """Let a vision-language model run with fewer visual tokens.
+) -> Iterator[Any]:  # fmt: skip
+    """Let a vision-language model, an image classifier or a backbone run with fewer visual tokens.
 
     >>> with attn.prune(model, "fastv", keep=0.25) as trace:  # doctest: +SKIP
     ...     answer = model.generate(**inputs)
@@ -32,12 +33,13 @@ def prune(
     Parameters
     ----------
     model : Module or Loaded
-        Of transformers; see ``engine.sites.MODELS``. It is as it was after the block, also after an exception.
+        A vision-language model of ``engine.sites.MODELS``, or an image transformer of ``vit.site.BLOCKS``. It is as it
+        was after the block, also after an exception.
     method : str
         A name of ``METHODS``, modifiers behind it: ``"fastv+debias"``; see ``named``.
     keep : float or int
         Share of each prompt's visual tokens that is left, averaged over the decoder layers behind the method's first
-        choice, in (0, 1]; or, as an int, their number.
+        choice, in (0, 1]; or, as an int, their number. Of image transformers the patches in the attention of blocks.
     positions : {"keep", "compact"}
         Tokens keep their positions, or are numbered anew.
     pictures : tuple of (tuple of Geometry) or None, optional
@@ -50,13 +52,18 @@ def prune(
 
     Yields
     ------
-    PruneTrace
+    PruneTrace; of an image transformer, ``vit.passes.ImageTrace``
 
     Raises
     ------
     UsageError
         If model, method, setting or budget cannot be used.
     """
+    network = model.model if isinstance(model, Loaded) else model
+    if is_image_transformer(network) or (class_of(method) and not is_vision_language(network)):
+        with image_pruner_of(method, settings).applied(image_site(network), keep_of(keep)) as images:
+            yield images
+        return
     site = site_of(model)
     stages = pruner_of(method, settings).stages(site, keep_of(keep))
     with pruned(site.model, stages, positions=positions, site=site, pictures=pictures, ids=ids) as trace:

@@ -102,3 +102,8 @@ def site_of(given: nn.Module | Loaded) -> VisionLanguageSite:
         model, text, model.get_submodule(parts.tower), model.get_submodule(parts.projector),
         tuple(text.layers), ids, given.fingerprint if isinstance(given, Loaded) else "",
     )  # fmt: skip
+
+
+def is_vision_language(model: nn.Module) -> bool:
+    """Whether a model is of a class of ``MODELS``."""
+    return any(cls.__name__ in MODELS for cls in type(model).__mro__)

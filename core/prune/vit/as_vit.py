@@ -27,7 +27,7 @@ class AsViT(VitPruner):
     ----------
     layer : int or None
         The first of three places at which patches are dropped; None: 4, 7, 10 of 12.
-    positions : tuple of int or None
+    blocks : tuple of int or None
         These places, each named.
     thresholds : tuple of float or None
         One for each place. None: those of a model that was trained with them; of others, quantiles of the scores that
@@ -37,13 +37,13 @@ class AsViT(VitPruner):
     """
 
     layer: int | None = None
-    positions: tuple[int, ...] | None = None
+    blocks: tuple[int, ...] | None = None
     thresholds: tuple[float, ...] | None = None
     batch_rule: Literal["each", "mean"] = "each"
 
     def stages(self, site: ImageSite, keep: Keep) -> tuple[Sequence[DropStage], MergeStages | None]:
         method = self.trained(site)
-        positions = checked_positions(site, method.layer, method.positions)
+        positions = checked_positions(site, method.layer, method.blocks)
         given = method.thresholds
         if given is not None and len(given) != len(positions):
             raise UsageError(f"thresholds: {len(given)} for {len(positions)} places, {', '.join(map(str, positions))}.")
@@ -66,12 +66,12 @@ class AsViT(VitPruner):
         if self.thresholds is not None or not isinstance(model := site.model, AdaptiveViT):
             return self
         thresholds = tuple(float(threshold.detach()) for threshold in model.thresholds)
-        return replace(self, positions=model.positions, thresholds=thresholds)
+        return replace(self, blocks=model.positions, thresholds=thresholds)
 
     def fitted(self, site: ImageSite, batches: Sequence[Tensor], keep: Keep) -> tuple[Self, str]:
         if self.trained(site).thresholds is not None or keep.share == 1:
             return self, ""
-        positions = checked_positions(site, self.layer, self.positions)
+        positions = checked_positions(site, self.layer, self.blocks)
         thresholds = fit_thresholds(site, batches, keep, positions)
         shown = ", ".join(f"{value:.4g}" for value in thresholds)
         note = f"the thresholds of as-vit ({shown}) were fitted to the budget on these pictures themselves"

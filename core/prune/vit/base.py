@@ -104,21 +104,21 @@ class VitPruner(ABC):
 
 
 @dataclass(frozen=True, slots=True)
-class Outputs:
+class ModelSays:
     """What a model says of pictures: ``values`` [B, C], logits of ``classes`` or features of the class token."""
 
     values: Tensor
     classes: bool
 
 
-def read_output(output: Any) -> Outputs:
+def read_output(output: Any) -> ModelSays:
     """Logits of a classifier; of a backbone the class token behind the last norm."""
     if isinstance(logits := getattr(output, "logits", None), Tensor):
-        return Outputs(logits, True)
+        return ModelSays(logits, True)
     if isinstance(hidden := getattr(output, "last_hidden_state", None), Tensor):
-        return Outputs(hidden[:, 0], False)
+        return ModelSays(hidden[:, 0], False)
     if isinstance(output, Tensor) and output.ndim == 2:  # timm: with a head
-        return Outputs(output, True)
+        return ModelSays(output, True)
     raise UsageError(f"a model that gives {type(output).__name__} is neither a classifier nor a backbone of images.")
 
 

@@ -157,6 +157,11 @@ class ImageSite:
         return patches * self.embed.weight.numel()
 
 
+def is_image_transformer(model: nn.Module) -> bool:
+    """Whether a model has blocks of ``BLOCKS``."""
+    return any(type(module).__name__ in BLOCKS for module in model.modules())
+
+
 def image_site(model: nn.Module) -> ImageSite:
     """Where the parts of an image transformer are.
 
