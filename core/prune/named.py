@@ -66,7 +66,9 @@ def pruner_of(name: str, settings: Mapping[str, Any]) -> Pruner:
     check_name(name)
     method, modifiers = split(name)
     cls = METHODS[method].resolve()
-    if not issubclass(cls, Pruner):
+    from .vit.base import VitPruner
+
+    if issubclass(cls, VitPruner):
         raise UsageError(f"{method} prunes image classifiers and backbones, no vision-language models.")
     if modifiers and not getattr(cls, "attentive", False):
         raise UsageError(f"{name}: {method} looks at no attention, so +{modifiers[0][0]} changes nothing.")
