@@ -54,7 +54,8 @@ class Geometry:
     size : (H, W)
         Of the picture, in pixels of the user's file.
     prefix : int
-        Tokens in front of the patches: class, distillation, registers. They are nowhere in the picture.
+        Tokens in front of the patches: class, distillation, registers, those of pictures before this one. They are
+        nowhere in the picture.
     registers : int
         How many of the prefix are registers, the last ones.
     tiles : tuple of PatchGrid

@@ -120,9 +120,14 @@ def load_processor(folder: Path, config: Any) -> Any:
             settings, _ = package.ProcessorMixin.get_processor_dict(folder, local_files_only=True)
             name = settings.get("processor_class") or package.PROCESSOR_MAPPING[type(config)].__name__
             cls = for_pictures(getattr(package, _PROCESSORS.get(name, name)))
-            return cls.from_args_and_dict([images, tokeniser], settings)
+            processor = cls.from_args_and_dict([images, tokeniser], settings)
     except Exception as error:  # of any kind: missing files, missing packages
         raise OptionError(f"{{model}}: the processor of {folder} cannot be loaded ({reason_of(error)}).") from None
+    if getattr(processor, "patch_size", 0) is None:
+        raise OptionError(
+            f"{{model}}: the processor of {folder} does not say its patch_size, as old ones. Copy the folder again."
+        )
+    return processor
 
 
 def for_pictures(cls: Any) -> Any:

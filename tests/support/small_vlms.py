@@ -159,6 +159,19 @@ def _internvl() -> tuple[Any, Any]:
     return hf.InternVLForConditionalGeneration(config), processor
 
 
+def _llava_siglip() -> tuple[Any, Any]:
+    tokeniser = words("<image>")
+    config = hf.LlavaConfig(
+        text_config=hf.LlamaConfig(vocab_size=len(tokeniser), **TEXT), image_seq_length=36,
+        vision_config=hf.SiglipVisionConfig(image_size=48, patch_size=8, **TOWER),
+        image_token_index=tokeniser.convert_tokens_to_ids("<image>"), vision_feature_select_strategy="full",
+    )  # fmt: skip
+    images = hf.SiglipImageProcessorPil(size={"height": 48, "width": 48}, **GREY)
+    return hf.LlavaForConditionalGeneration(config), hf.LlavaProcessor(
+        images, tokeniser, patch_size=8, vision_feature_select_strategy="full", chat_template=IMAGE_TEMPLATE
+    )
+
+
 _MAKE = {
     "llava": lambda: _llava(False),
     "llava padded": lambda: _llava(True),
@@ -168,8 +181,9 @@ _MAKE = {
     "smolvlm": lambda: _idefics(True),
     "idefics3": lambda: _idefics(False),
     "internvl": _internvl,
+    "llava siglip": _llava_siglip,  # a tower without a class token
 }
-NAMES = tuple(_MAKE)
+NAMES = tuple(name for name in _MAKE if name != "llava siglip")
 
 
 def vlm_folder(folder: Path, name: str, seed: int = 0) -> Path:

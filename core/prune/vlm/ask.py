@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -12,13 +13,12 @@ from PIL import Image
 from torch import Tensor
 from torch.nn import functional as F
 
-from ...errors import UsageError
+from ...errors import AttnError, UsageError
 from ...memory import FIX, budget
 from ...models.geometry import Geometry
 from ...models.hf import quiet
 from ...models.loaded import Loaded
 from ...models.pictures import ColourPicture
-from ...models.tokens import vocabulary
 from ...models.visual import FRAMES, resized, shown, visual_geometry
 from ...options import OptionError
 from ...sizes import show_bytes
@@ -117,7 +117,8 @@ def prepare(loaded: Loaded, pictures: Sequence[ColourPicture], prompt: str, *, v
         If the class is unknown, a picture is empty or cannot be prepared (Qwen2-VL refuses sides of more than 200 to
         1), it would take too much memory, or processor and model are not of one piece.
     """
-    site, processor = site_of(loaded.model), loaded.processor.joint
+    site_of(loaded.model)  # refuses other classes
+    processor = loaded.processor.joint
     if not pictures:
         raise UsageError("a question needs a picture.")
     if video and loaded.family not in FRAMES:
@@ -140,14 +141,9 @@ def prepare(loaded: Loaded, pictures: Sequence[ColourPicture], prompt: str, *, v
     except Exception as error:  # of any kind: each processor refuses in its own words
         listed = ", ".join(f"{h} x {w}" for h, w in sizes)
         raise UsageError(f"{loaded.family} takes no picture of {listed} pixels ({reason_of(error)}).") from None
-    ids = data["input_ids"]
-    found = int(torch.isin(ids, torch.tensor(site.tokens)).sum())
-    if found != places[0].count or int(ids.max()) >= vocabulary(loaded.model):
-        raise OptionError(
-            f"{{model}}: processor and model are not of one piece: {found} tokens for pictures in the prompt, "
-            f"{places[0].count} features, ids up to {int(ids.max())} of {vocabulary(loaded.model)}. Copy its folder "
-            "again."
-        )
+    _check_whole(loaded, data["input_ids"], places[0].count)
+    if (length := data["input_ids"].shape[1]) > (table := _positions(loaded.model)):
+        warnings.append(f"the prompt has {length} tokens with its pictures; the model was made for {table}")
     warnings += [warning for picture in pictures for warning in picture.warnings]
     warnings += [
         f"the model sees {shown(place):.0%} of the picture; the rest is cut off by its processor"
@@ -183,13 +179,24 @@ def answer(loaded: Loaded, prepared: PreparedPrompt, *, max_new_tokens: int) -> 
 
 @torch.no_grad()
 def answers(loaded: Loaded, questions: PreparedBatch, *, max_new_tokens: int) -> tuple[Answer, ...]:
-    """``answer`` of each of a batch."""
+    """``answer`` of each of a batch.
+
+    Raises
+    ------
+    UsageError
+        If the model cannot run: weights that are no numbers, parts that do not fit, too little memory.
+    """
     model, tokeniser = loaded.model, loaded.processor.joint.tokenizer
-    with quiet():
-        out: Any = model.generate(
-            **questions.inputs, max_new_tokens=max_new_tokens, do_sample=False, num_beams=1, repetition_penalty=1.0,
-            no_repeat_ngram_size=0, return_dict_in_generate=True, output_logits=True,
-        )  # fmt: skip
+    try:
+        with quiet():
+            out: Any = model.generate(
+                **questions.inputs, max_new_tokens=max_new_tokens, do_sample=False, num_beams=1, repetition_penalty=1.0,
+                no_repeat_ngram_size=0, return_dict_in_generate=True, output_logits=True,
+            )  # fmt: skip
+    except AttnError:
+        raise
+    except Exception as error:  # of any kind: parts that do not fit, a device that is full
+        raise OptionError(f"{{model}}: {loaded.family} cannot answer ({reason_of(error)}).") from error
     length = questions.inputs["input_ids"].shape[1]
     logits = torch.stack(out.logits, 1).float()  # [B, G, V]
     if not bool(logits.isfinite().all()):
@@ -216,6 +223,24 @@ def _photo(picture: ColourPicture) -> Image.Image:
     if not np.isfinite(pixels).all():
         raise UsageError("a picture has pixels that are no numbers.")
     return Image.fromarray(np.rint(pixels.transpose(1, 2, 0).clip(0, 1) * 255).astype(np.uint8))
+
+
+def _check_whole(loaded: Loaded, ids: Tensor, features: int) -> None:
+    """Refuse a processor that does not make what its model takes."""
+    visual = torch.isin(ids, torch.tensor(site_of(loaded.model).tokens))
+    if int(visual.sum()) != features:
+        raise OptionError(
+            f"{{model}}: processor and model are not of one piece: {int(visual.sum())} tokens in the prompt stand for "
+            f"{features} features of pictures. Copy its folder again."
+        )
+    known = loaded.model.get_input_embeddings().num_embeddings
+    if int(ids.masked_fill(visual, 0).max()) >= known:
+        raise OptionError(f"{{model}}: its tokeniser gives token {int(ids.max())}, but it knows {known} tokens.")
+
+
+def _positions(model: Any) -> int:
+    """Tokens that a model was made for; without end where it does not say."""
+    return getattr(model.config.get_text_config(), "max_position_embeddings", None) or sys.maxsize
 
 
 def _starts(text: str, tokeniser: Any) -> bool:

@@ -118,3 +118,14 @@ def test_older_folders(tmp_path: Path) -> None:
     loaded = load_model(str(folder), "vision-language")
     assert loaded.processor.joint.image_processor.size["longest_edge"] == 72 * 72
     assert loaded.processor.joint.chat_template
+
+
+def test_templates_of_older_folders(tmp_path: Path) -> None:
+    folder = vlm_folder(tmp_path, "llava padded")
+    text = (folder / "chat_template.jinja").read_text()
+    (folder / "chat_template.jinja").unlink()
+    write(folder / "chat_template.json", {"chat_template": text})
+    assert load_model(str(folder), "vision-language").processor.joint.chat_template == text
+    settings = json.loads((folder / "processor_config.json").read_text())
+    write(folder / "processor_config.json", settings | {"patch_size": None})
+    assert "does not say its patch_size" in refusal(folder)

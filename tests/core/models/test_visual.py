@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import numpy as np
 import pytest
 import torch
 from small_vlms import NAMES, coloured, loaded_vlm
 from torch import Tensor
+from transformers.image_utils import SizeDict
 
 from attn.core.models.loaded import Loaded
 from attn.core.models.pictures import ColourPicture
@@ -34,11 +37,9 @@ def marked(picture: ColourPicture, box: tuple[int, int, int, int]) -> ColourPict
     return ColourPicture(pixels, picture.size)
 
 
-@pytest.mark.parametrize("shape", SHAPES)
-@pytest.mark.parametrize("name", NAMES)
-def test_a_token_holds_the_pixels_that_change_it(name: str, shape: str) -> None:
-    loaded, (height, width) = loaded_vlm(name), SHAPES[shape]
-    picture = coloured(height, width)
+def check_places(loaded: Loaded, picture: ColourPicture) -> None:
+    """Pixels that change, change most the tokens that hold them."""
+    height, width = picture.size
     before = prepare(loaded, [picture], "what is it")
     geometry, plain = before.pictures[0], features(loaded, before)
     assert geometry.count == len(plain)
@@ -48,15 +49,48 @@ def test_a_token_holds_the_pixels_that_change_it(name: str, shape: str) -> None:
         after = features(loaded, prepare(loaded, [marked(picture, (y, x, y + 3, x + 3))], "what is it"))
         change = (after - plain).norm(dim=1)[geometry.patches()]
         middle = torch.tensor([y + 1.5, x + 1.5])
-        near = ((boxes[:, :2] - 1.5 <= middle) & (middle <= boxes[:, 2:] + 1.5)).all(1)
+        near, reached = (
+            ((boxes[:, :2] - by <= middle) & (middle <= boxes[:, 2:] + by)).all(1) for by in (1.5, 6)
+        )  # half a mark; and as far as resizing mixes pixels
         if near.any():
             assert near[change.argmax()]
-        else:  # cut off by the processor
+        elif not reached.any():  # cut off by the processor
             assert not change.any()
         start = 0
         for tile in geometry.tiles:  # each part of the picture and the whole agree
             own = slice(start, start := start + len(tile.tokens))
             assert tile.grid[0] == 1 or not near[own].any() or near[own][change[own].argmax()]
+
+
+@pytest.mark.parametrize("shape", SHAPES)
+@pytest.mark.parametrize("name", [*NAMES, "llava siglip"])
+def test_a_token_holds_the_pixels_that_change_it(name: str, shape: str) -> None:
+    check_places(loaded_vlm(name), coloured(*SHAPES[shape]))
+
+
+@pytest.mark.parametrize(
+    ("name", "setting", "value"),
+    [
+        ("llava", "do_resize", False),
+        ("llava", "size", SizeDict(shortest_edge=60)),
+        ("llava", "size", SizeDict(shortest_edge=33)),
+        ("llava", "size", SizeDict(height=50, width=70)),
+        ("llava padded", "size", SizeDict(shortest_edge=41)),
+        ("idefics3", "do_image_splitting", False),
+        ("smolvlm", "do_resize", False),
+        ("smolvlm", "size", SizeDict(longest_edge=32)),
+        ("internvl", "max_patches", 1),
+        ("internvl", "max_patches", 12),
+        ("qwen2-vl", "do_resize", True),
+    ],
+)
+def test_settings_of_processors_are_followed(
+    name: str, setting: str, value: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    loaded = loaded_vlm(name)
+    monkeypatch.setattr(loaded.processor.joint.image_processor, setting, value)
+    for size in ((96, 40), (40, 64), (30, 30)):
+        check_places(loaded, coloured(*size))
 
 
 @pytest.mark.parametrize("name", NAMES)

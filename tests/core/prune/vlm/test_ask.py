@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from contextlib import nullcontext
 from pathlib import Path
 from typing import Any
 
@@ -57,6 +58,43 @@ def test_an_answer_ends_where_the_model_ends_it(monkeypatch: pytest.MonkeyPatch)
     monkeypatch.setattr(loaded.model.generation_config, "eos_token_id", [int(whole.ids[1])])
     first = whole.ids.tolist().index(int(whole.ids[1]))
     assert answer(loaded, question, max_new_tokens=6).ids.tolist() == whole.ids[: first + 1].tolist()
+
+
+@pytest.mark.parametrize(
+    ("name", "holder", "setting", "value", "words"),
+    [
+        ("llava", "", "patch_size", 4, "144 tokens in the prompt stand for 36 features"),
+        ("llava", "", "vision_feature_select_strategy", "full", "37 tokens in the prompt stand for 36 features"),
+        ("llava", "image_processor", "do_center_crop", False, "llava cannot answer"),
+        ("llava", "image_processor", "do_resize", False, None),
+        ("llava padded", "image_processor", "image_mean", [0.5], "takes no picture of 40 x 60 pixels"),
+        ("llava-next", "image_processor", "size", {"shortest_edge": 16}, "is not known"),
+        ("llava-next", "image_processor", "image_grid_pinpoints", [[32, 32]], "llava_next|tokens in the prompt"),
+        ("qwen2-vl", "image_processor", "merge_size", 1, "tokens in the prompt stand for"),
+        ("smolvlm", "", "image_seq_len", 9, "tokens in the prompt stand for"),
+        ("idefics3", "image_processor", "do_image_splitting", False, None),
+        ("idefics3", "image_processor", "do_resize", False, None),
+        ("internvl", "image_processor", "max_patches", 1, None),
+        ("internvl", "image_processor", "size", {"height": 64, "width": 64}, "tokens in the prompt stand for"),
+    ],
+)  # fmt: skip
+def test_settings_that_do_not_fit(
+    name: str, holder: str, setting: str, value: Any, words: str | None, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """One line where processor and model are not of one piece; other settings are followed."""
+    loaded = loaded_vlm(name)
+    joint = loaded.processor.joint
+    monkeypatch.setattr(getattr(joint, holder) if holder else joint, setting, value)
+    with pytest.raises(UsageError, match=words) if words else nullcontext():
+        question = prepare(loaded, [coloured(40, 60)], QUESTION)
+        answer(loaded, question, max_new_tokens=1)
+
+
+def test_a_prompt_longer_than_the_model(monkeypatch: pytest.MonkeyPatch) -> None:
+    loaded = loaded_vlm("qwen2-vl")
+    monkeypatch.setattr(loaded.model.config.get_text_config(), "max_position_embeddings", 20)
+    question = prepare(loaded, [coloured(40, 60)], QUESTION)
+    assert "the prompt has 55 tokens with its pictures; the model was made for 20" in question.warnings
 
 
 class TestTemplates:
