@@ -19,7 +19,7 @@ from torch import Tensor, nn
 
 from ...errors import UsageError
 from ...models.family import attention_places, norm_of
-from .checks import Positions, cache_of, check_call, check_model, check_prompt, is_eager
+from .checks import CACHES, Positions, cache_of, check_call, check_model, check_prompt, is_eager
 from .kept import whole
 from .moment import Moment, PruneStage
 from .prompts import Pictured, Prompts, prompts_of
@@ -170,6 +170,8 @@ class _Run:
             return None
         embeds: Tensor = kwargs["inputs_embeds"]
         self.prompts.embeds = embeds
+        uncached = {name: value for name, value in kwargs.items() if name not in CACHES} | {"use_cache": False}
+        self.prompts.again = partial(text, *args, **uncached)
         if self.watch is not None:
             self.prompts.tower = Tower(self.site, self.watch.taken(), self.prompts.input_ids)
         if 0 not in self.stages:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -47,6 +47,8 @@ class Prompts:
         Tokens that are left are numbered anew.
     tower : Tower or None
         What the image tower made of the pictures, where a stage asked for it.
+    again : callable
+        Runs the language model on the prompts as they came, without a cache: for methods that look at a whole pass.
     cache : dict
         For pruners: what is found once for the batch.
     notes : list of str
@@ -63,6 +65,7 @@ class Prompts:
     ids: tuple[str, ...] = ()
     compact: bool = False
     tower: Tower | None = None
+    again: Callable[[], Any] = lambda: None
     cache: dict[str, Any] = field(default_factory=dict)
     notes: list[str] = field(default_factory=list)
 

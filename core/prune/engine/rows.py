@@ -86,3 +86,17 @@ def attention_of_rows(source: LayerInput, rows: Sequence[Tensor], alive: Tensor)
     seen = (torch.arange(k.shape[2], device=k.device) <= index[..., None]) & alive[:, None]
     probabilities: Tensor = logits.masked_fill_(~seen[:, None], -torch.inf).softmax(-1)
     return probabilities
+
+
+def rotated_ones(source: LayerInput, sample: int, rows: Tensor) -> Tensor:
+    """What positions alone give: logits of rows of one prompt to all its keys where queries and keys are ones, [R, n].
+
+    Source: methods/pruning-peers.md, section 3.4 ("+").
+    """
+    rotate = sys.modules[type(source.module).__module__].apply_rotary_pos_emb
+    cos, sin = (factors[sample : sample + 1] if len(factors) > 1 else factors for factors in source.rotary)
+    ones = source.hidden.new_ones(1, 1, source.hidden.shape[1], int(source.module.head_dim))
+    q, _ = rotate(ones[:, :, rows], ones[:, :, rows], cos[:, rows], sin[:, rows])
+    _, k = rotate(ones, ones, cos, sin)
+    logits: Tensor = (q.float() @ k.float().mT)[0, 0] * float(source.module.scaling)
+    return logits

@@ -160,8 +160,10 @@ class Tower:
         self._need_class()
         return self._attended(layer, lambda segment: segment.attention(slice(0, 1))[:, 0])
 
-    def class_logits(self, layer: int) -> list[tuple[Tensor, Tensor]]:
-        """Query of the class token, and keys of all rows, of each view: q [H * d], k [n, H * d], the scale left out.
+    def class_weights(self, layer: int) -> Tensor:
+        """The class token's softmax of one head of the full width, [cells], float32: the sum over a cell's patches.
+
+        Source: methods/pruning-peers.md, section 3.7. The class token's own key is in the softmax.
 
         Raises
         ------
@@ -169,11 +171,19 @@ class Tower:
             If the tower has no class token.
         """
         self._need_class()
-        return [
-            (segment.q[:, 0].flatten(), segment.k.transpose(0, 1).flatten(1))
-            for call in self.calls
-            for segment in self._segments(call, layer)
-        ]
+
+        def of(segment: TowerSegment) -> Tensor:
+            q, k = segment.q[:, 0].float().flatten(), segment.k.float().transpose(0, 1).flatten(1)
+            weights: Tensor = (k @ (q * len(q) ** -0.5)).softmax(0)
+            return weights[None]
+
+        return self._attended(layer, of)[0]
+
+    def tiles(self, sample: int) -> list[Tensor]:
+        """Of a prompt's visual tokens, the places of those that are made of each picture, tile or frame, in order."""
+        cells = self.cells[sample]
+        views = torch.where(cells < 0, -1, self.views[cells])
+        return [(views == view).nonzero().flatten() for view in sorted(set(views[views >= 0].tolist()))]
 
     def received(self, layer: int, rows: Tensor | None = None) -> Tensor:
         """Attention that each cell receives, mean over heads and rows, [cells], float32.

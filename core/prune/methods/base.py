@@ -14,7 +14,9 @@ from torch import Tensor
 
 from ...errors import UsageError
 from ..engine.moment import Moment, PruneStage, TokenChoice
+from ..engine.prompts import Prompts
 from ..engine.sites import VisionLanguageSite
+from ..engine.tower import Tower
 
 Modifier = Callable[[Moment, list[Tensor]], list[Tensor]]
 """Scores of each prompt's visual tokens [n_b] to better ones; such as debiasing. -inf: a token must not be kept."""
@@ -130,53 +132,116 @@ def layer_of(default: int, depth: int, wanted: int | None = None) -> int:
     return wanted if wanted is not None else max(1, math.floor(default * depth / 32 + 0.5))
 
 
-def schedule(keep: float, rows: Sequence[Sequence[float]], layers: Sequence[int], depth: int) -> tuple[float, ...]:
-    """The shares that are left from stage to stage such that their mean over the layers behind the first is ``keep``.
+@dataclass(frozen=True, slots=True)
+class Schedule:
+    """Shares that are left from stage to stage, for any budget.
 
-    A paper gives stages for some budgets only. Between two of them, and towards all and nothing, shares are
-    interpolated; a mean over layers is linear in the shares, so that the result has the mean that is wanted.
+    A paper gives them for some budgets only. Between two of those, and towards all and nothing, they are interpolated:
+    a mean over layers is linear in the shares, so that the result has the mean that is wanted.
 
     Parameters
     ----------
-    keep : float
-        In (0, 1].
-    rows : sequence of (share of each stage)
-        Of the paper, not rising from stage to stage.
-    layers : sequence of int
+    layers : tuple of int
         In front of which the stages are, ascending.
     depth : int
         Layers of the model.
+    rows : tuple of tuple of float
+        The paper's, each not rising from stage to stage.
     """
-    ends = [*layers[1:], depth]
-    weights = [(end - start) / (depth - layers[0]) for start, end in zip(layers, ends, strict=True)]
 
-    def mean(row: Sequence[float]) -> float:
-        return sum(weight * share for weight, share in zip(weights, row, strict=True))
+    layers: tuple[int, ...]
+    depth: int
+    rows: tuple[tuple[float, ...], ...]
 
-    known = sorted([[0.0] * len(layers), *map(list, rows), [1.0] * len(layers)], key=mean)
-    for low, high in pairwise(known):
-        if keep <= mean(high):
-            part = (keep - mean(low)) / (mean(high) - mean(low))
-            return tuple(a + part * (b - a) for a, b in zip(low, high, strict=True))
-    return tuple(known[-1])
+    @classmethod
+    def of(
+        cls, defaults: Sequence[int], rows: Sequence[Sequence[float]], depth: int, wanted: Sequence[int] | None
+    ) -> Schedule:
+        """That of a paper for 32 layers in a model of another depth, or with its stages at the layers that are wanted.
+
+        Where several stages fall on one layer, the last counts.
+
+        Raises
+        ------
+        UsageError
+            If the layers that are wanted are not as many as the stages, or do not rise, or the model has too few.
+        """
+        if wanted is not None:
+            if len(wanted) != len(defaults) or list(wanted) != sorted(set(wanted)):
+                raise UsageError(f"layers: {len(defaults)} are wanted, rising, not {', '.join(map(str, wanted))}.")
+            return cls(tuple(wanted), depth, tuple(map(tuple, rows)))
+        stage = {layer_of(layer, depth): number for number, layer in enumerate(defaults)}  # of two, the last
+        stage = {layer: number for layer, number in stage.items() if layer < depth}
+        if not stage:
+            raise UsageError(f"a model of {depth} decoder layers has too few to choose tokens between them.")
+        return cls(tuple(stage), depth, tuple(tuple(row[number] for number in stage.values()) for row in rows))
+
+    def mean(self, row: Sequence[float]) -> float:
+        """Over the layers behind the first stage."""
+        ends = (*self.layers[1:], self.depth)
+        total = sum(share * (end - start) for share, start, end in zip(row, self.layers, ends, strict=True))
+        return total / (self.depth - self.layers[0])
+
+    def shares(self, keep: float) -> tuple[float, ...]:
+        """Of each stage, such that their mean is ``keep``."""
+        known = sorted([(0.0,) * len(self.layers), *self.rows, (1.0,) * len(self.layers)], key=self.mean)
+        for low, high in pairwise(known):
+            if keep <= self.mean(high):
+                part = (keep - self.mean(low)) / (self.mean(high) - self.mean(low))
+                return tuple(a + part * (b - a) for a, b in zip(low, high, strict=True))
+        return known[-1]
+
+    def counts(self, keep: Keep, tokens: int) -> tuple[int, ...]:
+        """Tokens behind each stage: shares cut to whole tokens as the papers' programs do, then, from the last stage
+        on, one more where that brings the mean nearer to what is wanted."""
+        wanted = keep.share_of(tokens)
+        counts = [max(1, int(share * tokens + 1e-6)) for share in self.shares(wanted)]
+        for stage in reversed(range(len(counts))):
+            more = [count + (number == stage) for number, count in enumerate(counts)]
+            room = tokens if stage == 0 else counts[stage - 1]
+            off, then = (abs(self.mean(row) - wanted * tokens) for row in (counts, more))
+            if more[stage] <= room and then < off - 1e-6:
+                counts = more
+        return tuple(counts)
 
 
-def truncated(share: float, tokens: int) -> int:
-    """int(share * tokens), at least 1, unharmed by a share that was computed a rounding error too small."""
-    return max(1, int(share * tokens + 1e-6))
-
-
-def shared_out(count: int, sizes: Sequence[int]) -> list[int]:
-    """A budget shared out to parts in proportion to their sizes; the sum is the budget, no part gets more than it has.
+def tile_budgets(tower: Tower, sample: int, count: int) -> tuple[list[tuple[Tensor, int]], Tensor]:
+    """A prompt's budget, shared out to its pictures, tiles or frames in proportion to their tokens.
 
     Parameters
     ----------
+    tower : Tower
+    sample : int
     count : int
-        At most the sum of the sizes.
-    sizes : sequence of int
+        At most the visual tokens of the prompt.
+
+    Returns
+    -------
+    tiles : list of (Tensor of int64, int)
+        The places of the tile's tokens among those of the prompt, and how many of them may be kept.
+    ends : Tensor of int64
+        Places of tokens that are made of no patch (ends of lines) and are kept as well: only where the budget is more
+        than all others.
     """
-    total, before, shares = sum(sizes), 0, []
-    for size in sizes:
-        shares.append((before + size) * count // total - before * count // total)
-        before += size
-    return shares
+    tiles = tower.tiles(sample)
+    placed = sum(map(len, tiles))
+    ends = (tower.cells[sample] < 0).nonzero().flatten()[: max(0, count - placed)]
+    shares, before = [], 0
+    for tile in tiles:
+        after = before + len(tile)
+        shares.append((tile, after * min(count, placed) // placed - before * min(count, placed) // placed))
+        before = after
+    return shares, ends
+
+
+def standing(prompts: Prompts, sample: int, keep: Tensor, features: Tensor, score: Tensor | None = None) -> TokenChoice:
+    """Tokens in a method's own order [k], with what stands in their places [k, D].
+
+    Where tokens keep their positions, each stands at its own. Where they are numbered anew, the order is the method's,
+    if nothing stands between the visual tokens of the prompt.
+    """
+    visual = prompts.visual[sample]
+    if not prompts.compact or int(visual[-1]) - int(visual[0]) + 1 != len(visual):
+        order = keep.argsort()
+        keep, features = keep[order], features[order]
+    return TokenChoice(keep, features, score)
