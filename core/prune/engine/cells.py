@@ -62,9 +62,8 @@ def order_of_call(site: VisionLanguageSite, call: TowerCall, cells: int, views: 
     index = torch.arange(cells, device=site.model.device)
     if call.packing is None:
         return index
-    pack = site.model.model.pack_image_features
-    args, kwargs = call.packing
-    packing = inspect.signature(pack).bind(*args, **kwargs).arguments
+    pack = call.packing.func
+    packing = inspect.signature(pack).bind(*call.packing.args, **call.packing.keywords).arguments
     tiles = index.view(views, -1, 1).split(  # type: ignore[no-untyped-call]
         [len(features) for features in packing["image_features"]]
     )

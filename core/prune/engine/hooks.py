@@ -257,7 +257,8 @@ class _Run:
         finally:
             self.choosing = False
         for choice, numbers in zip(choices, rows.numbers, strict=True):
-            if not (torch.isin(choice.keep, numbers).all() and (choice.keep.diff() > 0).all()):
+            order = choice.keep.sort().values if prompts.compact else choice.keep
+            if not (torch.isin(order, numbers).all() and (order.diff() > 0).all()):
                 raise ValueError(f"in front of layer {stage.layer}, tokens were chosen that are not there, or twice")
         self.trace.last.choices[stage.layer] = choices
         self.rows, index = rows.after(prompts, choices)

@@ -59,14 +59,22 @@ class KeptRows:
         kept = self.alive & stays.gather(1, self.slots)
         counts = tuple(count - gone for count, gone in zip(self.counts, lost, strict=True))
         index = kept.byte().argsort(dim=1, stable=True)[:, self.length - max(counts) :]  # what stays is last, in order
+        for sample, new in enumerate(numbers):
+            if (new.diff() < 0).any():  # an order of the method's own
+                slots = prompts.visual[sample][new]
+                index[sample, torch.isin(self.slots[sample, index[sample]], slots)] = self._rows(prompts)[sample, slots]
         rows = KeptRows(self.slots.gather(1, index), kept.gather(1, index), counts, numbers)
         return rows, index
 
     def places(self, prompts: Prompts) -> tuple[Tensor, ...]:
         """Where each prompt's visual tokens are among the rows."""
-        steps = torch.arange(self.length, device=self.slots.device).expand_as(self.slots)
-        where = torch.zeros_like(prompts.input_ids).scatter_(1, self.slots, steps)
+        where = self._rows(prompts)
         return tuple(where[b, prompts.visual[b][numbers]] for b, numbers in enumerate(self.numbers))
+
+    def _rows(self, prompts: Prompts) -> Tensor:
+        """Of each place in the prompts the row, [B, N]; of one that is gone, nothing that means anything."""
+        steps = torch.arange(self.length, device=self.slots.device).expand_as(self.slots)
+        return torch.zeros_like(prompts.input_ids).scatter_(1, self.slots, steps)
 
     def behind(self, done: int) -> Tensor:
         """Position without gaps of the row that comes ``done`` rows behind the prompts, [B, 1]."""

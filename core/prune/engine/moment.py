@@ -19,7 +19,8 @@ class TokenChoice:
     Parameters
     ----------
     keep : Tensor of int64 [k]
-        Numbers of the tokens that stay, ascending.
+        Numbers of the tokens that stay, ascending; where tokens are numbered anew, in the order in which they are to
+        stand.
     features : Tensor [k, D], optional
         What stands in their places, where tokens were merged.
     score : Tensor [n], optional
@@ -44,7 +45,7 @@ class Moment:
     hidden : Tensor [B, n, D]
         Input of the layer, as it stands.
     numbers : tuple of Tensor of int64 [n_b]
-        Of each prompt, its visual tokens that are still there, ascending.
+        Of each prompt, its visual tokens that are still there, in the order in which they stand.
     places : tuple of Tensor of int64 [n_b]
         Where these are in ``hidden``.
     positions : Tensor of int64 [B, n]

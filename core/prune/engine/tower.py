@@ -109,12 +109,6 @@ class Tower:
         self.views, self.grids = torch.cat(views), tuple(grids)
         self.cells = handed_out(input_ids, kinds, orders)
 
-    @property
-    def has_class(self) -> bool:
-        """The tower has a class token, in row 0."""
-        names = {name.rpartition(".")[2] for name, _ in self.site.tower.named_parameters()}
-        return bool(names & {"class_embedding", "cls_token"})
-
     @cached_property
     def features(self) -> Tensor:
         """What the projector gets, one row per cell, [cells, W]: merged patches one behind the other."""
@@ -248,7 +242,7 @@ class Tower:
         return torch.cat(found, 1)
 
     def _need_class(self) -> None:
-        if not self.has_class:
+        if not has_class_token(self.site):
             raise UsageError(f"{type(self.site.model).__name__}: its image tower has no class token.")
 
     def _segments(self, call: TowerCall, layer: int) -> list[TowerSegment]:
@@ -283,6 +277,12 @@ def _mean_of_rows(segment: TowerSegment, meant: Tensor, among: Tensor | None) ->
             attention = attention / attention.sum(-1, keepdim=True).clamp(min=torch.finfo(torch.float32).tiny)
         total += (attention.mean(0) * weight[:, None]).sum(0)
     return total / meant.sum().clamp(min=1)
+
+
+def has_class_token(site: VisionLanguageSite) -> bool:
+    """Whether the image tower has a class token, in row 0."""
+    names = {name.rpartition(".")[2] for name, _ in site.tower.named_parameters()}
+    return bool(names & {"class_embedding", "cls_token"})
 
 
 def feature_layer(site: VisionLanguageSite) -> int:

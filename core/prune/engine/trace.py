@@ -41,7 +41,7 @@ class Prefill:
 
     def kept(self, sample: int = 0) -> Tensor | None:
         """Numbers of the tokens that the last layer saw; None where nothing was chosen."""
-        return self.choices[max(self.choices)][sample].keep if self.choices else None
+        return self.choices[max(self.choices)][sample].keep.sort().values if self.choices else None
 
     def retention(self, sample: int = 0) -> float:
         """Mean over the layers of the share of visual tokens (methods/prune-evaluation.md, section 6)."""

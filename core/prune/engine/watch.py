@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
-from functools import partial, wraps
+from functools import partial
 from typing import Any
 
 from torch import Tensor
@@ -30,8 +30,8 @@ class TowerCall:
         Of the last layer's output: views and rows, or rows alone where they are packed; and the width.
     features : Tensor or None
         What the projector got.
-    packing : (args, kwargs) or None
-        How tiles were laid together to a picture.
+    packing : partial or None
+        How the model laid tiles together to pictures.
     pixels : Tensor or None
         What the tower got: views [V, 3, H, W], or packed patches [N, 3 * frames * p * p].
     """
@@ -41,7 +41,7 @@ class TowerCall:
     hidden: dict[int, Tensor] = field(default_factory=dict)
     shape: tuple[int, ...] = ()
     features: Tensor | None = None
-    packing: tuple[Any, Any] | None = None
+    packing: partial[Any] | None = None
     pixels: Tensor | None = None
 
 
@@ -115,10 +115,9 @@ class _Packing:
     def __init__(self, model: Any, calls: list[TowerCall]) -> None:
         self.model, pack = model, model.pack_image_features
 
-        @wraps(pack)
         def noted(*args: Any, **kwargs: Any) -> Any:
             if calls:
-                calls[-1].packing = (args, kwargs)
+                calls[-1].packing = partial(pack, *args, **kwargs)
             return pack(*args, **kwargs)
 
         model.pack_image_features = noted

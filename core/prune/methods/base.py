@@ -192,17 +192,10 @@ class Schedule:
         return known[-1]
 
     def counts(self, keep: Keep, tokens: int) -> tuple[int, ...]:
-        """Tokens behind each stage: shares cut to whole tokens as the papers' programs do, then, from the last stage
-        on, one more where that brings the mean nearer to what is wanted."""
-        wanted = keep.share_of(tokens)
-        counts = [max(1, int(share * tokens + 1e-6)) for share in self.shares(wanted)]
-        for stage in reversed(range(len(counts))):
-            more = [count + (number == stage) for number, count in enumerate(counts)]
-            room = tokens if stage == 0 else counts[stage - 1]
-            off, then = (abs(self.mean(row) - wanted * tokens) for row in (counts, more))
-            if more[stage] <= room and then < off - 1e-6:
-                counts = more
-        return tuple(counts)
+        """Tokens behind each stage, at least 1: rounded; at a budget of the paper cut off, as its program does."""
+        shares = self.shares(keep.share_of(tokens))
+        cut = any(all(abs(a - b) < 1e-9 for a, b in zip(shares, row, strict=True)) for row in self.rows)
+        return tuple(max(1, int(share * tokens + (1e-6 if cut else 0.5))) for share in shares)
 
 
 def tile_budgets(tower: Tower, sample: int, count: int) -> tuple[list[tuple[Tensor, int]], Tensor]:

@@ -13,7 +13,7 @@ from ...errors import UsageError
 from ...models.family import attention_places
 from ..engine.moment import Moment, PruneStage, TokenChoice
 from ..engine.sites import VisionLanguageSite
-from ..engine.tower import Tower
+from ..engine.tower import Tower, has_class_token
 from .base import Keep, Pruner, standing, tile_budgets
 
 NEIGHBOURS = 32
@@ -39,13 +39,16 @@ class PruMerge(Pruner):
     adaptive: bool = False
 
     def stages(self, site: VisionLanguageSite, keep: Keep) -> Sequence[PruneStage]:
+        if not has_class_token(site):
+            raise UsageError(
+                f"prumerge: the image tower of {type(site.model).__name__} has no class token, whose attention it needs. "
+                "visionzip does without one."
+            )
         last = len(attention_places(site.tower)) - 1
 
         def choose(moment: Moment) -> list[TokenChoice]:
             tower = moment.prompts.tower
             assert tower is not None
-            if not tower.has_class:
-                raise UsageError(f"prumerge: the image tower of {type(site.model).__name__} has no class token.")
             weights = tower.class_weights(last)
             keys = tower.keys(last).flatten(1)
             return [

@@ -11,7 +11,7 @@ from torch.nn import functional as F
 
 from ..engine.moment import Moment, PruneStage, TokenChoice
 from ..engine.sites import VisionLanguageSite
-from ..engine.tower import Tower, feature_layer
+from ..engine.tower import Tower, feature_layer, has_class_token
 from .base import Keep, Pruner, largest, standing, tile_budgets
 
 
@@ -38,7 +38,7 @@ class VisionZip(Pruner):
         def choose(moment: Moment) -> list[TokenChoice]:
             tower = moment.prompts.tower
             assert tower is not None
-            seen = tower.class_attention(layer).sum(0) if tower.has_class else tower.received(layer)
+            seen = tower.class_attention(layer).sum(0) if has_class_token(site) else tower.received(layer)
             scores = self.modified(moment, [seen[cells] for cells in tower.cells])
             metric = tower.keys(layer).mean(1)
             return [
