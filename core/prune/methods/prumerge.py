@@ -41,8 +41,8 @@ class PruMerge(Pruner):
     def stages(self, site: VisionLanguageSite, keep: Keep) -> Sequence[PruneStage]:
         if not has_class_token(site):
             raise UsageError(
-                f"prumerge: the image tower of {type(site.model).__name__} has no class token, whose attention it needs. "
-                "visionzip does without one."
+                f"prumerge: the image tower of {type(site.model).__name__} has no class token, whose attention "
+                "it needs. visionzip does without one."
             )
         last = len(attention_places(site.tower)) - 1
 
