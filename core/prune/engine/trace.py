@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass, field
 
 from torch import Tensor
@@ -43,8 +44,17 @@ class Prefill:
         """Numbers of the tokens that the last layer saw; None where nothing was chosen."""
         return self.choices[max(self.choices)][sample].keep.sort().values if self.choices else None
 
+    def whole(self, sample: int = 0) -> int:
+        """Tokens of a prompt before any was taken out, padding left out."""
+        return self.tokens[0][sample] + self.before[sample] - self.visual[0][sample]
+
     def retention(self, sample: int = 0) -> float:
-        """Mean over the layers of the share of visual tokens (methods/prune-evaluation.md, section 6)."""
+        """Mean over the layers of the share of visual tokens; NaN for a prompt without any.
+
+        Source: methods/prune-evaluation.md, section 6.
+        """
+        if not self.before[sample]:
+            return math.nan
         return sum(layer[sample] for layer in self.visual) / (len(self.visual) * self.before[sample])
 
 
