@@ -12,6 +12,13 @@ CALIBRATIONS = Registry(
             paper="arXiv 2508.17807",
             year=2026,
         ),
+        Method(
+            "vflowopt",
+            home="attn.core.prune.vflowopt.options:CALIBRATION",
+            summary="settings of vflowopt for one model and budget, by Bayesian optimisation",
+            paper="ICCV 2025, arXiv 2508.05211",
+            year=2025,
+        ),
     ],
 )
 """What every row reads is stated in ``calibration.CalibrationOptions``, for its options to take in whole."""

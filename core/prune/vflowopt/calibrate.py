@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -11,24 +12,25 @@ from typing import Any
 import numpy as np
 import torch
 
+from ...errors import InputError
+from ...io.atomic import write_text
 from ...io.records import json_lines
 from ...models.loaded import Loaded
 from ...options import identity
 from ...progress import Watcher
 from ...report.model import Report, plain
 from ...report.sections import Curve
-from ..data.samples import QuestionSample
 from ..engine.hooks import pruned
 from ..engine.moment import Moment, PruneStage, TokenChoice
 from ..engine.sites import VisionLanguageSite, site_of
 from ..learning import LearningRun
 from ..methods.base import Keep
-from ..methods.random import Random
-from ..vlm.ask import PreparedPrompt, prepare
+from ..vlm.ask import PreparedPrompt
 from .bayes import Search, Vector
 from .budget import mean_retention, third_stage
 from .method import OF, VFlowOpt
 from .objective import LastTokens
+from .options import FlowOptions
 from .places import token_places
 from .strategy import FlowStrategy, mark_of
 
@@ -37,7 +39,7 @@ T, SIDES, ALPHA = (0.0, 50.0), (3.0, 24.0), (-1.0, 1.0)
 
 
 def calibrate_vflowopt(
-    options: Any, *, watcher: Watcher | None = None, arguments: Mapping[str, Any] | None = None
+    options: FlowOptions, *, watcher: Watcher | None = None, arguments: Mapping[str, Any] | None = None
 ) -> Report:
     """Search, and write the strategy.
 
@@ -50,19 +52,20 @@ def calibrate_vflowopt(
     """
     run = LearningRun("vflowopt", options, options.common, watcher, arguments)
     taken = [(sample, prepared) for sample, (prepared,) in run.questions()]
-    loaded, keep = run.loaded, Keep(share=options.keep)
+    share = float(options.keep)
+    loaded, keep = run.loaded, Keep(share=share)
     tokens = LastTokens(loaded, [prepared for _, prepared in taken])
     site = site_of(loaded.model)
     layers = VFlowOpt().layers_in(site)
     marks = tuple(mark_of(sample) for sample, _ in taken)
     mean, std = normalisation(loaded)
-    box = search_box(options.keep, *reach(site, loaded, [prepared for _, prepared in taken]))
+    box = search_box(share, *reach(site, loaded, [prepared for _, prepared in taken]))
     if not mean:
         run.warnings.append("the image processor does not say how it normalises: entropy is left out (alpha = 0)")
         box[2] = (0.0, 0.0)
     search = Search(
         box, seed=options.common.compute.seed, initial=options.initial,
-        allowed=partial(feasible, options.keep, layers, site.depth),
+        allowed=partial(feasible, share, layers, site.depth),
     )  # fmt: skip
     known = Tried(
         options.common.output.with_suffix(".search.jsonl"),
@@ -72,7 +75,7 @@ def calibrate_vflowopt(
     def strategy(point: Vector) -> FlowStrategy:
         t, side, alpha, first, second = (float(value) for value in point)
         return FlowStrategy(
-            options.keep, t, alpha, side, first, second, None, layers, VFlowOpt().vision_layer_in(site), "mean",
+            share, t, alpha, side, first, second, None, layers, VFlowOpt().vision_layer_in(site), "mean",
             mean, std, loaded.fingerprint, marks,
         )  # fmt: skip
 
@@ -90,22 +93,18 @@ def calibrate_vflowopt(
         "cosine": search.values[search.best], "cosine_plain": unoptimised,
         "cosine_first": max(search.values[: options.initial]), "samples": len(taken),
         "t": best.t, "alpha": best.alpha, "side": best.side, "r1": best.first, "r2": best.second,
-        "r3": min(1.0, third_stage(options.keep, best.first, best.second, layers, site.depth)),
+        "r3": min(1.0, third_stage(share, best.first, best.second, layers, site.depth)),
     }  # fmt: skip
     if metrics["cosine"] < unoptimised:
         run.warnings.append(
-            f"the plain settings come nearer ({unoptimised:.4f}) than the best that was found ({metrics['cosine']:.4f}): "
-            "search longer, or use none"
+            f"the plain settings come nearer ({unoptimised:.4f}) than the best that was found "
+            f"({metrics['cosine']:.4f}): search longer, or use none"
         )
     found = {**metrics, "R3": metrics["r3"], "seed": options.common.compute.seed, "data": options.common.data,
              "iterations": options.iterations}  # fmt: skip
-    FlowStrategy(**{**_fields(best), "found": plain(found)}).write(options.common.output)
+    replace(best, found=plain(found)).write(options.common.output)
     curve = Curve("search", {"best": np.maximum.accumulate(search.values).tolist(), "value": list(search.values)})
     return run.report(metrics, sections=(curve,), files={"search": known.path}, details={"layers": list(layers)})
-
-
-def _fields(strategy: FlowStrategy) -> dict[str, Any]:
-    return {name: getattr(strategy, name) for name in strategy.__dataclass_fields__}
 
 
 class Tried:
@@ -125,13 +124,16 @@ class Tried:
         self.lines: list[dict[str, Any]] = []
         settings = json.loads(json.dumps(settings))
         if path.exists():
-            head, *rest = [record for _, record in json_lines(path)] or [{}]
-            if head == settings:
-                self.lines = rest
+            try:
+                head, *self.lines = [record for _, record in json_lines(path)] or [{}]
+            except InputError as error:
+                warnings.append(f"{error.reason}: the search begins anew")
             else:
-                warnings.append(f"{path.name} is of a search with other settings, model or data: begun anew")
+                if head != settings:
+                    self.lines = []
+                    warnings.append(f"{path.name} is of a search with other settings, model or data: begun anew")
         if not self.lines:
-            path.write_text(json.dumps(settings) + "\n", encoding="utf-8")
+            write_text(path, json.dumps(settings) + "\n")
 
     def value(self, number: int, point: Vector) -> float | None:
         """What a point came to before; None where it was not tried, as the ``number``-th."""
@@ -171,7 +173,8 @@ def feasible(keep: float, layers: tuple[int, int], depth: int, point: Vector) ->
 def reach(site: VisionLanguageSite, loaded: Loaded, questions: Sequence[PreparedPrompt]) -> tuple[float, int]:
     """The largest attention that a patch receives over the mean of its view, and the side of the largest grid."""
     layer = VFlowOpt().vision_layer_in(site)
-    largest, side = [], []
+    largest: list[float] = []
+    side: list[int] = []
 
     def look(moment: Moment) -> list[TokenChoice]:
         tower = moment.prompts.tower
@@ -194,46 +197,3 @@ def normalisation(loaded: Loaded) -> tuple[tuple[float, ...], tuple[float, ...]]
     images = loaded.processor.joint.image_processor
     mean, std = (tuple(getattr(images, name, None) or ()) for name in ("image_mean", "image_std"))
     return (mean, std) if len(mean) == len(std) == 3 and getattr(images, "do_normalize", True) else ((), ())
-
-
-def against_plain(
-    loaded: Loaded, strategy: FlowStrategy, samples: Sequence[QuestionSample], seeds: Sequence[int] = (0, 1, 2)
-) -> dict[str, dict[str, Any]]:
-    """The strategy beside the same budget without a search, on samples that it was not found on.
-
-    Parameters
-    ----------
-    loaded : Loaded
-    strategy : FlowStrategy
-    samples : sequence of QuestionSample
-        Held out: refused if one is of the split.
-    seeds : sequence of int
-        Of the random choices.
-
-    Returns
-    -------
-    dict of str to dict
-        ``optimised``, ``plain`` (t = 1, R1 = R2 = R3), ``mean attention`` (plain with t = 0) and ``random 0``, …: each
-        with ``cosine`` and ``kl`` of the last token sample by sample (float64 [n]) and ``retention``, counted.
-
-    Raises
-    ------
-    UsageError
-        If the strategy is of another model, or a sample of its split.
-    """
-    strategy.check_model(loaded)
-    strategy.check_held_out(samples)
-    tokens = LastTokens(loaded, [prepare(loaded, [sample.read()], sample.question) for sample in samples])
-    keep = Keep(share=strategy.keep)
-    methods = {"optimised": VFlowOpt.of(strategy), "plain": VFlowOpt(), "mean attention": VFlowOpt(t=0.0)}
-    found: dict[str, dict[str, Any]] = {}
-    for name, method in {**methods, **{f"random {seed}": Random(layer=0, seed=seed) for seed in seeds}}.items():
-        cosines, logits, retention = tokens.compared(method, keep)
-        found[name] = {"cosine": cosines, "kl": divergence(tokens.logits, logits), "retention": retention}
-    return found
-
-
-def divergence(one: torch.Tensor, other: torch.Tensor) -> np.ndarray[Any, np.dtype[np.float64]]:
-    """KL(softmax one || softmax other) of logits [n, V], in nats, [n]."""
-    p, q = one.double().log_softmax(-1), other.double().log_softmax(-1)
-    return np.asarray((p.exp() * (p - q)).sum(-1).cpu().numpy())

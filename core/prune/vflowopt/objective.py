@@ -41,7 +41,7 @@ class LastTokens:
         for one, (before, _) in zip(self.batches, self.plain, strict=True):
             with pruned(self.site.model, method.stages(self.site, keep), site=self.site, pictures=one.pictures):
                 found.append(cosine(before, self._forward(one)[0]))
-        return np.nan_to_num(torch.cat(found).cpu().numpy(), nan=0.0)
+        return _numbers(found)
 
     def compared(self, method: Pruner, keep: Keep) -> tuple[NDArray[np.float64], Tensor, float]:
         """``cosines``, logits of the last token [n, V], and the mean of the shares of tokens that were left."""
@@ -53,7 +53,7 @@ class LastTokens:
             cosines.append(cosine(before, state))
             logits.append(row)
             left += [trace.last.retention(sample) for sample in range(len(row))]
-        return np.nan_to_num(torch.cat(cosines).cpu().numpy(), nan=0.0), torch.cat(logits), float(np.mean(left))
+        return _numbers(cosines), torch.cat(logits), float(np.mean(left))
 
     @property
     def logits(self) -> Tensor:
@@ -70,6 +70,10 @@ class LastTokens:
         finally:
             handle.remove()
         return states[0], logits[:, -1].float()
+
+
+def _numbers(cosines: Sequence[Tensor]) -> NDArray[np.float64]:
+    return np.asarray(torch.cat(list(cosines)).nan_to_num(nan=0.0).cpu().numpy(), np.float64)
 
 
 def _noted(note: Callable[[Tensor], None]) -> Callable[[Any, Any, Any], None]:

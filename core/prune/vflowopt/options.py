@@ -68,10 +68,10 @@ CALIBRATION = Verb(
         ("NAME.search.jsonl", "Every setting that was tried and its value; a search that was stopped goes on from it."),
     ),
     notes=(
-        "A strategy is for one model and one budget; another share is refused. Samples that it was found on must not be "
-        "evaluated on: the file holds a mark of each.",
-        "t is searched up to 50, but not beyond what any patch of the samples receives; the side of a cell from 3 to 24 "
-        "of 27 tokens, scaled to the grid of the model.",
+        "A strategy is for one model and one budget; another share is refused. Samples that it was found on must not "
+        "be evaluated on: the file holds a mark of each.",
+        "t is searched up to 50, but not beyond what any patch of the samples receives; the side of a cell from 3 to "
+        "24 of 27 tokens, scaled to the grid of the model.",
     ),
     columns=("cosine", "cosine_plain", "samples"),
 )  # fmt: skip
