@@ -84,6 +84,8 @@ def pruned(
         stack.callback(_ACTIVE.discard, model)
         for handle in run.hooks():
             stack.callback(handle.remove)
+        if any(stage.pixels for stage in stages):
+            run.pixels = stack.enter_context(seen_pixels(site.model))
         yield run.trace
 
 
@@ -101,6 +103,7 @@ class _Run:
         self.stages = {stage.layer: stage for stage in stages}
         self.places = attention_places(site.text) if any(stage.attention for stage in stages) else []
         self.choosing = False  # a method may run the model itself
+        self.pixels: dict[str, Tensor] = {}
         self.forget()
 
     def forget(self) -> None:
@@ -250,6 +253,9 @@ class _Run:
             stage.layer, prompts, hidden.detach(), rows.numbers, rows.places(prompts), rows.slots, rows.alive, previous,
             following,
         )  # fmt: skip
+        if stage.pixels:
+            prompts.pixels = dict(self.pixels)
+            self.pixels.clear()
         self.choosing = True
         try:
             with torch.no_grad():
