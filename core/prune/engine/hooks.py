@@ -22,6 +22,7 @@ from ...models.family import attention_places, norm_of
 from .checks import CACHES, Positions, cache_of, check_call, check_model, check_prompt, is_eager
 from .kept import whole
 from .moment import Moment, PruneStage
+from .pixels import seen_pixels
 from .prompts import Pictured, Prompts, prompts_of
 from .rows import LayerInput
 from .sites import VisionLanguageSite, site_of

@@ -11,7 +11,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from ...errors import UsageError
+from ...options import OptionError
 from ..engine.hooks import pruned
 from ..engine.moment import Moment, PruneStage, TokenChoice
 from ..engine.sites import VisionLanguageSite
@@ -120,11 +120,11 @@ def consistency(
 
 
 def same_tokens(guide: int, large: int) -> None:
-    """Raise ``UsageError`` where two models do not split a picture into equally many tokens."""
+    """Raise ``OptionError`` where two models do not split a picture into equally many tokens."""
     if guide != large:
-        raise UsageError(
-            f"guide: it has {guide} visual tokens for a prompt for which the large model has {large}; token by token "
-            "they must show the same. Take a guide of the same family, with the same processor."
+        raise OptionError(
+            f"{{guide}}: it has {guide} visual tokens for a prompt for which the large model has {large}; each "
+            "must show the same to both. Take a guide of the same family, with the same processor."
         )
 
 

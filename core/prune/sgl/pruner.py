@@ -10,6 +10,8 @@ from torch import Tensor, nn
 from ...errors import UsageError
 from ...models.load import load_model
 from ...models.loaded import Loaded
+from ...models.tokens import vocabulary
+from ...options import OptionError
 from ..engine.moment import Moment, PruneStage, TokenChoice
 from ..engine.prompts import Prompts, prompts_of
 from ..engine.sites import VisionLanguageSite, site_of
@@ -51,7 +53,7 @@ class SGL(Pruner):
 
     def stages(self, site: VisionLanguageSite, keep: Keep) -> Sequence[PruneStage]:
         if self.guide is None:
-            raise UsageError("sgl needs a guide: a smaller model of the same family.")
+            raise OptionError("{guide}: sgl needs a smaller model of the same family, which says what matters.")
         if not 0 <= self.f_layer < 1:
             raise UsageError(f"f_layer: {self.f_layer} is no share of the layers, from 0 and below 1.")
         guide = guide_site(self.guide, site)
@@ -70,6 +72,8 @@ class SGL(Pruner):
         """Of each prompt's visual tokens, by the guide's own run on what the large model was given."""
         if _IMPORTANCE not in prompts.cache:
             call = {**prompts.inputs, **prompts.pixels}
+            if (largest := int(prompts.input_ids.max())) >= vocabulary(guide.model):
+                raise OptionError(f"{{guide}}: it has no token {largest}. Take one that reads the same tokens.")
             for own, count in zip(prompts_of(guide, call).counts, prompts.counts, strict=True):
                 same_tokens(own, count)
             run = run_guide(guide, call, max_new_tokens=self.guide_tokens, rows=self.rows)
@@ -83,9 +87,11 @@ def guide_site(guide: nn.Module | Loaded | str, large: VisionLanguageSite) -> Vi
     """Where the parts of a guide are. Raises ``UsageError`` if it is the large model itself, or none to prune."""
     if isinstance(guide, str):
         weight = next(large.model.parameters())
-        guide = load_model(guide, "vision-language", device=weight.device, dtype=weight.dtype)
+        try:
+            guide = load_model(guide, "vision-language", device=weight.device, dtype=weight.dtype)
+        except OptionError as error:  # of the model, it says
+            raise OptionError(error.text.partition(" {allow_download}")[0].replace("{model}", "{guide}")) from None
     site = site_of(guide)
     if site.model is large.model:
-        raise UsageError("guide: it is the large model itself. Take a smaller one of the same family.")
+        raise OptionError("{guide}: it is the large model itself. Take a smaller one of the same family.")
     return site
-
