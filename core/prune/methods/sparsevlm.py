@@ -80,14 +80,15 @@ class SparseVLM(Pruner):
     def one(self, moment: Moment, sample: int, score: Tensor, count: int) -> TokenChoice:
         """The choice for one prompt."""
         numbers = moment.numbers[sample]
-        kept = len(numbers) if count >= len(numbers) else kept_beside_merged(len(numbers), count)
-        if self.plus or count >= len(numbers) or kept == count:
+        there = score > -torch.inf  # others can neither stay nor be merged
+        present = int(there.sum())
+        kept = present if count >= present else kept_beside_merged(present, count)
+        if self.plus or count >= present or kept == count:
             return top(score, numbers, count)
         features = moment.hidden[sample, moment.places[sample]]
         best = largest(score, kept)
-        dropped = torch.ones_like(score, dtype=torch.bool)
-        dropped[best] = False
-        rest = dropped.nonzero().flatten()
+        there[best] = False
+        rest = there.nonzero().flatten()
         again = rest[score[rest].topk(recycled(len(rest))).indices]
         centres, merged = clustered(features[again], min(clusters(len(rest)), count - kept))
         order = torch.cat([best, again[centres]])

@@ -51,12 +51,15 @@ class VisionZip(Pruner):
     def one(self, moment: Moment, tower: Tower, sample: int, score: Tensor, metric: Tensor, count: int) -> TokenChoice:
         """The choice for one prompt: scores [n], metric [cells, d]."""
         numbers, cells = moment.numbers[sample], tower.cells[sample]
-        if count >= len(numbers):
-            return TokenChoice(numbers, score=score)
+        there = score > -torch.inf
+        if count >= int(there.sum()):
+            return TokenChoice(numbers[there], score=score)
         features = moment.hidden[sample, moment.places[sample]].clone()
         tiles, ends = tile_budgets(tower, sample, count)
         order = []
-        for tile, own in tiles:
+        for every, share in tiles:
+            tile = every[there[every]]
+            own = min(share, len(tile))
             merged = min(int(own * self.contextual + 0.5), own)
             dominant = largest(score[tile], own - merged)
             order.append(tile[dominant])

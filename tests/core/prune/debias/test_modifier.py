@@ -213,6 +213,15 @@ def test_every_attentive_method_can_be_debiased() -> None:
         assert bool(seen) == cls.attentive, name
 
 
+@pytest.mark.parametrize("keep", [0.25, 0.5, 0.8])
+@pytest.mark.parametrize("name", ["fastv", "pyramiddrop", "sparsevlm", "visionzip"])
+def test_no_method_keeps_or_merges_padding(name: str, keep: float) -> None:
+    prefill = run("llava padded", f"{name}+debias:pas", keep)
+    for choices in prefill.choices.values():
+        assert {n // 6 for n in choices[0].keep.tolist()} <= {1, 2, 3, 4}
+    assert len(kept(prefill)) > 0
+
+
 def fitted(**values: Any) -> FittedTrend:
     loaded = loaded_vlm("llava padded")
     known: dict[str, Any] = dict(
