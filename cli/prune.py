@@ -2,15 +2,21 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-from typing import Annotated, Any, ClassVar
+import sys
+from dataclasses import asdict, dataclass, fields
+from typing import TYPE_CHECKING, Annotated, Any, ClassVar, NoReturn
 
 from attn.core.bundles import Inputs, Placement, Reporting
-from attn.core.options import Option
+from attn.core.options import Option, OptionError
+from attn.core.prune.curves.options import CurveOptions, check_set
 from attn.core.prune.options import PruneOptions, check_read
 
 from .build import command
 from .verbs import verbs as verbs_of
+
+if TYPE_CHECKING:
+    from attn.core.progress import Watcher
+    from attn.core.report.model import Report
 
 VERBS = {"calibrate": ("attn.cli.calibrate", "Fit what a pruning method learns, on data of its own.")}
 EXAMPLES = {
@@ -20,12 +26,22 @@ EXAMPLES = {
             'attn prune photos/ -o out/ --prompt "what is this" --model llava/ --keep 144 --report pruned.html',
             "A folder of photos, 144 tokens each, and one page with all overlays.",
         ),
+        (
+            "attn prune --dataset shapesx600 --methods fastv,visionzip --report curves.html",
+            "Accuracy against the share of tokens that is kept, on drawn scenes.",
+        ),
+        (
+            "attn prune --dataset questions.jsonl --model llava/ --keeps 50%,25% -o scored/",
+            'Your own set: a line is {"image": "a.jpg", "question": "…", "answer": "…"}.',
+        ),
     ),
     "calibrate": (("attn prune calibrate --list", "The methods that learn something beforehand."),),
 }
 NOTES = ()
 FILES = (
     ("NAME.kept.png", "The picture with what was dropped dimmed, and the boxes of the tokens outlined; written last."),
+    ("DATA.prune/points.jsonl, curves.png", "Of a set: a row for each method, share and task; and the picture of it."),
+    ("DATA.prune/records/", "A line for each sample, method and share: what a run that was killed goes on from."),
 )
 
 
@@ -43,6 +59,20 @@ class Pictures(Inputs):
             metavar="INPUT", positional=True,
         ),
     ] = ()  # fmt: skip
+    dataset: Annotated[
+        str | None,
+        Option(
+            "Score --methods on a set of questions instead: a folder of datasets, a parquet or JSONL file with image, "
+            "question and answer, or drawn scenes, shapes[:TASK][:SEED]xN.",
+            metavar="DATA",
+        ),
+    ] = None  # fmt: skip
+
+    def __post_init__(self) -> None:
+        if self.dataset is None:
+            Inputs.__post_init__(self)
+        elif self.inputs:
+            raise OptionError(f"{{dataset}} has pictures of its own: leave {self.inputs[0]} out.")
 
 
 def verbs() -> dict[str, Any]:
@@ -51,18 +81,52 @@ def verbs() -> dict[str, Any]:
 
 
 def _main(
-    inputs: Pictures, reporting: Reporting, options: PruneOptions, placement: Placement, given: frozenset[str]
-) -> None:
+    inputs: Pictures, reporting: Reporting, options: PruneOptions, curve: CurveOptions, placement: Placement,
+    given: frozenset[str],
+) -> None:  # fmt: skip
     """Find out which visual tokens a model can do without, on your own pictures.
 
     Asks a vision-language model about every picture twice, with all its visual tokens and with those that the method
     keeps, and tells what is lost and won: the answer before and after, tokens, counted operations, memory of the
     cache, seconds. Writes the picture with the tokens that were kept.
+
+    With --dataset it asks the questions of a set: accuracy and fidelity of several methods against the share of tokens
+    that they keep, with intervals and tests. A run that was killed goes on where it was.
     """
     from .show import run_files
 
+    if inputs.dataset is not None:
+        check_set(options, curve, given)
+        _score(inputs.dataset, inputs.output, options, curve, placement, reporting)
+    for name in (field.name for field in fields(curve)):
+        if name in given:
+            raise OptionError(f"{{{name}}} is for a {{dataset}} of questions, and none is named.")
     check_read(options, given)
     run_files("attn.core.prune.run:run", inputs, options, placement, reporting)
+
+
+def _score(
+    dataset: str, output: str | None, options: PruneOptions, curve: CurveOptions, placement: Placement,
+    reporting: Reporting,
+) -> NoReturn:  # fmt: skip
+    """Score methods on a set, which is one input, show the report, and leave with its exit code."""
+    import typer
+
+    from .show import show, watched
+
+    arguments = {
+        "dataset": dataset, "output": output, **asdict(options), **asdict(curve), **asdict(placement),
+        "argv": sys.argv[1:],
+    }  # fmt: skip
+
+    def call(watch: Watcher) -> Report:
+        from attn.core.prune.curves.run import run_set
+
+        return run_set(dataset, output, options, curve, placement, watcher=watch, arguments=arguments)
+
+    report = watched("prune", call, arguments, [dataset], reporting)
+    show(report, reporting)
+    raise typer.Exit(report.exit_code)
 
 
 main = command(_main, methods="prune")

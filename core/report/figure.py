@@ -231,6 +231,10 @@ class Panel:
         Drawn as markers joined by lines.
     lines : mapping of str to (xs, ys)
         Drawn thin and dashed, in the colour of the points of the same name: fits, limits.
+    bands : mapping of str to (xs, lows, highs)
+        Drawn pale below the points of the same name: intervals.
+    xticks : sequence of float
+        Where the horizontal axis has its marks, as percentages; empty: wherever.
     """
 
     points: Mapping[str, tuple[Sequence[float], Sequence[float]]]
@@ -240,6 +244,8 @@ class Panel:
     title: str = ""
     logx: bool = False
     logy: bool = False
+    bands: Mapping[str, tuple[Sequence[float], Sequence[float], Sequence[float]]] = field(default_factory=dict)
+    xticks: Sequence[float] = ()
 
 
 def panels(sheets: Sequence[Panel], path: str | PathLike[str], *, title: str = "") -> None:
@@ -269,8 +275,13 @@ def panels(sheets: Sequence[Panel], path: str | PathLike[str], *, title: str = "
                 )
             for name, (xs, ys) in sheet.lines.items():
                 ax.plot(xs, ys, "--", color=colours.get(name, "0.5"), linewidth=0.9)
+            for name, (xs, lows, highs) in sheet.bands.items():
+                ax.fill_between(xs, lows, highs, color=colours.get(name, "0.5"), alpha=0.13, linewidth=0)
             ax.set_title(sheet.title)
             _dress(ax, sheet.xlabel, sheet.ylabel, logx=sheet.logx, logy=sheet.logy)
+            if sheet.xticks:
+                ax.set_xticks(sheet.xticks, [f"{100 * tick:g} %" for tick in sheet.xticks])
+                ax.minorticks_off()
         handles = {
             label: handle for ax in figure.axes for handle, label in zip(*ax.get_legend_handles_labels(), strict=True)
         }

@@ -1,0 +1,202 @@
+"""A part of a set, asked with all visual tokens and at every point: a record for each sample and point."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from ...errors import InputError, UsageError
+from ...models.geometry import Geometry
+from ...models.loaded import Loaded
+from ...options import OptionError
+from ..data.samples import QuestionSample
+from ..engine.checks import Positions
+from ..engine.hooks import pruned
+from ..engine.moment import Moment, PruneStage, TokenChoice
+from ..engine.sites import VisionLanguageSite
+from ..engine.trace import Prefill
+from ..measure.cost import cost_of
+from ..measure.evidence import evidence, padding, padding_share, recall
+from ..vlm.ask import Answer, PreparedBatch, PreparedPrompt, answers, batch, prepare
+from .answers import Rule, judged
+from .options import QUESTION
+from .points import FULL, Point
+
+
+@dataclass(frozen=True, slots=True)
+class Asking:
+    """How samples are asked.
+
+    Parameters
+    ----------
+    prompt : str
+        With ``QUESTION`` in it.
+    max_new_tokens : int
+    positions : {"keep", "compact"}
+    rule : {"exact", "vqa"}
+        See ``answers.RULES``.
+    """
+
+    prompt: str
+    max_new_tokens: int
+    positions: Positions
+    rule: Rule
+
+
+def score(
+    loaded: Loaded, site: VisionLanguageSite, samples: Sequence[QuestionSample], points: Sequence[Point],
+    asking: Asking, step: Callable[[int, int], None],
+) -> list[dict[str, Any]]:  # fmt: skip
+    """Records of a part of a set.
+
+    Parameters
+    ----------
+    samples : sequence of QuestionSample
+        They are asked side by side.
+    points : sequence of Point
+    asking : Asking
+    step : callable (done, total)
+
+    Returns
+    -------
+    list of dict
+        With ``error`` for a sample whose picture cannot be read, or taken by the model.
+    """
+    records: list[dict[str, Any]] = []
+    asked: list[QuestionSample] = []
+    ready: list[PreparedPrompt] = []
+    for sample in samples:
+        try:
+            ready.append(_prepared(loaded, sample, asking.prompt))
+            asked.append(sample)
+        except InputError as error:
+            records.append({"sample": sample.id, "error": str(error)})
+    if not asked:
+        return records
+    questions = batch(loaded, ready)
+    profile, plain, cost = _whole(loaded, site, questions, asking.max_new_tokens)
+    step(1, 1 + len(points))
+    names = tuple(sample.id for sample in asked)
+    for index, sample in enumerate(asked):
+        geometry = questions.pictures[index][0]
+        records.append(_about(sample, asking, plain[index], geometry) | _itself(sample, geometry) | cost[index])
+    for number, point in enumerate(points):
+        stages = point.pruner.stages(site, point.keep)
+        with pruned(
+            loaded.model, stages, positions=asking.positions, site=site, pictures=questions.pictures, ids=names
+        ) as trace:
+            pruned_answers = answers(loaded, questions, max_new_tokens=asking.max_new_tokens)
+        for index, sample in enumerate(asked):
+            about = _about(sample, asking, pruned_answers[index], questions.pictures[index][0])
+            kept = _against(sample, plain[index], pruned_answers[index], trace.last, index, profile[index], questions)
+            cost_now = _cost(site, trace.last, index)
+            named = {"method": point.method, "seed": point.seed, "keep": point.retention}
+            records.append(about | kept | cost_now | named)
+        step(2 + number, 1 + len(points))
+    return records
+
+
+def _prepared(loaded: Loaded, sample: QuestionSample, prompt: str) -> PreparedPrompt:
+    """A sample as the model's input. Raises ``InputError`` for a picture that is damaged or that it does not take."""
+    picture = sample.read()
+    try:
+        prepared = prepare(loaded, [picture], prompt.replace(QUESTION, sample.question))
+    except OptionError:
+        raise  # the model is wrong, not this sample
+    except UsageError as error:
+        raise InputError(sample.name, str(error).rstrip(".")) from error
+    if not prepared.tokens:
+        raise InputError(sample.name, f"{loaded.family} makes no visual token of it", "Give a larger picture")
+    return prepared
+
+
+def _whole(
+    loaded: Loaded, site: VisionLanguageSite, questions: PreparedBatch, max_new_tokens: int
+) -> tuple[list[Tensor], Sequence[Answer], list[dict[str, Any]]]:
+    """What the model says with all its tokens, and what that costs.
+
+    First of each question a profile [layers, n]: the share that each visual token has in the attention to all of them,
+    mean over heads and rows of text behind the picture.
+    """
+    shares: list[list[Tensor]] = [[] for _ in questions.pictures]
+
+    def look(moment: Moment) -> list[TokenChoice]:
+        rows = [moment.prompts.text_after(sample) for sample in range(moment.prompts.samples)]
+        which = ["previous"] * (moment.layer > 0) + ["next"] * (moment.layer == site.depth - 1)
+        for layer in which:
+            for own, attention in zip(shares, moment.attention(rows, layer), strict=True):
+                own.append((attention / attention.sum(-1, keepdim=True)).mean((0, 1)))
+        return [TokenChoice(numbers) for numbers in moment.numbers]
+
+    last = site.depth - 1
+    stages = [PruneStage(layer, look, attention=("previous",)) for layer in range(1, last)]
+    stages.append(PruneStage(last, look, attention=("previous", "next") if last else ("next",)))
+    with pruned(loaded.model, stages, site=site, pictures=questions.pictures) as trace:
+        said = answers(loaded, questions, max_new_tokens=max_new_tokens)
+    cost = [_cost(site, trace.last, index) for index in range(len(said))]
+    return [torch.stack(own) for own in shares], said, cost
+
+
+def _cost(site: VisionLanguageSite, prefill: Prefill, index: int) -> dict[str, Any]:
+    """What one prompt cost, as counted while it ran."""
+    cost = cost_of(site, prefill, index)
+    return {
+        "multiply_adds": cost.multiply_adds_after, "flops_ratio": cost.flops_ratio, "kv_bytes": cost.kv_bytes_after
+    }  # fmt: skip
+
+
+def _about(sample: QuestionSample, asking: Asking, said: Answer, geometry: Geometry) -> dict[str, Any]:
+    """What a sample's record says of an answer, whatever was kept."""
+    score = judged(said.text, sample.answers, asking.rule) if sample.answers else None
+    place = None
+    if sample.boxes is not None and len(sample.boxes):
+        place = float(np.mean(sample.boxes[:, 1::2])) / geometry.size[0]  # 0 at the top edge, 1 at the lower one
+    return {"sample": sample.id, "task": sample.task, "answer": said.text, "score": score, "place": place}
+
+
+def _itself(sample: QuestionSample, geometry: Geometry) -> dict[str, Any]:
+    """The whole model against itself."""
+    every = torch.arange(geometry.count)
+    seen = sample.boxes is not None and len(evidence(geometry, sample.boxes)) > 0
+    return {
+        "method": FULL, "seed": 0, "keep": 1.0, "counted": 1.0, "kl": 0.0, "top1": True, "same_answer": True,
+        "attention_mass": 1.0, "evidence_recall": 1.0 if seen else None,
+        "padding_share": padding_share(every, padding(geometry)),
+    }  # fmt: skip
+
+
+def _against(
+    sample: QuestionSample, plain: Answer, said: Answer, prefill: Prefill, index: int, profile: Tensor,
+    questions: PreparedBatch,
+) -> dict[str, Any]:  # fmt: skip
+    """What was kept of one question, and how far the answer is from the whole model's."""
+    geometry = questions.pictures[index][0]
+    kept = prefill.kept(index)
+    kept = torch.arange(prefill.before[index]) if kept is None else kept.cpu()
+    before, after = plain.logits.log_softmax(-1), said.logits.log_softmax(-1)
+    found = evidence(geometry, sample.boxes) if sample.boxes is not None else None
+    return {
+        "counted": prefill.retention(index),
+        "kl": float((before.exp() * (before - after)).sum()),
+        "top1": bool(plain.logits.argmax() == said.logits.argmax()),
+        "same_answer": plain.text == said.text,
+        "attention_mass": _mass(prefill, index, profile),
+        "evidence_recall": recall(kept, found) if found is not None else None,
+        "padding_share": padding_share(kept, padding(geometry)),
+    }
+
+
+def _mass(prefill: Prefill, index: int, profile: Tensor) -> float:
+    """Attention of the whole model to the tokens that are left, of that to all; mean over layers behind the first
+    choice (methods/prune-evaluation.md, section 3)."""
+    first = min(prefill.choices)
+    shares = []
+    for layer in range(first, len(profile)):
+        newest = max(stage for stage in prefill.choices if stage <= layer)
+        shares.append(float(profile[layer, prefill.choices[newest][index].keep].sum()))
+    return sum(shares) / len(shares)
