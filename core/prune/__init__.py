@@ -127,6 +127,14 @@ METHODS = Registry(
             options=("layer",),
             note="for image classifiers and backbones; `attn train as-vit` learns the thresholds",
         ),
+        Method(
+            "sgl",
+            home="attn.core.prune.sgl.pruner:SGL",
+            summary="what a smaller model of the same family attends to, in all its layers, while it answers",
+            paper="CVPR 2025, arXiv 2412.03324",
+            year=2025,
+            options=("layer", "guide"),
+        ),
     ],
 )
 """A row's home is a class derived from ``methods.base.Pruner`` or, for image classifiers and backbones, from

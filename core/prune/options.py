@@ -110,6 +110,8 @@ class PruneOptions:
         Decoder layer in front of which tokens go; None: that of the method's paper, scaled to the model's depth.
     positions : {"keep", "compact"}
         Tokens keep their positions, or are numbered anew.
+    guide : str or None
+        Smaller model of the same family (sgl).
     calibration : Path or None
         A fitted trend (+debias) or strategy.
     settings : mapping of str to mapping
@@ -158,6 +160,13 @@ class PruneOptions:
         Literal["keep", "compact"],
         Option("Tokens that stay keep their positions, or are numbered anew.", metavar="keep|compact"),
     ] = "keep"
+    guide: Annotated[
+        str | None,
+        Option(
+            "Smaller model of the same family that says what matters (sgl): a folder, or an id that is here.",
+            metavar="DIR|ID",
+        ),
+    ] = None  # fmt: skip
     calibration: Annotated[
         Path | None,
         Option("What `attn prune calibrate` fitted for the method or for +debias.", metavar="FILE"),

@@ -22,6 +22,7 @@ from ...models.family import attention_places, norm_of
 from .checks import CACHES, Positions, cache_of, check_call, check_model, check_prompt, is_eager
 from .kept import whole
 from .moment import Moment, PruneStage
+from .pixels import seen_pixels
 from .prompts import Pictured, Prompts, prompts_of
 from .rows import LayerInput
 from .sites import VisionLanguageSite, site_of
@@ -84,6 +85,8 @@ def pruned(
         stack.callback(_ACTIVE.discard, model)
         for handle in run.hooks():
             stack.callback(handle.remove)
+        if any(stage.pixels for stage in stages):
+            run.pixels = stack.enter_context(seen_pixels(site.model))
         yield run.trace
 
 
@@ -101,6 +104,7 @@ class _Run:
         self.stages = {stage.layer: stage for stage in stages}
         self.places = attention_places(site.text) if any(stage.attention for stage in stages) else []
         self.choosing = False  # a method may run the model itself
+        self.pixels: dict[str, Tensor] = {}
         self.forget()
 
     def forget(self) -> None:
@@ -147,7 +151,7 @@ class _Run:
         prompts = prompts_of(self.site, call, self.pictures)
         if not any(prompts.counts):
             return
-        prompts.ids, prompts.compact = self._names(prompts.samples), self.positions == "compact"
+        prompts.compact = self.positions == "compact"
         self.prompts = prompts
         self.everything = self.rows = whole(prompts)  # of which the second are left
         self.cached = CachedPrompts(self.rows.length, self.positions)
@@ -170,6 +174,7 @@ class _Run:
             return None
         embeds: Tensor = kwargs["inputs_embeds"]
         self.prompts.embeds = embeds
+        self.prompts.ids = self._names(self.prompts.input_ids, embeds)
         uncached = {name: value for name, value in kwargs.items() if name not in CACHES} | {"use_cache": False}
         self.prompts.again = partial(text, *args, **uncached)
         if self.watch is not None:
@@ -250,6 +255,9 @@ class _Run:
             stage.layer, prompts, hidden.detach(), rows.numbers, rows.places(prompts), rows.slots, rows.alive, previous,
             following,
         )  # fmt: skip
+        if stage.pixels:
+            prompts.pixels = dict(self.pixels)
+            self.pixels.clear()
         self.choosing = True
         try:
             with torch.no_grad():
@@ -271,14 +279,20 @@ class _Run:
                     hidden[sample, places] = choice.features.to(hidden.dtype)
         return hidden, index
 
-    def _names(self, prompts: int) -> tuple[str, ...]:
-        """Of the prompts of a batch."""
-        first, self.seen = self.seen, self.seen + prompts
-        if self.ids is None:
-            return tuple(str(first + number) for number in range(prompts))
-        if not self.ids or prompts % len(self.ids):
-            raise UsageError(f"ids: {len(self.ids)} names for {prompts} prompts.")
-        return tuple(name for name in self.ids for _ in range(prompts // len(self.ids)))  # beams share a name
+    def _names(self, input_ids: Tensor, embeds: Tensor) -> tuple[str, ...]:
+        """Of the prompts of a batch; beams of one prompt share a name."""
+        prompts = len(input_ids)
+        if self.ids is not None:
+            if not self.ids or prompts % len(self.ids):
+                raise UsageError(f"ids: {len(self.ids)} names for {prompts} prompts.")
+            return tuple(name for name in self.ids for _ in range(prompts // len(self.ids)))
+        number, names = self.seen, [str(self.seen)]
+        for row in range(1, prompts):
+            if not (torch.equal(input_ids[row], input_ids[row - 1]) and torch.equal(embeds[row], embeds[row - 1])):
+                number = self.seen + row
+            names.append(str(number))
+        self.seen += prompts
+        return tuple(names)
 
     def _record(self, number: int) -> None:
         self.cached.layers.append(None if self.rows is self.everything else self.rows)

@@ -111,9 +111,12 @@ class PruneStage:
     tower : sequence of int, optional
         Layers of the image tower, from 0, that ``choose`` looks at through ``moment.prompts.tower``; empty: only where
         the tokens come from.
+    pixels : bool
+        ``choose`` looks at ``prompts.pixels``.
     """
 
     layer: int
     choose: Callable[[Moment], list[TokenChoice]]
     attention: tuple[str, ...] = ()
     tower: tuple[int, ...] | None = None
+    pixels: bool = False

@@ -49,6 +49,8 @@ class Prompts:
         What the image tower made of the pictures, where a stage asked for it.
     again : callable
         Runs the language model on the prompts as they came, without a cache: for methods that look at a whole pass.
+    pixels : dict of str to Tensor
+        What the pictures were encoded from, for a stage that asks for it; see ``pixels.seen_pixels``.
     cache : dict
         For pruners: what is found once for the batch.
     notes : list of str
@@ -66,6 +68,7 @@ class Prompts:
     compact: bool = False
     tower: Tower | None = None
     again: Callable[[], Any] = lambda: None
+    pixels: dict[str, Tensor] = field(default_factory=dict)
     cache: dict[str, Any] = field(default_factory=dict)
     notes: list[str] = field(default_factory=list)
 

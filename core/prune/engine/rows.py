@@ -45,7 +45,7 @@ def attention_of_rows(source: LayerInput, rows: Sequence[Tensor], alive: Tensor)
     rows : sequence of Tensor of int64 [R_b]
         Of each prompt.
     alive : Tensor of bool [B, n]
-        Keys that are no padding.
+        Keys that are no padding; those of a cache are as many as ``keys``.
 
     Returns
     -------
@@ -83,7 +83,8 @@ def attention_of_rows(source: LayerInput, rows: Sequence[Tensor], alive: Tensor)
     batch, heads, wanted, width = q.shape
     grouped = q.float().reshape(batch, k.shape[1], -1, width)  # heads that share keys, one below the other
     logits = (grouped @ k.float().mT).view(batch, heads, wanted, -1) * float(module.scaling)
-    seen = (torch.arange(k.shape[2], device=k.device) <= index[..., None]) & alive[:, None]
+    earlier = k.shape[2] - source.hidden.shape[1]  # keys of a cache in front of all rows
+    seen = (torch.arange(k.shape[2], device=k.device) <= index[..., None] + earlier) & alive[:, None]
     probabilities: Tensor = logits.masked_fill_(~seen[:, None], -torch.inf).softmax(-1)
     return probabilities
 

@@ -93,6 +93,7 @@ class Tower:
             raise UsageError("the features of the pictures were made before the block: pass the pixels inside it.")
         self.site, self.calls = site, calls[len(calls) - len(kinds) :]
         self.places = attention_places(site.tower)
+        self._seen: dict[tuple[int, int], list[TowerSegment]] = {}
         self.patches: list[Tensor] = []  # of each call, the rows that make each cell [cells, m]
         views: list[Tensor] = []
         grids: list[tuple[int, int]] = []
@@ -246,6 +247,8 @@ class Tower:
             raise UsageError(f"{type(self.site.model).__name__}: its image tower has no class token.")
 
     def _segments(self, call: TowerCall, layer: int) -> list[TowerSegment]:
+        if (id(call), layer) in self._seen:
+            return self._seen[id(call), layer]
         module: Any = self.places[layer].module
         args, kwargs = call.inputs[layer]
         with capture(module, what=("q", "k")) as seen:
@@ -259,6 +262,7 @@ class Tower:
                 mask = None if one.mask is None else one.mask[number if len(one.mask) > 1 else 0]
                 segments.append(TowerSegment(start, one.q[number], one.k[number], mask, one.scale))
                 start += one.q.shape[2]
+        self._seen[id(call), layer] = segments
         return segments
 
 

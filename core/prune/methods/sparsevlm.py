@@ -90,7 +90,7 @@ class SparseVLM(Pruner):
         there[best] = False
         rest = there.nonzero().flatten()
         again = rest[score[rest].topk(recycled(len(rest))).indices]
-        centres, merged = clustered(features[again], clusters(len(rest)))
+        centres, merged = clustered(features[again], min(clusters(len(rest)), count - kept))
         order = torch.cat([best, again[centres]])
         return standing(moment.prompts, sample, numbers[order], torch.cat([features[best], merged]), score)
 
@@ -145,7 +145,7 @@ def with_merged(kept: Sequence[int]) -> tuple[int, ...]:
 
 
 def kept_beside_merged(tokens: int, count: int) -> int:
-    """How many of so many tokens are kept such that they are ``count`` with the merged ones; ``count`` is less."""
+    """How many of so many tokens are kept, at least one, such that they are ``count`` with the merged ones."""
     kept = count
     while kept > 1 and kept + clusters(tokens - kept) > count:
         kept -= 1

@@ -1,0 +1,140 @@
+"""A guide's own run: its answer, how sure it was, which visual tokens mattered (methods/sgl.md, sections 3.1, 3.3)."""
+
+from __future__ import annotations
+
+import inspect
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from ...options import OptionError
+from ..engine.hooks import pruned
+from ..engine.moment import Moment, PruneStage, TokenChoice
+from ..engine.sites import VisionLanguageSite
+from ..methods.base import Keep, top
+from .importance import ReceivedAttention, TextRows, received_attention
+
+_MADE = (
+    "position_ids", "cache_position", "inputs_embeds", "labels", "past_key_values", "use_cache", "logits_to_keep",
+    "mm_encoder_outputs",
+)  # fmt: skip
+"""Of a call, what ``generate`` makes itself."""
+
+
+@dataclass(frozen=True, slots=True)
+class GuideRun:
+    """What a guide came to, for each prompt of a batch.
+
+    Parameters
+    ----------
+    ids : list of Tensor of int64 [G_b]
+        The answer, greedily; with the token that ended it.
+    log_probabilities : list of Tensor [G_b], float32
+        Of these tokens.
+    received : ReceivedAttention
+    """
+
+    ids: list[Tensor]
+    log_probabilities: list[Tensor]
+    received: ReceivedAttention
+
+    def confidence(self, sample: int = 0) -> float:
+        """Geometric mean of the probabilities of an answer's tokens."""
+        return float(self.log_probabilities[sample].mean().exp())
+
+
+@torch.no_grad()
+def run_guide(
+    site: VisionLanguageSite, inputs: Mapping[str, Any], *, max_new_tokens: int = 10, rows: TextRows = "paper"
+) -> GuideRun:
+    """Let a model answer, all visual tokens there, and sum up the attention these get.
+
+    Parameters
+    ----------
+    site : VisionLanguageSite
+    inputs : mapping of str to Tensor
+        What a processor gives, for one prompt or a left-padded batch.
+    max_new_tokens : int
+    rows : {"paper", "code"}
+        See ``received_attention``.
+    """
+    model = site.model
+    ends = model.generation_config.eos_token_id
+    stop = frozenset(ends if isinstance(ends, list) else [] if ends is None else [ends])
+    with received_attention(site, rows=rows, stop=stop) as received:
+        out = model.generate(
+            **_own(site, inputs), max_new_tokens=max_new_tokens, do_sample=False, num_beams=1,
+            return_dict_in_generate=True, output_logits=True,
+        )  # fmt: skip
+    answers = out.sequences[:, -len(out.logits) :]
+    logits = torch.stack(out.logits, 1).float()
+    likely = F.log_softmax(logits, -1).gather(-1, answers[..., None])[..., 0]
+    ended = torch.isin(answers, torch.tensor(sorted(stop), device=answers.device))
+    lengths = [int(row.int().argmax()) + 1 if row.any() else len(row) for row in ended]
+    return GuideRun(
+        [ids[:length] for ids, length in zip(answers, lengths, strict=True)],
+        [values[:length] for values, length in zip(likely, lengths, strict=True)],
+        received,
+    )
+
+
+@torch.no_grad()
+def consistency(
+    site: VisionLanguageSite, inputs: Mapping[str, Any], answer: Tensor, importance: Tensor, *, keep: Keep
+) -> float:
+    """Probability of a model's own answer when it sees only the most important visual tokens (section 3.3).
+
+    Parameters
+    ----------
+    site : VisionLanguageSite
+    inputs : mapping of str to Tensor
+        Of one prompt.
+    answer : Tensor of int64 [G]
+    importance : Tensor [V]
+    keep : Keep
+        How many visual tokens it sees; the others are not there from the first layer on.
+
+    Returns
+    -------
+    float
+        The product of the probabilities; of a long answer a very small number.
+    """
+
+    def choose(moment: Moment) -> list[TokenChoice]:
+        return [top(importance, moment.numbers[0], keep.of(len(importance)))]
+
+    length = len(answer)
+    call = _own(site, inputs)
+    for name in ("input_ids", "attention_mask", "mm_token_type_ids"):
+        if (value := call.get(name)) is not None:
+            tail = answer if name == "input_ids" else torch.full_like(answer, int(name == "attention_mask"))
+            call[name] = torch.cat([value, tail[None].to(value)], 1)
+    with pruned(site.model, [PruneStage(0, choose)], site=site):
+        logits = site.model(**call, use_cache=False).logits[0, -length - 1 : -1]
+    likely = F.log_softmax(logits.float(), -1).gather(-1, answer[:, None])
+    return float(likely.sum().exp())
+
+
+def same_tokens(guide: int, large: int) -> None:
+    """Raise ``OptionError`` where two models do not split a picture into equally many tokens."""
+    if guide != large:
+        raise OptionError(
+            f"{{guide}}: it has {guide} visual tokens for a prompt for which the large model has {large}; each "
+            "must show the same to both. Take a guide of the same family, with the same processor."
+        )
+
+
+def _own(site: VisionLanguageSite, inputs: Mapping[str, Any]) -> dict[str, Any]:
+    """What ``generate`` of this model takes of a call; kinds of tokens (Qwen) made where they are missing."""
+    takes = inspect.signature(site.model.forward).parameters
+    call = {name: value for name, value in inputs.items() if name in takes and name not in _MADE and value is not None}
+    ids: Tensor = call["input_ids"]
+    if "mm_token_type_ids" in takes and "mm_token_type_ids" not in call:
+        kinds = [kind * (ids == token).int() for kind, token in enumerate(site.tokens, 1)]  # 1: picture, 2: video
+        call["mm_token_type_ids"] = torch.stack(kinds).sum(0, dtype=torch.int32)
+    call.setdefault("attention_mask", torch.ones_like(ids))
+    return call
