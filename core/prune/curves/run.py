@@ -36,7 +36,7 @@ from .told import Told
 
 
 @dataclass(frozen=True, slots=True)
-class Setup:
+class CurveSetup:
     """What a worker needs: small, and with whole paths.
 
     Parameters
@@ -89,7 +89,7 @@ def run_set(
         If the set cannot be read.
     """
     start = time.perf_counter()
-    setup = Setup(check_set(options, curve), curve, _whole_path(options.choice.model), _whole_path(dataset))
+    setup = CurveSetup(check_set(options, curve), curve, _whole_path(options.choice.model), _whole_path(dataset))
     samples = _samples(setup)
     loaded = _loaded(setup)
     points, left_out = _points(setup)
@@ -111,7 +111,7 @@ def run_set(
     return told.report(outcome, arguments or {"dataset": dataset}, str(pick_device(options.device)), start)
 
 
-def score_part(task: Task, step: Callable[[int, int], None], setup: Setup) -> Item:
+def score_part(task: Task, step: Callable[[int, int], None], setup: CurveSetup) -> Item:
     """Score a part of the set and write its records."""
     samples, loaded = _samples(setup), _loaded(setup)
     part = samples[task.payload : task.payload + setup.curve.batch_size]
@@ -130,7 +130,7 @@ def _read(source: str, limit: int | None, seed: int) -> QuestionSet:
     return read_samples(source, limit=limit, seed=seed)
 
 
-def _samples(setup: Setup) -> QuestionSet:
+def _samples(setup: CurveSetup) -> QuestionSet:
     return _read(setup.source, setup.curve.limit, setup.options.seed)
 
 
@@ -139,17 +139,17 @@ def _load(model: str, device: str, dtype: str, allow_download: bool) -> Loaded:
     return load_model(model, "vision-language", device=device, dtype=pick_dtype(dtype), allow_download=allow_download)
 
 
-def _loaded(setup: Setup) -> Loaded:
+def _loaded(setup: CurveSetup) -> Loaded:
     return _load(setup.model, setup.options.device, setup.options.dtype, setup.options.choice.allow_download)
 
 
-def _points(setup: Setup) -> tuple[list[Point], list[str]]:
+def _points(setup: CurveSetup) -> tuple[list[Point], list[str]]:
     names = names_of(setup.curve)
     pruners = [(name, pruner_of(name, settings_of(setup.options, name))) for name in names]
     return points_of(setup.curve, pruners, site_of(_loaded(setup).model))
 
 
-def _asking(setup: Setup, samples: QuestionSet) -> Asking:
+def _asking(setup: CurveSetup, samples: QuestionSet) -> Asking:
     rule: Rule = "vqa" if samples.by_people else "exact"
     options = setup.options
     return Asking(options.prompt or QUESTION, options.max_new_tokens, options.positions, rule)
@@ -168,7 +168,7 @@ def _beside(source: str) -> Path:
     return Path(re.sub(r"\W+", "-", source) + ".prune")
 
 
-def _identity(dataset: str, setup: Setup, samples: QuestionSet, loaded: Loaded) -> dict[str, Any]:
+def _identity(dataset: str, setup: CurveSetup, samples: QuestionSet, loaded: Loaded) -> dict[str, Any]:
     """What makes a run that run, in the order in which a difference is told."""
     return {
         "dataset": dataset, "samples": len(samples), "questions": samples.fingerprint,
