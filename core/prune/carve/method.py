@@ -294,7 +294,10 @@ class Carve:
 def _knows(tokeniser: Any, text: str) -> bool:
     """Whether a tokeniser has a token for all of a text."""
     unknown = tokeniser.unk_token_id
-    return unknown is None or unknown not in tokeniser(text, add_special_tokens=False)["input_ids"]
+    try:
+        return unknown not in tokeniser(text, add_special_tokens=False)["input_ids"]
+    except Exception:  # one without a token for what it does not know: tokenizers raises nothing narrower
+        return False
 
 
 def _in_file(box: PixelBox, picture: ColourPicture) -> PixelBox:

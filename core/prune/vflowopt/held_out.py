@@ -12,6 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 from torch import Tensor
 
+from ...errors import UsageError
 from ...models.loaded import Loaded
 from ..data.samples import QuestionSample
 from ..methods.base import Keep, Pruner
@@ -64,7 +65,8 @@ def against_plain(
     UsageError
         If the strategy is of another model, or a sample of its split.
     """
-    strategy.check_model(loaded)
+    if not strategy.fits(loaded.fingerprint):
+        raise UsageError("the strategy was found for other weights. Calibrate it for this model.")
     strategy.check_held_out(samples)
     tokens = LastTokens(loaded, [prepare(loaded, [sample.read()], sample.question) for sample in samples])
     methods: dict[str, Pruner] = {

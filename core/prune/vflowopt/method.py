@@ -120,11 +120,11 @@ class VFlowOpt(Pruner):
         if own.first is not None and own.third is None and keep.share is not None and keep.share < 1:
             assert own.second is not None
             solved(keep.share, own.first, own.second, layers, site.depth)
-        choose = [partial(stage, own, keep, layers, vision) for stage in (_before, _second, _third)]
+        before = partial(_before, own, keep, layers, vision, self.warnings(site))
         return [
-            PruneStage(0, choose[0], tower=(vision,)),
-            PruneStage(layers[0], choose[1]),
-            PruneStage(layers[1], choose[2]),
+            PruneStage(0, before, tower=(vision,)),
+            PruneStage(layers[0], partial(_second, own, keep, layers)),
+            PruneStage(layers[1], partial(_third, own, keep, layers)),
         ]
 
     def keep_for(self, site: VisionLanguageSite, retention: float) -> Keep:
@@ -143,6 +143,17 @@ class VFlowOpt(Pruner):
                 f"{asked}. Ask for that, or calibrate another."
             )
         return self.of(found)
+
+    def warnings(self, site: VisionLanguageSite) -> tuple[str, ...]:
+        """What a user must know of the settings in this model."""
+        if self.calibration is None:
+            return ()
+        found = read_strategy(self.calibration)
+        if not found.fits(site.fingerprint):
+            return (
+                f"vflowopt: the strategy in {self.calibration} was found for other weights; calibrate it for these",
+            )
+        return ()
 
     @classmethod
     def of(cls, found: FlowStrategy) -> VFlowOpt:
@@ -172,8 +183,12 @@ class VFlowOpt(Pruner):
         return max(full) if full else feature_layer(site)
 
 
-def _before(method: VFlowOpt, keep: Keep, layers: tuple[int, int], vision: int, moment: Moment) -> list[TokenChoice]:
+def _before(
+    method: VFlowOpt, keep: Keep, layers: tuple[int, int], vision: int, told: tuple[str, ...], moment: Moment
+) -> list[TokenChoice]:
     """Stage 1 (section 3.3)."""
+    for text in told:
+        moment.prompts.note(text)
     flow = flow_map(method, moment, vision)
     moment.prompts.cache[_CACHED] = flow
     choices = []
@@ -197,7 +212,7 @@ def _before(method: VFlowOpt, keep: Keep, layers: tuple[int, int], vision: int, 
     return choices
 
 
-def _second(method: VFlowOpt, keep: Keep, layers: tuple[int, int], vision: int, moment: Moment) -> list[TokenChoice]:
+def _second(method: VFlowOpt, keep: Keep, layers: tuple[int, int], moment: Moment) -> list[TokenChoice]:
     """Stage 2 (section 3.4)."""
     flow: FlowMap = moment.prompts.cache[_CACHED]
     choices = []
@@ -214,7 +229,7 @@ def _second(method: VFlowOpt, keep: Keep, layers: tuple[int, int], vision: int, 
     return choices
 
 
-def _third(method: VFlowOpt, keep: Keep, layers: tuple[int, int], vision: int, moment: Moment) -> list[TokenChoice]:
+def _third(method: VFlowOpt, keep: Keep, layers: tuple[int, int], moment: Moment) -> list[TokenChoice]:
     """Stage 3: R3, or as many as are left of the budget by what stages 1 and 2 did leave."""
     flow: FlowMap = moment.prompts.cache[_CACHED]
     depth = moment.prompts.site.depth

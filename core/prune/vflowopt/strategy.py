@@ -15,7 +15,6 @@ import numpy as np
 from ...errors import InputError, UsageError
 from ...io.atomic import write_text
 from ...io.records import json_file
-from ...models.loaded import Loaded
 from ..data.samples import QuestionSample
 
 METHOD = "vflowopt"
@@ -70,13 +69,9 @@ class FlowStrategy:
         content = {"method": METHOD, **dataclasses.asdict(self)}
         write_text(path, json.dumps(content, indent=2, allow_nan=False) + "\n")
 
-    def check_model(self, loaded: Loaded) -> None:
-        """Raises ``UsageError`` if it was found for other weights."""
-        if self.model and self.model != loaded.fingerprint:
-            raise UsageError(
-                f"the strategy was found for other weights ({self.model}) than the model has ({loaded.fingerprint}). "
-                "Calibrate it for this model."
-            )
+    def fits(self, fingerprint: str) -> bool:
+        """Whether it was found for these weights; so is one, or weights, of which that is not known."""
+        return not self.model or not fingerprint or self.model == fingerprint
 
     def check_held_out(self, samples: Iterable[QuestionSample]) -> None:
         """Raises ``UsageError`` if a sample is one that it was found on: its score would be none of unseen samples."""

@@ -217,8 +217,13 @@ def test_a_strategy_is_read_back_and_binds_the_budget(tmp_path: Path) -> None:
     for keep in (Keep(share=0.25), Keep(count=10)):
         with pytest.raises(UsageError, match=r"mean share of 0\.4"):
             method.resolved(keep)
-    with pytest.raises(UsageError, match="other weights"):
-        STRATEGY.check_model(loaded_vlm("llava"))
+    assert STRATEGY.fits("abc")
+    assert STRATEGY.fits("")
+    assert method.warnings(site_of(loaded_vlm("llava").model)) == ()  # of a model alone the weights are not known
+    site, inputs = site_of(loaded_vlm("llava")), prepare(loaded_vlm("llava"), [coloured(40, 60)], "what is it").inputs
+    with torch.no_grad(), pruned(site.model, method.stages(site, Keep(share=0.4)), site=site) as trace:
+        site.model(**inputs)
+    assert "other weights" in trace.last.notes[0]
 
 
 @pytest.mark.parametrize("content", ["{}", "[]", '{"method": "vflowopt"}', '{"method": "vflowopt", "keep": "a"}'])
