@@ -109,20 +109,24 @@ class Search:
     box : sequence of (low, high)
     seed : int
     initial : int
-        Points of a Sobol sequence before the process has a say.
+        Points before the process has a say: those that are known, then a Sobol sequence.
+    known : sequence of points
+        Worth a try.
     allowed : callable (point) -> bool, optional
         Points that it refuses are never asked for.
     """
 
     def __init__(
-        self, box: Sequence[tuple[float, float]], *, seed: int, initial: int,
+        self, box: Sequence[tuple[float, float]], *, seed: int, initial: int, known: Sequence[Vector] = (),
         allowed: Callable[[Vector], bool] | None = None,
     ) -> None:  # fmt: skip
         self.low, self.high = np.array(box, np.float64).T
         self.seed, self.allowed = seed, allowed or (lambda point: True)
         self.points: list[Vector] = []
         self.values: list[float] = []
-        self.start = self._spread(initial, seed)
+        worth = [np.clip(point, self.low, self.high) for point in known]
+        worth = [point for point in worth if self.allowed(point)][:initial]
+        self.start = [*worth, *self._spread(initial - len(worth), seed)]
 
     @property
     def best(self) -> int:

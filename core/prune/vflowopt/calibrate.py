@@ -28,7 +28,7 @@ from ..methods.base import Keep
 from ..vlm.ask import PreparedPrompt
 from .bayes import Search, Vector
 from .budget import mean_retention, third_stage
-from .method import OF, VFlowOpt
+from .method import OF, SIDE, VFlowOpt
 from .objective import LastTokens
 from .options import FlowOptions
 from .places import token_places
@@ -64,7 +64,7 @@ def calibrate_vflowopt(
         run.warnings.append("the image processor does not say how it normalises: entropy is left out (alpha = 0)")
         box[2] = (0.0, 0.0)
     search = Search(
-        box, seed=options.common.compute.seed, initial=options.initial,
+        box, seed=options.common.compute.seed, initial=options.initial, known=plain_points(share, box),
         allowed=partial(feasible, share, layers, site.depth),
     )  # fmt: skip
     known = Tried(
@@ -100,8 +100,9 @@ def calibrate_vflowopt(
             f"the plain settings come nearer ({unoptimised:.4f}) than the best that was found "
             f"({metrics['cosine']:.4f}): search longer, or use none"
         )
-    found = {**metrics, "R3": metrics["r3"], "seed": options.common.compute.seed, "data": options.common.data,
-             "iterations": options.iterations}  # fmt: skip
+    found = {
+        **metrics, "seed": options.common.compute.seed, "data": options.common.data, "iterations": options.iterations
+    }  # fmt: skip
     replace(best, found=plain(found)).write(options.common.output)
     curve = Curve("search", {"best": np.maximum.accumulate(search.values).tolist(), "value": list(search.values)})
     return run.report(metrics, sections=(curve,), files={"search": known.path}, details={"layers": list(layers)})
@@ -159,6 +160,12 @@ def search_box(keep: float, largest: float, side: int) -> list[tuple[float, floa
     """
     low, high = (max(1.0, length * side / OF) for length in SIDES)
     return [(T[0], min(T[1], largest)), (low, high), ALPHA, (keep, min(1.0, 1.5 * keep)), (0.8 / 1.5, 1.0)]
+
+
+def plain_points(keep: float, box: Sequence[tuple[float, float]]) -> list[Vector]:
+    """Settings that the search begins with: all patches are important (t = 0), or those above the mean (t = 1)."""
+    side = box[1][1] * SIDE / SIDES[1]
+    return [np.array([t, side, 0.0, min(1.0, 1.2 * keep), 0.8]) for t in (0.0, 1.0)]
 
 
 def feasible(keep: float, layers: tuple[int, int], depth: int, point: Vector) -> bool:

@@ -71,7 +71,7 @@ CALIBRATION = Verb(
         "A strategy is for one model and one budget; another share is refused. Samples that it was found on must not "
         "be evaluated on: the file holds a mark of each.",
         "t is searched up to 50, but not beyond what any patch of the samples receives; the side of a cell from 3 to "
-        "24 of 27 tokens, scaled to the grid of the model.",
+        "24 of 27 tokens, scaled to the grid of the model. The first two settings are plain ones, t = 0 and t = 1.",
     ),
     columns=("cosine", "cosine_plain", "samples"),
 )  # fmt: skip
