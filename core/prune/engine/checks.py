@@ -17,6 +17,14 @@ CACHES = ("cache", "past_key_values")  # of transformers 5 and before
 _PICTURES = ("pixel_values", "pixel_values_videos", "image_hidden_states")
 
 
+def named(module: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> dict[str, Any]:
+    """Arguments of a module by their names."""
+    if not args:
+        return kwargs
+    call: dict[str, Any] = dict(inspect.signature(module.forward).bind(*args, **kwargs).arguments)
+    return {**call, **call.pop("kwargs", {})}
+
+
 def cache_of(call: Mapping[str, Any]) -> Any:
     """The cache that a model or a layer is called with; None without one."""
     return next((call[name] for name in CACHES if call.get(name) is not None), None)
@@ -50,7 +58,7 @@ def check_model(site: VisionLanguageSite, stages: Sequence[PruneStage], position
         raise UsageError(f"{name}: layers that do not look at all tokens (sliding windows) cannot be pruned.")
     if positions not in ("keep", "compact"):
         raise UsageError(f"positions: {positions!r} is neither keep nor compact.")
-    if positions == "compact" and "mrope_section" in (getattr(config, "rope_parameters", None) or {}):
+    if positions == "compact" and site.has_grid_positions:
         raise UsageError(
             f"positions: compact has no meaning in {name}, where a token's position is its row and column in the "
             "picture. Use keep."

@@ -6,7 +6,6 @@ position ids are gathered; the model is not changed, and decoding goes on with c
 
 from __future__ import annotations
 
-import inspect
 from collections.abc import Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import replace
@@ -19,8 +18,8 @@ from torch import Tensor, nn
 
 from ...errors import UsageError
 from ...models.family import attention_places, norm_of
-from .checks import CACHES, Positions, cache_of, check_call, check_model, check_prompt, is_eager
-from .kept import whole
+from .checks import CACHES, Positions, cache_of, check_call, check_model, check_prompt, is_eager, named
+from .kept import ids_at, rows_at, whole
 from .moment import Moment, PruneStage
 from .pixels import seen_pixels
 from .prompts import Pictured, Prompts, prompts_of
@@ -134,7 +133,7 @@ class _Run:
     def outside(self, model: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
         """Before the model with its head."""
         if not self.choosing:
-            check_call(_named(model, args, kwargs))
+            check_call(named(model, args, kwargs))
 
     def begin(self, model: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
         """Before the model: is this a prefill with visual tokens, or a step of decoding?"""
@@ -142,7 +141,7 @@ class _Run:
             return
         self.forget()
         self.begun = True
-        call = _named(model, args, kwargs)
+        call = named(model, args, kwargs)
         cache = cache_of(call)
         if cache is not None and cache.get_seq_length():
             self.step = step_of(self.site, call, cache)
@@ -181,16 +180,17 @@ class _Run:
             self.prompts.tower = Tower(self.site, self.watch.taken(), self.prompts.input_ids)
         if 0 not in self.stages:
             return None
-        embeds, index = self._chosen(self.stages[0], embeds, None, None)
+        ids: Tensor | None = kwargs.get("position_ids")
+        following = self._following(0, embeds, self.site.rotary(embeds, ids))
+        embeds, index = self._chosen(self.stages[0], embeds, None, following)
         kwargs["inputs_embeds"] = embeds
         if index is not None:
-            ids = kwargs.get("position_ids")
             if self.positions == "compact":
                 ids = self.rows.renumbered()
             elif ids is None:
                 ids = self.rows.slots
             else:
-                ids = _gathered(ids, index)
+                ids = ids_at(ids, index)
             # without a mask, gaps between positions are taken for packed sequences
             kwargs |= {"position_ids": ids, "attention_mask": self.rows.alive.long()}
         return args, kwargs
@@ -226,24 +226,30 @@ class _Run:
         previous = self.inputs.pop(number - 1, None)
         if previous is not None and cache is not None:
             previous = replace(previous, keys=cache.layers[number - 1].keys)
-        following = None
-        if "next" in stage.attention:
-            place = self.places[number]
-            following = LayerInput(place.module, norm_of(place)(hidden), kwargs["position_embeddings"])
+        following = self._following(number, hidden, kwargs["position_embeddings"])
         hidden, index = self._chosen(stage, hidden, previous, following)
         if index is None:
             return hidden
         if self.positions == "compact":
-            rotary = self.site.text.rotary_emb(hidden, self.rows.renumbered())
+            rotary = self.site.rotary(hidden, self.rows.renumbered())
         else:
-            rotary = tuple(_rows(factors, index) for factors in kwargs["position_embeddings"])
+            cos, sin = kwargs["position_embeddings"]
+            rotary = rows_at(cos, index), rows_at(sin, index)
         ids = kwargs.get("position_ids")
         self.given = {
             "position_embeddings": rotary,
             "attention_mask": self.rows.mask(is_eager(self.site), hidden.dtype),
-            "position_ids": None if ids is None else _gathered(ids, index),
+            "position_ids": None if ids is None else ids_at(ids, index),
         }
         return hidden
+
+    def _following(self, number: int, hidden: Tensor, rotary: tuple[Tensor, Tensor]) -> LayerInput | None:
+        """What the attention of a layer would get, if the stage in front of it looks at it."""
+        if "next" not in self.stages[number].attention:
+            return None
+        place = self.places[number]
+        with torch.no_grad():
+            return LayerInput(place.module, norm_of(place)(hidden), rotary)
 
     def _chosen(
         self, stage: PruneStage, hidden: Tensor, previous: LayerInput | None, following: LayerInput | None
@@ -271,7 +277,7 @@ class _Run:
         self.trace.last.choices[stage.layer] = choices
         self.rows, index = rows.after(prompts, choices)
         if index is not None:
-            hidden = _rows(hidden, index)
+            hidden = rows_at(hidden, index)
         if any(choice.features is not None for choice in choices):
             hidden = hidden.clone()
             for sample, (places, choice) in enumerate(zip(self.rows.places(prompts), choices, strict=True)):
@@ -300,23 +306,3 @@ class _Run:
         prefill.visual.append(self.rows.visual)
         prefill.tokens.append(self.rows.counts)
         prefill.slots = self.rows.slots.masked_fill(~self.rows.alive, -1)
-
-
-def _named(module: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> dict[str, Any]:
-    """Arguments of a module by their names."""
-    if not args:
-        return kwargs
-    call: dict[str, Any] = dict(inspect.signature(module.forward).bind(*args, **kwargs).arguments)
-    return {**call, **call.pop("kwargs", {})}
-
-
-def _rows(values: Tensor, index: Tensor) -> Tensor:
-    """Rows of [B or 1, n, d] by [B, m]."""
-    values = values.expand(len(index), *values.shape[1:])
-    return values.gather(1, index[..., None].expand(-1, -1, values.shape[2]))
-
-
-def _gathered(ids: Tensor, index: Tensor) -> Tensor:
-    """Position ids [..., B or 1, n] of rows [B, m]."""
-    ids = ids.expand(*ids.shape[:-2], len(index), ids.shape[-1])
-    return ids.gather(-1, index.expand(*ids.shape[:-2], *index.shape))

@@ -111,3 +111,15 @@ def _given(seen: Tensor, eager: bool, dtype: torch.dtype) -> Tensor:
     if not eager:
         return seen
     return torch.zeros_like(seen, dtype=dtype).masked_fill_(~seen, torch.finfo(dtype).min)
+
+
+def rows_at(values: Tensor, index: Tensor) -> Tensor:
+    """Rows of [B or 1, n, d] by [B, m]: [B, m, d]."""
+    values = values.expand(len(index), *values.shape[1:])
+    return values.gather(1, index[..., None].expand(-1, -1, values.shape[2]))
+
+
+def ids_at(ids: Tensor, index: Tensor) -> Tensor:
+    """Position ids [..., B or 1, n] of rows [B, m]: [..., B, m]."""
+    ids = ids.expand(*ids.shape[:-2], len(index), ids.shape[-1])
+    return ids.gather(-1, index.expand(*ids.shape[:-2], *index.shape))

@@ -65,7 +65,7 @@ def attention_of_rows(source: LayerInput, rows: Sequence[Tensor], alive: Tensor)
         raise UsageError(f"{type(module).__name__}: its attention cannot be worked out for single rows.")
 
     def projected(name: str, x: Tensor, norm: int) -> Any:  # [B, heads, ., d]
-        heads = getattr(module, name)(x).view(*x.shape[:2], -1, int(module.head_dim))
+        heads = getattr(module, name)(x).unflatten(2, (-1, int(module.head_dim)))
         return (getattr(module, parts.qk_norms[norm])(heads) if parts.qk_norms else heads).transpose(1, 2)
 
     index = pad_sequence(list(rows), batch_first=True)  # [B, R]
@@ -81,8 +81,9 @@ def attention_of_rows(source: LayerInput, rows: Sequence[Tensor], alive: Tensor)
         k = projected(parts.key, source.hidden, 1)
         _, k = rotate(k, k, cos, sin)
     batch, heads, wanted, width = q.shape
-    grouped = q.float().reshape(batch, k.shape[1], -1, width)  # heads that share keys, one below the other
-    logits = (grouped @ k.float().mT).view(batch, heads, wanted, -1) * float(module.scaling)
+    together = heads // k.shape[1] * wanted  # rows of heads that share keys, one below the other
+    grouped = q.float().reshape(batch, k.shape[1], together, width)
+    logits = (grouped @ k.float().mT).view(batch, heads, wanted, k.shape[2]) * float(module.scaling)
     earlier = k.shape[2] - source.hidden.shape[1]  # keys of a cache in front of all rows
     seen = (torch.arange(k.shape[2], device=k.device) <= index[..., None] + earlier) & alive[:, None]
     probabilities: Tensor = logits.masked_fill_(~seen[:, None], -torch.inf).softmax(-1)

@@ -6,7 +6,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from torch import nn
+import torch
+from torch import Tensor, nn
 
 from ...errors import UsageError
 from ...models.loaded import Loaded
@@ -75,6 +76,28 @@ class VisionLanguageSite:
     @property
     def depth(self) -> int:
         return len(self.layers)
+
+    @property
+    def has_grid_positions(self) -> bool:
+        """A token's position is its frame, row and column in the picture (M-RoPE), no single number."""
+        return "mrope_section" in (getattr(self.text.config, "rope_parameters", None) or {})
+
+    def rotary(self, hidden: Tensor, ids: Tensor | None) -> tuple[Tensor, Tensor]:
+        """The rotary factors that the language model makes of position ids, (cos, sin), each [B or 1, n, d].
+
+        Parameters
+        ----------
+        hidden : Tensor [B, n, D]
+            Whose dtype and length they get.
+        ids : Tensor of int64 [..., B, n] or None
+            None: from 0.
+        """
+        if ids is None:
+            ids = torch.arange(hidden.shape[1], device=hidden.device)[None]
+        if self.has_grid_positions:  # a first row of four says where texts are packed
+            ids = ids[-3:] if ids.dim() == 3 else ids.expand(3, *ids.shape)
+        cos, sin = self.text.rotary_emb(hidden, ids)
+        return cos, sin
 
 
 def site_of(given: nn.Module | Loaded) -> VisionLanguageSite:

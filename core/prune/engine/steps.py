@@ -99,7 +99,7 @@ class Step:
             "attention_mask": None if seen else rows.mask_of_step(self.tail, is_eager(self.site), hidden.dtype)
         }
         if self.prompts.positions == "compact":
-            given["position_embeddings"] = self.site.text.rotary_emb(hidden, rows.behind(self.done))
+            given["position_embeddings"] = self.site.rotary(hidden, rows.behind(self.done))
         return given
 
 

@@ -287,27 +287,32 @@ def test_gradients_go_through() -> None:
 @pytest.mark.parametrize("name", MAKE)
 @torch.no_grad()
 def test_rows_of_attention(name: str, use_cache: bool) -> None:
-    """Those of the layer in front and of the next one, from a batch of different lengths, equal eager ones."""
+    """Of the layers in front and behind, from a batch of different lengths, before and behind a choice: eager ones."""
     inputs = together(name, [question(name), question(name, pictures=2)])
     eager = untrained(name, kernel="eager")
-    wanted = eager(**inputs, output_attentions=True).attentions
-    rows = [torch.tensor([-1, -3]), torch.tensor([-2])]
-    found: dict[str, list[Tensor]] = {}
-    length = inputs["input_ids"].shape[1]
+    plan = ((2, 2),)
+    with hiding(eager, plan, inputs):
+        wanted = eager(**inputs, output_attentions=True).attentions
+    visual = torch.isin(inputs["input_ids"], torch.tensor(TOKEN_IDS))
+    left = visual & ~gone(plan, inputs)[2]
+    found: dict[int, list[Tensor]] = {}
 
     def choose(moment: Moment) -> list[TokenChoice]:
-        for which in ("previous", "next"):
-            found[which] = moment.attention([row % length for row in rows], which)
-        assert [int(row) for row in moment.last_rows()] == [length - 1] * 2
-        return [TokenChoice(numbers) for numbers in moment.numbers]
+        rows = [last - torch.tensor([0, 2][: 2 - b]) for b, last in enumerate(moment.last_rows())]
+        found[moment.layer] = moment.attention(rows, "next")
+        if moment.layer:
+            found[moment.layer - 1] = moment.attention(rows)
+        return stages_of(plan)[0].choose(moment) if moment.layer == 2 else [TokenChoice(n) for n in moment.numbers]
 
+    both = ("previous", "next")
+    stages = [PruneStage(0, choose, ("next",)), PruneStage(2, choose, both), PruneStage(3, choose, both)]
     model = untrained(name)
-    with pruned(model, [PruneStage(2, choose, attention=("previous", "next"))]):
+    with pruned(model, stages):
         model(**inputs, use_cache=use_cache)
-    visual = torch.isin(inputs["input_ids"], torch.tensor(TOKEN_IDS))
     for b in range(2):
-        for layer, which in ((1, "previous"), (2, "next")):
-            close(found[which][b], wanted[layer][b][:, rows[b]][..., visual[b]], 1e-6)
+        for layer in (0, 1, 2, 3):  # layer 2 is the one behind the choice at the last look
+            seen = (visual if layer < 2 else left)[b]
+            close(found[layer][b], wanted[layer][b][:, [-1, -3][: 2 - b]][..., seen], 1e-6)
 
 
 def test_a_method_that_keeps_what_is_gone() -> None:
