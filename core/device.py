@@ -56,6 +56,16 @@ def pick_dtype(name: str) -> torch.dtype:
     return dtype
 
 
+def synchronise(device: torch.device) -> None:
+    """Wait until everything that was launched on ``device`` is done."""
+    import torch
+
+    if device.type == "cuda":
+        torch.cuda.synchronize(device)
+    elif device.type == "mps":
+        torch.mps.synchronize()
+
+
 def available_cores() -> int:
     """Cores that this process may use, which can be fewer than the machine has (containers, taskset)."""
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1

@@ -15,7 +15,7 @@ from typing import Any
 
 import torch
 
-from ..device import available_cores
+from ..device import available_cores, synchronise
 
 MATMULS = ((512, 512, 128), (2048, 2048, 2048))  # rows, inner, columns: probabilities times values, and a square
 COPY_BYTES = 256 * 2**20
@@ -61,14 +61,6 @@ def _best(call: Callable[[], Any], device: torch.device, runs: int) -> float:
         synchronise(device)
         seconds.append(time.perf_counter() - start)
     return min(seconds)
-
-
-def synchronise(device: torch.device) -> None:
-    """Wait until everything that was launched on ``device`` is done."""
-    if device.type == "cuda":
-        torch.cuda.synchronize(device)
-    elif device.type == "mps":
-        torch.mps.synchronize()
 
 
 def load() -> float | None:

@@ -13,8 +13,8 @@ from typing import Any
 
 import torch
 
-from ..device import available_cores
-from .machine import busy_seconds, median, synchronise
+from ..device import available_cores, synchronise
+from .machine import busy_seconds, median
 
 MIN_SECONDS = 1.0
 MAX_REPEATS = 5
