@@ -135,6 +135,15 @@ METHODS = Registry(
             year=2025,
             options=("layer", "guide"),
         ),
+        Method(
+            "carve",
+            home="attn.core.prune.carve.method:Carve",
+            summary="asks again about what the question draws attention to, cut out and magnified",
+            paper="ECCV 2026, arXiv 2509.06461",
+            year=2025,
+            options=(),
+            note="keeps pixels, not tokens: the second question costs more, not less",
+        ),
     ],
 )
 """A row's home is a class derived from ``methods.base.Pruner`` or, for image classifiers and backbones, from

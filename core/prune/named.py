@@ -70,6 +70,8 @@ def pruner_of(name: str, settings: Mapping[str, Any]) -> Pruner:
 
     if issubclass(cls, VitPruner):
         raise UsageError(f"{method} prunes image classifiers and backbones, no vision-language models.")
+    if not hasattr(cls, "stages"):
+        raise UsageError(f"{method} keeps pixels, no tokens: `attn prune --method {method}` alone asks about pictures.")
     if modifiers and not getattr(cls, "attentive", False):
         raise UsageError(f"{name}: {method} looks at no attention, so +{modifiers[0][0]} changes nothing.")
     own = {field.name for field in dataclasses.fields(cls)} - {"modifiers"}

@@ -14,6 +14,7 @@ from ..options import Option, OptionError, check
 from . import METHODS, MODIFIERS
 from .named import options_of
 
+KEEP = 0.25
 Budget = float | int
 """A share of the visual tokens (float), or their number (int)."""
 
@@ -102,8 +103,8 @@ class PruneOptions:
         What is asked about every picture; a vision-language model needs it.
     method : str
         A name in ``METHODS``.
-    keep : float or int
-        See ``methods.base.Pruner``.
+    keep : float, int or None
+        See ``methods.base.Keep``. None: ``KEEP``, or, where pixels are kept, what the method says.
     compare : tuple of str
         Further methods to run beside ``method``, at its counted budget.
     layer : int or None
@@ -135,12 +136,12 @@ class PruneOptions:
         "fastv"
     )
     keep: Annotated[
-        Budget,
+        Budget | None,
         Option(
-            "What stays of the visual tokens: a share, or how many.",
-            short="-k", metavar="0.25|25%|144", parse=parse_keep, text="25%",
+            "What stays of the visual tokens: a share, or how many; of carve the share of the pixels.",
+            short="-k", metavar="0.25|25%|144", parse=parse_keep, shown="25%, the method's own of carve",
         ),
-    ] = 0.25  # fmt: skip
+    ] = None  # fmt: skip
     compare: Annotated[
         tuple[str, ...],
         Option(
@@ -178,7 +179,7 @@ class PruneOptions:
             name="--set", metavar="NAME=VALUE", parse=parse_setting, repeatable=True, gather=by_method,
         ),
     ] = field(default_factory=dict)  # fmt: skip
-    max_new_tokens: Annotated[int, Option("Length of an answer, at most.", metavar="N", least=1, most=4096)] = 20
+    max_new_tokens: Annotated[int, Option("Length of an answer, at most.", metavar="N", least=1, most=4096)] = 32
     save: Annotated[
         Path | None,
         Option("Keep what makes the same again: settings, and the files that they name.", metavar="DIR"),
@@ -196,12 +197,19 @@ class PruneOptions:
 
     def __post_init__(self) -> None:
         check(self)
+        if self.keep is None:
+            return
         if not isinstance(self.keep, int | float) or isinstance(self.keep, bool):
             raise OptionError(f"{{keep}}: {self.keep!r} is no share of the tokens and no number of them.")
         try:
             checked_keep(self.keep, str(self.keep))
         except ValueError as error:
             raise OptionError(f"{{keep}}: {error}") from None
+
+    @property
+    def budget(self) -> Budget:
+        """What stays of the visual tokens."""
+        return KEEP if self.keep is None else self.keep
 
 
 def check_read(options: PruneOptions, given: Collection[str] = ()) -> None:

@@ -7,13 +7,16 @@ import math
 import numpy as np
 from numpy.typing import NDArray
 
-from ..models.geometry import Geometry
+from ..io.bands import nearest
+from ..models.geometry import Geometry, PatchGrid
 from ..models.pictures import ColourPicture
 
 LEAST_SIDE, MOST_SIDE = 512, 1536
 """Pixels of the longer side: small pictures are enlarged by a whole factor, so that outlines cover little of them."""
 DIMMED, UNSEEN = 0.25, 0.5
 """How much is left of the brightness of a dropped token; how much white is laid over what the model did not see."""
+THICKEST = 6
+"""Pixels of an outline."""
 KEPT, MERGED = np.array((255, 196, 0), np.uint8), np.array((0, 200, 255), np.uint8)
 """Outlines: of a token that stayed as it was, and of several that became one."""
 
@@ -80,7 +83,7 @@ def _outline(out: NDArray[np.uint8], geometry: Geometry, owner: NDArray[np.int64
             if own < 0:
                 continue
             top, left, bottom, right = (round(edge) for edge in box)
-            line = max(1, min(bottom - top, right - left) // 16)
+            line = max(1, min(THICKEST, min(bottom - top, right - left) // 16))
             sides = (
                 ((row, column + 1), (top, top + line, left, right)),
                 ((row + 2, column + 1), (bottom - line, bottom, left, right)),
@@ -91,3 +94,30 @@ def _outline(out: NDArray[np.uint8], geometry: Geometry, owner: NDArray[np.int64
                 if of[neighbour] != own:
                     rows, columns = slice(max(0, above), max(0, below)), slice(max(0, before), max(0, behind))
                     out[rows, columns] = KEPT if holds[own] == 1 else MERGED
+
+
+def pixel_overlay(
+    picture: ColourPicture, mask: NDArray[np.bool_], box: tuple[int, int, int, int] | None
+) -> NDArray[np.uint8]:
+    """Draw which pixels of a picture were kept.
+
+    Parameters
+    ----------
+    picture : ColourPicture
+    mask : ndarray of bool, shape (h, w)
+        Of ``picture.pixels``.
+    box : (x0, y0, x1, y1) or None
+        What was cut out, in pixels of the user's file.
+
+    Returns
+    -------
+    ndarray, shape (H, W, 3), uint8
+    """
+    pixels = base(picture)
+    height, width = pixels.shape[:2]
+    stays = nearest(mask, (height, width), 0, height)[..., None]
+    out = np.rint(np.where(stays, pixels, pixels.mean(-1, keepdims=True) * DIMMED)).astype(np.uint8)
+    if box is not None:
+        whole = PatchGrid(0, (1, 1), (float(box[1]), float(box[0]), float(box[3]), float(box[2])))
+        _outline(out, Geometry(picture.size, 0, 0, (whole,)), np.zeros(1, np.int64))
+    return out

@@ -20,7 +20,7 @@ from ..models.pictures import PICTURE_SUFFIXES
 from ..options import OptionError
 from ..progress import Bars, Watcher
 from ..report.model import Report
-from .looks import tokens
+from .looks.kinds import settled
 from .looks.ready import Ready, settings_for
 from .options import PruneOptions, check_read
 from .outputs import WORD, noted, request_of
@@ -68,13 +68,13 @@ def run(
     """
     start = time.perf_counter()
     check_read(options)
-    options = told_by_folder(options)
+    options, how = settled(told_by_folder(options))
     passed = Passed()
     sources = expand_inputs(inputs, suffixes=PICTURE_SUFFIXES, stdin=stdin, output=output, passed=passed)
     ending = ".png" if output is None else f".{WORD}.png"
     targets = output_paths(sources, output, word=WORD, suffix=ending, written=(".png",))
     tasks = [Task(s.path, target, s.name, error=s.error) for s, target in zip(sources, targets, strict=True)]
-    ready = tokens.ready(options)  # what is wrong with model or method is told before the work
+    ready = how.ready(options)  # what is wrong with model or method is told before the work
     settings = settings_for(options, options.method)
     request = request_of(options, settings, ready.fingerprint)
     files = {}
@@ -86,7 +86,7 @@ def run(
         files["saved"] = str(write_saved(options.save, saved))
     for folder in {target.parent for target in targets}:
         remove_stale(folder)
-    outcome = run_batch(partial(tokens.look, options=options, request=request), tasks, placement, watcher or Bars())
+    outcome = run_batch(partial(how.look, options=options, request=request), tasks, placement, watcher or Bars())
     items = [noted(item, request) for item in outcome.items]
     sections = [mean_table(items)] if options.compare else []
     return outcome.report(

@@ -31,8 +31,8 @@ class SavedPruning:
     ----------
     method : str
         With its modifiers, as a user types it.
-    keep : float or int
-        Share of the visual tokens, or their number.
+    keep : float, int or None
+        Share of the visual tokens, or their number; None: what the settings say.
     positions : {"keep", "compact"}
     settings : mapping of str to Any
         Of the method and its modifiers; files are ``Path``.
@@ -47,7 +47,7 @@ class SavedPruning:
     """
 
     method: str
-    keep: float | int
+    keep: float | int | None
     positions: str
     settings: Mapping[str, Any]
     model: str

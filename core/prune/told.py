@@ -47,10 +47,14 @@ def answers_of(question: Question, done: Pruned) -> Row:
 
 def facts_of_model(question: Question, done: Pruned, options: PruneOptions) -> dict[str, Any]:
     """What was looked at, with what: single values that are no measurement."""
+    return {**about_model(question.loaded, options), "positions": options.positions, **answers_of(question, done)}
+
+
+def about_model(loaded: Loaded, options: PruneOptions) -> dict[str, Any]:
+    """Model, method and question."""
     return {
-        "model": options.choice.model, "model_kind": model_kind(question.loaded, options.choice.model),
-        "family": question.loaded.family, "method": options.method, "positions": options.positions,
-        "prompt": options.prompt, **answers_of(question, done),
+        "model": options.choice.model, "model_kind": model_kind(loaded, options.choice.model),
+        "family": loaded.family, "method": options.method, "prompt": options.prompt,
     }  # fmt: skip
 
 

@@ -96,7 +96,7 @@ def test_a_run_is_kept_and_done_again(cli, tmp_path, model):
         (["--set", "sigma=1"], "fastv has no such setting"),
         (["-m", "fastv+debias", "--set", "sigma=much"], "it is a number or none"),
         (["--set", "layer=1"], "--layer says that"),
-        (["--calibration", "x.json"], "--calibration works with --method …+debias only, not with fastv"),
+        (["--calibration", "x.json"], "--calibration works with --method"),
         (["--saved", "nowhere"], "--saved: nowhere/prune.json"),
         (["--model", "nowhere"], "no model named 'nowhere'"),
         (["--prompt", " "], "--prompt: say what is asked"),
@@ -125,3 +125,19 @@ def test_calibrate_is_a_group_and_a_file_of_its_name_is_reached(cli, tmp_path, m
     photo(tmp_path / "calibrate.png").rename(tmp_path / "calibrate")
     ran = cli("prune", "./calibrate", *ASK, "--model", model)
     assert ran.code == 0, ran.stderr
+
+
+def test_carve_keeps_pixels(cli, tmp_path, model):
+    photo(tmp_path / "a.png")
+    ran = cli("prune", "a.png", *ASK, "--model", model, "-m", "carve", "-k", "30%", "--set", "steps=first", "--json")
+    assert ran.code == 0, ran.stderr
+    (item,) = ran.report["items"]
+    assert 0 < item["metrics"]["pixels_kept"] < 0.5
+    assert item["metrics"]["tokens_after"] == 2 * item["metrics"]["tokens_before"]
+    assert (tmp_path / "a.crop.png").exists()
+    x0, y0, x1, y1 = item["details"]["box"]
+    assert 0 <= x0 < x1 <= 48
+    assert 0 <= y0 < y1 <= 24
+    for refused in (["-k", "7"], ["--compare", "fastv"], ["--positions", "compact"]):
+        ran = cli("prune", "a.png", *ASK, "--model", model, "-m", "carve", *refused)
+        assert (ran.code, len(ran.stderr.strip().splitlines())) == (2, 1)

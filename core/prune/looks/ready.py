@@ -10,6 +10,7 @@ from typing import Any
 from ...device import pick_dtype
 from ...models.load import Task, load_model
 from ...models.loaded import Loaded
+from ...options import OptionError
 from ..options import PruneOptions
 from ..saved import read_saved
 from ..settings import settings_of
@@ -48,3 +49,10 @@ def loaded_model(options: PruneOptions, task: Task, name: str = "") -> Loaded:
 def settings_for(options: PruneOptions, name: str) -> Mapping[str, Any]:
     """What the options say to a method, or the kept folder. Raises ``UsageError``."""
     return read_saved(options.saved).settings if options.saved else settings_of(options, name)
+
+
+def asked(options: PruneOptions) -> str:
+    """The question. Raises ``UsageError`` where there is none."""
+    if options.prompt is None or not options.prompt.strip():
+        raise OptionError("{prompt}: say what is asked about every picture, as {prompt} 'what is this'.")
+    return options.prompt

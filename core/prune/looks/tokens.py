@@ -23,7 +23,7 @@ from ..outputs import write_outputs
 from ..overlay import overlay
 from ..told import facts_of_model, metrics_of, sections_of
 from ..vlm.ask import answer, prepare
-from .ready import Ready, loaded_model, settings_for
+from .ready import Ready, asked, loaded_model, settings_for
 
 
 def ready(options: PruneOptions) -> Ready:
@@ -31,12 +31,11 @@ def ready(options: PruneOptions) -> Ready:
     names = (options.method, *options.compare)
     for name in names:
         pruner_of(name, settings_for(options, name))
-    if options.prompt is None or not options.prompt.strip():
-        raise OptionError("{prompt}: say what is asked about every picture, as {prompt} 'what is this'.")
+    asked(options)
     loaded = loaded_model(options, "vision-language")
     site = site_of(loaded)
     for name in names:
-        pruner_for(options, name).stages(site, keep_of(options.keep))
+        pruner_for(options, name).stages(site, keep_of(options.budget))
     return Ready(loaded.fingerprint, shape_of(site), str(loaded.model.device))
 
 
@@ -54,7 +53,7 @@ def look(task: Task, step: Callable[[int, int], None], options: PruneOptions, re
     steps = 2 + len(options.compare)
     question = _question(loaded, picture, options, task.source)
     step(1, steps)
-    done = question.pruned(pruner_for(options, options.method), keep_of(options.keep), options.positions)
+    done = question.pruned(pruner_for(options, options.method), keep_of(options.budget), options.positions)
     step(2, steps)
     drawn = overlay(picture, question.prepared.pictures[0], done.owner)
     compared = _compare(question, picture, done, options, step) if options.compare else None

@@ -1,0 +1,32 @@
+"""Which way a picture is looked at: the model and the method say it."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+
+from ...report.model import Item
+from .. import METHODS
+from ..carve.method import Carve
+from ..named import check_name, split
+from ..options import PruneOptions
+from . import pixels, tokens
+from .ready import Ready
+
+
+@dataclass(frozen=True, slots=True)
+class WayOfLooking:
+    """What is done before the first picture, and with each: ``look(task, step, options, request)``."""
+
+    ready: Callable[[PruneOptions], Ready]
+    look: Callable[..., Item]
+
+
+def settled(options: PruneOptions) -> tuple[PruneOptions, WayOfLooking]:
+    """The options with what was left open, and how to look. Raises ``UsageError``."""
+    for name in (options.method, *options.compare):
+        check_name(name)
+    if METHODS[split(options.method)[0]].resolve() is Carve:
+        return options, WayOfLooking(pixels.ready, pixels.look)
+    options = replace(options, keep=options.budget)
+    return options, WayOfLooking(tokens.ready, tokens.look)
