@@ -7,6 +7,7 @@ from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
 from ..errors import UsageError
+from ..options import OptionError
 from . import METHODS, MODIFIERS
 
 if TYPE_CHECKING:
@@ -69,7 +70,9 @@ def pruner_of(name: str, settings: Mapping[str, Any]) -> Pruner:
     from .vit.base import VitPruner
 
     if issubclass(cls, VitPruner):
-        raise UsageError(f"{method} prunes image classifiers and backbones, no vision-language models.")
+        raise OptionError(
+            f"{method} prunes image classifiers and backbones, not this {{model}}. Name one, such as vit."
+        )
     if not hasattr(cls, "stages"):
         raise UsageError(f"{method} keeps pixels, no tokens: `attn prune --method {method}` alone asks about pictures.")
     if modifiers and not getattr(cls, "attentive", False):

@@ -81,9 +81,10 @@ class ModelChoice:
     model: Annotated[
         str,
         Option(
-            "A folder of transformers with a vision-language model (LLaVA, LLaVA-NeXT, Qwen2-VL, Qwen2.5-VL, SmolVLM, "
-            "Idefics3, InternVL), or a Hugging Face id that is on this machine.",
-            metavar="DIR|ID",
+            "shapes, which comes with attn; a folder of transformers with a vision-language model (LLaVA, LLaVA-NeXT, "
+            "Qwen2-VL, Qwen2.5-VL, SmolVLM, Idefics3, InternVL), or with an image classifier or backbone (ViT, DeiT, "
+            "DINOv2; of timm, too); vit (ViT-S/14 of attn[vit]); or a Hugging Face id that is on this machine.",
+            metavar="NAME|DIR|ID",
         ),
     ] = "shapes"  # fmt: skip
     allow_download: Annotated[bool, Option("Ask the Hugging Face hub for an id that is not here.")] = False

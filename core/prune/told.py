@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from ..models.embedded import EMBEDDED
 from ..models.loaded import Loaded
 from ..report.model import Item
 from ..report.sections import Facts, Row, Section, Table
@@ -64,15 +65,14 @@ def model_kind(loaded: Loaded, name: str) -> str:
     Returns
     -------
     str
-        ``"shapes"``: the embedded model, trained on drawn scenes. ``"random"``: no normalisation of the language model
-        has a weight but its start value, so that nothing was ever trained. Else ``"unknown"``: what it was trained on,
-        its folder does not say.
+        The name of an embedded model, of which it is known: ``"shapes"`` was trained on drawn scenes. ``"random"``: no
+        normalisation has a weight but its start value, so that nothing was ever trained. Else ``"unknown"``: what it
+        was trained on, its folder does not say.
     """
-    if name == "shapes":
-        return "shapes"
-    norms = [
-        weight for key, weight in loaded.model.named_parameters() if weight.ndim == 1 and key.endswith("norm.weight")
-    ]
+    if name in EMBEDDED:
+        return name
+    weights = loaded.model.named_parameters()
+    norms = [weight for key, weight in weights if weight.ndim == 1 and "norm" in key and key.endswith("weight")]
     untouched = bool(norms) and all(bool((weight == 1).all()) for weight in norms)
     return "random" if untouched else "unknown"
 

@@ -36,8 +36,10 @@ WORDS: dict[str, tuple[str, str]] = {
     # prune
     "tokens_before": ("Visual tokens before", ""), "tokens_after": ("Visual tokens after", ""),
     "mean_retention": ("Visual tokens left, mean over layers (share)", ""),
-    "flops_before": ("Operations before", "FLOP"), "flops_after": ("Operations after", "FLOP"),
-    "flops_ratio": ("Operations, after / before", ""),
+    "multiply_adds_before": ("Multiply-adds before", ""), "multiply_adds_after": ("Multiply-adds after", ""),
+    "flops_ratio": ("Multiply-adds, after / before", ""), "class_token_cosine": ("Class token, cosine with before", ""),
+    "forward_seconds_before": ("Forward pass before", "s"), "forward_seconds_after": ("Forward pass after", "s"),
+    "pixels_kept": ("Pixels kept (share)", ""), "passes": ("Passes of the model", ""),
     "kv_bytes_before": ("Cache of keys and values before", "bytes"),
     "kv_bytes_after": ("Cache of keys and values after", "bytes"),
     "prefill_seconds_before": ("Prefill before", "s"), "prefill_seconds_after": ("Prefill after", "s"),

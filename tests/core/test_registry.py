@@ -10,7 +10,9 @@ from attn.core.attention.contract import Operator
 from attn.core.catalogue import REGISTRIES, complete, registries, registry
 from attn.core.command import Verb
 from attn.core.errors import UsageError
+from attn.core.prune.carve.method import Carve
 from attn.core.prune.methods.base import Pruner
+from attn.core.prune.vit.base import VitPruner
 from attn.core.registry import Method, Need, Registry
 from attn.core.retrieve.encoders.kind import EncoderKind
 from attn.core.retrieve.tempscale import temperature
@@ -63,7 +65,7 @@ HOMES = {
     "segment": takes("name", "device", "dtype"),
     "bench": lambda home: isinstance(home, Operator),
     "retrieve": lambda home: isinstance(home, EncoderKind) or home is temperature,
-    "prune": lambda home: issubclass(home, Pruner),
+    "prune": lambda home: issubclass(home, Pruner | VitPruner | Carve),
     "prune calibrate": lambda home: isinstance(home, Verb) and callable(home.resolve()),
     "train": lambda home: isinstance(home, Verb) and callable(home.resolve()),
     "probe": lambda home: isinstance(home, Verb) and callable(home.resolve()),

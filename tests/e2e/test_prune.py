@@ -4,8 +4,10 @@ import json
 
 import numpy as np
 import pytest
+import torch
+import transformers
 from PIL import Image
-from small_models import photo
+from small_models import PREPROCESSOR, photo, vision_folder
 from small_vlms import vlm_folder
 
 ASK = ("--prompt", "what colour is the red", "--max-new-tokens", "3", "--repeat", "1")
@@ -141,3 +143,37 @@ def test_carve_keeps_pixels(cli, tmp_path, model):
     for refused in (["-k", "7"], ["--compare", "fastv"], ["--positions", "compact"]):
         ran = cli("prune", "a.png", *ASK, "--model", model, "-m", "carve", *refused)
         assert (ran.code, len(ran.stderr.strip().splitlines())) == (2, 1)
+
+
+def test_image_classifiers_and_backbones(cli, tmp_path):
+    backbone = str(vision_folder(tmp_path / "backbone"))
+    torch.manual_seed(0)
+    labels = {number: f"kind {number}" for number in range(7)}
+    small = dict(hidden_size=16, num_hidden_layers=5, num_attention_heads=2, intermediate_size=24)
+    config = transformers.ViTConfig(image_size=16, patch_size=4, id2label=labels, **small)
+    transformers.ViTForImageClassification(config).save_pretrained(tmp_path / "tiny")
+    (tmp_path / "tiny/preprocessor_config.json").write_text(json.dumps(PREPROCESSOR))
+    photo(tmp_path / "a.png")
+    photo(tmp_path / "b.png", (40, 30))
+    asked = ("prune", "a.png", "b.png", "--repeat", "1", "-k", "75%")
+    ran = cli(*asked, "--model", "tiny", "-m", "tome", "--compare", "random,class-attention", "--json")
+    assert ran.code == 0, ran.stderr
+    first, second = ran.report["items"]
+    assert first["metrics"]["tokens_before"] == 16
+    assert first["metrics"]["flops_ratio"] < 1
+    assert first["details"]["answer_before"].startswith("kind ")
+    assert first["details"]["model_kind"] == "random"
+    assert second["metrics"]["tokens_after"] == first["metrics"]["tokens_after"]
+    rows = {row["method"]: row for row in ran.report["summary"]["comparison"]}
+    assert len(rows) == 3
+    budgets = [row["mean_retention"] for row in rows.values()]
+    assert max(budgets) - min(budgets) < 0.05  # of 16 patches
+    assert {"a.kept.png", "a.compare.png"} <= {path.name for path in tmp_path.iterdir()}
+    ran = cli("prune", "a.png", "-o", "out", "--repeat", "1", "--model", backbone, "-m", "tome", "--json")
+    assert ran.code == 0, ran.stderr
+    (item,) = ran.report["items"]
+    assert "class_token_cosine" in item["metrics"]
+    assert "top1_agreement" not in item["metrics"]
+    for refused in (["--prompt", "what"], ["-m", "fastv"], ["-m", "tome+debias"], ["--positions", "compact"]):
+        ran = cli("prune", "a.png", "-o", "two", "--model", "tiny", "-m", "tome", *refused)
+        assert (ran.code, len(ran.stderr.strip().splitlines())) == (2, 1), ran

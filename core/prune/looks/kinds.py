@@ -5,12 +5,13 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 
+from ...models.load import vision_task
 from ...report.model import Item
 from .. import METHODS
 from ..carve.method import Carve
 from ..named import check_name, split
 from ..options import PruneOptions
-from . import pixels, tokens
+from . import images, pixels, tokens
 from .ready import Ready
 
 
@@ -29,4 +30,7 @@ def settled(options: PruneOptions) -> tuple[PruneOptions, WayOfLooking]:
     if METHODS[split(options.method)[0]].resolve() is Carve:
         return options, WayOfLooking(pixels.ready, pixels.look)
     options = replace(options, keep=options.budget)
+    choice = options.choice
+    if vision_task(choice.model, allow_download=choice.allow_download) == "classifier":
+        return options, WayOfLooking(images.ready, images.look)
     return options, WayOfLooking(tokens.ready, tokens.look)
