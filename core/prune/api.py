@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from pathlib import Path
 from typing import Any
 
 from torch import nn
@@ -16,6 +18,8 @@ from .engine.prompts import Pictured
 from .engine.sites import is_vision_language, site_of
 from .methods.base import Keep
 from .named import pruner_of
+from .options import KEEP
+from .saved import read_saved, shape_in_words
 from .vit.named import class_of, image_pruner_of
 from .vit.site import image_site, is_image_transformer
 
@@ -23,7 +27,8 @@ from .vit.site import image_site, is_image_transformer
 @contextmanager
 def prune(
     model: nn.Module | Loaded, method: str = "fastv", keep: float | int = 0.25, *, positions: Positions = "keep",
-    pictures: Pictured | None = None, ids: Sequence[str] | None = None, **settings: Any,
+    pictures: Pictured | None = None, ids: Sequence[str] | None = None, saved: str | Path | None = None,
+    **settings: Any,
 ) -> Iterator[Any]:  # fmt: skip
     """Let a vision-language model, an image classifier or a backbone run with fewer visual tokens.
 
@@ -47,6 +52,9 @@ def prune(
     ids : sequence of str, optional
         A name of each prompt of the batch, by which what is random is drawn: a prompt gets the same in any batch.
         Default: prompts are numbered through the block.
+    saved : path, optional
+        Folder that ``attn prune --save`` wrote: it names method, budget, positions and settings. Warns where the model
+        is another one.
     **settings
         Of the method and its modifiers.
 
@@ -59,6 +67,10 @@ def prune(
     UsageError
         If model, method, setting or budget cannot be used.
     """
+    if saved is not None:
+        if settings or (method, keep, positions) != ("fastv", 0.25, "keep"):
+            raise UsageError("saved: the folder names method, keep, positions and settings. Leave them out.")
+        method, keep, positions, settings = _of_folder(model, saved)
     network = model.model if isinstance(model, Loaded) else model
     if is_image_transformer(network) or (class_of(method) and not is_vision_language(network)):
         with image_pruner_of(method, settings).applied(image_site(network), keep_of(keep)) as images:
@@ -68,6 +80,18 @@ def prune(
     stages = pruner_of(method, settings).stages(site, keep_of(keep))
     with pruned(site.model, stages, positions=positions, site=site, pictures=pictures, ids=ids) as trace:
         yield trace
+
+
+def _of_folder(
+    model: nn.Module | Loaded, saved: str | Path
+) -> tuple[str, float | int, Positions, dict[str, Any]]:  # fmt: skip
+    """What a folder says of a call of ``prune``."""
+    kept = read_saved(saved)
+    network = model.model if isinstance(model, Loaded) else model
+    fingerprint = model.fingerprint if isinstance(model, Loaded) else ""
+    for text in kept.differences(shape_in_words(network), fingerprint):
+        warnings.warn(f"{saved}: {text}", stacklevel=5)
+    return kept.method, KEEP if kept.keep is None else kept.keep, kept.positions, dict(kept.settings)
 
 
 def keep_of(value: float | int) -> Keep:

@@ -11,6 +11,7 @@ from numpy.typing import NDArray
 from .engine.hooks import pruned
 from .engine.sites import VisionLanguageSite
 from .engine.trace import Prefill
+from .measure.fidelity import TextAttention
 from .vlm.ask import Answer, PreparedPrompt, answer
 
 if TYPE_CHECKING:
@@ -29,6 +30,8 @@ class Question:
     site : VisionLanguageSite
     prepared : PreparedPrompt
     plain : Answer
+    attention : TextAttention
+        Of the whole model.
     longest : int
         Tokens of an answer, at most.
     """
@@ -37,6 +40,7 @@ class Question:
     site: VisionLanguageSite
     prepared: PreparedPrompt
     plain: Answer
+    attention: TextAttention
     longest: int
 
     def pruned(self, pruner: Pruner, keep: Keep, positions: Positions) -> Pruned:

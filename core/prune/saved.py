@@ -12,13 +12,18 @@ import shutil
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
+
+from torch import nn
 
 import attn
 
 from ..errors import InputError
 from ..io.atomic import atomic_path, write_text
 from ..io.records import json_file
+from .debias.fitted import shape_of
+from .engine.sites import is_vision_language, site_of
+from .vit.site import image_site
 
 FILE, KIND = "prune.json", "attn prune"
 
@@ -48,7 +53,7 @@ class SavedPruning:
 
     method: str
     keep: float | int | None
-    positions: str
+    positions: Literal["keep", "compact"]
     settings: Mapping[str, Any]
     model: str
     shape: str
@@ -62,6 +67,14 @@ class SavedPruning:
         if fingerprint and self.fingerprint and fingerprint != self.fingerprint:
             return [f"saved for other weights, those of {self.model}"]
         return []
+
+
+def shape_in_words(network: nn.Module) -> str:
+    """Class and size of a model that can be pruned. Raises ``UsageError`` for another one."""
+    if is_vision_language(network):
+        return shape_of(site_of(network))
+    site = image_site(network)
+    return f"{type(network).__name__} with {site.depth} blocks of width {site.blocks[0].width}"
 
 
 def write_saved(folder: Path, saved: SavedPruning) -> Path:
@@ -111,6 +124,8 @@ def read_saved(folder: str | Path) -> SavedPruning:
             if Path(file).name != file or not (Path(folder) / file).is_file():
                 raise ValueError(f"no file {file!r} beside it")
             settings[name] = Path(folder) / file
+        if document["positions"] not in ("keep", "compact"):
+            raise ValueError(f"positions {document['positions']!r}")
         return SavedPruning(settings=settings, **document)
     except (KeyError, TypeError, ValueError, AttributeError) as error:
         what = f"is no saved pruning of attn ({type(error).__name__}: {error})"

@@ -11,18 +11,24 @@ from ..models.loaded import Loaded
 from ..report.model import Item
 from ..report.sections import Facts, Row, Section, Table
 from .asked import Pruned, Question
+from .measure.cost import cost_of
+from .measure.fidelity import divergence, same_answer, same_top
 from .options import PruneOptions
 
 
 def metrics_of(question: Question, done: Pruned) -> dict[str, float]:
     """The plain numbers of one method on one picture."""
-    prefill = done.prefill
+    cost, before, after = cost_of(question.site, done.prefill), question.plain, done.answer
     return {
-        "tokens_before": prefill.before[0],
-        "tokens_after": int((done.owner >= 0).sum()),
-        "mean_retention": prefill.retention(),
-        "answers_equal": float(question.plain.text == done.answer.text),
-    }
+        "tokens_before": done.prefill.before[0], "tokens_after": int((done.owner >= 0).sum()),
+        "mean_retention": cost.retention, "multiply_adds_before": cost.multiply_adds_before,
+        "multiply_adds_after": cost.multiply_adds_after, "flops_ratio": cost.flops_ratio,
+        "kv_bytes_before": cost.kv_bytes_before, "kv_bytes_after": cost.kv_bytes_after,
+        "logit_kl": divergence(before.logits, after.logits),
+        "top1_agreement": float(same_top(before.logits, after.logits)),
+        "answers_equal": float(same_answer(before.text, after.text)),
+        "attention_mass": question.attention.mass_kept(done.prefill),
+    }  # fmt: skip
 
 
 def sections_of(question: Question, done: Pruned) -> list[Section]:
@@ -96,5 +102,8 @@ class Answers(Facts):
         return "facts"
 
 
-SHOWN = ("tokens_before", "tokens_after", "mean_retention", "flops_ratio", "logit_kl", "top1_agreement")
+SHOWN = (
+    "tokens_before", "tokens_after", "mean_retention", "flops_ratio", "prefill_seconds_before", "prefill_seconds_after",
+    "logit_kl", "top1_agreement", "class_token_cosine", "pixels_kept",
+)  # fmt: skip
 """Metrics that a terminal shows."""

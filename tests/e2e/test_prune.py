@@ -169,7 +169,7 @@ def test_image_classifiers_and_backbones(cli, tmp_path):
     budgets = [row["mean_retention"] for row in rows.values()]
     assert max(budgets) - min(budgets) < 0.05  # of 16 patches
     assert {"a.kept.png", "a.compare.png"} <= {path.name for path in tmp_path.iterdir()}
-    ran = cli("prune", "a.png", "-o", "out", "--repeat", "1", "--model", backbone, "-m", "tome", "--json")
+    ran = cli("prune", "a.png", "-o", "out", "--repeat", "1", "--model", backbone, "-m", "tome", "-k", "75%", "--json")
     assert ran.code == 0, ran.stderr
     (item,) = ran.report["items"]
     assert "class_token_cosine" in item["metrics"]

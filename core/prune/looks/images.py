@@ -24,6 +24,7 @@ from ..methods.base import Keep
 from ..options import PruneOptions
 from ..outputs import write_outputs
 from ..overlay import overlay
+from ..saved import shape_in_words
 from ..told import Answers, about_model
 from ..vit.base import VitPruner, VitResult, VitRun
 from ..vit.named import image_pruner_of
@@ -42,8 +43,7 @@ def ready(options: PruneOptions) -> Ready:
     site = image_site(loaded.model)
     for pruner in pruners:
         pruner.stages(site, keep_of(options.budget))
-    shape = f"{type(loaded.model).__name__} with {site.depth} blocks of width {site.blocks[0].width}"
-    return Ready(loaded.fingerprint, shape, str(next(loaded.model.parameters()).device))
+    return Ready(loaded.fingerprint, shape_in_words(loaded.model), str(next(loaded.model.parameters()).device))
 
 
 def pruner_for(options: PruneOptions, name: str) -> VitPruner:

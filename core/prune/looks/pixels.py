@@ -15,11 +15,11 @@ from ...options import OptionError
 from ...report.model import Item
 from ...report.sections import Table
 from ..carve.method import Carve, Carved
-from ..debias.fitted import shape_of
 from ..engine.sites import site_of
 from ..options import PruneOptions
 from ..outputs import side_path, write_outputs
 from ..overlay import pixel_overlay
+from ..saved import shape_in_words
 from ..told import Answers, about_model
 from .ready import Ready, asked, loaded_model, settings_for
 
@@ -36,7 +36,7 @@ def ready(options: PruneOptions) -> Ready:
     loaded = loaded_model(options, "vision-language")
     site = site_of(loaded)
     carve.layers_of(site)
-    return Ready(loaded.fingerprint, shape_of(site), str(loaded.model.device))
+    return Ready(loaded.fingerprint, shape_in_words(loaded.model), str(loaded.model.device))
 
 
 def carve_of(options: PruneOptions) -> Carve:

@@ -14,13 +14,15 @@ from ...options import OptionError
 from ...report.model import Item
 from ..api import keep_of
 from ..asked import Pruned, Question
-from ..debias.fitted import shape_of
+from ..engine.checks import check_model
 from ..engine.sites import site_of
+from ..measure.fidelity import text_attention
 from ..methods.base import Pruner
 from ..named import pruner_of
 from ..options import PruneOptions
 from ..outputs import write_outputs
 from ..overlay import overlay
+from ..saved import shape_in_words
 from ..told import facts_of_model, metrics_of, sections_of
 from ..vlm.ask import answer, prepare
 from .ready import Ready, asked, loaded_model, settings_for
@@ -35,8 +37,8 @@ def ready(options: PruneOptions) -> Ready:
     loaded = loaded_model(options, "vision-language")
     site = site_of(loaded)
     for name in names:
-        pruner_for(options, name).stages(site, keep_of(options.budget))
-    return Ready(loaded.fingerprint, shape_of(site), str(loaded.model.device))
+        check_model(site, pruner_for(options, name).stages(site, keep_of(options.budget)), options.positions)
+    return Ready(loaded.fingerprint, shape_in_words(loaded.model), str(loaded.model.device))
 
 
 def pruner_for(options: PruneOptions, name: str) -> Pruner:
@@ -78,7 +80,8 @@ def _question(loaded: Loaded, picture: ColourPicture, options: PruneOptions, sou
     if not prepared.tokens:
         raise InputError(source, f"{loaded.family} makes no visual token of it", "Give a larger picture")
     plain = answer(loaded, prepared, max_new_tokens=options.max_new_tokens)
-    return Question(loaded, site_of(loaded), prepared, plain, options.max_new_tokens)
+    (attention,) = text_attention(loaded.model, prepared.inputs)
+    return Question(loaded, site_of(loaded), prepared, plain, attention, options.max_new_tokens)
 
 
 def _compare(
