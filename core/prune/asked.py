@@ -65,3 +65,8 @@ class Pruned:
         """Of each visual token, the one that holds it in the last layer; -1: none does. [V]."""
         every, kept = np.arange(self.prefill.before[0]), self.prefill.kept()
         return every if kept is None else np.where(np.isin(every, kept.cpu().numpy()), every, -1)
+
+    @property
+    def merged(self) -> frozenset[int]:
+        """Visual tokens that hold more than themselves."""
+        return frozenset(self.prefill.merged.get(0, ()))

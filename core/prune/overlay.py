@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Collection
 
 import numpy as np
 from numpy.typing import NDArray
@@ -18,7 +19,7 @@ DIMMED, UNSEEN = 0.25, 0.5
 THICKEST = 6
 """Pixels of an outline."""
 KEPT, MERGED = np.array((255, 196, 0), np.uint8), np.array((0, 200, 255), np.uint8)
-"""Outlines: of a token that stayed as it was, and of several that became one."""
+"""Outlines: of a token that stayed as it was, and of one that holds others, too."""
 
 
 def shown_size(picture: ColourPicture) -> tuple[int, int]:
@@ -42,7 +43,9 @@ def base(picture: ColourPicture) -> NDArray[np.uint8]:
     return np.asarray(Image.fromarray(pixels).resize((width, height), how))
 
 
-def overlay(picture: ColourPicture, geometry: Geometry, owner: NDArray[np.int64]) -> NDArray[np.uint8]:
+def overlay(
+    picture: ColourPicture, geometry: Geometry, owner: NDArray[np.int64], merged: Collection[int] = ()
+) -> NDArray[np.uint8]:
     """Draw what became of the visual tokens of a picture.
 
     Parameters
@@ -53,6 +56,8 @@ def overlay(picture: ColourPicture, geometry: Geometry, owner: NDArray[np.int64]
     owner : ndarray of int64, shape (count,)
         Of each token, the one that holds it now: itself, one that it was merged into, or -1 where it was dropped. Those
         that are nowhere in the picture, such as ends of lines, are not drawn.
+    merged : collection of int
+        Tokens that hold more than themselves, where it is not known of what.
 
     Returns
     -------
@@ -66,11 +71,13 @@ def overlay(picture: ColourPicture, geometry: Geometry, owner: NDArray[np.int64]
     dimmed = np.where(share > 0, pixels * light, grey * light)
     drawn = np.where(np.isnan(share), grey * (1 - UNSEEN) + 255 * UNSEEN, dimmed)
     out = np.rint(drawn).astype(np.uint8)
-    _outline(out, geometry, owner)
+    _outline(out, geometry, owner, merged)
     return out
 
 
-def _outline(out: NDArray[np.uint8], geometry: Geometry, owner: NDArray[np.int64]) -> None:
+def _outline(
+    out: NDArray[np.uint8], geometry: Geometry, owner: NDArray[np.int64], merged: Collection[int] = ()
+) -> None:
     """Frames just inside of tokens that were kept, as far as they are in the picture; around merged ones as a whole."""
     height, width = out.shape[:2]
     down, across = height / geometry.size[0], width / geometry.size[1]
@@ -93,7 +100,7 @@ def _outline(out: NDArray[np.uint8], geometry: Geometry, owner: NDArray[np.int64
             for neighbour, (above, below, before, behind) in sides:
                 if of[neighbour] != own:
                     rows, columns = slice(max(0, above), max(0, below)), slice(max(0, before), max(0, behind))
-                    out[rows, columns] = KEPT if holds[own] == 1 else MERGED
+                    out[rows, columns] = MERGED if holds[own] > 1 or own in merged else KEPT
 
 
 def pixel_overlay(

@@ -10,6 +10,8 @@ from PIL import Image
 from small_models import PREPROCESSOR, photo, vision_folder
 from small_vlms import vlm_folder
 
+from attn.core.prune.overlay import KEPT, MERGED
+
 ASK = ("--prompt", "what colour is the red", "--max-new-tokens", "3", "--repeat", "1")
 
 
@@ -177,3 +179,12 @@ def test_image_classifiers_and_backbones(cli, tmp_path):
     for refused in (["--prompt", "what"], ["-m", "fastv"], ["-m", "tome+debias"], ["--positions", "compact"]):
         ran = cli("prune", "a.png", "-o", "two", "--model", "tiny", "-m", "tome", *refused)
         assert (ran.code, len(ran.stderr.strip().splitlines())) == (2, 1), ran
+
+
+def test_merged_tokens_are_known(cli, tmp_path, model):
+    photo(tmp_path / "a.png")
+    ran = cli("prune", "a.png", *ASK, "--model", model, "-m", "visionzip", "--set", "contextual=0.5", "--json")
+    assert ran.code == 0, ran.stderr
+    with Image.open(tmp_path / "a.kept.png") as drawn:
+        colours = {colour for _, colour in drawn.getcolors(10**6)}
+    assert {tuple(KEPT), tuple(MERGED)} <= colours

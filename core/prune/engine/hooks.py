@@ -282,7 +282,10 @@ class _Run:
             hidden = hidden.clone()
             for sample, (places, choice) in enumerate(zip(self.rows.places(prompts), choices, strict=True)):
                 if choice.features is not None:
-                    hidden[sample, places] = choice.features.to(hidden.dtype)
+                    features = choice.features.to(hidden.dtype)
+                    changed = (features != hidden[sample, places]).any(-1)
+                    self.trace.last.merged.setdefault(sample, set()).update(choice.keep[changed].tolist())
+                    hidden[sample, places] = features
         return hidden, index
 
     def _names(self, input_ids: Tensor, embeds: Tensor) -> tuple[str, ...]:

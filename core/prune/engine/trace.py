@@ -30,6 +30,8 @@ class Prefill:
         What the user must know of what the method did, or could not do: warnings of a report.
     slots : Tensor of int64 [B, n], optional
         Of each row of the logits, its place in the prompt; -1 for padding.
+    merged : dict, prompt -> set of int
+        Visual tokens that got other features than their own.
     """
 
     before: tuple[int, ...]
@@ -39,6 +41,7 @@ class Prefill:
     tokens: list[tuple[int, ...]] = field(default_factory=list)
     notes: list[str] = field(default_factory=list)
     slots: Tensor | None = None
+    merged: dict[int, set[int]] = field(default_factory=dict)
 
     def kept(self, sample: int = 0) -> Tensor | None:
         """Numbers of the tokens that the last layer saw; None where nothing was chosen."""

@@ -57,7 +57,7 @@ def look(task: Task, step: Callable[[int, int], None], options: PruneOptions, re
     step(1, steps)
     done = question.pruned(pruner_for(options, options.method), keep_of(options.budget), options.positions)
     step(2, steps)
-    drawn = overlay(picture, question.prepared.pictures[0], done.owner)
+    drawn = overlay(picture, question.prepared.pictures[0], done.owner, done.merged)
     compared = _compare(question, picture, done, options, step) if options.compare else None
     files = write_outputs(task, drawn, request, compared)
     return Item(
@@ -93,7 +93,7 @@ def _compare(
     share = done.prefill.retention()
 
     def compared(name: str, one: Pruned) -> Compared:
-        return Compared(name, metrics_of(question, one), overlay(picture, geometry, one.owner))
+        return Compared(name, metrics_of(question, one), overlay(picture, geometry, one.owner, one.merged))
 
     def ask(name: str) -> Compared:
         pruner = pruner_for(options, name)

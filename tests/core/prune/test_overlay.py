@@ -61,3 +61,10 @@ def test_tiles_share_a_pixel():
     tiles = (PatchGrid(0, (1, 1), (0.0, 0.0, 512.0, 512.0)), PatchGrid(2, (1, 1), (0.0, 0.0, 512.0, 512.0)))
     out = drawn(Geometry((512, 512), 0, 0, tiles, suffix=1), [0, 1, -1, 3])
     assert abs(int(out[256, 256, 0]) - 204 * (DIMMED + (1 - DIMMED) / 2)) <= 1
+
+
+def test_a_token_that_others_were_merged_into_has_another_frame():
+    geometry = Geometry((512, 512), 0, 0, (PatchGrid(0, (1, 2), (0.0, 0.0, 512.0, 512.0)),))
+    out = overlay(picture(512, 512), geometry, np.array([0, 1]), {1})
+    assert (out[256, 0] == KEPT).all()
+    assert (out[256, 256] == MERGED).all()
