@@ -6,9 +6,13 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import partial
 
+from ...errors import UsageError
 from ..engine.moment import Moment, PruneStage, TokenChoice
 from ..engine.sites import VisionLanguageSite
 from .base import Keep, Pruner, Schedule, top
+
+LAYERS = (8, 16, 24)
+"""The paper's, of 32."""
 
 
 @dataclass(frozen=True)
@@ -18,7 +22,7 @@ class PyramidDrop(Pruner):
     Parameters
     ----------
     layers : tuple of int, optional
-        In front of which tokens go; default: 8, 16 and 24 of 32, scaled.
+        In front of which tokens go; default: the paper's, scaled.
     ratios : tuple of float
         What is left at each stage of all visual tokens, at the budget of the paper; for others they are scaled.
     """
@@ -28,8 +32,15 @@ class PyramidDrop(Pruner):
     layers: tuple[int, ...] | None = None
     ratios: tuple[float, ...] = (0.5, 0.25, 0.125)
 
+    def __post_init__(self) -> None:
+        stages = LAYERS if self.layers is None else self.layers
+        falling = list(self.ratios) == sorted(self.ratios, reverse=True)
+        if len(self.ratios) != len(stages) or not falling or not all(0 < ratio <= 1 for ratio in self.ratios):
+            shown = ", ".join(f"{ratio:g}" for ratio in self.ratios)
+            raise UsageError(f"ratios: {len(stages)} shares are wanted, none above the one before it, not {shown}.")
+
     def stages(self, site: VisionLanguageSite, keep: Keep) -> Sequence[PruneStage]:
-        schedule = Schedule.of((8, 16, 24), [self.ratios], site.depth, self.layers)
+        schedule = Schedule.of(self.layers or LAYERS, [self.ratios], site.depth, self.layers)
 
         def choose(stage: int, moment: Moment) -> list[TokenChoice]:
             rows = moment.attention(moment.last_rows(), "next")  # [H, 1, n]

@@ -169,7 +169,7 @@ def clustered(features: Tensor, count: int) -> tuple[Tensor, Tensor]:
         Means of the clusters.
     """
     x = features.float()
-    distance = torch.cdist(x, x) / math.sqrt(x.shape[1])
+    distance = torch.cdist(x, x, compute_mode="donot_use_mm_for_euclid_dist") / math.sqrt(x.shape[1])
     near = distance.topk(min(count, len(x)), largest=False).values
     noise = torch.rand(len(x), generator=torch.Generator().manual_seed(0)).to(x.device)
     density = (-near.square().mean(1)).exp() + 1e-6 * noise

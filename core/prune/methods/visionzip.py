@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
+from ...errors import UsageError
 from ..engine.moment import Moment, PruneStage, TokenChoice
 from ..engine.sites import VisionLanguageSite
 from ..engine.tower import Tower, feature_layer, has_class_token
@@ -32,6 +33,10 @@ class VisionZip(Pruner):
 
     contextual: float = 10 / 64
 
+    def __post_init__(self) -> None:
+        if not 0 <= self.contextual <= 1:
+            raise UsageError(f"contextual: {self.contextual:g} is no share of the budget, from 0 to 1.")
+
     def stages(self, site: VisionLanguageSite, keep: Keep) -> Sequence[PruneStage]:
         layer = feature_layer(site)
 
@@ -39,7 +44,7 @@ class VisionZip(Pruner):
             tower = moment.prompts.tower
             assert tower is not None
             seen = tower.class_attention(layer).sum(0) if has_class_token(site) else tower.received(layer)
-            scores = self.modified(moment, [seen[cells] for cells in tower.cells])
+            scores = self.modified(moment, [torch.where(cells < 0, 0, seen[cells]) for cells in tower.cells])
             metric = tower.keys(layer).mean(1)
             return [
                 self.one(moment, tower, sample, score, metric, keep.of(len(score)))
@@ -60,6 +65,8 @@ class VisionZip(Pruner):
         for every, share in tiles:
             tile = every[there[every]]
             own = min(share, len(tile))
+            if not own:
+                continue
             merged = min(int(own * self.contextual + 0.5), own)
             dominant = largest(score[tile], own - merged)
             order.append(tile[dominant])

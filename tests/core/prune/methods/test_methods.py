@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import functools
 from typing import Any
 
@@ -12,6 +13,8 @@ from small_vlms import coloured, loaded_vlm
 
 from attn.core.errors import UsageError
 from attn.core.prune.api import prune
+from attn.core.prune.engine.hooks import pruned
+from attn.core.prune.engine.moment import Moment
 from attn.core.prune.engine.sites import site_of
 from attn.core.prune.methods.base import Keep, Schedule, layer_of
 from attn.core.prune.methods.divprune import diverse
@@ -130,6 +133,29 @@ def test_towers_without_a_class_token(way: str) -> None:
     assert trace.last.visual[-1] == (9,)
 
 
+@pytest.mark.parametrize("way", ["fastv", "visionzip", "sparsevlm", "sparsevlm plus", "pyramiddrop"])
+@pytest.mark.parametrize("keep", [0.3, 0.8, 1.0])
+@torch.no_grad()
+def test_what_a_modifier_forbids_is_neither_kept_nor_merged(way: str, keep: float) -> None:
+    """Such as padding under +debias."""
+    method, settings = WAYS[way]
+    model, prompt = model_of("llava"), question("llava")
+
+    def forbid(moment: Moment, scores: list[torch.Tensor]) -> list[torch.Tensor]:
+        return [
+            score.masked_fill(numbers < 5, -torch.inf) for score, numbers in zip(scores, moment.numbers, strict=True)
+        ]
+
+    pruner = dataclasses.replace(pruner_of(method, settings), modifiers=(forbid,))
+    site = site_of(model)
+    with pruned(model, pruner.stages(site, Keep(share=keep)), site=site) as trace:
+        assert model(**prompt).logits.isfinite().all()
+    kept = trace.last.kept()
+    assert kept is not None
+    assert (kept >= 5).all()
+    assert 1 <= len(kept) <= 11
+
+
 @pytest.mark.parametrize("name", ["qwen2_5_vl", "smolvlm"])
 def test_prumerge_needs_a_class_token(name: str) -> None:
     with pytest.raises(UsageError, match=f"prumerge: .*{type(model_of(name)).__name__} has no class token"):
@@ -211,6 +237,24 @@ def test_schedules() -> None:
     with pytest.raises(UsageError, match="too few"):
         Schedule.of((8,), [(0.5,)], 1, None)
     assert [layer_of(2, depth) for depth in (4, 12, 24, 28, 32, 80)] == [1, 1, 2, 2, 2, 5]
+
+
+@pytest.mark.parametrize(
+    ("method", "settings", "message"),
+    [
+        ("visionzip", {"contextual": 1.5}, "contextual: 1.5 is no share"),
+        ("pyramiddrop", {"ratios": (0.5, 0.25)}, "ratios: 3 shares are wanted"),
+        ("pyramiddrop", {"ratios": (0.5, 0.6, 0.1)}, "none above the one before it, not 0.5, 0.6, 0.1"),
+        ("pyramiddrop", {"ratios": (0.5, 0.25, 0.0)}, "ratios: "),
+        ("pyramiddrop", {"ratios": (0.5, 0.25), "layers": (2, 1)}, "layers: 2 are wanted, rising, not 2, 1"),
+        ("sparsevlm", {"layers": (1, 2)}, "layers: 3 are wanted"),
+        ("sparsevlm", {"layers": (0, 1, 2)}, "layer 0: there is no layer in front"),
+        ("pyramiddrop", {"layers": (1, 2, 9)}, "layer 9: LlavaForConditionalGeneration has decoder layers 0 to 3"),
+    ],
+)
+def test_settings_that_cannot_be(method: str, settings: dict[str, Any], message: str) -> None:
+    with pytest.raises(UsageError, match=message), prune(model_of("llava"), method, keep=0.5, **settings):
+        pass
 
 
 def test_merged_tokens_are_part_of_the_budget() -> None:
