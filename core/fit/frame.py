@@ -76,7 +76,7 @@ class RecipeRun:
 
     def fit(
         self, recipe: Recipe, plan: Plan, *, identity: Mapping[str, Any], folder: Path | None = None,
-        options: Any = None, progress: Training | None = None,
+        options: Any = None, progress: Training | None = None, optimizer: torch.optim.Optimizer | None = None,
     ) -> Outcome:  # fmt: skip
         """``loop.fit`` in this run's folder, with its seed, precision and processes.
 
@@ -93,6 +93,8 @@ class RecipeRun:
             Of a part of the run, where they differ from the run's.
         progress : callable, optional
             Instead of the run's own.
+        optimizer : Optimizer, optional
+            See ``loop.fit``.
         """
         options = self.options if options is None else options
         training = options.training
@@ -101,7 +103,7 @@ class RecipeRun:
         return fit(
             recipe, plan, folder or self.output, resume=not training.restart,
             identity=identity_of_options(options) | dict(identity), progress=progress or self.progress,
-            processes=self.processes,
+            processes=self.processes, optimizer=optimizer,
         )  # fmt: skip
 
     def _agree(self, fault: Exception | None = None) -> None:

@@ -23,7 +23,7 @@ from ..io.atomic import atomic_path, write_text
 from ..report.model import plain
 from .precision import precision
 from .processes import ALONE, Processes
-from .schedule import cosine_cycles
+from .schedule import cosine_cycles, warmup_stable_decay
 from .state import BEST, CHECKPOINT, Learner, State, load_best, plain_identity, read_state
 
 METRICS, CURVE = "metrics.jsonl", "curve.png"
@@ -59,6 +59,9 @@ class Plan:
         Of AdamW; the highest rate.
     cycles : float
         See ``cosine_cycles``.
+    stable : float or None
+        With it the rate follows ``warmup_stable_decay``, down to ``floor``.
+    floor : float
     average : float
         Decay of the running mean of the weights that is evaluated and kept; 0 keeps the last weights.
     clip : float
@@ -85,9 +88,15 @@ class Plan:
     eps: float = 1e-8
     amp: str = "off"
     accumulate: int = 1
+    stable: float | None = None
+    floor: float = 0.0
 
     def rate(self, step: int) -> float:
         """Learning rate of a step, from 0."""
+        if self.stable is not None:
+            return self.learning_rate * warmup_stable_decay(
+                step, steps=self.steps, warmup=self.warmup, stable=self.stable, floor=self.floor
+            )
         return self.learning_rate * cosine_cycles(step, steps=self.steps, warmup=self.warmup, cycles=self.cycles)
 
 
@@ -105,7 +114,7 @@ class Outcome:
 def fit(
     recipe: Recipe, plan: Plan, folder: Path, *, resume: bool = True, identity: Mapping[str, Any] | None = None,
     progress: Callable[[int, int, Mapping[str, float]], None] = lambda step, steps, metrics: None,
-    processes: Processes = ALONE,
+    processes: Processes = ALONE, optimizer: torch.optim.Optimizer | None = None,
 ) -> Outcome:  # fmt: skip
     """Train ``recipe.model`` in place; afterwards it holds the best averaged weights.
 
@@ -124,6 +133,9 @@ def fit(
         Told step, number of steps and the newest metrics.
     processes : Processes
         Among which batches are divided; all but the first return an outcome without evaluations.
+    optimizer : Optimizer, optional
+        Of the model's parameters, instead of AdamW as the plan has it; its groups' rates are the plan's times their
+        ``factor``.
 
     Returns
     -------
@@ -148,7 +160,7 @@ def fit(
     processes.agree(fault)
     if fault is not None:
         raise fault
-    learner = _prepare(recipe.model, plan, processes)
+    learner = _prepare(recipe.model, plan, processes, optimizer)
     saved = processes.from_first(saved)
     state = State() if saved is None else learner.load(saved)
     start = time.perf_counter() - state.seconds
@@ -192,16 +204,17 @@ def _open(folder: Path, identity: Mapping[str, Any], *, resume: bool) -> dict[st
     return None
 
 
-def _prepare(model: nn.Module, plan: Plan, processes: Processes) -> Learner:
+def _prepare(model: nn.Module, plan: Plan, processes: Processes, optimizer: torch.optim.Optimizer | None) -> Learner:
     """The model before its first step, the same in all processes, and what follows its steps."""
     if processes.count > 1:
         from .batch_norm import share_batch_norm
 
         share_batch_norm(model)
         model.load_state_dict(processes.from_first(model.state_dict()))
-    optimizer = torch.optim.AdamW(
-        model.parameters(), lr=plan.learning_rate, weight_decay=plan.weight_decay, eps=plan.eps
-    )
+    if optimizer is None:
+        optimizer = torch.optim.AdamW(
+            model.parameters(), lr=plan.learning_rate, weight_decay=plan.weight_decay, eps=plan.eps
+        )
     averaged = {name: value.detach().clone() for name, value in model.state_dict().items()}
     scaler = torch.amp.GradScaler(_device(model).type, enabled=plan.amp == "fp16")
     return Learner(model, optimizer, averaged, scaler)
@@ -217,7 +230,7 @@ def _step(recipe: Recipe, plan: Plan, learner: Learner, step: int, processes: Pr
     model.train()
     torch.manual_seed(plan.seed * 1_000_003 + step)  # DropBlock and its like draw from torch's own generator
     for group in optimizer.param_groups:
-        group["lr"] = plan.rate(step)
+        group["lr"] = plan.rate(step) * group.get("factor", 1.0)
     optimizer.zero_grad(set_to_none=True)
     value = torch.zeros((), dtype=torch.float64)
     for number in range(step * plan.accumulate, (step + 1) * plan.accumulate):

@@ -25,3 +25,14 @@ def cosine_cycles(step: int, *, steps: int, warmup: int, cycles: float = 0.5) ->
         return step / warmup
     progress = (step - warmup) / max(1, steps - warmup)
     return max(0.0, 0.5 * (1 + math.cos(2 * math.pi * cycles * progress)))
+
+
+def warmup_stable_decay(step: int, *, steps: int, warmup: int, stable: float, floor: float = 0.0) -> float:
+    """Linear warm-up, the highest rate up to the share ``stable`` of the run, then a straight line down to ``floor``.
+
+    Source: arXiv 2404.06395 (WSD), with a linear decay.
+    """
+    if step < warmup:
+        return (step + 1) / warmup
+    share = step / steps
+    return 1.0 if share < stable else max(floor, 1 - (share - stable) / (1 - stable))

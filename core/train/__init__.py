@@ -27,6 +27,14 @@ RECIPES = Registry(
             year=2025,
         ),
         Method(
+            "shapes-vlm",
+            home="attn.core.train.shapes_vlm.options:RECIPE",
+            summary="the small vision-language model that ships, on drawn scenes",
+            paper="ours; methods/prune-evaluation.md, section 4",
+            year=2026,
+            status="ours",
+        ),
+        Method(
             "image-text-head",
             home="attn.core.train.image_text_head.options:RECIPE",
             summary="a linear head that joins the packaged ViT and text encoder",

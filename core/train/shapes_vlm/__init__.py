@@ -1,0 +1,1 @@
+"""`attn train shapes-vlm`: the small vision-language model that ships with attn."""
