@@ -44,7 +44,7 @@ class ShapesVLMOptions:
     vision_layers: Annotated[int, Option("Of the image tower.", metavar="N", least=1)] = 3
     layers: Annotated[int, Option("Of the language model.", metavar="N", least=1)] = 4
     vision_steps: Annotated[int, Option("Of the image tower alone.", metavar="N", least=1)] = 1200
-    steps: Annotated[int, Option("Of the whole model.", metavar="N", least=2, resumable=True)] = 1500
+    steps: Annotated[int, Option("Of the whole model.", metavar="N", least=2, resumable=True)] = 2000
     warmup: Annotated[int, Option("Steps of each stage in which the rate rises.", metavar="N", least=0)] = 100
     batch: Annotated[int, Option("Scenes per step.", metavar="N", least=1)] = 24
     learning_rate: LearningRate = 1e-3
@@ -77,7 +77,7 @@ RECIPE = Verb(
 
     It answers six kinds of questions about shapes and digits with one word. Nothing is read: scenes and questions are
     drawn. The model that ships as `shapes` was made by the recipe as it stands, its guide `shapes-guide` by a smaller
-    one. The default takes about 15 minutes on one core.
+    one. The default takes about 20 minutes on one core.
     """,
     examples=(
         ("attn train shapes-vlm -o run/", "The model that ships; the same command resumes a killed run."),

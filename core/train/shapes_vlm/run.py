@@ -84,7 +84,7 @@ def _stages(run: RecipeRun, network: ShapesNetwork, options: ShapesVLMOptions) -
         return first
     plan = Plan(
         steps=options.steps, warmup=options.warmup, learning_rate=options.learning_rate,
-        evaluate_every=options.evaluate_every, average=0.0, clip=2.0, stable=0.3, floor=0.02,
+        evaluate_every=options.evaluate_every, average=0.0, clip=2.0, stable=0.5, floor=0.02,
     )  # fmt: skip
     second = run.fit(
         AnswerRecipe(network, seed, options.batch, options.judged, run.device), plan, identity={"stage": "answers"},
