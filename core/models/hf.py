@@ -21,6 +21,7 @@ _OFFSET = ("roberta", "xlm-roberta", "camembert", "mpnet")  # their positions st
 _VOCABULARIES = ("tokenizer.json", "vocab.*", "*.model", "*.tiktoken")
 _PROCESSORS = {"SmolVLMProcessor": "Idefics3Processor"}  # the same prompts; the former needs num2words, for videos
 _FRAME = (128 * 28 * 28, 768 * 28 * 28)  # of transformers' Qwen2VLVideoProcessor
+_PICTURES = ("processor_config.json", "preprocessor_config.json")
 _UNUSED = re.compile(r"(^|\.)pooler\.")  # a head that pooling replaces; checkpoints often come without it
 
 
@@ -114,6 +115,8 @@ def load_processor(folder: Path, config: Any) -> Any:
     """
     package = transformers()
     tokeniser = load_tokeniser(folder)
+    if not any((folder / name).is_file() for name in _PICTURES):
+        raise OptionError(f"{{model}}: {folder} holds no processor of pictures ({' or '.join(_PICTURES)}).")
     try:
         with quiet():
             images = package.AutoImageProcessor.from_pretrained(folder, local_files_only=True, backend="pil")

@@ -45,7 +45,7 @@ def test_folders_that_lack_something(tmp_path: Path) -> None:
     folder = vlm_folder(tmp_path, "smolvlm")
     parts = {name: (folder / name).read_bytes() for name in ("processor_config.json", "model.safetensors")}
     (folder / "processor_config.json").unlink()
-    assert "the processor of" in refusal(folder)
+    assert "holds no processor of pictures (processor_config.json or preprocessor_config.json)" in refusal(folder)
     for damaged in (b"{", b"[]", b'{"processor_class": "NoSuch"}', b'{"image_processor": 3}'):
         (folder / "processor_config.json").write_bytes(damaged)
         assert "the processor of" in refusal(folder)
