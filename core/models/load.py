@@ -6,6 +6,7 @@ allowed.
 
 from __future__ import annotations
 
+import inspect
 import re
 from pathlib import Path
 from typing import Any, Literal, get_args
@@ -39,6 +40,7 @@ _TOWERS = {
     "siglip": "SiglipVisionModel", "siglip_vision_model": "SiglipVisionModel",
 }  # fmt: skip
 """``model_type`` of two towers -> the class that is the one for images."""
+_STRETCH = "interpolate_pos_encoding"
 _PREPROCESSOR = "preprocessor_config.json"
 _HUB_ID = re.compile(r"[A-Za-z0-9][\w.-]*/[A-Za-z0-9][\w.-]*")
 _HUB_FILES = ["*.json", "*.jinja", "*.txt", "*.model", "*.safetensors", "*.bin"]
@@ -190,6 +192,7 @@ def _transformers(folder: Path, task: Task, device: torch.device, dtype: torch.d
     images = None
     if task in ("vision", "classifier", "image-text"):
         images = ImagePreparation.of_transformers(read_json(folder / _PREPROCESSOR))
+        _interpolate(model, images)
     labels = tuple(str(config.id2label[number]) for number in sorted(config.id2label)) if task == "classifier" else ()
     return Loaded(model, Processor(tokeniser, images), family, fingerprint(weight_files(folder)), labels)
 
@@ -213,6 +216,13 @@ def vision_task(name: str, *, allow_download: bool = False) -> Task:
     path = folder / "config.json"
     family = read_json(path).get("model_type") if path.is_file() else None
     return "vision-language" if family in VISUAL else "classifier"
+
+
+def _interpolate(model: Any, images: ImagePreparation) -> None:
+    """Let a tower with a table of positions stretch it where its folder prepares pictures of another size."""
+    own = getattr(model.config, "image_size", None)
+    if isinstance(own, int) and images.size != (own, own) and _STRETCH in inspect.signature(model.forward).parameters:
+        model.register_forward_pre_hook(lambda _, args, kwargs: (args, {_STRETCH: True} | kwargs), with_kwargs=True)
 
 
 def _classifies(config: Any) -> bool:

@@ -129,3 +129,14 @@ def test_templates_of_older_folders(tmp_path: Path) -> None:
     settings = json.loads((folder / "processor_config.json").read_text())
     write(folder / "processor_config.json", settings | {"patch_size": None})
     assert "does not say its patch_size" in refusal(folder)
+
+
+@pytest.mark.parametrize("name", ["ViT", "DeiT", "Dinov2"])
+def test_pictures_of_another_size_than_the_model(name: str, tmp_path: Path) -> None:
+    model: Any = getattr(hf, f"{name}ForImageClassification")(getattr(hf, f"{name}Config")(**VISION)).eval()
+    model.save_pretrained(tmp_path)
+    write(tmp_path / "preprocessor_config.json", PREPROCESSOR | {"size": {"shortest_edge": 24}, "crop_size": 24})
+    loaded, pixels = load_model(str(tmp_path), "classifier"), torch.randn(1, 3, 24, 24)
+    stretched = {} if name == "Dinov2" else {"interpolate_pos_encoding": True}
+    with torch.no_grad():
+        assert torch.equal(loaded.model(pixels).logits, model(pixels, **stretched).logits)
