@@ -16,6 +16,7 @@ from ..engine.hooks import pruned
 from ..engine.moment import Moment, PruneStage, TokenChoice
 from ..engine.sites import VisionLanguageSite
 from ..methods.base import Keep, top
+from ..vlm.greedy import ends_of, greedy
 from .importance import ReceivedAttention, TextRows, received_attention
 
 _MADE = (
@@ -47,7 +48,6 @@ class GuideRun:
         return float(self.log_probabilities[sample].mean().exp())
 
 
-@torch.no_grad()
 def run_guide(
     site: VisionLanguageSite, inputs: Mapping[str, Any], *, max_new_tokens: int = 10, rows: TextRows = "paper"
 ) -> GuideRun:
@@ -61,25 +61,15 @@ def run_guide(
     max_new_tokens : int
     rows : {"paper", "code"}
         See ``received_attention``.
+
+    Raises
+    ------
+    UsageError
+        If it cannot run.
     """
-    model = site.model
-    ends = model.generation_config.eos_token_id
-    stop = frozenset(ends if isinstance(ends, list) else [] if ends is None else [ends])
-    with received_attention(site, rows=rows, stop=stop) as received:
-        out = model.generate(
-            **_own(site, inputs), max_new_tokens=max_new_tokens, do_sample=False, num_beams=1,
-            return_dict_in_generate=True, output_logits=True,
-        )  # fmt: skip
-    answers = out.sequences[:, -len(out.logits) :]
-    logits = torch.stack(out.logits, 1).float()
-    likely = F.log_softmax(logits, -1).gather(-1, answers[..., None])[..., 0]
-    ended = torch.isin(answers, torch.tensor(sorted(stop), device=answers.device))
-    lengths = [int(row.int().argmax()) + 1 if row.any() else len(row) for row in ended]
-    return GuideRun(
-        [ids[:length] for ids, length in zip(answers, lengths, strict=True)],
-        [values[:length] for values, length in zip(likely, lengths, strict=True)],
-        received,
-    )
+    with received_attention(site, rows=rows, stop=ends_of(site.model)) as received:
+        found = greedy(site.model, _own(site, inputs), max_new_tokens=max_new_tokens, field="guide")
+    return GuideRun([one.ids for one in found], [one.log_probabilities for one in found], received)
 
 
 @torch.no_grad()

@@ -13,7 +13,7 @@ from PIL import Image
 from torch import Tensor
 from torch.nn import functional as F
 
-from ...errors import AttnError, UsageError
+from ...errors import UsageError
 from ...memory import FIX, budget
 from ...models.geometry import Geometry
 from ...models.hf import quiet
@@ -24,6 +24,7 @@ from ...options import OptionError
 from ...sizes import show_bytes
 from ...text import reason_of
 from ..engine.sites import site_of
+from .greedy import greedy
 from .template import templated
 from .video import video_inputs
 
@@ -177,7 +178,6 @@ def answer(loaded: Loaded, prepared: PreparedPrompt, *, max_new_tokens: int) -> 
     return answers(loaded, batch(loaded, [prepared]), max_new_tokens=max_new_tokens)[0]
 
 
-@torch.no_grad()
 def answers(loaded: Loaded, questions: PreparedBatch, *, max_new_tokens: int) -> tuple[Answer, ...]:
     """``answer`` of each of a batch.
 
@@ -186,33 +186,14 @@ def answers(loaded: Loaded, questions: PreparedBatch, *, max_new_tokens: int) ->
     UsageError
         If the model cannot run: weights that are no numbers, parts that do not fit, too little memory.
     """
-    model, tokeniser = loaded.model, loaded.processor.joint.tokenizer
-    try:
-        with quiet():
-            out: Any = model.generate(
-                **questions.inputs, max_new_tokens=max_new_tokens, do_sample=False, num_beams=1, repetition_penalty=1.0,
-                no_repeat_ngram_size=0, return_dict_in_generate=True, output_logits=True,
-            )  # fmt: skip
-    except AttnError:
-        raise
-    except Exception as error:  # of any kind: parts that do not fit, a device that is full
-        raise OptionError(f"{{model}}: {loaded.family} cannot answer ({reason_of(error)}).") from error
-    length = questions.inputs["input_ids"].shape[1]
-    logits = torch.stack(out.logits, 1).float()  # [B, G, V]
-    if not bool(logits.isfinite().all()):
-        raise OptionError(
-            "{model}: its logits are no finite numbers: damaged weights, or {dtype} holds none so large. Use float32."
-        )
-    ends = model.generation_config.eos_token_id
-    ends = torch.tensor([ends] if isinstance(ends, int) else ends or [], device=logits.device)
-    result = []
-    for ids, steps in zip(out.sequences[:, length:], logits, strict=True):
-        over = torch.isin(ids, ends).nonzero().flatten()
-        ids = ids[: int(over[0]) + 1] if len(over) else ids
-        chosen = steps[: len(ids)].log_softmax(-1).gather(1, ids[:, None])[:, 0]
-        text = tokeniser.decode(ids, skip_special_tokens=True).strip()
-        result.append(Answer(text, ids, steps[0], chosen))
-    return tuple(result)
+    found = greedy(loaded.model, questions.inputs, max_new_tokens=max_new_tokens)
+    return tuple(Answer(said(loaded, one.ids), one.ids, one.logits[0], one.log_probabilities) for one in found)
+
+
+def said(loaded: Loaded, ids: Tensor) -> str:
+    """Tokens as text, without special ones."""
+    text: str = loaded.processor.joint.tokenizer.decode(ids, skip_special_tokens=True)
+    return text.strip()
 
 
 def _photo(picture: ColourPicture) -> Image.Image:
