@@ -24,6 +24,8 @@ _MADE = (
     "mm_encoder_outputs",
 )  # fmt: skip
 """Of a call, what ``generate`` makes itself."""
+CONSISTENCY = Keep(share=0.05)
+"""What a guide sees of a picture when it is asked whether it would say the same again."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -107,6 +109,12 @@ def consistency(
         logits = site.model(**call, use_cache=False).logits[0, -length - 1 : -1]
     likely = F.log_softmax(logits.float(), -1).gather(-1, answer[:, None])
     return float(likely.sum().exp())
+
+
+def decision_of(site: VisionLanguageSite, inputs: Mapping[str, Any], run: GuideRun, keep: Keep = CONSISTENCY) -> float:
+    """How safe a guide's answer to one prompt is: mean of its confidence and its consistency (section 3.3)."""
+    kept = consistency(site, inputs, run.ids[0], run.received.importance()[0], keep=keep)
+    return (run.confidence() + kept) / 2
 
 
 def same_tokens(guide: int, large: int) -> None:

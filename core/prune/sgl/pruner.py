@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
 
 from torch import Tensor, nn
 
@@ -16,10 +18,14 @@ from ..engine.moment import Moment, PruneStage, TokenChoice
 from ..engine.prompts import Prompts, prompts_of
 from ..engine.sites import VisionLanguageSite, site_of
 from ..methods.base import Keep, Pruner, top
-from .guide import run_guide, same_tokens
+from ..vlm.ask import said
+from .fitted import read_exit
+from .guide import GuideRun, decision_of, run_guide, same_tokens
 from .importance import TextRows
 
-_IMPORTANCE = "sgl.importance"
+Ranking = Callable[[Prompts], list[Tensor]]
+"""Importance of each prompt's visual tokens [V_b]."""
+_RUN = "sgl.run"
 
 
 @dataclass(frozen=True)
@@ -32,7 +38,7 @@ class SGL(Pruner):
     Parameters
     ----------
     guide : Module, Loaded or str
-        The small model; as a name it is loaded beside the large one.
+        The small model; as a name it is loaded beside the large one. It reads the large model's tokens.
     f_layer : float
         Tokens are taken out in front of the large model's layer int(depth f_layer).
     layer : int, optional
@@ -41,6 +47,11 @@ class SGL(Pruner):
         See ``importance.received_attention``.
     guide_tokens : int
         Longest answer of the guide.
+    threshold : float, optional
+        The trace notes whether the guide's own answer was safe enough to spare the large model: a decision of this or
+        more (``early.EarlyExit`` spares it). None: nothing is judged, unless a calibration says from where on.
+    calibration : Path, optional
+        A threshold that ``attn prune calibrate sgl`` found.
     """
 
     attentive = True
@@ -50,48 +61,76 @@ class SGL(Pruner):
     layer: int | None = None
     rows: TextRows = "paper"
     guide_tokens: int = 10
+    threshold: float | None = None
+    calibration: Path | None = None
+
+    def __post_init__(self) -> None:
+        if not 0 <= self.f_layer < 1:
+            raise UsageError(f"f_layer: {self.f_layer} is no share of the layers, from 0 and below 1.")
+        if self.threshold is not None and self.calibration is not None:
+            raise UsageError("threshold and calibration both say from where on a guide's answer is safe: give one.")
+        if self.guide_tokens < 1:
+            raise UsageError(f"guide_tokens: {self.guide_tokens} leaves the guide nothing to say.")
 
     def stages(self, site: VisionLanguageSite, keep: Keep) -> Sequence[PruneStage]:
         if self.guide is None:
             raise OptionError("{guide}: sgl needs a smaller model of the same family, which says what matters.")
-        if not 0 <= self.f_layer < 1:
-            raise UsageError(f"f_layer: {self.f_layer} is no share of the layers, from 0 and below 1.")
-        guide = guide_site(self.guide, site)
+        guide = loaded_guide(self.guide, site)
+        safe = read_exit(self.calibration).threshold if self.calibration is not None else self.threshold
+        return [self.stage(site, keep, lambda prompts: self._ranking(guide, prompts, safe), pixels=True)]
+
+    def stage(self, site: VisionLanguageSite, keep: Keep, ranking: Ranking, *, pixels: bool = False) -> PruneStage:
+        """The only stage: the most important tokens stay, in front of one layer of the large model."""
 
         def choose(moment: Moment) -> list[TokenChoice]:
-            scores = self.modified(moment, self._importance(guide, moment.prompts))
+            importance = [
+                score[numbers] for score, numbers in zip(ranking(moment.prompts), moment.numbers, strict=True)
+            ]
             return [
-                top(score[numbers], numbers, keep.of(len(score)))
-                for score, numbers in zip(scores, moment.numbers, strict=True)
+                top(score, numbers, keep.of(len(score)))
+                for score, numbers in zip(self.modified(moment, importance), moment.numbers, strict=True)
             ]
 
         layer = int(site.depth * self.f_layer) if self.layer is None else self.layer
-        return [PruneStage(layer, choose, pixels=True)]
+        return PruneStage(layer, choose, pixels=pixels)
 
-    def _importance(self, guide: VisionLanguageSite, prompts: Prompts) -> list[Tensor]:
-        """Of each prompt's visual tokens, by the guide's own run on what the large model was given."""
-        if _IMPORTANCE not in prompts.cache:
-            call = {**prompts.inputs, **prompts.pixels}
-            if (largest := int(prompts.input_ids.max())) >= vocabulary(guide.model):
-                raise OptionError(f"{{guide}}: it has no token {largest}. Take one that reads the same tokens.")
-            for own, count in zip(prompts_of(guide, call).counts, prompts.counts, strict=True):
+    def _ranking(self, guide: nn.Module | Loaded, prompts: Prompts, safe: float | None) -> list[Tensor]:
+        """By the guide's own run on what the large model was given, once for a batch."""
+        if _RUN not in prompts.cache:
+            site, call = site_of(guide), {**prompts.inputs, **prompts.pixels}
+            for own, count in zip(prompts_of(site, call).counts, prompts.counts, strict=True):
                 same_tokens(own, count)
-            run = run_guide(guide, call, max_new_tokens=self.guide_tokens, rows=self.rows)
+            if (largest := int(prompts.input_ids.max())) >= vocabulary(site.model):
+                raise OptionError(f"{{guide}}: it has no token {largest}. Take one that reads the same tokens.")
+            run = run_guide(site, call, max_new_tokens=self.guide_tokens, rows=self.rows)
             prompts.note("sgl: the guide's own run comes on top of what is counted for the large model.")
-            prompts.cache[_IMPORTANCE] = run.received.importance()
-        importance: list[Tensor] = prompts.cache[_IMPORTANCE]
-        return importance
+            if safe is not None:
+                prompts.note(_judged(guide, site, call, run, safe))
+            prompts.cache[_RUN] = run
+        found: GuideRun = prompts.cache[_RUN]
+        return found.received.importance()
 
 
-def guide_site(guide: nn.Module | Loaded | str, large: VisionLanguageSite) -> VisionLanguageSite:
-    """Where the parts of a guide are. Raises ``UsageError`` if it is the large model itself, or none to prune."""
+def _judged(
+    guide: nn.Module | Loaded, site: VisionLanguageSite, call: Mapping[str, Any], run: GuideRun, safe: float
+) -> str:
+    """Whether the guide's answer would have done, in words."""
+    if len(run.ids) > 1:
+        return "sgl: whether the guide's answer is safe is judged of single prompts, not in a batch."
+    decision = decision_of(site, call, run)
+    text = f'"{said(guide, run.ids[0])}"' if isinstance(guide, Loaded) else f"tokens {run.ids[0].tolist()}"
+    spared = "the large model need not be asked" if decision >= safe else "the large model is needed"
+    return f"sgl: the guide answers {text} with decision {decision:.3f}, safe from {safe:.3f} on: {spared}."
+
+
+def loaded_guide(guide: nn.Module | Loaded | str, large: VisionLanguageSite) -> nn.Module | Loaded:
+    """A guide, loaded where it is named. Raises ``UsageError`` if it is the large model itself."""
     if isinstance(guide, str):
         weight = next(large.model.parameters())
         try:
             guide = load_model(guide, "vision-language", device=weight.device, dtype=weight.dtype)
         except OptionError as error:  # of the model, it says
             raise OptionError(error.text.partition(" {allow_download}")[0].replace("{model}", "{guide}")) from None
-    site = site_of(guide)
-    if site.model is large.model:
+    if site_of(guide).model is large.model:
         raise OptionError("{guide}: it is the large model itself. Take a smaller one of the same family.")
-    return site
+    return guide

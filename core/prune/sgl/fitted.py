@@ -1,0 +1,73 @@
+"""A threshold of early exit as a file: what `attn prune calibrate sgl` writes."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass
+from os import PathLike
+
+from ...errors import InputError
+from ...io.atomic import write_text
+from ...io.records import json_file
+
+KIND = "attn prune sgl"
+
+
+@dataclass(frozen=True, slots=True)
+class FittedExit:
+    """From which decision on a guide's answer is taken, and for what that was found.
+
+    Parameters
+    ----------
+    threshold : float
+        The large model is asked below it.
+    wanted, reached : float
+        Share of the samples for which it is to be asked, and was.
+    model, guide : str
+        As the user named them.
+    fingerprints : tuple of str
+        Of the weights of both.
+    max_new_tokens : int
+    samples : int
+    data, split : str
+        What was read.
+    """
+
+    threshold: float
+    wanted: float
+    reached: float
+    model: str
+    guide: str
+    fingerprints: tuple[str, str]
+    max_new_tokens: int
+    samples: int
+    data: str
+    split: str
+
+
+def write_exit(path: str | PathLike[str], fitted: FittedExit) -> None:
+    """Write a threshold as JSON."""
+    write_text(path, json.dumps({"kind": KIND, **asdict(fitted)}, indent=1) + "\n")
+
+
+def read_exit(path: str | PathLike[str]) -> FittedExit:
+    """The threshold in a file.
+
+    Raises
+    ------
+    InputError
+        If it cannot be read or is something else.
+    """
+    content = json_file(path)
+    if not isinstance(content, Mapping) or content.get("kind") != KIND:
+        raise InputError(path, "is no calibration of sgl", "`attn prune calibrate sgl` writes one")
+    try:
+        values = {name: value for name, value in content.items() if name != "kind"}
+        first, second = values.pop("fingerprints")
+        fitted = FittedExit(**values, fingerprints=(str(first), str(second)))
+        float(fitted.threshold)
+        return fitted
+    except (KeyError, TypeError, ValueError) as error:
+        what = f"is a damaged calibration of sgl ({type(error).__name__}: {error})"
+        raise InputError(path, what, "Calibrate again") from None
