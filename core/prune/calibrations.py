@@ -19,6 +19,13 @@ CALIBRATIONS = Registry(
             paper="ICCV 2025, arXiv 2508.05211",
             year=2025,
         ),
+        Method(
+            "sgl",
+            home="attn.core.prune.sgl.options:CALIBRATION",
+            summary="from which decision on a guide's answer spares the large model",
+            paper="CVPR 2025, arXiv 2412.03324",
+            year=2025,
+        ),
     ],
 )
 """What every row reads is stated in ``calibration.CalibrationOptions``, for its options to take in whole."""
