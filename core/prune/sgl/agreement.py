@@ -51,7 +51,11 @@ class LayerAgreement:
     def table(self) -> Table:
         """A row for each source, for a report."""
         rows = [
-            {"source": source, "spearman": float(np.nanmean(values)), "best_shared": float(np.mean(self.shared[source]))}
+            {
+                "source": source,
+                "spearman": float(np.nanmean(values)),
+                "best_shared": float(np.mean(self.shared[source])),
+            }
             for source, values in self.ranks.items()
         ]
         return Table("layer_agreement", rows, title="agreement with the attention of the whole large model")

@@ -54,7 +54,9 @@ def calibrate_sgl(
         guide_scores.append(judged(guess.text, accepted, rule))
         large_scores.append(judged(text, accepted, rule))
         if options.agreement:
-            whole = run_guide(site_of(both.large), large.inputs, max_new_tokens=options.max_new_tokens, rows=options.rows)
+            whole = run_guide(
+                site_of(both.large), large.inputs, max_new_tokens=options.max_new_tokens, rows=options.rows
+            )
             agreement.add(guess.run, whole)
     tradeoff = exit_tradeoff(decisions, guide_scores, large_scores)
     threshold, reached = tradeoff.threshold_for(options.share)

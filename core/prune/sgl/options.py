@@ -33,7 +33,9 @@ class ExitOptions:
     """
 
     common: CalibrationOptions
-    guide: Annotated[str, Option("Smaller model of the same family: a folder, or an id that is here.", metavar="DIR|ID")]
+    guide: Annotated[
+        str, Option("Smaller model of the same family: a folder, or an id that is here.", metavar="DIR|ID")
+    ]
     share: Annotated[
         float, Option("Share of the questions for which the large model is asked.", metavar="X", least=0, most=1)
     ] = 0.3
