@@ -51,11 +51,7 @@ class LayerAgreement:
     def table(self) -> Table:
         """A row for each source, for a report."""
         rows = [
-            {
-                "source": source,
-                "spearman": float(np.nanmean(values)),
-                "best_shared": float(np.mean(self.shared[source])),
-            }
-            for source, values in self.ranks.items()
+            {"source": source, "spearman": float(np.nanmean(ranks)), "best_shared": float(np.mean(shared))}
+            for (source, ranks), shared in zip(self.ranks.items(), self.shared.values(), strict=True)
         ]
         return Table("layer_agreement", rows, title="agreement with the attention of the whole large model")

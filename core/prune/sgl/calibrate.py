@@ -11,7 +11,7 @@ from ...progress import Watcher
 from ...report.model import Report
 from ...report.sections import Section
 from ..api import keep_of
-from ..curves.answers import judged
+from ..curves.answers import Rule, judged
 from ..engine.sites import site_of
 from ..learning import LearningRun
 from .agreement import LayerAgreement
@@ -36,12 +36,13 @@ def calibrate_sgl(
         If the data cannot be read.
     """
     run = LearningRun("sgl", options, options.common, watcher, arguments)
+    tokens = options.max_new_tokens
     both = EarlyExit(
-        _guide(run, options.guide), run.loaded, keep_of(options.keep), method=SGL(f_layer=options.f_layer, rows=options.rows),
-        max_new_tokens=options.max_new_tokens,
+        _guide(run, options.guide), run.loaded, keep_of(options.keep),
+        method=SGL(f_layer=options.f_layer, rows=options.rows), max_new_tokens=tokens,
     )  # fmt: skip
     known = run.samples.answered == len(run.samples)
-    rule = "vqa" if run.samples.by_people else "exact"
+    rule: Rule = "vqa" if run.samples.by_people else "exact"
     if not known:
         run.warnings.append("not every sample has an answer: accuracy is agreement with the large model's answers")
     decisions, guide_scores, large_scores = [], [], []
@@ -54,21 +55,18 @@ def calibrate_sgl(
         guide_scores.append(judged(guess.text, accepted, rule))
         large_scores.append(judged(text, accepted, rule))
         if options.agreement:
-            whole = run_guide(
-                site_of(both.large), large.inputs, max_new_tokens=options.max_new_tokens, rows=options.rows
-            )
+            whole = run_guide(site_of(both.large), large.inputs, max_new_tokens=tokens, rows=options.rows)
             agreement.add(guess.run, whole)
     tradeoff = exit_tradeoff(decisions, guide_scores, large_scores)
     threshold, reached = tradeoff.threshold_for(options.share)
     if abs(reached - options.share) > 0.5 / len(decisions):
         run.warnings.append(
-            f"several questions have one and the same decision: the large model is asked for {reached:.1%} of them, the "
-            f"nearest to {options.share:.1%}"
+            f"questions with equal decisions: the large model is asked for {reached:.1%} of all, the nearest to "
+            f"{options.share:.1%}"
         )
     fitted = FittedExit(
         threshold, options.share, reached, run.common.choice.model, options.guide,
-        (run.loaded.fingerprint, both.guide.fingerprint), options.max_new_tokens, len(decisions), run.common.data,
-        run.split,
+        (run.loaded.fingerprint, both.guide.fingerprint), tokens, len(decisions), run.common.data, run.split,
     )  # fmt: skip
     write_exit(run.common.output, fitted)
     place = tradeoff.thresholds.tolist().index(threshold)

@@ -14,6 +14,7 @@ from torch import Tensor
 from ...options import OptionError
 from ..engine.hooks import pruned
 from ..engine.moment import Moment, PruneStage, TokenChoice
+from ..engine.prompts import is_visual
 from ..engine.sites import VisionLanguageSite
 from ..methods.base import Keep, top
 from ..vlm.greedy import ends_of, greedy
@@ -93,8 +94,11 @@ def consistency(
     Returns
     -------
     float
-        The product of the probabilities; of a long answer a very small number.
+        The product of the probabilities; of a long answer a very small number. 0 where the answer has the token of a
+        picture in it: it cannot be read again, and is no answer.
     """
+    if is_visual(site, answer).any():
+        return 0.0
 
     def choose(moment: Moment) -> list[TokenChoice]:
         return [top(importance, moment.numbers[0], keep.of(len(importance)))]
