@@ -12,7 +12,10 @@ from torch import Tensor
 from torch.nn.utils.rnn import pad_sequence
 
 from ...errors import UsageError
-from ...models.family import layout_of
+from ...models.family import heads_of, layout_of
+
+AT_ONCE = 1 << 22
+"""Probabilities that ``summed_attention`` works out at a time: 16 MB."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -88,6 +91,37 @@ def attention_of_rows(source: LayerInput, rows: Sequence[Tensor], alive: Tensor)
     seen = (torch.arange(k.shape[2], device=k.device) <= index[..., None] + earlier) & alive[:, None]
     probabilities: Tensor = logits.masked_fill_(~seen[:, None], -torch.inf).softmax(-1)
     return probabilities
+
+
+def summed_attention(
+    source: LayerInput, rows: Sequence[Tensor], alive: Tensor, columns: Sequence[Tensor]
+) -> list[Tensor]:
+    """Attention of rows of each prompt to some of its keys, summed over heads and rows; worked out in parts.
+
+    Parameters
+    ----------
+    source : LayerInput
+    rows : sequence of Tensor of int64 [R_b]
+    alive : Tensor of bool [B, n]
+    columns : sequence of Tensor of int64 [C_b]
+
+    Returns
+    -------
+    list of Tensor [C_b], float32
+    """
+    sums = []
+    for sample, (own, wanted) in enumerate(zip(rows, columns, strict=True)):
+        one = slice(sample, sample + 1)
+        cos, sin = (factors if len(factors) == 1 else factors[one] for factors in source.rotary)
+        keys = None if source.keys is None else source.keys[one]
+        alone = LayerInput(source.module, source.hidden[one], (cos, sin), keys)
+        step = max(1, AT_ONCE // (alive.shape[1] * heads_of(source.module)))
+        total = torch.zeros(len(wanted), device=alive.device)
+        for part in own.split(step):  # type: ignore[no-untyped-call]
+            if len(part):
+                total += attention_of_rows(alone, [part], alive[one])[0][..., wanted].sum((0, 1))
+        sums.append(total)
+    return sums
 
 
 def rotated_ones(source: LayerInput, sample: int, rows: Tensor) -> Tensor:

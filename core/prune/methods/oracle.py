@@ -12,7 +12,7 @@ from torch import Tensor
 from ...models.family import attention_places
 from ..engine.moment import Moment, PruneStage, TokenChoice
 from ..engine.prompts import Prompts
-from ..engine.rows import LayerInput, attention_of_rows
+from ..engine.rows import LayerInput, summed_attention
 from ..engine.sites import VisionLanguageSite
 from .base import Keep, Pruner, top
 
@@ -46,7 +46,7 @@ def global_attention(prompts: Prompts) -> list[Tensor]:
     """Attention of the text behind the picture to each visual token, summed over layers, heads and rows.
 
     The language model is run on the prompts once more, with all of their tokens. Of each layer only the rows of the
-    text are worked out, one layer at a time.
+    text are worked out, one layer at a time. The formula is that of methods/sgl.md, section 3.1, on the model itself.
 
     Returns
     -------
@@ -57,9 +57,9 @@ def global_attention(prompts: Prompts) -> list[Tensor]:
 
     def add(module: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
         hidden = args[0] if args else kwargs["hidden_states"]
-        attention = attention_of_rows(LayerInput(module, hidden, kwargs["position_embeddings"]), rows, prompts.valid)
-        for sample, total in enumerate(totals):
-            total += attention[sample, :, : len(rows[sample]), prompts.visual[sample]].sum((0, 1))
+        source = LayerInput(module, hidden, kwargs["position_embeddings"])
+        for total, more in zip(totals, summed_attention(source, rows, prompts.valid, prompts.visual), strict=True):
+            total += more
 
     handles = [
         place.module.register_forward_pre_hook(add, with_kwargs=True) for place in attention_places(prompts.site.text)

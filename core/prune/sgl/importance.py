@@ -18,12 +18,10 @@ from torch import Tensor
 from ...models.family import attention_places
 from ..engine.checks import cache_of
 from ..engine.prompts import Prompts, prompts_of
-from ..engine.rows import LayerInput, attention_of_rows
+from ..engine.rows import LayerInput, summed_attention
 from ..engine.sites import VisionLanguageSite
 
 TextRows = Literal["paper", "code"]
-AT_ONCE = 1 << 22
-"""Probabilities that are worked out at a time: 16 MB."""
 
 
 @dataclass(slots=True)
@@ -119,12 +117,7 @@ class _Watch:
         assert self.prompts is not None
         first = self.alive.shape[1] == self.prompts.input_ids.shape[1]
         sums = self.received.prefill if first else self.received.decode
-        for sample, rows in enumerate(self.rows):
-            one = slice(sample, sample + 1)
-            cos, sin = (t if len(t) == 1 else t[one] for t in kwargs["position_embeddings"])
-            source = LayerInput(module, hidden[one].detach(), (cos, sin), None if keys is None else keys[one])
-            step = max(1, AT_ONCE // (self.alive.shape[1] * self.site.text.config.num_attention_heads))
-            for part in rows.split(step):  # type: ignore[no-untyped-call]
-                if len(part):
-                    attention = attention_of_rows(source, [part], self.alive[one])[0]
-                    sums[sample][number] += attention[..., self.prompts.visual[sample]].sum((0, 1))
+        source = LayerInput(module, hidden.detach(), kwargs["position_embeddings"], keys)
+        more = summed_attention(source, self.rows, self.alive, self.prompts.visual)
+        for sample, own in enumerate(more):
+            sums[sample][number] += own
