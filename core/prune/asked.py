@@ -8,10 +8,12 @@ from typing import TYPE_CHECKING
 import numpy as np
 from numpy.typing import NDArray
 
+from ..models.hf import quiet
 from .engine.hooks import pruned
 from .engine.sites import VisionLanguageSite
 from .engine.trace import Prefill
 from .measure.fidelity import TextAttention
+from .measure.timing import PruneTimes, prune_times
 from .vlm.ask import Answer, PreparedPrompt, answer
 
 if TYPE_CHECKING:
@@ -34,6 +36,8 @@ class Question:
         Of the whole model.
     longest : int
         Tokens of an answer, at most.
+    repeats : int
+        Timed rounds; 0: nothing is timed.
     """
 
     loaded: Loaded
@@ -42,23 +46,28 @@ class Question:
     plain: Answer
     attention: TextAttention
     longest: int
+    repeats: int
 
     def pruned(self, pruner: Pruner, keep: Keep, positions: Positions) -> Pruned:
         """What it says with fewer visual tokens."""
-        stages = pruner.stages(self.site, keep)
-        with pruned(
-            self.loaded.model, stages, positions=positions, site=self.site, pictures=(self.prepared.pictures,)
-        ) as trace:
+        stages, model, inputs = pruner.stages(self.site, keep), self.loaded.model, self.prepared.inputs
+        pictures = (self.prepared.pictures,)
+        with pruned(model, stages, positions=positions, site=self.site, pictures=pictures) as trace:
             said = answer(self.loaded, self.prepared, max_new_tokens=self.longest)
-        return Pruned(said, trace.last)
+        times = None
+        if self.repeats:
+            with quiet():
+                times = prune_times(model, inputs, stages, positions=positions, pictures=pictures, repeats=self.repeats)
+        return Pruned(said, trace.last, times)
 
 
 @dataclass(frozen=True, slots=True)
 class Pruned:
-    """What a method left, and what the model says then."""
+    """What a method left, what the model says then, and how long it takes."""
 
     answer: Answer
     prefill: Prefill
+    times: PruneTimes | None
 
     @property
     def owner(self) -> NDArray[np.int64]:

@@ -123,7 +123,7 @@ class PruneOptions:
     save, saved : Path or None
         Folders: see ``saved``.
     repeat : int
-        Timed runs; their median is reported.
+        Timed runs; their median is reported. 0: nothing is timed.
     device, dtype : str
     seed : int
         Of what a method draws.
@@ -134,7 +134,7 @@ class PruneOptions:
         str | None, Option("What is asked about every picture; a vision-language model needs it.", metavar="TEXT")
     ] = None
     method: Annotated[str, Option("See --list.", short="-m", metavar="NAME[+debias]", complete=complete("prune"))] = (
-        "fastv"
+        "visionzip"
     )
     keep: Annotated[
         Budget | None,
@@ -189,7 +189,10 @@ class PruneOptions:
         Path | None,
         Option("Do as a kept folder says, which names method, budget and settings.", metavar="DIR"),
     ] = None
-    repeat: Annotated[int, Option("Timed runs; their median is reported.", metavar="N", least=1, most=1000)] = 3
+    repeat: Annotated[
+        int, Option("Timed runs behind one that is not counted; their median is reported. 0: no times.", metavar="N",
+                    least=0, most=1000),
+    ] = 3  # fmt: skip
     device: Device = "auto"
     dtype: Annotated[
         str, Option("float32 (fp32), bfloat16 (bf16), float16 or float64.", metavar="DTYPE", common=True)

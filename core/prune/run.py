@@ -27,6 +27,11 @@ from .outputs import WORD, noted, request_of
 from .saved import SavedPruning, read_saved, write_saved
 from .told import overview
 
+RANDOM = (
+    "The weights of this model are random: tokens, operations, memory and seconds are what they are; answers, their "
+    "agreement and divergence are noise."
+)
+
 
 def run(
     inputs: Sequence[str],
@@ -92,6 +97,7 @@ def run(
     return outcome.report(
         "prune", arguments or {"inputs": list(inputs), "method": options.method}, ready.device, start, items=items,
         passed=passed, sections=sections, overview=overview(items), files=files, remarks=_differences(options, ready),
+        notices=(RANDOM,) if ready.kind == "random" else (),
     )  # fmt: skip
 
 

@@ -18,6 +18,14 @@ from .options import PruneOptions
 
 def metrics_of(question: Question, done: Pruned) -> dict[str, float]:
     """The plain numbers of one method on one picture."""
+    times = {}
+    if done.times is not None:
+        whole, fewer = done.times.before, done.times.after
+        times = {
+            "prefill_seconds_before": whole.prefill, "prefill_seconds_after": fewer.prefill,
+            "decode_seconds_before": whole.decode, "decode_seconds_after": fewer.decode,
+            "scoring_seconds": fewer.scoring,
+        }  # fmt: skip
     cost, before, after = cost_of(question.site, done.prefill), question.plain, done.answer
     return {
         "tokens_before": done.prefill.before[0], "tokens_after": int((done.owner >= 0).sum()),
@@ -27,7 +35,7 @@ def metrics_of(question: Question, done: Pruned) -> dict[str, float]:
         "logit_kl": divergence(before.logits, after.logits),
         "top1_agreement": float(same_top(before.logits, after.logits)),
         "answers_equal": float(same_answer(before.text, after.text)),
-        "attention_mass": question.attention.mass_kept(done.prefill),
+        "attention_mass": question.attention.mass_kept(done.prefill), **times,
     }  # fmt: skip
 
 

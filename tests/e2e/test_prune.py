@@ -1,6 +1,7 @@
 """`attn prune` as a user runs it, on tiny models with random weights."""
 
 import json
+import math
 
 import numpy as np
 import pytest
@@ -12,7 +13,7 @@ from small_vlms import vlm_folder
 
 from attn.core.prune.overlay import KEPT, MERGED
 
-ASK = ("--prompt", "what colour is the red", "--max-new-tokens", "3", "--repeat", "1")
+ASK = ("--prompt", "what colour is the red", "--max-new-tokens", "3", "--repeat", "0")
 
 
 @pytest.fixture(scope="module")
@@ -33,6 +34,7 @@ def test_command(cli, tmp_path, model):
     assert (first["metrics"]["tokens_before"], first["metrics"]["tokens_after"]) == (36, 9)
     assert {"answer_before", "answer_after", "model_kind"} <= first["details"].keys()
     assert len(first["details"]["layers"]) == 4
+    assert not math.isfinite(first["metrics"].get("prefill_seconds_after", math.nan))
     with Image.open(tmp_path / "a b.kept.png") as drawn:
         assert drawn.size == (528, 264)  # 48 x 24 pixels, eleven times as large
     assert (tmp_path / "r.html").read_text().count("data:image/png") == 2
@@ -41,8 +43,14 @@ def test_command(cli, tmp_path, model):
     assert not any(item["warnings"] for item in again["items"])
     other = cli("prune", "a b.png", *ASK, "--model", model, "--keep", "12", "--json").report
     assert "other options" in other["items"][0]["warnings"][0]
-    done = cli("prune", "a b.png", *ASK, "--model", model, "--keep", "12", "--json", "--overwrite").report
-    assert done["items"][0]["metrics"]["tokens_after"] == 12
+    again = ("--keep", "12", "--repeat", "1", "--json", "--overwrite")
+    metrics = cli("prune", "a b.png", *ASK, "--model", model, *again).report["items"][0]["metrics"]
+    assert metrics["tokens_after"] == 12
+    assert metrics["kv_bytes_after"] < metrics["kv_bytes_before"]
+    assert 0 < metrics["flops_ratio"] < 1
+    assert 0 < metrics["attention_mass"] < 1
+    names = ("prefill_seconds_before", "prefill_seconds_after", "decode_seconds_after", "scoring_seconds")
+    assert min(metrics[name] for name in names) > 0
 
 
 def test_csv_and_a_list_on_stdin(cli, tmp_path, model):
@@ -57,7 +65,7 @@ def test_csv_and_a_list_on_stdin(cli, tmp_path, model):
 
 def test_methods_side_by_side(cli, tmp_path, model):
     photo(tmp_path / "a.png")
-    ran = cli("prune", "a.png", *ASK, "--model", model, "--compare", "random,uniform", "--json")
+    ran = cli("prune", "a.png", *ASK, "--model", model, "-m", "fastv", "--compare", "random,uniform", "--json")
     assert ran.code == 0, ran.stderr
     rows = ran.report["summary"]["comparison"]
     assert [row["method"] for row in rows] == ["fastv", "random", "uniform"]
@@ -95,11 +103,11 @@ def test_a_run_is_kept_and_done_again(cli, tmp_path, model):
         (["--method", "fastv+debais"], "debais cannot stand behind +"),
         (["--method", "debias"], "fastv+debias"),
         (["--compare", ","], "--compare: name methods"),
-        (["--layer", "4"], "decoder layers 0 to 3"),
+        (["-m", "fastv", "--layer", "4"], "decoder layers 0 to 3"),
         (["--set", "nonsense"], "--set: 'nonsense' is no setting"),
-        (["--set", "sigma=1"], "fastv has no such setting"),
+        (["--set", "sigma=1"], "visionzip has no such setting"),
         (["-m", "fastv+debias", "--set", "sigma=much"], "it is a number or none"),
-        (["--set", "layer=1"], "--layer says that"),
+        (["-m", "fastv", "--set", "layer=1"], "--layer says that"),
         (["--calibration", "x.json"], "--calibration works with --method"),
         (["--saved", "nowhere"], "--saved: nowhere/prune.json"),
         (["--model", "nowhere"], "no model named 'nowhere'"),
@@ -164,6 +172,7 @@ def test_image_classifiers_and_backbones(cli, tmp_path):
     assert first["metrics"]["tokens_before"] == 16
     assert first["metrics"]["flops_ratio"] < 1
     assert first["details"]["answer_before"].startswith("kind ")
+    assert "noise" in ran.report["notices"][0]
     assert first["details"]["model_kind"] == "random"
     assert second["metrics"]["tokens_after"] == first["metrics"]["tokens_after"]
     rows = {row["method"]: row for row in ran.report["summary"]["comparison"]}

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
@@ -24,12 +25,11 @@ from ..methods.base import Keep
 from ..options import PruneOptions
 from ..outputs import write_outputs
 from ..overlay import overlay
-from ..saved import shape_in_words
 from ..told import Answers, about_model
 from ..vit.base import VitPruner, VitResult, VitRun
 from ..vit.named import image_pruner_of
 from ..vit.site import image_site
-from .ready import Ready, loaded_model, settings_for
+from .ready import Ready, loaded_model, ready_with, settings_for
 
 
 def ready(options: PruneOptions) -> Ready:
@@ -43,7 +43,7 @@ def ready(options: PruneOptions) -> Ready:
     site = image_site(loaded.model)
     for pruner in pruners:
         pruner.stages(site, keep_of(options.budget))
-    return Ready(loaded.fingerprint, shape_in_words(loaded.model), str(next(loaded.model.parameters()).device))
+    return ready_with(options, loaded)
 
 
 def pruner_for(options: PruneOptions, name: str) -> VitPruner:
@@ -76,7 +76,7 @@ def look(task: Task, step: Callable[[int, int], None], options: PruneOptions, re
 def _run(
     loaded: Loaded, picture: ColourPicture, pruner: VitPruner, keep: Keep, options: PruneOptions, source: Path
 ) -> VitRun:
-    """The picture through the model; seconds are the median of ``repeat`` runs behind a first one."""
+    """The picture through the model; seconds are the median of ``repeat`` runs behind a first one, NaN of none."""
     try:
         first = pruner.run(loaded, [picture], keep)
         runs = [first.method.run(loaded, [picture], keep).results[0] for _ in range(options.repeat)]
@@ -84,6 +84,8 @@ def _run(
         raise
     except UsageError as error:
         raise InputError(source, str(error).rstrip(".")) from error
+    if not runs:
+        return replace(first, results=(replace(first.results[0], seconds_before=math.nan, seconds=math.nan),))
     plain, fewer = (median(getattr(run, name) for run in runs) for name in ("seconds_before", "seconds"))
     return replace(first, results=(replace(first.results[0], seconds_before=plain, seconds=fewer),))
 
@@ -103,8 +105,9 @@ def metrics_of(done: VitResult) -> dict[str, float]:
         "tokens_before": len(done.owner), "tokens_after": done.tokens[-1], "mean_retention": done.retention,
         "multiply_adds_before": done.multiply_adds_before, "multiply_adds_after": done.multiply_adds,
         "flops_ratio": done.multiply_adds / done.multiply_adds_before,
-        "forward_seconds_before": done.seconds_before, "forward_seconds_after": done.seconds,
     }  # fmt: skip
+    if not math.isnan(done.seconds):
+        metrics |= {"forward_seconds_before": done.seconds_before, "forward_seconds_after": done.seconds}
     if not done.classes:
         return {**metrics, "class_token_cosine": done.cosine}
     agreement = {"logit_kl": divergence(done.before, done.after), "top1_agreement": float(done.top1_agreement)}

@@ -19,9 +19,8 @@ from ..engine.sites import site_of
 from ..options import PruneOptions
 from ..outputs import side_path, write_outputs
 from ..overlay import pixel_overlay
-from ..saved import shape_in_words
 from ..told import Answers, about_model
-from .ready import Ready, asked, loaded_model, settings_for
+from .ready import Ready, asked, loaded_model, ready_with, settings_for
 
 
 def ready(options: PruneOptions) -> Ready:
@@ -36,7 +35,7 @@ def ready(options: PruneOptions) -> Ready:
     loaded = loaded_model(options, "vision-language")
     site = site_of(loaded)
     carve.layers_of(site)
-    return Ready(loaded.fingerprint, shape_in_words(loaded.model), str(loaded.model.device))
+    return ready_with(options, loaded)
 
 
 def carve_of(options: PruneOptions) -> Carve:

@@ -12,8 +12,9 @@ from ...models.load import Task, load_model
 from ...models.loaded import Loaded
 from ...options import OptionError
 from ..options import PruneOptions
-from ..saved import read_saved
+from ..saved import read_saved, shape_in_words
 from ..settings import settings_of
+from ..told import model_kind
 
 
 @dataclass(frozen=True, slots=True)
@@ -28,11 +29,20 @@ class Ready:
         Class and size of the model, for people.
     device : str
         Where it runs.
+    kind : str
+        See ``told.model_kind``.
     """
 
     fingerprint: str
     shape: str
     device: str
+    kind: str
+
+
+def ready_with(options: PruneOptions, loaded: Loaded) -> Ready:
+    """A call with a model that is loaded and checked."""
+    device = str(next(loaded.model.parameters()).device)
+    return Ready(loaded.fingerprint, shape_in_words(loaded.model), device, model_kind(loaded, options.choice.model))
 
 
 @lru_cache(maxsize=2)

@@ -22,10 +22,9 @@ from ..named import pruner_of
 from ..options import PruneOptions
 from ..outputs import write_outputs
 from ..overlay import overlay
-from ..saved import shape_in_words
 from ..told import facts_of_model, metrics_of, sections_of
 from ..vlm.ask import answer, prepare
-from .ready import Ready, asked, loaded_model, settings_for
+from .ready import Ready, asked, loaded_model, ready_with, settings_for
 
 
 def ready(options: PruneOptions) -> Ready:
@@ -38,7 +37,7 @@ def ready(options: PruneOptions) -> Ready:
     site = site_of(loaded)
     for name in names:
         check_model(site, pruner_for(options, name).stages(site, keep_of(options.budget)), options.positions)
-    return Ready(loaded.fingerprint, shape_in_words(loaded.model), str(loaded.model.device))
+    return ready_with(options, loaded)
 
 
 def pruner_for(options: PruneOptions, name: str) -> Pruner:
@@ -81,7 +80,7 @@ def _question(loaded: Loaded, picture: ColourPicture, options: PruneOptions, sou
         raise InputError(source, f"{loaded.family} makes no visual token of it", "Give a larger picture")
     plain = answer(loaded, prepared, max_new_tokens=options.max_new_tokens)
     (attention,) = text_attention(loaded.model, prepared.inputs)
-    return Question(loaded, site_of(loaded), prepared, plain, attention, options.max_new_tokens)
+    return Question(loaded, site_of(loaded), prepared, plain, attention, options.max_new_tokens, options.repeat)
 
 
 def _compare(
