@@ -8,7 +8,6 @@ from typing import Any
 
 import numpy as np
 import torch
-from torch import Tensor
 
 from ...errors import InputError, UsageError
 from ...models.geometry import Geometry
@@ -17,11 +16,11 @@ from ...options import OptionError
 from ..data.samples import QuestionSample
 from ..engine.checks import Positions
 from ..engine.hooks import pruned
-from ..engine.moment import Moment, PruneStage, TokenChoice
 from ..engine.sites import VisionLanguageSite
 from ..engine.trace import Prefill
 from ..measure.cost import cost_of
 from ..measure.evidence import evidence, padding, padding_share, recall
+from ..measure.fidelity import TextAttention, TextWatch, divergence, same_answer, same_top
 from ..vlm.ask import Answer, PreparedBatch, PreparedPrompt, answers, batch, prepare
 from .answers import Rule, judged
 from .options import QUESTION
@@ -79,7 +78,7 @@ def score(
     if not asked:
         return records
     questions = batch(loaded, ready)
-    profile, plain, cost = _whole(loaded, site, questions, asking.max_new_tokens)
+    looks, plain, cost = _whole(loaded, site, questions, asking.max_new_tokens)
     step(1, 1 + len(points))
     names = tuple(sample.id for sample in asked)
     for index, sample in enumerate(asked):
@@ -93,7 +92,7 @@ def score(
             pruned_answers = answers(loaded, questions, max_new_tokens=asking.max_new_tokens)
         for index, sample in enumerate(asked):
             about = _about(sample, asking, pruned_answers[index], questions.pictures[index][0])
-            kept = _against(sample, plain[index], pruned_answers[index], trace.last, index, profile[index], questions)
+            kept = _against(sample, plain[index], pruned_answers[index], trace.last, index, looks[index], questions)
             cost_now = _cost(site, trace.last, index)
             named = {"method": point.method, "seed": point.seed, "keep": point.retention}
             records.append(about | kept | cost_now | named)
@@ -117,29 +116,13 @@ def _prepared(loaded: Loaded, sample: QuestionSample, prompt: str) -> PreparedPr
 
 def _whole(
     loaded: Loaded, site: VisionLanguageSite, questions: PreparedBatch, max_new_tokens: int
-) -> tuple[list[Tensor], Sequence[Answer], list[dict[str, Any]]]:
-    """What the model says with all its tokens, and what that costs.
-
-    First of each question a profile [layers, n]: the share that each visual token has in the attention to all of them,
-    mean over heads and rows of text behind the picture.
-    """
-    shares: list[list[Tensor]] = [[] for _ in questions.pictures]
-
-    def look(moment: Moment) -> list[TokenChoice]:
-        rows = [moment.prompts.text_after(sample) for sample in range(moment.prompts.samples)]
-        which = ["previous"] * (moment.layer > 0) + ["next"] * (moment.layer == site.depth - 1)
-        for layer in which:
-            for own, attention in zip(shares, moment.attention(rows, layer), strict=True):
-                own.append((attention / attention.sum(-1, keepdim=True)).mean((0, 1)))
-        return [TokenChoice(numbers) for numbers in moment.numbers]
-
-    last = site.depth - 1
-    stages = [PruneStage(layer, look, attention=("previous",)) for layer in range(1, last)]
-    stages.append(PruneStage(last, look, attention=("previous", "next") if last else ("next",)))
-    with pruned(loaded.model, stages, site=site, pictures=questions.pictures) as trace:
+) -> tuple[list[TextAttention], Sequence[Answer], list[dict[str, Any]]]:
+    """Where the text of each question looks, what the model says with all its tokens, and what that costs."""
+    watch = TextWatch(site)
+    with pruned(loaded.model, watch.stages, site=site, pictures=questions.pictures) as trace:
         said = answers(loaded, questions, max_new_tokens=max_new_tokens)
     cost = [_cost(site, trace.last, index) for index in range(len(said))]
-    return [torch.stack(own) for own in shares], said, cost
+    return watch.seen(), said, cost
 
 
 def _cost(site: VisionLanguageSite, prefill: Prefill, index: int) -> dict[str, Any]:
@@ -171,32 +154,20 @@ def _itself(sample: QuestionSample, geometry: Geometry) -> dict[str, Any]:
 
 
 def _against(
-    sample: QuestionSample, plain: Answer, said: Answer, prefill: Prefill, index: int, profile: Tensor,
+    sample: QuestionSample, plain: Answer, said: Answer, prefill: Prefill, index: int, looks: TextAttention,
     questions: PreparedBatch,
 ) -> dict[str, Any]:  # fmt: skip
     """What was kept of one question, and how far the answer is from the whole model's."""
     geometry = questions.pictures[index][0]
     kept = prefill.kept(index)
     kept = torch.arange(prefill.before[index]) if kept is None else kept.cpu()
-    before, after = plain.logits.log_softmax(-1), said.logits.log_softmax(-1)
     found = evidence(geometry, sample.boxes) if sample.boxes is not None else None
     return {
         "counted": prefill.retention(index),
-        "kl": float((before.exp() * (before - after)).sum()),
-        "top1": bool(plain.logits.argmax() == said.logits.argmax()),
-        "same_answer": plain.text == said.text,
-        "attention_mass": _mass(prefill, index, profile),
+        "kl": divergence(plain.logits, said.logits),
+        "top1": same_top(plain.logits, said.logits),
+        "same_answer": same_answer(plain.text, said.text),
+        "attention_mass": looks.mass_kept(prefill, index),
         "evidence_recall": recall(kept, found) if found is not None else None,
         "padding_share": padding_share(kept, padding(geometry)),
     }
-
-
-def _mass(prefill: Prefill, index: int, profile: Tensor) -> float:
-    """Attention of the whole model to the tokens that are left, of that to all; mean over layers behind the first
-    choice (methods/prune-evaluation.md, section 3)."""
-    first = min(prefill.choices)
-    shares = []
-    for layer in range(first, len(profile)):
-        newest = max(stage for stage in prefill.choices if stage <= layer)
-        shares.append(float(profile[layer, prefill.choices[newest][index].keep].sum()))
-    return sum(shares) / len(shares)

@@ -17,7 +17,7 @@ from ...errors import UsageError
 from ..engine.checks import CACHES
 from ..engine.hooks import pruned
 from ..engine.moment import Moment, PruneStage, TokenChoice
-from ..engine.sites import site_of
+from ..engine.sites import VisionLanguageSite, site_of
 from ..engine.trace import Prefill
 from ..methods.base import largest
 
@@ -137,8 +137,48 @@ class TextAttention:
         return self.received.mean(0)
 
 
+class TextWatch:
+    """Looks at the attention of the text behind the pictures while a whole model runs, one layer at a time.
+
+    Parameters
+    ----------
+    site : VisionLanguageSite
+
+    Attributes
+    ----------
+    stages : list of PruneStage
+        For ``pruned``: they take nothing out.
+    """
+
+    def __init__(self, site: VisionLanguageSite) -> None:
+        self._found: dict[int, list[tuple[Tensor, Tensor]]] = {}  # layer -> received and shares of each prompt
+        last = site.depth - 1
+        self.stages = [PruneStage(layer, self._look, attention=("previous",)) for layer in range(1, last)]
+        self.stages.append(PruneStage(last, self._look, attention=("previous", "next") if last else ("next",)))
+
+    def _look(self, moment: Moment) -> list[TokenChoice]:
+        rows = [moment.prompts.text_after(sample) for sample in range(moment.prompts.samples)]
+        if not all(map(len, rows)):
+            raise UsageError("no text follows the pictures: there is nothing whose attention could be looked at.")
+        for which, layer in (("previous", moment.layer - 1), ("next", moment.layer)):
+            if (moment.previous if which == "previous" else moment.next) is not None:
+                self._found[layer] = [
+                    (rows.mean((0, 1)), (rows / rows.sum(-1, keepdim=True)).mean((0, 1)))
+                    for rows in moment.attention(rows, which)  # [H, R, V]
+                ]
+        return [TokenChoice(numbers) for numbers in moment.numbers]
+
+    def seen(self) -> list[TextAttention]:
+        """Of each prompt of the last call."""
+        layers = [self._found[layer] for layer in sorted(self._found)]
+        return [
+            TextAttention(*(torch.stack(values) for values in zip(*of_prompt, strict=True)))
+            for of_prompt in zip(*layers, strict=True)
+        ]
+
+
 def text_attention(model: nn.Module, inputs: Mapping[str, Tensor]) -> list[TextAttention]:
-    """Of each prompt, the attention of the text behind its pictures: a pass of the whole model, one layer at a time.
+    """Of each prompt, the attention of the text behind its pictures: a pass of the whole model.
 
     Raises
     ------
@@ -146,22 +186,10 @@ def text_attention(model: nn.Module, inputs: Mapping[str, Tensor]) -> list[TextA
         If no text follows a picture, or the attention is of a class whose rows cannot be worked out.
     """
     site = site_of(model)
-    received: list[list[Tensor]] = [[] for _ in inputs["input_ids"]]
-    shares: list[list[Tensor]] = [[] for _ in inputs["input_ids"]]
-
-    def look(moment: Moment) -> list[TokenChoice]:
-        rows = [moment.prompts.text_after(sample) for sample in range(moment.prompts.samples)]
-        for sample, attention in enumerate(moment.attention(rows, "next")):  # [H, R, V]
-            if not attention.shape[1]:
-                raise UsageError("no text follows the pictures: there is nothing whose attention could be looked at.")
-            received[sample].append(attention.mean((0, 1)))
-            shares[sample].append((attention / attention.sum(-1, keepdim=True)).mean((0, 1)))
-        return [TokenChoice(numbers) for numbers in moment.numbers]
-
-    stages = [PruneStage(layer, look, attention=("next",)) for layer in range(site.depth)]
-    with torch.no_grad(), pruned(site.model, stages, site=site):
-        model(**inputs)
-    return [TextAttention(torch.stack(a), torch.stack(b)) for a, b in zip(received, shares, strict=True)]
+    watch = TextWatch(site)
+    with torch.no_grad(), pruned(site.model, watch.stages, site=site):
+        site.model(**inputs)
+    return watch.seen()
 
 
 def rank_agreement(scores: Tensor, oracle: Tensor) -> float:
