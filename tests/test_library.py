@@ -29,8 +29,8 @@ def test_what_it_offers_is_there_and_documented():
         function = getattr(attn, name)
         assert callable(function)
         assert inspect.getdoc(function)
-    with pytest.raises(AttributeError, match="no attribute 'prune'"):
-        attn.prune  # noqa: B018
+    with pytest.raises(AttributeError, match="no attribute 'sharpen'"):
+        attn.sharpen  # noqa: B018
     for folder in ("cli", "core", "kernels"):
         assert folder not in attn.__all__
 

@@ -17,17 +17,19 @@ if TYPE_CHECKING:
     from attn.core.attention import attention, operators
     from attn.core.denoise.api import denoise
     from attn.core.io import read, write
+    from attn.core.prune.api import prune
     from attn.core.retrieve.api import encode
     from attn.core.segment.api import segment
 
 __version__ = "0.1.0"
-__all__ = ["__version__", "attention", "denoise", "encode", "operators", "read", "segment", "write"]
+__all__ = ["__version__", "attention", "denoise", "encode", "operators", "prune", "read", "segment", "write"]
 
 _HOMES = {
     "attention": "attn.core.attention",
     "denoise": "attn.core.denoise.api",
     "encode": "attn.core.retrieve.api",
     "operators": "attn.core.attention",
+    "prune": "attn.core.prune.api",
     "read": "attn.core.io",
     "segment": "attn.core.segment.api",
     "write": "attn.core.io",

@@ -32,8 +32,15 @@ def prune(
 ) -> Iterator[Any]:  # fmt: skip
     """Let a vision-language model, an image classifier or a backbone run with fewer visual tokens.
 
-    >>> with attn.prune(model, "fastv", keep=0.25) as trace:  # doctest: +SKIP
-    ...     answer = model.generate(**inputs)
+    A model and its inputs as transformers has them; nothing else of the program changes:
+
+    >>> import attn
+    >>> with attn.prune(model, "fastv", keep=0.25, layer=2) as trace:
+    ...     answer = model.generate(**inputs, max_new_tokens=4)
+    >>> trace.last.before, trace.last.visual  # tokens of the picture: before, and in each layer
+    ((16,), [(16,), (16,), (4,), (4,)])
+    >>> trace.last.kept().tolist()  # which are left, row by row of the picture
+    [0, 1, 3, 5]
 
     Parameters
     ----------

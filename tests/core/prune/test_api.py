@@ -1,0 +1,56 @@
+"""``attn.prune``: its example, its budgets and its words."""
+
+from __future__ import annotations
+
+import doctest
+import inspect
+from typing import Any
+
+import pytest
+import torch
+from prunable import question, untrained
+
+import attn
+from attn.core.errors import UsageError
+from attn.core.prune.api import keep_of
+
+
+@torch.no_grad()
+def test_the_example_of_its_documentation_runs() -> None:
+    text = inspect.getdoc(attn.prune)
+    assert text is not None
+    known: dict[str, Any] = {"model": untrained("llava"), "inputs": question("llava")}
+    example = doctest.DocTestParser().get_doctest(text, known, "attn.prune", None, None)
+    said: list[str] = []
+    results = doctest.DocTestRunner().run(example, out=said.append)
+    assert not results.failed, "".join(said)
+    assert results.attempted == 4
+
+
+@pytest.mark.parametrize("keep", [0, 0.0, -1, -0.5, 1.01, 250.0, float("nan"), True, "25%", None])
+def test_budgets_that_are_none(keep: Any) -> None:
+    with pytest.raises(UsageError, match=r"keep: .* is no share above 0 and up to 1, and no number of tokens"):
+        keep_of(keep)
+
+
+@torch.no_grad()
+def test_shares_and_numbers() -> None:
+    model, inputs = untrained("llava"), question("llava")
+    for keep, left in ((0.25, 4), (3, 3), (1, 1), (1.0, 16), (0.001, 1), (99, 16)):
+        with attn.prune(model, "random", keep) as trace:
+            model(**inputs)
+        assert trace.last.visual[-1] == (left,)
+
+
+def test_what_it_is_asked_for_is_known() -> None:
+    model = untrained("llava")
+    cases: list[tuple[str, dict[str, Any]]] = [
+        ("Did you mean fastv", {"method": "fastw"}),
+        ("no setting 'layr'", {"method": "fastv", "layr": 2}),
+        ("layer 4: Llava.* has decoder layers 0 to 3", {"method": "fastv", "layer": 4}),
+    ]
+    for message, arguments in cases:
+        with pytest.raises(UsageError, match=message), attn.prune(model, **arguments):
+            pass
+    with pytest.raises(UsageError, match="Linear: visual tokens"), attn.prune(torch.nn.Linear(2, 2)):
+        pass
