@@ -36,9 +36,9 @@ def rows(registries: list[Registry]) -> list[dict[str, Any]]:
 
 def list_methods(command: str, *, as_json: bool) -> None:
     """What ``attn COMMAND --list`` prints."""
-    from attn.core.catalogue import registry
+    from attn.core.catalogue import listed
 
-    _print(rows([registry(command)]), as_json=as_json, title=f"methods of attn {command}")
+    _print(rows(listed(command)), as_json=as_json, title=f"methods of attn {command}")
 
 
 def _print(table: list[dict[str, Any]], *, as_json: bool, title: str) -> None:

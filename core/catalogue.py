@@ -11,6 +11,7 @@ REGISTRIES = {
     "denoise": "attn.core.denoise:METHODS",
     "segment": "attn.core.segment:MODELS",
     "prune": "attn.core.prune:METHODS",
+    "prune modifiers": "attn.core.prune:MODIFIERS",
     "prune calibrate": "attn.core.prune.calibrations:CALIBRATIONS",
     "bench": "attn.core.attention:OPERATORS",
     "retrieve": "attn.core.retrieve:METHODS",
@@ -23,6 +24,11 @@ def registry(command: str) -> Registry:
     """The table of one command. Raises ``KeyError`` for a command without methods."""
     table: Registry = pkgutil.resolve_name(REGISTRIES[command])
     return table
+
+
+def listed(command: str) -> list[Registry]:
+    """What ``attn COMMAND --list`` shows: its methods, and what may stand behind their names."""
+    return [registry(name) for name in (command, f"{command} modifiers") if name in REGISTRIES]
 
 
 def registries() -> list[Registry]:

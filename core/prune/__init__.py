@@ -151,7 +151,7 @@ METHODS = Registry(
 knows are the row's ``options``."""
 
 MODIFIERS = Registry(
-    "prune",
+    "prune modifiers",
     [
         Method(
             "debias",

@@ -66,6 +66,7 @@ HOMES = {
     "bench": lambda home: isinstance(home, Operator),
     "retrieve": lambda home: isinstance(home, EncoderKind) or home is temperature,
     "prune": lambda home: issubclass(home, Pruner | VitPruner | Carve),
+    "prune modifiers": lambda home: callable(home.of),
     "prune calibrate": lambda home: isinstance(home, Verb) and callable(home.resolve()),
     "train": lambda home: isinstance(home, Verb) and callable(home.resolve()),
     "probe": lambda home: isinstance(home, Verb) and callable(home.resolve()),
