@@ -13,9 +13,9 @@ from torch.utils._python_dispatch import TorchDispatchMode
 
 from attn.core.errors import UsageError
 from attn.core.prune.api import prune
+from attn.core.prune.engine import rows as module
 from attn.core.prune.engine.prompts import prompts_of
 from attn.core.prune.engine.sites import VisionLanguageSite, site_of
-from attn.core.prune.sgl import importance as module
 from attn.core.prune.sgl.guide import run_guide
 from attn.core.prune.sgl.importance import received_attention
 from attn.core.prune.vlm.ask import PreparedBatch, batch, prepare
