@@ -98,7 +98,8 @@ class Eye:
             tower = tuple({number for stage in here.values() for number in stage.tower or ()})
             looks = ("previous",) * (layer > 0) + ("next",) * (layer == self.site.depth - 1)
             asks = any(stage.tower is not None for stage in here.values())
-            stages.append(PruneStage(layer, choose, attention=looks, tower=tower if asks else None))
+            pixels = any(stage.pixels for stage in here.values())
+            stages.append(PruneStage(layer, choose, attention=looks, tower=tower if asks else None, pixels=pixels))
         with (
             self._features() as kept,
             pruned(self.model, stages, site=self.site, pictures=batch.pictures, ids=batch.names),
