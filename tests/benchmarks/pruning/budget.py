@@ -18,7 +18,7 @@ from .tally import Kept, Tally, of_scores
 LAYER = 2
 KEEPS = (0.75, 0.5, 0.35, 0.25, 0.1)
 MAIN = 0.25
-"""The share at which all questions are asked; at the others a quarter of them."""
+"""The share at which all questions are asked; at the others an eighth of them."""
 SEEDS = (0, 1, 2)
 RANDOMS = tuple(f"random {seed}" for seed in SEEDS)
 ONCE: Mapping[str, tuple[str, Mapping[str, object]]] = {

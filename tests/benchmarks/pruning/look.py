@@ -90,6 +90,7 @@ class Eye:
                 seen.rows.append(torch.stack([one[:, -1].mean(0) for one in attention]))
                 seen.text.append(torch.stack([one.sum((0, 1)) for one in attention]))
             for name, stage in once[layer].items():
+                moment.prompts.cache.clear()  # of another method
                 seen.choices[name] = layer, stage.choose(moment)
             return [TokenChoice(numbers) for numbers in moment.numbers]
 
@@ -169,4 +170,6 @@ def _replaced(inner: Any, function: Callable[..., Any]) -> Iterator[None]:
     try:
         yield
     finally:
-        del inner.get_image_features
+        vars(inner).pop(
+            "get_image_features", None
+        )  # a stage that asks for pixels puts its own there, and takes it away
