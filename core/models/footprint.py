@@ -71,11 +71,11 @@ def parameters(files: Sequence[Path], stored: torch.dtype) -> int:
     return total
 
 
-def prompt_bytes(config: Any, dtype: torch.dtype) -> int:
-    """Caches, the widest layer's results and the logits of a prompt of ``TOKENS`` tokens."""
+def prompt_bytes(config: Any, dtype: torch.dtype, tokens: int = TOKENS) -> int:
+    """Caches, the widest layer's results and the logits of a prompt."""
     text = config.get_text_config()
     heads = text.num_attention_heads
     width = int(getattr(text, "head_dim", None) or text.hidden_size // heads)
     cache = 2 * text.num_hidden_layers * (getattr(text, "num_key_value_heads", None) or heads) * width
     layer = 4 * text.hidden_size + 3 * text.intermediate_size
-    return int(TOKENS * ((cache + layer) * dtype.itemsize + 4 * text.vocab_size))
+    return int(tokens * ((cache + layer) * dtype.itemsize + 4 * text.vocab_size))

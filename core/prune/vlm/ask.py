@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -15,6 +15,7 @@ from torch.nn import functional as F
 
 from ...errors import UsageError
 from ...memory import FIX, budget
+from ...models.footprint import prompt_bytes
 from ...models.geometry import Geometry
 from ...models.hf import quiet
 from ...models.loaded import Loaded
@@ -143,6 +144,7 @@ def prepare(loaded: Loaded, pictures: Sequence[ColourPicture], prompt: str, *, v
         listed = ", ".join(f"{h} x {w}" for h, w in sizes)
         raise UsageError(f"{loaded.family} takes no picture of {listed} pixels ({reason_of(error)}).") from None
     _check_whole(loaded, data["input_ids"], places[0].count)
+    _check_room(loaded.model, data)
     if (length := data["input_ids"].shape[1]) > (table := _positions(loaded.model)):
         warnings.append(f"the prompt has {length} tokens with its pictures; the model was made for {table}")
     warnings += [warning for picture in pictures for warning in picture.warnings]
@@ -217,6 +219,17 @@ def _check_whole(loaded: Loaded, ids: Tensor, features: int) -> None:
     known = loaded.model.get_input_embeddings().num_embeddings
     if int(ids.masked_fill(visual, 0).max()) >= known:
         raise OptionError(f"{{model}}: its tokeniser gives token {int(ids.max())}, but it knows {known} tokens.")
+
+
+def _check_room(model: Any, inputs: Mapping[str, Tensor]) -> None:
+    """Refuse a prompt that does not fit into the budget of memory: pictures of very many tiles."""
+    length = inputs["input_ids"].shape[1]
+    pixels = sum(value.numel() * value.element_size() for value in inputs.values() if value.is_floating_point())
+    if (need := prompt_bytes(model.config, model.dtype, length) + pixels) > budget():
+        raise UsageError(
+            f"the prompt has {length} tokens with its pictures and takes about {show_bytes(need)} of memory, more than "
+            f"the budget of {show_bytes(budget())}. {FIX}."
+        )
 
 
 def _positions(model: Any) -> int:

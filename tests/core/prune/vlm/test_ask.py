@@ -97,6 +97,18 @@ def test_a_prompt_longer_than_the_model(monkeypatch: pytest.MonkeyPatch) -> None
     assert "the prompt has 55 tokens with its pictures; the model was made for 20" in question.warnings
 
 
+def test_a_prompt_that_does_not_fit(monkeypatch: pytest.MonkeyPatch) -> None:
+    loaded = loaded_vlm("idefics3")
+    monkeypatch.setattr(loaded.processor.joint.image_processor, "max_image_size", {"longest_edge": 8})
+    monkeypatch.setattr(loaded.processor.joint, "image_seq_len", 1)
+    try:
+        set_budget(2**17)
+        with pytest.raises(UsageError, match=r"the prompt has \d+ tokens with its pictures and takes about"):
+            prepare(loaded, [coloured(40, 60)], QUESTION)
+    finally:
+        set_budget(None)
+
+
 class TestTemplates:
     def test_a_guess_is_said(self) -> None:
         question = prepare(loaded_vlm("llava"), [coloured(48, 48)] * 2, QUESTION)
