@@ -10,7 +10,6 @@ makes one call, above what it had before.
 from __future__ import annotations
 
 import argparse
-import os
 import subprocess
 import sys
 import time
@@ -48,7 +47,7 @@ def question_of_bench() -> dict[str, torch.Tensor]:
 
 @torch.no_grad()
 def peak(method: str, keep: float) -> None:
-    """Print the bytes that one prefill takes at most; of the whole model for method ``none``."""
+    """Print the bytes that one prefill takes at most, and the process; without pruning for method ``none``."""
     model, inputs = model_of_bench(), question_of_bench()
     words = {name: inputs[name][:, -8:] for name in ("input_ids", "attention_mask")}
     model(**words)  # threads and packed weights are not the call's memory
@@ -100,21 +99,20 @@ def main() -> None:
         f"{100 * after.scoring / before.prefill:.2f} % of the plain one"
     )
     print(f"decode {1e3 * before.decode:.1f} -> {1e3 * after.decode:.1f} ms a step")
-    peaks = {
-        name: [
-            int(part)
-            for part in subprocess.run(
-                [sys.executable, __file__, "--peak", name, "--keep", str(given.keep)], capture_output=True, text=True,
-                check=True, env=os.environ,
-            ).stdout.split()[-2:]
-        ]
-        for name in ("none", given.method)
-    }  # fmt: skip
-    (plain, all_plain), (fewer, all_fewer) = peaks["none"], peaks[given.method]
-    print(
-        f"memory of the call {plain / 2**20:.0f} -> {fewer / 2**20:.0f} MiB: {fewer / plain:.2f} x; "
-        f"of the process {all_fewer / all_plain:.2f} x"
-    )
+    plain, process = peak_of("none", 1.0)
+    for keep in (given.keep, 1.0):  # one that takes nothing out has all that hooks hold besides
+        fewer, whole = peak_of(given.method, keep)
+        print(
+            f"memory of the call at keep {keep:g}: {plain / 2**20:.0f} -> {fewer / 2**20:.0f} MiB, "
+            f"{fewer / plain:.2f} x; of the process {whole / process:.2f} x"
+        )
+
+
+def peak_of(method: str, keep: float) -> tuple[int, int]:
+    """What ``peak`` says in a process of its own."""
+    command = [sys.executable, __file__, "--peak", method, "--keep", str(keep)]
+    said = subprocess.run(command, stdout=subprocess.PIPE, text=True, check=True).stdout.split()
+    return int(said[-2]), int(said[-1])
 
 
 if __name__ == "__main__":

@@ -6,8 +6,11 @@ import inspect
 from collections.abc import Mapping, Sequence
 from typing import Any, Literal
 
+import torch
+from torch import Tensor
+
 from ...errors import UsageError
-from .moment import PruneStage
+from .moment import PruneStage, TokenChoice
 from .prompts import ENCODED, is_visual
 from .sites import VisionLanguageSite
 
@@ -53,6 +56,8 @@ def check_model(site: VisionLanguageSite, stages: Sequence[PruneStage], position
         raise ValueError("two stages in front of one layer")
     if "position_embeddings" not in inspect.signature(type(site.layers[0]).forward).parameters:
         raise UsageError(f"{name}: the positions of {type(site.text).__name__} are no rotary ones, which are needed.")
+    if len({next(layer.parameters()).device for layer in site.layers}) > 1:
+        raise UsageError(f"{name}: its layers lie on several devices. Load it onto one.")
     kinds = set(getattr(config, "layer_types", None) or ()) - {"full_attention"}
     if kinds or (not hasattr(config, "layer_types") and getattr(config, "sliding_window", None)):
         raise UsageError(f"{name}: layers that do not look at all tokens (sliding windows) cannot be pruned.")
@@ -101,3 +106,11 @@ def check_prompt(site: VisionLanguageSite, call: Mapping[str, Any]) -> None:
                 f"a cache of {type(layer).__name__} cannot be shortened: static, sliding and quantised caches cannot "
                 "be used. Leave the default, dynamic one."
             )
+
+
+def check_choices(layer: int, choices: Sequence[TokenChoice], numbers: Sequence[Tensor], any_order: bool) -> None:
+    """Raises ``ValueError`` if a method keeps tokens that are gone, one twice, or in an order that is not theirs."""
+    for choice, there in zip(choices, numbers, strict=True):
+        keep = choice.keep.sort().values if any_order else choice.keep
+        if not (torch.isin(keep, there).all() and (keep.diff() > 0).all()):
+            raise ValueError(f"in front of layer {layer}, tokens were chosen that are not there, twice or out of order")

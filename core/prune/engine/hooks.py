@@ -18,11 +18,11 @@ from torch import Tensor, nn
 
 from ...errors import UsageError
 from ...models.family import attention_places, norm_of
-from .checks import CACHES, Positions, cache_of, check_call, check_model, check_prompt, is_eager, named
+from .checks import CACHES, Positions, cache_of, check_call, check_choices, check_model, check_prompt, is_eager, named
 from .kept import ids_at, rows_at, whole
 from .moment import Moment, PruneStage
 from .pixels import seen_pixels
-from .prompts import Pictured, Prompts, prompts_of
+from .prompts import Pictured, Prompts, prompts_of, same_rows
 from .rows import LayerInput
 from .sites import VisionLanguageSite, site_of
 from .steps import CachedPrompts, Step, step_of
@@ -173,7 +173,7 @@ class _Run:
             return None
         embeds: Tensor = kwargs["inputs_embeds"]
         self.prompts.embeds = embeds
-        self.prompts.ids = self._names(self.prompts.input_ids, embeds)
+        self.prompts.ids = self._names(self.prompts, embeds)
         uncached = {name: value for name, value in kwargs.items() if name not in CACHES} | {"use_cache": False}
         self.prompts.again = partial(text, *args, **uncached)
         if self.watch is not None:
@@ -270,10 +270,7 @@ class _Run:
                 choices = stage.choose(moment)
         finally:
             self.choosing = False
-        for choice, numbers in zip(choices, rows.numbers, strict=True):
-            order = choice.keep.sort().values if prompts.compact else choice.keep
-            if not (torch.isin(order, numbers).all() and (order.diff() > 0).all()):
-                raise ValueError(f"in front of layer {stage.layer}, tokens were chosen that are not there, or twice")
+        check_choices(stage.layer, choices, rows.numbers, prompts.compact)
         self.trace.last.choices[stage.layer] = choices
         self.rows, index = rows.after(prompts, choices)
         if index is not None:
@@ -288,24 +285,19 @@ class _Run:
                     hidden[sample, places] = features
         return hidden, index
 
-    def _names(self, input_ids: Tensor, embeds: Tensor) -> tuple[str, ...]:
+    def _names(self, prompts: Prompts, embeds: Tensor) -> tuple[str, ...]:
         """Of the prompts of a batch; beams of one prompt share a name."""
-        prompts = len(input_ids)
-        if self.ids is not None:
-            if not self.ids or prompts % len(self.ids):
-                raise UsageError(f"ids: {len(self.ids)} names for {prompts} prompts.")
-            return tuple(name for name in self.ids for _ in range(prompts // len(self.ids)))
-        number, names = self.seen, [str(self.seen)]
-        for row in range(1, prompts):
-            if not (torch.equal(input_ids[row], input_ids[row - 1]) and torch.equal(embeds[row], embeds[row - 1])):
-                number = self.seen + row
-            names.append(str(number))
-        self.seen += prompts
-        return tuple(names)
+        if self.ids is None:
+            first, self.seen = self.seen, self.seen + prompts.samples
+            return tuple(str(first + row) for row in same_rows(prompts.input_ids, embeds))
+        if not self.ids or prompts.samples % len(self.ids):
+            raise UsageError(f"ids: {len(self.ids)} names for {prompts.samples} prompts.")
+        return tuple(name for name in self.ids for _ in range(prompts.samples // len(self.ids)))
 
     def _record(self, number: int) -> None:
         self.cached.layers.append(None if self.rows is self.everything else self.rows)
         prefill = self.trace.last
         prefill.visual.append(self.rows.visual)
         prefill.tokens.append(self.rows.counts)
-        prefill.slots = self.rows.slots.masked_fill(~self.rows.alive, -1)
+        if number == self.site.depth - 1:
+            prefill.slots = self.rows.slots.masked_fill(~self.rows.alive, -1)

@@ -111,3 +111,12 @@ def prompts_of(site: VisionLanguageSite, inputs: Mapping[str, Any], pictures: Pi
 def is_visual(site: VisionLanguageSite, ids: Tensor) -> Tensor:
     """Which ids stand for visual tokens, bool of their shape."""
     return torch.isin(ids, torch.tensor(site.tokens, device=ids.device))
+
+
+def same_rows(input_ids: Tensor, embeds: Tensor) -> list[int]:
+    """Of each row of a batch, the first of those in a row that are the same: beams of one prompt."""
+    rows = [0]
+    for row in range(1, len(input_ids)):
+        same = torch.equal(input_ids[row], input_ids[row - 1]) and torch.equal(embeds[row], embeds[row - 1])
+        rows.append(rows[-1] if same else row)
+    return rows

@@ -52,6 +52,8 @@ def test_settings_that_a_model_does_not_have() -> None:
     sliding = hf.MistralConfig(vocab_size=60, sliding_window=8, **TEXT)
     mistral = hf.LlavaForConditionalGeneration(hf.LlavaConfig(vision_config=CLIP, text_config=sliding))
     refused("sliding windows", lambda: begin(mistral))
+    model.model.language_model.layers[3].to("meta")
+    refused("several devices. Load it onto one", lambda: begin(model))
 
 
 STEP = torch.tensor([[5]])
