@@ -12,7 +12,6 @@ from typing import Any
 from ..batch.run import run_batch
 from ..batch.task import Task
 from ..bundles import Placement
-from ..compare import mean_table
 from ..errors import InputError
 from ..io.atomic import remove_stale
 from ..io.walk import Passed, expand_inputs, output_paths
@@ -25,7 +24,7 @@ from .looks.ready import Ready, settings_for
 from .options import PruneOptions, check_read
 from .outputs import WORD, noted, request_of
 from .saved import SavedPruning, read_saved, write_saved
-from .told import overview
+from .told import comparison_of, overview
 
 RANDOM = (
     "The weights of this model are random: tokens, operations, memory and seconds are what they are; answers, their "
@@ -93,10 +92,12 @@ def run(
         remove_stale(folder)
     outcome = run_batch(partial(how.look, options=options, request=request), tasks, placement, watcher or Bars())
     items = [noted(item, request) for item in outcome.items]
-    sections = [mean_table(items)] if options.compare else []
+    table, notes = comparison_of(items)
+    remarks = [*_differences(options, ready), *notes]
     return outcome.report(
         "prune", arguments or {"inputs": list(inputs), "method": options.method}, ready.device, start, items=items,
-        passed=passed, sections=sections, overview=overview(items), files=files, remarks=_differences(options, ready),
+        passed=passed, sections=[table] if options.compare else [], overview=overview(items), files=files,
+        remarks=remarks,
         notices=(RANDOM,) if ready.kind == "random" else (),
     )  # fmt: skip
 

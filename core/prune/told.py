@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
+from ..compare import mean_table
 from ..models.embedded import EMBEDDED
 from ..models.loaded import Loaded
 from ..report.model import Item
@@ -115,3 +116,20 @@ SHOWN = (
     "logit_kl", "top1_agreement", "class_token_cosine", "pixels_kept",
 )  # fmt: skip
 """Metrics that a terminal shows."""
+COMPARED = (
+    "method", "files", "answer_after", "tokens_after", "mean_retention", "flops_ratio", "prefill_seconds_after",
+    "logit_kl", "top1_agreement", "attention_mass", "class_token_cosine",
+)  # fmt: skip
+"""What a terminal shows of each method of a comparison."""
+
+
+def comparison_of(items: Sequence[Item]) -> tuple[Table, list[str]]:
+    """The methods side by side, and a warning for each that could not be compared."""
+    table = mean_table(items)
+    short = [
+        {name: row[name] for name in COMPARED if name in row and (name != "files" or len(items) > 1)}
+        for row in table.rows()
+        if "note" not in row
+    ]
+    notes = [f"warning: {row['method']}: {row['note']}" for row in table.rows() if "note" in row]
+    return replace(table, short=short), notes

@@ -92,7 +92,8 @@ def _compare(
     share = done.prefill.retention()
 
     def compared(name: str, one: Pruned) -> Compared:
-        return Compared(name, metrics_of(question, one), overlay(picture, geometry, one.owner, one.merged))
+        values: dict[str, float | str] = {"answer_after": one.answer.text, **metrics_of(question, one)}
+        return Compared(name, values, overlay(picture, geometry, one.owner, one.merged))
 
     def ask(name: str) -> Compared:
         pruner = pruner_for(options, name)
