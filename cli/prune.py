@@ -23,6 +23,19 @@ EXAMPLES = {
     "": (
         ('attn prune photo.jpg --prompt "what colour is the bus" --model llava/', "A quarter of the visual tokens."),
         (
+            'attn prune scene.png --prompt "where is the red star" --keep 40% --compare fastv,random',
+            "Several methods at one counted budget, by the small model that comes with attn.",
+        ),
+        (
+            'attn prune photo.jpg --prompt "how many cups" --model llava/ --method fastv+debias --save cups/',
+            "A method without its liking for late tokens and padding; cups/ holds what makes the same again.",
+        ),
+        (
+            'attn prune photo.jpg --prompt "what is on the sign" --model llava/ --method carve',
+            "Pixels instead of tokens: ask again about what the question draws attention to.",
+        ),
+        ("attn prune photos/ -o out/ --model vit --method tome --keep 70%", "An image classifier or backbone."),
+        (
             'attn prune photos/ -o out/ --prompt "what is this" --model llava/ --keep 144 --report pruned.html',
             "A folder of photos, 144 tokens each, and one page with all overlays.",
         ),
@@ -37,9 +50,33 @@ EXAMPLES = {
     ),
     "calibrate": (("attn prune calibrate --list", "The methods that learn something beforehand."),),
 }
-NOTES = ()
+NOTES = (
+    "The model shapes, which comes with attn, knows drawn scenes and a few questions about them (examples/prune.sh). "
+    "For photos name a model of your own.",
+    "--keep says what is left behind a method's first choice, averaged over the layers from there on; mean_retention "
+    "in reports is averaged over all layers, counted while the model ran. With --compare the other methods get the "
+    "budget at which they leave as much over all layers as the first one; one that cannot is named in a warning.",
+    "flops_ratio counts multiply-adds of the language model's layers in the prefill, after to before. Image tower, "
+    "projector and the choice itself are not in it; scoring_seconds has the choice, and is part of "
+    "prefill_seconds_after. Seconds are medians of runs with and without pruning, in turns, of the language model "
+    "alone.",
+    "logit_kl (in nats), top1_agreement and attention_mass say how near the pruned model stays to itself, not whether "
+    "it is right: --dataset says that. On random weights they are noise, and the report says so (model_kind).",
+    "The picture shows tokens that stay as they were with yellow frames, and with blue frames those that others were "
+    "merged into. Where a model looks at tiles and at the whole picture, a place is as bright as the share of its "
+    "tokens that stayed. What the model's processor cut off is pale.",
+    "carve keeps pixels: --keep is their share, and tokens_after those of the second question, which shows the "
+    "picture and the crop. It costs more than one question, not less.",
+    "Image classifiers and backbones are asked nothing: answer_before and answer_after are the best class, of a "
+    "backbone without classes class_token_cosine is told instead.",
+    "A result that exists says which request it answers: one that was made with another model or other options is "
+    "named in a warning, and --overwrite makes it again.",
+)
 FILES = (
     ("NAME.kept.png", "The picture with what was dropped dimmed, and the boxes of the tokens outlined; written last."),
+    ("NAME.compare.png", "--compare: the same of every method."),
+    ("NAME.crop.png", "carve: what the model was shown the second time."),
+    ("DIR/prune.json", "--save: method, budget, settings and model; files that settings name lie beside it."),
     ("DATA.prune/points.jsonl, curves.png", "Of a set: a row for each method, share and task; and the picture of it."),
     ("DATA.prune/records/", "A line for each sample, method and share: what a run that was killed goes on from."),
 )

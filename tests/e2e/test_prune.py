@@ -197,3 +197,12 @@ def test_merged_tokens_are_known(cli, tmp_path, model):
     with Image.open(tmp_path / "a.kept.png") as drawn:
         colours = {colour for _, colour in drawn.getcolors(10**6)}
     assert {tuple(KEPT), tuple(MERGED)} <= colours
+
+
+def test_a_model_of_text_alone_is_refused(cli, tmp_path):
+    small = dict(hidden_size=16, num_hidden_layers=1, num_attention_heads=2, intermediate_size=24, vocab_size=50)
+    transformers.LlamaForCausalLM(transformers.LlamaConfig(**small)).save_pretrained(tmp_path / "llama")
+    photo(tmp_path / "a.png")
+    ran = cli("prune", "a.png", *ASK, "--model", "llama")
+    assert ran.code == 2
+    assert "llama (LlamaForCausalLM), which is no model for vision-language" in ran.stderr

@@ -11,6 +11,7 @@ from .. import METHODS
 from ..carve.method import Carve
 from ..named import check_name, split
 from ..options import PruneOptions
+from ..vit.named import class_of
 from . import images, pixels, tokens
 from .ready import Ready
 
@@ -31,6 +32,7 @@ def settled(options: PruneOptions) -> tuple[PruneOptions, WayOfLooking]:
         return options, WayOfLooking(pixels.ready, pixels.look)
     options = replace(options, keep=options.budget)
     choice = options.choice
-    if vision_task(choice.model, allow_download=choice.allow_download) == "classifier":
+    task = vision_task(choice.model, allow_download=choice.allow_download)
+    if task == "classifier" and class_of(options.method) is not None:
         return options, WayOfLooking(images.ready, images.look)
     return options, WayOfLooking(tokens.ready, tokens.look)
