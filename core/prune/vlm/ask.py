@@ -176,7 +176,11 @@ def batch(loaded: Loaded, prepared: Sequence[PreparedPrompt]) -> PreparedBatch:
 
 
 def answer(loaded: Loaded, prepared: PreparedPrompt, *, max_new_tokens: int) -> Answer:
-    """The answer to one question, token by token the most probable one: no sampling, no penalties."""
+    """The answer to one question, token by token the most probable one: no sampling, no penalties.
+
+    It has at most as many tokens as the model's own ``generation_config`` allows, where that says it: some models
+    were trained to answer in one.
+    """
     return answers(loaded, batch(loaded, [prepared]), max_new_tokens=max_new_tokens)[0]
 
 

@@ -40,13 +40,14 @@ class GreedyTokens:
 def greedy(
     model: Any, inputs: Mapping[str, Any], *, max_new_tokens: int, field: str = "model"
 ) -> tuple[GreedyTokens, ...]:
-    """Answers to a left-padded batch: no sampling, no penalties, whatever the model's own settings say.
+    """Answers to a left-padded batch: no sampling and no penalties, whatever the model's own settings say of them.
 
     Parameters
     ----------
     model : Module
     inputs : mapping of str to Tensor
     max_new_tokens : int
+        At most; fewer where the model's ``generation_config`` allows fewer: some are trained to answer in one.
     field : str
         The option that names the model, for errors.
 
@@ -55,10 +56,11 @@ def greedy(
     UsageError
         If the model cannot run: weights that are no numbers, parts that do not fit, too little memory.
     """
+    longest = min(max_new_tokens, model.generation_config.max_new_tokens or max_new_tokens)
     try:
         with quiet():
             out: Any = model.generate(
-                **inputs, max_new_tokens=max_new_tokens, do_sample=False, num_beams=1, repetition_penalty=1.0,
+                **inputs, max_new_tokens=longest, do_sample=False, num_beams=1, repetition_penalty=1.0,
                 no_repeat_ngram_size=0, return_dict_in_generate=True, output_logits=True,
             )  # fmt: skip
     except AttnError:

@@ -109,6 +109,14 @@ def test_a_prompt_that_does_not_fit(monkeypatch: pytest.MonkeyPatch) -> None:
         set_budget(None)
 
 
+def test_an_answer_is_no_longer_than_the_model_was_trained_for(monkeypatch: pytest.MonkeyPatch) -> None:
+    loaded = loaded_vlm("internvl")
+    question = prepare(loaded, [coloured(40, 60)], QUESTION)
+    monkeypatch.setattr(loaded.model.generation_config, "max_new_tokens", 2)
+    assert len(answer(loaded, question, max_new_tokens=6).ids) == 2
+    assert len(answer(loaded, question, max_new_tokens=1).ids) == 1
+
+
 class TestTemplates:
     def test_a_guess_is_said(self) -> None:
         question = prepare(loaded_vlm("llava"), [coloured(48, 48)] * 2, QUESTION)
