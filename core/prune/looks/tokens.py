@@ -22,6 +22,7 @@ from ..named import pruner_of
 from ..options import PruneOptions
 from ..outputs import write_outputs
 from ..overlay import overlay
+from ..sgl.guide import about_the_guide
 from ..told import facts_of_model, metrics_of, sections_of
 from ..vlm.ask import answer, prepare
 from .ready import Ready, asked, loaded_model, ready_with, settings_for
@@ -44,7 +45,8 @@ def pruner_for(options: PruneOptions, name: str) -> Pruner:
     """A method with what the options say to it. Raises ``UsageError``."""
     settings = dict(settings_for(options, name))
     if isinstance(guide := settings.get("guide"), str):
-        settings["guide"] = loaded_model(options, "vision-language", guide)
+        with about_the_guide():
+            settings["guide"] = loaded_model(options, "vision-language", guide)
     return pruner_of(name, settings)
 
 

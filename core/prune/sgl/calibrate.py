@@ -5,8 +5,6 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-from ...models.loaded import Loaded
-from ...options import OptionError
 from ...progress import Watcher
 from ...report.model import Report
 from ...report.sections import Section
@@ -17,7 +15,7 @@ from ..learning import LearningRun
 from .agreement import LayerAgreement
 from .early import EarlyExit
 from .fitted import FittedExit, write_exit
-from .guide import run_guide
+from .guide import about_the_guide, run_guide
 from .options import ExitOptions
 from .pruner import SGL
 from .tradeoff import exit_tradeoff
@@ -37,8 +35,10 @@ def calibrate_sgl(
     """
     run = LearningRun("sgl", options, options.common, watcher, arguments)
     tokens = options.max_new_tokens
+    with about_the_guide():
+        guide = run.load(options.guide)
     both = EarlyExit(
-        _guide(run, options.guide), run.loaded, keep_of(options.keep),
+        guide, run.loaded, keep_of(options.keep),
         method=SGL(f_layer=options.f_layer, rows=options.rows), max_new_tokens=tokens,
     )  # fmt: skip
     known = run.samples.answered == len(run.samples)
@@ -47,7 +47,7 @@ def calibrate_sgl(
         run.warnings.append("not every sample has an answer: accuracy is agreement with the large model's answers")
     decisions, guide_scores, large_scores = [], [], []
     agreement = LayerAgreement()
-    for sample, (small, large) in run.questions((both.guide, both.large)):
+    for sample, (small, large) in run.questions((guide, run.loaded)):
         guess = both.ask_guide(small)
         text = both.ask_large(large, guess.importance)
         accepted = sample.answers if known else (text,)
@@ -55,7 +55,7 @@ def calibrate_sgl(
         guide_scores.append(judged(guess.text, accepted, rule))
         large_scores.append(judged(text, accepted, rule))
         if options.agreement:
-            whole = run_guide(site_of(both.large), large.inputs, max_new_tokens=tokens, rows=options.rows)
+            whole = run_guide(site_of(run.loaded), large.inputs, max_new_tokens=tokens, rows=options.rows)
             agreement.add(guess.run, whole)
     tradeoff = exit_tradeoff(decisions, guide_scores, large_scores)
     threshold, reached = tradeoff.threshold_for(options.share)
@@ -66,7 +66,7 @@ def calibrate_sgl(
         )
     fitted = FittedExit(
         threshold, options.share, reached, run.common.choice.model, options.guide,
-        (run.loaded.fingerprint, both.guide.fingerprint), tokens, len(decisions), run.common.data, run.split,
+        (run.loaded.fingerprint, guide.fingerprint), tokens, len(decisions), run.common.data, run.split,
     )  # fmt: skip
     write_exit(run.common.output, fitted)
     place = tradeoff.thresholds.tolist().index(threshold)
@@ -77,11 +77,3 @@ def calibrate_sgl(
     }  # fmt: skip
     sections: tuple[Section, ...] = (tradeoff.curve(), *([agreement.table()] if options.agreement else []))
     return run.report(metrics, sections=sections)
-
-
-def _guide(run: LearningRun, name: str) -> Loaded:
-    """The small model; what cannot be is said of the guide."""
-    try:
-        return run.load(name)
-    except OptionError as error:
-        raise OptionError(error.text.replace("{model}", "{guide}")) from None

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import inspect
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
 
@@ -119,6 +120,15 @@ def decision_of(site: VisionLanguageSite, inputs: Mapping[str, Any], run: GuideR
     """How safe a guide's answer to one prompt is: mean of its confidence and its consistency (section 3.3)."""
     kept = consistency(site, inputs, run.ids[0], run.received.importance()[0], keep=keep)
     return (run.confidence() + kept) / 2
+
+
+@contextmanager
+def about_the_guide() -> Iterator[None]:
+    """What cannot be of a model that is loaded inside is said of the guide."""
+    try:
+        yield
+    except OptionError as error:
+        raise OptionError(error.text.replace("{model}", "{guide}")) from None
 
 
 def same_tokens(guide: int, large: int) -> None:

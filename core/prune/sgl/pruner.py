@@ -20,7 +20,7 @@ from ..engine.sites import VisionLanguageSite, site_of
 from ..methods.base import Keep, Pruner, top
 from ..vlm.ask import said
 from .fitted import read_exit
-from .guide import GuideRun, decision_of, run_guide, same_tokens
+from .guide import GuideRun, about_the_guide, decision_of, run_guide, same_tokens
 from .importance import TextRows
 
 Ranking = Callable[[Prompts], list[Tensor]]
@@ -127,10 +127,8 @@ def loaded_guide(guide: nn.Module | Loaded | str, large: VisionLanguageSite) -> 
     """A guide, loaded where it is named. Raises ``UsageError`` if it is the large model itself."""
     if isinstance(guide, str):
         weight = next(large.model.parameters())
-        try:
+        with about_the_guide():
             guide = load_model(guide, "vision-language", device=weight.device, dtype=weight.dtype)
-        except OptionError as error:  # of the model, it says
-            raise OptionError(error.text.partition(" {allow_download}")[0].replace("{model}", "{guide}")) from None
     if site_of(guide).model is large.model:
         raise OptionError("{guide}: it is the large model itself. Take a smaller one of the same family.")
     return guide
