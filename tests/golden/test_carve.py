@@ -9,8 +9,9 @@ import pytest
 
 from attn.core.models.geometry import Geometry, PatchGrid
 from attn.core.prune.carve.complexity import colour_complexity, texture_complexity
-from attn.core.prune.carve.maps import Steps, attention_entropy, contrast, fused
-from attn.core.prune.carve.mask import Rank, box_of, mask_of, refined_size
+from attn.core.prune.carve.maps import attention_entropy, contrast, fused
+from attn.core.prune.carve.mask import box_of, mask_of, refined_size
+from attn.core.prune.carve.settings import Rank, Steps
 from attn.core.prune.sheets import smooth_on_pixels
 
 V = dict(np.load(Path(__file__).parent / "vectors" / "carve" / "carve.npz"))

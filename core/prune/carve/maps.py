@@ -6,15 +6,12 @@ on the grid of the tokens, and the sum is resized once (``sheets.smooth_on_pixel
 
 from __future__ import annotations
 
-from typing import Literal
-
 import numpy as np
 from numpy.typing import NDArray
 
 from ...errors import UsageError
+from .settings import LAM, Steps
 
-Steps = Literal["all", "first", "last"]
-LAM = 1e-8
 SAME = 1e-6
 """A map whose values differ by less, relative to the largest, has no contrast: float32's rounding."""
 

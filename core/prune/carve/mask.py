@@ -2,16 +2,13 @@
 
 from __future__ import annotations
 
-from typing import Literal
-
 import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 from scipy import ndimage
 
-Rank = Literal["attention", "size", "remove-small"]
-Regions = Literal["code", "cap"]
-Fill = Literal["black", "mean"]
+from .settings import Fill, Rank, Regions
+
 PixelBox = tuple[int, int, int, int]
 """(x0, y0, x1, y1), the last two behind the end."""
 SMALL = 0.1 / 100

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import time
 from dataclasses import dataclass, field, replace
-from typing import Any, Literal
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -18,25 +18,15 @@ from numpy.typing import NDArray
 from ...errors import UsageError
 from ...models.loaded import Loaded
 from ...models.pictures import ColourPicture
+from ...options import OptionError, check
 from ..engine.sites import VisionLanguageSite, site_of
 from ..sheets import smooth_on_pixels
 from ..vlm.ask import PreparedPrompt, answer, prepare
 from .capture import newest_rows
-from .maps import (
-    LAM,
-    Steps,
-    attention_entropy,
-    check_layers,
-    clipped,
-    contrast,
-    default_layers,
-    fused,
-    has_contrast,
-)
-from .mask import Fill, PixelBox, Rank, Regions, box_of, magnified, mask_of, masked
+from .maps import attention_entropy, check_layers, clipped, contrast, default_layers, fused, has_contrast
+from .mask import PixelBox, box_of, magnified, mask_of, masked
+from .settings import GENERAL, SUFFIX, CarveSettings
 
-GENERAL = "Write a general description of the image."
-SUFFIX = " Answer the question using a single word or phrase."
 PLAIN = "what is there"
 """The instruction for models of a few words, such as the embedded one, which do not know those of ``GENERAL``."""
 
@@ -123,69 +113,19 @@ class Carved:
 
 
 @dataclass(frozen=True)
-class Carve:
-    """The method with its settings (methods/carve.md, section 4).
+class Carve(CarveSettings):
+    """The method with its settings.
 
     >>> carve = Carve()  # doctest: +SKIP
     >>> general = carve.look_generally(loaded, picture)  # once for a picture
     >>> results = [carve.run(loaded, picture, question, general=general) for question in questions]
-
-    Parameters
-    ----------
-    layers : tuple of int
-        Of the language model, whose ratios are added; empty: 20 to 25, or from 0.7 to 0.9 of another depth.
-    steps : {"all", "first", "last"}
-        Tokens of the answer that count: all, later ones more (the code); or one alone (``last``: the paper's best).
-    lam : float
-        Above 0; larger damps tokens that get hardly any attention in general.
-    share : float
-        Of the pixels above the threshold, p.
-    regions : int
-        K of them are kept at least (``count="code"``), or at most (``count="cap"``).
-    rank : {"attention", "size", "remove-small"}
-        Regions with the largest sum of the map, the largest area; or all but small ones.
-    count : {"code", "cap"}
-    clip : float, optional
-        Percentile above which ratios are cut, such as 99.5.
-    fill : {"black", "mean", "none"}
-        What is beside the mask: black, the picture's mean colour, or what is there (the box alone is cut out).
-    enlarge : float, optional
-        Times the crop is enlarged at most, such as 8.
-    final : {"both", "refined"}
-        Last asked about the picture and the crop (the code), or the crop alone (the paper).
-    general, suffix : str, optional
-        The instruction that singles nothing out, and what is said behind it and behind the question. None: those of
-        the paper.
-    max_new_tokens : int
-        Of each answer.
     """
 
-    layers: tuple[int, ...] = ()
-    steps: Steps = "all"
-    lam: float = LAM
-    share: float = 0.2
-    regions: int = 3
-    rank: Rank = "attention"
-    count: Regions = "code"
-    clip: float | None = None
-    fill: Fill | Literal["none"] = "black"
-    enlarge: float | None = None
-    final: Literal["both", "refined"] = "both"
-    general: str | None = None
-    suffix: str | None = None
-    max_new_tokens: int = 32
-
     def __post_init__(self) -> None:
-        for name, value, right, wanted in (
-            ("lam", self.lam, self.lam > 0, "above 0"),
-            ("share", self.share, 0 < self.share <= 1, "above 0 and up to 1"),
-            ("regions", self.regions, self.regions >= 1, "1 or more"),
-            ("clip", self.clip, self.clip is None or 0 < self.clip <= 100, "a percentile above 0 and up to 100"),
-            ("enlarge", self.enlarge, self.enlarge is None or self.enlarge >= 1, "1 or more"),
-            ("max_new_tokens", self.max_new_tokens, self.max_new_tokens >= 1, "1 or more"),
-        ):
-            if not right:
-                raise UsageError(f"carve: {name} {value} cannot be. It is {wanted}.")
+        try:
+            check(self)
+        except OptionError as error:
+            raise UsageError(f"carve: {error}") from None
 
     def look_generally(self, loaded: Loaded, picture: ColourPicture) -> Look:
         """What the model looks at when nothing is asked for: once for a picture, whatever is asked about it."""
