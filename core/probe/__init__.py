@@ -16,5 +16,12 @@ KINDS = Registry(
             note="Attention distance and entropy only; the importance, rings and patterns of heads are to come. The "
             "packages are those of the default model: --model FOLDER needs neither.",
         ),
+        Method(
+            "contrast",
+            home="attn.core.probe.contrast.options:KIND",
+            summary="what a question draws attention to: ratio map, mask, crop, both answers, entropy of each layer",
+            paper="arXiv 2509.06461",
+            year=2025,
+        ),
     ],
 )

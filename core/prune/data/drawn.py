@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from typing import Any
 
 import numpy as np
 
@@ -19,8 +20,10 @@ def is_drawn(source: str) -> bool:
     return _SPELT.fullmatch(source) is not None
 
 
-def drawn_samples(source: str, seed: int) -> tuple[QuestionSample, ...]:
+def drawn_samples(source: str, seed: int, **scenes: Any) -> tuple[QuestionSample, ...]:
     """N questions of a task, or of all tasks in equal parts; ``seed`` is that of sources that name none.
+
+    ``scenes`` are for ``shapes.sets.evaluation_set``: density, band, …
 
     Raises
     ------
@@ -38,7 +41,7 @@ def drawn_samples(source: str, seed: int) -> tuple[QuestionSample, ...]:
     parts[: count - parts.sum()] += 1
     samples = []
     for name, part in zip(tasks, parts.tolist(), strict=True):
-        drawn = evaluation_set(name, part, seed=int(spelt["seed"] or seed))
+        drawn = evaluation_set(name, part, seed=int(spelt["seed"] or seed), **scenes)
         for number in range(part):
             boxes = drawn.evidence_boxes(number)
             samples.append(

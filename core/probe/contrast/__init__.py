@@ -1,0 +1,1 @@
+"""``attn probe contrast``: what a question draws attention to, beside what any question does (CARVE)."""

@@ -1,0 +1,112 @@
+"""What `attn probe contrast` can be told, and its registry entry."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import Annotated, ClassVar
+
+from ...bundles import Device, Inputs, Placement
+from ...command import Verb
+from ...options import Option, OptionError, check
+from ...prune.carve.settings import CarveSettings
+from ...prune.options import ModelChoice
+
+SCENES = "shapes"
+"""How a source of drawn scenes begins."""
+
+
+@dataclass(frozen=True, slots=True)
+class LookedAt(Inputs):
+    """Pictures, or drawn scenes."""
+
+    NOTHING: ClassVar[str] = "Name pictures, directories, - for a list on stdin, example:photo, or shapesx300."
+
+    inputs: Annotated[
+        tuple[str, ...],
+        Option(
+            "Pictures, directories, - for a list of paths on stdin, or example:NAME. Or shapes[:TASK][:SEED]xN alone: "
+            "drawn scenes with questions of their own, as many of each density of texture.",
+            metavar="INPUT", positional=True,
+        ),
+    ] = ()  # fmt: skip
+
+
+@dataclass(frozen=True, slots=True)
+class ContrastOptions:
+    """What is asked about which pictures, and how what is looked at is found.
+
+    Parameters
+    ----------
+    inputs : LookedAt
+    choice : ModelChoice
+    prompt : str or None
+        The question about every picture; drawn scenes have their own.
+    carve : CarveSettings
+    device : str
+    placement : Placement
+    """
+
+    inputs: LookedAt
+    choice: ModelChoice = field(default_factory=ModelChoice)
+    prompt: Annotated[str | None, Option("What is asked about every picture.", metavar="TEXT")] = None
+    carve: CarveSettings = field(default_factory=CarveSettings)
+    device: Device = "auto"
+    placement: Placement = field(default_factory=Placement)
+
+    def __post_init__(self) -> None:
+        check(self)
+        drawn = self.scenes
+        if drawn and len(self.inputs.inputs) > 1:
+            raise OptionError(f"{drawn}: drawn scenes stand alone. Look at pictures in a run of their own.")
+        if drawn and self.prompt is not None:
+            raise OptionError(f"{{prompt}}: {drawn} has questions of its own.")
+        if not drawn and not (self.prompt or "").strip():
+            raise OptionError("{prompt}: what is asked about the pictures must be given.")
+
+    @property
+    def scenes(self) -> str:
+        """The source of drawn scenes, where there is one among the inputs."""
+        from ...prune.data.drawn import is_drawn
+
+        return next((name for name in self.inputs.inputs if name.startswith(SCENES) and is_drawn(name)), "")
+
+
+KIND = Verb(
+    options=ContrastOptions,
+    run="attn.core.probe.contrast.run:run",
+    description="""See what a question makes a model look at, beside what it looks at anyway.
+
+    Divides a vision-language model's attention for your question by its attention for an instruction that singles
+    nothing out (CARVE), cuts out where the ratio is high, and asks again about that, magnified. Writes both answers,
+    the map, the mask, the crop, and how spread out the attention of each layer is.
+    """,
+    examples=(
+        ('attn probe contrast photo.jpg --prompt "what is on the sign" --model llava/', "Writes photo.contrast.png."),
+        (
+            'attn probe contrast photos/ -o out/ --prompt "what colour is the bus" --steps last --final refined',
+            "As in the paper: the last token of the answer, and the crop alone.",
+        ),
+        (
+            "attn probe contrast shapes:colour:5x300 -o out/",
+            "Entropy and accuracy by density of texture, drawn scenes.",
+        ),
+    ),
+    files=(
+        ("NAME.contrast.png", "Picture, ratio map, mask and box, crop, entropy layer by layer; written last."),
+        ("NAME.crop.png", "What the model was shown the second time."),
+        (
+            "NAME.contrast.npz",
+            "Arrays: ratio [tokens], map and mask [h, w], box (x0, y0, x1, y1), entropy and entropy_raw [layers], task "
+            "and general (attention of every step and layer, [steps, layers, tokens]).",
+        ),
+        ("shapes.contrast.png", "Of drawn scenes: entropy and accuracy over the density of texture."),
+    ),
+    notes=(
+        "Entropy is that of the attention of the answer's last token to the picture: as it is (entropy_raw), and made "
+        "to sum to 1 first, in nats. Texture is the share of Canny edge pixels, colours the entropy of the hues.",
+        "Where the question draws no more attention to one place than the instruction does, nothing is cut out and the "
+        "model is not asked again; a warning says so.",
+        "A model of few words, such as the embedded one, is asked 'what is there' instead of the paper's instruction.",
+    ),
+    columns=("entropy", "texture", "colours", "mask_share", "answers_equal"),
+)
