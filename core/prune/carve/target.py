@@ -20,7 +20,7 @@ from .settings import CarveSettings
 
 
 @dataclass(frozen=True, slots=True)
-class Found:
+class MaskFit:
     """How a mask lies on what was to be found.
 
     Parameters
@@ -35,13 +35,13 @@ class Found:
     precision: float
 
 
-def found(mask: NDArray[np.bool_], boxes: NDArray[np.float64]) -> Found:
+def found(mask: NDArray[np.bool_], boxes: NDArray[np.float64]) -> MaskFit:
     """How a mask [h, w] lies on boxes (left, top, right, bottom) [n, 4] in its pixels; an object fills its box."""
     wanted = np.zeros(mask.shape, bool)
     for left, top, right, bottom in np.rint(boxes).astype(int):
         wanted[max(top, 0) : bottom, max(left, 0) : right] = True
     both = int((mask & wanted).sum())
-    return Found(both / max(1, int(wanted.sum())), both / mask.sum() if mask.any() else math.nan)
+    return MaskFit(both / max(1, int(wanted.sum())), both / mask.sum() if mask.any() else math.nan)
 
 
 def rival_masks(settings: CarveSettings, done: Carved, picture: ColourPicture) -> dict[str, NDArray[np.bool_]]:
