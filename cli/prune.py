@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import sys
 from dataclasses import asdict, dataclass, fields
+from types import SimpleNamespace
 from typing import TYPE_CHECKING, Annotated, Any, ClassVar, NoReturn
 
 from attn.core.bundles import Inputs, Placement, Reporting
@@ -48,7 +49,6 @@ EXAMPLES = {
             'Your own set: a line is {"image": "a.jpg", "question": "…", "answer": "…"}.',
         ),
     ),
-    "calibrate": (("attn prune calibrate --list", "The methods that learn something beforehand."),),
 }
 NOTES = (
     "The model shapes, which comes with attn, knows drawn scenes and a few questions about them (examples/prune.sh). "
@@ -113,8 +113,10 @@ class Pictures(Inputs):
 
 
 def verbs() -> dict[str, Any]:
-    """Pages of the verbs that say themselves what is on them, by the words behind ``attn prune``."""
-    return {f"calibrate {name}": row for name, row in verbs_of("prune calibrate").items()}
+    """What stands on the pages of the verbs, by the words behind ``attn prune``."""
+    listed = (("attn prune calibrate --list", "The methods that learn something beforehand."),)
+    group = SimpleNamespace(examples=listed, files=(), notes=())
+    return {"calibrate": group, **{f"calibrate {name}": row for name, row in verbs_of("prune calibrate").items()}}
 
 
 def _main(
