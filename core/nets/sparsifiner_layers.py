@@ -66,10 +66,14 @@ class SparsifinerAttention(nn.Module):
         x, live, positions = tokens
         batch, length, dim = x.shape
         q, k, v = self.qkv(x).view(batch, length, 3, self.num_heads, -1).permute(2, 0, 3, 1, 4)  # [B, H, N, d]
-        with own_dtypes(x.device.type):  # a prediction is made in float32
-            prediction = self.mask_predictor(
-                q, k, self.rules, keep_ratio=keep_ratio, live=live, positions=positions, reconstruct=reconstruct
-            )
+        if keep_ratio == 1 and live is None and not reconstruct:  # every key: nothing to predict
+            mask = torch.ones(batch, self.num_heads, length, length, dtype=torch.bool, device=x.device)
+            prediction = MaskPrediction(q.new_empty(0), q.new_empty(0), mask)
+        else:
+            with own_dtypes(x.device.type):  # a prediction is made in float32
+                prediction = self.mask_predictor(
+                    q, k, self.rules, keep_ratio=keep_ratio, live=live, positions=positions, reconstruct=reconstruct
+                )
         if live is not None and not reconstruct:
             q, k, v = (part * live[:, None, :, None] for part in (q, k, v))
         scores = q @ k.mT * q.shape[-1] ** -0.5  # [B, H, N, N]

@@ -119,6 +119,15 @@ METHODS = Registry(
             note="for image classifiers and backbones",
         ),
         Method(
+            "sparsifiner",
+            home="attn.core.prune.vit.sparsifiner:Sparsifiner",
+            summary="keys of every query predicted, patches dropped by class attention, in a ViT trained for it",
+            paper="CVPR 2023, arXiv 2303.13755",
+            year=2023,
+            options=("layer",),
+            note="for models of `attn train sparsifiner`",
+        ),
+        Method(
             "as-vit",
             home="attn.core.prune.vit.as_vit:AsViT",
             summary="patches whose class attention, heads weighted, is above a threshold; more of busier pictures",

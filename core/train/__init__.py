@@ -35,6 +35,20 @@ RECIPES = Registry(
             status="ours",
         ),
         Method(
+            "as-vit",
+            home="attn.core.train.as_vit.options:RECIPE",
+            summary="a ViT that drops patches by learned thresholds, to a budget of multiply-adds",
+            paper="IJCAI 2023, arXiv 2209.13802",
+            year=2023,
+        ),
+        Method(
+            "sparsifiner",
+            home="attn.core.train.sparsifiner.options:RECIPE",
+            summary="a ViT that predicts which keys each query needs, and drops patches",
+            paper="CVPR 2023, arXiv 2303.13755",
+            year=2023,
+        ),
+        Method(
             "image-text-head",
             home="attn.core.train.image_text_head.options:RECIPE",
             summary="a linear head that joins the packaged ViT and text encoder",

@@ -13,14 +13,14 @@ from torch import Tensor
 from ...errors import UsageError
 from ...nets.as_vit import AdaptiveViT, head_weighted_score
 from ..methods.base import Keep
-from .base import VitPruner
+from .base import StagedPruner
 from .passes import DropStage, MergeStages, PatchScores, pruned_images
 from .ranked import best, checked_positions, stage_counts
 from .site import ImageSite
 
 
 @dataclass(frozen=True)
-class AsViT(VitPruner):
+class AsViT(StagedPruner):
     """Patches whose class attention, heads weighted by importance, is above a threshold: more of busier pictures.
 
     Parameters
@@ -69,7 +69,9 @@ class AsViT(VitPruner):
         return replace(self, blocks=model.positions, thresholds=thresholds)
 
     def fitted(self, site: ImageSite, batches: Sequence[Tensor], keep: Keep) -> tuple[Self, str]:
-        if self.trained(site).thresholds is not None or keep.share == 1:
+        if self.thresholds is None and isinstance(site.model, AdaptiveViT):
+            return self, "the thresholds that the model was trained with say what is kept, whatever budget is asked for"
+        if self.thresholds is not None or keep.share == 1:
             return self, ""
         positions = checked_positions(site, self.layer, self.blocks)
         thresholds = fit_thresholds(site, batches, keep, positions)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import time
 from abc import ABC, abstractmethod
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass
 from typing import Any, Self
 
@@ -31,15 +31,17 @@ class VitPruner(ABC):
     """
 
     @abstractmethod
-    def stages(self, site: ImageSite, keep: Keep) -> tuple[Sequence[DropStage], MergeStages | None]:
-        """What it drops and merges where. Raises ``UsageError`` if the model or the budget does not allow it."""
+    def applied(self, site: ImageSite, keep: Keep) -> AbstractContextManager[ImageTrace]:
+        """The model runs with fewer tokens inside. Raises ``UsageError`` if model or budget do not allow it."""
 
-    @contextmanager
-    def applied(self, site: ImageSite, keep: Keep) -> Iterator[ImageTrace]:
-        """The model runs with fewer tokens inside the block."""
-        drops, merges = self.stages(site, keep)
-        with pruned_images(site, drops, merges) as trace:
-            yield trace
+    def check(self, site: ImageSite, keep: Keep) -> None:
+        """Raise ``UsageError`` where ``applied`` would."""
+        with self.applied(site, keep):
+            pass
+
+    def counted(self, site: ImageSite) -> AbstractContextManager[ImageTrace]:
+        """The model runs as it is, and what it costs is counted."""
+        return pruned_images(site)
 
     def fitted(self, site: ImageSite, batches: Sequence[Tensor], keep: Keep) -> tuple[Self, str]:
         """This method with what it has to learn from pictures, and what to tell the user of it; by default nothing."""
@@ -84,7 +86,7 @@ class VitPruner(ABC):
         results: list[VitResult] = []
         for number, part in enumerate(batches):
             plain, plain_seconds = timed(model, part)
-            with pruned_images(site) as whole:
+            with method.counted(site) as whole:
                 model(part[:1])  # nothing is pruned: what the plain model costs
             with method.applied(site, keep) as trace:
                 output, seconds = timed(model, part)
@@ -101,6 +103,21 @@ class VitPruner(ABC):
                     )
                 )  # fmt: skip
         return VitRun(method, tuple(results), site.depth, (note,) if note else ())
+
+
+@dataclass(frozen=True)
+class StagedPruner(VitPruner):
+    """A method that drops in front of blocks, or merges inside them."""
+
+    @abstractmethod
+    def stages(self, site: ImageSite, keep: Keep) -> tuple[Sequence[DropStage], MergeStages | None]:
+        """What it drops and merges where. Raises ``UsageError`` if the model or the budget does not allow it."""
+
+    @contextmanager
+    def applied(self, site: ImageSite, keep: Keep) -> Iterator[ImageTrace]:
+        drops, merges = self.stages(site, keep)
+        with pruned_images(site, drops, merges) as trace:
+            yield trace
 
 
 @dataclass(frozen=True, slots=True)

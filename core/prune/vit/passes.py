@@ -18,6 +18,7 @@ from torch import Tensor
 
 from ...errors import UsageError
 from ...models.family import layout_of
+from ...nets.sparsifiner_vit import SparsifinerViT
 from .site import ImageSite, TokenBlock, class_row
 
 
@@ -155,6 +156,8 @@ def pruned_images(
     -----
     On leaving, also by an exception, the model is as it was.
     """
+    if isinstance(site.model, SparsifinerViT):
+        raise UsageError("a model of `attn train sparsifiner` is pruned by the method sparsifiner alone.")
     for stage in drops:
         least = 1 if stage.attention else 0
         if not least <= stage.layer < site.depth:

@@ -13,7 +13,7 @@ from torch import Tensor
 
 from ...errors import UsageError
 from ..methods.base import Keep
-from .base import VitPruner
+from .base import StagedPruner
 from .passes import DropStage, MergeStages, PatchScores
 from .site import ImageSite
 
@@ -78,7 +78,7 @@ def best(score: Tensor, alive: Tensor, count: int) -> Tensor:
 
 
 @dataclass(frozen=True)
-class RankedPruner(VitPruner):
+class RankedPruner(StagedPruner):
     """As many patches of every picture are left at every stage: those of the highest rank.
 
     Parameters

@@ -11,13 +11,13 @@ from torch.nn import functional as F
 
 from ...errors import UsageError
 from ..methods.base import Keep
-from .base import VitPruner
+from .base import StagedPruner
 from .passes import DropStage, MergeStages
 from .site import ImageSite
 
 
 @dataclass(frozen=True)
-class ToMe(VitPruner):
+class ToMe(StagedPruner):
     """Similar tokens become one, in every block from ``layer`` on; attention to a token counts those that are in it.
 
     Parameters

@@ -17,6 +17,7 @@ import torch.nn.functional as F
 from numpy.typing import NDArray
 from torch import Tensor
 
+from ...fit.epochs import epoch_rows
 from ...fit.precision import whole, widened
 from ...retrieve.priorclip.data import Pictures
 from ...retrieve.priorclip.losses import Targets, affiliation, contrastive
@@ -56,11 +57,7 @@ class PictureBatches:
 
     def __call__(self, step: int) -> tuple[Tensor, Tensor, Tensor]:
         """Images [B, 3, S, S] in [0, 1], ids [B, L], row of each picture [B]; the same for the same step."""
-        n = len(self.pictures)
-        places = np.arange(step * self.batch, (step + 1) * self.batch)
-        # every picture once per epoch, each epoch in an order of its own
-        orders = {e: np.random.default_rng((self.seed, 1, e)).permutation(n) for e in set((places // n).tolist())}
-        rows = [int(orders[place // n][place % n]) for place in places.tolist()]
+        rows = epoch_rows(step, self.batch, len(self.pictures), self.seed)
         generator = np.random.default_rng((self.seed, 2, step))
         chosen = [self.tokens[i][int(generator.integers(len(self.tokens[i])))] for i in rows]
         images = self.pictures.images[rows].float() / 255

@@ -1,0 +1,1 @@
+"""What the recipes of pruned ViTs share: pictures with classes, the plain ViT, and measuring side by side."""

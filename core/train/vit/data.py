@@ -1,0 +1,229 @@
+"""Pictures with classes: scenes of one shape that are drawn, folders of class folders, and tables of ``datasets``."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import torch
+from torch import Tensor
+from torch.nn import functional as F
+
+from ...errors import InputError
+from ...fit.epochs import epoch_rows
+from ...io.photo.read import PHOTO_SUFFIXES
+from ...io.tables import StoredImage, TablePicture, is_saved, read_parquet, read_picture, read_saved
+from ...memory import check_memory
+from ...models.images import ImagePreparation
+from ...prune.shapes.drawing import render
+from ...prune.shapes.scenes import SIDE, draw_scenes
+from ...prune.shapes.words import COLOURS, SHAPES
+from ...prune.vit.trained import MEAN, STD
+from ..priorclip.recipe import random_crop
+from .options import DRAWN
+
+COUNTS = {"train": 8000, "val": 500, "test": 1000}
+"""Drawn pictures by split."""
+WINDOW = 48
+"""Side of what is seen of a drawn scene, in pixels."""
+SPLITS = {"train": ("train", "training"), "val": ("val", "validation", "valid", "dev"), "test": ("test", "testing")}
+HELD_OUT = 0.1
+"""Share of the pictures of each of val and test, where a source has no splits."""
+LABELS = ("label", "labels", "class", "fine_label")
+IMAGES = ("image", "img", "file_name")
+
+
+@dataclass(frozen=True, slots=True)
+class LabelledPictures:
+    """Pictures of one size in memory.
+
+    Parameters
+    ----------
+    images : Tensor of uint8 [n, 3, S, S]
+    labels : Tensor of int64 [n]
+    names : tuple of str
+        What makes them these pictures: files, or how they were drawn.
+    """
+
+    images: Tensor
+    labels: Tensor
+    names: tuple[str, ...]
+
+    def __len__(self) -> int:
+        return len(self.labels)
+
+    def batches(self, size: int, device: torch.device) -> Iterator[tuple[Tensor, Tensor]]:
+        """All of them, normalised, in their order."""
+        for start in range(0, len(self), size):
+            yield normalised(self.images[start : start + size], device), self.labels[start : start + size].to(device)
+
+
+@dataclass(frozen=True, slots=True)
+class PictureSplits:
+    """Pictures by split: ``train``, ``val``, ``test``; the names of their classes, and what to tell the user."""
+
+    parts: Mapping[str, LabelledPictures]
+    classes: tuple[str, ...]
+    notes: tuple[str, ...] = ()
+
+
+def normalised(images: Tensor, device: torch.device | str) -> Tensor:
+    """uint8 [n, 3, S, S] as the models take it."""
+    mean, std = (torch.tensor(value, device=device)[:, None, None] for value in (MEAN, STD))
+    return (images.to(device).float() / 255 - mean) / std
+
+
+@dataclass(frozen=True, slots=True)
+class ClassBatches:
+    """Random pictures of a split with their classes.
+
+    Parameters
+    ----------
+    pictures : LabelledPictures
+    batch, seed : int
+    augment : {"mirror", "crop", "none"}
+        Mirror images; crops of half to all of the picture as well.
+    device : torch.device
+    """
+
+    pictures: LabelledPictures
+    batch: int
+    seed: int
+    augment: str
+    device: torch.device
+
+    def __call__(self, step: int) -> tuple[Tensor, Tensor]:
+        """Images [B, 3, S, S], normalised, and classes [B]; the same for the same step."""
+        rows = torch.tensor(epoch_rows(step, self.batch, len(self.pictures), self.seed))
+        generator = np.random.default_rng((self.seed, 2, step))
+        images = self.pictures.images[rows]
+        if self.augment == "crop":
+            images = (random_crop(images.float() / 255, generator) * 255).round().to(torch.uint8)
+        elif self.augment == "mirror":
+            turned = torch.from_numpy(generator.random(len(rows)) < 0.5)
+            images = torch.where(turned[:, None, None, None], images.flip(-1), images)
+        return normalised(images, self.device), self.pictures.labels[rows].to(self.device)
+
+
+def read_pictures(data: str, size: int, seed: int) -> PictureSplits:
+    """The pictures of a source.
+
+    Parameters
+    ----------
+    data : str
+        ``"shapes"``; a folder with a folder for each class, perhaps inside ``train``, ``val``, ``test``; a parquet file
+        or a folder that ``datasets`` saved, with the columns ``image`` and ``label``.
+    size : int
+        Side in pixels: photos are resized and cut to the middle.
+    seed : int
+        Of what is drawn, and of the split where there is none.
+
+    Raises
+    ------
+    InputError
+        If there are no such pictures, one cannot be read, or there are fewer than two classes.
+    """
+    if data == DRAWN:
+        return drawn(COUNTS, size, seed)
+    path = Path(data).expanduser()
+    if not path.exists():
+        raise InputError(path, "does not exist", "Name a folder of class folders, a parquet file, or shapes")
+    table = path.suffix.lower() == ".parquet" or (path.is_dir() and is_saved(path))
+    sources = {"": _rows(path)} if table else _folders(path)
+    classes = tuple(sorted({label for rows in sources.values() for label, _, _ in rows}))
+    if len(classes) < 2:
+        raise InputError(path, f"has {len(classes)} classes", "Name a folder with a folder for each class")
+    total = sum(len(rows) for rows in sources.values())
+    check_memory(path, total * 3 * size**2, f"its {total} pictures of {size} px take", "Use smaller or fewer pictures")
+    parts = {split: _read(rows, classes, size) for split, rows in sources.items() if rows}
+    notes = []
+    if set(parts) != set(SPLITS):
+        pictures = next(iter(parts.values())) if "" in parts else parts["train"]
+        missing = [split for split in ("val", "test") if split not in parts]
+        parts |= _split(pictures, missing, seed)
+        notes.append(f"without a split {' and '.join(missing)}, {HELD_OUT:.0%} of the pictures were drawn for each")
+    return PictureSplits({split: parts[split] for split in SPLITS}, classes, tuple(notes))
+
+
+def drawn(counts: Mapping[str, int], size: int, seed: int) -> PictureSplits:
+    """Windows of scenes of one shape in one colour, which lies in the window as a whole; a class is both."""
+    parts = {}
+    for number, (split, count) in enumerate(counts.items()):
+        generator = np.random.default_rng((seed, 7, number))
+        scenes = draw_scenes(generator, count, most=1, digits=0.0)
+        boxes = scenes.boxes()[:, 0]
+        corners = generator.integers(np.maximum(0, boxes[:, 2:] - WINDOW), np.minimum(SIDE - WINDOW, boxes[:, :2]) + 1)
+        pictures = render(generator, scenes)
+        windows = [picture[y : y + WINDOW, x : x + WINDOW] for picture, (x, y) in zip(pictures, corners, strict=True)]
+        images = torch.from_numpy(np.stack(windows)).permute(0, 3, 1, 2).contiguous()
+        if size != WINDOW:
+            smooth = F.interpolate(images.float(), (size, size), mode="bicubic", antialias=True, align_corners=False)
+            images = smooth.clamp(0, 255).round().to(torch.uint8)
+        labels = torch.from_numpy(scenes.shape[:, 0] * len(COLOURS) + scenes.colour[:, 0])
+        parts[split] = LabelledPictures(images, labels, (f"{split}: {count} drawn with seed {seed}",))
+    classes = tuple(f"{colour} {shape}" for shape in SHAPES for colour in COLOURS)
+    return PictureSplits(parts, classes, ("drawn pictures of one shape each",))
+
+
+_Row = tuple[str, str, Path | StoredImage]
+"""Class, name, and where the picture is."""
+
+
+def _folders(path: Path) -> dict[str, list[_Row]]:
+    """Rows by split; "" where there are none."""
+    inside = {child.name.lower(): child for child in sorted(path.iterdir()) if child.is_dir()}
+    found = {split: next((inside[n] for n in names if n in inside), None) for split, names in SPLITS.items()}
+    if found["train"] is None:
+        return {"": _classes(path)}
+    return {split: _classes(folder) for split, folder in found.items() if folder is not None}
+
+
+def _classes(folder: Path) -> list[_Row]:
+    rows: list[_Row] = []
+    for child in sorted(folder.iterdir()):
+        if child.is_dir():
+            files = sorted(file for file in child.rglob("*") if file.suffix.lower() in PHOTO_SUFFIXES)
+            rows += [(child.name, str(file.relative_to(folder)), file) for file in files if file.name[0] != "."]
+    return rows
+
+
+def _rows(path: Path) -> list[_Row]:
+    """Of a table."""
+    rows: list[_Row] = []
+    for number, cells in read_saved(path) if path.is_dir() else read_parquet(path):
+        label = next((cells[name] for name in LABELS if cells.get(name) is not None), None)
+        picture = next((cells[name] for name in IMAGES if cells.get(name) is not None), None)
+        if label is None or not isinstance(picture, TablePicture | str):
+            there = ", ".join(repr(name) for name in list(cells)[:8]) or "nothing"
+            raise InputError(path, f"row {number + 1} lacks image or label (it has {there})", "Add both to every row")
+        place = picture.image if isinstance(picture, TablePicture) else path.parent / picture
+        rows.append((f"{label:06d}" if isinstance(label, int) else str(label), f"row {number + 1}", place))
+    return rows
+
+
+def _read(rows: Sequence[_Row], classes: Sequence[str], size: int) -> LabelledPictures:
+    number = {name: i for i, name in enumerate(classes)}
+    prepare = ImagePreparation((size, size), (0.0,) * 3, (1.0,) * 3)
+    images = torch.empty(len(rows), 3, size, size, dtype=torch.uint8)
+    for i, (_, _, place) in enumerate(rows):
+        images[i] = (prepare(read_picture(place, max_side=4 * size)) * 255).round().to(torch.uint8)
+    return LabelledPictures(
+        images, torch.tensor([number[label] for label, _, _ in rows]), tuple(name for _, name, _ in rows)
+    )
+
+
+def _split(pictures: LabelledPictures, missing: Sequence[str], seed: int) -> dict[str, LabelledPictures]:
+    """``pictures`` less a part for each missing split, as ``train``, and these parts."""
+    order = np.random.default_rng((seed, 3)).permutation(len(pictures))
+    count = max(1, round(HELD_OUT * len(pictures)))
+    parts = {split: order[i * count : (i + 1) * count] for i, split in enumerate(missing)}
+    parts["train"] = order[len(missing) * count :]
+    return {
+        split: LabelledPictures(
+            pictures.images[torch.from_numpy(rows)], pictures.labels[torch.from_numpy(rows)],
+            tuple(pictures.names[row] for row in rows),
+        )
+        for split, rows in parts.items()
+    }  # fmt: skip
