@@ -30,11 +30,7 @@ METRICS, CURVE = "metrics.jsonl", "curve.png"
 
 
 class Recipe(Protocol):
-    """What differs between recipes.
-
-    One may have ``groups``, too: a list of dicts of ``params`` and of what differs for them, ``weight_decay`` or
-    ``factor`` (on the learning rate); without it all parameters of the model are one group.
-    """
+    """What differs between recipes."""
 
     model: nn.Module
     score: str
@@ -164,11 +160,7 @@ def fit(
     processes.agree(fault)
     if fault is not None:
         raise fault
-<<<<<<< HEAD
     learner = _prepare(recipe.model, plan, processes, optimizer)
-=======
-    learner = _prepare(recipe, plan, processes)
->>>>>>> dc1dfab (train: as-vit and sparsifiner: a plain ViT first, then thresholds to a budget, or predictors and sparse pupils; their files prune)
     saved = processes.from_first(saved)
     state = State() if saved is None else learner.load(saved)
     start = time.perf_counter() - state.seconds
@@ -212,27 +204,17 @@ def _open(folder: Path, identity: Mapping[str, Any], *, resume: bool) -> dict[st
     return None
 
 
-<<<<<<< HEAD
 def _prepare(model: nn.Module, plan: Plan, processes: Processes, optimizer: torch.optim.Optimizer | None) -> Learner:
-=======
-def _prepare(recipe: Recipe, plan: Plan, processes: Processes) -> Learner:
->>>>>>> dc1dfab (train: as-vit and sparsifiner: a plain ViT first, then thresholds to a budget, or predictors and sparse pupils; their files prune)
     """The model before its first step, the same in all processes, and what follows its steps."""
-    model = recipe.model
     if processes.count > 1:
         from .batch_norm import share_batch_norm
 
         share_batch_norm(model)
         model.load_state_dict(processes.from_first(model.state_dict()))
-<<<<<<< HEAD
     if optimizer is None:
         optimizer = torch.optim.AdamW(
             model.parameters(), lr=plan.learning_rate, weight_decay=plan.weight_decay, eps=plan.eps
         )
-=======
-    parameters: Any = getattr(recipe, "groups", None) or model.parameters()
-    optimizer = torch.optim.AdamW(parameters, lr=plan.learning_rate, weight_decay=plan.weight_decay, eps=plan.eps)
->>>>>>> dc1dfab (train: as-vit and sparsifiner: a plain ViT first, then thresholds to a budget, or predictors and sparse pupils; their files prune)
     averaged = {name: value.detach().clone() for name, value in model.state_dict().items()}
     scaler = torch.amp.GradScaler(_device(model).type, enabled=plan.amp == "fp16")
     return Learner(model, optimizer, averaged, scaler)

@@ -42,7 +42,7 @@ def ready(options: PruneOptions) -> Ready:
     loaded = loaded_model(options, "classifier")
     site = image_site(loaded.model)
     for pruner in pruners:
-        pruner.stages(site, keep_of(options.budget))
+        pruner.check(site, keep_of(options.budget))
     return ready_with(options, loaded)
 
 

@@ -35,28 +35,27 @@ class AdaptiveRecipe:
     held_out : LabelledPictures
     budget : float
         Share of the teacher's multiply-adds.
-    learning_rate : float
-        Of the weights; the thresholds have their own, and no weight decay.
+    rate, weight_decay : float
+        Of the weights, the highest rate; the thresholds have their own, and no weight decay.
     """
 
     score = "score"
 
     def __init__(
         self, model: AdaptiveViT, teacher: VisionTransformer, batches: ClassBatches, held_out: LabelledPictures, *,
-        budget: float, learning_rate: float,
+        budget: float, rate: float, weight_decay: float,
     ) -> None:  # fmt: skip
         self.model: torch.nn.Module = model
         self.net, self.teacher, self.batches, self.held_out, self.budget = model, teacher, batches, held_out, budget
         scale = PAPER_PATCHES / model.config.patches
         self.tau = TAU * scale
+        thresholds: dict[str, Any] = {
+            "params": list(model.thresholds),
+            "weight_decay": 0.0,
+            "factor": THRESHOLD_RATE * scale / rate,
+        }
         weights = [p for name, p in model.named_parameters() if not name.startswith("thresholds.")]
-        self.groups: list[dict[str, Any]] = [
-            {"params": weights},
-            {
-                "params": list(model.thresholds), "weight_decay": 0.0,
-                "factor": THRESHOLD_RATE * scale / learning_rate,
-            },
-        ]  # fmt: skip
+        self.optimizer = torch.optim.AdamW([{"params": weights}, thresholds], lr=rate, weight_decay=weight_decay)
         self.full = plain_multiply_adds(model.config)
         self.stalled_below = ("accuracy", min(1.0, 1.5 / model.config.num_classes))
 

@@ -73,11 +73,14 @@ def train_as_vit(
         rate = options.learning_rate / 4
         recipe = AdaptiveRecipe(
             net, plain, class_batches(run, options.plain, pictures, 1), pictures.parts["val"], budget=options.budget,
-            learning_rate=rate,
+            rate=rate, weight_decay=options.weight_decay,
         )  # fmt: skip
         # one norm for all gradients would be that of the thresholds, which are divided by tau
         plan = replace(plan, steps=options.steps, learning_rate=rate, clip=0.0, average=0.98)
-        outcome = run.fit(recipe, plan, identity=identity_of(pictures), progress=tell(options.plain.plain_steps))
+        outcome = run.fit(
+            recipe, plan, identity=identity_of(pictures), progress=tell(options.plain.plain_steps),
+            optimizer=recipe.optimizer,
+        )  # fmt: skip
         if outcome.interrupted:
             return run.report(replace(outcome, best={}), data=options.plain.data)
         return finished(run, options, plain, net, pictures, fitted, (first, outcome))

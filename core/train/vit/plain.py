@@ -8,6 +8,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from ...fit.chained import muon_and_adamw
 from ...fit.frame import RecipeRun
 from ...fit.loop import Outcome, Plan
 from ...nets.vit import VisionTransformer
@@ -18,6 +19,8 @@ from .options import PlainOptions
 EVALUATED = 64
 """Pictures at a time where nothing is learnt."""
 FOLDER = "plain"
+MATRIX_FACTOR = 10.0
+"""Muon's rate over AdamW's, for the matrices inside the blocks."""
 
 
 class PlainRecipe:
@@ -72,8 +75,12 @@ def train_plain(
     batches = class_batches(run, options, pictures, 0)
     recipe = PlainRecipe(net, batches, pictures.parts["val"])
     outcome = run.fit(
-        recipe, plan, identity=identity_of(pictures), folder=run.output / FOLDER, options=run.options, progress=progress
-    )
+        recipe, plan, identity=identity_of(pictures), folder=run.output / FOLDER, progress=progress,
+        optimizer=muon_and_adamw(
+            net, lambda name: name.startswith("blocks."), factor=MATRIX_FACTOR, weight_decay=plan.weight_decay,
+            matrix_decay=plan.weight_decay,
+        ),
+    )  # fmt: skip
     return net.eval(), outcome
 
 
