@@ -18,7 +18,7 @@ from ...io.tables import StoredImage, TablePicture, is_saved, read_parquet, read
 from ...memory import check_memory
 from ...models.images import ImagePreparation
 from ...prune.shapes.drawing import render
-from ...prune.shapes.scenes import SIDE, draw_scenes
+from ...prune.shapes.scenes import SIDE, SIZES, draw_scenes
 from ...prune.shapes.words import COLOURS, SHAPES
 from ...prune.vit.trained import MEAN, STD
 from ..priorclip.recipe import random_crop
@@ -26,7 +26,7 @@ from .options import DRAWN
 
 COUNTS = {"train": 8000, "val": 500, "test": 1000}
 """Drawn pictures by split."""
-WINDOW = 48
+WINDOW = 32
 """Side of what is seen of a drawn scene, in pixels."""
 SPLITS = {"train": ("train", "training"), "val": ("val", "validation", "valid", "dev"), "test": ("test", "testing")}
 HELD_OUT = 0.1
@@ -148,11 +148,12 @@ def read_pictures(data: str, size: int, seed: int) -> PictureSplits:
 
 
 def drawn(counts: Mapping[str, int], size: int, seed: int) -> PictureSplits:
-    """Windows of scenes of one shape in one colour, which lies in the window as a whole; a class is both."""
+    """Windows of scenes of one large shape in one colour, which lies in the window; a class is both."""
     parts = {}
     for number, (split, count) in enumerate(counts.items()):
         generator = np.random.default_rng((seed, 7, number))
-        scenes = draw_scenes(generator, count, most=1, digits=0.0)
+        scenes = draw_scenes(generator, 4 * count + 40, most=1, digits=0.0)
+        scenes = scenes.select(np.flatnonzero(scenes.side[:, 0] == SIZES.max())[:count])
         boxes = scenes.boxes()[:, 0]
         corners = generator.integers(np.maximum(0, boxes[:, 2:] - WINDOW), np.minimum(SIDE - WINDOW, boxes[:, :2]) + 1)
         pictures = render(generator, scenes)

@@ -38,8 +38,8 @@ class PlainOptions:
             metavar="DATA", resumable=True,
         ),
     ] = DRAWN  # fmt: skip
-    image_size: Annotated[int, Option("Side of a picture.", metavar="PX", least=8)] = 96
-    patch: Annotated[int, Option("Side of a patch.", metavar="PX", least=1)] = 8
+    image_size: Annotated[int, Option("Side of a picture.", metavar="PX", least=8)] = 32
+    patch: Annotated[int, Option("Side of a patch.", metavar="PX", least=1)] = 4
     width: Annotated[int, Option("Channels of a token.", metavar="C", least=8)] = 64
     layers: Annotated[int, Option("Blocks.", metavar="N", least=4)] = 6
     heads: Annotated[int, Option(metavar="N", least=1)] = 4

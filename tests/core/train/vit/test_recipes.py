@@ -138,6 +138,7 @@ def test_drawn_pictures_are_those_of_the_seed_and_all_classes_are_there() -> Non
     again = drawn({"train": 200, "val": 10}, 48, 3).parts
     assert torch.equal(parts["train"].images, again["train"].images)
     assert not torch.equal(parts["train"].images[:10], parts["val"].images)
+    assert len(parts["train"].images) == 200
     assert len(parts["train"].labels.unique()) > 40
     batches = ClassBatches(parts["train"], 8, 1, "mirror", torch.device("cpu"))
     assert all(torch.equal(a, b) for a, b in zip(batches(5), batches(5), strict=True))
