@@ -41,6 +41,8 @@ def drawn_samples(source: str, seed: int, **scenes: Any) -> tuple[QuestionSample
     parts[: count - parts.sum()] += 1
     samples = []
     for name, part in zip(tasks, parts.tolist(), strict=True):
+        if not part:
+            continue  # fewer samples than tasks
         drawn = evaluation_set(name, part, seed=int(spelt["seed"] or seed), **scenes)
         for number in range(part):
             boxes = drawn.evidence_boxes(number)

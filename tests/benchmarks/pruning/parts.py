@@ -133,7 +133,7 @@ def debias(study: Study) -> Iterator[str]:
             sets["bottom third"].accuracy(name + part).value - sets["top third"].accuracy(name + part).value
             for part in ("", "+debias")
         ]
-        shrinks = abs(gaps[1]) <= abs(gaps[0])
+        shrinks = abs(gaps[1]) <= abs(gaps[0]) + 1e-9  # rounding
         yield verdict(
             f"the gap bottom - top of {name} shrinks", shrinks, f"{100 * gaps[0]:+.1f} to {100 * gaps[1]:+.1f}"
         )

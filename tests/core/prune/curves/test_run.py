@@ -35,7 +35,7 @@ def models(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
     random = folder / "random"
     shutil.copytree(trained, random)
     weights = load_file(random / "model.safetensors")
-    new = {name: torch.ones_like(w) if name.endswith("norm.weight") else w for name, w in weights.items()}
+    new = {name: torch.ones_like(w) if "norm" in name and name.endswith("weight") else w for name, w in weights.items()}
     save_file(new, random / "model.safetensors", metadata={"format": "pt"})
     return {"random": random, "trained": trained}
 
@@ -137,6 +137,16 @@ def test_goes_on_where_it_was(
     assert len(done) == 2
     assert records_of(tmp_path / "out") == records_of(tmp_path / "whole")
     assert plain(again.sections[0].rows()) == plain(whole.sections[0].rows())
+
+
+@pytest.mark.slow
+def test_two_processes_find_the_same(questions: Path, tmp_path: Path, models: dict[str, Path]) -> None:
+    curve = CurveOptions(methods=("uniform",), keeps=(0.25,), draws=1, batch_size=2)
+    options = PruneOptions(choice=ModelChoice(str(models["trained"])), max_new_tokens=2)
+    for name, workers in (("one", 1), ("two", 2)):
+        placement = Placement(workers=workers, threads=1)
+        run_set(str(questions), tmp_path / name, options, curve, placement, watcher=Silent())
+    assert records_of(tmp_path / "one") == records_of(tmp_path / "two")
 
 
 def test_another_run_is_refused(questions: Path, tmp_path: Path, models: dict[str, Path]) -> None:

@@ -143,6 +143,7 @@ def test_drawn_scenes() -> None:
     assert found[0].boxes is not None
     assert read_samples("shapes:colourx4", seed=3).fingerprint == found.fingerprint
     assert read_samples("shapes:colourx4", seed=4).fingerprint != found.fingerprint
+    assert len(read_samples("shapesx2")) == 2
     every = read_samples("shapesx8")
     assert [sample.task for sample in every] == [
         "colour", "colour", "exists", "exists", "count", "where", "relation", "digit"
