@@ -29,9 +29,9 @@ class ShapesVLMOptions:
     batch : int
         Scenes per step; in the second stage with 17 questions each.
     learning_rate : float
-        Highest rate of AdamW in the second stage; the first's is 1.5 times as high.
+        Highest rate of AdamW in the second stage; the first's is 2.5 times as high.
     matrix_rate : float
-        Of Muon, which fits the matrices inside the layers; the first stage's is 4/3 times as high.
+        Of Muon, which fits the matrices inside the layers; the first stage's is twice as high.
     judged : int
         Scenes of each task that an evaluation takes; the final one takes ten times as many, drawn from another seed.
     evaluate_every : int
@@ -44,11 +44,11 @@ class ShapesVLMOptions:
     vision_layers: Annotated[int, Option("Of the image tower.", metavar="N", least=1)] = 3
     layers: Annotated[int, Option("Of the language model.", metavar="N", least=1)] = 4
     vision_steps: Annotated[int, Option("Of the image tower alone.", metavar="N", least=1)] = 1200
-    steps: Annotated[int, Option("Of the whole model.", metavar="N", least=2, resumable=True)] = 2000
+    steps: Annotated[int, Option("Of the whole model.", metavar="N", least=2, resumable=True)] = 1300
     warmup: Annotated[int, Option("Steps of each stage in which the rate rises.", metavar="N", least=0)] = 100
     batch: Annotated[int, Option("Scenes per step.", metavar="N", least=1)] = 24
-    learning_rate: LearningRate = 1e-3
-    matrix_rate: Annotated[float, Option("Highest rate of Muon.", metavar="X", above=0.0, below=1.0)] = 9e-3
+    learning_rate: LearningRate = 6e-4
+    matrix_rate: Annotated[float, Option("Highest rate of Muon.", metavar="X", above=0.0, below=1.0)] = 6e-3
     judged: Annotated[int, Option("Scenes of each task in an evaluation.", metavar="N", least=1, resumable=True)] = 200
     evaluate_every: Annotated[
         int, Option("Steps between evaluations and checkpoints.", metavar="N", least=1, resumable=True)

@@ -27,6 +27,9 @@ END_SHARE = 0.05
 """The same of <eos> behind an answer."""
 BACKGROUND, CENTRE, PRESENT = 0.3, 4.0, 0.15
 """Weights inside the loss of the labels."""
+WEIGHTS = {"exists": 3.0, "where": 2.0}
+"""Of questions that are answered by shape and colour together. With 1 the model went on looking for either alone, and
+neither a longer run nor other rates helped (exists 0.75 after 2000 steps); with these it is 0.89 after 600."""
 AT_ONCE = 100
 TOLD = ("colour", "exists", "where", "relation", "digit")
 """Tasks whose mean accuracy chooses the weights; counting is left as it comes."""
@@ -104,7 +107,8 @@ class AnswerRecipe:
         entropy = F.cross_entropy(logits.flatten(0, 1), drawn.answers.to(self.device).flatten(), reduction="none")
         entropy = entropy.view(drawn.answers.shape)
         asked, valid = len(FORMS), drawn.valid.to(self.device)
-        questions = (entropy[:, :asked] * valid[:, :asked]).sum() / valid[:, :asked].sum()
+        weight = valid[:, :asked] * torch.tensor([WEIGHTS.get(form, 1.0) for form in FORMS], device=self.device)
+        questions = (entropy[:, :asked] * weight).sum() / weight.sum()
         labels = label_loss(self.network, seen, _moved(drawn.labels, self.device))
         return questions + END_SHARE * entropy[:, asked:].mean() + LABEL_SHARE * labels
 

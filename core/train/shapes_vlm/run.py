@@ -20,7 +20,7 @@ from .recipe import AnswerRecipe, VisionRecipe, accuracies, optimizer
 
 VISION = "vision"
 """Folder of the first stage inside that of the run."""
-VISION_RATE, VISION_MATRIX_RATE = 1.5, 4 / 3
+VISION_RATE, VISION_MATRIX_RATE = 2.5, 2.0
 """Rates of the first stage over those of the second."""
 
 
@@ -84,7 +84,7 @@ def _stages(run: RecipeRun, network: ShapesNetwork, options: ShapesVLMOptions) -
         return first
     plan = Plan(
         steps=options.steps, warmup=options.warmup, learning_rate=options.learning_rate,
-        evaluate_every=options.evaluate_every, average=0.0, clip=2.0, stable=0.5, floor=0.02,
+        evaluate_every=options.evaluate_every, average=0.0, clip=2.0, stable=0.3, floor=0.02,
     )  # fmt: skip
     second = run.fit(
         AnswerRecipe(network, seed, options.batch, options.judged, run.device), plan, identity={"stage": "answers"},
