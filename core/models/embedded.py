@@ -104,5 +104,8 @@ EMBEDDED: Mapping[str, PackagedModel] = {
         PackagedModel(
             "shapes", "the vision-language model of drawn scenes", "attn", "attn", "core/models/weights/shapes", 2, "",
         ),
+        PackagedModel(
+            "shapes-guide", "its smaller, weaker guide", "attn", "attn", "core/models/weights/shapes-guide", 1, "",
+        ),
     )
 }  # fmt: skip

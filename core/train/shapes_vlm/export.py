@@ -37,7 +37,8 @@ def write_model(model: Any, weights: Path) -> None:
     config = model.config.to_dict() | {"architectures": [type(model).__name__], "dtype": "float16"}
     _write(folder / "config.json", config)
     ends = {"bos_token_id": NUMBER[BOS], "eos_token_id": NUMBER[EOS], "pad_token_id": NUMBER[PAD]}
-    _write(folder / "generation_config.json", {**ends, "max_new_tokens": 4, "do_sample": False})
+    # one word: with few of its visual tokens left the model answers right and then forgets to stop
+    _write(folder / "generation_config.json", {**ends, "max_new_tokens": 1, "do_sample": False})
     write_text(folder / "tokenizer.json", tokeniser().to_str(pretty=True) + "\n")
     special = {"bos_token": BOS, "eos_token": EOS, "pad_token": PAD, "extra_special_tokens": {"image_token": IMAGE}}
     _write(folder / "tokenizer_config.json", {"tokenizer_class": "PreTrainedTokenizerFast", **special})
