@@ -185,12 +185,8 @@ class _Run:
         embeds, index = self._chosen(self.stages[0], embeds, None, following)
         kwargs["inputs_embeds"] = embeds
         if index is not None:
-            if self.positions == "compact":
-                ids = self.rows.renumbered()
-            elif ids is None:
-                ids = self.rows.slots
-            else:
-                ids = ids_at(ids, index)
+            own = self.rows.slots if ids is None else ids_at(ids, index)
+            ids = self.rows.renumbered() if self.positions == "compact" else own
             # without a mask, gaps between positions are taken for packed sequences
             kwargs |= {"position_ids": ids, "attention_mask": self.rows.alive.long()}
         return args, kwargs
