@@ -1,7 +1,7 @@
 """Where the visual tokens of vision-language models are on the user's picture: after resizing, cropping and tiling.
 
 Each function follows one class of transformers from its image processor to the order in which features replace
-placeholders. The embedded tests prove them against these classes: the token that changes with a pixel holds it.
+placeholders. The tests prove them on these classes: the token that a pixel changes most is the one that holds it.
 """
 
 from __future__ import annotations
