@@ -16,6 +16,7 @@ import torch
 from torch import Tensor
 
 from ...errors import UsageError
+from ...options import OptionError
 from ..engine.moment import Moment, PruneStage, TokenChoice
 from ..engine.sites import VisionLanguageSite
 from ..engine.tower import Tower, feature_layer
@@ -138,7 +139,7 @@ class VFlowOpt(Pruner):
         found = read_strategy(self.calibration)
         if keep.share is None or abs(keep.share - found.keep) > 1e-6:
             asked = f"{keep.share:.4g}" if keep.share is not None else f"{keep.count} tokens"
-            raise UsageError(
+            raise OptionError(
                 f"{{keep}}: the strategy in {self.calibration} was found for a mean share of {found.keep:.4g}, not for "
                 f"{asked}. Ask for that, or calibrate another."
             )
