@@ -12,6 +12,7 @@ from ..carve.method import Carve
 from ..named import check_name, split
 from ..options import PruneOptions
 from ..vit.named import class_of
+from ..vit.trained import trained_file
 from . import images, pixels, tokens
 from .ready import Ready
 
@@ -32,7 +33,8 @@ def settled(options: PruneOptions) -> tuple[PruneOptions, WayOfLooking]:
         return options, WayOfLooking(pixels.ready, pixels.look)
     options = replace(options, keep=options.budget)
     choice = options.choice
-    task = vision_task(choice.model, allow_download=choice.allow_download)
+    trained = trained_file(choice.model) is not None
+    task = "classifier" if trained else vision_task(choice.model, allow_download=choice.allow_download)
     if task == "classifier" and class_of(options.method) is not None:
         return options, WayOfLooking(images.ready, images.look)
     return options, WayOfLooking(tokens.ready, tokens.look)

@@ -15,6 +15,7 @@ from ..options import PruneOptions
 from ..saved import read_saved, shape_in_words
 from ..settings import settings_of
 from ..told import model_kind
+from ..vit.trained import load_image_model
 
 
 @dataclass(frozen=True, slots=True)
@@ -47,6 +48,8 @@ def ready_with(options: PruneOptions, loaded: Loaded) -> Ready:
 
 @lru_cache(maxsize=2)
 def _load(model: str, task: Task, device: str, dtype: str, allow_download: bool) -> Loaded:
+    if task == "classifier":
+        return load_image_model(model, device=device, dtype=dtype, allow_download=allow_download)
     return load_model(model, task, device=device, dtype=pick_dtype(dtype), allow_download=allow_download)
 
 
