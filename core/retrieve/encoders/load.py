@@ -97,7 +97,7 @@ def _load(name: str, request: dict[str, Any], pooling: str | None, allow_downloa
     source = _source(name, path_of(name))
     kind = _recognised(source)
     if kind is None and not source.path.is_dir() and is_hub_id(name):
-        source = _source(name, find_folder(name, allow_download=allow_download, hint=_possible(name)))
+        source = _source(name, find_folder(name, _possible(name), allow_download=allow_download))
         kind = _recognised(source)
     if kind is None:
         raise _unknown(source)
