@@ -83,11 +83,10 @@ def pruner_of(name: str, settings: Mapping[str, Any]) -> Pruner:
         if setting not in own | theirs:
             known = ", ".join(sorted(own | theirs)) or "none"
             raise UsageError(f"{name} has no setting {setting!r}. It has {known}.")
-    made = tuple(
-        MODIFIERS[modifier]
-        .resolve()
-        .of(parts, {key: value for key, value in settings.items() if key in (MODIFIERS[modifier].options or ())})
-        for modifier, parts in modifiers
-    )
+    made = []
+    for modifier, parts in modifiers:
+        row = MODIFIERS[modifier]
+        read = {key: value for key, value in settings.items() if key in (row.options or ())}
+        made.append(row.resolve().of(method, parts, read))
     pruner: Pruner = cls(**{key: value for key, value in settings.items() if key in own})
-    return dataclasses.replace(pruner, modifiers=made) if made else pruner
+    return dataclasses.replace(pruner, modifiers=tuple(made)) if made else pruner

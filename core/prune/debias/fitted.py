@@ -55,13 +55,15 @@ class FittedTrend:
     data: str
     split: str
 
-    def differences(self, site: VisionLanguageSite, layer: int, lengths: Sequence[int]) -> list[str]:
-        """What is not as it was when the trend was fitted, each a line for the user."""
+    def differences(self, site: VisionLanguageSite, layer: int, lengths: Sequence[int], method: str = "") -> list[str]:
+        """What is not as it was when the trend was fitted, each a line for the user; no ``method``: not known."""
         texts = []
         if (shape := shape_of(site)) != self.shape:
             texts.append(f"the trend was fitted to {self.shape}, this model is {shape}.")
         elif site.fingerprint and self.fingerprint and site.fingerprint != self.fingerprint:
             texts.append(f"the trend was fitted to other weights, those of {self.model}.")
+        if method and method != self.method:
+            texts.append(f"the trend was fitted to the scores of {self.method}, not of {method}.")
         if layer != self.layer:
             texts.append(f"the trend was fitted in front of layer {self.layer}, tokens are chosen in front of {layer}.")
         if others := [length for length in lengths if length != self.length]:

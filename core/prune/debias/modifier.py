@@ -66,6 +66,8 @@ class Debias:
     fill : {"fewer", "uniform"}
         Where fewer tokens than the budget show no padding: keep so many only, or spend the rest of the budget on
         padding at about even distances.
+    method : str
+        Whose scores they are; empty: not known.
     """
 
     trend: bool = True
@@ -75,10 +77,11 @@ class Debias:
     pad_threshold: float = THRESHOLD
     every_stage: bool = False
     fill: str = "fewer"
+    method: str = ""
 
     @classmethod
-    def of(cls, parts: Sequence[str], settings: Mapping[str, Any]) -> Debias:
-        """``+debias`` with the parts behind its colon (none: both) and the settings that its row names.
+    def of(cls, method: str, parts: Sequence[str], settings: Mapping[str, Any]) -> Debias:
+        """``METHOD+debias`` with the parts behind its colon (none: both) and the settings that its row names.
 
         Raises
         ------
@@ -94,7 +97,7 @@ class Debias:
             raise UsageError("sigma and calibration both say how strong the trend is: give one of them.")
         fitted = read_trend(calibration) if calibration is not None else None
         wanted = parts or PARTS
-        made = cls(trend="pd" in wanted, padding="pas" in wanted, fitted=fitted, **values)
+        made = cls(trend="pd" in wanted, padding="pas" in wanted, fitted=fitted, method=method, **values)
         if not made.trend and (fitted is not None or made.sigma is not None):
             raise UsageError("+debias:pas takes no trend out, so neither sigma nor calibration says anything.")
         if not 0 <= made.pad_threshold < 1:
@@ -137,7 +140,8 @@ class Debias:
                     "`attn prune calibrate debias` fits it to a model."
                 )
             return debias(score, index, length, GENERIC if self.sigma is None else self.sigma, everything)
-        for text in self.fitted.differences(prompts.site, moment.layer, sorted(set(length.int().tolist()))):
+        lengths = sorted(set(length.int().tolist()))
+        for text in self.fitted.differences(prompts.site, moment.layer, lengths, self.method):
             prompts.note(f"debias: {text}")
         if self.fitted.trend.cubic is None:
             return debias(score, index, length, self.fitted.trend.sigma, everything)

@@ -45,6 +45,28 @@ class FittedExit:
     data: str
     split: str
 
+    def differences(self, fingerprints: tuple[str, str], max_new_tokens: int) -> list[str]:
+        """What is not as it was when the threshold was found, each a line for the user.
+
+        Parameters
+        ----------
+        fingerprints : tuple of str
+            Of the weights of model and guide; empty: not known.
+        max_new_tokens : int
+            Longest answer of the guide.
+        """
+        texts = []
+        for what, name, mine, theirs in zip(
+            ("model", "guide"), (self.model, self.guide), self.fingerprints, fingerprints, strict=True
+        ):
+            if mine and theirs and mine != theirs:
+                texts.append(f"the threshold was found for other weights of the {what}, those of {name}.")
+        if max_new_tokens != self.max_new_tokens:
+            texts.append(
+                f"the threshold was found for answers of {self.max_new_tokens} tokens at most, not {max_new_tokens}."
+            )
+        return texts
+
 
 def write_exit(path: str | PathLike[str], fitted: FittedExit) -> None:
     """Write a threshold as JSON."""

@@ -76,8 +76,16 @@ class SGL(Pruner):
         if self.guide is None:
             raise OptionError("{guide}: sgl needs a smaller model of the same family, which says what matters.")
         guide = loaded_guide(self.guide, site)
-        safe = read_exit(self.calibration).threshold if self.calibration is not None else self.threshold
-        return [self.stage(site, keep, lambda prompts: self._ranking(guide, prompts, safe), pixels=True)]
+        safe, told = self._safe(site, guide)
+        return [self.stage(site, keep, lambda prompts: self._ranking(guide, prompts, safe, told), pixels=True)]
+
+    def _safe(self, site: VisionLanguageSite, guide: nn.Module | Loaded) -> tuple[float | None, Sequence[str]]:
+        """From where on a guide's answer is safe, and what a user must know of that."""
+        if self.calibration is None:
+            return self.threshold, ()
+        fitted = read_exit(self.calibration)
+        fingerprints = site.fingerprint, site_of(guide).fingerprint
+        return fitted.threshold, fitted.differences(fingerprints, self.guide_tokens)
 
     def stage(self, site: VisionLanguageSite, keep: Keep, ranking: Ranking, *, pixels: bool = False) -> PruneStage:
         """The only stage: the most important tokens stay, in front of one layer of the large model."""
@@ -94,7 +102,9 @@ class SGL(Pruner):
         layer = int(site.depth * self.f_layer) if self.layer is None else self.layer
         return PruneStage(layer, choose, pixels=pixels)
 
-    def _ranking(self, guide: nn.Module | Loaded, prompts: Prompts, safe: float | None) -> list[Tensor]:
+    def _ranking(
+        self, guide: nn.Module | Loaded, prompts: Prompts, safe: float | None, told: Sequence[str]
+    ) -> list[Tensor]:
         """By the guide's own run on what the large model was given, once for a batch."""
         if _RUN not in prompts.cache:
             site, call = site_of(guide), {**prompts.inputs, **prompts.pixels}
@@ -104,6 +114,8 @@ class SGL(Pruner):
                 raise OptionError(f"{{guide}}: it has no token {largest}. Take one that reads the same tokens.")
             run = run_guide(site, call, max_new_tokens=self.guide_tokens, rows=self.rows)
             prompts.note("sgl: the guide's own run comes on top of what is counted for the large model.")
+            for text in told:
+                prompts.note(f"sgl: {text}")
             if safe is not None:
                 prompts.note(_judged(guide, site, call, run, safe))
             prompts.cache[_RUN] = run

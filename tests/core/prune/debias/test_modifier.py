@@ -188,7 +188,7 @@ def test_names_and_settings_that_cannot_be(name: str, settings: dict[str, Any], 
 def test_parts_of_a_name() -> None:
     assert split("fastv+debias:pd,pas") == ("fastv", (("debias", ("pd", "pas")),))
     (modifier,) = pruner_of("fastv+debias:pd", {"layer": 1, "sigma": 0.3}).modifiers
-    assert modifier == Debias(padding=False, sigma=0.3)
+    assert modifier == Debias(padding=False, sigma=0.3, method="fastv")
 
 
 def test_every_attentive_method_can_be_debiased() -> None:
@@ -247,6 +247,9 @@ def test_calibration_round_trip_and_what_differs(tmp_path: Path) -> None:
         assert any(text in note for note in notes), text
     write_trend(path, fitted(fingerprint="other"))
     assert any("other weights" in n for n in run("llava padded", "fastv+debias:pd", calibration=path, layer=1).notes)
+    write_trend(path, fitted(method="oracle"))
+    notes = run("llava padded", "fastv+debias:pd", calibration=path, layer=1).notes
+    assert "debias: the trend was fitted to the scores of oracle, not of fastv." in notes
 
 
 def test_a_cubic_is_divided_by() -> None:

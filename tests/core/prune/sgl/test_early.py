@@ -118,6 +118,12 @@ def test_files_that_are_no_calibration(tmp_path: Path) -> None:
     fitted = FittedExit(0.7, 0.3, 0.31, "a", "b", ("c", "d"), 10, 5, "e", "f")
     write_exit(path, fitted)
     assert read_exit(path) == fitted
+    assert not fitted.differences(("c", "d"), 10)
+    assert not fitted.differences(("", ""), 10)
+    model, guide, longest = fitted.differences(("x", "y"), 4)
+    assert "other weights of the model, those of a" in model
+    assert "other weights of the guide, those of b" in guide
+    assert "10 tokens at most, not 4" in longest
     for text in ("{}", '{"kind": "attn prune sgl", "threshold": 1}'):
         path.write_text(text)
         with pytest.raises(InputError, match=r"exit\.json"):

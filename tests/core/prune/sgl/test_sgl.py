@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -16,6 +17,7 @@ from attn.core.prune.api import prune
 from attn.core.prune.engine import rows as module
 from attn.core.prune.engine.prompts import prompts_of
 from attn.core.prune.engine.sites import VisionLanguageSite, site_of
+from attn.core.prune.sgl.fitted import FittedExit, write_exit
 from attn.core.prune.sgl.guide import run_guide
 from attn.core.prune.sgl.importance import received_attention
 from attn.core.prune.vlm.ask import PreparedBatch, batch, prepare
@@ -131,6 +133,14 @@ def test_batches_are_ranked_prompt_by_prompt() -> None:
         found = trace.last.kept(sample)
         assert found is not None
         assert found.tolist() == score.topk(12).indices.sort().values.tolist()
+
+
+def test_a_calibration_of_other_models_is_told(tmp_path: Path) -> None:
+    large, guide = loaded_vlm("llava padded"), guide_of("llava padded")
+    write_exit(tmp_path / "exit.json", FittedExit(0.7, 0.3, 0.31, "a", "b", ("c", "d"), 10, 5, "e", "f"))
+    with torch.no_grad(), prune(large, "sgl", 12, guide=guide, calibration=tmp_path / "exit.json") as trace:
+        large.model(**prepare(large, [coloured(48, 48)], QUESTION).inputs)
+    assert "sgl: the threshold was found for other weights of the guide, those of b." in trace.notes
 
 
 def test_guides_that_cannot_be(tmp_path: Any) -> None:
