@@ -84,7 +84,7 @@ def run_set(
     Raises
     ------
     UsageError
-        If an option makes no sense, or the folder holds another run.
+        If an option makes no sense, a method was calibrated on samples of the set, or the folder holds another run.
     InputError
         If the set cannot be read.
     """
@@ -95,6 +95,8 @@ def run_set(
     points, left_out = _points(setup)
     if not points:
         raise OptionError(f"{{methods}}: none can be scored. {left_out[0]}")
+    for pruner in {point.method: point.pruner for point in points}.values():
+        pruner.check_held_out(samples)
     folder = Path(output) if output is not None else _beside(dataset)
     begin(folder, _identity(dataset, setup, samples, loaded), overwrite=placement.overwrite)
     size = curve.batch_size

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from itertools import pairwise
 from typing import ClassVar
@@ -13,6 +13,7 @@ import torch
 from torch import Tensor
 
 from ...errors import UsageError
+from ..data.samples import QuestionSample
 from ..engine.moment import Moment, PruneStage, TokenChoice
 from ..engine.prompts import Prompts
 from ..engine.sites import VisionLanguageSite
@@ -79,6 +80,9 @@ class Pruner(ABC):
                 f"of the first choice see every token. Keep more than {first / site.depth:.4g}, or choose earlier."
             )
         return Keep(share=min(share, 1.0))
+
+    def check_held_out(self, samples: Iterable[QuestionSample]) -> None:  # noqa: B027 - most were found on nothing
+        """Raise ``UsageError`` if a sample is one that the settings were found on, as far as that is known."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -6,7 +6,7 @@ Paper: "VFlowOpt: A Token Pruning Framework for LMMs with Visual Information Flo
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
@@ -17,6 +17,7 @@ from torch import Tensor
 
 from ...errors import UsageError
 from ...options import OptionError
+from ..data.samples import QuestionSample
 from ..engine.moment import Moment, PruneStage, TokenChoice
 from ..engine.sites import VisionLanguageSite
 from ..engine.tower import Tower, feature_layer
@@ -155,6 +156,10 @@ class VFlowOpt(Pruner):
                 f"vflowopt: the strategy in {self.calibration} was found for other weights; calibrate it for these",
             )
         return ()
+
+    def check_held_out(self, samples: Iterable[QuestionSample]) -> None:
+        if self.calibration is not None:
+            read_strategy(self.calibration).check_held_out(samples)
 
     @classmethod
     def of(cls, found: FlowStrategy) -> VFlowOpt:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import dataclasses
 import hashlib
 import json
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Set
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -74,9 +74,12 @@ class FlowStrategy:
         return not self.model or not fingerprint or self.model == fingerprint
 
     def check_held_out(self, samples: Iterable[QuestionSample]) -> None:
-        """Raises ``UsageError`` if a sample is one that it was found on: its score would be none of unseen samples."""
+        """Raises ``UsageError`` if a sample is one that it was found on: its score would be none of unseen samples.
+
+        A picture that cannot be read is none of them.
+        """
         marks = set(self.split)
-        seen = [sample.id for sample in samples if mark_of(sample) in marks]
+        seen = [sample.id for sample in samples if _marked(sample, marks)] if marks else []
         if seen:
             some = ", ".join(seen[:3]) + (", ..." if len(seen) > 3 else "")
             raise UsageError(
@@ -106,6 +109,13 @@ def read_strategy(path: Path) -> FlowStrategy:
     if not finite or strategy.side < 1 or not 0 < strategy.first <= 1 or not 0 < strategy.second <= 1:
         raise InputError(path, "holds a share that is not above 0 and up to 1, or a cell below 1", "Make it again")
     return strategy
+
+
+def _marked(sample: QuestionSample, marks: Set[str]) -> bool:
+    try:
+        return mark_of(sample) in marks
+    except InputError:
+        return False
 
 
 def mark_of(sample: QuestionSample) -> str:

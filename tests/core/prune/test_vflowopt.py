@@ -240,6 +240,8 @@ def test_what_it_was_found_on_is_not_evaluated_on() -> None:
     strategy.check_held_out([other, dataclasses.replace(one, question="where is it")])
     with pytest.raises(UsageError, match="row 7"):
         strategy.check_held_out([other, dataclasses.replace(one, id="row 7")])
+    broken = dataclasses.replace(one, picture=Path("nowhere.png"))
+    strategy.check_held_out([broken])
 
 
 @pytest.mark.parametrize(

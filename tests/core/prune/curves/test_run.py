@@ -21,7 +21,9 @@ from attn.core.progress import Silent
 from attn.core.prune.curves import run as runs
 from attn.core.prune.curves.options import CurveOptions
 from attn.core.prune.curves.run import run_set
+from attn.core.prune.data.read import read_samples
 from attn.core.prune.options import ModelChoice, PruneOptions
+from attn.core.prune.vflowopt.strategy import FlowStrategy, mark_of
 from attn.core.report.model import Report, plain
 from attn.core.report.write import render
 from tests.support.small_vlms import vlm_folder
@@ -196,6 +198,16 @@ def test_refused(
 ) -> None:
     with pytest.raises(UsageError, match=what):
         scored(questions, tmp_path / "out", models["random"], CurveOptions(**curve), **more)
+    assert not (tmp_path / "out").exists()
+
+
+def test_a_strategy_is_not_scored_on_its_own_samples(questions: Path, tmp_path: Path, models: dict[str, Path]) -> None:
+    marks = tuple(mark_of(sample) for sample in read_samples(str(questions), limit=1, seed=0))
+    path = tmp_path / "s.json"
+    FlowStrategy(0.5, 1.5, 0.0, 3.0, 0.5, 0.8, None, (1, 2), 1, split=marks).write(path)
+    curve = CurveOptions(methods=("vflowopt",), keeps=(0.5,))
+    with pytest.raises(UsageError, match=r"1 of the samples are among those that the strategy was found on"):
+        scored(questions, tmp_path / "out", models["random"], curve, calibration=path)
     assert not (tmp_path / "out").exists()
 
 
