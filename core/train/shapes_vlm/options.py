@@ -29,9 +29,9 @@ class ShapesVLMOptions:
     batch : int
         Scenes per step; in the second stage with 17 questions each.
     learning_rate : float
-        Highest rate of AdamW in the second stage; the first's is 2.5 times as high.
+        Highest rate of AdamW in the second stage.
     matrix_rate : float
-        Of Muon, which fits the matrices inside the layers; the first stage's is twice as high.
+        Of Muon, which fits the matrices inside the layers, in the second stage.
     judged : int
         Scenes of each task that an evaluation takes; the final one takes ten times as many, drawn from another seed.
     evaluate_every : int
@@ -44,11 +44,11 @@ class ShapesVLMOptions:
     vision_layers: Annotated[int, Option("Of the image tower.", metavar="N", least=1)] = 3
     layers: Annotated[int, Option("Of the language model.", metavar="N", least=1)] = 4
     vision_steps: Annotated[int, Option("Of the image tower alone.", metavar="N", least=1)] = 1200
-    steps: Annotated[int, Option("Of the whole model.", metavar="N", least=2, resumable=True)] = 1300
+    steps: Annotated[int, Option("Of the whole model.", metavar="N", least=2, resumable=True)] = 2600
     warmup: Annotated[int, Option("Steps of each stage in which the rate rises.", metavar="N", least=0)] = 100
     batch: Annotated[int, Option("Scenes per step.", metavar="N", least=1)] = 24
-    learning_rate: LearningRate = 6e-4
-    matrix_rate: Annotated[float, Option("Highest rate of Muon.", metavar="X", above=0.0, below=1.0)] = 6e-3
+    learning_rate: LearningRate = 8e-4
+    matrix_rate: Annotated[float, Option("Highest rate of Muon.", metavar="X", above=0.0, below=1.0)] = 7.2e-3
     judged: Annotated[int, Option("Scenes of each task in an evaluation.", metavar="N", least=1, resumable=True)] = 200
     evaluate_every: Annotated[
         int, Option("Steps between evaluations and checkpoints.", metavar="N", least=1, resumable=True)
@@ -76,8 +76,8 @@ RECIPE = Verb(
     description="""Train a small vision-language model on drawn scenes.
 
     It answers six kinds of questions about shapes and digits with one word. Nothing is read: scenes and questions are
-    drawn. The model that ships as `shapes` was made by the recipe as it stands, its guide `shapes-guide` by a smaller
-    one. The default takes about 20 minutes on one core.
+    drawn. The models that ship as `shapes` and `shapes-guide` are of this kind; their cards say how each was made. The
+    default takes about 25 minutes on one core.
     """,
     examples=(
         ("attn train shapes-vlm -o run/", "The model that ships; the same command resumes a killed run."),

@@ -20,8 +20,8 @@ from .recipe import AnswerRecipe, VisionRecipe, accuracies, optimizer
 
 VISION = "vision"
 """Folder of the first stage inside that of the run."""
-VISION_RATE, VISION_MATRIX_RATE = 2.5, 2.0
-"""Rates of the first stage over those of the second."""
+VISION_RATE, VISION_MATRIX_RATE = 1.5e-3, 1.2e-2
+"""Highest rates of AdamW and Muon in the first stage."""
 
 
 def train_shapes_vlm(
@@ -71,10 +71,10 @@ def _stages(run: RecipeRun, network: ShapesNetwork, options: ShapesVLMOptions) -
     total = options.vision_steps + options.steps
     seed = options.compute.seed
     plan = Plan(
-        steps=options.vision_steps, warmup=options.warmup, learning_rate=VISION_RATE * options.learning_rate,
+        steps=options.vision_steps, warmup=options.warmup, learning_rate=VISION_RATE,
         evaluate_every=options.evaluate_every, average=0.0, clip=2.0, stable=0.3, floor=0.1,
     )  # fmt: skip
-    factor = options.matrix_rate * VISION_MATRIX_RATE / plan.learning_rate
+    factor = VISION_MATRIX_RATE / VISION_RATE
     first = run.fit(
         VisionRecipe(network, seed, options.batch, run.device), plan, identity={"stage": VISION},
         folder=run.output / VISION, optimizer=optimizer(network, factor),
@@ -84,7 +84,7 @@ def _stages(run: RecipeRun, network: ShapesNetwork, options: ShapesVLMOptions) -
         return first
     plan = Plan(
         steps=options.steps, warmup=options.warmup, learning_rate=options.learning_rate,
-        evaluate_every=options.evaluate_every, average=0.0, clip=2.0, stable=0.3, floor=0.02,
+        evaluate_every=options.evaluate_every, average=0.0, clip=2.0, stable=0.5, floor=0.02,
     )  # fmt: skip
     second = run.fit(
         AnswerRecipe(network, seed, options.batch, options.judged, run.device), plan, identity={"stage": "answers"},
