@@ -67,7 +67,7 @@ def prune(
 
     Yields
     ------
-    PruneTrace; of an image transformer, ``vit.passes.ImageTrace``
+    PruneTrace; of an image transformer, ``vit.stages.ImageTrace``
 
     Raises
     ------

@@ -21,8 +21,8 @@ from attn.core.nets.as_vit import (
 from attn.core.nets.vit import PatchAttention, VisionTransformer, ViTShape
 from attn.core.prune.methods.base import Keep
 from attn.core.prune.vit.as_vit import AsViT, batch_mean
-from attn.core.prune.vit.passes import ImageTrace
 from attn.core.prune.vit.site import image_site
+from attn.core.prune.vit.stages import ImageTrace
 from attn.core.prune.vit.tome import merge_owners
 
 LOGITS, LOSS, GRADIENT = 5e-5, 1e-4, 1e-3

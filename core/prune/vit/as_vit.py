@@ -14,9 +14,10 @@ from ...errors import UsageError
 from ...nets.as_vit import AdaptiveViT, head_weighted_score
 from ..methods.base import Keep
 from .base import StagedPruner
-from .passes import DropStage, MergeStages, PatchScores, pruned_images
+from .passes import pruned_images
 from .ranked import best, checked_positions, stage_counts
 from .site import ImageSite
+from .stages import DropStage, MergeStages, PatchScores
 
 
 @dataclass(frozen=True)

@@ -18,8 +18,9 @@ from ...models.images import BATCH_IMAGES, PreparedImage
 from ...models.loaded import Loaded
 from ...models.pictures import ColourPicture
 from ..methods.base import Keep
-from .passes import DropStage, ImageTrace, MergeStages, pruned_images
+from .passes import pruned_images
 from .site import ImageSite, image_site
+from .stages import DropStage, ImageTrace, MergeStages
 
 
 @dataclass(frozen=True)

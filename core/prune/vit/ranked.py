@@ -14,8 +14,8 @@ from torch import Tensor
 from ...errors import UsageError
 from ..methods.base import Keep
 from .base import StagedPruner
-from .passes import DropStage, MergeStages, PatchScores
 from .site import ImageSite
+from .stages import DropStage, MergeStages, PatchScores
 
 STAGES = 3
 

@@ -19,9 +19,9 @@ from ...nets.sparsifiner_layers import attention_multiply_adds
 from ...nets.sparsifiner_vit import SparsifinerOutput, SparsifinerViT
 from ..methods.base import Keep
 from .base import VitPruner
-from .passes import ImagePass, ImageTrace
 from .ranked import STAGES, checked_positions, stage_counts
 from .site import ImageSite
+from .stages import ImagePass, ImageTrace
 
 Part = Literal["both", "attention", "tokens"]
 

@@ -12,8 +12,8 @@ from torch.nn import functional as F
 from ...errors import UsageError
 from ..methods.base import Keep
 from .base import StagedPruner
-from .passes import DropStage, MergeStages
 from .site import ImageSite
+from .stages import DropStage, MergeStages
 
 
 @dataclass(frozen=True)
