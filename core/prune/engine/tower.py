@@ -1,4 +1,4 @@
-"""What a method needs of the image tower: attention, keys and hidden states of single layers, token by token.
+"""What a method needs of the image tower: attention and keys of single layers, token by token.
 
 Hooks note what a few layers get while the tower runs (``watch.py``). Their attention is looked at afterwards, by
 running that of the one layer again, in tiles of rows: kernels stay as they are, and no matrix of all rows is made.
@@ -8,7 +8,6 @@ Sources: methods/pruning-peers.md, sections 3.5, 3.7 and 8.1; methods/vflowopt.m
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
 from functools import cached_property
 from typing import Any
 
@@ -19,48 +18,9 @@ from ...errors import UsageError
 from ...models.family import attention_places
 from ...models.hooks import capture
 from .cells import handed_out, layout_of_call, order_of_call
+from .segments import TowerSegment
 from .sites import VisionLanguageSite
 from .watch import TowerCall, projection_of
-
-ROWS = 256
-"""Rows of attention at a time: 4 bytes x heads x 256 x patches: 12 MB for 16 heads and 729 patches."""
-
-
-@dataclass(frozen=True, slots=True)
-class TowerSegment:
-    """Rows of the tower that attend to each other: a picture, a tile, a frame or a window.
-
-    Parameters
-    ----------
-    start : int
-        Its first row among all.
-    q, k : Tensor [H, n, d]
-    mask : Tensor [1 or H, 1 or n, n] or None
-        bool (True = keep) or added.
-    scale : float
-    """
-
-    start: int
-    q: Tensor
-    k: Tensor
-    mask: Tensor | None
-    scale: float
-
-    def attention(self, rows: slice) -> Tensor:
-        """Probabilities of rows, [H, R, n], float32."""
-        logits = (self.q[:, rows].float() * self.scale) @ self.k.float().mT
-        if self.mask is not None:
-            mask = self.mask[:, rows] if self.mask.shape[1] > 1 else self.mask
-            logits = logits.masked_fill(~mask, -torch.inf) if mask.dtype == torch.bool else logits + mask
-        return logits.softmax(-1)
-
-    def counted(self) -> Tensor:
-        """Rows that are no padding: that see themselves, [n] bool."""
-        n = self.q.shape[1]
-        if self.mask is None:
-            return torch.ones(n, dtype=torch.bool, device=self.q.device)
-        itself = self.mask[0].expand(n, n).diagonal()
-        return itself if itself.dtype == torch.bool else itself > torch.finfo(itself.dtype).min / 2
 
 
 class Tower:
@@ -129,12 +89,6 @@ class Tower:
             rows = features.reshape(len(features) * self.patches[0].shape[1], -1)
         out: Tensor = projection_of(self.site)(rows)
         return out
-
-    def hidden(self, layer: int) -> Tensor:
-        """Output of a layer, [cells, patches per cell, C]."""
-        return torch.cat(
-            [call.hidden[layer].flatten(0, -2)[patches] for call, patches in zip(self.calls, self.patches, strict=True)]
-        )
 
     def keys(self, layer: int) -> Tensor:
         """Keys of a layer, mean over the patches of a cell, [cells, H, d]; as the softmax sees them."""
@@ -230,7 +184,7 @@ class Tower:
             values = []
             for segment in segments:
                 part = slice(segment.start, segment.start + segment.q.shape[1])
-                values.append(_mean_of_rows(segment, meant[part], inside[part] if alone else None))
+                values.append(segment.received(meant[part], inside[part] if alone else None))
             found.append(torch.cat(values)[patches])
             first += len(patches)
         return torch.cat(found)
@@ -264,23 +218,6 @@ class Tower:
                 start += one.q.shape[2]
         self._seen[id(call), layer] = segments
         return segments
-
-
-def _mean_of_rows(segment: TowerSegment, meant: Tensor, among: Tensor | None) -> Tensor:
-    """Mean attention of the rows that are meant, over heads, [n]; among some columns alone, renormalised."""
-    n = segment.q.shape[1]
-    total = torch.zeros(n, device=segment.q.device)
-    for start in range(0, n, ROWS):
-        part = slice(start, start + ROWS)
-        weight = meant[part].float()
-        if not weight.any():
-            continue
-        attention = segment.attention(part)
-        if among is not None:
-            attention = attention * among
-            attention = attention / attention.sum(-1, keepdim=True).clamp(min=torch.finfo(torch.float32).tiny)
-        total += (attention.mean(0) * weight[:, None]).sum(0)
-    return total / meant.sum().clamp(min=1)
 
 
 def has_class_token(site: VisionLanguageSite) -> bool:

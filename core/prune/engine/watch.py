@@ -24,8 +24,6 @@ class TowerCall:
         Frames, rows and columns of patches, where pictures are packed one behind the other.
     inputs : dict, layer -> (args, kwargs)
         What the attention of a layer got.
-    hidden : dict, layer -> Tensor
-        What the layer gave.
     shape : tuple of int
         Of the last layer's output: views and rows, or rows alone where they are packed; and the width.
     features : Tensor or None
@@ -38,7 +36,6 @@ class TowerCall:
 
     grid: Tensor | None = None
     inputs: dict[int, tuple[Any, Any]] = field(default_factory=dict)
-    hidden: dict[int, Tensor] = field(default_factory=dict)
     shape: tuple[int, ...] = ()
     features: Tensor | None = None
     packing: partial[Any] | None = None
@@ -74,7 +71,6 @@ class TowerWatch:
         yield self.site.tower.register_forward_pre_hook(self._begin, with_kwargs=True)
         for place in self.layers:
             yield place.module.register_forward_pre_hook(partial(self._attention, place.number), with_kwargs=True)
-            yield place.block.register_forward_hook(partial(self._hidden, place.number))
         yield projection_of(self.site).register_forward_pre_hook(self._features)
         yield attention_places(self.site.tower)[-1].block.register_forward_hook(self._shape)
         if hasattr(self.site.model.model, "pack_image_features"):
@@ -95,10 +91,6 @@ class TowerWatch:
     def _attention(self, layer: int, module: Any, args: Any, kwargs: Any) -> None:
         if self.calls and layer not in self.calls[-1].inputs:  # not when it runs again to be looked at
             self.calls[-1].inputs[layer] = (args, kwargs)
-
-    def _hidden(self, layer: int, block: Any, args: Any, out: Any) -> None:
-        if self.calls:
-            self.calls[-1].hidden[layer] = (out[0] if isinstance(out, tuple) else out).detach()
 
     def _shape(self, block: Any, args: Any, out: Any) -> None:
         if self.calls:
