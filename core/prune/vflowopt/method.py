@@ -7,56 +7,29 @@ Paper: "VFlowOpt: A Token Pruning Framework for LMMs with Visual Information Flo
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 from typing import Any
 
 import torch
-from torch import Tensor
 
 from ...errors import UsageError
 from ...options import OptionError
 from ..data.samples import QuestionSample
 from ..engine.moment import Moment, PruneStage, TokenChoice
 from ..engine.sites import VisionLanguageSite
-from ..engine.tower import Tower, feature_layer
+from ..engine.tower import feature_layer
 from ..methods.base import Keep, Pruner, largest, layer_of
 from .budget import even_stages, second_count, solved, third_count
-from .importance import Importance, Reduce, grey_of_patches, importance, patch_entropy, patches_of
-from .places import TokenPlaces, token_places
+from .importance import Reduce
+from .maps import FlowMap, flow_map
 from .recycle import grid_cells, most_important, recycle, without_least
 from .strategy import FlowStrategy, read_strategy
 
-END_OF_ROW = 1.0
-"""Importance of a token that belongs to no patch: it survives (section 3.2)."""
 SIDE, OF = 12.0, 27
 """Side of a cell where none is given: that of the released 50 % strategy, of a grid of 27 x 27 tokens."""
 _CACHED = "vflowopt"
-
-
-@dataclass(frozen=True, slots=True)
-class FlowMap:
-    """What a batch's stages go by.
-
-    Parameters
-    ----------
-    importance : Importance
-        Of the patches of all views.
-    tokens : tuple of Tensor [n_b]
-        Importance of the visual tokens of each prompt.
-    places : tuple of TokenPlaces
-    pictures : tuple of Tensor of int64 [n_b]
-        The picture that each token is of, from 0, in its prompt.
-    left : list of int
-        Tokens of each prompt behind stage 1.
-    """
-
-    importance: Importance
-    tokens: tuple[Tensor, ...]
-    places: tuple[TokenPlaces, ...]
-    pictures: tuple[Tensor, ...]
-    left: list[int] = field(default_factory=list)
 
 
 @dataclass(frozen=True)
@@ -195,7 +168,10 @@ def _before(
     """Stage 1 (section 3.3)."""
     for text in told:
         moment.prompts.note(text)
-    flow = flow_map(method, moment, vision)
+    flow = flow_map(
+        moment, vision, t=method.t, alpha=method.alpha, reduce=method.reduce, pixel_mean=method.pixel_mean,
+        pixel_std=method.pixel_std,
+    )  # fmt: skip
     moment.prompts.cache[_CACHED] = flow
     choices = []
     for sample, (values, places) in enumerate(zip(flow.tokens, flow.places, strict=True)):
@@ -255,59 +231,3 @@ def _third(method: VFlowOpt, keep: Keep, layers: tuple[int, int], moment: Moment
             left = without_least(here, len(here) - max(min(1, len(here)), count))
         choices.append(TokenChoice(numbers[left], score=here))
     return choices
-
-
-# -- what they go by
-
-
-def flow_map(method: VFlowOpt, moment: Moment, vision: int) -> FlowMap:
-    """The importance of every visual token of a batch (sections 3.1 and 3.2)."""
-    tower = moment.prompts.tower
-    assert tower is not None
-    entropy = tower_entropy(tower, method.pixel_mean, method.pixel_std) if method.alpha else None
-    found = importance(
-        partial(tower.among_patches, vision), tower.views, t=method.t, alpha=method.alpha, entropy=entropy,
-        reduce=method.reduce,
-    )  # fmt: skip
-    if bool(found.fallback.any()):
-        moment.prompts.note(
-            f"vflowopt: no patch receives more than {method.t:g} times the mean attention; the one that receives most "
-            "said what is important"
-        )
-    values = found.cells
-    tokens = tuple(torch.where(cells >= 0, values[cells], END_OF_ROW) for cells in tower.cells)
-    places = tuple(token_places(cells, tower.views, tower.grids) for cells in tower.cells)
-    pictures = tuple(_pictures(moment, sample, place) for sample, place in enumerate(places))
-    return FlowMap(found, tokens, places, pictures)
-
-
-def tower_entropy(tower: Tower, mean: Sequence[float], std: Sequence[float]) -> Tensor:
-    """Entropy of the true grey values of each patch that the tower saw, [cells, m], bits."""
-    found = []
-    for call, patches in zip(tower.calls, tower.patches, strict=True):
-        pixels = call.pixels
-        assert pixels is not None
-        of = torch.tensor(mean, device=pixels.device), torch.tensor(std, device=pixels.device)
-        if call.grid is not None:  # packed: patches of a cell follow each other
-            found.append(patch_entropy(grey_of_patches(pixels.view(len(pixels), 3, -1), *of)).view_as(patches))
-            continue
-        size: Any = tower.site.tower.config.patch_size
-        each = patches_of(pixels, int(size if isinstance(size, int) else size[0]))  # [V, N, 3, P]
-        views, count = each.shape[:2]
-        bits = patch_entropy(grey_of_patches(each.flatten(0, 1), *of)).view(views, count)
-        rows = torch.cat([bits.new_zeros(views, call.shape[1] - count), bits], 1)  # a class token is in front
-        found.append(rows.flatten()[patches])
-    return torch.cat(found)
-
-
-def _pictures(moment: Moment, sample: int, places: TokenPlaces) -> Tensor:
-    """The picture of each visual token of a prompt, from 0: as the caller says, else one. A video is one."""
-    prompts = moment.prompts
-    known = prompts.pictures[sample] if prompts.pictures is not None else None
-    pictures = torch.zeros_like(places.rows)
-    video = prompts.site.tokens[1:]
-    if video and len(pictures) and int(prompts.input_ids[sample, prompts.visual[sample][0]]) in video:
-        return pictures
-    for number, geometry in enumerate(known or ()):
-        pictures[geometry.prefix :] = number
-    return pictures
