@@ -10,6 +10,7 @@ import pytest
 import torch
 from numpy.typing import NDArray
 
+from attn.core.prune.debias.calibrate import ScoreMean
 from attn.core.prune.debias.modifier import debias
 from attn.core.prune.debias.padding import valid_patches
 from attn.core.prune.debias.trend import bias_strength, fit_trend
@@ -32,6 +33,14 @@ def test_trend(v: dict[str, NDArray[Any]]) -> None:
     assert 1 / linear.shape(x) == pytest.approx(v["weight"], rel=1e-5)
     assert linear.sigma == pytest.approx(v["sigma_attn"], abs=1e-3)
     assert bias_strength(v["mean_attn"] * v["weight"]) == pytest.approx(v["sigma_attn_debiased"], abs=1e-3)
+
+
+def test_mean_over_pictures(v: dict[str, NDArray[Any]]) -> None:
+    mean = ScoreMean()
+    for scores in v["calib_attn"]:
+        mean.add(scores)
+    assert mean.count == len(v["calib_attn"])
+    assert mean.mean == pytest.approx(v["mean_attn"], rel=1e-5)
 
 
 @pytest.mark.parametrize("name", ["raw", "debiased"])

@@ -91,6 +91,25 @@ def test_answer_and_early_exit(v: dict[str, Any], small: VisionLanguageSite) -> 
 
 
 @torch.no_grad()
+def test_what_an_answer_is_asked_again_with(v: dict[str, Any], small: VisionLanguageSite) -> None:
+    """Behind each step the recorded logits; of the pruned prompt the recorded tokens and probabilities."""
+    call, answer = prompt(v), v["generated"]
+    call["input_ids"] = torch.cat([call["input_ids"], answer[None]], 1)
+    behind = slice(-len(answer) - 1, -1)
+    torch.testing.assert_close(small.model(**call).logits[0, behind], v["step_logits"], atol=1e-4, rtol=0)
+
+    def choose(moment: Moment) -> list[TokenChoice]:
+        return [top(v["importance_official"], moment.numbers[0], Keep(share=v["consistency_ratio"]).of(20))]
+
+    with pruned(small.model, [PruneStage(0, choose)], site=small) as trace:
+        logits = small.model(**call, use_cache=False).logits[0, behind]
+    found = logits.softmax(-1).gather(-1, answer[:, None])[:, 0]
+    torch.testing.assert_close(found, v["token_prob_pruned"], atol=1e-4, rtol=1e-3)
+    assert trace.last.slots is not None
+    assert trace.last.slots[0, : v["consistency_keep"].shape[0]].tolist() == v["consistency_keep"].tolist()
+
+
+@torch.no_grad()
 def test_large_model(v: dict[str, Any]) -> None:
     large = llava(v, "large", 48, 5)
     keep = Keep(share=v["prune_keep_ratio"])
