@@ -219,6 +219,8 @@ class PruneOptions:
 def check_read(options: PruneOptions, given: Collection[str] = ()) -> None:
     """Refuse what was given and neither the chosen method nor one of the comparison reads, or a kept folder says.
 
+    So are settings of a method that is not run.
+
     The seed is no order: a method without anything random leaves it unread.
 
     Parameters
@@ -234,6 +236,11 @@ def check_read(options: PruneOptions, given: Collection[str] = ()) -> None:
     used = (options.method, *options.compare)
     read = {"seed"}.union(*(options_of(name) for name in used))
     rows = {**METHODS, **{f"…+{name}": row for name, row in MODIFIERS.items()}}
+    for target in options.settings.keys() - {"", *used}:
+        setting, text = next(iter(options.settings[target].items()))
+        raise OptionError(
+            f"{{settings}} {target}.{setting}={text}: {target} is not run. Methods are {', '.join(dict.fromkeys(used))}."
+        )
     for name in (one.name for one in fields(options)):
         readers = [method for method, row in rows.items() if name in (row.options or ())]
         wanted = name in given or getattr(options, name) != getattr(PruneOptions(), name)

@@ -49,6 +49,9 @@ def test_command(cli, tmp_path, model):
     assert metrics["kv_bytes_after"] < metrics["kv_bytes_before"]
     assert 0 < metrics["flops_ratio"] < 1
     assert 0 < metrics["attention_mass"] < 1
+    whole = cli("prune", "a b.png", *ASK, "--model", model, "--keep", "37", "--json", "--overwrite").report["items"][0]
+    assert (whole["metrics"]["tokens_after"], whole["metrics"]["logit_kl"]) == (36, 0)
+    assert whole["warnings"] == ["keep: 37 are more than its 36 visual tokens: all stay"]
     names = ("prefill_seconds_before", "prefill_seconds_after", "decode_seconds_after", "scoring_seconds")
     assert min(metrics[name] for name in names) > 0
 
@@ -109,6 +112,8 @@ def test_a_run_is_kept_and_done_again(cli, tmp_path, model):
         (["-m", "fastv+debias", "--set", "sigma=much"], "it is a number or none"),
         (["-m", "fastv", "--set", "layer=1"], "--layer says that"),
         (["--calibration", "x.json"], "--calibration works with --method"),
+        (["--set", "fastv.layer=1"], "--set fastv.layer=1: fastv is not run. Methods are visionzip."),
+        (["-m", "carve+debias"], "carve ranks no tokens"),
         (["--saved", "nowhere"], "--saved: nowhere/prune.json"),
         (["--model", "nowhere"], "no model named 'nowhere'"),
         (["--prompt", " "], "--prompt: say what is asked"),

@@ -184,7 +184,7 @@ def _assemble(
             pixels[channel, start:stop] = plane
     if not uniform and np.array_equal(low, high):
         colour = "of one colour" if np.any(high) else "black"
-        raise InputError(path, f"is all {colour}: there is no field of view to be found", DAMAGED)
+        raise InputError(path, f"is all {colour}: nothing is to be seen in it", DAMAGED)
     if not coloured:
         notes.append("grey: its one channel serves as red, green and blue")
     top = source.top or _white(path, kind, float(low.min()), float(high.max()), notes)

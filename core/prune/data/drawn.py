@@ -28,7 +28,7 @@ def drawn_samples(source: str, seed: int, **scenes: Any) -> tuple[QuestionSample
     Raises
     ------
     UsageError
-        If there is no such task.
+        If there is no such task, or N is 0.
     """
     spelt = _SPELT.fullmatch(source)
     assert spelt is not None
@@ -36,6 +36,8 @@ def drawn_samples(source: str, seed: int, **scenes: Any) -> tuple[QuestionSample
     if task is not None and task not in TASKS:
         hint = did_you_mean(task, TASKS) or f"Known: {', '.join(TASKS)}."
         raise UsageError(f"{source}: no task named {task!r}. {hint}")
+    if not count:
+        raise UsageError(f"{source}: no scene is to be drawn. Write how many behind x, as in shapesx100.")
     tasks = (task,) if task else TASKS
     parts = np.full(len(tasks), count // len(tasks))
     parts[: count - parts.sum()] += 1

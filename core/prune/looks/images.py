@@ -55,7 +55,8 @@ def look(task: Task, step: Callable[[int, int], None], options: PruneOptions, re
     """One picture through the model twice; write what was asked for (the overlay last), and report it."""
     loaded, picture = loaded_model(options, "classifier"), read_picture(task.source)
     steps = 1 + len(options.compare)
-    run = _run(loaded, picture, pruner_for(options, options.method), keep_of(options.budget), options, task.source)
+    keep = keep_of(options.budget)
+    run = _run(loaded, picture, pruner_for(options, options.method), keep, options, task.source)
     step(1, steps)
     done = run.results[0]
     drawn = overlay(picture, done.geometry, owner_of(done))
@@ -65,7 +66,7 @@ def look(task: Task, step: Callable[[int, int], None], options: PruneOptions, re
     return Item(
         input=task.name, output=str(task.output), status="ok", seconds=0.0, files=files, metrics=metrics_of(done),
         details={**about_model(loaded, options), **said},
-        warnings=tuple(dict.fromkeys((*picture.warnings, *run.warnings))),
+        warnings=tuple(dict.fromkeys((*picture.warnings, *keep.remarks(len(done.owner)), *run.warnings))),
         sections=(
             *([Answers("answers", said, printed=False)] if said else []), _layers(done),
             *([compared.table] if compared else []),

@@ -16,6 +16,7 @@ from ...report.model import Item
 from ...report.sections import Table
 from ..carve.method import Carve, Carved
 from ..engine.sites import site_of
+from ..named import split
 from ..options import PruneOptions
 from ..outputs import side_path, write_outputs
 from ..overlay import pixel_overlay
@@ -40,6 +41,8 @@ def ready(options: PruneOptions) -> Ready:
 
 def carve_of(options: PruneOptions) -> Carve:
     """The method with what the options say to it. Raises ``UsageError``."""
+    if split(options.method)[1]:
+        raise UsageError(f"{options.method}: carve ranks no tokens, so there is nothing for + to change.")
     settings: dict[str, Any] = {"max_new_tokens": options.max_new_tokens, **settings_for(options, options.method)}
     if options.keep is not None:
         if isinstance(options.keep, int):

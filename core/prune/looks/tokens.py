@@ -56,7 +56,8 @@ def look(task: Task, step: Callable[[int, int], None], options: PruneOptions, re
     steps = 2 + len(options.compare)
     question = _question(loaded, picture, options, task.source)
     step(1, steps)
-    done = question.pruned(pruner_for(options, options.method), keep_of(options.budget), options.positions)
+    keep = keep_of(options.budget)
+    done = question.pruned(pruner_for(options, options.method), keep, options.positions)
     step(2, steps)
     drawn = overlay(picture, question.prepared.pictures[0], done.owner, done.merged)
     compared = _compare(question, picture, done, options, step) if options.compare else None
@@ -64,7 +65,7 @@ def look(task: Task, step: Callable[[int, int], None], options: PruneOptions, re
     return Item(
         input=task.name, output=str(task.output), status="ok", seconds=0.0, files=files,
         metrics=metrics_of(question, done), details=facts_of_model(question, done, options),
-        warnings=tuple(dict.fromkeys((*question.prepared.warnings, *done.prefill.notes))),
+        warnings=tuple(dict.fromkeys((*question.prepared.warnings, *keep.remarks(done.prefill.before[0]), *done.prefill.notes))),
         sections=(*sections_of(question, done), *([compared.table] if compared else [])),
     )  # fmt: skip
 

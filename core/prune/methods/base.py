@@ -105,6 +105,14 @@ class Keep:
         wanted = self.count if self.count is not None else math.floor((self.share or 0) * tokens + 0.5)
         return min(tokens, max(1, wanted))
 
+    def remarks(self, tokens: int) -> tuple[str, ...]:
+        """What a user should know where so many tokens cannot be cut to what was asked for."""
+        if self.count is not None and self.count > tokens:
+            return (f"keep: {self.count} are more than its {tokens} visual tokens: all stay",)
+        if self.share is not None and math.floor(self.share * tokens + 0.5) < 1:
+            return (f"keep: a share of {self.share:.4g} of its {tokens} visual tokens is less than one: one stays",)
+        return ()
+
     def share_of(self, tokens: int) -> float:
         """The share that stays of so many, unrounded."""
         return min(1.0, self.count / max(1, tokens)) if self.count is not None else (self.share or 0)

@@ -242,7 +242,7 @@ def test_arrays(tmp_path):
         (b"\xff\xd8\xff", "JPEG"),
         (b"\x89PNG\r\n\x1a\n", "PNG header"),
         (b"%PDF-1.4" + bytes(99), "PDF"),
-        (encoded(np.zeros((9, 9, 3), np.uint8), "PNG"), "all black: there is no field of view"),
+        (encoded(np.zeros((9, 9, 3), np.uint8), "PNG"), "all black: nothing is to be seen"),
         (encoded(np.full((1, 1, 3), 77, np.uint8), "PNG"), "all of one colour"),
         (tiff(np.where(FLOAT > 0.9, np.nan, FLOAT)), "NaN"),
         (tiff(FLOAT * 1000), "values up to"),

@@ -148,5 +148,7 @@ def test_drawn_scenes() -> None:
     assert [sample.task for sample in every] == [
         "colour", "colour", "exists", "exists", "count", "where", "relation", "digit"
     ]  # fmt: skip
+    with pytest.raises(UsageError, match=r"shapesx0: no scene is to be drawn"):
+        read_samples("shapesx0")
     with pytest.raises(UsageError, match=r"no task named 'color'\. Did you mean colour\?"):
         read_samples("shapes:colorx4")
