@@ -239,7 +239,7 @@ def check_read(options: PruneOptions, given: Collection[str] = ()) -> None:
     for target in options.settings.keys() - {"", *used}:
         setting, text = next(iter(options.settings[target].items()))
         raise OptionError(
-            f"{{settings}} {target}.{setting}={text}: {target} is not run. Methods are {', '.join(dict.fromkeys(used))}."
+            f"{{settings}} {target}.{setting}={text}: {target} is not run, but {', '.join(dict.fromkeys(used))}."
         )
     for name in (one.name for one in fields(options)):
         readers = [method for method, row in rows.items() if name in (row.options or ())]

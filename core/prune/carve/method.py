@@ -10,7 +10,6 @@ from __future__ import annotations
 
 import time
 from dataclasses import dataclass, field, replace
-from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -22,6 +21,7 @@ from ...options import OptionError, check
 from ..engine.sites import VisionLanguageSite, site_of
 from ..sheets import smooth_on_pixels
 from ..vlm.ask import PreparedPrompt, answer, prepare
+from ..vlm.words import unknown_words
 from .capture import newest_rows
 from .maps import attention_entropy, check_layers, clipped, contrast, default_layers, fused, has_contrast
 from .mask import PixelBox, box_of, magnified, mask_of, masked
@@ -212,15 +212,15 @@ class Carve(CarveSettings):
         warnings = []
         instruction, suffix = self.general, self.suffix
         if instruction is None:
-            instruction = GENERAL if _knows(tokeniser, GENERAL) else PLAIN
+            instruction = PLAIN if unknown_words(tokeniser, GENERAL) else GENERAL
             if instruction is PLAIN:
                 warnings.append(f"the model does not know the words of {GENERAL!r}: {PLAIN!r} was asked instead")
         if suffix is None:
-            suffix = SUFFIX if _knows(tokeniser, SUFFIX) else ""
+            suffix = "" if unknown_words(tokeniser, SUFFIX) else SUFFIX
             if not suffix:
                 warnings.append(f"the model does not know the words of {SUFFIX!r}: nothing is said behind the question")
         for name, text in (("general", instruction), ("suffix", suffix)):
-            if not _knows(tokeniser, text):
+            if unknown_words(tokeniser, text):
                 raise UsageError(f"carve: {name}: the model does not know the words of {text!r}. Give others.")
         return instruction, suffix, tuple(warnings)
 
@@ -229,15 +229,6 @@ class Carve(CarveSettings):
         with newest_rows(site, tuple(range(site.depth)), prepared.inputs) as seen:
             spoken = answer(loaded, prepared, max_new_tokens=steps)
         return Look(spoken.text, seen.maps, prepared, seen.passes, time.perf_counter() - start)
-
-
-def _knows(tokeniser: Any, text: str) -> bool:
-    """Whether a tokeniser has a token for all of a text."""
-    unknown = tokeniser.unk_token_id
-    try:
-        return unknown not in tokeniser(text, add_special_tokens=False)["input_ids"]
-    except Exception:  # one without a token for what it does not know: tokenizers raises nothing narrower
-        return False
 
 
 def _in_file(box: PixelBox, picture: ColourPicture) -> PixelBox:

@@ -21,7 +21,7 @@ from ..options import PruneOptions
 from ..outputs import side_path, write_outputs
 from ..overlay import pixel_overlay
 from ..told import Answers, about_model
-from .ready import Ready, asked, loaded_model, ready_with, settings_for
+from .ready import Ready, asked, check_asked, loaded_model, ready_with, settings_for
 
 
 def ready(options: PruneOptions) -> Ready:
@@ -34,6 +34,7 @@ def ready(options: PruneOptions) -> Ready:
         raise OptionError(f"{{positions}}: {options.method} keeps pixels, not tokens, so it says nothing here.")
     asked(options)
     loaded = loaded_model(options, "vision-language")
+    check_asked(options, loaded)
     site = site_of(loaded)
     carve.layers_of(site)
     return ready_with(options, loaded)

@@ -8,6 +8,7 @@ from functools import lru_cache
 from typing import Any
 
 from ...device import pick_dtype
+from ...errors import UsageError
 from ...models.load import Task, load_model
 from ...models.loaded import Loaded
 from ...options import OptionError
@@ -16,6 +17,7 @@ from ..saved import read_saved, shape_in_words
 from ..settings import settings_of
 from ..told import model_kind
 from ..vit.trained import load_image_model
+from ..vlm.words import check_words
 
 
 @dataclass(frozen=True, slots=True)
@@ -65,7 +67,15 @@ def settings_for(options: PruneOptions, name: str) -> Mapping[str, Any]:
 
 
 def asked(options: PruneOptions) -> str:
-    """The question. Raises ``UsageError`` where there is none."""
+    """The question. Raises ``OptionError`` where there is none."""
     if options.prompt is None or not options.prompt.strip():
         raise OptionError("{prompt}: say what is asked about every picture, as {prompt} 'what is this'.")
     return options.prompt
+
+
+def check_asked(options: PruneOptions, loaded: Loaded) -> None:
+    """Refuse a question in words that the model does not know. Raises ``OptionError``."""
+    try:
+        check_words(loaded.processor.joint.tokenizer, asked(options))
+    except UsageError as error:
+        raise OptionError(f"{{prompt}}: {error}") from None

@@ -25,7 +25,7 @@ from ..overlay import overlay
 from ..sgl.guide import about_the_guide
 from ..told import facts_of_model, metrics_of, sections_of
 from ..vlm.ask import answer, prepare
-from .ready import Ready, asked, loaded_model, ready_with, settings_for
+from .ready import Ready, asked, check_asked, loaded_model, ready_with, settings_for
 
 
 def ready(options: PruneOptions) -> Ready:
@@ -35,6 +35,7 @@ def ready(options: PruneOptions) -> Ready:
         pruner_of(name, settings_for(options, name))
     asked(options)
     loaded = loaded_model(options, "vision-language")
+    check_asked(options, loaded)
     site = site_of(loaded)
     for name in names:
         check_model(site, pruner_for(options, name).stages(site, keep_of(options.budget)), options.positions)
@@ -58,6 +59,7 @@ def look(task: Task, step: Callable[[int, int], None], options: PruneOptions, re
     step(1, steps)
     keep = keep_of(options.budget)
     done = question.pruned(pruner_for(options, options.method), keep, options.positions)
+    remarks = keep.remarks(done.prefill.before[0])
     step(2, steps)
     drawn = overlay(picture, question.prepared.pictures[0], done.owner, done.merged)
     compared = _compare(question, picture, done, options, step) if options.compare else None
@@ -65,7 +67,7 @@ def look(task: Task, step: Callable[[int, int], None], options: PruneOptions, re
     return Item(
         input=task.name, output=str(task.output), status="ok", seconds=0.0, files=files,
         metrics=metrics_of(question, done), details=facts_of_model(question, done, options),
-        warnings=tuple(dict.fromkeys((*question.prepared.warnings, *keep.remarks(done.prefill.before[0]), *done.prefill.notes))),
+        warnings=tuple(dict.fromkeys((*question.prepared.warnings, *remarks, *done.prefill.notes))),
         sections=(*sections_of(question, done), *([compared.table] if compared else [])),
     )  # fmt: skip
 

@@ -28,6 +28,7 @@ from ..engine.sites import site_of
 from .greedy import greedy
 from .template import templated
 from .video import video_inputs
+from .words import check_words
 
 _ROWS = ("input_ids", "attention_mask", "mm_token_type_ids")
 """Inputs with a row for each token, [1, N]."""
@@ -116,8 +117,9 @@ def prepare(loaded: Loaded, pictures: Sequence[ColourPicture], prompt: str, *, v
     Raises
     ------
     UsageError
-        If the class is unknown, a picture is empty or cannot be prepared (Qwen2-VL refuses sides of more than 200 to
-        1), it would take too much memory, or processor and model are not of one piece.
+        If the class is unknown, the model has no token for a word of the question, a picture is empty or cannot be
+        prepared (Qwen2-VL refuses sides of more than 200 to 1), it would take too much memory, or processor and model
+        are not of one piece.
     """
     site_of(loaded.model)  # refuses other classes
     processor = loaded.processor.joint
@@ -129,6 +131,7 @@ def prepare(loaded: Loaded, pictures: Sequence[ColourPicture], prompt: str, *, v
     sizes = [(photo.height, photo.width) for photo in photos]
     marks = [processor.video_token] if video else [processor.image_token] * len(photos)
     text, warnings = templated(loaded.family, processor, marks, prompt)
+    warnings += check_words(processor.tokenizer, prompt)
     special = not _starts(text, processor.tokenizer)
     try:
         with quiet():

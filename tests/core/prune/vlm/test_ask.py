@@ -14,6 +14,7 @@ from small_vlms import NAMES, coloured, loaded_vlm
 
 from attn.core.errors import UsageError
 from attn.core.memory import set_budget
+from attn.core.models.load import load_model
 from attn.core.models.pictures import ColourPicture, read_picture
 from attn.core.prune.vlm.ask import answer, answers, batch, prepare
 
@@ -239,3 +240,10 @@ class TestVideo:
             prepare(loaded_vlm("llava"), [coloured(40, 60)], QUESTION, video=True)
         with pytest.raises(UsageError, match="must be of one size"):
             prepare(loaded_vlm("qwen2-vl"), [coloured(40, 60), coloured(40, 50)], QUESTION, video=True)
+
+
+def test_words_that_a_model_does_not_know_are_named() -> None:
+    told = prepare(loaded_vlm("llava"), [coloured(40, 60)], "is it beautiful").warnings
+    assert any("'beautiful': it reads [UNK] there" in text for text in told)
+    with pytest.raises(UsageError, match=r"the model does not know 'beautiful'\. It knows 0, 1,.* yellow, yes\."):
+        prepare(load_model("shapes", "vision-language"), [coloured(96, 96)], "is the ring beautiful")
