@@ -11,10 +11,6 @@ from numpy.typing import ArrayLike, NDArray
 
 Domain = Literal["linear", "log", "cubic"]
 
-FASTV_CUBIC = (1.73675, -4.84324, 4.90965)
-"""Coefficients c of 1 + c1 x + c2 x^2 + c3 x^3 in the released file for FastV at layer 2 of LLaVA-1.5-7B: the
-reciprocal of the weight (section 3.5)."""
-
 
 @dataclass(frozen=True, slots=True)
 class Trend:
