@@ -8,7 +8,7 @@ import pkgutil
 import re
 from dataclasses import MISSING, dataclass, field, is_dataclass
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import Annotated, Any, Literal
 
 import pytest
 
@@ -120,7 +120,9 @@ def options_classes() -> list[type]:
 def test_every_options_class_checks_its_numbers(kind: type) -> None:
     for option in stated(kind):
         if option.type in (int, float) and kind is not FitOptions:  # which DenoiseOptions checks: see there
-            given = {other.field: "x" for other in stated(kind) if other.default is MISSING}
+            given: dict[str, Any] = {other.field: "x" for other in stated(kind) if other.default is MISSING}
+            if any(other.field == "inputs" for other in stated(kind)):
+                given["inputs"] = ("x",)  # an empty list is refused first
             message = "no number to work with" if option.type is float else "no whole number"
             with pytest.raises(UsageError, match=message):
                 build(kind, {**given, option.field: float("nan")})
