@@ -25,11 +25,12 @@ import re
 import types
 import typing
 from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import KW_ONLY, MISSING, dataclass
 from pathlib import Path
 from typing import Annotated, Any, Literal, TypeVar
 
-from .errors import UsageError, did_you_mean, shortened
+from .errors import InputError, UsageError, did_you_mean, shortened
 
 LARGEST = 2**63 - 1
 """No number of an option may be larger: neither NumPy nor torch holds more."""
@@ -123,6 +124,20 @@ class OptionError(UsageError):
 
     def __str__(self) -> str:
         return self.named(lambda field: field)
+
+
+@contextmanager
+def about_file(name: object) -> Iterator[None]:
+    """What a model or a method says against an input is an ``InputError`` of that input, so that others go on.
+
+    An ``OptionError`` stays: then an option is wrong, not this input.
+    """
+    try:
+        yield
+    except OptionError:
+        raise
+    except UsageError as error:
+        raise InputError(str(name), str(error).rstrip(".")) from error
 
 
 @dataclass(frozen=True, slots=True)

@@ -38,6 +38,11 @@ class ColourPicture:
     warnings: tuple[str, ...] = ()
 
 
+def eight_bits(pixels: NDArray[np.float32]) -> NDArray[np.uint8]:
+    """A picture [3, H, W] in [0, 1] as [H, W, 3] in 0..255."""
+    return np.asarray(np.rint(pixels.transpose(1, 2, 0).clip(0, 1) * 255), np.uint8)
+
+
 def read_picture(path: Path) -> ColourPicture:
     """A file as a picture in colour.
 

@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 
 from ..io.bands import nearest
 from ..models.geometry import Geometry, PatchGrid
-from ..models.pictures import ColourPicture
+from ..models.pictures import ColourPicture, eight_bits
 
 LEAST_SIDE, MOST_SIDE = 512, 1536
 """Pixels of the longer side: small pictures are enlarged by a whole factor, so that outlines cover little of them."""
@@ -37,7 +37,7 @@ def base(picture: ColourPicture) -> NDArray[np.uint8]:
     from PIL import Image
 
     height, width = shown_size(picture)
-    pixels = np.rint(picture.pixels.transpose(1, 2, 0).clip(0, 1) * 255).astype(np.uint8)
+    pixels = eight_bits(picture.pixels)
     enlarged = height >= pixels.shape[0]
     how = Image.Resampling.NEAREST if enlarged else Image.Resampling.LANCZOS
     return np.asarray(Image.fromarray(pixels).resize((width, height), how))

@@ -6,16 +6,10 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from numpy.typing import NDArray
 
-from ...models.pictures import ColourPicture
+from ...models.pictures import ColourPicture, eight_bits
 from ...prune.carve.method import Carved
 from ...report.canvas import canvas, literal
-
-
-def eight_bits(pixels: NDArray[np.float32]) -> NDArray[np.uint8]:
-    """A picture [3, H, W] in [0, 1] as [H, W, 3]."""
-    return np.asarray(np.rint(pixels.transpose(1, 2, 0).clip(0, 1) * 255), np.uint8)
 
 
 def draw(path: Path, done: Carved, picture: ColourPicture, *, title: str) -> None:

@@ -18,14 +18,14 @@ import numpy as np
 
 from ...batch.run import run_batch
 from ...batch.task import Task
-from ...errors import AttnError, InputError, UsageError
+from ...errors import AttnError
 from ...io.atomic import atomic_path, remove_stale
 from ...io.bands import write_png
 from ...io.walk import Passed, expand_inputs, output_paths, read_list
 from ...models.load import load_model
 from ...models.loaded import Loaded
-from ...models.pictures import PICTURE_SUFFIXES, read_picture
-from ...options import OptionError, values
+from ...models.pictures import PICTURE_SUFFIXES, eight_bits, read_picture
+from ...options import about_file, values
 from ...progress import Bars, Watcher
 from ...prune.carve.complexity import colour_complexity, texture_complexity
 from ...prune.carve.method import Carve, Carved
@@ -33,7 +33,7 @@ from ...prune.engine.sites import site_of
 from ...prune.told import Answers, model_kind
 from ...report.model import Item, Report
 from ...report.sections import Table
-from .figure import draw, eight_bits
+from .figure import draw
 from .options import ContrastOptions
 from .scenes import look_at_scenes
 
@@ -78,12 +78,8 @@ def look(task: Task, step: Callable[[int, int], None], options: ContrastOptions)
     assert options.prompt is not None
     loaded = loaded_model(options.choice.model, options.device, options.choice.allow_download)
     picture = read_picture(task.source)
-    try:
+    with about_file(task.source):
         done = carve_of(options).run(loaded, picture, options.prompt)
-    except OptionError:
-        raise
-    except UsageError as error:
-        raise InputError(task.source, str(error).rstrip(".")) from error
     step(1, 2)
     arrays, crop = beside(task.output, WORD, ".npz"), beside(task.output, "crop", ".png")
     write_arrays(arrays, done, request_of(options, loaded))

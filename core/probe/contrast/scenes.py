@@ -14,6 +14,7 @@ import attn
 from ...errors import UsageError
 from ...io.atomic import check_place
 from ...models.loaded import Loaded
+from ...models.pictures import eight_bits
 from ...progress import Watcher
 from ...prune.carve.complexity import colour_complexity, texture_complexity
 from ...prune.carve.method import Carve
@@ -24,7 +25,7 @@ from ...prune.shapes.scenes import DENSITIES
 from ...prune.told import model_kind
 from ...report.model import Item, Report, summarise
 from ...report.sections import Table
-from .figure import draw_densities, eight_bits
+from .figure import draw_densities
 from .options import ContrastOptions
 
 MEANS = ("entropy", "accuracy", "accuracy_after")

@@ -9,10 +9,9 @@ from typing import Any
 import numpy as np
 import torch
 
-from ...errors import InputError, UsageError
+from ...errors import InputError
 from ...models.geometry import Geometry
 from ...models.loaded import Loaded
-from ...options import OptionError
 from ..data.samples import QuestionSample
 from ..engine.checks import Positions
 from ..engine.hooks import pruned
@@ -21,7 +20,7 @@ from ..engine.trace import Prefill
 from ..measure.cost import cost_of
 from ..measure.evidence import evidence, padding, padding_share, recall
 from ..measure.fidelity import TextAttention, TextWatch, divergence, same_answer, same_top
-from ..vlm.ask import Answer, PreparedBatch, PreparedPrompt, answers, batch, prepare
+from ..vlm.ask import Answer, PreparedBatch, PreparedPrompt, answers, batch, prepare_file
 from .answers import Rule, judged
 from .options import QUESTION
 from .points import FULL, Point
@@ -102,16 +101,7 @@ def score(
 
 def _prepared(loaded: Loaded, sample: QuestionSample, prompt: str) -> PreparedPrompt:
     """A sample as the model's input. Raises ``InputError`` for a picture that is damaged or that it does not take."""
-    picture = sample.read()
-    try:
-        prepared = prepare(loaded, [picture], prompt.replace(QUESTION, sample.question))
-    except OptionError:
-        raise  # the model is wrong, not this sample
-    except UsageError as error:
-        raise InputError(sample.name, str(error).rstrip(".")) from error
-    if not prepared.tokens:
-        raise InputError(sample.name, f"{loaded.family} makes no visual token of it", "Give a larger picture")
-    return prepared
+    return prepare_file(loaded, sample.read(), prompt.replace(QUESTION, sample.question), sample.name)
 
 
 def _whole(

@@ -13,10 +13,10 @@ from numpy.typing import NDArray
 
 from ...batch.task import Task
 from ...compare import Compared, Comparison, side_by_side
-from ...errors import InputError, UsageError
+from ...errors import UsageError
 from ...models.loaded import Loaded
 from ...models.pictures import ColourPicture, read_picture
-from ...options import OptionError
+from ...options import OptionError, about_file
 from ...report.model import Item
 from ...report.sections import Table
 from ..api import keep_of
@@ -78,13 +78,9 @@ def _run(
     loaded: Loaded, picture: ColourPicture, pruner: VitPruner, keep: Keep, options: PruneOptions, source: Path
 ) -> VitRun:
     """The picture through the model; seconds are the median of ``repeat`` runs behind a first one, NaN of none."""
-    try:
+    with about_file(source):
         first = pruner.run(loaded, [picture], keep)
         runs = [first.method.run(loaded, [picture], keep).results[0] for _ in range(options.repeat)]
-    except OptionError:
-        raise
-    except UsageError as error:
-        raise InputError(source, str(error).rstrip(".")) from error
     if not runs:
         return replace(first, results=(replace(first.results[0], seconds_before=math.nan, seconds=math.nan),))
     plain, fewer = (median(getattr(run, name) for run in runs) for name in ("seconds_before", "seconds"))

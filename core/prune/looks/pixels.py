@@ -8,10 +8,10 @@ from typing import Any
 import numpy as np
 
 from ...batch.task import Task
-from ...errors import InputError, UsageError
+from ...errors import UsageError
 from ...io.bands import write_png
-from ...models.pictures import read_picture
-from ...options import OptionError
+from ...models.pictures import eight_bits, read_picture
+from ...options import OptionError, about_file
 from ...report.model import Item
 from ...report.sections import Table
 from ..carve.method import Carve, Carved
@@ -59,17 +59,13 @@ def look(task: Task, step: Callable[[int, int], None], options: PruneOptions, re
     assert options.prompt is not None
     assert task.output is not None
     loaded, picture = loaded_model(options, "vision-language"), read_picture(task.source)
-    try:
+    with about_file(task.source):
         done = carve_of(options).run(loaded, picture, options.prompt)
-    except OptionError:
-        raise
-    except UsageError as error:
-        raise InputError(task.source, str(error).rstrip(".")) from error
     step(1, 1)
     files: dict[str, str] = {}
     if done.crop is not None:
         crop = side_path(task.output, "crop")
-        pixels = np.rint(done.crop.transpose(1, 2, 0).clip(0, 1) * 255).astype(np.uint8)
+        pixels = eight_bits(done.crop)
         write_png(crop, pixels.shape[:2], [pixels], channels=3)
         files["crop"] = str(crop)
     mask = np.ones(picture.pixels.shape[1:], bool) if done.mask is None else done.mask

@@ -7,10 +7,8 @@ from pathlib import Path
 
 from ...batch.task import Task
 from ...compare import Compared, Comparison, side_by_side
-from ...errors import InputError, UsageError
 from ...models.loaded import Loaded
 from ...models.pictures import ColourPicture, read_picture
-from ...options import OptionError
 from ...report.model import Item
 from ..api import keep_of
 from ..asked import Pruned, Question
@@ -24,7 +22,7 @@ from ..outputs import write_outputs
 from ..overlay import overlay
 from ..sgl.guide import about_the_guide
 from ..told import facts_of_model, metrics_of, sections_of
-from ..vlm.ask import answer, prepare
+from ..vlm.ask import answer, prepare_file
 from .ready import Ready, asked, check_asked, loaded_model, ready_with, settings_for
 
 
@@ -75,14 +73,7 @@ def look(task: Task, step: Callable[[int, int], None], options: PruneOptions, re
 def _question(loaded: Loaded, picture: ColourPicture, options: PruneOptions, source: Path) -> Question:
     """The question about a picture. Raises ``InputError`` for a picture that the model does not take."""
     assert options.prompt is not None
-    try:
-        prepared = prepare(loaded, [picture], options.prompt)
-    except OptionError:
-        raise  # the model or the prompt is wrong, not this file
-    except UsageError as error:
-        raise InputError(source, str(error).rstrip(".")) from error
-    if not prepared.tokens:
-        raise InputError(source, f"{loaded.family} makes no visual token of it", "Give a larger picture")
+    prepared = prepare_file(loaded, picture, options.prompt, source)
     plain = answer(loaded, prepared, max_new_tokens=options.max_new_tokens)
     (attention,) = text_attention(loaded.model, prepared.inputs)
     return Question(loaded, site_of(loaded), prepared, plain, attention, options.max_new_tokens, options.repeat)

@@ -13,15 +13,15 @@ from PIL import Image
 from torch import Tensor
 from torch.nn import functional as F
 
-from ...errors import UsageError
+from ...errors import InputError, UsageError
 from ...memory import FIX, budget
 from ...models.footprint import prompt_bytes
 from ...models.geometry import Geometry
 from ...models.hf import quiet
 from ...models.loaded import Loaded
-from ...models.pictures import ColourPicture
+from ...models.pictures import ColourPicture, eight_bits
 from ...models.visual import FRAMES, resized, shown, visual_geometry
-from ...options import OptionError
+from ...options import OptionError, about_file
 from ...sizes import show_bytes
 from ...text import reason_of
 from ..engine.sites import site_of
@@ -161,6 +161,15 @@ def prepare(loaded: Loaded, pictures: Sequence[ColourPicture], prompt: str, *, v
     return PreparedPrompt(inputs, own, text, tuple(dict.fromkeys(warnings)))
 
 
+def prepare_file(loaded: Loaded, picture: ColourPicture, prompt: str, name: object) -> PreparedPrompt:
+    """A question about the picture of a file. Raises ``InputError`` for one that the model does not take."""
+    with about_file(name):
+        prepared = prepare(loaded, [picture], prompt)
+    if not prepared.tokens:
+        raise InputError(str(name), f"{loaded.family} makes no visual token of it", "Give a larger picture")
+    return prepared
+
+
 def batch(loaded: Loaded, prepared: Sequence[PreparedPrompt]) -> PreparedBatch:
     """Questions side by side, padding in front of shorter ones."""
     pad = loaded.processor.joint.tokenizer.pad_token_id
@@ -212,7 +221,7 @@ def _photo(picture: ColourPicture) -> Image.Image:
         raise UsageError(f"a picture is [3, H, W] with one pixel at least, this one is {list(pixels.shape)}.")
     if not np.isfinite(pixels).all():
         raise UsageError("a picture has pixels that are no numbers.")
-    return Image.fromarray(np.rint(pixels.transpose(1, 2, 0).clip(0, 1) * 255).astype(np.uint8))
+    return Image.fromarray(eight_bits(pixels))
 
 
 def _check_whole(loaded: Loaded, ids: Tensor, features: int) -> None:
