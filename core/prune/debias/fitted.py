@@ -2,19 +2,16 @@
 
 from __future__ import annotations
 
-import json
-from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass, replace
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
 from os import PathLike
 from typing import Any
 
-from ...errors import InputError
-from ...io.atomic import write_text
-from ...io.records import json_file
+from ..calibrated import read_calibration, write_calibration
 from ..engine.sites import VisionLanguageSite
 from .trend import Trend
 
-KIND = "attn prune debias"
+NAME = "debias"
 
 
 @dataclass(frozen=True, slots=True)
@@ -80,29 +77,15 @@ def shape_of(site: VisionLanguageSite) -> str:
 
 def write_trend(path: str | PathLike[str], fitted: FittedTrend) -> None:
     """Write a trend as JSON."""
-    write_text(path, json.dumps({"kind": KIND, **asdict(fitted)}, indent=1) + "\n")
+    write_calibration(path, NAME, fitted)
 
 
 def read_trend(path: str | PathLike[str]) -> FittedTrend:
-    """The trend in a file.
-
-    Raises
-    ------
-    InputError
-        If it cannot be read or is something else.
-    """
-    content = json_file(path)
-    if not isinstance(content, Mapping) or content.get("kind") != KIND:
-        raise InputError(path, "is no calibration of debias", "`attn prune calibrate debias` writes one")
-    try:
-        return _trend_of(content)
-    except (KeyError, TypeError, ValueError) as error:
-        what = f"is a damaged calibration of debias ({type(error).__name__}: {error})"
-        raise InputError(path, what, "Calibrate again") from None
+    """The trend in a file. Raises ``InputError`` if it cannot be read or is something else."""
+    return read_calibration(path, NAME, _trend_of)
 
 
-def _trend_of(content: Mapping[str, Any]) -> FittedTrend:
-    values = {name: value for name, value in content.items() if name != "kind"}
+def _trend_of(values: dict[str, Any]) -> FittedTrend:
     trend = Trend(**values.pop("trend"))
     if trend.cubic is not None:
         trend = replace(trend, cubic=tuple(float(c) for c in trend.cubic))

@@ -2,16 +2,13 @@
 
 from __future__ import annotations
 
-import json
-from collections.abc import Mapping
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from os import PathLike
+from typing import Any
 
-from ...errors import InputError
-from ...io.atomic import write_text
-from ...io.records import json_file
+from ..calibrated import read_calibration, write_calibration
 
-KIND = "attn prune sgl"
+NAME = "sgl"
 
 
 @dataclass(frozen=True, slots=True)
@@ -70,26 +67,16 @@ class FittedExit:
 
 def write_exit(path: str | PathLike[str], fitted: FittedExit) -> None:
     """Write a threshold as JSON."""
-    write_text(path, json.dumps({"kind": KIND, **asdict(fitted)}, indent=1) + "\n")
+    write_calibration(path, NAME, fitted)
 
 
 def read_exit(path: str | PathLike[str]) -> FittedExit:
-    """The threshold in a file.
+    """The threshold in a file. Raises ``InputError`` if it cannot be read or is something else."""
+    return read_calibration(path, NAME, _exit_of)
 
-    Raises
-    ------
-    InputError
-        If it cannot be read or is something else.
-    """
-    content = json_file(path)
-    if not isinstance(content, Mapping) or content.get("kind") != KIND:
-        raise InputError(path, "is no calibration of sgl", "`attn prune calibrate sgl` writes one")
-    try:
-        values = {name: value for name, value in content.items() if name != "kind"}
-        first, second = values.pop("fingerprints")
-        fitted = FittedExit(**values, fingerprints=(str(first), str(second)))
-        float(fitted.threshold)
-        return fitted
-    except (KeyError, TypeError, ValueError) as error:
-        what = f"is a damaged calibration of sgl ({type(error).__name__}: {error})"
-        raise InputError(path, what, "Calibrate again") from None
+
+def _exit_of(values: dict[str, Any]) -> FittedExit:
+    first, second = values.pop("fingerprints")
+    fitted = FittedExit(**values, fingerprints=(str(first), str(second)))
+    float(fitted.threshold)
+    return fitted
