@@ -111,6 +111,16 @@ class Outcome:
     interrupted: bool = False
 
 
+def joined(outcomes: Mapping[str, Outcome], best: Mapping[str, float]) -> Outcome:
+    """The stages of a run, by name, as one outcome, with the metrics of the whole."""
+    return Outcome(
+        dict(best), tuple(row for stage in outcomes.values() for row in stage.history),
+        sum(stage.seconds for stage in outcomes.values()),
+        tuple(f"{name}: {text}" for name, stage in outcomes.items() for text in stage.warnings),
+        any(stage.interrupted for stage in outcomes.values()),
+    )  # fmt: skip
+
+
 def fit(
     recipe: Recipe, plan: Plan, folder: Path, *, resume: bool = True, identity: Mapping[str, Any] | None = None,
     progress: Callable[[int, int, Mapping[str, float]], None] = lambda step, steps, metrics: None,

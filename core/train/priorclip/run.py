@@ -10,7 +10,7 @@ from typing import Any
 import torch
 
 from ...fit.frame import RecipeRun, run_of
-from ...fit.loop import Outcome, Plan, Recipe
+from ...fit.loop import Outcome, Plan, Recipe, joined
 from ...progress import Watcher
 from ...report.model import Report
 from ...retrieve.priorclip.checkpoint import PriorCLIPCheckpoint, write_checkpoint
@@ -197,11 +197,7 @@ def card(checkpoint: PriorCLIPCheckpoint, size: int) -> str:
 def _joined(trained: Mapping[str, Trained], notes: Sequence[str]) -> Outcome:
     """All stages of the main model as one outcome; the best is that of the last stage."""
     main = trained[""]
-    stages = main.outcomes.items()
-    warnings = [f"{stage} stage: {text}" for stage, outcome in stages for text in outcome.warnings]
-    return Outcome(
-        main.outcomes["fine"].best if main.metrics else {},
-        tuple(row for _, outcome in stages for row in outcome.history),
-        sum(outcome.seconds for _, outcome in stages), (*notes, *warnings),
-        any(model.interrupted for model in trained.values()),
-    )  # fmt: skip
+    best = main.outcomes["fine"].best if main.metrics else {}
+    whole = joined({f"{stage} stage": outcome for stage, outcome in main.outcomes.items()}, best)
+    interrupted = any(model.interrupted for model in trained.values())
+    return replace(whole, warnings=(*notes, *whole.warnings), interrupted=interrupted)

@@ -8,7 +8,7 @@ from typing import Any
 
 from ...attention.sparsifiner.predictor import Rules
 from ...fit.frame import RecipeRun, run_of
-from ...fit.loop import Outcome, Plan
+from ...fit.loop import Outcome, Plan, joined
 from ...nets.sparsifiner_vit import SparsifinerConfig, SparsifinerViT
 from ...nets.vit import VisionTransformer
 from ...progress import Watcher
@@ -172,11 +172,3 @@ def finished(
         replace(best, warnings=(*notes, *best.warnings)), data=options.plain.data,
         details={"token_keep": dict(models["both"][0].config.token_keep)}, comparison=rows,
     )  # fmt: skip
-
-
-def joined(outcomes: Mapping[str, Outcome], metrics: Mapping[str, float]) -> Outcome:
-    """All stages as one outcome, with the metrics of the run."""
-    warnings = tuple(f"{name}: {text}" for name, one in outcomes.items() for text in one.warnings)
-    history = tuple(row for one in outcomes.values() for row in one.history)
-    seconds, interrupted = sum(one.seconds for one in outcomes.values()), any(o.interrupted for o in outcomes.values())
-    return Outcome(dict(metrics), history, seconds, warnings, interrupted)
