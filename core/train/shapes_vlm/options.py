@@ -80,7 +80,7 @@ RECIPE = Verb(
     default takes about 25 minutes on one core.
     """,
     examples=(
-        ("attn train shapes-vlm -o run/", "The model that ships; the same command resumes a killed run."),
+        ("attn train shapes-vlm -o run/", "A model like the one that ships; the same command resumes a killed run."),
         (
             "attn train shapes-vlm -o small/ --width 64 --vision-layers 2 --vision-steps 300 --steps 400",
             "A smaller, weaker one.",
