@@ -7,7 +7,7 @@ KINDS = Registry(
     [
         Method(
             "vit",
-            home="attn.core.probe.vit:KIND",
+            home="attn.core.probe.vit.run:KIND",
             summary="how far each head of a vision transformer looks: attention distance, layer by layer",
             paper="arXiv 2303.13731, TVCG 2023",
             year=2023,

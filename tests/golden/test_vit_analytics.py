@@ -16,7 +16,7 @@ from attn.core.models.geometry import geometry_of
 from attn.core.models.hooks import capture, edit
 from attn.core.models.images import PreparedImage
 from attn.core.models.rows import attention_rows
-from attn.core.probe.vit import attention_distance
+from attn.core.probe.vit.run import attention_distance
 
 TOLERANCE = 1e-5
 """Absolute, of section 10."""

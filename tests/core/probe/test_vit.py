@@ -16,7 +16,7 @@ from attn.core.errors import UsageError
 from attn.core.models import embedded
 from attn.core.models.geometry import geometry_of
 from attn.core.models.images import PreparedImage
-from attn.core.probe.vit import VitOptions, attention_distance, run
+from attn.core.probe.vit.run import VitOptions, attention_distance, run
 
 
 @pytest.mark.parametrize("name", ["vit", "deit", "dinov2 with registers", "siglip", "dinov3"])

@@ -15,20 +15,20 @@ from functools import lru_cache, partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
-from ..bundles import Device, Inputs, Placement
-from ..command import Verb
-from ..options import Option, check
+from ...bundles import Device, Inputs, Placement
+from ...command import Verb
+from ...options import Option, check
 
 if TYPE_CHECKING:
     import numpy as np
     from numpy.typing import NDArray
 
-    from ..batch.task import Task
-    from ..models.geometry import Geometry
-    from ..models.loaded import Loaded
-    from ..models.pictures import ColourPicture
-    from ..progress import Watcher
-    from ..report.model import Item, Report
+    from ...batch.task import Task
+    from ...models.geometry import Geometry
+    from ...models.loaded import Loaded
+    from ...models.pictures import ColourPicture
+    from ...progress import Watcher
+    from ...report.model import Item, Report
 
 WORD = "distance"
 
@@ -82,8 +82,8 @@ def attention_distance(model: Any, prepared: Any, geometry: Geometry) -> Reach:
     import numpy as np
     import torch
 
-    from ..models.hooks import capture
-    from ..models.rows import attention_rows
+    from ...models.hooks import capture
+    from ...models.rows import attention_rows
 
     weight = next(model.parameters())
     patches = geometry.patches().to(weight.device)
@@ -105,13 +105,13 @@ def attention_distance(model: Any, prepared: Any, geometry: Geometry) -> Reach:
 
 def run(options: VitOptions, *, watcher: Watcher | None = None, arguments: Mapping[str, Any] | None = None) -> Report:
     """Look at every picture. Raises ``UsageError`` if there is nothing to read, or the model cannot be loaded."""
-    from ..batch.run import run_batch
-    from ..batch.task import Task
-    from ..io.atomic import remove_stale
-    from ..io.walk import Passed, expand_inputs, output_paths, read_list
-    from ..models.pictures import PICTURE_SUFFIXES
-    from ..options import values
-    from ..progress import Bars
+    from ...batch.run import run_batch
+    from ...batch.task import Task
+    from ...io.atomic import remove_stale
+    from ...io.walk import Passed, expand_inputs, output_paths, read_list
+    from ...models.pictures import PICTURE_SUFFIXES
+    from ...options import values
+    from ...progress import Bars
 
     start = time.perf_counter()
     given = options.inputs
@@ -136,10 +136,10 @@ def run(options: VitOptions, *, watcher: Watcher | None = None, arguments: Mappi
 
 def probe_file(task: Task, step: Callable[[int, int], None], options: VitOptions) -> Item:
     """Look at one picture, write arrays and figure, and report it."""
-    from ..models.geometry import geometry_of
-    from ..models.pictures import read_picture
-    from ..report.model import Item
-    from ..report.sections import Table
+    from ...models.geometry import geometry_of
+    from ...models.pictures import read_picture
+    from ...report.model import Item
+    from ...report.sections import Table
 
     loaded = _loaded(options.model, options.device, options.allow_download)
     picture = read_picture(task.source)
@@ -180,7 +180,7 @@ def write_arrays(path: Path, reach: Reach, geometry: Geometry, loaded: Loaded) -
     """An NPZ of what was measured, atomically."""
     import numpy as np
 
-    from ..io.atomic import atomic_path
+    from ...io.atomic import atomic_path
 
     with atomic_path(path) as temporary, open(temporary, "wb") as file:
         np.savez_compressed(
@@ -195,7 +195,7 @@ def draw(path: Path, reach: Reach, geometry: Geometry, picture: ColourPicture, *
     """Head by head, layer by layer, and where in the picture the last layer looks far."""
     import numpy as np
 
-    from ..report.canvas import canvas, literal
+    from ...report.canvas import canvas, literal
 
     layers, heads = reach.patches.shape
     height, width = picture.pixels.shape[1:]
@@ -224,7 +224,7 @@ def draw(path: Path, reach: Reach, geometry: Geometry, picture: ColourPicture, *
 @lru_cache(maxsize=1)
 def _loaded(model: str, device: str, allow_download: bool) -> Loaded:
     """The model; read once per process."""
-    from ..models.load import load_model
+    from ...models.load import load_model
 
     return load_model(model, "vision", device=device, allow_download=allow_download)
 
@@ -253,7 +253,7 @@ def _mean_layers(items: Sequence[Item]) -> list[Any]:
     """The layers of all pictures averaged, where there are several."""
     import numpy as np
 
-    from ..report.sections import Table
+    from ...report.sections import Table
 
     tables = [section.rows() for item in items for section in item.sections if isinstance(section, Table)]
     if len(tables) < 2 or len({len(rows) for rows in tables}) > 1:
@@ -266,7 +266,7 @@ def _mean_layers(items: Sequence[Item]) -> list[Any]:
 
 KIND = Verb(
     options=VitOptions,
-    run="attn.core.probe.vit:run",
+    run="attn.core.probe.vit.run:run",
     description="""Measure how far each head of a vision transformer looks, on your own pictures.
 
     The attention distance of a head is the mean distance between a patch and the patches it attends to, weighted by
