@@ -1,12 +1,12 @@
 """What pruning does to the embedded vision-language model: the study of methods/prune-evaluation.md, level C.
 
-    OMP_NUM_THREADS=1 python tests/benchmarks/prune_study.py [--n 2000] [--part budget,layer] [--folder study/]
+    OMP_NUM_THREADS=1 python tests/benchmarks/prune_study.py [--n 2000] [--part front,layer] [--folder study/]
 
 Methods at equal counted budgets on drawn scenes whose objects are known: accuracy with intervals, evidence recall,
 recency and padding with and without debiasing, a guide's choice, an optimised strategy, mask and crop, positions. All
-choices (strength of a trend, strategy, threshold) are made on seed 2, everything is reported on seed 1. A part that is
-done is kept in --folder and not done again. Tables go to standard output as Markdown, bars as lines that pass or fail;
-where a paper's claim does not show at this size, its line says FAIL.
+choices (strength of a trend, strategy, threshold, the best method of a bar) are made on seed 2, everything is reported
+on seed 1. A part that is done is kept in --folder and not done again. Tables go to standard output as Markdown, bars as
+lines that pass or fail; where a paper's claim does not show at this size, its line says FAIL.
 """
 
 from __future__ import annotations

@@ -76,14 +76,14 @@ RECIPE = Verb(
     description="""Train a small vision-language model on drawn scenes.
 
     It answers six kinds of questions about shapes and digits with one word. Nothing is read: scenes and questions are
-    drawn. The models that ship as `shapes` and `shapes-guide` are of this kind; their cards say how each was made. The
-    default takes about 25 minutes on one core.
+    drawn. The models that ship as `shapes` and `shapes-guide` were made by the first two commands below, on one thread
+    of a CPU. The default takes about 25 minutes on one core.
     """,
     examples=(
-        ("attn train shapes-vlm -o run/", "A model like the one that ships; the same command resumes a killed run."),
+        ("attn train shapes-vlm -o run/", "How `shapes` was made; the same command resumes a killed run."),
         (
-            "attn train shapes-vlm -o small/ --width 64 --vision-layers 2 --vision-steps 300 --steps 400",
-            "A smaller, weaker one.",
+            "attn train shapes-vlm -o small/ --width 64 --vision-steps 700 --steps 800",
+            "How `shapes-guide` was made: about half the size, and weaker.",
         ),
         ('attn prune picture.png --model run/ --prompt "where is the red ring" --keep 25%', "Use it."),
     ),

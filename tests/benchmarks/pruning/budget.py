@@ -1,4 +1,4 @@
-"""Methods at equal budgets: in front of the language model, and in front of its layer 2."""
+"""Methods at equal budgets: in front of the language model, and in front of one of its layers."""
 
 from __future__ import annotations
 
@@ -19,6 +19,8 @@ LAYER = 2
 KEEPS = (0.75, 0.5, 0.35, 0.25, 0.1)
 MAIN = 0.25
 """The share at which all questions are asked; at the others an eighth of them."""
+DEEP_LAYERS, DEEP_KEEPS, DEEP_TASKS = (1, 2), (0.25, 0.1, 0.05), ("exists", "where", "relation")
+"""Where and how far it is pruned inside the language model to see when its text has read the picture."""
 SEEDS = (0, 1, 2)
 RANDOMS = tuple(f"random {seed}" for seed in SEEDS)
 ONCE: Mapping[str, tuple[str, Mapping[str, object]]] = {
@@ -40,13 +42,13 @@ def before(share: float) -> Wanted:
     return wanted
 
 
-def inside(share: float) -> Wanted:
-    """Methods that choose in front of layer 2: random ones and FastV, whose row is that of layer 1."""
+def inside(share: float, layer: int = LAYER) -> Wanted:
+    """Methods that choose in front of a layer: random ones and FastV, whose row is that of the layer before."""
     keep = Keep(share=share)
     wanted: dict[str, tuple[Pruner, Keep]] = {
-        name: (Random(layer=LAYER, seed=seed), keep) for name, seed in zip(RANDOMS, SEEDS, strict=True)
+        name: (Random(layer=layer, seed=seed), keep) for name, seed in zip(RANDOMS, SEEDS, strict=True)
     }
-    return {**wanted, "fastv": (FastV(layer=LAYER), keep)}
+    return {**wanted, "fastv": (FastV(layer=layer), keep)}
 
 
 def in_front(eye: Eye, kept: Kept, task: str, count: int, seed: int, share: float) -> Tally:
@@ -69,29 +71,29 @@ def in_front(eye: Eye, kept: Kept, task: str, count: int, seed: int, share: floa
     return kept.tally(f"front-{task}-{share:g}-{seed}-{count}", about, make)
 
 
-def at_layer(eye: Eye, kept: Kept, task: str, count: int, seed: int, share: float) -> Tally:
-    """The same in front of layer 2, by the row of each layer, by all layers (oracle), and by the class token."""
+def at_layer(eye: Eye, kept: Kept, task: str, count: int, seed: int, share: float, layer: int = LAYER) -> Tally:
+    """The same in front of a layer, by the row of each layer, by all layers (oracle), and by the class token."""
 
     def make() -> Tally:
         questions, tally = asked(task, count, seed), Tally(count)
         number = Keep(share=share).of(TOKENS)
         token = {"class token": (pruner_of("visionzip", {"contextual": 0.0}), Keep(share=share))}
         for batch in questions.batches():
-            seen = eye.look(batch, {**inside(share), **token})
+            seen = eye.look(batch, {**inside(share, layer), **token})
             tally.add("full", questions, batch.index, seen.logits, None, 1.0, seen.logits)
             choices = {name: chosen for name, (_, chosen) in seen.choices.items()}
-            for layer, scores in enumerate(seen.rows):
-                if layer != LAYER - 1:  # that one is FastV
-                    choices[f"row of layer {layer}"] = of_scores(scores, number)
+            for row, scores in enumerate(seen.rows):
+                if row != layer - 1:  # that one is FastV
+                    choices[f"row of layer {row}"] = of_scores(scores, number)
             choices["oracle"] = of_scores(sum(seen.text[1:], seen.text[0]), number)
             for name, chosen in choices.items():
-                logits = eye.again(seen, chosen, LAYER)
-                tally.choose(name, questions, batch.index, logits, chosen, counted(eye, chosen, LAYER), seen.logits)
-            _staged(eye, tally, questions, seen, (LAYER + (eye.site.depth - LAYER) * share) / eye.site.depth)
+                logits = eye.again(seen, chosen, layer)
+                tally.choose(name, questions, batch.index, logits, chosen, counted(eye, chosen, layer), seen.logits)
+            _staged(eye, tally, questions, seen, (layer + (eye.site.depth - layer) * share) / eye.site.depth)
         return tally
 
     about = {"count": count, "seed": seed, "share": share}
-    return kept.tally(f"layer{LAYER}-{task}-{share:g}-{seed}-{count}", about, make)
+    return kept.tally(f"layer{layer}-{task}-{share:g}-{seed}-{count}", about, make)
 
 
 def _staged(eye: Eye, tally: Tally, questions: Asked, seen: Look, retention: float) -> None:

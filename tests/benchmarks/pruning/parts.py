@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from itertools import product
 from typing import Any
 
 import numpy as np
@@ -45,7 +46,8 @@ def front(study: Study) -> Iterator[str]:
     whole = pooled(list(tallies.values()))
     yield from recall_bars(whole, ["visionzip", "class token", "divprune", "prumerge", "oracle"])
     for task in ("colour", "where", "relation", "digit"):
-        yield ahead(tallies[task], ["visionzip", "class token", "divprune", "prumerge"], task, 10, "in front")
+        picked = budget.in_front(study.eye, study.kept, task, max(study.count // 4, 1), DEVELOPMENT, budget.MAIN)
+        yield ahead(picked, tallies[task], ["visionzip", "class token", "divprune", "prumerge"], task, 10, "in front")
     less = max(study.count // 8, 1)
     by_share = {
         share: whole if share == budget.MAIN else pooled(
@@ -70,9 +72,29 @@ def layer(study: Study) -> Iterator[str]:
     names = [name for name in tallies["where"].values if name not in ("full", "oracle", *budget.RANDOMS)]
     yield from recall_bars(pooled(list(tallies.values())), [*names, "oracle"])
     for task in ("exists", "where", "relation"):
-        yield ahead(tallies[task], names, task, 10, "at layer 2")
+        picked = budget.at_layer(study.eye, study.kept, task, max(study.count // 4, 1), DEVELOPMENT, budget.MAIN)
+        yield ahead(picked, tallies[task], names, task, 10, f"at layer {budget.LAYER}")
         gap = tallies[task].accuracy("fastv").value - tallies[task].accuracy(*budget.RANDOMS).value
         yield verdict(f"FastV above random on {task}", gap > 0, f"{100 * gap:+.1f} points")
+
+
+def deep(study: Study) -> Iterator[str]:
+    """Pruned inside the language model, earlier and further: when has its text read the picture?"""
+    less = max(study.count // 8, 1)
+    rows = []
+    for place, share, task in product(budget.DEEP_LAYERS, budget.DEEP_KEEPS, budget.DEEP_TASKS):
+        picked, tally = (
+            budget.at_layer(study.eye, study.kept, task, less, seed, share, place) for seed in (DEVELOPMENT, TEST)
+        )
+        names = [name for name in tally.values if name not in ("full", "oracle", *budget.STAGED, *budget.RANDOMS)]
+        best = max(names, key=lambda name: picked.accuracy(name).value)
+        gap = difference(tally.group([best], "right"), tally.group(budget.RANDOMS, "right"))
+        rows.append(
+            [task, place, f"{share:.0%}", percent(tally.accuracy(*budget.RANDOMS)), best, percent(tally.accuracy(best)),
+             f"{100 * gap.value:+.1f} [{100 * gap.low:+.1f}, {100 * gap.high:+.1f}]"]
+        )  # fmt: skip
+    yield f"### Pruned inside the language model, earlier and further (n = {less}; the best is picked on seed 2)\n"
+    yield table(["task", "in front of layer", "kept behind it", "random", "best", "its accuracy", "points"], rows)
 
 
 def recall_bars(tally: Tally, names: list[str]) -> Iterator[str]:
@@ -83,10 +105,10 @@ def recall_bars(tally: Tally, names: list[str]) -> Iterator[str]:
                       f"{percent(own)} against {percent(chance)}")  # fmt: skip
 
 
-def ahead(tally: Tally, names: list[str], task: str, points: float, where: str) -> str:
-    """The best method that looks is so many points above random."""
+def ahead(picked: Tally, tally: Tally, names: list[str], task: str, points: float, where: str) -> str:
+    """The method that looks and is the best of those of ``picked`` is so many points above random in ``tally``."""
     chance = tally.accuracy(*budget.RANDOMS)
-    best = max(names, key=lambda name: tally.accuracy(name).value)
+    best = max(names, key=lambda name: picked.accuracy(name).value)
     gap = 100 * (tally.accuracy(best).value - chance.value)
     text = f"the best method {where} at least {points:g} points above random on {task}"
     return verdict(text, gap >= points, f"{best} {percent(tally.accuracy(best))}, {gap:+.1f} points")
@@ -253,6 +275,6 @@ def crops(study: Study) -> Iterator[str]:
 
 
 PARTS: dict[str, Callable[[Study], Iterator[str]]] = {
-    "front": front, "layer": layer, "debias": debias, "place": place, "guide": guide, "optimised": optimised,
-    "crops": crops,
+    "front": front, "layer": layer, "deep": deep, "debias": debias, "place": place, "guide": guide,
+    "optimised": optimised, "crops": crops,
 }  # fmt: skip
