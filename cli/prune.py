@@ -35,6 +35,10 @@ EXAMPLES = {
             'attn prune photo.jpg --prompt "what is on the sign" --model llava/ --method carve',
             "Pixels instead of tokens: ask again about what the question draws attention to.",
         ),
+        (
+            'attn prune scene.png --prompt "where is the red star" --method sgl --early-exit 0.8',
+            "A smaller model says which tokens matter, and answers itself where that looks safe.",
+        ),
         ("attn prune photos/ -o out/ --model vit --method tome --keep 70%", "An image classifier or backbone."),
         (
             'attn prune photos/ -o out/ --prompt "what is this" --model llava/ --keep 144 --report pruned.html',
@@ -67,6 +71,10 @@ NOTES = (
     "tokens that stayed. What the model's processor cut off is pale.",
     "carve keeps pixels: --keep is their share, and tokens_after those of the second question, which shows the "
     "picture and the crop. It costs more than one question, not less.",
+    "--early-exit of sgl: a guide's decision is the mean of how sure it was and of the probability of its answer when "
+    "it sees 5 % of the tokens. With long answers the second is next to nothing: thresholds above 0.5 then always ask "
+    "the large model. This command runs both models all the same, to tell what would be lost; "
+    "attn.core.prune.sgl.early spares the large one.",
     "Image classifiers and backbones are asked nothing: answer_before and answer_after are the best class, of a "
     "backbone without classes class_token_cosine is told instead.",
     "A result that exists says which request it answers: one that was made with another model or other options is "

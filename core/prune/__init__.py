@@ -142,7 +142,7 @@ METHODS = Registry(
             summary="what a smaller model of the same family attends to, in all its layers, while it answers",
             paper="CVPR 2025, arXiv 2412.03324",
             year=2025,
-            options=("layer", "guide"),
+            options=("layer", "guide", "early_exit"),
         ),
         Method(
             "carve",

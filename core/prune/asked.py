@@ -19,6 +19,7 @@ from .vlm.ask import Answer, PreparedPrompt, answer
 if TYPE_CHECKING:
     from ..models.loaded import Loaded
     from .engine.checks import Positions
+    from .engine.prompts import OfferedAnswer
     from .methods.base import Keep, Pruner
 
 
@@ -68,6 +69,16 @@ class Pruned:
     answer: Answer
     prefill: Prefill
     times: PruneTimes | None
+
+    @property
+    def offer(self) -> OfferedAnswer | None:
+        """A smaller model's answer, where the method makes one."""
+        return self.prefill.offers[0] if self.prefill.offers else None
+
+    @property
+    def text(self) -> str:
+        """The answer that is given."""
+        return self.offer.text if self.offer is not None and self.offer.taken else self.answer.text
 
     @property
     def owner(self) -> NDArray[np.int64]:

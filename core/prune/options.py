@@ -15,6 +15,8 @@ from . import METHODS, MODIFIERS
 from .named import options_of
 
 KEEP = 0.25
+GUIDES = {"shapes": "shapes-guide"}
+"""Models that come with a smaller one of their family."""
 Budget = float | int
 """A share of the visual tokens (float), or their number (int)."""
 
@@ -40,6 +42,20 @@ def checked_keep(keep: Budget, shown: str) -> Budget:
     if isinstance(keep, float) and keep > 1:
         raise ValueError(f"{shown} keeps more tokens than there are. Give a share up to 100%, or a number of tokens.")
     return keep
+
+
+def parse_exit(text: str) -> float | Path:
+    """``0.8`` as a threshold of decisions, from 0; what is no number as a file. Raises ``ValueError`` for the rest."""
+    words = text.strip()
+    try:
+        value = float(words)
+    except ValueError:
+        if not words:
+            raise ValueError("name a threshold such as 0.8, or a file of `attn prune calibrate sgl`.") from None
+        return Path(words)
+    if not value >= 0:
+        raise ValueError(f"{text} is no threshold: decisions are 0 to 1.")
+    return value
 
 
 def parse_names(text: str) -> tuple[str, ...]:
@@ -113,7 +129,9 @@ class PruneOptions:
     positions : {"keep", "compact"}
         Tokens keep their positions, or are numbered anew.
     guide : str or None
-        Smaller model of the same family (sgl).
+        Smaller model of the same family (sgl); None: that of ``GUIDES``.
+    early_exit : float, Path or None
+        From which decision on the guide's own answer is taken, or the file that says it (sgl).
     calibration : Path or None
         A fitted trend (+debias) or strategy.
     settings : mapping of str to mapping
@@ -166,7 +184,15 @@ class PruneOptions:
         str | None,
         Option(
             "Smaller model of the same family that says what matters (sgl): a folder, or an id that is here.",
-            metavar="DIR|ID",
+            metavar="DIR|ID", shown="shapes-guide for the model shapes",
+        ),
+    ] = None  # fmt: skip
+    early_exit: Annotated[
+        float | Path | None,
+        Option(
+            "Take the guide's own answer where it looks as safe as this (sgl): a threshold of its decision, 0 to 1, or "
+            "the file of `attn prune calibrate sgl`.",
+            metavar="X|FILE", parse=parse_exit, shown="the large model always answers",
         ),
     ] = None  # fmt: skip
     calibration: Annotated[

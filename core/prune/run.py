@@ -24,11 +24,15 @@ from .looks.ready import Ready, settings_for
 from .options import PruneOptions, check_read
 from .outputs import WORD, noted, request_of
 from .saved import SavedPruning, read_saved, write_saved
-from .told import comparison_of, overview
+from .told import comparison_of, offered, overview
 
 RANDOM = (
     "The weights of this model are random: tokens, operations, memory and seconds are what they are; answers, their "
     "agreement and divergence are noise."
+)
+EARLY_EXIT = (
+    "Early exit: where answered_by says guide, answer_after is the guide's own. All other numbers are of the large "
+    "model with fewer tokens, which was run all the same; large_calls is the share of pictures for which it is needed."
 )
 
 
@@ -98,7 +102,7 @@ def run(
         "prune", arguments or {"inputs": list(inputs), "method": options.method}, ready.device, start, items=items,
         passed=passed, sections=[table] if options.compare else [], overview=overview(items), files=files,
         remarks=remarks,
-        notices=(RANDOM,) if ready.kind == "random" else (),
+        notices=(*([RANDOM] if ready.kind == "random" else []), *([EARLY_EXIT] if offered(items) else [])),
     )  # fmt: skip
 
 

@@ -12,7 +12,7 @@ from ..errors import did_you_mean
 from ..options import OptionError
 from . import METHODS, MODIFIERS
 from .named import options_of, split
-from .options import PruneOptions
+from .options import GUIDES, PruneOptions
 
 _WORDS = {"true": True, "yes": True, "on": True, "1": True, "false": False, "no": False, "off": False, "0": False}
 _SHOWN = {int: "a whole number", float: "a number", bool: "true or false", type(None): "none"}
@@ -27,6 +27,8 @@ def settings_of(options: PruneOptions, name: str) -> dict[str, Any]:
         For a setting that they have not, or that has an option of its own, and for a value that it cannot have.
     """
     own = {option: getattr(options, option) for option in options_of(name) if hasattr(options, option)}
+    if own.get("guide", "") is None:
+        own["guide"] = GUIDES.get(options.choice.model)
     given = {option: value for option, value in own.items() if value is not None}
     texts = options.settings.get("", {}) if name == options.method else {}
     known = _fields(name)

@@ -35,9 +35,16 @@ def metrics_of(question: Question, done: Pruned) -> dict[str, float]:
         "kv_bytes_before": cost.kv_bytes_before, "kv_bytes_after": cost.kv_bytes_after,
         "logit_kl": divergence(before.logits, after.logits),
         "top1_agreement": float(same_top(before.logits, after.logits)),
-        "answers_equal": float(same_answer(before.text, after.text)),
-        "attention_mass": question.attention.mass_kept(done.prefill), **times,
+        "answers_equal": float(same_answer(before.text, done.text)),
+        "attention_mass": question.attention.mass_kept(done.prefill), **_exit_metrics(done), **times,
     }  # fmt: skip
+
+
+def _exit_metrics(done: Pruned) -> dict[str, float]:
+    """Of early exit: how safe the guide's answer looks, and whether the large model had to be asked."""
+    if done.offer is None:
+        return {}
+    return {"decision": done.offer.decision, "large_calls": float(not done.offer.taken)}
 
 
 def sections_of(question: Question, done: Pruned) -> list[Section]:
@@ -58,12 +65,19 @@ def sections_of(question: Question, done: Pruned) -> list[Section]:
 
 
 def answers_of(question: Question, done: Pruned) -> Row:
-    return {"answer_before": question.plain.text, "answer_after": done.answer.text}
+    """Before and after; of early exit the answers of both models and whose was taken, too."""
+    said = {"answer_before": question.plain.text, "answer_after": done.text}
+    if done.offer is None:
+        return said
+    by = "guide" if done.offer.taken else "large model"
+    return {**said, "answered_by": by, "answer_guide": done.offer.text, "answer_large": done.answer.text}
 
 
 def facts_of_model(question: Question, done: Pruned, options: PruneOptions) -> dict[str, Any]:
     """What was looked at, with what: single values that are no measurement."""
-    return {**about_model(question.loaded, options), "positions": options.positions, **answers_of(question, done)}
+    exits = {} if done.offer is None else {"early_exit": done.offer.threshold}
+    positions = {"positions": options.positions}
+    return {**about_model(question.loaded, options), **positions, **exits, **answers_of(question, done)}
 
 
 def about_model(loaded: Loaded, options: PruneOptions) -> dict[str, Any]:
@@ -97,9 +111,15 @@ def overview(items: Sequence[Item]) -> list[Row]:
     rows: list[Row] = []
     for item in items:
         said = next((section.values for section in item.sections if isinstance(section, Answers)), {})
+        said = {name: text for name, text in said.items() if name not in _OF_BOTH}
         shown = {name: item.metrics.get(name) for name in SHOWN}
         rows.append({"input": item.input, "status": item.status, **said, **shown, "seconds": item.seconds})
     return rows
+
+
+def offered(items: Sequence[Item]) -> bool:
+    """Whether a smaller model's answers could be taken."""
+    return any("large_calls" in item.metrics for item in items)
 
 
 @dataclass(frozen=True, slots=True)
@@ -113,12 +133,14 @@ class Answers(Facts):
 
 SHOWN = (
     "tokens_before", "tokens_after", "mean_retention", "flops_ratio", "prefill_seconds_before", "prefill_seconds_after",
-    "logit_kl", "top1_agreement", "class_token_cosine", "pixels_kept",
+    "logit_kl", "top1_agreement", "large_calls", "class_token_cosine", "pixels_kept",
 )  # fmt: skip
 """Metrics that a terminal shows."""
+_OF_BOTH = ("answer_guide", "answer_large")
+"""Of early exit: what it does not show, as one of them is the answer after."""
 COMPARED = (
     "method", "files", "answer_after", "tokens_after", "mean_retention", "flops_ratio", "prefill_seconds_after",
-    "logit_kl", "top1_agreement", "attention_mass", "class_token_cosine",
+    "logit_kl", "top1_agreement", "attention_mass", "large_calls", "class_token_cosine",
 )  # fmt: skip
 """What a terminal shows of each method of a comparison."""
 

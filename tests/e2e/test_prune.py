@@ -77,6 +77,32 @@ def test_methods_side_by_side(cli, tmp_path, model):
         assert np.asarray(drawn.convert("RGB")).std(-1).max() > 10  # in colour
 
 
+def test_early_exit_says_whose_answer_it_is(cli, tmp_path, model):
+    photo(tmp_path / "a.png")
+    guide = str(vlm_folder(tmp_path / "guide", "llava", 1))
+    calibrate = ("--model", model, "--guide", guide, "--share", "0.5", "--max-new-tokens", "3")
+    made = cli("prune", "calibrate", "sgl", "shapes:colour:3x4", "-o", "exit.json", *calibrate)
+    assert made.code == 0, made.stderr
+    own = ("prune", "a.png", *ASK, "--model", model, "-m", "sgl", "--guide", guide, "--json", "--overwrite")
+    assert "large_calls" not in cli(*own).report["items"][0]["metrics"]
+    for asked, by in (("0", "guide"), ("1.5", "large model"), ("exit.json", None)):
+        ran = cli(*own, "--early-exit", asked)
+        assert ran.code == 0, ran.stderr
+        (item,) = ran.report["items"]
+        said, metrics = item["details"]["answers"], item["metrics"]
+        assert by in (None, said["answered_by"])
+        assert metrics["large_calls"] == (said["answered_by"] == "large model")
+        assert said["answer_after"] == said[f"answer_{said['answered_by'].split()[0]}"]
+        assert metrics["answers_equal"] == (said["answer_before"].strip() == said["answer_after"].strip())
+        assert 0 <= metrics["decision"] <= 1
+    assert any("large_calls is the share of pictures" in text for text in ran.report["notices"])
+    kept = cli(*own, "--early-exit", "exit.json", "--save", "kept")
+    assert kept.code == 0, kept.stderr
+    (tmp_path / "exit.json").unlink()
+    again = cli("prune", "a.png", *ASK, "--model", model, "--saved", "kept", "--json", "--overwrite")
+    assert again.report["items"][0]["metrics"]["decision"] == item["metrics"]["decision"]
+
+
 def test_a_run_is_kept_and_done_again(cli, tmp_path, model):
     photo(tmp_path / "a.png")
     first = cli("prune", "a.png", *ASK, "--model", model, "-m", "random", "--seed", "5", "-k", "7", "--save", "kept")
@@ -115,6 +141,9 @@ def test_a_run_is_kept_and_done_again(cli, tmp_path, model):
         (["--set", "fastv.layer=1"], "--set fastv.layer=1: fastv is not run, but visionzip."),
         (["-m", "carve+debias"], "carve ranks no tokens"),
         (["--saved", "nowhere"], "--saved: nowhere/prune.json"),
+        (["-m", "sgl"], "--guide: sgl needs a smaller model"),
+        (["-m", "sgl", "--guide", "x", "--early-exit", "-1"], "--early-exit: -1 is no threshold"),
+        (["-m", "fastv", "--early-exit", "1"], "--early-exit works with --method sgl only"),
         (["--model", "nowhere"], "no model named 'nowhere'"),
         (["--prompt", " "], "--prompt: say what is asked"),
         (["--prompt", "<image> <image>"], "stands for a picture"),

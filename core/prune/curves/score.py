@@ -15,6 +15,7 @@ from ...models.loaded import Loaded
 from ..data.samples import QuestionSample
 from ..engine.checks import Positions
 from ..engine.hooks import pruned
+from ..engine.prompts import OfferedAnswer
 from ..engine.sites import VisionLanguageSite
 from ..engine.trace import Prefill
 from ..measure.cost import cost_of
@@ -82,7 +83,7 @@ def score(
     names = tuple(sample.id for sample in asked)
     for index, sample in enumerate(asked):
         geometry = questions.pictures[index][0]
-        records.append(_about(sample, asking, plain[index], geometry) | _itself(sample, geometry) | cost[index])
+        records.append(_about(sample, asking, plain[index].text, geometry) | _itself(sample, geometry) | cost[index])
     for number, point in enumerate(points):
         stages = point.pruner.stages(site, point.keep)
         with pruned(
@@ -90,7 +91,11 @@ def score(
         ) as trace:
             pruned_answers = answers(loaded, questions, max_new_tokens=asking.max_new_tokens)
         for index, sample in enumerate(asked):
-            about = _about(sample, asking, pruned_answers[index], questions.pictures[index][0])
+            offer = trace.last.offers[index] if trace.last.offers else None
+            text = offer.text if offer is not None and offer.taken else pruned_answers[index].text
+            about = _about(sample, asking, text, questions.pictures[index][0])
+            if offer is not None:
+                about |= _offered(sample, asking, offer, pruned_answers[index].text)
             kept = _against(sample, plain[index], pruned_answers[index], trace.last, index, looks[index], questions)
             cost_now = _cost(site, trace.last, index)
             named = {"method": point.method, "seed": point.seed, "keep": point.retention}
@@ -123,13 +128,23 @@ def _cost(site: VisionLanguageSite, prefill: Prefill, index: int) -> dict[str, A
     }  # fmt: skip
 
 
-def _about(sample: QuestionSample, asking: Asking, said: Answer, geometry: Geometry) -> dict[str, Any]:
+def _offered(sample: QuestionSample, asking: Asking, offer: OfferedAnswer, large: str) -> dict[str, Any]:
+    """Of early exit: how safe the guide's answer looks, whether the large model is asked, and what both are worth."""
+    named = {"guide": offer.text, "large": large}
+    scores = {
+        f"score_{name}": judged(text, sample.answers, asking.rule) if sample.answers else None
+        for name, text in named.items()
+    }
+    return {"decision": offer.decision, "large_calls": not offer.taken, "answer_guide": offer.text, **scores}
+
+
+def _about(sample: QuestionSample, asking: Asking, said: str, geometry: Geometry) -> dict[str, Any]:
     """What a sample's record says of an answer, whatever was kept."""
-    score = judged(said.text, sample.answers, asking.rule) if sample.answers else None
+    score = judged(said, sample.answers, asking.rule) if sample.answers else None
     place = None
     if sample.boxes is not None and len(sample.boxes):
         place = float(np.mean(sample.boxes[:, 1::2])) / geometry.size[0]  # 0 at the top edge, 1 at the lower one
-    return {"sample": sample.id, "task": sample.task, "answer": said.text, "score": score, "place": place}
+    return {"sample": sample.id, "task": sample.task, "answer": said, "score": score, "place": place}
 
 
 def _itself(sample: QuestionSample, geometry: Geometry) -> dict[str, Any]:

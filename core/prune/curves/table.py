@@ -11,11 +11,14 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from ...report.sections import Curve
 from ..measure.statistics import area_under, difference, mcnemar, mean_interval, wilson
+from ..sgl.tradeoff import exit_tradeoff
 from .points import FULL
 
 Record = Mapping[str, Any]
 _THIRD = 1 / 3
+EXIT_TITLE = "accuracy against the share of questions that the large model is asked"
 
 
 @dataclass(slots=True)
@@ -96,6 +99,8 @@ def point_row(point: Scored, samples: Sequence[str]) -> dict[str, Any]:
         "padding_share": _mean(point.values("padding_share", samples)),
         "top_bottom_gap": _gap(scores, point.firsts("place", samples)),
     }  # fmt: skip
+    if np.isfinite(large := point.values("large_calls", samples)).any():
+        row["large_calls"] = _mean(large)
     if len(point.seeds) > 1:
         own = [
             _mean(Scored(point.method, point.keep, _of_seed(point, seed)).values("score", samples))
@@ -119,6 +124,24 @@ def _gap(scores: NDArray[np.float64], places: NDArray[np.float64]) -> float:
     with np.errstate(invalid="ignore"):
         lower, upper = scores[places > 1 - _THIRD], scores[places < _THIRD]
     return _mean(lower) - _mean(upper)
+
+
+def exit_curve(points: Sequence[Scored], samples: Sequence[str]) -> Curve | None:
+    """Accuracy against the share of calls of the large model, at every threshold and share of tokens (methods/sgl.md,
+    section 3.3). The guide sees all tokens: its decisions are the same at all shares. None where no answer was offered.
+    """
+    offering = [point for point in points if np.isfinite(point.values("decision", samples)).any()]
+    if not offering:
+        return None
+    decisions = offering[0].values("decision", samples)
+    known = np.isfinite(decisions)
+    lines: dict[str, list[float]] = {}
+    for point in offering:
+        guide, large = (point.values(name, samples)[known] for name in ("score_guide", "score_large"))
+        found = exit_tradeoff(decisions[known], guide, large)
+        lines[f"{point.method} at {point.keep:.4g}"] = found.accuracy.tolist()
+    lines["threshold"] = found.thresholds.tolist()
+    return Curve("early_exit", lines, found.shares.tolist(), "large_calls", title=EXIT_TITLE)
 
 
 def pair_row(first: Scored, second: Scored, samples: Sequence[str], *, binary: bool) -> dict[str, Any]:

@@ -18,7 +18,7 @@ from .draw import draw
 from .options import ORACLE, RANDOM
 from .points import FULL, TOLERANCE
 from .records import read_parts, write_lines
-from .table import Scored, area_rows, gathered, pair_row, point_row
+from .table import Scored, area_rows, exit_curve, gathered, pair_row, point_row
 
 POINTS, PLOT = "points.jsonl", "curves.png"
 RANDOM_WEIGHTS = "random"
@@ -26,6 +26,11 @@ RANDOM_WEIGHTS = "random"
 NOTHING_LEARNT = (
     "The weights of this model are random: it was never trained. What was kept and counted is right; what it answers, "
     "and how far its answers are from each other, says nothing and is left out."
+)
+EARLY_EXIT = (
+    "Early exit: accuracy is that of the answers that are given, the guide's own where it looks safe; large_calls is "
+    "the share of questions that the large model is asked. All other numbers are of the large model, which was asked "
+    "every question."
 )
 _JUDGED = frozenset(
     ("accuracy", "ci_low", "ci_high", "accuracy_sd", "kl_mean", "kl_p95", "top1_agree", "seq_agree", "attn_mass",
@@ -83,9 +88,9 @@ class Told:
         lost = [item for item in outcome.items if item.status == "failed"]
         items = [whole, *lost, *(Item(name, None, "failed", 0.0, error=why) for name, why in failed.items())]
         return outcome.report(
-            "prune", arguments, device, start, items=items, notices=self._notices(), sections=sections, files=files,
+            "prune", arguments, device, start, items=items, notices=self._notices(rows), sections=sections, files=files,
             summary={"model": self.model, "model_kind": self.kind, "rule": self.rule},
-            overview=[_short(row) for row in rows],
+            overview=[_short(row) | _calls(row) for row in rows],
         )  # fmt: skip
 
     def _rows(
@@ -115,9 +120,12 @@ class Told:
         files["curves"] = str(self.folder / PLOT)
         sections.append(Picture("curves", files["curves"], title="accuracy and fidelity", printed=False))
         if any(math.isfinite(row["accuracy"]) for row in rows):
-            tests = self._tests(points, asked, {(row["method"], row["r_requested"]) for row in rows})
+            there = {(row["method"], row["r_requested"]) for row in rows}
+            tests = self._tests(points, asked, there)
             sections.append(Table("tests", tests, title="differences in accuracy, with 95 % intervals"))
             sections.append(Table("areas", area_rows(rows), title="area under accuracy over log R, per width"))
+            if (exits := exit_curve([point for key, point in points.items() if key in there], asked)) is not None:
+                sections.append(exits)
         if by_task:
             sections.append(Table("tasks", by_task, [_short(row) for row in by_task]))
         return sections, files
@@ -134,8 +142,8 @@ class Told:
         order = list(points)
         return sorted(rows, key=lambda row: (order.index((row["method"], row["r_requested"])), row["against"]))
 
-    def _notices(self) -> list[str]:
-        said = []
+    def _notices(self, rows: Sequence[Mapping[str, Any]]) -> list[str]:
+        said = [EARLY_EXIT] if any("large_calls" in row for row in rows) else []
         if self.kind == RANDOM_WEIGHTS:
             said.append(NOTHING_LEARNT)
         elif self.samples.answered:
@@ -146,6 +154,11 @@ class Told:
             "accuracy is the mean over its seeds."
         )
         return said
+
+
+def _calls(row: Mapping[str, Any]) -> dict[str, Any]:
+    """Of early exit, which not all methods have."""
+    return {"large_calls": row["large_calls"]} if "large_calls" in row else {}
 
 
 def _short(row: Mapping[str, Any]) -> dict[str, Any]:

@@ -155,7 +155,8 @@ class _Run:
         self.everything = self.rows = whole(prompts)  # of which the second are left
         self.cached = CachedPrompts(self.rows.length, self.positions)
         self.given: dict[str, Any] = {}  # what layers get instead of the language model's own
-        self.trace.prefills.append(Prefill(prompts.counts, self.rows.length, notes=prompts.notes))
+        prefill = Prefill(prompts.counts, self.rows.length, notes=prompts.notes, offers=prompts.offers)
+        self.trace.prefills.append(prefill)
 
     def end(self, model: Any, args: tuple[Any, ...], output: Any) -> None:
         if not self.choosing:

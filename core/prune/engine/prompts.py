@@ -20,6 +20,28 @@ ENCODED = "mm_encoder_outputs"
 """What ``generate`` gives a model instead of pixels."""
 
 
+@dataclass(frozen=True, slots=True)
+class OfferedAnswer:
+    """An answer that a smaller model gives to a prompt, and whether it will do.
+
+    Parameters
+    ----------
+    text : str
+    decision : float
+        How safe it looks.
+    threshold : float
+        It is taken where it looks as safe as this, or safer.
+    """
+
+    text: str
+    decision: float
+    threshold: float
+
+    @property
+    def taken(self) -> bool:
+        return self.decision >= self.threshold
+
+
 @dataclass(slots=True)
 class Prompts:
     """A batch at prefill.
@@ -55,6 +77,8 @@ class Prompts:
         For pruners: what is found once for the batch.
     notes : list of str
         What the user must know of what a method did, or could not do.
+    offers : list of OfferedAnswer
+        Of each prompt, where a method makes any.
     """
 
     site: VisionLanguageSite
@@ -71,6 +95,7 @@ class Prompts:
     pixels: dict[str, Tensor] = field(default_factory=dict)
     cache: dict[str, Any] = field(default_factory=dict)
     notes: list[str] = field(default_factory=list)
+    offers: list[OfferedAnswer] = field(default_factory=list)
 
     @property
     def samples(self) -> int:

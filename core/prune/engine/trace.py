@@ -8,6 +8,7 @@ from dataclasses import dataclass, field
 from torch import Tensor
 
 from .moment import TokenChoice
+from .prompts import OfferedAnswer
 
 
 @dataclass(slots=True)
@@ -32,6 +33,8 @@ class Prefill:
         Of each row of the logits, its place in the prompt; -1 for padding.
     merged : dict, prompt -> set of int
         Visual tokens that got other features than their own.
+    offers : list of OfferedAnswer
+        Of each prompt, where a method makes any; else empty.
     """
 
     before: tuple[int, ...]
@@ -42,6 +45,7 @@ class Prefill:
     notes: list[str] = field(default_factory=list)
     slots: Tensor | None = None
     merged: dict[int, set[int]] = field(default_factory=dict)
+    offers: list[OfferedAnswer] = field(default_factory=list)
 
     def kept(self, sample: int = 0) -> Tensor | None:
         """Numbers of the tokens that the last layer saw; None where nothing was chosen."""

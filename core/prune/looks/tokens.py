@@ -88,7 +88,7 @@ def _compare(
     share = done.prefill.retention()
 
     def compared(name: str, one: Pruned) -> Compared:
-        values: dict[str, float | str] = {"answer_after": one.answer.text, **metrics_of(question, one)}
+        values: dict[str, float | str] = {"answer_after": one.text, **metrics_of(question, one)}
         return Compared(name, values, overlay(picture, geometry, one.owner, one.merged))
 
     def ask(name: str) -> Compared:

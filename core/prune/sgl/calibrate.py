@@ -36,7 +36,7 @@ def calibrate_sgl(
     run = LearningRun("sgl", options, options.common, watcher, arguments)
     tokens = options.max_new_tokens
     with about_the_guide():
-        guide = run.load(options.guide)
+        guide = run.load(options.small)
     both = EarlyExit(
         guide, run.loaded, keep_of(options.keep),
         method=SGL(f_layer=options.f_layer, rows=options.rows), max_new_tokens=tokens,
@@ -65,7 +65,7 @@ def calibrate_sgl(
             f"{options.share:.1%}"
         )
     fitted = FittedExit(
-        threshold, options.share, reached, run.common.choice.model, options.guide,
+        threshold, options.share, reached, run.common.choice.model, options.small,
         (run.loaded.fingerprint, guide.fingerprint), tokens, len(decisions), run.common.data, run.split,
     )  # fmt: skip
     write_exit(run.common.output, fitted)

@@ -15,7 +15,7 @@ from ..engine.hooks import pruned
 from ..engine.sites import site_of
 from ..methods.base import Keep
 from ..vlm.ask import PreparedPrompt, answer, prepare, said
-from .guide import CONSISTENCY, GuideRun, decision_of, run_guide, same_tokens
+from .guide import CONSISTENCY, GuideRun, decisions_of, run_guide, same_tokens
 from .pruner import SGL, loaded_guide
 
 THRESHOLD = 0.8
@@ -109,7 +109,7 @@ class EarlyExit:
         self.calls["guide"] += 1
         site = site_of(self.guide)
         run = run_guide(site, prepared.inputs, max_new_tokens=self.max_new_tokens, rows=self.method.rows)
-        decision = decision_of(site, prepared.inputs, run, self.consistency)
+        (decision,) = decisions_of(site, prepared.inputs, run, self.consistency)
         return GuideAnswer(said(self.guide, run.ids[0]), run, decision)
 
     def ask_large(self, prepared: PreparedPrompt, importance: Tensor) -> str:

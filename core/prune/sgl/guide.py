@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import inspect
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
@@ -76,50 +76,69 @@ def run_guide(
     return GuideRun([one.ids for one in found], [one.log_probabilities for one in found], received)
 
 
-@torch.no_grad()
 def consistency(
     site: VisionLanguageSite, inputs: Mapping[str, Any], answer: Tensor, importance: Tensor, *, keep: Keep
 ) -> float:
-    """Probability of a model's own answer when it sees only the most important visual tokens (section 3.3).
+    """``consistencies`` of one prompt: its answer [G] and the importance of its visual tokens [V]."""
+    return consistencies(site, inputs, [answer], [importance], keep=keep)[0]
+
+
+@torch.no_grad()
+def consistencies(
+    site: VisionLanguageSite, inputs: Mapping[str, Any], answers: Sequence[Tensor], importance: Sequence[Tensor], *,
+    keep: Keep,
+) -> list[float]:  # fmt: skip
+    """Probability of a model's own answers when it sees only the most important visual tokens (section 3.3).
 
     Parameters
     ----------
     site : VisionLanguageSite
     inputs : mapping of str to Tensor
-        Of one prompt.
-    answer : Tensor of int64 [G]
-    importance : Tensor [V]
+        Of one prompt, or of a left-padded batch.
+    answers : sequence of Tensor of int64 [G_b]
+    importance : sequence of Tensor [V_b]
     keep : Keep
         How many visual tokens it sees; the others are not there from the first layer on.
 
     Returns
     -------
-    float
+    list of float
         The product of the probabilities; of a long answer a very small number. 0 where the answer has the token of a
         picture in it: it cannot be read again, and is no answer.
     """
-    if is_visual(site, answer).any():
-        return 0.0
 
     def choose(moment: Moment) -> list[TokenChoice]:
-        return [top(importance, moment.numbers[0], keep.of(len(importance)))]
+        return [
+            top(scores, numbers, keep.of(len(scores)))
+            for scores, numbers in zip(importance, moment.numbers, strict=True)
+        ]
 
-    length = len(answer)
     call = _own(site, inputs)
+    longest = max(map(len, answers))
+    tails = call["input_ids"][:, -1:].repeat(1, longest)  # behind a shorter answer any text does: it comes later
+    readable = [not is_visual(site, answer).any() for answer in answers]
+    for tail, answer, fine in zip(tails, answers, readable, strict=True):
+        if fine:
+            tail[: len(answer)] = answer
     for name in ("input_ids", "attention_mask", "mm_token_type_ids"):
         if (value := call.get(name)) is not None:
-            tail = answer if name == "input_ids" else torch.full_like(answer, int(name == "attention_mask"))
-            call[name] = torch.cat([value, tail[None].to(value)], 1)
+            more = tails if name == "input_ids" else torch.full_like(tails, int(name == "attention_mask"))
+            call[name] = torch.cat([value, more.to(value)], 1)
     with pruned(site.model, [PruneStage(0, choose)], site=site):
-        logits = site.model(**call, use_cache=False).logits[0, -length - 1 : -1]
-    likely = F.log_softmax(logits.float(), -1).gather(-1, answer[:, None])
-    return float(likely.sum().exp())
+        logits = site.model(**call, use_cache=False).logits[:, -longest - 1 : -1]
+    likely = F.log_softmax(logits.float(), -1).gather(-1, tails[..., None])[..., 0]  # [B, longest]
+    return [
+        float(row[: len(answer)].sum().exp()) if fine else 0.0
+        for row, answer, fine in zip(likely, answers, readable, strict=True)
+    ]
 
 
-def decision_of(site: VisionLanguageSite, inputs: Mapping[str, Any], run: GuideRun, keep: Keep = CONSISTENCY) -> float:
-    """How safe a guide's answer to one prompt is: mean of its confidence and its consistency (section 3.3)."""
-    kept = consistency(site, inputs, run.ids[0], run.received.importance()[0], keep=keep)
-    return (run.confidence() + kept) / 2
+def decisions_of(
+    site: VisionLanguageSite, inputs: Mapping[str, Any], run: GuideRun, keep: Keep = CONSISTENCY
+) -> list[float]:
+    """How safe a guide's answer to each prompt is: mean of its confidence and its consistency (section 3.3)."""
+    kept = consistencies(site, inputs, run.ids, run.received.importance(), keep=keep)
+    return [(run.confidence(sample) + sure) / 2 for sample, sure in enumerate(kept)]
 
 
 @contextmanager

@@ -8,7 +8,7 @@ from typing import Annotated, Literal
 from ...command import Verb
 from ...options import Option, OptionError, check
 from ..calibration import CalibrationOptions
-from ..options import Budget, checked_keep, parse_keep
+from ..options import GUIDES, Budget, checked_keep, parse_keep
 
 
 @dataclass(frozen=True, slots=True)
@@ -19,8 +19,8 @@ class ExitOptions:
     ----------
     common : CalibrationOptions
         Its model is the large one.
-    guide : str
-        See ``attn.core.models.load``.
+    guide : str or None
+        See ``attn.core.models.load``; None: that of ``GUIDES``.
     share : float
         Of the samples for which the large model is asked.
     keep : float or int
@@ -34,8 +34,12 @@ class ExitOptions:
 
     common: CalibrationOptions
     guide: Annotated[
-        str, Option("Smaller model of the same family: a folder, or an id that is here.", metavar="DIR|ID")
-    ]
+        str | None,
+        Option(
+            "Smaller model of the same family: a folder, or an id that is here.",
+            metavar="DIR|ID", shown="shapes-guide for the model shapes",
+        ),
+    ] = None  # fmt: skip
     share: Annotated[
         float, Option("Share of the questions for which the large model is asked.", metavar="X", least=0, most=1)
     ] = 0.3
@@ -59,8 +63,15 @@ class ExitOptions:
         Option("Tell how well the guide, and single layers, agree with the attention of the whole large model."),
     ] = False  # fmt: skip
 
+    @property
+    def small(self) -> str:
+        """The guide."""
+        return self.guide or GUIDES[self.common.choice.model]
+
     def __post_init__(self) -> None:
         check(self)
+        if self.guide is None and self.common.choice.model not in GUIDES:
+            raise OptionError("{guide}: name a smaller model of the same family.")
         try:
             checked_keep(self.keep, str(self.keep))
         except ValueError as error:
@@ -79,6 +90,10 @@ CALIBRATION = Verb(
         (
             "attn prune calibrate sgl shapes:7x200 -o exit.json --model llava-13b/ --guide llava-7b/ --share 0.3",
             "The large model for three questions of ten.",
+        ),
+        (
+            "attn prune photo.jpg --method sgl --model llava-13b/ --guide llava-7b/ --early-exit exit.json",
+            "Take the small model's answer where it is safe.",
         ),
     ),
     files=(("FILE", "The threshold, the share that it reached, both models, number of samples; JSON."),),

@@ -15,12 +15,12 @@ from ...models.loaded import Loaded
 from ...models.tokens import vocabulary
 from ...options import OptionError
 from ..engine.moment import Moment, PruneStage, TokenChoice
-from ..engine.prompts import Prompts, prompts_of
+from ..engine.prompts import OfferedAnswer, Prompts, prompts_of
 from ..engine.sites import VisionLanguageSite, site_of
 from ..methods.base import Keep, Pruner, top
 from ..vlm.ask import said
 from .fitted import read_exit
-from .guide import GuideRun, about_the_guide, decision_of, run_guide, same_tokens
+from .guide import GuideRun, about_the_guide, decisions_of, run_guide, same_tokens
 from .importance import TextRows
 
 Ranking = Callable[[Prompts], list[Tensor]]
@@ -47,11 +47,10 @@ class SGL(Pruner):
         See ``importance.received_attention``.
     guide_tokens : int
         Longest answer of the guide.
-    threshold : float, optional
-        The trace notes whether the guide's own answer was safe enough to spare the large model: a decision of this or
-        more (``early.EarlyExit`` spares it). None: nothing is judged, unless a calibration says from where on.
-    calibration : Path, optional
-        A threshold that ``attn prune calibrate sgl`` found.
+    early_exit : float or Path, optional
+        The guide's own answer is offered in the trace (``Prefill.offers``), and is to be taken where its decision is
+        this or more; or a file with the threshold, which ``attn prune calibrate sgl`` wrote. The large model goes on
+        all the same: ``early.EarlyExit`` spares it. None: nothing is offered.
     """
 
     attentive = True
@@ -61,14 +60,13 @@ class SGL(Pruner):
     layer: int | None = None
     rows: TextRows = "paper"
     guide_tokens: int = 10
-    threshold: float | None = None
-    calibration: Path | None = None
+    early_exit: float | Path | None = None
 
     def __post_init__(self) -> None:
         if not 0 <= self.f_layer < 1:
             raise UsageError(f"f_layer: {self.f_layer} is no share of the layers, from 0 and below 1.")
-        if self.threshold is not None and self.calibration is not None:
-            raise UsageError("threshold and calibration both say from where on a guide's answer is safe: give one.")
+        if isinstance(self.early_exit, float) and not self.early_exit >= 0:
+            raise OptionError(f"{{early_exit}}: {self.early_exit} is no threshold from 0 on.")
         if self.guide_tokens < 1:
             raise UsageError(f"guide_tokens: {self.guide_tokens} leaves the guide nothing to say.")
 
@@ -81,9 +79,9 @@ class SGL(Pruner):
 
     def _safe(self, site: VisionLanguageSite, guide: nn.Module | Loaded) -> tuple[float | None, Sequence[str]]:
         """From where on a guide's answer is safe, and what a user must know of that."""
-        if self.calibration is None:
-            return self.threshold, ()
-        fitted = read_exit(self.calibration)
+        if not isinstance(self.early_exit, Path):
+            return self.early_exit, ()
+        fitted = read_exit(self.early_exit)
         fingerprints = site.fingerprint, site_of(guide).fingerprint
         return fitted.threshold, fitted.differences(fingerprints, self.guide_tokens)
 
@@ -117,22 +115,19 @@ class SGL(Pruner):
             for text in told:
                 prompts.note(f"sgl: {text}")
             if safe is not None:
-                prompts.note(_judged(guide, site, call, run, safe))
+                prompts.offers[:] = _offers(guide, site, call, run, safe)
             prompts.cache[_RUN] = run
         found: GuideRun = prompts.cache[_RUN]
         return found.received.importance()
 
 
-def _judged(
+def _offers(
     guide: nn.Module | Loaded, site: VisionLanguageSite, call: Mapping[str, Any], run: GuideRun, safe: float
-) -> str:
-    """Whether the guide's answer would have done, in words."""
-    if len(run.ids) > 1:
-        return "sgl: whether the guide's answer is safe is judged of single prompts, not in a batch."
-    decision = decision_of(site, call, run)
-    text = f'"{said(guide, run.ids[0])}"' if isinstance(guide, Loaded) else f"tokens {run.ids[0].tolist()}"
-    spared = "the large model need not be asked" if decision >= safe else "the large model is needed"
-    return f"sgl: the guide answers {text} with decision {decision:.3f}, safe from {safe:.3f} on: {spared}."
+) -> list[OfferedAnswer]:
+    """The guide's answers in words (of a module alone in tokens), and how safe they are."""
+    texts = [said(guide, ids) if isinstance(guide, Loaded) else f"tokens {ids.tolist()}" for ids in run.ids]
+    decisions = decisions_of(site, call, run)
+    return [OfferedAnswer(text, decision, safe) for text, decision in zip(texts, decisions, strict=True)]
 
 
 def loaded_guide(guide: nn.Module | Loaded | str, large: VisionLanguageSite) -> nn.Module | Loaded:

@@ -23,8 +23,10 @@ from attn.core.prune.curves.options import CurveOptions
 from attn.core.prune.curves.run import run_set
 from attn.core.prune.data.read import read_samples
 from attn.core.prune.options import ModelChoice, PruneOptions
+from attn.core.prune.sgl.tradeoff import exit_tradeoff
 from attn.core.prune.vflowopt.strategy import FlowStrategy, mark_of
 from attn.core.report.model import Report, plain
+from attn.core.report.sections import Curve
 from attn.core.report.write import render
 from tests.support.small_vlms import vlm_folder
 
@@ -115,6 +117,31 @@ def test_points(questions: Path, tmp_path: Path, models: dict[str, Path]) -> Non
     assert {row["task"] for row in written} == {None, "a", "b"}
     for suffix in ("json", "csv", "md", "html"):
         assert "fastv" in render(report, tmp_path / f"r.{suffix}") or suffix == "csv"
+
+
+def test_early_exit_in_a_set(questions: Path, tmp_path: Path, models: dict[str, Path]) -> None:
+    """Accuracy against the share of calls is that of ``exit_tradeoff`` over the records."""
+    guide = vlm_folder(tmp_path / "guide", "llava", 1)
+    curve = CurveOptions(methods=("sgl", "random"), keeps=(0.6, 0.5), draws=1, batch_size=4)
+    report = scored(questions, tmp_path / "out", models["trained"], curve, guide=str(guide), early_exit=0.25)
+    rows = {(row["method"], row["r_requested"]): row for row in report.sections[0].rows()}
+    assert {method for (method, _), row in rows.items() if "large_calls" in row} == {"sgl"}
+    (found,) = [section for section in report.sections if section.name == "early_exit"]
+    records = [json.loads(line) for line in records_of(tmp_path / "out")]
+    mine = [record for record in records if record.get("method") == "sgl" and record["keep"] == 0.5]
+    assert len(mine) == 6
+    names = ("decision", "score_guide", "score_large")
+    wanted = exit_tradeoff(*([one[name] for one in mine] for name in names))
+    assert isinstance(found, Curve)
+    np.testing.assert_allclose(found.axis, wanted.shares)
+    np.testing.assert_allclose(found.lines["sgl at 0.5"], wanted.accuracy)
+    calls = [one["decision"] < 0.25 for one in mine]
+    assert [one["large_calls"] for one in mine] == calls
+    assert rows["sgl", 0.5]["large_calls"] == pytest.approx(np.mean(calls))
+    assert [one["score"] for one in mine] == [
+        one["score_large" if one["large_calls"] else "score_guide"] for one in mine
+    ]
+    assert any("large_calls is" in text for text in report.notices)
 
 
 def test_goes_on_where_it_was(

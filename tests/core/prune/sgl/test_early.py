@@ -19,11 +19,11 @@ from attn.core.prune.sgl.agreement import LayerAgreement
 from attn.core.prune.sgl.calibrate import calibrate_sgl
 from attn.core.prune.sgl.early import EarlyExit
 from attn.core.prune.sgl.fitted import FittedExit, read_exit, write_exit
-from attn.core.prune.sgl.guide import run_guide
+from attn.core.prune.sgl.guide import consistencies, consistency, decisions_of, run_guide
 from attn.core.prune.sgl.options import ExitOptions
 from attn.core.prune.sgl.pruner import SGL
 from attn.core.prune.sgl.tradeoff import ALWAYS, exit_tradeoff
-from attn.core.prune.vlm.ask import answer, prepare
+from attn.core.prune.vlm.ask import answer, batch, prepare
 
 QUESTION = "what colour is it"
 
@@ -57,10 +57,33 @@ def test_answers_are_those_of_each_model() -> None:
 def test_the_command_is_told_whether_the_large_model_was_needed() -> None:
     large, guide = loaded_vlm("llava padded"), loaded_vlm("llava padded", 1)
     prepared = prepare(large, [coloured(48, 48)], QUESTION)
-    for threshold, text in ((0.0, "need not be asked"), (1.0, "is needed")):
-        with prune(large, "sgl", 0.5, guide=guide, threshold=threshold) as trace:
+    wanted = pair(1.0)([coloured(48, 48)], QUESTION).guide
+    for threshold, taken in ((0.0, True), (1.0, False)):
+        with prune(large, "sgl", 0.5, guide=guide, guide_tokens=4, early_exit=threshold) as trace:
             answer(large, prepared, max_new_tokens=1)
-        assert any(text in note and "decision 0." in note for note in trace.notes)
+        (offer,) = trace.last.offers
+        assert (offer.text, offer.taken, offer.threshold) == (wanted.text, taken, threshold)
+        assert offer.decision == pytest.approx(wanted.decision)
+
+
+@pytest.mark.parametrize("name", ["llava padded", "qwen2-vl", "smolvlm"])
+def test_decisions_in_a_batch_are_those_of_each_prompt(name: str) -> None:
+    """Also of answers of different lengths: the second of them ends early."""
+    guide = loaded_vlm(name, 1)
+    site = site_of(guide)
+    single = [prepare(guide, [coloured(48, 48, seed)], text) for seed, text in ((0, QUESTION), (1, "what"))]
+    runs = [run_guide(site, one.inputs, max_new_tokens=4) for one in single]
+    wanted = [decisions_of(site, one.inputs, run)[0] for one, run in zip(single, runs, strict=True)]
+    together = batch(guide, single).inputs
+    run = run_guide(site, together, max_new_tokens=4)
+    assert decisions_of(site, together, run) == pytest.approx(wanted, rel=1e-4)
+    answers, scores = [run.ids[0], run.ids[1][:1]], run.received.importance()
+    keep = Keep(share=0.5)
+    found = consistencies(site, together, answers, scores, keep=keep)
+    alone = [
+        consistency(site, one.inputs, *rest, keep=keep) for one, *rest in zip(single, answers, scores, strict=True)
+    ]
+    assert found == pytest.approx(alone, rel=1e-4)
 
 
 def test_pairs_that_do_not_fit() -> None:
@@ -69,8 +92,8 @@ def test_pairs_that_do_not_fit() -> None:
     other = EarlyExit(loaded_vlm("llava"), loaded_vlm("qwen2-vl"), threshold=1.01)
     with pytest.raises(UsageError, match=r"it has 36 visual tokens .* large model has \d+"):
         other([coloured(48, 64)], QUESTION)
-    with pytest.raises(UsageError, match="give one"):
-        SGL(threshold=0.5, calibration=Path("x.json"))
+    with pytest.raises(UsageError, match=r"early_exit: -0\.5 is no threshold"):
+        SGL(early_exit=-0.5)
 
 
 def test_tradeoff() -> None:
@@ -111,6 +134,9 @@ def test_file_and_report(tmp_path: Path) -> None:
     assert {section.name for section in item.sections} == {"early_exit", "layer_agreement"}
     with pytest.raises(OptionError, match="guide: no model named"):
         calibrate_sgl(ExitOptions(common, "nowhere"))
+    with pytest.raises(OptionError, match="guide: name a smaller model"):
+        ExitOptions(common)
+    assert ExitOptions(CalibrationOptions("shapes:colour:3x5", path)).small == "shapes-guide"
 
 
 def test_files_that_are_no_calibration(tmp_path: Path) -> None:
