@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import pkgutil
 from collections.abc import Mapping
 from typing import Any
 
@@ -15,10 +16,14 @@ from .lazy import SETTINGS, LazyGroup, made
 from .options import JsonOption, ListOption
 from .say import say
 
+TOOLS: Mapping[str, Mapping[str, str]] = {"probe": {"redraw": "attn.core.probe.redraw:VERB"}}
+"""Group -> its subcommands that are no methods, and where their ``Verb`` is."""
+
 
 def verbs(group: str) -> dict[str, Verb]:
-    """Name → ``Verb`` of the rows of a command's registry; nothing that they need is imported."""
-    return {name: row.load() for name, row in registry(group).items()}
+    """Name → ``Verb`` of the rows of a command's registry and of its tools; nothing that they need is imported."""
+    rows = {name: row.load() for name, row in registry(group).items()}
+    return rows | {name: pkgutil.resolve_name(home) for name, home in TOOLS.get(group, {}).items()}
 
 
 class VerbGroup(LazyGroup):

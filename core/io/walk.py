@@ -41,7 +41,10 @@ PHOTO_EXAMPLES: dict[str, tuple[str, str, str]] = {
 WORD = "denoised"
 """Marks results of earlier runs (``scan.denoised.dcm``); a walk passes such files by."""
 
-SIDE_WORDS = ("lowdose", "truth", "compare", "sigma", "maps", "figure", "distance", "kept")
+SIDE_WORDS = (
+    "lowdose", "truth", "compare", "sigma", "maps", "figure", "kept", "crop",
+    "vit", "distance", "relevance", "contrast", "classify", "collapse", "filters",
+)  # fmt: skip
 """Mark what comes with a result (``scan.sigma.npy``); passed by where ``scan.*`` is there, too."""
 
 SEGMENT_WORDS = ("mask", "prob", "overlay", "attention", "compare")

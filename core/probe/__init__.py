@@ -1,5 +1,7 @@
 """Looking into models: the kinds of ``attn probe``. A row resolves to a ``Verb``, made of which is the subcommand."""
 
+from collections.abc import Mapping
+
 from ..registry import Method, Need, Registry
 
 KINDS = Registry(
@@ -25,3 +27,8 @@ KINDS = Registry(
         ),
     ],
 )
+
+FIGURES: Mapping[str, str] = {
+    "vit": "attn.core.probe.vit.run:draw",
+}
+"""Kind of figure -> the function that draws it from a file, a ``panel.Drawing``; imported on use."""

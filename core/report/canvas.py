@@ -7,7 +7,7 @@ imported on use, since it costs half a second.
 from __future__ import annotations
 
 import warnings
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from os import PathLike
 from pathlib import Path
@@ -38,8 +38,13 @@ def check_figure_path(path: str | PathLike[str]) -> None:
 
 
 @contextmanager
-def canvas(path: str | PathLike[str], size: tuple[int, int], layout: Any = None) -> Iterator[Figure]:
-    """A figure of ``size`` pixels (width, height) that is saved to ``path`` when the block ends well."""
+def canvas(
+    path: str | PathLike[str], size: tuple[int, int], layout: Any = None, *, text: Mapping[str, str] | None = None
+) -> Iterator[Figure]:
+    """A figure of ``size`` pixels (width, height) that is saved to ``path`` when the block ends well.
+
+    ``text`` goes into the text chunks of a PNG: how it was made.
+    """
     check_suffix(path, FIGURES, "figures")
     if fault := place_fault(path):  # of one input among many: the others are done
         raise InputError(path, f"cannot be written: {fault}", "Name another place, or shorten the input's name")
@@ -53,7 +58,7 @@ def canvas(path: str | PathLike[str], size: tuple[int, int], layout: Any = None)
         matplotlib.rcParams.update(STYLE)
         figure = Figure(figsize=(size[0] / DPI, size[1] / DPI), dpi=DPI, layout=layout, facecolor="white")
         yield figure
-        metadata = {"Software": None} if suffix == ".png" else {"Date": None, "Creator": None}
+        metadata = {"Software": None, **(text or {})} if suffix == ".png" else {"Date": None, "Creator": None}
         with atomic_path(Path(path)) as temporary:
             figure.savefig(temporary, format=suffix[1:], metadata=metadata)
 

@@ -156,8 +156,13 @@ class Report:
     @property
     def command_line(self) -> str:
         """The command as it was typed, quoted for a POSIX shell; empty where Python code made the call."""
-        words = self.arguments.get("argv", ())
-        return shlex.join(["attn", *map(str, words)]) if words else ""
+        return command_line_of(self.arguments)
+
+
+def command_line_of(arguments: Mapping[str, Any]) -> str:
+    """``Report.command_line`` of a report's arguments."""
+    words = arguments.get("argv", ())
+    return shlex.join(["attn", *map(str, words)]) if words else ""
 
 
 _REPORT_FIELDS = ("command", "version", "arguments", "device", "seconds", "items", "summary", "notices")

@@ -168,3 +168,54 @@ class Words(Section):
 
     def rows(self) -> Sequence[Row]:
         return [{"word": word, "score": weight} for word, weight in self.words]
+
+
+@dataclass(frozen=True, slots=True)
+class TrustLine:
+    """One check of whether a map can be believed.
+
+    Parameters
+    ----------
+    check : str
+        What was checked, in a few words.
+    value : float
+        What the map came to.
+    chance : float
+        What chance, or an untrained model, comes to in its place.
+    passed : bool
+    meaning : str
+        One line for people: what the value is, and which one passes.
+    """
+
+    check: str
+    value: float
+    chance: float
+    passed: bool
+    meaning: str
+
+    @property
+    def verdict(self) -> str:
+        return "passed" if self.passed else "failed"
+
+
+@dataclass(frozen=True, slots=True)
+class Trust(Section):
+    """Checks of a map; HTML shows them green or red, with the word beside the colour."""
+
+    lines: Sequence[TrustLine]
+
+    @property
+    def heading(self) -> str:
+        return self.title or "can this map be believed?"
+
+    def rows(self) -> Sequence[Row]:
+        return [
+            {
+                "check": line.check, "value": line.value, "chance": line.chance, "verdict": line.verdict,
+                "meaning": line.meaning,
+            }
+            for line in self.lines
+        ]  # fmt: skip
+
+    def short_rows(self) -> Sequence[Row]:
+        return [{name: row[name] for name in ("check", "value", "chance", "verdict")} for row in self.rows()]

@@ -15,9 +15,7 @@ def test_command(cli, tmp_path):
     assert [item["status"] for item in report["items"]] == ["ok", "ok"]
     assert report["command"] == "probe"
     assert "HU" in report["items"][1]["warnings"][0]
-    assert {"a b.distance.png", "CT_small.distance.png", "CT_small.distance.npz"} <= {
-        p.name for p in tmp_path.iterdir()
-    }
+    assert {"a b.vit.png", "CT_small.vit.png", "CT_small.vit.npz"} <= {p.name for p in tmp_path.iterdir()}
     assert (tmp_path / "r.html").read_text().count("data:image/png") == 2
     assert cli("probe", "vit", "missing.png", "--model", str(model)).code == 1
     assert cli("probe", "vit", "--model", str(model)).code == 2
@@ -25,7 +23,7 @@ def test_command(cli, tmp_path):
     named = cli("probe", "vit", "a b.png", "-o", "one.png", "--model", str(model))
     assert (named.code, (tmp_path / "one.npz").exists()) == (0, True)
     listed = cli("probe", "vit", "-", "-o", "out", "--model", str(model), stdin="a b.png\n")
-    assert (listed.code, (tmp_path / "out/a b.distance.png").exists()) == (0, True)
+    assert (listed.code, (tmp_path / "out/a b.vit.png").exists()) == (0, True)
 
 
 KIND = '''

@@ -50,12 +50,12 @@ def test_files_and_report(tmp_path: Path) -> None:
     assert report.exit_code == 1
     item = report.items[0]
     assert sorted(path.name for path in (tmp_path / "out").iterdir()) == [
-        "a.distance.npz", "a.distance.png", "b.distance.npz", "b.distance.png",
+        "a.vit.json", "a.vit.npz", "a.vit.png", "b.vit.json", "b.vit.npz", "b.vit.png",
     ]  # fmt: skip
     with np.load(item.files["arrays"]) as arrays:
         assert arrays["distance_patches"].shape == (2, 2)
         assert arrays["distance_px_by_patch"].shape == (2, 4, 4)
-        assert arrays["box"].tolist() == [0, 12, 24, 36]
+        assert item.details["box"] == [0, 12, 24, 36]
         assert item.metrics["distance_px"] == pytest.approx(arrays["distance_px"].mean())
         assert item.metrics["distance_px"] == pytest.approx(6 * item.metrics["distance_patches"])
     assert 0 < item.metrics["entropy_share"] < 1
@@ -70,16 +70,16 @@ def test_resumes_and_says_when_the_model_was_another(tmp_path: Path) -> None:
     path = photo(tmp_path / "a.png")
     options = VitOptions(Inputs((str(path),)), model=str(model), device="cpu")
     assert run(options).items[0].status == "ok"
-    made = (tmp_path / "a.distance.png").read_bytes()
+    made = (tmp_path / "a.vit.png").read_bytes()
     again = run(options).items[0]
     assert (again.status, again.warnings) == ("skipped", ())
     other = VitOptions(Inputs((str(path),)), model=str(vision_folder(tmp_path / "vit", "vit")), device="cpu")
     assert "another model" in run(other).items[0].warnings[0]
-    (tmp_path / "a.distance.npz").unlink()
+    (tmp_path / "a.vit.json").unlink()
     assert "cannot be read" in run(options).items[0].warnings[0]
     done = run(VitOptions(options.inputs, model=str(model), device="cpu", placement=Placement(overwrite=True)))
     assert done.items[0].status == "ok"
-    assert (tmp_path / "a.distance.png").read_bytes() == made
+    assert (tmp_path / "a.vit.png").read_bytes() == made
     assert len(run(VitOptions(Inputs((str(tmp_path),)), model=str(model), device="cpu")).items) == 1  # no results
 
 
@@ -110,5 +110,5 @@ def test_two_processes(tmp_path: Path) -> None:
     )
     assert [item.status for item in run(both).items] == ["ok", "ok"]
     for name in "ab":
-        one, two = (np.load(tmp_path / folder / f"{name}.distance.npz") for folder in ("one", "two"))
+        one, two = (np.load(tmp_path / folder / f"{name}.vit.npz") for folder in ("one", "two"))
         assert np.allclose(one["distance_px"], two["distance_px"], atol=1e-5)
