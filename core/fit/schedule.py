@@ -1,6 +1,6 @@
 """Learning rates over a training run, as factors of the highest rate.
 
-Specification: methods/fsg-net.md, section 5 (``cosine_cycles``).
+Specification: methods/fsg-net.md, section 5; methods/efficient-probing.md, section 5, step 3 (``cosine_cycles``).
 """
 
 from __future__ import annotations
@@ -8,14 +8,14 @@ from __future__ import annotations
 import math
 
 
-def cosine_cycles(step: int, *, steps: int, warmup: int, cycles: float = 0.5) -> float:
+def cosine_cycles(step: float, *, steps: float, warmup: float, cycles: float = 0.5) -> float:
     """Linear warm-up, then a cosine of ``cycles`` whole waves, never below 0.
 
     Parameters
     ----------
-    step : int
-        From 0.
-    steps, warmup : int
+    step : float
+        From 0; a fraction where steps are epochs.
+    steps, warmup : float
         Length of the run and of its warm-up.
     cycles : float
         0.5 falls once from the highest rate to zero. The paper's recipe takes epochs / 100: a smooth wave that comes

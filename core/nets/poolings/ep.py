@@ -1,0 +1,61 @@
+"""Efficient probing: learned queries, no key projection, a block of value channels for each query.
+
+Paper: "Attention, Please! Revisiting Attentive Probing for Masked Image Modeling", arXiv 2506.10178. Specification:
+methods/efficient-probing.md, sections 3.1 (the function) and 3.2 (the identity by which it is computed): queries pool
+the raw tokens first, and only what they pooled is projected. The values of all tokens are never made.
+"""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor, nn
+
+from .contract import Pooling, TokenShape
+
+
+class EfficientPooling(Pooling):
+    """EP_M.
+
+    Parameters
+    ----------
+    shape : TokenShape
+
+    Raises
+    ------
+    ValueError
+        If the queries do not divide the channels: names numbers near by that do.
+    """
+
+    def __init__(self, shape: TokenShape) -> None:
+        super().__init__(shape)
+        check_queries(shape.width, shape.queries, shape.d_out)
+        self.out_width = shape.width // shape.d_out
+        self.heads = shape.queries
+        self.cls_token = nn.Parameter(0.02 * torch.randn(1, shape.queries, shape.width))
+        self.v = nn.Linear(shape.width, self.out_width, bias=False)
+
+    def maps(self, x: Tensor) -> Tensor:
+        """Step 2: a_j = softmax over tokens of C^(-1/2) U_j . X_n, in float32 at least."""
+        x = x.to(torch.promote_types(x.dtype, torch.float32))
+        return torch.softmax(self.cls_token.to(x.dtype) @ x.mT * x.shape[-1] ** -0.5, -1)
+
+    def forward(self, x: Tensor) -> Tensor:
+        attention = self.maps(x)  # [B, M, N]
+        pooled = (attention @ x.to(attention.dtype)).transpose(0, 1)  # Z, [M, B, C]
+        blocks = self.v.weight.to(pooled.dtype).view(len(pooled), -1, x.shape[-1])  # [M, C'/M, C]
+        return (pooled @ blocks.mT).transpose(0, 1).flatten(1)
+
+
+def check_queries(width: int, queries: int, d_out: int) -> None:
+    """Raises ``ValueError`` unless ``d_out`` divides the width, and the queries what is left of it."""
+    if width % d_out:
+        raise ValueError(f"d_out {d_out} does not divide the width {width} of the tokens")
+    out = width // d_out
+    if out % queries:
+        valid = [number for number in range(1, out + 1) if out % number == 0]
+        near = sorted(sorted(valid, key=lambda number: abs(number - queries))[:4])
+        raise ValueError(
+            f"{queries} queries do not divide {out} channels"
+            + (f" (width {width} / d_out {d_out})" if d_out > 1 else "")
+            + f"; near it do {', '.join(map(str, near))}"
+        )
