@@ -26,7 +26,7 @@ from ..options import PruneOptions
 from ..outputs import write_outputs
 from ..overlay import overlay
 from ..told import Answers, about_model
-from ..vit.base import VitPruner, VitResult, VitRun
+from ..vit.base import VitPruner, VitResult, VitRun, check_read
 from ..vit.named import image_pruner_of
 from ..vit.site import image_site
 from .ready import Ready, loaded_model, ready_with, settings_for
@@ -41,6 +41,7 @@ def ready(options: PruneOptions) -> Ready:
         raise OptionError("{positions}: patches of an image transformer carry their positions with them. Leave it out.")
     loaded = loaded_model(options, "classifier")
     site = image_site(loaded.model)
+    check_read(loaded.model)
     for pruner in pruners:
         pruner.check(site, keep_of(options.budget))
     return ready_with(options, loaded)

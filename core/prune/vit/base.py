@@ -91,7 +91,7 @@ class VitPruner(ABC):
                 model(part[:1])  # nothing is pruned: what the plain model costs
             with method.applied(site, keep) as trace:
                 output, seconds = timed(model, part)
-            before, after, now = read_output(plain), read_output(output), trace.last
+            before, after, now = read_output(model, plain), read_output(model, output), trace.last
             for i in range(len(part)):
                 picture = prepared[number * batch + i]
                 results.append(
@@ -129,14 +129,28 @@ class ModelSays:
     classes: bool
 
 
-def read_output(output: Any) -> ModelSays:
+def check_read(model: Any) -> None:
+    """Raise ``UsageError`` where ``read_output`` would take something else for the class token."""
+    if getattr(model, "num_classes", 1) == 0 and (pooled := getattr(model, "global_pool", "token")) not in ("token", ""):
+        raise UsageError(
+            f"{type(model).__name__} of timm without classes gives its tokens as one ({pooled}), not its class token, by "
+            "which pruning is judged."
+        )
+    if getattr(model, "num_classes", 1) == 0 and hasattr(model, "head_dist"):
+        raise UsageError(
+            f"{type(model).__name__} of timm without classes gives the mean of class and distillation token, not its "
+            "class token, by which pruning is judged."
+        )
+
+
+def read_output(model: Any, output: Any) -> ModelSays:
     """Logits of a classifier; of a backbone the class token behind the last norm."""
     if isinstance(logits := getattr(output, "logits", None), Tensor):
         return ModelSays(logits, True)
     if isinstance(hidden := getattr(output, "last_hidden_state", None), Tensor):
         return ModelSays(hidden[:, 0], False)
-    if isinstance(output, Tensor) and output.ndim == 2:  # timm: with a head
-        return ModelSays(output, True)
+    if isinstance(output, Tensor) and hasattr(model, "num_prefix_tokens"):  # timm
+        return ModelSays(output if output.ndim == 2 else output[:, 0], model.num_classes > 0)
     raise UsageError(f"a model that gives {type(output).__name__} is neither a classifier nor a backbone of images.")
 
 

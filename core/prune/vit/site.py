@@ -37,6 +37,12 @@ class BlockParts:
     scale2: str = ""
     mask: str = "attention_mask"
 
+    @property
+    def names(self) -> tuple[str, ...]:
+        """Of all parts that a block has."""
+        parts = (self.attention, self.before, self.after, self.mlp, self.scale1, self.scale2)
+        return tuple(part for part in parts if part)
+
 
 _VIT = BlockParts()
 _DINO = BlockParts(before="norm1", after="norm2", scale1="layer_scale1", scale2="layer_scale2")
@@ -49,7 +55,7 @@ BLOCKS: Mapping[str, BlockParts] = {
     "ViTBlock": BlockParts("attn", "norm1", "norm2", mask="attn_mask"),
     "SparsifinerBlock": BlockParts("attn", "norm1", "norm2"),
 }  # fmt: skip
-KNOWN = "ViT, DeiT, DINOv2 (with registers) of transformers, ViT of timm, and what `attn train` makes"
+KNOWN = "ViT, DeiT, DINOv2 (with registers) of transformers, VisionTransformer of timm, and what `attn train` makes"
 _POOLS = ("Dinov2ForImageClassification", "Dinov2WithRegistersForImageClassification")
 """Classifiers that read the mean of the patch tokens, too."""
 
@@ -172,9 +178,8 @@ def image_site(model: nn.Module) -> ImageSite:
     """
     name = type(model).__name__
     blocks = [(m, BLOCKS[type(m).__name__]) for m in model.modules() if type(m).__name__ in BLOCKS]
-    blocks = [
-        (m, parts) for m, parts in blocks if all(hasattr(m, p) for p in (parts.attention, parts.before, parts.mlp))
-    ]
+    # timm has other classes of that name, which do other things
+    blocks = [(m, parts) for m, parts in blocks if all(hasattr(m, part) for part in parts.names)]
     if not blocks:
         raise UsageError(f"{name}: has no blocks of tokens that attn could prune. Known: {KNOWN}.")
     modules = [getattr(block, parts.attention) for block, parts in blocks]

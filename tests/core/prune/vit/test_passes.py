@@ -2,18 +2,20 @@
 
 from __future__ import annotations
 
+from functools import partial
 from typing import Any
 
 import pytest
 import torch
 import transformers as hf
+from open_clip_package import open_clip
 
 from attn.core.errors import UsageError
 from attn.core.nets.vit import VisionTransformer, ViTShape
 from attn.core.prune.api import prune
 from attn.core.prune.methods.base import Keep
 from attn.core.prune.vit.as_vit import AsViT
-from attn.core.prune.vit.base import VitPruner, read_output
+from attn.core.prune.vit.base import VitPruner, check_read, read_output
 from attn.core.prune.vit.named import image_methods, image_pruner_of
 from attn.core.prune.vit.ranked import ClassAttention, RandomPatches, positions_of, stage_counts
 from attn.core.prune.vit.site import image_site
@@ -23,6 +25,16 @@ SMALL = dict(
     hidden_size=16, num_hidden_layers=6, num_attention_heads=2, intermediate_size=24, image_size=16, patch_size=2,
     num_labels=5,
 )  # fmt: skip
+
+
+def timm(name: str, **changes: Any) -> Any:
+    open_clip()  # makes torchvision importable
+    from timm import create_model
+
+    sizes = dict(img_size=16, patch_size=2, embed_dim=16, depth=6, num_heads=2, num_classes=5)
+    return create_model(name, pretrained=False, **sizes | changes)
+
+
 MODELS = {
     "vit": lambda: hf.ViTModel(hf.ViTConfig(**SMALL)),
     "vit classes": lambda: hf.ViTForImageClassification(hf.ViTConfig(**SMALL)),
@@ -31,10 +43,20 @@ MODELS = {
     "dinov2 classes": lambda: hf.Dinov2ForImageClassification(hf.Dinov2Config(**SMALL)),
     "registers": lambda: hf.Dinov2WithRegistersModel(hf.Dinov2WithRegistersConfig(**SMALL)),
     "ours": lambda: VisionTransformer(ViTShape(16, 2, 3, 5, 16, 6, 2)),
+    "timm": lambda: timm("vit_tiny_patch16_224"),
+    "timm scaled": lambda: timm("vit_tiny_patch16_224", qk_norm=True, init_values=1.0, global_pool="avg"),
+    "timm deit": lambda: timm("deit_tiny_distilled_patch16_224"),
+    "timm registers": lambda: timm("vit_small_patch14_reg4_dinov2", num_classes=0),
 }
 METHODS: dict[str, VitPruner] = {
     "tome": ToMe(), "random": RandomPatches(), "class-attention": ClassAttention(), "as-vit": AsViT(),
 }  # fmt: skip
+
+
+def named(*names: str) -> list[Any]:
+    """Models for a test; those of timm are not everywhere."""
+    mark = pytest.mark.packaged("open_clip")
+    return [pytest.param(name, marks=mark) if name.startswith("timm") else name for name in names]
 
 
 def build(name: str, kernel: str = "sdpa") -> Any:
@@ -55,10 +77,10 @@ def pixels() -> torch.Tensor:
 
 
 def values(model: Any, pixels: torch.Tensor) -> torch.Tensor:
-    return read_output(model(pixels)).values
+    return read_output(model, model(pixels)).values
 
 
-@pytest.mark.parametrize("name", MODELS)
+@pytest.mark.parametrize("name", named(*MODELS))
 @torch.no_grad()
 def test_budget_is_counted_and_the_model_is_left_as_it_was(name: str, pixels: torch.Tensor) -> None:
     model = build(name)
@@ -97,7 +119,7 @@ def test_kernels_agree(name: str, pixels: torch.Tensor) -> None:
         torch.testing.assert_close(*outs, atol=2e-5, rtol=0)
 
 
-@pytest.mark.parametrize("name", ["deit", "dinov2", "ours"])
+@pytest.mark.parametrize("name", named("deit", "dinov2", "ours", "timm", "timm deit", "timm registers"))
 @torch.no_grad()
 def test_a_picture_in_a_batch_is_as_alone(name: str, pixels: torch.Tensor) -> None:
     model = build(name)
@@ -133,21 +155,31 @@ def test_thresholds_differ_between_pictures_and_meet_the_budget_over_several_bat
     assert method.fitted(site, batches, Keep(share=0.2)) == (method, "")
 
 
+@pytest.mark.parametrize("name", named("ours", "timm", "timm deit", "timm registers"))
 @torch.no_grad()
-def test_masked_and_shortened_are_the_same(pixels: torch.Tensor) -> None:
+def test_masked_and_shortened_are_the_same(name: str, pixels: torch.Tensor) -> None:
     """Dropped patches, masked in the plain model's later blocks, change nothing else."""
-    model = build("ours")
+    model = build(name)
     site = image_site(model)
-    with ClassAttention(layer=2).applied(site, Keep(share=0.5)) as trace:
-        short = values(model, pixels)
-    x = model.embed(pixels)
-    for number, block in enumerate(model.blocks):
-        mask = torch.zeros(3, 65)
-        for layer, owner in trace.last.owners.items():
-            if layer <= number:
-                mask[:, 1:][owner < 0] = -torch.inf
-        x = block(x, mask[:, None, None])
-    torch.testing.assert_close(model.classify(x).logits, short, atol=1e-5, rtol=0)
+    fitted, _ = AsViT(layer=2).fitted(site, [pixels], Keep(share=0.5))
+    for method in (ClassAttention(layer=2), RandomPatches(layer=2), fitted):
+        with method.applied(site, Keep(share=0.5)) as trace:
+            short = values(model, pixels)
+
+        def masked(number: int, block: Any, args: Any, kwargs: Any, now: Any = trace.last) -> Any:
+            mask = torch.zeros(3, site.prefix + 64)
+            for layer, owner in now.owners.items():
+                if layer <= number:
+                    mask[:, site.prefix :][owner < 0] = -torch.inf
+            return args, {**kwargs, "attn_mask": mask[:, None, None]}
+
+        hooks = [
+            block.register_forward_pre_hook(partial(masked, number), with_kwargs=True)
+            for number, block in enumerate(model.blocks)
+        ]
+        torch.testing.assert_close(values(model, pixels), short, atol=1e-5, rtol=0)
+        for hook in hooks:
+            hook.remove()
 
 
 @torch.no_grad()
@@ -231,8 +263,28 @@ def test_refusals(model: str, method: str, keep: float, settings: dict[str, Any]
         network(torch.zeros(1, 3, 16, 16))
 
 
-def test_a_head_on_the_mean_of_patches_takes_pictures_one_by_one(pixels: torch.Tensor) -> None:
-    model = build("dinov2 classes")
+@pytest.mark.packaged("open_clip")
+def test_models_of_timm_that_are_not_pruned(pixels: torch.Tensor) -> None:
+    for name, changes, message in (
+        ("beit_base_patch16_224", {}, "Beit: has no blocks of tokens"),
+        ("vit_base_patch16_siglip_224", {"num_classes": 0}, "has no class token"),
+        ("vit_small_patch16_18x2_224", {}, "VisionTransformer: has no blocks of tokens"),
+    ):
+        with pytest.raises(UsageError, match=message), prune(timm(name, **changes), "tome", 0.5):
+            pass
+    whole = timm("vit_tiny_patch16_224", num_classes=0, global_pool="").eval()
+    said = read_output(whole, whole(pixels))
+    assert (said.values.shape, said.classes) == ((3, 16), False)
+    check_read(whole)
+    with pytest.raises(UsageError, match=r"gives its tokens as one \(avg\)"):
+        check_read(timm("vit_tiny_patch16_224", num_classes=0, global_pool="avg"))
+    with pytest.raises(UsageError, match="mean of class and distillation token"):
+        check_read(timm("deit_tiny_distilled_patch16_224", num_classes=0))
+
+
+@pytest.mark.parametrize("name", named("dinov2 classes", "timm scaled"))
+def test_a_head_on_the_mean_of_patches_takes_pictures_one_by_one(name: str, pixels: torch.Tensor) -> None:
+    model = build(name)
     with (
         torch.no_grad(), prune(model, "as-vit", 0.5), pytest.raises(UsageError, match="one picture at a time"),
     ):  # fmt: skip
