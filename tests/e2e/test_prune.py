@@ -247,3 +247,12 @@ def test_a_model_of_text_alone_is_refused(cli, tmp_path):
     ran = cli("prune", "a.png", *ASK, "--model", "llama")
     assert ran.code == 2
     assert "llama (LlamaForCausalLM), which is no model for vision-language" in ran.stderr
+
+
+def test_an_image_model_is_told_its_methods(cli, tmp_path):
+    transformers.ViTConfig().save_pretrained(tmp_path / "vit")
+    photo(tmp_path / "a.png")
+    ran = cli("prune", "a.png", "--model", "vit")
+    assert ran.code == 2
+    assert "--method: visionzip asks a vision-language model, which vit is not" in ran.stderr
+    assert "takes --method random, tome" in ran.stderr

@@ -5,13 +5,15 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 
+from ...models.embedded import EMBEDDED
 from ...models.load import vision_task
+from ...options import OptionError
 from ...report.model import Item
 from .. import METHODS
 from ..carve.method import Carve
 from ..named import check_name, split
 from ..options import PruneOptions
-from ..vit.named import class_of
+from ..vit.named import class_of, image_methods
 from ..vit.trained import trained_file
 from . import images, pixels, tokens
 from .ready import Ready
@@ -37,4 +39,9 @@ def settled(options: PruneOptions) -> tuple[PruneOptions, WayOfLooking]:
     task = "classifier" if trained else vision_task(choice.model, allow_download=choice.allow_download)
     if task == "classifier" and class_of(options.method) is not None:
         return options, WayOfLooking(images.ready, images.look)
+    if task == "classifier" and (trained or choice.model in EMBEDDED or options.prompt is None):
+        raise OptionError(
+            f"{{method}}: {split(options.method)[0]} asks a vision-language model, which {choice.model} is not. An "
+            f"image classifier or backbone takes {{method}} {', '.join(image_methods())}."
+        )
     return options, WayOfLooking(tokens.ready, tokens.look)

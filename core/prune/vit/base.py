@@ -131,15 +131,13 @@ class ModelSays:
 
 def check_read(model: Any) -> None:
     """Raise ``UsageError`` where ``read_output`` would take something else for the class token."""
-    if getattr(model, "num_classes", 1) == 0 and (pooled := getattr(model, "global_pool", "token")) not in ("token", ""):
+    if getattr(model, "num_classes", 1):
+        return
+    pooled = "class and distillation" if hasattr(model, "head_dist") else getattr(model, "global_pool", "token")
+    if pooled not in ("token", ""):
         raise UsageError(
-            f"{type(model).__name__} of timm without classes gives its tokens as one ({pooled}), not its class token, by "
-            "which pruning is judged."
-        )
-    if getattr(model, "num_classes", 1) == 0 and hasattr(model, "head_dist"):
-        raise UsageError(
-            f"{type(model).__name__} of timm without classes gives the mean of class and distillation token, not its "
-            "class token, by which pruning is judged."
+            f"{type(model).__name__} of timm without classes gives its tokens as one ({pooled}), not its class token, "
+            "by which pruning is judged."
         )
 
 
