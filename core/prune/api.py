@@ -5,6 +5,7 @@ from __future__ import annotations
 import warnings
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +15,7 @@ from ..errors import UsageError
 from ..models.loaded import Loaded
 from .engine.checks import Positions
 from .engine.hooks import pruned
+from .engine.moment import Moment, PruneStage, TokenChoice
 from .engine.prompts import Pictured
 from .engine.sites import is_vision_language, site_of
 from .methods.base import Keep
@@ -51,7 +53,8 @@ def prune(
         A name of ``METHODS``, modifiers behind it: ``"fastv+debias"``; see ``named``.
     keep : float or int
         Share of each prompt's visual tokens that is left, averaged over the decoder layers behind the method's first
-        choice, in (0, 1]; or, as an int, their number. Of image transformers the patches in the attention of blocks.
+        choice, in (0, 1]; or, as an int, their number. Warns where a prompt has fewer, or the share is less than one of
+        them. Of image transformers the patches in the attention of blocks.
     positions : {"keep", "compact"}
         Tokens keep their positions, or are numbered anew.
     pictures : tuple of (tuple of Geometry) or None, optional
@@ -84,9 +87,23 @@ def prune(
             yield images
         return
     site = site_of(model)
-    stages = pruner_of(method, settings).stages(site, keep_of(keep))
+    budget = keep_of(keep)
+    stages = [_told(stage, budget) for stage in pruner_of(method, settings).stages(site, budget)]
     with pruned(site.model, stages, positions=positions, site=site, pictures=pictures, ids=ids) as trace:
         yield trace
+
+
+def _told(stage: PruneStage, keep: Keep) -> PruneStage:
+    """A stage that warns where a prompt cannot be cut to what was asked for, and notes it in the trace."""
+
+    def choose(moment: Moment) -> list[TokenChoice]:
+        for text in dict.fromkeys(text for tokens in moment.prompts.counts for text in keep.remarks(tokens)):
+            if text not in moment.prompts.notes:
+                moment.prompts.note(text)
+                warnings.warn(text, stacklevel=2)
+        return stage.choose(moment)
+
+    return replace(stage, choose=choose)
 
 
 def _of_folder(

@@ -19,6 +19,7 @@ from ..progress import Bars, Watcher
 from ..report.model import Item, Report, plain, summarise
 from ..report.sections import Section
 from .calibration import CalibrationOptions
+from .data.marks import mark_of
 from .data.read import read_samples
 from .data.samples import QuestionSample
 from .vlm.ask import PreparedPrompt, prepare
@@ -46,6 +47,8 @@ class LearningRun:
     samples : QuestionSet
     split : str
         Which of the data were used, for the file.
+    marks : list of str
+        Of the samples that ``questions`` gave so far.
     warnings : list of str
 
     Raises
@@ -67,6 +70,7 @@ class LearningRun:
         self.samples = read_samples(common.data, limit=common.samples, seed=common.compute.seed)
         self.loaded = self.load(common.choice.model)
         self.warnings = list(self.samples.warnings)
+        self.marks: list[str] = []
         count = len(self.samples)
         self.split = f"{count} drawn with seed {common.compute.seed}" if common.samples else f"all {count}"
 
@@ -95,6 +99,7 @@ class LearningRun:
                 for text in dict.fromkeys(text for each in made for text in each.warnings):
                     self.warnings += [text] if text not in self.warnings else []
                 done += 1
+                self.marks.append(mark_of(sample))
                 yield sample, made
             self.watcher.step(f"calibrate {self.name}", number + 1, len(self.samples))
         if not done:

@@ -76,7 +76,8 @@ def pruner_of(name: str, settings: Mapping[str, Any]) -> Pruner:
     if not hasattr(cls, "stages"):
         raise UsageError(f"{method} keeps pixels, no tokens: `attn prune --method {method}` alone asks about pictures.")
     if modifiers and not getattr(cls, "attentive", False):
-        raise UsageError(f"{name}: {method} looks at no attention, so +{modifiers[0][0]} changes nothing.")
+        able = ", ".join(one for one, row in METHODS.items() if getattr(row.resolve(), "attentive", False))
+        raise UsageError(f"{name}: +{modifiers[0][0]} changes the scores of {able}; {method} has none that it changes.")
     own = {field.name for field in dataclasses.fields(cls)} - {"modifiers"}
     theirs = {option for modifier, _ in modifiers for option in MODIFIERS[modifier].options or ()}
     for setting in settings:

@@ -28,6 +28,9 @@ from .options import DebiasOptions
 from .places import pictures_of
 from .trend import fit_trend
 
+ENOUGH, USUAL = 50, 200
+"""Pictures that a trend needs, and that it is fitted to (section 4)."""
+
 
 class ScoreMean:
     """A ``Modifier`` that changes nothing, and averages the scores of a method's first stage over pictures.
@@ -102,13 +105,17 @@ def calibrate_debias(
         trend = fit_trend(mean.mean, options.fit)
     except (ValueError, RuntimeError) as error:
         raise UsageError(f"no trend could be fitted to the scores of {options.method}: {error}.") from None
+    if mean.count < ENOUGH:
+        run.warnings.append(
+            f"{mean.count} pictures: a trend of fewer than {ENOUGH} is mostly their content; take {USUAL}"
+        )
     length = len(mean.mean)
     if len(mean.lengths) > 1:
         counts = f"{min(mean.lengths)} to {max(mean.lengths)}"
         run.warnings.append(f"pictures have {counts} visual tokens: their scores were stretched to {length}")
     fitted = FittedTrend(
         trend, run.common.choice.model, run.loaded.fingerprint, shape_of(site_of(run.loaded)), options.method,
-        mean.layer, length, options.fit, mean.count, run.common.data, run.split,
+        mean.layer, length, options.fit, mean.count, run.common.data, run.split, tuple(run.marks),
     )  # fmt: skip
     write_trend(run.common.output, fitted)
     x = np.arange(length) / length

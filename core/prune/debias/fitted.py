@@ -38,6 +38,8 @@ class FittedTrend:
     samples : int
     data, split : str
         What was read.
+    marks : tuple of str
+        Of the samples (``data.marks.mark_of``): none of them may be evaluated on.
     """
 
     trend: Trend
@@ -51,6 +53,7 @@ class FittedTrend:
     samples: int
     data: str
     split: str
+    marks: tuple[str, ...]
 
     def differences(self, site: VisionLanguageSite, layer: int, lengths: Sequence[int], method: str = "") -> list[str]:
         """What is not as it was when the trend was fitted, each a line for the user; no ``method``: not known."""
@@ -89,6 +92,7 @@ def _trend_of(values: dict[str, Any]) -> FittedTrend:
     trend = Trend(**values.pop("trend"))
     if trend.cubic is not None:
         trend = replace(trend, cubic=tuple(float(c) for c in trend.cubic))
-    fitted = FittedTrend(trend, **values)
+    marks = tuple(map(str, values.pop("marks")))
+    fitted = FittedTrend(trend, **values, marks=marks)
     float(fitted.trend.sigma), int(fitted.layer), int(fitted.length)
     return fitted

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -10,6 +10,8 @@ import torch
 from torch import Tensor
 
 from ...errors import UsageError
+from ..data.marks import check_unseen
+from ..data.samples import QuestionSample
 from ..engine.moment import Moment
 from ..engine.prompts import Prompts
 from .fitted import FittedTrend, read_trend
@@ -113,6 +115,11 @@ class Debias:
         if moment.layer != first and not self.every_stage:
             return scores
         return [self._one(moment, sample, score) for sample, score in enumerate(scores)]
+
+    def check_held_out(self, samples: Iterable[QuestionSample]) -> None:
+        """Raises ``UsageError`` if a sample is one that the trend was fitted to."""
+        if self.fitted is not None:
+            check_unseen(samples, self.fitted.marks, "the trend was fitted to")
 
     def _one(self, moment: Moment, sample: int, score: Tensor) -> Tensor:
         numbers = moment.numbers[sample]

@@ -60,10 +60,16 @@ CALIBRATION = Verb(
         ("attn prune calibrate debias shapes:7x200 -o trend.json --model llava/", "Drawn scenes with seed 7."),
         ("attn prune photo.jpg --method fastv+debias --calibration trend.json", "Use what was fitted."),
     ),
-    files=(("FILE", "The trend with model, layer, method, numbers of tokens and samples, residual; JSON."),),
+    files=(
+        (
+            "FILE",
+            "The trend with model, layer, method, numbers of tokens and samples, residual, marks of the samples; JSON.",
+        ),
+    ),
     notes=(
         "The scores are those of one layer of one model: for another, or another method, fit again. Samples that a "
-        "trend was fitted to must not be evaluated on.",
+        "trend was fitted to must not be evaluated on: the file holds a mark of each, and --dataset refuses them. "
+        "Fewer than 50 pictures give a warning.",
     ),
     columns=("sigma", "residual", "visual_tokens", "samples"),
 )

@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 
 from ...errors import UsageError
+from ...options import OptionError
 from .moment import PruneStage, TokenChoice
 from .prompts import ENCODED, is_visual
 from .sites import VisionLanguageSite
@@ -49,9 +50,9 @@ def check_model(site: VisionLanguageSite, stages: Sequence[PruneStage], position
     name, config = type(site.model).__name__, site.text.config
     for stage in stages:
         if not 0 <= stage.layer < site.depth:
-            raise UsageError(f"layer {stage.layer}: {name} has decoder layers 0 to {site.depth - 1}.")
+            raise OptionError(f"{{layer}}: {name} has decoder layers 0 to {site.depth - 1}, not {stage.layer}.")
         if stage.layer == 0 and "previous" in stage.attention:
-            raise UsageError("layer 0: there is no layer in front of it whose attention could be looked at.")
+            raise OptionError("{layer}: there is no layer in front of 0 whose attention could be looked at.")
     if len({stage.layer for stage in stages}) < len(stages):
         raise ValueError("two stages in front of one layer")
     if "position_embeddings" not in inspect.signature(type(site.layers[0]).forward).parameters:
@@ -62,10 +63,10 @@ def check_model(site: VisionLanguageSite, stages: Sequence[PruneStage], position
     if kinds or (not hasattr(config, "layer_types") and getattr(config, "sliding_window", None)):
         raise UsageError(f"{name}: layers that do not look at all tokens (sliding windows) cannot be pruned.")
     if positions not in ("keep", "compact"):
-        raise UsageError(f"positions: {positions!r} is neither keep nor compact.")
+        raise OptionError(f"{{positions}}: {positions!r} is neither keep nor compact.")
     if positions == "compact" and site.has_grid_positions:
-        raise UsageError(
-            f"positions: compact has no meaning in {name}, where a token's position is its row and column in the "
+        raise OptionError(
+            f"{{positions}}: compact has no meaning in {name}, where a token's position is its row and column in the "
             "picture. Use keep."
         )
 

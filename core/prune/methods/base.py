@@ -7,12 +7,13 @@ from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from itertools import pairwise
-from typing import ClassVar
+from typing import ClassVar, Protocol, runtime_checkable
 
 import torch
 from torch import Tensor
 
 from ...errors import UsageError
+from ...options import OptionError
 from ..data.samples import QuestionSample
 from ..engine.moment import Moment, PruneStage, TokenChoice
 from ..engine.prompts import Prompts
@@ -21,6 +22,14 @@ from ..engine.tower import Tower
 
 Modifier = Callable[[Moment, list[Tensor]], list[Tensor]]
 """Scores of each prompt's visual tokens [n_b] to better ones; such as debiasing. -inf: a token must not be kept."""
+
+
+@runtime_checkable
+class HeldOutModifier(Protocol):
+    """A ``Modifier`` whose settings were found on samples."""
+
+    def check_held_out(self, samples: Iterable[QuestionSample]) -> None:
+        """Raise ``UsageError`` if a sample is one of them."""
 
 
 @dataclass(frozen=True)
@@ -81,8 +90,11 @@ class Pruner(ABC):
             )
         return Keep(share=min(share, 1.0))
 
-    def check_held_out(self, samples: Iterable[QuestionSample]) -> None:  # noqa: B027 - most were found on nothing
-        """Raise ``UsageError`` if a sample is one that the settings were found on, as far as that is known."""
+    def check_held_out(self, samples: Iterable[QuestionSample]) -> None:
+        """Raise ``UsageError`` if a sample is one that the settings, or those of a modifier, were found on."""
+        for modifier in self.modifiers:
+            if isinstance(modifier, HeldOutModifier):
+                modifier.check_held_out(samples)
 
 
 @dataclass(frozen=True, slots=True)
@@ -180,7 +192,11 @@ class Schedule:
         """
         if wanted is not None:
             if len(wanted) != len(defaults) or list(wanted) != sorted(set(wanted)):
-                raise UsageError(f"layers: {len(defaults)} are wanted, rising, not {', '.join(map(str, wanted))}.")
+                given = ",".join(map(str, wanted))
+                raise OptionError(f"{{settings}} layers={given}: {len(defaults)} are wanted, rising.")
+            if wanted[0] < 0 or wanted[-1] >= depth:
+                given = ",".join(map(str, wanted))
+                raise OptionError(f"{{settings}} layers={given}: the model has decoder layers 0 to {depth - 1}.")
             return cls(tuple(wanted), depth, tuple(map(tuple, rows)))
         stage = {layer_of(layer, depth): number for number, layer in enumerate(defaults)}  # of two, the last
         stage = {layer: number for layer, number in stage.items() if layer < depth}

@@ -67,6 +67,7 @@ def calibrate_sgl(
     fitted = FittedExit(
         threshold, options.share, reached, run.common.choice.model, options.small,
         (run.loaded.fingerprint, guide.fingerprint), tokens, len(decisions), run.common.data, run.split,
+        tuple(run.marks),
     )  # fmt: skip
     write_exit(run.common.output, fitted)
     place = tradeoff.thresholds.tolist().index(threshold)

@@ -29,6 +29,8 @@ class FittedExit:
     samples : int
     data, split : str
         What was read.
+    marks : tuple of str
+        Of the samples (``data.marks.mark_of``): none of them may be evaluated on.
     """
 
     threshold: float
@@ -41,6 +43,7 @@ class FittedExit:
     samples: int
     data: str
     split: str
+    marks: tuple[str, ...]
 
     def differences(self, fingerprints: tuple[str, str], max_new_tokens: int) -> list[str]:
         """What is not as it was when the threshold was found, each a line for the user.
@@ -77,6 +80,7 @@ def read_exit(path: str | PathLike[str]) -> FittedExit:
 
 def _exit_of(values: dict[str, Any]) -> FittedExit:
     first, second = values.pop("fingerprints")
-    fitted = FittedExit(**values, fingerprints=(str(first), str(second)))
+    marks = tuple(map(str, values.pop("marks")))
+    fitted = FittedExit(**values, fingerprints=(str(first), str(second)), marks=marks)
     float(fitted.threshold)
     return fitted

@@ -96,11 +96,11 @@ CALIBRATION = Verb(
             "Take the small model's answer where it is safe.",
         ),
     ),
-    files=(("FILE", "The threshold, the share that it reached, both models, number of samples; JSON."),),
+    files=(("FILE", "The threshold, the share that it reached, both models, marks of the samples; JSON."),),
     notes=(
         "The report has the curve of accuracy against the share of calls of the large model, for every threshold. "
         "Without answers in the data it is the agreement with the large model. Samples that a threshold was found on "
-        "must not be evaluated on.",
+        "must not be evaluated on: the file holds a mark of each, and --dataset refuses them.",
     ),
     columns=("threshold", "large_calls", "accuracy", "accuracy_guide", "accuracy_large", "samples"),
 )

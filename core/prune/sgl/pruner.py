@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -14,6 +14,8 @@ from ...models.load import load_model
 from ...models.loaded import Loaded
 from ...models.tokens import vocabulary
 from ...options import OptionError
+from ..data.marks import check_unseen
+from ..data.samples import QuestionSample
 from ..engine.moment import Moment, PruneStage, TokenChoice
 from ..engine.prompts import OfferedAnswer, Prompts, prompts_of
 from ..engine.sites import VisionLanguageSite, site_of
@@ -84,6 +86,11 @@ class SGL(Pruner):
         fitted = read_exit(self.early_exit)
         fingerprints = site.fingerprint, site_of(guide).fingerprint
         return fitted.threshold, fitted.differences(fingerprints, self.guide_tokens)
+
+    def check_held_out(self, samples: Iterable[QuestionSample]) -> None:
+        super().check_held_out(samples)
+        if isinstance(self.early_exit, Path):
+            check_unseen(samples, read_exit(self.early_exit).marks, "the threshold was found on")
 
     def stage(self, site: VisionLanguageSite, keep: Keep, ranking: Ranking, *, pixels: bool = False) -> PruneStage:
         """The only stage: the most important tokens stay, in front of one layer of the large model."""

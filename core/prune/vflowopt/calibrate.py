@@ -32,7 +32,7 @@ from .method import OF, SIDE, VFlowOpt
 from .objective import LastTokens
 from .options import FlowOptions
 from .places import token_places
-from .strategy import FlowStrategy, mark_of
+from .strategy import FlowStrategy
 
 T, SIDES, ALPHA = (0.0, 50.0), (3.0, 24.0), (-1.0, 1.0)
 """The box of the released search, for a grid of 27 x 27."""
@@ -51,15 +51,15 @@ def calibrate_vflowopt(
         If the data cannot be read.
     """
     run = LearningRun("vflowopt", options, options.common, watcher, arguments)
-    taken = [(sample, prepared) for sample, (prepared,) in run.questions()]
+    taken = [prepared for _, (prepared,) in run.questions()]
     share = float(options.keep)
     loaded, keep = run.loaded, Keep(share=share)
-    tokens = LastTokens(loaded, [prepared for _, prepared in taken])
+    tokens = LastTokens(loaded, taken)
     site = site_of(loaded.model)
     layers = VFlowOpt().layers_in(site)
-    marks = tuple(mark_of(sample) for sample, _ in taken)
+    marks = tuple(run.marks)
     mean, std = normalisation(loaded)
-    box = search_box(share, *reach(site, loaded, [prepared for _, prepared in taken]))
+    box = search_box(share, *reach(site, loaded, taken))
     if not mean:
         run.warnings.append("the image processor does not say how it normalises: entropy is left out (alpha = 0)")
         box[2] = (0.0, 0.0)

@@ -3,18 +3,18 @@
 from __future__ import annotations
 
 import dataclasses
-import hashlib
 import json
-from collections.abc import Iterable, Mapping, Set
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from ...errors import InputError, UsageError
+from ...errors import InputError
 from ...io.atomic import write_text
 from ...io.records import json_file
+from ..data.marks import check_unseen
 from ..data.samples import QuestionSample
 
 METHOD = "vflowopt"
@@ -43,7 +43,7 @@ class FlowStrategy:
     model : str
         Fingerprint of the weights; empty: any.
     split : tuple of str
-        Marks of the samples it was found on (``mark_of``): none of them may be evaluated on.
+        Marks of the samples it was found on (``marks.mark_of``): none of them may be evaluated on.
     found : mapping
         How it was found, for people.
     """
@@ -78,14 +78,7 @@ class FlowStrategy:
 
         A picture that cannot be read is none of them.
         """
-        marks = set(self.split)
-        seen = [sample.id for sample in samples if _marked(sample, marks)] if marks else []
-        if seen:
-            some = ", ".join(seen[:3]) + (", ..." if len(seen) > 3 else "")
-            raise UsageError(
-                f"{len(seen)} of the samples are among those that the strategy was found on ({some}). Evaluate on "
-                "others."
-            )
+        check_unseen(samples, self.split, "the strategy was found on")
 
 
 def read_strategy(path: Path) -> FlowStrategy:
@@ -109,20 +102,3 @@ def read_strategy(path: Path) -> FlowStrategy:
     if not finite or strategy.side < 1 or not 0 < strategy.first <= 1 or not 0 < strategy.second <= 1:
         raise InputError(path, "holds a share that is not above 0 and up to 1, or a cell below 1", "Make it again")
     return strategy
-
-
-def _marked(sample: QuestionSample, marks: Set[str]) -> bool:
-    try:
-        return mark_of(sample) in marks
-    except InputError:
-        return False
-
-
-def mark_of(sample: QuestionSample) -> str:
-    """16 hex digits of a sample's pixels and question: the same wherever it lies and whatever it is called."""
-    picture = sample.read()
-    digest = hashlib.blake2b(digest_size=8)
-    digest.update(sample.question.encode(errors="replace"))
-    digest.update(repr(picture.pixels.shape).encode())
-    digest.update(np.rint(picture.pixels * 255).astype(np.uint8).tobytes())
-    return digest.hexdigest()

@@ -36,10 +36,16 @@ def test_budgets_that_are_none(keep: Any) -> None:
 @torch.no_grad()
 def test_shares_and_numbers() -> None:
     model, inputs = untrained("llava"), question("llava")
-    for keep, left in ((0.25, 4), (3, 3), (1, 1), (1.0, 16), (0.001, 1), (99, 16)):
+    for keep, left in ((0.25, 4), (3, 3), (1, 1), (1.0, 16), (16, 16)):
         with attn.prune(model, "random", keep) as trace:
             model(**inputs)
         assert trace.last.visual[-1] == (left,)
+        assert not trace.notes
+    for keep, left, text in ((0.001, 1, "less than one: one stays"), (99, 16, "99 are more than its 16 visual tokens")):
+        with pytest.warns(UserWarning, match=text), attn.prune(model, "random", keep) as trace:
+            model(**inputs)
+        assert trace.last.visual[-1] == (left,)
+        assert text in trace.notes[0]
 
 
 def test_what_it_is_asked_for_is_known() -> None:
@@ -47,7 +53,7 @@ def test_what_it_is_asked_for_is_known() -> None:
     cases: list[tuple[str, dict[str, Any]]] = [
         ("Did you mean fastv", {"method": "fastw"}),
         ("no setting 'layr'", {"method": "fastv", "layr": 2}),
-        ("layer 4: Llava.* has decoder layers 0 to 3", {"method": "fastv", "layer": 4}),
+        ("layer: Llava.* has decoder layers 0 to 3, not 4", {"method": "fastv", "layer": 4}),
     ]
     for message, arguments in cases:
         with pytest.raises(UsageError, match=message), attn.prune(model, **arguments):

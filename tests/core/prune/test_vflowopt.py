@@ -12,6 +12,7 @@ from small_vlms import NAMES, coloured, loaded_vlm
 
 from attn.core.errors import InputError, UsageError
 from attn.core.models.hooks import observed
+from attn.core.prune.data.marks import mark_of
 from attn.core.prune.data.samples import QuestionSample
 from attn.core.prune.engine.hooks import pruned
 from attn.core.prune.engine.moment import PruneStage, TokenChoice
@@ -22,7 +23,7 @@ from attn.core.prune.vflowopt.budget import even_stages, mean_retention, second_
 from attn.core.prune.vflowopt.method import VFlowOpt
 from attn.core.prune.vflowopt.places import token_places
 from attn.core.prune.vflowopt.recycle import recycle
-from attn.core.prune.vflowopt.strategy import FlowStrategy, mark_of, read_strategy
+from attn.core.prune.vflowopt.strategy import FlowStrategy, read_strategy
 from attn.core.prune.vlm.ask import prepare
 
 GREY = dict(pixel_mean=(0.5,) * 3, pixel_std=(0.25,) * 3)

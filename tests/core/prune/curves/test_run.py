@@ -21,10 +21,11 @@ from attn.core.progress import Silent
 from attn.core.prune.curves import run as runs
 from attn.core.prune.curves.options import CurveOptions
 from attn.core.prune.curves.run import run_set
+from attn.core.prune.data.marks import mark_of
 from attn.core.prune.data.read import read_samples
 from attn.core.prune.options import ModelChoice, PruneOptions
 from attn.core.prune.sgl.tradeoff import exit_tradeoff
-from attn.core.prune.vflowopt.strategy import FlowStrategy, mark_of
+from attn.core.prune.vflowopt.strategy import FlowStrategy
 from attn.core.report.model import Report, plain
 from attn.core.report.sections import Curve
 from attn.core.report.write import render

@@ -12,6 +12,7 @@ from small_vlms import coloured, loaded_vlm, vlm_folder
 from attn.core.errors import UsageError
 from attn.core.options import OptionError
 from attn.core.prune.calibration import CalibrationOptions
+from attn.core.prune.data.read import read_samples
 from attn.core.prune.debias.calibrate import ScoreMean, calibrate_debias, mean_scores
 from attn.core.prune.debias.fitted import read_trend
 from attn.core.prune.debias.options import DebiasOptions
@@ -52,7 +53,13 @@ def test_file_and_report(tmp_path: Path) -> None:
     assert item.metrics["sigma"] == pytest.approx(fitted.trend.sigma)
     assert (fitted.length, fitted.samples, fitted.method, fitted.domain) == (36, 3, "fastv", "log")
     assert any("drawn at random" in warning for warning in item.warnings)
-    with pytest.raises(UsageError, match="no attention"):
+    assert any(warning.startswith("3 pictures: a trend of fewer than 50") for warning in item.warnings)
+    samples = read_samples("shapes:colour:3x4")
+    pruner = pruner_of("fastv+debias", {"calibration": path})
+    with pytest.raises(UsageError, match="3 of the samples are among those that the trend was fitted to"):
+        pruner.check_held_out(samples)
+    pruner.check_held_out(read_samples("shapes:colour:4x4"))
+    with pytest.raises(UsageError, match="random has none"):
         calibrate_debias(DebiasOptions(common, method="random"))
     with pytest.raises(OptionError, match="method alone"):
         DebiasOptions(common, method="fastv+debias")

@@ -168,7 +168,7 @@ def test_what_the_user_must_know() -> None:
 @pytest.mark.parametrize(
     ("name", "settings", "text"),
     [
-        ("random+debias", {}, "random looks at no attention"),
+        ("random+debias", {}, "pyramiddrop, sgl.*; random has none that it changes"),
         ("debias", {}, r"fastv\+debias"),
         ("fastv+blur", {}, "blur cannot stand behind"),
         ("fastv+debias+debias", {}, "twice"),
@@ -226,7 +226,7 @@ def fitted(**values: Any) -> FittedTrend:
     loaded = loaded_vlm("llava padded")
     known: dict[str, Any] = dict(
         trend=Trend(1e-3, 0.8), model="m", fingerprint=loaded.fingerprint, shape=shape_of(site_of(loaded)),
-        method="fastv", layer=1, length=36, domain="linear", samples=5, data="d", split="all",
+        method="fastv", layer=1, length=36, domain="linear", samples=5, data="d", split="all", marks=("ab",),
     )  # fmt: skip
     return FittedTrend(**known | values)
 

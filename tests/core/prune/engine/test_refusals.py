@@ -43,9 +43,11 @@ def test_models_that_cannot_be_pruned() -> None:
 
 def test_settings_that_a_model_does_not_have() -> None:
     model = untrained("llava")
-    refused("layer 4: Llava.* has decoder layers 0 to 3", lambda: begin(model, stages_of(((4, 2),))))
-    refused("layer -1", lambda: begin(model, stages_of(((-1, 2),))))
-    refused("layer 0: there is no layer in front", lambda: begin(model, stages_of(((0, 2),), attention=("previous",))))
+    refused("layer: Llava.* has decoder layers 0 to 3, not 4", lambda: begin(model, stages_of(((4, 2),))))
+    refused("decoder layers 0 to 3, not -1", lambda: begin(model, stages_of(((-1, 2),))))
+    refused(
+        "layer: there is no layer in front of 0", lambda: begin(model, stages_of(((0, 2),), attention=("previous",)))
+    )
     refused("positions: 'new' is neither", lambda: begin(model, positions="new"))
     for name in ("qwen2_vl", "qwen2_5_vl"):
         refused("compact has no meaning in Qwen2", lambda name=name: begin(untrained(name), positions="compact"))

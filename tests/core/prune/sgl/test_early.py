@@ -12,6 +12,7 @@ from attn.core.errors import InputError, UsageError
 from attn.core.options import OptionError
 from attn.core.prune.api import prune
 from attn.core.prune.calibration import CalibrationOptions
+from attn.core.prune.data.read import read_samples
 from attn.core.prune.engine.sites import site_of
 from attn.core.prune.methods.base import Keep
 from attn.core.prune.options import ModelChoice
@@ -130,6 +131,9 @@ def test_file_and_report(tmp_path: Path) -> None:
     report = calibrate_sgl(ExitOptions(common, str(small), share=0.4, agreement=True, max_new_tokens=3))
     (item,) = report.items
     fitted = read_exit(path)
+    with pytest.raises(UsageError, match="5 of the samples are among those that the threshold was found on"):
+        SGL(early_exit=path).check_held_out(read_samples("shapes:colour:3x5"))
+    SGL(early_exit=path).check_held_out(read_samples("shapes:colour:4x5"))
     assert fitted.reached == item.metrics["large_calls"] == pytest.approx(0.4)
     assert {section.name for section in item.sections} == {"early_exit", "layer_agreement"}
     with pytest.raises(OptionError, match="guide: no model named"):
@@ -141,7 +145,7 @@ def test_file_and_report(tmp_path: Path) -> None:
 
 def test_files_that_are_no_calibration(tmp_path: Path) -> None:
     path = tmp_path / "exit.json"
-    fitted = FittedExit(0.7, 0.3, 0.31, "a", "b", ("c", "d"), 10, 5, "e", "f")
+    fitted = FittedExit(0.7, 0.3, 0.31, "a", "b", ("c", "d"), 10, 5, "e", "f", ("ab",))
     write_exit(path, fitted)
     assert read_exit(path) == fitted
     assert not fitted.differences(("c", "d"), 10)

@@ -137,7 +137,7 @@ def test_batches_are_ranked_prompt_by_prompt() -> None:
 
 def test_a_calibration_of_other_models_is_told(tmp_path: Path) -> None:
     large, guide = loaded_vlm("llava padded"), guide_of("llava padded")
-    write_exit(tmp_path / "exit.json", FittedExit(0.7, 0.3, 0.31, "a", "b", ("c", "d"), 10, 5, "e", "f"))
+    write_exit(tmp_path / "exit.json", FittedExit(0.7, 0.3, 0.31, "a", "b", ("c", "d"), 10, 5, "e", "f", ("ab",)))
     with torch.no_grad(), prune(large, "sgl", 12, guide=guide, early_exit=tmp_path / "exit.json") as trace:
         large.model(**prepare(large, [coloured(48, 48)], QUESTION).inputs)
     assert "sgl: the threshold was found for other weights of the guide, those of b." in trace.notes
