@@ -44,10 +44,11 @@ def front(study: Study) -> Iterator[str]:
     yield against_random(tallies)
     yield "\nBars\n"
     whole = pooled(list(tallies.values()))
-    yield from recall_bars(whole, ["visionzip", "class token", "divprune", "prumerge", "oracle"])
+    names = [name for name in whole.values if name not in ("full", "uniform", "oracle", *budget.RANDOMS)]
+    yield from recall_bars(whole, [*names, "oracle"])
     for task in ("colour", "where", "relation", "digit"):
         picked = budget.in_front(study.eye, study.kept, task, max(study.count // 4, 1), DEVELOPMENT, budget.MAIN)
-        yield ahead(picked, tallies[task], ["visionzip", "class token", "divprune", "prumerge"], task, 10, "in front")
+        yield ahead(picked, tallies[task], names, task, 10, "in front")
     less = max(study.count // 8, 1)
     by_share = {
         share: whole if share == budget.MAIN else pooled(
