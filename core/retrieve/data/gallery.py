@@ -65,8 +65,9 @@ class Gallery:
 
 
 def read_gallery(
-    arguments: Sequence[str], modalities: Collection[str], *, stdin: Iterable[str] | None = None
-) -> Gallery:
+    arguments: Sequence[str], modalities: Collection[str], *, stdin: Iterable[str] | None = None,
+    nothing: str = "nothing to index, so nothing was changed.",
+) -> Gallery:  # fmt: skip
     """List the entries of all arguments.
 
     Parameters
@@ -76,11 +77,13 @@ def read_gallery(
     modalities : collection of {"text", "image"}
         What the encoder reads.
     stdin : iterable of str, optional
+    nothing : str
+        How the error begins where there is nothing at all.
 
     Raises
     ------
     UsageError
-        If there is nothing at all to index.
+        If there is nothing at all to read.
     """
     read: dict[str, Argument] = {}
     warnings: list[str] = []
@@ -102,7 +105,7 @@ def read_gallery(
             read[place] = Argument(name, place, unseen=("",), error=reason, empty=isinstance(error, NothingToIndex))
     if not any(argument.entries for argument in read.values()):
         reasons = "; ".join(f"{argument.name}: {argument.error}" for argument in read.values())
-        raise UsageError(f"nothing to index, so nothing was changed. {reasons}".strip())
+        raise UsageError(f"{nothing} {reasons}".strip())
     return Gallery(tuple(read.values()), tuple(warnings), tuple(failed))
 
 

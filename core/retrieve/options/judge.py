@@ -33,7 +33,8 @@ def parse_names(text: str) -> tuple[str, ...]:
     return tuple(dict.fromkeys(name.strip() for name in text.split(",")))
 
 
-def _check_temperatures(name: str, values: tuple[float, ...]) -> None:
+def check_temperatures(name: str, values: tuple[float, ...]) -> None:
+    """Raise ``OptionError``, naming the field, where one of several temperatures divides nothing."""
     if wrong := [value for value in values if not 0 < value < HOTTEST]:
         raise OptionError(f"{{{name}}}: {wrong[0]:g} must be above 0; 1 is the model as it is.")
 
@@ -103,7 +104,7 @@ class EvalOptions:
         from ...io.atomic import place_fault
 
         check(self)
-        _check_temperatures("temperatures", self.temperatures)
+        check_temperatures("temperatures", self.temperatures)
         if self.run is not None and (fault := place_fault(self.run)):
             raise OptionError(f"{{run}} {self.run}: {fault}.")
 
@@ -143,4 +144,4 @@ class TuneOptions:
 
     def __post_init__(self) -> None:
         check(self)
-        _check_temperatures("grid", self.grid)
+        check_temperatures("grid", self.grid)
