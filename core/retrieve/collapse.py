@@ -227,7 +227,12 @@ def layer_means(encoder: TextEncoder, texts: Sequence[str]) -> list[Row]:
     sigmas: list[dict[int, float]] = []
     for ids in encoder.tokens(texts).ids:  # one by one: no padding, and one map in memory at a time
         sigma: dict[int, float] = {}
-        ratios.append(_measure(encoder, ids, sigma))
+
+        def keep(layer: int, prob: Tensor, of: dict[int, float] = sigma) -> None:
+            of[layer] = float(sigma_hc(prob[0]).mean())
+
+        with observed(encoder.model, keep):
+            ratios.append(layer_ratios(encoder, ids))
         sigmas.append(sigma)
     means = np.mean(ratios, axis=0)
     rows: list[Row] = [{"hf_ratio": float(value)} for value in means]
@@ -236,14 +241,10 @@ def layer_means(encoder: TextEncoder, texts: Sequence[str]) -> list[Row]:
     return rows
 
 
-def _measure(encoder: TextEncoder, ids: list[int], sigma: dict[int, float]) -> list[float]:
-    """High-frequency ratio of each layer of one text; fills ``sigma`` by layer."""
-
-    def keep(layer: int, prob: Tensor) -> None:
-        sigma[layer] = float(sigma_hc(prob[0]).mean())
-
+def layer_ratios(encoder: TextEncoder, ids: list[int]) -> list[float]:
+    """Step 4. High-frequency ratio of layers 0 ... L of one text, given as its tokens."""
     model: Any = encoder.model
-    with torch.inference_mode(), scaled(model, encoder.fingerprint.temperature), observed(model, keep):
+    with torch.inference_mode(), scaled(model, encoder.fingerprint.temperature):
         out = model(**encoder.batch([ids]), output_hidden_states=True)
     return [hf_ratio(hidden[0].double()) for hidden in out.hidden_states]
 

@@ -9,7 +9,7 @@ from ..panel import FigureData, FigureFile
 
 
 def draw(data: FigureData, canvas: FigureFile) -> None:
-    """Six panels of what ``measure.Measured.arrays`` holds."""
+    """Six panels of what ``measure.Crowding.arrays`` holds."""
     arrays = data.arrays
     taus = arrays["temperature"]
     names = [f"{low + 1}-{high}" for low, high in arrays["bucket"]]
@@ -41,7 +41,9 @@ def draw(data: FigureData, canvas: FigureFile) -> None:
         cross.set_xticks(range(len(names)), names, rotation=30, ha="right")
         cross.set_yticks(range(len(names)), names)
         ratio.set(title="High-frequency ratio: energy that is no mean", xlabel="layer (0: embeddings)", ylabel="share")
-        sigma.set(title="Sigma: how far attention stretches differences", xlabel="layer", ylabel="largest singular value")
+        sigma.set(
+            title="Sigma: how far attention stretches differences", xlabel="layer", ylabel="largest singular value"
+        )
         keys.set(title="Pass key found first", xlabel="tokens of a document", ylabel="share", ylim=(-0.02, 1.02))
         if len(arrays["passkey_tokens"]):
             keys.axhline(data.facts["passkey_chance"], color="grey", linewidth=0.8, linestyle="--")

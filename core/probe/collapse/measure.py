@@ -3,26 +3,27 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from ...report.sections import Facts, Section, Table, Trust, TrustLine
-from ...retrieve.collapse import Collapse, Row, length_collapse
+from ...retrieve.collapse import Collapse, Row, layer_ratios, length_collapse, pair_similarity, split
 from ...retrieve.encoders.text import TextEncoder
-from ..trust import UNTRAINED, line, randomised, weights_line
+from ..trust.lines import UNTRAINED, line, weights_line
+from ..trust.randomised import randomised
 from .passkey import passkey
 
-SAMPLE = 100
+SAMPLE = 60
 """Texts on which the encoder is compared with untrained ones."""
-LOOKED_AT = 5
+LOOKED_AT = 3
 """Of them, in each bucket, whose layers are measured."""
 
 
 @dataclass(frozen=True, slots=True)
-class Measured:
+class Crowding:
     """Tables of one temperature.
 
     Parameters
@@ -48,11 +49,11 @@ class Measured:
         [T, C]; ``passkey_tokens`` [K] and ``found``, ``found_among_all``, ``shorter_won`` [T, K].
         """
         found, buckets = self.collapse, self.collapse.buckets
-        layers = hf_map(found), hf_map(found, "sigma")[:, 1:]
+        names = [str(row["bucket"]) for row in buckets]
         values = {
             "pair_similarity": column(buckets, "pair_similarity"), "centroid_norm": column(buckets, "centroid_norm"),
-            "cross_similarity": np.array([[float(row[str(name["bucket"])]) for name in buckets] for row in found.cross]),
-            "hf_ratio": layers[0], "sigma": layers[1],
+            "cross_similarity": np.array([[float(row[name]) for name in names] for row in found.cross]),
+            "hf_ratio": hf_map(found), "sigma": hf_map(found, "sigma")[:, 1:],
             "cut_similarity": column(found.same_text, "pair_similarity"), "found": column(self.passkey, "found"),
             "found_among_all": column(self.passkey, "found_among_all"),
             "shorter_won": column(self.passkey, "shorter_won"),
@@ -107,7 +108,7 @@ def hf_map(found: Collapse, name: str = "hf_ratio") -> NDArray[np.float64]:
 def measure(
     encoder: TextEncoder, texts: Sequence[str], *, buckets: int | Sequence[int], measured: int, lengths: Sequence[int],
     rounds: int, seed: int, step: Callable[[int, int], None] = lambda done, total: None,
-) -> Measured:  # fmt: skip
+) -> Crowding:  # fmt: skip
     """Length collapse, the pass key test, and both against untrained encoders.
 
     Parameters
@@ -132,43 +133,64 @@ def measure(
     step(1, total)
     keys = passkey(encoder, texts, lengths, rounds=rounds, seed=seed) if lengths else []
     step(2, total)
-    # the same small sample for the encoder and for its untrained twins
-    rng = np.random.default_rng(seed)
-    some = [texts[i] for i in sorted(rng.permutation(len(texts))[:SAMPLE].tolist())]
-
-    def small() -> tuple[NDArray[np.float64], NDArray[np.float64], float]:
-        part = length_collapse(encoder, some, buckets=buckets, measured=LOOKED_AT, cuts=(), seed=seed)
-        share = passkey(encoder, texts, lengths, rounds=1, seed=seed) if lengths else []
-        return hf_map(part), np.array([row["pair_similarity"] for row in part.buckets]), mean_found(share)
-
-    own, twins = small(), []
+    own, twins = character(encoder, texts, buckets, lengths, seed), []
     step(3, total)
     for number in range(UNTRAINED):
         with randomised(encoder.model, seed + 1 + number):
-            twins.append(small())
+            twins.append(character(encoder, texts, buckets, lengths, seed))
         step(4 + number, total)
     lines = [
-        named("layers", weights_line(own[0], [twin[0] for twin in twins])),
-        named("similarity by length", weights_line(own[1], [twin[1] for twin in twins])),
+        named("layers", weights_line(own.ratios, [twin.ratios for twin in twins])),
+        named("similarity by length", weights_line(own.similarity, [twin.similarity for twin in twins])),
     ]
     if lengths:
         lines.append(
             line(
-                "pass key", own[2], [twin[2] for twin in twins],
+                "pass key", own.found, [twin.found for twin in twins],
                 f"share found among documents of one length; {UNTRAINED} untrained encoders find what chance, or "
                 "counting words, finds",
             )
         )  # fmt: skip
-    return Measured(encoder.fingerprint.temperature, found, keys, tuple(lines))
+    return Crowding(encoder.fingerprint.temperature, found, keys, tuple(lines))
 
 
-def mean_found(rows: Sequence[Row]) -> float:
-    """Mean share found over the lengths; NaN of no test."""
-    return float(column(rows, "found").mean()) if rows else float("nan")
+@dataclass(frozen=True, slots=True)
+class Character:
+    """What an encoder is compared with untrained ones by.
+
+    Parameters
+    ----------
+    ratios : ndarray, shape (buckets, layers + 1)
+        High-frequency ratio.
+    similarity : ndarray, shape (buckets,)
+        Mean cosine of two texts.
+    found : float
+        Share of pass keys found, mean over the lengths; NaN without the test.
+    """
+
+    ratios: NDArray[np.float64]
+    similarity: NDArray[np.float64]
+    found: float
+
+
+def character(
+    encoder: TextEncoder, texts: Sequence[str], buckets: int | Sequence[int], lengths: Sequence[int], seed: int
+) -> Character:
+    """Of a small sample, the same for the same seed."""
+    drawn = np.random.default_rng(seed).permutation(len(texts))[:SAMPLE]
+    some = [texts[i] for i in sorted(drawn.tolist())]
+    encoded, tokens = encoder.encode_texts(some), encoder.tokens(some)
+    vectors = encoded.vectors.astype(np.float64)
+    members = [rows for *_, rows in split(encoded.tokens, buckets)]
+    ratios = [[layer_ratios(encoder, tokens.ids[row]) for row in rows[:LOOKED_AT]] for rows in members]
+    keys = passkey(encoder, texts, lengths, rounds=1, seed=seed) if lengths else []
+    return Character(
+        np.array([np.mean(bucket, axis=0) for bucket in ratios]),
+        np.array([pair_similarity(vectors[rows]) for rows in members]),
+        float(column(keys, "found").mean()) if keys else float("nan"),
+    )
 
 
 def named(what: str, trust: TrustLine) -> TrustLine:
     """The line of one of several maps."""
-    from dataclasses import replace
-
     return replace(trust, check=f"{trust.check}: {what}")

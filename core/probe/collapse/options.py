@@ -64,6 +64,8 @@ class CollapseOptions:
         All is measured at each; the figure sets them side by side.
     buckets : int or tuple of int
         Of equal count, or edges in tokens.
+    sample : int
+        Texts that are drawn from a larger collection.
     measured : int
         Texts per bucket whose layers are measured.
     lengths : tuple of int
@@ -87,9 +89,10 @@ class CollapseOptions:
     ] = (1.0, 0.8)  # fmt: skip
     buckets: Annotated[
         int | tuple[int, ...],
-        Option("Buckets of length: how many, or their edges in tokens.", metavar="N|N,N,...", parse=parse_buckets, text="5"),
+        Option("Buckets of length: how many, or their edges.", metavar="N|N,N,...", parse=parse_buckets, text="5"),
     ] = 5  # fmt: skip
-    measured: Annotated[int, Option("Texts per bucket whose layers are measured.", metavar="N", least=1)] = 20
+    sample: Annotated[int, Option("Texts drawn from the collection at most.", metavar="N", least=4)] = 500
+    measured: Annotated[int, Option("Texts per bucket whose layers are measured.", metavar="N", least=1)] = 10
     lengths: Annotated[
         tuple[int, ...],
         Option(
@@ -107,7 +110,7 @@ class CollapseOptions:
         check(self)
         check_temperatures("temperatures", self.temperatures)
         edges = self.buckets if isinstance(self.buckets, tuple) else ()
-        if isinstance(self.buckets, int) and self.buckets < 1 or any(low >= high for low, high in pairwise(edges)):
+        if (isinstance(self.buckets, int) and self.buckets < 1) or any(low >= high for low, high in pairwise(edges)):
             raise OptionError("{buckets}: a number from 1, or rising edges.")
         if self.lengths and self.lengths[0] < SHORTEST:
             raise OptionError(f"{{lengths}}: {self.lengths[0]} tokens leave no room for a pass key; {SHORTEST} do.")
@@ -118,7 +121,7 @@ class CollapseOptions:
 KIND = Verb(
     options=CollapseOptions,
     run="attn.core.probe.collapse.run:run",
-    description="""See whether a text encoder's vectors crowd together as texts grow longer, and what a temperature does.
+    description="""See whether the vectors of texts crowd together as texts grow longer, and what a temperature does.
 
     Measures, by length of your own texts: how similar two texts are, how near to the mean of all, how much of the
     hidden states' energy is no mean (high-frequency ratio) layer by layer, and how far attention can stretch
@@ -144,8 +147,8 @@ KIND = Verb(
         "unless --max-tokens 512 is given; beyond 256 it was not trained.",
         "Sigma grows with length on real models, whatever a theory of random attention says: read it beside the "
         "similarities.",
-        "In the pass key test 8 documents of every length in each round have names and keys of their own. Found is what "
-        "ranks first among those of its length; among all lengths one sees whether shorter texts win.",
+        "In the pass key test 8 documents of every length in each round have names and keys of their own. Found is "
+        "what ranks first among those of its length; among all lengths one sees whether shorter texts win.",
     ),
     columns=("temperature", "pair_similarity", "slope", "gap", "found", "found_among_all"),
 )

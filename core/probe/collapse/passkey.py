@@ -85,9 +85,11 @@ def documents(
     if short := [length for length in lengths if length < SHORTEST]:
         raise UsageError(f"a document of {short[0]} tokens has no room for a pass key; {SHORTEST} is the least.")
     names = [NAMES[i] for i in rng.permutation(len(NAMES))[: each * len(lengths)]]
+    of_each = [length for length in lengths for _ in range(each)]
+    sentences = [SENTENCE.format(name=name, key=rng.integers(10_000, 100_000)) for name in names]
     return [
-        Hidden(name, hide(encoder, filler, SENTENCE.format(name=name, key=int(rng.integers(10_000, 100_000))), n, rng), n)
-        for name, n in zip(names, (n for n in lengths for _ in range(each)), strict=True)
+        Hidden(name, hide(encoder, filler, sentence, length, rng), length)
+        for name, sentence, length in zip(names, sentences, of_each, strict=True)
     ]
 
 
@@ -119,8 +121,9 @@ def hide(encoder: TextEncoder, filler: Sequence[str], sentence: str, tokens: int
 
 
 def passkey(
-    encoder: TextEncoder, texts: Sequence[str], lengths: Sequence[int], *, each: int = EACH, rounds: int = 5, seed: int = 0
-) -> list[Row]:
+    encoder: TextEncoder, texts: Sequence[str], lengths: Sequence[int], *, each: int = EACH, rounds: int = 5,
+    seed: int = 0,
+) -> list[Row]:  # fmt: skip
     """How often the right document is first, by its length.
 
     Parameters

@@ -21,7 +21,7 @@ from ...batch.task import Task
 from ...errors import AttnError, InputError, UsageError
 from ...io.atomic import place_fault, remove_stale
 from ...io.walk import read_list
-from ...options import OptionError, values
+from ...options import LARGEST, OptionError, values
 from ...progress import Bars, Watcher
 from ...report.model import Item, Report, command_line_of
 from ...report.sections import Curve, Picture, Section
@@ -57,6 +57,10 @@ def run(
     here = replace(options, texts=replace(given, inputs=names))
     encoder = encoder_of(here.encoder)
     texts, failed, warnings = texts_of(names)
+    if len(texts) > options.sample:
+        rows = np.sort(np.random.default_rng(options.seed).permutation(len(texts))[: options.sample])
+        warnings.append(f"{options.sample} of {len(texts)} texts were drawn (seed {options.seed})")
+        texts = [texts[row] for row in rows.tolist()]
     lengths = usable(options.lengths, encoder, warnings)
     folder = Path(given.output or ".")
     if fault := place_fault(folder / f"{WORD}.png"):
@@ -71,7 +75,8 @@ def run(
         Task(Path(names[0]), folder / f"{WORD}-T{tau:g}.png", f"temperature {tau:g}", payload=tau, turn=number)
         for number, tau in enumerate(options.temperatures)
     ]
-    work = partial(look, options=here, lengths=lengths, origin=origin)
+    # a worker gets the texts, not their names: what lies there may change meanwhile
+    work = partial(look, options=here, texts=texts, lengths=lengths, origin=origin)
     outcome = run_batch(work, tasks, options.placement, watcher or Bars())
     items = [noted(item, request) for item in outcome.items]
     files, sections = together(items, folder, origin, request)
@@ -84,11 +89,11 @@ def run(
 
 
 def look(
-    task: Task, step: Callable[[int, int], None], options: CollapseOptions, lengths: Sequence[int], origin: Origin
-) -> Item:
+    task: Task, step: Callable[[int, int], None], options: CollapseOptions, texts: Sequence[str],
+    lengths: Sequence[int], origin: Origin,
+) -> Item:  # fmt: skip
     """Measure at one temperature, and write what was found."""
     assert task.output is not None
-    texts, _, _ = texts_of(options.texts.inputs)
     found = measure(
         encoder_of(options.encoder).at(task.payload), texts, buckets=options.buckets, measured=options.measured,
         lengths=lengths, rounds=options.rounds, seed=options.seed, step=step,
@@ -153,7 +158,7 @@ def asked(options: CollapseOptions, lengths: Sequence[int], texts: Sequence[str]
 
 def usable(lengths: Sequence[int], encoder: TextEncoder, warnings: list[str]) -> tuple[int, ...]:
     """Lengths that the model reads; the others are warned of."""
-    most = encoder.fingerprint.max_tokens
+    most = encoder.fingerprint.max_tokens or LARGEST
     if too_long := [n for n in lengths if n > most]:
         warnings.append(
             f"pass key test: lengths {', '.join(map(str, too_long))} are left out, the model reads {most} tokens "
@@ -175,7 +180,6 @@ def encoder_of(options: Any) -> TextEncoder:
     return texts
 
 
-@lru_cache(maxsize=1)
 def texts_of(names: tuple[str, ...]) -> tuple[list[str], list[Item], list[str]]:
     """The texts of a collection, what of it cannot be read, and what the user should know."""
     gallery = read_gallery(names, {"text"}, nothing="no text can be read.")

@@ -13,7 +13,7 @@ import pytest
 from attn.core.errors import UsageError
 from attn.core.probe.collapse.passkey import EACH, NAMES, SENTENCE, documents, passkey, sentences_of
 
-TEXTS = ["The river is old. The town is new! Is the road far?", "A pass key of nobody. Red and blue boats."] * 5
+TEXTS = ["The river is old. The town is new! Is the road far?", "A pass key of nobody. Red and blue boats."] * 9
 LENGTHS = (24, 48, 96)
 
 

@@ -57,7 +57,7 @@ def test_every_temperature_and_all_together(model: Path, collection: Path, tmp_p
     for item in report.items:
         assert item.metrics["texts"] == 13
         trust = next(section for section in item.sections if isinstance(section, Trust))
-        assert [line["check"] for line in trust.rows()] == [
+        assert [line.check for line in trust.lines] == [
             "randomised weights: layers", "randomised weights: similarity by length",
         ]  # fmt: skip
 
@@ -67,8 +67,8 @@ def test_an_untrained_encoder_is_not_trusted(model: Path, collection: Path, tmp_
     lengths = {"lengths": (24, 32), "rounds": 1}
     report = run(options(model, collection, tmp_path / "out", temperatures=(1.0,), **lengths))
     trust = next(section for section in report.items[0].sections if isinstance(section, Trust))
-    assert [line["check"] for line in trust.rows()][-1] == "pass key"
-    assert not any(line["passed"] for line in trust.rows())
+    assert [line.check for line in trust.lines][-1] == "pass key"
+    assert not any(line.passed for line in trust.lines)
 
 
 def test_a_second_run_reads_what_the_first_measured(model: Path, collection: Path, tmp_path: Path) -> None:
@@ -114,9 +114,9 @@ def test_bad_input(model: Path, collection: Path, tmp_path: Path) -> None:
         run(options(model, empty, tmp_path))
     with pytest.raises(OptionError, match="temperatures"):
         options(model, collection, tmp_path, temperatures=(0.0,))
-    with pytest.raises(OptionError, match="lengths.*24 do"):
+    with pytest.raises(OptionError, match=r"lengths.*24 do"):
         options(model, collection, tmp_path, lengths=(4,))
-    with pytest.raises(OptionError, match="lengths.*at most"):
+    with pytest.raises(OptionError, match=r"lengths.*at most"):
         options(model, collection, tmp_path, lengths=tuple(range(24, 200, 20)))
     with pytest.raises(OptionError, match="buckets"):
         options(model, collection, tmp_path, buckets=(9, 3))
