@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Literal
 
-from ..options import Option, check
+from ..options import Option, OptionError, check
 
 OutputFolder = Annotated[Path, Option("Folder of the run and its model.", short="-o", metavar="DIR", resumable=True)]
 LearningRate = Annotated[float, Option("Highest rate of AdamW.", metavar="X", above=0.0, below=1.0)]
@@ -46,6 +47,13 @@ class TrainingOptions:
 
     def __post_init__(self) -> None:
         check(self)
+
+
+def check_warmup(warmup: int, stages: Mapping[str, int]) -> None:
+    """Raise ``OptionError`` where a stage, by what it is called in messages, ends within its warm-up."""
+    for name, steps in stages.items():
+        if steps <= warmup:
+            raise OptionError(f"{{warmup}}: {warmup} steps leave nothing of {name} ({steps}).")
 
 
 FILES = (

@@ -13,7 +13,6 @@ from typing import Literal
 
 import torch
 from torch import Tensor, nn
-from torch.nn import functional
 
 from ..attention.sparsifiner.predictor import ConnectivityPredictor, Rules, key_budget
 from .sparsifiner_layers import (
@@ -23,12 +22,13 @@ from .sparsifiner_layers import (
     attention_multiply_adds,
     kept_tokens,
 )
+from .vit import ClassTokenViT, Mlp, ViTShape
 
 Form = Literal["zeros", "short"]
 
 
 @dataclass(frozen=True)
-class SparsifinerConfig:
+class SparsifinerConfig(ViTShape):
     """DeiT-S with the default experiment of the paper.
 
     Parameters
@@ -41,14 +41,6 @@ class SparsifinerConfig:
         From a predicted map to a mask.
     """
 
-    image_size: int = 224
-    patch_size: int = 16
-    in_channels: int = 3
-    num_classes: int = 1000
-    dim: int = 384
-    depth: int = 12
-    num_heads: int = 6
-    mlp_ratio: float = 4.0
     keep_ratio: float | tuple[float, ...] = 0.25
     reduce_n: int = 6
     reduce_c: int = 2
@@ -57,11 +49,7 @@ class SparsifinerConfig:
     token_keep: Mapping[int, float] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
-        if self.dim % self.num_heads or self.image_size % self.patch_size:
-            raise ValueError(
-                f"dim {self.dim} must be a multiple of num_heads {self.num_heads}, and image_size {self.image_size} of "
-                f"patch_size {self.patch_size}."
-            )
+        super().__post_init__()
         if not self.rules.class_token:
             raise ValueError("the model has a class token: rules.class_token must be True.")
         if isinstance(self.keep_ratio, tuple) and len(self.keep_ratio) != self.depth:
@@ -75,7 +63,7 @@ class SparsifinerConfig:
     @property
     def num_tokens(self) -> int:
         """Patches and the class token."""
-        return (self.image_size // self.patch_size) ** 2 + 1
+        return self.patches + 1
 
     def layer_keep_ratio(self, layer: int) -> float:
         """Of one layer."""
@@ -100,18 +88,6 @@ class SparsifinerOutput:
     layers: tuple[AttentionRecord, ...]
 
 
-class Mlp(nn.Module):
-    """Two linear layers with a GELU between them."""
-
-    def __init__(self, dim: int, hidden: int) -> None:
-        super().__init__()
-        self.fc1, self.fc2 = nn.Linear(dim, hidden), nn.Linear(hidden, dim)
-
-    def forward(self, x: Tensor) -> Tensor:
-        out: Tensor = self.fc2(functional.gelu(self.fc1(x)))
-        return out
-
-
 class SparsifinerBlock(nn.Module):
     """Section 3.4: a pre-norm block; ``token_keep`` marks it as one that prunes (section 3.3)."""
 
@@ -124,7 +100,7 @@ class SparsifinerBlock(nn.Module):
             share_basis=config.share_basis, rules=config.rules,
         )  # fmt: skip
         self.norm2 = nn.LayerNorm(config.dim, eps=1e-6)
-        self.mlp = Mlp(config.dim, int(config.dim * config.mlp_ratio))
+        self.mlp = Mlp(config.dim, config.hidden)
 
     def forward(
         self, tokens: TokenSequence, *, form: Form, reconstruct: bool, exact_code: bool
@@ -149,23 +125,13 @@ class SparsifinerBlock(nn.Module):
         return TokenSequence(x, live, positions), record
 
 
-class SparsifinerViT(nn.Module):
+class SparsifinerViT(ClassTokenViT):
     """Section 3.4: the classifier; its head reads the class token."""
 
+    config: SparsifinerConfig
+
     def __init__(self, config: SparsifinerConfig) -> None:
-        super().__init__()
-        self.config = config
-        self.patch_embed = nn.ModuleDict(
-            {"proj": nn.Conv2d(config.in_channels, config.dim, config.patch_size, stride=config.patch_size)}
-        )
-        self.cls_token = nn.Parameter(torch.zeros(1, 1, config.dim))
-        self.pos_embed = nn.Parameter(torch.zeros(1, config.num_tokens, config.dim))
-        self.blocks = nn.ModuleList(SparsifinerBlock(config, layer) for layer in range(config.depth))
-        self.norm = nn.LayerNorm(config.dim, eps=1e-6)
-        self.head = nn.Linear(config.dim, config.num_classes)
-        self.apply(_initialise)
-        nn.init.trunc_normal_(self.cls_token, std=0.02)
-        nn.init.trunc_normal_(self.pos_embed, std=0.02)
+        super().__init__(config, lambda layer: SparsifinerBlock(config, layer))
 
     def forward(
         self, image: Tensor, *, form: Form = "zeros", reconstruct: bool = False, exact_code: bool = False
@@ -191,17 +157,9 @@ class SparsifinerViT(nn.Module):
         ValueError
             If the image has not the size the model was made for, or ``form`` is neither of the two.
         """
-        size = self.config.image_size
         if form not in ("zeros", "short"):
             raise ValueError(f"form is {form!r}: it must be 'zeros' or 'short'.")
-        if image.ndim != 4 or image.shape[2:] != (size, size):
-            raise ValueError(
-                f"image is {list(image.shape)}, the model takes [batch, {self.config.in_channels}, {size}, {size}]: "
-                "resize the image, or the model's predictors and position embedding."
-            )
-        x = self.patch_embed["proj"](image).flatten(2).mT  # [B, N - 1, D]
-        x = torch.cat([self.cls_token.expand(len(x), -1, -1), x], 1) + self.pos_embed
-        tokens, records = TokenSequence(x), []
+        tokens, records = TokenSequence(self.embed(image)), []
         for block in self.blocks:
             tokens, record = block(tokens, form=form, reconstruct=reconstruct, exact_code=exact_code)
             records.append(record)
@@ -242,10 +200,3 @@ class SparsifinerViT(nn.Module):
             for key, value in per_layer.items():
                 totals[key] += value
         return totals
-
-
-def _initialise(module: nn.Module) -> None:
-    """Truncated normal weights, std 0.02, zero biases."""
-    if isinstance(module, nn.Linear):
-        nn.init.trunc_normal_(module.weight, std=0.02)
-        nn.init.zeros_(module.bias)

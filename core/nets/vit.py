@@ -5,14 +5,13 @@ Specification: methods/as-vit.md, section 3.5; methods/sparsifiner.md, section 3
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import NamedTuple
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
-
-from .sparsifiner_vit import Mlp
 
 
 @dataclass(frozen=True)
@@ -62,6 +61,18 @@ class ViTOutput(NamedTuple):
     tokens: Tensor
 
 
+class Mlp(nn.Module):
+    """Two linear layers with a GELU between them."""
+
+    def __init__(self, dim: int, hidden: int) -> None:
+        super().__init__()
+        self.fc1, self.fc2 = nn.Linear(dim, hidden), nn.Linear(hidden, dim)
+
+    def forward(self, x: Tensor) -> Tensor:
+        out: Tensor = self.fc2(F.gelu(self.fc1(x)))
+        return out
+
+
 class PatchAttention(nn.Module):
     """Self-attention of a ViT: one projection for queries, keys and values."""
 
@@ -101,10 +112,16 @@ class ViTBlock(nn.Module):
         return out
 
 
-class VisionTransformer(nn.Module):
-    """The classifier; its head reads the class token."""
+class ClassTokenViT(nn.Module):
+    """What stands around the blocks: tokens of patches behind a class token, the last norm, and the head.
 
-    def __init__(self, shape: ViTShape) -> None:
+    Parameters
+    ----------
+    shape : ViTShape
+    block : callable (number) -> Module
+    """
+
+    def __init__(self, shape: ViTShape, block: Callable[[int], nn.Module]) -> None:
         super().__init__()
         self.config = shape
         self.patch_embed = nn.ModuleDict(
@@ -112,7 +129,7 @@ class VisionTransformer(nn.Module):
         )
         self.cls_token = nn.Parameter(torch.zeros(1, 1, shape.dim))
         self.pos_embed = nn.Parameter(torch.zeros(1, shape.patches + 1, shape.dim))
-        self.blocks = nn.ModuleList(ViTBlock(shape) for _ in range(shape.depth))
+        self.blocks = nn.ModuleList(block(number) for number in range(shape.depth))
         self.norm = nn.LayerNorm(shape.dim, eps=1e-6)
         self.head = nn.Linear(shape.dim, shape.num_classes)
         for module in self.modules():
@@ -131,6 +148,13 @@ class VisionTransformer(nn.Module):
             )
         x = self.patch_embed["proj"](image).flatten(2).mT
         return torch.cat([self.cls_token.expand(len(x), -1, -1), x], 1) + self.pos_embed
+
+
+class VisionTransformer(ClassTokenViT):
+    """The classifier; its head reads the class token."""
+
+    def __init__(self, shape: ViTShape) -> None:
+        super().__init__(shape, lambda _: ViTBlock(shape))
 
     def classify(self, x: Tensor) -> ViTOutput:
         """Tokens behind the last block [B, N, D] to classes."""

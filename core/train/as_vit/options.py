@@ -7,8 +7,8 @@ from typing import Annotated, Literal
 
 from ...bundles import Compute
 from ...command import Verb
-from ...fit.options import FILES, NOTES, LearningRate, OutputFolder, TrainingOptions, WeightDecay
-from ...options import Option, OptionError, check
+from ...fit.options import FILES, NOTES, LearningRate, OutputFolder, TrainingOptions, WeightDecay, check_warmup
+from ...options import Option, check
 from ..vit.options import PlainOptions
 
 
@@ -50,21 +50,19 @@ class AsViTOptions:
         Literal["quantiles", "paper"],
         Option("Thresholds begin where the plain ViT meets the budget, or low.", metavar="quantiles|paper"),
     ] = "quantiles"
-    steps: Annotated[int, Option("Of thresholds and weights together.", metavar="N", least=2, resumable=True)] = 150
+    steps: Annotated[int, Option("Of thresholds and weights together.", metavar="N", least=2, resumable=True)] = 300
     warmup: Annotated[int, Option("Steps of each stage in which the rate rises.", metavar="N", least=0)] = 20
     learning_rate: LearningRate = 2e-3
     weight_decay: WeightDecay = 0.05
     evaluate_every: Annotated[
         int, Option("Steps between evaluations and checkpoints.", metavar="N", least=1, resumable=True)
-    ] = 50
+    ] = 100
     training: TrainingOptions = field(default_factory=TrainingOptions)
     compute: Compute = field(default_factory=Compute)
 
     def __post_init__(self) -> None:
         check(self)
-        for name, steps in (("{steps}", self.steps), ("{plain_steps}", self.plain.plain_steps)):
-            if steps <= self.warmup:
-                raise OptionError(f"{{warmup}}: {self.warmup} steps leave nothing of {name} ({steps}).")
+        check_warmup(self.warmup, {"{steps}": self.steps, "{plain_steps}": self.plain.plain_steps})
 
 
 RECIPE = Verb(

@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
+from functools import partial
 from typing import Any
 
 import torch
 from torch import Tensor
+from torch.nn import Parameter
+from torch.nn.utils import clip_grad_norm_
 
 from ...fit.precision import whole
 from ...nets.as_vit import AdaptiveViT, budget_loss, plain_multiply_adds
@@ -21,6 +24,10 @@ PAPER_PATCHES = 196
 """Of the pictures that the paper's numbers are for; class attention, and with it all that follows, goes with 1 / P."""
 TAU, THRESHOLD_RATE = 1e-4, 2e-5
 """Section 3.3, step 1, and the learning rate of section 5, for so many patches."""
+WEIGHTS = (1.0, 2.0 * 4.6, 0.5)
+"""Section 5, of classes, budget, distillation: 2 for each 1e9 multiply-adds of DeiT-S, which has 4.6e9."""
+CLIP = 1.0
+"""Largest norm of the weights' gradient: next to a threshold it is divided by tau, and one such step undoes many."""
 
 
 class AdaptiveRecipe:
@@ -56,6 +63,7 @@ class AdaptiveRecipe:
         }
         weights = [p for name, p in model.named_parameters() if not name.startswith("thresholds.")]
         self.optimizer = torch.optim.AdamW([{"params": weights}, thresholds], lr=rate, weight_decay=weight_decay)
+        self.optimizer.register_step_pre_hook(partial(_clip, weights))
         self.full = plain_multiply_adds(model.config)
         self.stalled_below = ("accuracy", min(1.0, 1.5 / model.config.num_classes))
 
@@ -65,7 +73,9 @@ class AdaptiveRecipe:
             theirs = self.teacher(images).logits
         with whole(images.device):  # scores and thresholds differ by less than half precision holds
             output = self.net.forward_masked(images, self.tau)
-            return budget_loss(output, labels, theirs, None, keep=self.budget, full=self.full, norm="relative").total
+            return budget_loss(
+                output, labels, theirs, None, keep=self.budget, full=self.full, norm="relative", weights=WEIGHTS
+            ).total
 
     def evaluate(self, model: torch.nn.Module) -> Mapping[str, float]:
         """Accuracy and share of the cost with patches taken out; ``score``: accuracy less twice the distance from the
@@ -73,6 +83,11 @@ class AdaptiveRecipe:
         found = pruned_accuracy(self.net, AsViT(), self.held_out, self.batches.device)
         distance = abs(found["cost_share"] - self.budget)
         return {**found, "score": found["accuracy"] - 2 * distance}
+
+
+def _clip(weights: Sequence[Parameter], optimizer: Any, args: Any, kwargs: Any) -> None:
+    """In front of a step."""
+    clip_grad_norm_(weights, CLIP)
 
 
 @torch.inference_mode()

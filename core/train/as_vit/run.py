@@ -75,7 +75,7 @@ def train_as_vit(
             net, plain, class_batches(run, options.plain, pictures, 1), pictures.parts["val"], budget=options.budget,
             rate=rate, weight_decay=options.weight_decay,
         )  # fmt: skip
-        # one norm for all gradients would be that of the thresholds, which are divided by tau
+        # one norm for all gradients would be that of the thresholds, which are divided by tau: the recipe has its own
         plan = replace(plan, steps=options.steps, learning_rate=rate, clip=0.0, average=0.98)
         outcome = run.fit(
             recipe, plan, identity=identity_of(pictures), progress=tell(options.plain.plain_steps),

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Annotated, Literal
 
 from ...bundles import Compute
 from ...command import Verb
-from ...fit.options import FILES, NOTES, LearningRate, OutputFolder, TrainingOptions, WeightDecay
+from ...fit.options import FILES, NOTES, LearningRate, OutputFolder, TrainingOptions, WeightDecay, check_warmup
 from ...options import Option, OptionError, check
 
 if TYPE_CHECKING:
@@ -109,13 +109,12 @@ class PriorCLIPOptions:
         if self.width % self.heads:
             raise OptionError(f"{{width}}: {self.width} must be a multiple of {{heads}} {self.heads}.")
         fine = self.steps - self.coarse_steps
-        stages = {"{coarse_steps}": self.coarse_steps, "{steps} less {coarse_steps}": fine}
+        stages = {"{steps} less {coarse_steps}": fine}
+        if self.coarse_steps:
+            stages = {"{coarse_steps}": self.coarse_steps, **stages}
         if self.instruction:
             stages["{instruction_steps}"] = self.instruction_steps
-        for option, steps in stages.items():
-            needed = option != "{coarse_steps}" or steps
-            if needed and steps <= self.warmup:
-                raise OptionError(f"{{warmup}}: {self.warmup} steps leave nothing of {option} ({steps}).")
+        check_warmup(self.warmup, stages)
 
     def architecture(self) -> PriorCLIPArchitecture:
         """The model's."""

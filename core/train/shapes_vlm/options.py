@@ -7,7 +7,7 @@ from typing import Annotated
 
 from ...bundles import Compute
 from ...command import Verb
-from ...fit.options import NOTES, LearningRate, OutputFolder, TrainingOptions
+from ...fit.options import NOTES, LearningRate, OutputFolder, TrainingOptions, check_warmup
 from ...options import Option, OptionError, check
 
 
@@ -60,9 +60,7 @@ class ShapesVLMOptions:
         check(self)
         if self.width % 4:
             raise OptionError(f"{{width}}: {self.width} must be a multiple of 4.")
-        for name, steps in (("vision_steps", self.vision_steps), ("steps", self.steps)):
-            if steps <= self.warmup:
-                raise OptionError(f"{{warmup}}: {self.warmup} steps leave nothing of {{{name}}} {steps}.")
+        check_warmup(self.warmup, {"{vision_steps}": self.vision_steps, "{steps}": self.steps})
 
     @property
     def heads(self) -> int:

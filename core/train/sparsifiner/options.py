@@ -7,8 +7,8 @@ from typing import Annotated
 
 from ...bundles import Compute
 from ...command import Verb
-from ...fit.options import FILES, NOTES, LearningRate, OutputFolder, TrainingOptions, WeightDecay
-from ...options import Option, OptionError, check
+from ...fit.options import FILES, NOTES, LearningRate, OutputFolder, TrainingOptions, WeightDecay, check_warmup
+from ...options import Option, check
 from ..vit.options import PlainOptions
 
 
@@ -66,9 +66,7 @@ class SparsifinerOptions:
         check(self)
         stages = {"{steps}": self.steps, "{plain_steps}": self.plain.plain_steps,
                   "{reconstruction_steps}": self.reconstruction_steps}  # fmt: skip
-        for name, steps in stages.items():
-            if steps <= self.warmup:
-                raise OptionError(f"{{warmup}}: {self.warmup} steps leave nothing of {name} ({steps}).")
+        check_warmup(self.warmup, stages)
 
 
 RECIPE = Verb(

@@ -14,13 +14,16 @@ from attn.core.bundles import Compute
 from attn.core.errors import InputError, UsageError
 from attn.core.fit import loop as trainer
 from attn.core.models.pictures import ColourPicture
+from attn.core.nets.as_vit import AdaptiveViT
 from attn.core.nets.sparsifiner_vit import SparsifinerConfig, SparsifinerViT
+from attn.core.nets.vit import VisionTransformer, ViTShape
 from attn.core.prune.api import prune
 from attn.core.prune.methods.base import Keep
 from attn.core.prune.vit.named import image_pruner_of
 from attn.core.prune.vit.site import image_site
 from attn.core.prune.vit.trained import load_image_model, read_trained
 from attn.core.train.as_vit.options import AsViTOptions
+from attn.core.train.as_vit.recipe import AdaptiveRecipe
 from attn.core.train.as_vit.run import train_as_vit
 from attn.core.train.sparsifiner.options import SparsifinerOptions
 from attn.core.train.sparsifiner.recipe import predictor_recall
@@ -72,6 +75,23 @@ def test_as_vit(tmp_path: Path) -> None:
     as_vit(tmp_path / "run", steps=6)  # both stages are read, two steps follow
     assert len((tmp_path / "run" / "metrics.jsonl").read_text().splitlines()) == 3
     assert len((tmp_path / "run" / "plain" / "metrics.jsonl").read_text().splitlines()) == 2
+
+
+def test_a_step_next_to_a_threshold_does_not_undo_the_weights() -> None:
+    """Its gradient is divided by tau; that of the thresholds is theirs alone."""
+    shape = ViTShape(24, 3, 3, 48, 16, 6, 2)
+    parts = drawn(data.COUNTS, 24, 0).parts
+    batches = ClassBatches(parts["train"], 8, 0, "none", torch.device("cpu"))
+    net = AdaptiveViT(shape, (3, 4))
+    recipe = AdaptiveRecipe(
+        net, VisionTransformer(shape), batches, parts["val"], budget=0.65, rate=1e-3, weight_decay=0.0
+    )  # fmt: skip
+    for parameter in net.parameters():
+        parameter.grad = torch.full_like(parameter, 100.0)
+    recipe.optimizer.step()
+    weights = [p.grad for name, p in net.named_parameters() if "thresholds" not in name and p.grad is not None]
+    assert float(torch.cat([grad.flatten() for grad in weights]).norm()) == pytest.approx(1.0, rel=1e-3)
+    assert all(float(threshold.grad) == 100 for threshold in net.thresholds)
 
 
 def test_sparsifiner(tmp_path: Path) -> None:
