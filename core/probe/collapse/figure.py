@@ -23,14 +23,14 @@ def draw(data: FigureData, canvas: FigureFile) -> None:
             label = f"temperature {tau:g}"
             length.plot(names, arrays["pair_similarity"][index], marker="o", color=colour, label=label)
             cut.plot(arrays["cut"], arrays["cut_similarity"][index], marker="o", color=colour, label=label)
-            for of, style, size in ((0, ":", "shortest"), (-1, "-", "longest")):
+            for of, style in ((0, ":"), (-1, "-")):
                 hf, stretch = arrays["hf_ratio"][index, of], arrays["sigma"][index, of]
-                ratio.plot(range(len(hf)), hf, style, color=colour, label=f"{label}, {size}")
-                sigma.plot(range(1, 1 + len(stretch)), stretch, style, color=colour, label=f"{label}, {size}")
+                ratio.plot(range(len(hf)), hf, style, color=colour)
+                sigma.plot(range(1, 1 + len(stretch)), stretch, style, color=colour)
             if len(arrays["passkey_tokens"]):
                 tokens = arrays["passkey_tokens"]
-                keys.plot(tokens, arrays["found"][index], marker="o", color=colour, label=f"{label}, own length")
-                keys.plot(tokens, arrays["found_among_all"][index], "o:", color=colour, label=f"{label}, all lengths")
+                keys.plot(tokens, arrays["found"][index], marker="o", color=colour)
+                keys.plot(tokens, arrays["found_among_all"][index], "o:", color=colour)
         length.set(title="Two texts of one length", xlabel="tokens", ylabel="mean cosine")
         cut.set(title="The same texts, cut", xlabel="tokens", ylabel="mean cosine")
         if not len(arrays["cut"]):
@@ -40,17 +40,20 @@ def draw(data: FigureData, canvas: FigureFile) -> None:
         cross.set(title=f"Between lengths, temperature {taus[0]:g}", xlabel="tokens", ylabel="tokens")
         cross.set_xticks(range(len(names)), names, rotation=30, ha="right")
         cross.set_yticks(range(len(names)), names)
-        ratio.set(title="High-frequency ratio: energy that is no mean", xlabel="layer (0: embeddings)", ylabel="share")
+        ratio.set(title="High-frequency ratio (dotted: shortest texts)", xlabel="layer (0: embeddings)", ylabel="share")
         sigma.set(
             title="Sigma: how far attention stretches differences", xlabel="layer", ylabel="largest singular value"
         )
-        keys.set(title="Pass key found first", xlabel="tokens of a document", ylabel="share", ylim=(-0.02, 1.02))
+        keys.set(
+            title="Pass key found first (dotted: among all lengths)",
+            xlabel="tokens of a document",
+            ylabel="share",
+            ylim=(-0.02, 1.02),
+        )
         if len(arrays["passkey_tokens"]):
             keys.axhline(data.facts["passkey_chance"], color="grey", linewidth=0.8, linestyle="--")
             keys.set_xscale("log", base=2)
             keys.set_xticks(arrays["passkey_tokens"], [str(n) for n in arrays["passkey_tokens"]])
         else:
             keys.text(0.5, 0.5, "not tested", ha="center", transform=keys.transAxes)
-        for panel in (length, ratio, sigma, keys):
-            if panel.get_legend_handles_labels()[0]:
-                panel.legend(frameon=False, fontsize=7)
+        length.legend(frameon=False)

@@ -145,6 +145,8 @@ KIND = Verb(
     notes=(
         "Texts that are longer than the model reads are cut there; the tables count them. MiniLM reads 256 tokens "
         "unless --max-tokens 512 is given; beyond 256 it was not trained.",
+        "A red line of randomised weights does not mean that nothing crowds together: it says that an untrained "
+        "encoder crowds texts in the same order, so that this is of architecture and texts, not of what was learned.",
         "Sigma grows with length on real models, whatever a theory of random attention says: read it beside the "
         "similarities.",
         "In the pass key test 8 documents of every length in each round have names and keys of their own. Found is "

@@ -84,7 +84,7 @@ def weights_line(found: NDArray[Any], untrained: Sequence[NDArray[Any]]) -> Trus
         f"rank correlation with the maps of {len(untrained)} models with randomised weights; below {ALIKE:g} passes"
     )
     if not changed:
-        meaning += "; the map stays when the weights are gone: it shows the picture, not the model"
+        meaning += "; it stays when the weights are gone: it shows the input, not what the model learned"
     elif not apart:
         meaning += "; but nothing tells this map from those of untrained models"
     return TrustLine("randomised weights", likeness, float(np.mean(others)), changed and apart, meaning)
