@@ -64,6 +64,9 @@ NOTES = (
     "projector and the choice itself are not in it; scoring_seconds has the choice, and is part of "
     "prefill_seconds_after. Seconds are medians of runs with and without pruning, in turns, of the language model "
     "alone.",
+    "top5_overlap, log_p_change and perplexity_ratio (of the whole model's own answer, in nats and as a factor) and "
+    "last_token_cosine compare the two runs; oracle_spearman and oracle_overlap the scores of a method's first choice "
+    "with the attention of all layers.",
     "logit_kl (in nats), top1_agreement and attention_mass say how near the pruned model stays to itself, not whether "
     "it is right: --dataset says that. On random weights they are noise, and the report says so (model_kind).",
     "The picture shows tokens that stay as they were with yellow frames, and with blue frames those that others were "

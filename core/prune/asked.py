@@ -2,17 +2,20 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 import numpy as np
 from numpy.typing import NDArray
+from torch import Tensor
 
 from ..models.hf import quiet
 from .engine.hooks import pruned
 from .engine.sites import VisionLanguageSite
 from .engine.trace import Prefill
-from .measure.fidelity import TextAttention
+from .measure.fidelity import TextAttention, answer_log_probabilities
+from .measure.nearness import nearness
 from .measure.timing import PruneTimes, prune_times
 from .vlm.ask import Answer, PreparedPrompt, answer
 
@@ -59,16 +62,22 @@ class Question:
         if self.repeats:
             with quiet():
                 times = prune_times(model, inputs, stages, positions=positions, pictures=pictures, repeats=self.repeats)
-        return Pruned(said, trace.last, times)
+
+        def follow() -> Tensor:
+            with pruned(model, stages, positions=positions, site=self.site, pictures=pictures):
+                return answer_log_probabilities(model, inputs, self.plain.ids)
+
+        return Pruned(said, trace.last, times, nearness(self.plain, said, follow))
 
 
 @dataclass(frozen=True, slots=True)
 class Pruned:
-    """What a method left, what the model says then, and how long it takes."""
+    """What a method left, what the model says then, how long it takes, and how near that is to the whole model."""
 
     answer: Answer
     prefill: Prefill
     times: PruneTimes | None
+    near: Mapping[str, float]
 
     @property
     def offer(self) -> OfferedAnswer | None:

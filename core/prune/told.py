@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import Any
@@ -14,6 +15,7 @@ from ..report.sections import Facts, Row, Section, Table
 from .asked import Pruned, Question
 from .measure.cost import cost_of
 from .measure.fidelity import divergence, same_answer, same_top
+from .measure.nearness import oracle_agreement
 from .options import PruneOptions
 
 
@@ -28,6 +30,7 @@ def metrics_of(question: Question, done: Pruned) -> dict[str, float]:
             "scoring_seconds": fewer.scoring,
         }  # fmt: skip
     cost, before, after = cost_of(question.site, done.prefill), question.plain, done.answer
+    agreement = oracle_agreement(question.attention, done.prefill)
     return {
         "tokens_before": done.prefill.before[0], "tokens_after": int((done.owner >= 0).sum()),
         "mean_retention": cost.retention, "multiply_adds_before": cost.multiply_adds_before,
@@ -36,7 +39,8 @@ def metrics_of(question: Question, done: Pruned) -> dict[str, float]:
         "logit_kl": divergence(before.logits, after.logits),
         "top1_agreement": float(same_top(before.logits, after.logits)),
         "answers_equal": float(same_answer(before.text, done.text)),
-        "attention_mass": question.attention.mass_kept(done.prefill), **_exit_metrics(done), **times,
+        "attention_mass": question.attention.mass_kept(done.prefill), **done.near,
+        **{name: value for name, value in agreement.items() if not math.isnan(value)}, **_exit_metrics(done), **times,
     }  # fmt: skip
 
 

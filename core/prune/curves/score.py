@@ -8,6 +8,7 @@ from typing import Any
 
 import numpy as np
 import torch
+from torch import Tensor
 
 from ...errors import InputError
 from ...models.geometry import Geometry
@@ -15,12 +16,14 @@ from ...models.loaded import Loaded
 from ..data.samples import QuestionSample
 from ..engine.checks import Positions
 from ..engine.hooks import pruned
+from ..engine.moment import PruneStage
 from ..engine.prompts import OfferedAnswer
 from ..engine.sites import VisionLanguageSite
 from ..engine.trace import Prefill
 from ..measure.cost import cost_of
 from ..measure.evidence import evidence, padding, padding_share, recall
-from ..measure.fidelity import TextAttention, TextWatch, divergence, same_answer, same_top
+from ..measure.fidelity import TextAttention, TextWatch, answer_log_probabilities, divergence, same_answer, same_top
+from ..measure.nearness import nearness, oracle_agreement
 from ..vlm.ask import Answer, PreparedBatch, PreparedPrompt, answers, batch, prepare_file
 from .answers import Rule, judged
 from .options import QUESTION
@@ -97,6 +100,17 @@ def score(
             if offer is not None:
                 about |= _offered(sample, asking, offer, pruned_answers[index].text)
             kept = _against(sample, plain[index], pruned_answers[index], trace.last, index, looks[index], questions)
+
+            def follow(index: int = index, stages: Sequence[PruneStage] = stages) -> Tensor:
+                one = ready[index]
+                with pruned(
+                    loaded.model, stages, positions=asking.positions, site=site, pictures=(one.pictures,),
+                    ids=(asked[index].id,),
+                ):  # fmt: skip
+                    return answer_log_probabilities(loaded.model, one.inputs, plain[index].ids)
+
+            kept |= nearness(plain[index], pruned_answers[index], follow)
+            kept |= oracle_agreement(looks[index], trace.last, index)
             cost_now = _cost(site, trace.last, index)
             named = {"method": point.method, "seed": point.seed, "keep": point.retention}
             records.append(about | kept | cost_now | named)
@@ -153,7 +167,8 @@ def _itself(sample: QuestionSample, geometry: Geometry) -> dict[str, Any]:
     seen = sample.boxes is not None and len(evidence(geometry, sample.boxes)) > 0
     return {
         "method": FULL, "seed": 0, "keep": 1.0, "counted": 1.0, "kl": 0.0, "top1": True, "same_answer": True,
-        "attention_mass": 1.0, "evidence_recall": 1.0 if seen else None,
+        "attention_mass": 1.0, "top5_overlap": 1.0, "log_p_change": 0.0, "perplexity_ratio": 1.0,
+        "last_token_cosine": 1.0, "evidence_recall": 1.0 if seen else None,
         "padding_share": padding_share(every, padding(geometry)),
     }  # fmt: skip
 

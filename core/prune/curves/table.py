@@ -17,6 +17,10 @@ from ..sgl.tradeoff import exit_tradeoff
 from .points import FULL
 
 Record = Mapping[str, Any]
+NEAR = (
+    "top5_overlap", "log_p_change", "perplexity_ratio", "last_token_cosine", "oracle_spearman", "oracle_overlap"
+)  # fmt: skip
+"""Means of level B (section 3) beside those of section 8."""
 _THIRD = 1 / 3
 EXIT_TITLE = "accuracy against the share of questions that the large model is asked"
 
@@ -95,6 +99,7 @@ def point_row(point: Scored, samples: Sequence[str]) -> dict[str, Any]:
         "kl_mean": _mean(kl), "kl_p95": float(np.nanpercentile(kl, 95)) if np.isfinite(kl).any() else math.nan,
         "top1_agree": _mean(point.values("top1", samples)), "seq_agree": _mean(point.values("same_answer", samples)),
         "attn_mass": _mean(point.values("attention_mass", samples)),
+        **{name: _mean(point.values(name, samples)) for name in NEAR},
         "evidence_recall": recall.value, "evidence_low": recall.low, "evidence_high": recall.high,
         "padding_share": _mean(point.values("padding_share", samples)),
         "top_bottom_gap": _gap(scores, point.firsts("place", samples)),

@@ -18,7 +18,7 @@ from .draw import draw
 from .options import ORACLE, RANDOM
 from .points import FULL, TOLERANCE
 from .records import read_parts, write_lines
-from .table import Scored, area_rows, exit_curve, gathered, pair_row, point_row
+from .table import NEAR, Scored, area_rows, exit_curve, gathered, pair_row, point_row
 
 POINTS, PLOT = "points.jsonl", "curves.png"
 RANDOM_WEIGHTS = "random"
@@ -34,7 +34,7 @@ EARLY_EXIT = (
 )
 _JUDGED = frozenset(
     ("accuracy", "ci_low", "ci_high", "accuracy_sd", "kl_mean", "kl_p95", "top1_agree", "seq_agree", "attn_mass",
-     "evidence_recall", "evidence_low", "evidence_high", "top_bottom_gap")
+     "evidence_recall", "evidence_low", "evidence_high", "top_bottom_gap", *NEAR)
 )  # fmt: skip
 """What a model that was never trained says nothing about."""
 _SHORT = (

@@ -82,11 +82,3 @@ def padding_share(kept: Tensor, outside: Tensor) -> float:
         See ``padding``.
     """
     return float(outside[kept].mean()) if len(kept) else math.nan
-
-
-def bottom_share(kept: Tensor, geometry: Geometry) -> float:
-    """Share of the kept tokens with a place whose middle is in the lower half of the picture; 1/2 is no preference."""
-    places = geometry.patches()
-    below = geometry.positions()[:, 0] > geometry.size[0] / 2
-    there = torch.isin(places, kept)
-    return float(below[there].double().mean()) if there.any() else math.nan

@@ -91,12 +91,15 @@ class Answer:
         Behind the last token of the prompt.
     log_probabilities : Tensor [G], float32
         Of ``ids``, in nats.
+    state : Tensor [D], float32
+        Of the last token of the prompt, behind the last normalisation.
     """
 
     text: str
     ids: Tensor
     logits: Tensor
     log_probabilities: Tensor
+    state: Tensor
 
 
 def prepare(loaded: Loaded, pictures: Sequence[ColourPicture], prompt: str, *, video: bool = False) -> PreparedPrompt:
@@ -205,7 +208,9 @@ def answers(loaded: Loaded, questions: PreparedBatch, *, max_new_tokens: int) ->
         If the model cannot run: weights that are no numbers, parts that do not fit, too little memory.
     """
     found = greedy(loaded.model, questions.inputs, max_new_tokens=max_new_tokens)
-    return tuple(Answer(said(loaded, one.ids), one.ids, one.logits[0], one.log_probabilities) for one in found)
+    return tuple(
+        Answer(said(loaded, one.ids), one.ids, one.logits[0], one.log_probabilities, one.state) for one in found
+    )
 
 
 def said(loaded: Loaded, ids: Tensor) -> str:

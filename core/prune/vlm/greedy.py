@@ -25,10 +25,13 @@ class GreedyTokens:
         The one that ends the answer included.
     logits : Tensor [G, V], float32
         Each token is the largest of its row.
+    state : Tensor [D], float32
+        Of the last token of the prompt, behind the last normalisation.
     """
 
     ids: Tensor
     logits: Tensor
+    state: Tensor
 
     @property
     def log_probabilities(self) -> Tensor:
@@ -57,6 +60,13 @@ def greedy(
         If the model cannot run: weights that are no numbers, parts that do not fit, too little memory.
     """
     longest = min(max_new_tokens, model.generation_config.max_new_tokens or max_new_tokens)
+    states: list[Tensor] = []
+
+    def note(base: Any, args: Any, output: Any) -> None:
+        if not states:  # the first call reads the prompt
+            states.append(output.last_hidden_state[:, -1].float())
+
+    handle = model.base_model.register_forward_hook(note)
     try:
         with quiet():
             out: Any = model.generate(
@@ -68,6 +78,8 @@ def greedy(
     except Exception as error:  # of any kind: parts that do not fit, a device that is full
         family = model.config.model_type
         raise OptionError(f"{{{field}}}: {family} cannot answer ({reason_of(error)}).") from error
+    finally:
+        handle.remove()
     length = inputs["input_ids"].shape[1]
     logits = torch.stack(out.logits, 1).float()  # [B, G, V]
     if not bool(logits.isfinite().all()):
@@ -77,10 +89,10 @@ def greedy(
         )
     ends = torch.tensor(sorted(ends_of(model)), dtype=torch.int64, device=logits.device)
     found = []
-    for ids, steps in zip(out.sequences[:, length:], logits, strict=True):
+    for ids, steps, state in zip(out.sequences[:, length:], logits, states[0], strict=True):
         over = torch.isin(ids, ends).nonzero().flatten()
         count = int(over[0]) + 1 if len(over) else len(ids)
-        found.append(GreedyTokens(ids[:count], steps[:count]))
+        found.append(GreedyTokens(ids[:count], steps[:count], state))
     return tuple(found)
 
 

@@ -9,7 +9,7 @@ import pytest
 import torch
 
 from attn.core.models.geometry import Geometry, PatchGrid, tiled
-from attn.core.prune.measure.evidence import bottom_share, evidence, padding, padding_share, recall
+from attn.core.prune.measure.evidence import evidence, padding, padding_share, recall
 
 GRID = Geometry((40, 40), 0, 0, (PatchGrid(0, (4, 4), (0, 0, 40, 40)),))
 """Patches of 10 px."""
@@ -47,9 +47,3 @@ def test_tokens_without_a_place_are_no_padding_and_no_evidence() -> None:
     assert padding(cells).tolist() == [0] * 19
     assert evidence(cells, np.array([[0.0, 0, 20, 20]])).tolist() == [1, 2, 15]
     assert evidence(cells, np.array([[20.0, 20, 40, 40]])).tolist() == [10, 11, 18]
-
-
-def test_bottom_share() -> None:
-    assert bottom_share(torch.arange(16), GRID) == 0.5
-    assert bottom_share(torch.tensor([0, 8, 9, 15]), GRID) == 0.75
-    assert math.isnan(bottom_share(torch.tensor([]), GRID))
