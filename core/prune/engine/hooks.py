@@ -101,6 +101,8 @@ class _Run:
         self.watch = TowerWatch(site, [layer for some in layers for layer in some]) if layers else None
         self.site, self.positions, self.pictures, self.trace = site, positions, pictures, PruneTrace()
         self.stages = {stage.layer: stage for stage in stages}
+        once = 0 in self.stages and self.stages[0].renumber and not site.has_grid_positions
+        self.anew_in_front = positions == "compact" or once
         self.places = attention_places(site.text) if any(stage.attention for stage in stages) else []
         self.choosing = False  # a method may run the model itself
         self.pixels: dict[str, Tensor] = {}
@@ -153,7 +155,7 @@ class _Run:
         prompts.compact = self.positions == "compact"
         self.prompts = prompts
         self.everything = self.rows = whole(prompts)  # of which the second are left
-        self.cached = CachedPrompts(self.rows.length, self.positions)
+        self.cached = CachedPrompts(self.rows.length, self.positions, self.anew_in_front)
         self.given: dict[str, Any] = {}  # what layers get instead of the language model's own
         prefill = Prefill(prompts.counts, self.rows.length, notes=prompts.notes, offers=prompts.offers)
         self.trace.prefills.append(prefill)
@@ -187,7 +189,7 @@ class _Run:
         kwargs["inputs_embeds"] = embeds
         if index is not None:
             own = self.rows.slots if ids is None else ids_at(ids, index)
-            ids = self.rows.renumbered() if self.positions == "compact" else own
+            ids = self.rows.renumbered() if self.anew_in_front else own
             # without a mask, gaps between positions are taken for packed sequences
             kwargs |= {"position_ids": ids, "attention_mask": self.rows.alive.long()}
         return args, kwargs

@@ -113,6 +113,9 @@ class PruneStage:
         the tokens come from.
     pixels : bool
         ``choose`` looks at ``prompts.pixels``.
+    renumber : bool
+        At layer 0: what is left is numbered anew once, whatever becomes of positions behind later choices. Models whose
+        positions are rows and columns of the picture keep them.
     """
 
     layer: int
@@ -120,3 +123,4 @@ class PruneStage:
     attention: tuple[str, ...] = ()
     tower: tuple[int, ...] | None = None
     pixels: bool = False
+    renumber: bool = False

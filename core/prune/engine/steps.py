@@ -30,12 +30,15 @@ class CachedPrompts:
     length : int
         Of the prompts.
     positions : {"keep", "compact"}
+    anew_in_front : bool
+        What was left in front of the language model is numbered anew.
     layers : list of KeptRows or None
         Of each layer the rows in its cache; None: all of them.
     """
 
     length: int
     positions: Positions
+    anew_in_front: bool
     layers: list[KeptRows | None] = field(default_factory=list)
 
     def stay_with(self, cache: Any) -> None:
@@ -81,7 +84,7 @@ class Step:
         if rows is None:
             return {}
         given: dict[str, Any] = {"attention_mask": torch.cat([rows.alive, self.tail], 1).long()}
-        if self.prompts.positions == "compact":
+        if self.prompts.anew_in_front:
             given["position_ids"] = rows.behind(self.done)
         elif not self.numbered:  # they were counted in the cache, which is short
             ids = kwargs.get("position_ids")

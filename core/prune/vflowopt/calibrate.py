@@ -69,14 +69,18 @@ def calibrate_vflowopt(
     )  # fmt: skip
     known = Tried(
         options.common.output.with_suffix(".search.jsonl"),
-        plain({**identity(options), "model": loaded.fingerprint, "split": marks, "box": box}), run.warnings,
+        plain({
+            **identity(options), "model": loaded.fingerprint, "split": marks, "box": box,
+            "stage1_positions": VFlowOpt().stage1_positions,
+        }),
+        run.warnings,
     )  # fmt: skip
 
     def strategy(point: Vector) -> FlowStrategy:
         t, side, alpha, first, second = (float(value) for value in point)
         return FlowStrategy(
             share, t, alpha, side, first, second, None, layers, VFlowOpt().vision_layer_in(site), "mean",
-            mean, std, loaded.fingerprint, marks,
+            mean, std, loaded.fingerprint, marks, stage1_positions=VFlowOpt().stage1_positions,
         )  # fmt: skip
 
     for number in range(options.iterations):

@@ -10,7 +10,7 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import torch
 
@@ -57,6 +57,9 @@ class VFlowOpt(Pruner):
         Over the important patches: the code and the released settings, or the paper.
     pixel_mean, pixel_std : tuple of float
         Of the image processor.
+    stage1_positions : {"compact", "keep"}
+        Behind stage 1 tokens are numbered anew, as the released code does, or keep their positions, as the paper says;
+        inside the language model they keep them. Where positions are rows and columns they are kept; a note says so.
     """
 
     calibration: Path | None = None
@@ -72,6 +75,7 @@ class VFlowOpt(Pruner):
     reduce: Reduce = "mean"
     pixel_mean: tuple[float, ...] = ()
     pixel_std: tuple[float, ...] = ()
+    stage1_positions: Literal["compact", "keep"] = "compact"
 
     def __post_init__(self) -> None:
         for name in ("first", "second", "third"):
@@ -80,6 +84,8 @@ class VFlowOpt(Pruner):
                 raise UsageError(f"vflowopt: {name} {value} is no share above 0 and up to 1.")
         if (self.first is None) != (self.second is None) or (self.first is None and self.third is not None):
             raise UsageError("vflowopt: first and second go together, and third with them; or give none of them.")
+        if self.stage1_positions not in ("compact", "keep"):
+            raise UsageError(f"vflowopt: stage1_positions {self.stage1_positions!r} is neither compact nor keep.")
         if self.side is not None and self.side < 1:
             raise UsageError(f"vflowopt: side {self.side}: a cell is 1 token wide at least.")
         if self.alpha and (len(self.pixel_mean) != 3 or len(self.pixel_std) != 3):
@@ -97,7 +103,7 @@ class VFlowOpt(Pruner):
             solved(keep.share, own.first, own.second, layers, site.depth)
         before = partial(_before, own, keep, layers, vision, self.warnings(site))
         return [
-            PruneStage(0, before, tower=(vision,)),
+            PruneStage(0, before, tower=(vision,), renumber=own.stage1_positions == "compact"),
             PruneStage(layers[0], partial(_second, own, keep, layers)),
             PruneStage(layers[1], partial(_third, own, keep, layers)),
         ]
@@ -138,10 +144,11 @@ class VFlowOpt(Pruner):
     def of(cls, found: FlowStrategy) -> VFlowOpt:
         """The method with the settings of a strategy."""
         reduce: Any = found.reduce
+        positions: Any = found.stage1_positions
         return cls(
             t=found.t, alpha=found.alpha, side=found.side, first=found.first, second=found.second, third=found.third,
             second_layer=found.layers[0], third_layer=found.layers[1], vision_layer=found.vision_layer, reduce=reduce,
-            pixel_mean=found.pixel_mean, pixel_std=found.pixel_std,
+            pixel_mean=found.pixel_mean, pixel_std=found.pixel_std, stage1_positions=positions,
         )  # fmt: skip
 
     def layers_in(self, site: VisionLanguageSite) -> tuple[int, int]:
@@ -168,6 +175,8 @@ def _before(
     """Stage 1 (section 3.3)."""
     for text in told:
         moment.prompts.note(text)
+    if method.stage1_positions == "compact" and moment.prompts.site.has_grid_positions:
+        moment.prompts.note("vflowopt: positions are rows and columns in this model; behind stage 1 they are kept")
     flow = flow_map(
         moment, vision, t=method.t, alpha=method.alpha, reduce=method.reduce, pixel_mean=method.pixel_mean,
         pixel_std=method.pixel_std,

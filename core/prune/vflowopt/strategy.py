@@ -38,6 +38,8 @@ class FlowStrategy:
     vision_layer : int
         Of the image tower, from 0.
     reduce : str
+    stage1_positions : str
+        See ``VFlowOpt``; a file that does not say was found with ``keep``.
     pixel_mean, pixel_std : tuple of 3 float
         Of the model's image processor: entropy is that of true grey values.
     model : str
@@ -63,6 +65,7 @@ class FlowStrategy:
     model: str = ""
     split: tuple[str, ...] = ()
     found: Mapping[str, Any] = field(default_factory=dict)
+    stage1_positions: str = "keep"
 
     def write(self, path: Path) -> None:
         """As JSON, atomically."""

@@ -6,6 +6,7 @@ Levels A1 to A7 of methods/prune-evaluation.md, section 2, for every class of mo
 from __future__ import annotations
 
 import copy
+from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -154,6 +155,35 @@ def test_compact_positions(plan: Plan) -> None:
             positions = torch.arange(len(slots))
         hidden = layer(hidden, position_embeddings=text.rotary_emb(hidden, positions[None]))
     with pruned(model, stages_of(plan), positions="compact"):
+        close(model(**inputs).logits, model.lm_head(text.norm(hidden)))
+        answer = model.generate(**inputs, **GREEDY)
+        whole = model(input_ids=answer.sequences[:, :-1], pixel_values=inputs["pixel_values"]).logits
+        batch = together("llava", [question("llava"), question("llava", after=9)])
+        padded = model.generate(**batch, **GREEDY)
+    close(torch.cat(answer.logits), whole[0, -4:])
+    for one, other in zip(padded.logits, answer.logits, strict=True):
+        close(one[0], other[0])
+
+
+@torch.no_grad()
+def test_positions_numbered_anew_in_front_only() -> None:
+    """What later choices leave keeps the positions that the choice in front of the language model gave."""
+    model, inputs = untrained("llava"), question("llava")
+    text = model.model.language_model
+    seen: list[Tensor] = []
+    handle = text.layers[0].register_forward_pre_hook(lambda module, args: seen.append(args[0]))
+    model(**inputs)
+    handle.remove()
+    hidden, slots = seen[0], torch.arange(inputs["input_ids"].shape[1])
+    lost, positions = gone(THREE, inputs), slots
+    for number, layer in enumerate(text.layers):
+        if number in lost:
+            stays = ~lost[number][0, slots]
+            hidden, slots, positions = hidden[:, stays], slots[stays], positions[stays]
+            positions = torch.arange(len(slots)) if number == 0 else positions
+        hidden = layer(hidden, position_embeddings=text.rotary_emb(hidden, positions[None]))
+    front, *others = stages_of(THREE)
+    with pruned(model, [replace(front, renumber=True), *others]):
         close(model(**inputs).logits, model.lm_head(text.norm(hidden)))
         answer = model.generate(**inputs, **GREEDY)
         whole = model(input_ids=answer.sequences[:, :-1], pixel_values=inputs["pixel_values"]).logits
