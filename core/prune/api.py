@@ -82,7 +82,8 @@ def prune(
             raise UsageError("saved: the folder names method, keep, positions and settings. Leave them out.")
         method, keep, positions, settings = _of_folder(model, saved)
     network = model.model if isinstance(model, Loaded) else model
-    if is_image_transformer(network) or (class_of(method) and not is_vision_language(network)):
+    # a vision-language model may hold an image transformer, such as DINOv2: what is pruned is its language model
+    if not is_vision_language(network) and (is_image_transformer(network) or class_of(method)):
         with image_pruner_of(method, settings).applied(image_site(network), keep_of(keep)) as images:
             yield images
         return

@@ -60,3 +60,20 @@ def test_what_it_is_asked_for_is_known() -> None:
             pass
     with pytest.raises(UsageError, match="Linear: visual tokens"), attn.prune(torch.nn.Linear(2, 2)):
         pass
+
+
+def test_a_tower_that_is_an_image_transformer_itself() -> None:
+    """DINOv2 in front of a language model: the language model is pruned, not the tower."""
+    from transformers import Dinov2Config, LlamaConfig, LlavaConfig, LlavaForConditionalGeneration
+
+    torch.manual_seed(0)
+    tower = Dinov2Config(hidden_size=16, num_hidden_layers=2, num_attention_heads=2, image_size=28, patch_size=7)
+    text = LlamaConfig(
+        vocab_size=20, hidden_size=16, intermediate_size=24, num_hidden_layers=3, num_attention_heads=2,
+        num_key_value_heads=2,
+    )  # fmt: skip
+    model = LlavaForConditionalGeneration(LlavaConfig(vision_config=tower, text_config=text, image_token_index=19))
+    ids = torch.tensor([[1, *[19] * 16, 2, 3]])
+    with attn.prune(model.eval(), "fastv", keep=0.25, layer=1) as trace, torch.inference_mode():
+        model(input_ids=ids, attention_mask=torch.ones_like(ids), pixel_values=torch.randn(1, 3, 28, 28))
+    assert [counts for (counts,) in trace.last.visual] == [16, 4, 4]
