@@ -40,5 +40,7 @@ KINDS = Registry(
 FIGURES: Mapping[str, str] = {
     "collapse": "attn.core.probe.collapse.figure:draw",
     "vit": "attn.core.probe.vit.run:draw",
+    "contrast": "attn.core.probe.contrast.figure:draw",
+    "densities": "attn.core.probe.contrast.figure:draw_densities",
 }
 """Kind of figure -> the function that draws it from a file, a ``panel.Drawing``; imported on use."""

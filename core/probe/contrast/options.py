@@ -97,8 +97,10 @@ KIND = Verb(
         (
             "NAME.contrast.npz",
             "Arrays: ratio [tokens], map and mask [h, w], box (x0, y0, x1, y1), entropy and entropy_raw [layers], task "
-            "and general (attention of every step and layer, [steps, layers, tokens]).",
+            "and general (attention of every step and layer, [steps, layers, tokens]), and picture and crop, shrunk "
+            "for the figure.",
         ),
+        ("NAME.contrast.json", "How the figure was made, and its tables: attn probe redraw makes it again."),
         ("shapes.contrast.png", "Of drawn scenes: entropy and accuracy over the density of texture."),
     ),
     notes=(

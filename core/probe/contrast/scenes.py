@@ -23,9 +23,9 @@ from ...prune.data.drawn import drawn_samples
 from ...prune.measure.statistics import mean_interval, wilson
 from ...prune.shapes.scenes import DENSITIES
 from ...prune.told import model_kind
-from ...report.model import Item, Report, summarise
+from ...report.model import Item, Report, command_line_of, summarise
 from ...report.sections import Table
-from .figure import draw_densities
+from ..panel import FigureData, Origin, write_figure
 from .options import ContrastOptions
 
 MEANS = ("entropy", "accuracy", "accuracy_after")
@@ -43,17 +43,25 @@ def look_at_scenes(
         row, entropy = density_row(loaded, carve, source, density, watcher, warnings, (number, len(DENSITIES)))
         rows.append(row)
         layers += [{"density": density, "layer": layer, "entropy": value} for layer, value in enumerate(entropy)]
-    draw_densities(path, rows, title=f"{source}, {options.choice.model}")
+    metrics = {name: float(np.mean([row[name] for row in rows])) for name in MEANS}
+    facts = {"model": options.choice.model, "model_kind": model_kind(loaded, options.choice.model)}
+    told = tuple(dict.fromkeys(warnings))
+    sections = (
+        Table("densities", rows, title="By density of texture", short=[_brief(row) for row in rows]),
+        Table("layers", layers, title="Entropy by layer", detail=True),
+    )
+    estimates = {
+        name: np.array([[row[f"{name}{end}"] for row in rows] for end in ("", "_low", "_high")]) for name in MEANS
+    }
+    origin = Origin(command_line_of(arguments), options.choice.model, loaded.fingerprint)
+    data = FigureData(
+        "densities", f"{source}, {options.choice.model}", {"density": np.array(DENSITIES), **estimates}, facts, origin
+    )
+    files = write_figure(path, data, metrics=metrics, sections=sections, warnings=told)
     seconds = time.perf_counter() - start
     item = Item(
-        source, str(path), "ok", seconds, warnings=tuple(dict.fromkeys(warnings)), files={"figure": str(path)},
-        metrics={name: float(np.mean([row[name] for row in rows])) for name in MEANS},
-        details={"model": options.choice.model, "model_kind": model_kind(loaded, options.choice.model)},
-        sections=(
-            Table("densities", rows, title="By density of texture", short=[_brief(row) for row in rows]),
-            Table("layers", layers, title="Entropy by layer", detail=True),
-        ),
-    )  # fmt: skip
+        source, str(path), "ok", seconds, warnings=told, files=files, metrics=metrics, details=facts, sections=sections
+    )
     return Report("probe", attn.__version__, arguments, str(loaded.model.device), seconds, (item,), summarise([item]))
 
 

@@ -39,7 +39,7 @@ def test_a_picture(folder: Path, tmp_path: Path) -> None:
     asked = options(folder, name, prompt="what colour is it", output=str(tmp_path / "out"))
     (item,) = run(asked).items
     assert item.status == "ok", item.error
-    assert set(item.files) == {"figure", "arrays", "crop"}
+    assert set(item.files) == {"figure", "arrays", "facts", "crop"}
     assert all(Path(file).stat().st_size for file in item.files.values())
     assert {"entropy", "entropy_raw", "texture", "colours", "mask_share", "answers_equal"} <= set(item.metrics)
     with np.load(item.files["arrays"]) as arrays:
@@ -50,7 +50,7 @@ def test_a_picture(folder: Path, tmp_path: Path) -> None:
     (again,) = run(asked).items
     assert (again.status, again.warnings) == ("skipped", ())
     (other,) = run(options(folder, name, prompt="where is it", output=str(tmp_path / "out"))).items
-    assert "another model, question or settings" in other.warnings[0]
+    assert "another model or other settings" in other.warnings[0]
 
 
 def test_without_contrast_nothing_is_cut(folder: Path, tmp_path: Path) -> None:
