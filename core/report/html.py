@@ -6,35 +6,32 @@ content security policy forbids it to load or run anything even so.
 
 from __future__ import annotations
 
-import base64
 import functools
 import math
-import os
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
-from io import BytesIO
 from pathlib import Path
 from typing import Any
-from urllib.parse import quote
 
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
 from markupsafe import Markup
 
+from .inline import Pictures, pictures_of
 from .model import Report, means, metric_names, number, plain, rest_of_summary, unit_of
 from .sections import Curve, Row
 from .words import in_words
 
-MAX_SIDE = 1600  # px, longer side of an inlined picture: wide enough for any screen, small enough for a hundred
-MAX_INLINE_BYTES = 48 * 2**20  # of all pictures together, before base64
-MEDIA = {".png": "image/png", ".jpg": "image/jpeg", ".jpeg": "image/jpeg", ".svg": "image/svg+xml"}
+PAGE = 64
+"""So many inputs are shown at a time; the others are a link away, on the same page."""
 COLOURS = ("var(--accent)", "var(--bad)", "var(--good)", "var(--wait)", "var(--soft)")
 
 
 def page(report: Report, path: Path) -> str:
     """The whole page. ``path`` is where it will lie: links and pictures are looked for from there as well.
 
-    Pictures beyond ``MAX_INLINE_BYTES`` in all are linked instead of inlined, so that a batch of thousands still opens.
+    It stays below 20 MB (``inline.MAX_INLINE_BYTES``), so that a batch of thousands still opens.
     """
+    numbered = list(enumerate(report.items))
     shown = {section.name for item in report.items for section in item.sections} if len(report.items) == 1 else set()
     return (
         _environment()
@@ -46,7 +43,8 @@ def page(report: Report, path: Path) -> str:
             names=metric_names(report.items),
             averages=means(report),
             unit=unit_of(report.items),
-            pictures=_Pictures(path.parent),
+            pictures=Pictures(path.parent, pictures_of(report)),
+            pages=[numbered[start : start + PAGE] for start in range(0, len(numbered), PAGE)],
             summary=rest_of_summary(report),
             sections=[section for section in report.sections if section.name not in shown],
             arguments={name: value for name, value in report.arguments.items() if name != "argv"},
@@ -73,6 +71,7 @@ def _environment() -> Environment:
     made.filters |= {
         "plain": plain,
         "shown": number,
+        "rounded": lambda value: "–" if plain(value) is None else f"{value:.3g}",
         "words": lambda name, unit: in_words(str(name), unit),
         "sentence": lambda text: text.replace("_", " ")[:1].upper() + text.replace("_", " ")[1:],
         "columns": _columns,
@@ -92,72 +91,6 @@ def _columns(rows: Sequence[Row]) -> dict[str, bool]:
     return {
         key: any(_numeric(row.get(key)) for row in rows) for key in dict.fromkeys(key for row in rows for key in row)
     }
-
-
-@dataclass(frozen=True, slots=True)
-class _Files:
-    """Files of an item: name and data: URI of those that the page shows, the rest."""
-
-    inlined: Sequence[tuple[str, str, str]]
-    linked: Sequence[tuple[str, str]]
-
-
-class _Pictures:
-    """Inlines the pictures of all items within one budget of bytes."""
-
-    def __init__(self, folder: Path) -> None:
-        self.folder, self.left = folder, MAX_INLINE_BYTES
-
-    def address(self, name: str) -> str:
-        """Of a link that works while report and file keep their places relative to each other."""
-        target = os.path.relpath(self._find(name), self.folder)
-        return quote(os.fsencode(target))  # a colon becomes %3A, so that no name can pass for a scheme
-
-    def sort(self, files: Mapping[str, str]) -> _Files:
-        """The pictures among the files, as far as the budget goes, and the others."""
-        sources = [(what, name, self.inline(name)) for what, name in files.items()]
-        return _Files([source for source in sources if source[2]], [source[:2] for source in sources if not source[2]])
-
-    def _find(self, name: str) -> Path:
-        """Names are relative to the working directory; a worker's may be relative to the report."""
-        path = Path(name)
-        return path if path.exists() or not (self.folder / path).exists() else self.folder / path
-
-    def inline(self, name: str) -> str:
-        """A data: URI, or nothing for a file that is no picture, cannot be read, or would pass the budget."""
-        path = self._find(name)
-        media = MEDIA.get(path.suffix.lower())
-        if not media or not path.is_file() or path.stat().st_size > 4 * MAX_INLINE_BYTES:
-            return ""
-        data = path.read_bytes()
-        if media != "image/svg+xml":
-            data = _shrink(data)
-        if not data or len(data) > self.left:
-            return ""
-        self.left -= len(data)
-        return f"data:{media};base64,{base64.b64encode(data).decode('ascii')}"
-
-
-def _shrink(data: bytes) -> bytes:
-    """The same picture in the same format, no side over ``MAX_SIDE``; nothing when it is broken."""
-    from PIL import Image
-
-    try:
-        with Image.open(BytesIO(data)) as image:
-            if max(image.size) <= MAX_SIDE:
-                image.verify()
-                return data
-            kind = image.format
-            if image.mode.startswith("I"):  # 16-bit grey: Pillow would clip, not scale, on the way to 8 bits
-                small = image.convert("I").point(lambda v: v / 256).convert("L")
-            else:
-                small = image.convert("RGBA" if "A" in image.getbands() or "transparency" in image.info else "RGB")
-            small.thumbnail((MAX_SIDE, MAX_SIDE))
-            out = BytesIO()
-            small.save(out, format=kind)
-            return out.getvalue()
-    except (OSError, ValueError, SyntaxError, Image.DecompressionBombError):  # what Pillow raises on broken files
-        return b""
 
 
 @dataclass(frozen=True, slots=True)

@@ -21,7 +21,7 @@ from hypothesis import strategies as st
 from PIL import Image
 
 from attn.core.errors import UsageError
-from attn.core.report import html
+from attn.core.report import inline
 from attn.core.report.model import Item, Report, dumps, summarise
 from attn.core.report.sections import Curve, Facts, Picture, Section, Table, Words
 from attn.core.report.write import check_report_path, render, write_report
@@ -287,11 +287,11 @@ def test_any_loss_curve_is_drawn_or_left_out(losses: Any) -> None:
 
 @pytest.mark.parametrize(("mode", "grey"), [("L", 128), ("I;16", 128 * 257)])
 def test_large_pictures_are_reduced(tmp_path: Path, mode: str, grey: int) -> None:
-    pixels = np.full((300, 4 * html.MAX_SIDE), grey, np.uint8 if mode == "L" else np.uint16)
+    pixels = np.full((300, 4 * inline.MAX_SIDE), grey, np.uint8 if mode == "L" else np.uint16)
     Image.fromarray(pixels).save(tmp_path / "wide.png")
     (source,) = page(done(files={"figure": str(tmp_path / "wide.png")})).values("img", "src")
     with Image.open(io.BytesIO(base64.b64decode(source.partition(",")[2]))) as image:
-        assert image.size == (html.MAX_SIDE, 75)
+        assert image.size == (inline.MAX_SIDE, 75)
         assert image.mode == "L" or image.convert("L").getextrema() == (128, 128)
         assert abs(image.convert("L").getpixel((5, 5)) - 128) <= 1  # type: ignore[operator]
 
@@ -308,7 +308,7 @@ def test_broken_picture_is_a_link(tmp_path: Path) -> None:
 def test_pictures_beyond_the_budget_are_links(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     Image.fromarray(np.random.default_rng(0).integers(0, 255, (64, 64), np.uint8)).save(tmp_path / "a.png")
     size = (tmp_path / "a.png").stat().st_size
-    monkeypatch.setattr(html, "MAX_INLINE_BYTES", 2 * size)
+    monkeypatch.setattr(inline, "MAX_INLINE_BYTES", 2 * size)
     seen = page(*(done(files={"figure": str(tmp_path / "a.png")}) for _ in range(3)))
     assert len(seen.values("img", "src")) == 2
 
