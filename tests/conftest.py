@@ -30,6 +30,7 @@ CIRCUMSTANCES = (
     "does not decode",
     "rounds such keys to ties",
     "root may",  # what is forbidden to others
+    "no browser here",
     "benchmark-skip",
 )
 """What skips may be for, where ``CI`` is set. A package that is missing is none: what tests need is in ``.[dev]``."""

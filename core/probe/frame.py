@@ -30,7 +30,7 @@ from ..models.pictures import PICTURE_SUFFIXES
 from ..options import identity, stated, values
 from ..progress import Bars, Watcher
 from ..report.model import Item, Report, command_line_of
-from ..report.sections import Section, Table
+from ..report.sections import Facts, Section, Table
 from .panel import FigureData, Origin, read_document, write_figure
 
 Step = Callable[[int, int], None]
@@ -150,10 +150,11 @@ def _look(task: Task, step: Step, word: str, one: Looking, options: Any, origin:
         task.output, FigureData(found.figure or word, found.title, found.arrays, found.facts, origin),
         metrics=found.metrics, sections=found.sections, warnings=found.warnings,
     )  # fmt: skip
+    told = {name for section in found.sections if isinstance(section, Facts) for name in section.values}
     return Item(
         input=task.name, output=str(task.output), status="ok", seconds=0.0, metrics=found.metrics,
         files=files | {name: str(path) for name, path in further.items()}, warnings=found.warnings,
-        details=found.facts, sections=found.sections,
+        details={name: value for name, value in found.facts.items() if name not in told}, sections=found.sections,
     )  # fmt: skip
 
 

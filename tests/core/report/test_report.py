@@ -146,7 +146,7 @@ def test_any_file_name_survives(name: str) -> None:
     assert json.loads(dumps(one))["items"][0]["input"] == name
     rows = list(csv.reader(io.StringIO(render(one, "r.csv"), newline="")))
     assert rows[1][0] == csv_cell(name)
-    assert "".join(Page(render(one, "r.html")).text("h2")) == name
+    assert "".join(Page(render(one, "r.html")).text("h2")) == f"{name}This run"
     table = [line for line in render(one, "r.md").split("\n") if line.startswith("| ")]
     assert len({len(re.findall(r"(?<!\\)(?:\\\\)*\|", line)) for line in table[:2]}) == 1
 
