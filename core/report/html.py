@@ -16,7 +16,7 @@ from typing import Any
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
 from markupsafe import Markup
 
-from .inline import Pictures, pictures_of
+from .inline import InlinedPictures, pictures_of
 from .model import Report, means, metric_names, number, plain, rest_of_summary, unit_of
 from .sections import Curve, Row
 from .words import in_words
@@ -43,7 +43,7 @@ def page(report: Report, path: Path) -> str:
             names=metric_names(report.items),
             averages=means(report),
             unit=unit_of(report.items),
-            pictures=Pictures(path.parent, pictures_of(report)),
+            pictures=InlinedPictures(path.parent, pictures_of(report)),
             pages=[numbered[start : start + PAGE] for start in range(0, len(numbered), PAGE)],
             summary=rest_of_summary(report),
             sections=[section for section in report.sections if section.name not in shown],

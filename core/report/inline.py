@@ -1,4 +1,4 @@
-"""Pictures inside a page: as they are where there is room, else smaller; the files stay as they are."""
+"""InlinedPictures inside a page: as they are where there is room, else smaller; the files stay as they are."""
 
 from __future__ import annotations
 
@@ -49,7 +49,7 @@ class _Files:
     linked: Sequence[tuple[str, str]]
 
 
-class Pictures:
+class InlinedPictures:
     """Inlines the pictures of a report within one budget of bytes, each with an equal share of what is left of it.
 
     Parameters
