@@ -1,6 +1,6 @@
 """Small models that come in packages: what is on this machine, and how to get the rest.
 
-Two are ours and come with attn. data/MODELS.md says what is in the others. Imports neither torch nor the packages;
+Four are ours and come with attn. data/MODELS.md says what is in the others. Imports neither torch nor the packages;
 adding one is a line here, and a reader of its own where it is no folder of transformers.
 """
 
@@ -112,6 +112,14 @@ EMBEDDED: Mapping[str, PackagedModel] = {
         PackagedModel(
             "shapes-guide", "its smaller, weaker guide", "attn", "attn", "core/models/weights/shapes-guide", 1, "",
             tasks=("vision-language",),
+        ),
+        PackagedModel(
+            "shapes-vit", "the ViT that names drawn shapes", "attn", "attn", "core/models/weights/shapes-vit", 1, "",
+            tasks=("vision", "classifier"),
+        ),
+        PackagedModel(
+            "shapes-cnn", "the CNN that names drawn shapes", "attn", "attn", "core/models/weights/shapes-cnn", 1, "",
+            tasks=("classifier",),
         ),
     )
 }  # fmt: skip

@@ -6,11 +6,12 @@ import hashlib
 import importlib.util
 import json
 import os
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 from ..errors import InputError
+from ..io.atomic import write_text
 from ..io.kinds import open_regular
 from ..memory import read_within
 from ..options import OptionError
@@ -79,3 +80,8 @@ def read_json(path: Path) -> Any:
         raise OptionError(f"{{model}}: {path} {what}.") from None
     except (OSError, ValueError, RecursionError) as error:
         raise OptionError(f"{{model}}: {path} cannot be read ({error}).") from None
+
+
+def write_json(path: Path, content: Mapping[str, Any]) -> None:
+    """Write a file as the folders of models hold it, atomically."""
+    write_text(path, json.dumps(content, indent=2, sort_keys=True) + "\n")

@@ -19,6 +19,9 @@ from ..network import network
 from ..options import OptionError
 from ..text import reason_of
 from . import hf
+from .convolutional import FAMILY as CONVOLUTIONAL
+from .convolutional import SUFFIXES as WEIGHTS
+from .convolutional import load_convolutional, load_convolutional_file
 from .embedded import EMBEDDED
 from .files import check_regular, fingerprint, read_json, weight_files
 from .footprint import check_fits
@@ -57,7 +60,7 @@ def load_model(
     ----------
     name : str
         Of an embedded model (``attn.core.models.embedded``), a folder (transformers, timm, open_clip), or a Hugging
-        Face id that is on this machine.
+        Face id that is on this machine; of a classifier also a file of weights of AlexNet or VGG (``convolutional``).
     task : str
         ``"text"``: hidden states of texts. ``"causal"``: a language model. ``"vision"``: hidden states of images; of a
         model with two towers, the one for images. ``"classifier"``: the same with the head of its classes, where the
@@ -80,6 +83,8 @@ def load_model(
     kind = pick_dtype(dtype) if isinstance(dtype, str) else dtype
     if name in EMBEDDED:
         return _embedded(name, task, place, kind)
+    if task == "classifier" and (file := path_of(name)).suffix in WEIGHTS and file.is_file():
+        return load_convolutional_file(file, device=place, dtype=kind)
     folder = find_folder(name, _possible(name, task), allow_download=allow_download)
     return load_folder(folder, task, device=place, dtype=kind)
 
@@ -159,6 +164,9 @@ def load_folder(folder: Path, task: Task, *, device: torch.device, dtype: torch.
         if "architecture" in config and "model_type" not in config:
             _only(folder, "timm", task, ("vision", "classifier"))
             return load_timm(folder, config, device=device, dtype=dtype)
+        if config.get("model_type") == CONVOLUTIONAL:
+            _only(folder, "a convolutional classifier", task, ("classifier",))
+            return load_convolutional(folder, device=device, dtype=dtype)
         return _transformers(folder, task, device, dtype)
     except AttnError:
         raise

@@ -35,6 +35,14 @@ RECIPES = Registry(
             status="ours",
         ),
         Method(
+            "shapes-classifier",
+            home="attn.core.train.shapes_classifier.options:RECIPE",
+            summary="the small CNN and ViT that ship, on drawn pictures",
+            paper="ours",
+            year=2026,
+            status="ours",
+        ),
+        Method(
             "as-vit",
             home="attn.core.train.as_vit.options:RECIPE",
             summary="a ViT that drops patches by learned thresholds, to a budget of multiply-adds",

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
 from typing import Any
 
@@ -10,6 +9,7 @@ import torch
 from safetensors.torch import save
 
 from ...io.atomic import write_bytes, write_text
+from ...models.files import write_json
 from ...prune.shapes.scenes import PATCH, SIDE
 from ...prune.shapes.words import BOS, EOS, IMAGE, NUMBER, PAD, WORDS
 from .data import MEAN, STD
@@ -35,25 +35,25 @@ def write_model(model: Any, weights: Path) -> None:
     state.pop("lm_head.weight")  # tied to the embeddings
     write_bytes(weights, save(state, {"format": "pt"}))
     config = model.config.to_dict() | {"architectures": [type(model).__name__], "dtype": "float16"}
-    _write(folder / "config.json", config)
+    write_json(folder / "config.json", config)
     ends = {"bos_token_id": NUMBER[BOS], "eos_token_id": NUMBER[EOS], "pad_token_id": NUMBER[PAD]}
     # one word: with few of its visual tokens left the model answers right and then forgets to stop
-    _write(folder / "generation_config.json", {**ends, "max_new_tokens": 1, "do_sample": False})
+    write_json(folder / "generation_config.json", {**ends, "max_new_tokens": 1, "do_sample": False})
     write_text(folder / "tokenizer.json", tokeniser().to_str(pretty=True) + "\n")
     special = {"bos_token": BOS, "eos_token": EOS, "pad_token": PAD, "extra_special_tokens": {"image_token": IMAGE}}
-    _write(folder / "tokenizer_config.json", {"tokenizer_class": "PreTrainedTokenizerFast", **special})
+    write_json(folder / "tokenizer_config.json", {"tokenizer_class": "PreTrainedTokenizerFast", **special})
     square = {"height": SIDE, "width": SIDE}
     images = {
         "image_processor_type": "LlavaImageProcessor", "do_pad": True, "size": {"shortest_edge": SIDE},
         "crop_size": square, "image_mean": [MEAN] * 3, "image_std": [STD] * 3, "resample": 3,
         "do_resize": True, "do_center_crop": True, "do_rescale": True, "do_normalize": True, "do_convert_rgb": True,
     }  # fmt: skip
-    _write(folder / "preprocessor_config.json", images)
+    write_json(folder / "preprocessor_config.json", images)
     joint = {
         "processor_class": "LlavaProcessor", "patch_size": PATCH, "num_additional_image_tokens": 1,
         "vision_feature_select_strategy": "default", "image_token": IMAGE,
     }  # fmt: skip
-    _write(folder / "processor_config.json", joint)
+    write_json(folder / "processor_config.json", joint)
     write_text(folder / "chat_template.jinja", TEMPLATE)
 
 
@@ -70,10 +70,6 @@ def tokeniser() -> Any:
     )
     assert words.get_vocab_size() == len(WORDS)
     return words
-
-
-def _write(path: Path, content: dict[str, Any]) -> None:
-    write_text(path, json.dumps(content, indent=2, sort_keys=True) + "\n")
 
 
 def rounded(model: Any) -> None:

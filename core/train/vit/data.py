@@ -17,9 +17,7 @@ from ...io.photo.read import PHOTO_SUFFIXES
 from ...io.tables import StoredImage, TablePicture, is_saved, read_parquet, read_picture, read_saved
 from ...memory import check_memory
 from ...models.images import ImagePreparation
-from ...prune.shapes.drawing import render
-from ...prune.shapes.scenes import SIDE, SIZES, draw_scenes
-from ...prune.shapes.words import COLOURS, SHAPES
+from ...prune.shapes.labelled import CLASSES, labelled_scenes
 from ...prune.vit.trained import MEAN, STD
 from ..priorclip.recipe import random_crop
 from .options import DRAWN
@@ -151,21 +149,14 @@ def drawn(counts: Mapping[str, int], size: int, seed: int) -> PictureSplits:
     """Windows of scenes of one large shape in one colour, which lies in the window; a class is both."""
     parts = {}
     for number, (split, count) in enumerate(counts.items()):
-        generator = np.random.default_rng((seed, 7, number))
-        scenes = draw_scenes(generator, 4 * count + 40, most=1, digits=0.0)
-        scenes = scenes.select(np.flatnonzero(scenes.side[:, 0] == SIZES.max())[:count])
-        boxes = scenes.boxes()[:, 0]
-        corners = generator.integers(np.maximum(0, boxes[:, 2:] - WINDOW), np.minimum(SIDE - WINDOW, boxes[:, :2]) + 1)
-        pictures = render(generator, scenes)
-        windows = [picture[y : y + WINDOW, x : x + WINDOW] for picture, (x, y) in zip(pictures, corners, strict=True)]
-        images = torch.from_numpy(np.stack(windows)).permute(0, 3, 1, 2).contiguous()
+        scenes = labelled_scenes(np.random.default_rng((seed, 7, number)), count, WINDOW, most=1, digits=0.0)
+        images = torch.from_numpy(scenes.pictures).permute(0, 3, 1, 2).contiguous()
         if size != WINDOW:
             smooth = F.interpolate(images.float(), (size, size), mode="bicubic", antialias=True, align_corners=False)
             images = smooth.clamp(0, 255).round().to(torch.uint8)
-        labels = torch.from_numpy(scenes.shape[:, 0] * len(COLOURS) + scenes.colour[:, 0])
-        parts[split] = LabelledPictures(images, labels, (f"{split}: {count} drawn with seed {seed}",))
-    classes = tuple(f"{colour} {shape}" for shape in SHAPES for colour in COLOURS)
-    return PictureSplits(parts, classes, ("drawn pictures of one shape each",))
+        named = (f"{split}: {count} drawn with seed {seed}",)
+        parts[split] = LabelledPictures(images, torch.from_numpy(scenes.label), named)
+    return PictureSplits(parts, CLASSES, ("drawn pictures of one shape each",))
 
 
 _Row = tuple[str, str, Path | StoredImage]
