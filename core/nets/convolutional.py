@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterator, Mapping, Sequence
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -72,10 +73,10 @@ def folded(net: ConvolutionalClassifier) -> ConvolutionalClassifier:
     layers: list[nn.Module] = []
     for module in net.features:
         if isinstance(module, nn.BatchNorm2d):
-            layers[-1] = fuse_conv_bn_eval(layers[-1], module)
+            layers[-1] = fuse_conv_bn_eval(layers[-1], module)  # type: ignore[arg-type, type-var]
         else:
             layers.append(module)
-    grid = int(net.avgpool.output_size)  # type: ignore[call-overload]
+    grid: Any = net.avgpool.output_size
     return ConvolutionalClassifier(nn.Sequential(*layers), grid, net.classifier).eval()
 
 

@@ -5,7 +5,6 @@ Specification: methods/salient-relevance.md, sections 3.2 and 3.3.
 
 from __future__ import annotations
 
-
 from dataclasses import dataclass
 from functools import partial
 from typing import Literal, get_args
@@ -126,5 +125,3 @@ def pixel_bounds(mean: tuple[float, ...], std: tuple[float, ...]) -> Bounds:
     """Black and white as a model sees them, [C, 1, 1] each."""
     of, by = (torch.tensor(values)[:, None, None] for values in (mean, std))
     return -of / by, (1 - of) / by
-
-

@@ -154,7 +154,7 @@ def with_context(scale_maps: Sequence[Tensor], focus: float) -> Tensor:
         foci = to_unit(values) > focus
         if bool(foci.any()):
             away = torch.from_numpy(distance_transform_edt(~foci.numpy())).to(values) / max(values.shape)
-            values = values * (1 - away / away.max().clamp(min=1e-12))  # noqa: PLW2901
+            values = values * (1 - away / away.max().clamp(min=1e-12))
         near.append(values)
     return to_unit(torch.stack(near).mean(0))
 

@@ -23,11 +23,11 @@ class ShapesClassifierOptions:
         A VGG of a few convolutions, or a ViT of 8 x 8 patches.
     width : int
         Channels of a token, or of the last convolutions.
-    layers : int
-        Blocks of the ViT, with four heads each, or convolutions, each of which halves the picture.
+    layers : int or None
+        Blocks of the ViT, with four heads each, or convolutions, each of which halves the picture; None: 6, or 4.
     steps, warmup, batch : int
     learning_rate : float
-        Of AdamW; of a ViT, Muon fits the matrices inside the blocks with eight times as much.
+        Of AdamW; of a ViT, Muon fits the matrices inside the blocks with ten times as much.
     weight_decay : float
     judged : int
         Pictures of an evaluation; the final one takes twice as many, of another seed.
@@ -38,12 +38,15 @@ class ShapesClassifierOptions:
 
     output: OutputFolder
     net: Annotated[Literal["cnn", "vit"], Option("A small VGG or a small ViT.", metavar="cnn|vit")] = "vit"
-    width: Annotated[int, Option("Channels of a token, or of the last convolutions.", metavar="C", least=8)] = 96
-    layers: Annotated[int, Option("Blocks, or convolutions.", metavar="N", least=1, most=6)] = 4
-    steps: Annotated[int, Option(metavar="N", least=2, resumable=True)] = 1500
+    width: Annotated[int, Option("Channels of a token, or of the last convolutions.", metavar="C", least=8)] = 64
+    layers: Annotated[
+        int | None,
+        Option("Blocks, or convolutions.", metavar="N", least=1, most=6, shown="6 blocks, 4 convolutions"),
+    ] = None
+    steps: Annotated[int, Option(metavar="N", least=2, resumable=True)] = 2000
     warmup: Annotated[int, Option("Steps in which the rate rises.", metavar="N", least=0)] = 100
-    batch: Annotated[int, Option("Pictures per step, drawn anew for each.", metavar="N", least=2)] = 48
-    learning_rate: LearningRate = 1.5e-3
+    batch: Annotated[int, Option("Pictures per step, drawn anew for each.", metavar="N", least=2)] = 32
+    learning_rate: LearningRate = 2e-3
     weight_decay: WeightDecay = 0.02
     judged: Annotated[int, Option("Pictures of an evaluation.", metavar="N", least=1, resumable=True)] = 1000
     evaluate_every: Annotated[
@@ -58,6 +61,11 @@ class ShapesClassifierOptions:
             raise OptionError(f"{{width}}: {self.width} must be a multiple of 8.")
         if self.steps <= self.warmup:
             raise OptionError(f"{{warmup}}: {self.warmup} steps leave nothing of {{steps}} {self.steps}.")
+
+    @property
+    def depth(self) -> int:
+        """Blocks or convolutions."""
+        return self.layers or {"vit": 6, "cnn": 4}[self.net]
 
 
 RECIPE = Verb(

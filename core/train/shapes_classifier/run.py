@@ -21,7 +21,7 @@ from ...prune.shapes.labelled import CLASSES, labelled_set
 from ...prune.shapes.sets import TEST
 from ...report.model import Report
 from .options import ShapesClassifierOptions
-from .recipe import PREPARATION, ClassifierRecipe, GuidedViT, accuracy
+from .recipe import PREPARATION, ClassifierRecipe, accuracy
 
 
 def train_shapes_classifier(
@@ -52,16 +52,16 @@ def train_shapes_classifier(
         recipe = ClassifierRecipe(options, run.device)
         plan = Plan(
             steps=options.steps, warmup=options.warmup, learning_rate=options.learning_rate, average=0.98,
-            weight_decay=options.weight_decay, evaluate_every=options.evaluate_every,
+            stable=0.5, floor=0.02, weight_decay=options.weight_decay, evaluate_every=options.evaluate_every,
         )  # fmt: skip
         outcome = run.fit(recipe, plan, identity={"pictures": "drawn"}, optimizer=recipe.optimizer)
         metrics: dict[str, float] = {}
         if outcome.best and not outcome.interrupted:
-            recipe.model.eval()
+            recipe.guided.eval()
             count = 2 * options.judged
 
             def write(path: Path) -> None:
-                _write(recipe.model, path)
+                _write(recipe.guided.net, path)
                 written = load_folder(path.parent, "classifier", device=run.device, dtype=torch.float32)
                 metrics["accuracy"] = accuracy(written.model, labelled_set(count, seed=TEST), run.device)
 
@@ -78,10 +78,9 @@ def _write(model: Any, weights: Path) -> None:
     if isinstance(model, ConvolutionalClassifier):
         write_convolutional(folded(model), weights, labels=CLASSES, images=PREPARATION)
         return
-    assert isinstance(model, GuidedViT)
-    state = {name: value.detach().cpu().half().contiguous() for name, value in model.vit.state_dict().items()}
+    state = {name: value.detach().cpu().half().contiguous() for name, value in model.state_dict().items()}
     write_bytes(weights, save(state, {"format": "pt"}))
-    config = model.vit.config.to_dict() | {"architectures": [type(model.vit).__name__], "dtype": "float16"}
+    config = model.config.to_dict() | {"architectures": [type(model).__name__], "dtype": "float16"}
     write_json(weights.parent / "config.json", config)
     write_json(weights.parent / "preprocessor_config.json", preprocessor(PREPARATION))
 
