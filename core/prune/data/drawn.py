@@ -1,4 +1,4 @@
-"""Scenes that are drawn: ``shapes[:TASK][:SEED]xN``."""
+"""Scenes that are drawn: ``shapes[:TASK][:SEED]xN``; and pictures with a class, ``shapes[:SEED]xN``."""
 
 from __future__ import annotations
 
@@ -8,6 +8,7 @@ from typing import Any
 import numpy as np
 
 from ...errors import UsageError, did_you_mean
+from ..shapes.labelled import LabelledScenes, labelled_set
 from ..shapes.sets import evaluation_set
 from ..shapes.words import TASKS
 from .samples import QuestionSample
@@ -59,3 +60,20 @@ def drawn_samples(source: str, seed: int, **scenes: Any) -> tuple[QuestionSample
                 )
             )
     return tuple(samples)
+
+
+def drawn_classes(source: str, seed: int) -> LabelledScenes:
+    """N pictures with a class and the box of its object; ``seed`` is that of sources that name none.
+
+    Raises
+    ------
+    UsageError
+        If the source names a task, which these pictures do not have, or N is 0.
+    """
+    spelt = _SPELT.fullmatch(source)
+    assert spelt is not None
+    if spelt["task"] is not None:
+        raise UsageError(f"{source}: pictures with a class have no task. Write shapes[:SEED]xN, as in shapesx100.")
+    if not int(spelt["count"]):
+        raise UsageError(f"{source}: no picture is to be drawn. Write how many behind x, as in shapesx100.")
+    return labelled_set(int(spelt["count"]), seed=int(spelt["seed"] or seed))
