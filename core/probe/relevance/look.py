@@ -28,8 +28,6 @@ from .propagate import Relevance, gradient_times_input, propagate
 from .regions import heat_map
 from .saliency import SaliencySettings, context_saliency, resized
 
-REMOVAL_STEPS = 10
-
 
 @dataclass(frozen=True, slots=True)
 class Looked:
@@ -113,7 +111,7 @@ class Looker:
         target : int, optional
             Default: the class with the highest logit.
         trust : bool
-            Deletion, insertion and randomised weights as well: about 600 forward passes.
+            Deletion, insertion and randomised weights as well: about 900 forward passes.
         step : callable
             Told how much is done.
         """
@@ -154,7 +152,7 @@ class Looker:
         def predict(pictures: Tensor) -> Tensor:
             return forward(links, pictures).softmax(1)[:, target]
 
-        return deletion_insertion(predict, place, values, steps=REMOVAL_STEPS, seeds=seeds, seed=self.seed)
+        return deletion_insertion(predict, place, values, seeds=seeds, seed=self.seed)
 
     def untrained(
         self, pixels: Tensor, target: int, told: Callable[[int], None] = lambda done: None
@@ -215,7 +213,9 @@ def class_of(wanted: str | None, loaded: Loaded) -> int | None:
             return int(wanted)
         raise OptionError(f"{{target}}: {wanted}: the model has {classes} classes, numbered from 0.")
     if not labels:
-        raise OptionError(f"{{target}}: the classes of this model have no names. Give a number from 0 to {classes - 1}.")
+        raise OptionError(
+            f"{{target}}: the classes of this model have no names. Give a number from 0 to {classes - 1}."
+        )
     near = get_close_matches(wanted.casefold(), folded, n=4, cutoff=0.4)
     shown = ", ".join(labels[folded.index(name)] for name in near) or ", ".join(labels[:6])
     raise OptionError(f"{{target}}: no class named {wanted!r}. {'Near' if near else 'Some'}: {shown}.")

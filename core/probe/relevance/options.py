@@ -77,14 +77,12 @@ class RelevanceOptions:
         Option("What keeps a rule from dividing by 0.", metavar="X", above=0.0, most=1.0,
                shown="1e-9 of official, else 1e-6"),
     ] = None  # fmt: skip
-    max_side: Annotated[
-        int, Option("Side that saliency is computed at.", metavar="PX", least=64, most=512)
-    ] = 250
+    max_side: Annotated[int, Option("Side that saliency is computed at.", metavar="PX", least=64, most=512)] = 250
     nearest: Annotated[int, Option("Patches that each patch is compared to.", metavar="K", least=1)] = 64
     position: Annotated[float, Option("Weight of distance in the picture.", metavar="C", least=0.0)] = 3.0
     focus: Annotated[float, Option("Saliency of a focus of attention.", metavar="SHARE", above=0.0, below=1.0)] = 0.8
     trust: Annotated[
-        bool, Option("Deletion, insertion and randomised weights: some 600 forward passes per picture.")
+        bool, Option("Deletion, insertion and randomised weights: some 900 forward passes per picture.")
     ] = True
     allow_download: Annotated[bool, Option("Ask the Hugging Face hub for an id that is not here.")] = False
     device: Device = "auto"
@@ -147,8 +145,8 @@ KIND = Verb(
         "model with random weights as well, so it is no line of trust.",
         "official is the released code, faults included: an unsigned epsilon, and overlapping windows of max pooling "
         "that lose relevance. Its average pooling, which that code leaves out, is propagated.",
-        "A file of weights alone has no names of classes: --target takes a number. Pictures are prepared as torchvision "
-        "does: shorter side 256, the middle 224 x 224.",
+        "A file of weights alone has no names of classes: --target takes a number. Pictures are prepared as those "
+        "networks expect: shorter side 256, the middle 224 x 224.",
     ),
     columns=("class", "probability", "conserved", "regions", "deletion", "insertion", "trusted"),
 )

@@ -25,7 +25,7 @@ from ...prune.data.drawn import drawn_classes
 from ...prune.measure.statistics import mean_interval, wilson
 from ...prune.shapes.labelled import CLASSES, LabelledScenes
 from ...report.model import Item, Report, command_line_of, summarise
-from ...report.sections import Table, Trust
+from ...report.sections import Table, Trust, TrustLine
 from ..frame import request_of, settings_of
 from ..panel import FigureData, FigureFile, Origin, write_figure
 from ..trust.lines import UNTRAINED, line
@@ -66,7 +66,7 @@ def look_at_scenes(
         kept.append(conserved)
         told.step("pictures", number + 1, of)
     rows = [_row(name, [one[name] for one in found]) for name in MAPS]
-    lines = ()
+    lines: tuple[TrustLine, ...] = ()
     if options.trust:
         few = range(min(JUDGED, len(scenes)))
         untrained = []

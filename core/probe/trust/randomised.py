@@ -20,9 +20,11 @@ from ...errors import UsageError
 def randomised(model: nn.Module, seed: int) -> Iterator[None]:
     """The model with all its weights drawn anew; on leaving, also through an exception, they are back to the bit.
 
-    A weight is drawn from the normal distribution with the mean and the standard deviation of its own tensor: signals
-    keep their scale, so that a map that changes does not do so because the model fell silent. A tensor of one value
-    (biases of 0, gains of 1) stays as it is, and so do buffers (running statistics).
+    A weight is drawn from the normal distribution: a matrix or kernel with mean 0 and the root mean square of its own
+    tensor, a vector with mean and standard deviation of its own. Signals keep their scale, so that a map that changes
+    does not do so because the model fell silent; a matrix with its small mean kept would silence every ReLU behind a
+    layer of many positive inputs. A tensor of one value (biases of 0, gains of 1) stays as it is, and so do buffers
+    (running statistics).
 
     Parameters
     ----------
@@ -91,8 +93,11 @@ def _drawn(weights: dict[str, nn.Parameter], seed: int) -> Iterator[str]:
 
 
 def _alike(weight: Tensor, generator: torch.Generator) -> Tensor:
-    """A draw with the mean and standard deviation of a tensor; one that is constant stays itself."""
+    """A draw of the scale of a tensor, see ``randomised``; one that is constant stays itself."""
     values = weight.detach().double().cpu()
-    spread = values.std(correction=0) if values.numel() else values.sum()
     noise = torch.randn(values.shape, generator=generator, dtype=torch.float64)
-    return (values.mean() + spread * noise).to(weight.dtype) if spread > 0 else weight
+    if not values.numel() or values.std(correction=0) == 0:
+        return weight
+    if values.ndim > 1:
+        return (values.square().mean().sqrt() * noise).to(weight.dtype)
+    return (values.mean() + values.std(correction=0) * noise).to(weight.dtype)

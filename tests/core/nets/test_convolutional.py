@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-
 import pytest
 import torch
 from torch import Tensor, nn
@@ -90,7 +88,3 @@ def test_weights_of_something_else(change: object, said: str) -> None:
     state = vgg_like(normed=True).state_dict()
     with pytest.raises(ValueError, match=said):
         classifier_of(change(state))  # type: ignore[operator]
-
-
-def test_stages(widths: Sequence[int] = (4, 8)) -> None:
-    assert vgg(widths, 6, 3, grid=4)(torch.rand(1, 3, 16, 16)).shape == (1, 3)

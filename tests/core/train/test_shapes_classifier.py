@@ -1,4 +1,4 @@
-"""The recipe of the classifiers that ship: a killed run goes on, its folder loads, patches are labelled where they lie."""
+"""The recipe of the classifiers that ship: a killed run goes on, its folder loads, labels are where the object is."""
 
 from __future__ import annotations
 
