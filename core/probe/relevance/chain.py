@@ -14,7 +14,7 @@ from ...models.family import ATTENTIONS
 
 
 @dataclass(frozen=True, slots=True)
-class Layer:
+class ChainLayer:
     """One layer; ``name`` is the module's in the model."""
 
     name: str
@@ -45,7 +45,7 @@ class Added:
         return first + second
 
 
-Link = Layer | Added
+Link = ChainLayer | Added
 
 FLATTEN = "(flatten)"
 """What a model's ``forward`` does itself between two of its parts."""
@@ -140,9 +140,9 @@ def _links(module: nn.Module, name: str) -> list[Link]:
         return [link for part in parts for link in _part(module, name, part)]
     if isinstance(module, nn.BatchNorm2d | nn.BatchNorm1d):
         activation = getattr(module, "act", None)  # timm's BatchNormAct2d
-        return [Layer(name, module), *(_links(activation, _joined(name, "act")) if activation is not None else [])]
+        return [ChainLayer(name, module), *(_links(activation, _joined(name, "act")) if activation is not None else [])]
     if isinstance(module, _KNOWN):
-        return [Layer(name, module)]
+        return [ChainLayer(name, module)]
     if not list(module.children()) and not list(module.parameters()) and hasattr(module, "flatten"):
         return _average(module, name)
     raise UsageError(
@@ -155,13 +155,13 @@ def _average(module: nn.Module, name: str) -> list[Link]:
     """timm's FastAdaptiveAvgPool: the mean over the picture."""
     if type(module).__name__ != "FastAdaptiveAvgPool":
         raise UsageError(f"{name} is {type(module).__name__}, for which no rule of relevance is known.")
-    whole = [Layer(name, nn.AdaptiveAvgPool2d(1))]
-    return [*whole, Layer(f"{name}.{FLATTEN}", nn.Flatten())] if module.flatten else [*whole]
+    whole = [ChainLayer(name, nn.AdaptiveAvgPool2d(1))]
+    return [*whole, ChainLayer(f"{name}.{FLATTEN}", nn.Flatten())] if module.flatten else [*whole]
 
 
 def _part(module: nn.Module, name: str, part: str) -> list[Link]:
     if part == FLATTEN:
-        return [Layer(_joined(name, part), nn.Flatten())]
+        return [ChainLayer(_joined(name, part), nn.Flatten())]
     inner = getattr(module, part)
     return [] if inner is None else _links(inner, _joined(name, part))
 
@@ -190,22 +190,22 @@ def _folded(links: Sequence[Link]) -> list[Link]:
     """Batch norm folded into the convolution or linear layer before it. Raises ``UsageError`` where there is none."""
     out: list[Link] = []
     for link in links:
-        if not isinstance(link, Layer) or not isinstance(link.module, nn.BatchNorm2d | nn.BatchNorm1d):
+        if not isinstance(link, ChainLayer) or not isinstance(link.module, nn.BatchNorm2d | nn.BatchNorm1d):
             out.append(link)
             continue
         before = out[-1] if out else None
-        if not isinstance(before, Layer) or not isinstance(before.module, WEIGHTED):
+        if not isinstance(before, ChainLayer) or not isinstance(before.module, WEIGHTED):
             raise UsageError(f"{link.name} is batch norm that follows no convolution or linear layer.")
         fuse = fuse_conv_bn_eval if isinstance(before.module, nn.Conv2d) else fuse_linear_bn_eval
         with torch.no_grad():
-            out[-1] = Layer(before.name, fuse(before.module, link.module))  # type: ignore[arg-type, type-var]
+            out[-1] = ChainLayer(before.name, fuse(before.module, link.module))  # type: ignore[arg-type, type-var]
     return out
 
 
-def walked(links: Sequence[Link]) -> Iterator[Layer]:
+def walked(links: Sequence[Link]) -> Iterator[ChainLayer]:
     """All layers of a chain, those of branches included."""
     for link in links:
-        if isinstance(link, Layer):
+        if isinstance(link, ChainLayer):
             yield link
         else:
             for branch in link.branches:

@@ -36,7 +36,7 @@ ALPHA, BETA = 2.0, 1.0
 
 
 @dataclass(frozen=True, slots=True)
-class Rules:
+class PropagationRules:
     """The rules of a composite.
 
     Parameters
@@ -69,7 +69,7 @@ class Rules:
         raise UsageError(f"{type(module).__name__} has no rule of relevance.")
 
 
-def rules_of(composite: str, *, epsilon: float | None = None, bounds: Bounds | None = None) -> Rules:
+def rules_of(composite: str, *, epsilon: float | None = None, bounds: Bounds | None = None) -> PropagationRules:
     """The rules that a composite's name means.
 
     Parameters
@@ -91,14 +91,14 @@ def rules_of(composite: str, *, epsilon: float | None = None, bounds: Bounds | N
     plus = partial(alpha_beta, alpha=1.0, beta=0.0, epsilon=e)
     if composite == "official":
         unsigned = partial(ratio, epsilon=e, signed=False)
-        return Rules(
+        return PropagationRules(
             partial(weights_positive, epsilon=e), unsigned, unsigned, unsigned,
             partial(winner_overwritten, epsilon=e), e,
         )  # fmt: skip
     if composite == "stable":
         # z+ of what is positive and of what is negative: on the linear layers of AlexNet and VGG, which see ReLU's
         # output, that is the official rule
-        return Rules(partial(plus, bias=False), shares, shares, shares, winner, e)
+        return PropagationRules(partial(plus, bias=False), shares, shares, shares, winner, e)
     both = partial(alpha_beta, alpha=ALPHA, beta=BETA, epsilon=e)
     of: dict[str, tuple[Rule, Rule]] = {
         "epsilon": (shares, shares),
@@ -107,7 +107,7 @@ def rules_of(composite: str, *, epsilon: float | None = None, bounds: Bounds | N
         "gamma-box": (partial(gamma, rate=GAMMA, epsilon=e), _boxed(bounds, e)),
     }
     convolution, first = of[_known(composite)]
-    return Rules(shares, convolution, first, shares, winner, e)
+    return PropagationRules(shares, convolution, first, shares, winner, e)
 
 
 def _boxed(bounds: Bounds | None, epsilon: float) -> Rule:

@@ -11,7 +11,7 @@ from ...report.canvas import literal
 from ..panel import FigureData, FigureFile, extent
 
 if TYPE_CHECKING:
-    from .look import Looked
+    from .look import LookedThrough
 
 CLIPPED = 0.99
 """Quantile of the absolute relevance at which the colours end."""
@@ -106,7 +106,7 @@ def _signs(panel: Any, data: FigureData) -> None:
     panel.set(title="sum of the relevance of the pixels", xlabel="in the unit of the logit")
 
 
-def overlay(picture: NDArray[np.uint8], found: Looked) -> NDArray[np.uint8]:
+def overlay(picture: NDArray[np.uint8], found: LookedThrough) -> NDArray[np.uint8]:
     """The SR map over the picture as the model sees it, [h, w, 3]."""
     import matplotlib
 

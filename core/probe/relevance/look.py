@@ -23,14 +23,14 @@ from ..trust.lines import UNTRAINED, removal_line, weights_line
 from ..trust.randomised import randomised
 from ..trust.removal import Removal, deletion_insertion
 from .chain import WEIGHTED, Link, chain_of, forward, walked
-from .composites import Rules, pixel_bounds, rules_of
+from .composites import PropagationRules, pixel_bounds, rules_of
 from .propagate import Relevance, gradient_times_input, propagate
 from .regions import heat_map
 from .saliency import SaliencySettings, context_saliency, resized
 
 
 @dataclass(frozen=True, slots=True)
-class Looked:
+class LookedThrough:
     """What was found in one picture.
 
     Parameters
@@ -86,7 +86,7 @@ class Looker:
     seed: int = 0
 
     @property
-    def rules(self) -> Rules:
+    def rules(self) -> PropagationRules:
         images = self.loaded.processor.images
         assert images is not None
         return rules_of(self.composite, epsilon=self.epsilon, bounds=pixel_bounds(images.mean, images.std))
@@ -102,7 +102,7 @@ class Looker:
     def look(
         self, pixels: Tensor, target: int | None = None, *, trust: bool = True,
         step: Callable[[int, int], None] = lambda done, of: None,
-    ) -> Looked:  # fmt: skip
+    ) -> LookedThrough:  # fmt: skip
         """Everything of a prepared picture.
 
         Parameters
@@ -122,7 +122,7 @@ class Looker:
         heat = heat_map(found.pixels)
         salient = self.salient(heat)
         gradient = _summed(gradient_times_input(links, self.batch(pixels), found.target))
-        looked = Looked(found, heat, salient, gradient)
+        looked = LookedThrough(found, heat, salient, gradient)
         step(2, parts)
         if not trust:
             return looked
@@ -135,7 +135,7 @@ class Looker:
             step(number, parts)
         untrained, gaps = self.untrained(pixels, found.target, lambda done: step(done + 5, parts))
         lines = (weights_line(looked.signed, untrained), removal_line(removals["relevance"], gaps))
-        return Looked(found, heat, salient, gradient, removals, lines)
+        return LookedThrough(found, heat, salient, gradient, removals, lines)
 
     def salient(self, heat: NDArray[np.uint8]) -> NDArray[np.float32]:
         """The SR map of a heat map, on the heat map's pixels."""

@@ -14,7 +14,7 @@ SCENES = "shapes"
 
 
 @dataclass(frozen=True, slots=True)
-class Pictures(Inputs):
+class ShownPictures(Inputs):
     """Pictures, or drawn ones."""
 
     NOTHING: ClassVar[str] = "Name pictures, directories, - for a list on stdin, example:photo, or shapesx100."
@@ -35,7 +35,7 @@ class RelevanceOptions:
 
     Parameters
     ----------
-    inputs : Pictures
+    inputs : ShownPictures
     model : str
         See ``attn.core.models.load``.
     target : str or None
@@ -53,7 +53,7 @@ class RelevanceOptions:
     placement : Placement
     """
 
-    inputs: Pictures
+    inputs: ShownPictures
     model: Annotated[
         str,
         Option(

@@ -12,8 +12,8 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from .chain import Layer, Link
-from .composites import Rules
+from .chain import ChainLayer, Link
+from .composites import PropagationRules
 from .rules import stabilised
 
 
@@ -61,14 +61,14 @@ class Relevance:
         return float(self.pixels.double().sum()) / start if start else float("nan")
 
 
-def propagate(links: Sequence[Link], rules: Rules, x: Tensor, target: int | None = None) -> Relevance:
+def propagate(links: Sequence[Link], rules: PropagationRules, x: Tensor, target: int | None = None) -> Relevance:
     """Relevance of a picture for a class.
 
     Parameters
     ----------
     links : sequence of links
         See ``chain.chain_of``.
-    rules : Rules
+    rules : PropagationRules
     x : Tensor, shape (1, C, h, w)
         As the model takes it.
     target : int, optional
@@ -95,14 +95,14 @@ def _inputs(links: Sequence[Link], x: Tensor) -> list[Tensor]:
 
 
 def _back(
-    links: Sequence[Link], inputs: Sequence[Tensor], rules: Rules, relevance: Tensor, told: list[Conserved], *,
-    sees_picture: bool,
+    links: Sequence[Link], inputs: Sequence[Tensor], rules: PropagationRules, relevance: Tensor,
+    told: list[Conserved], *, sees_picture: bool,
 ) -> Tensor:  # fmt: skip
     first = next((n for n, link in enumerate(links) if _is_weighted(link)), -1) if sees_picture else -1
     for number in reversed(range(len(links))):
         link, x = links[number], inputs[number]
         above = float(relevance.double().sum())
-        if isinstance(link, Layer):
+        if isinstance(link, ChainLayer):
             relevance = rules.of(link.module, first=number == first)(link.module, x, relevance).detach()
             kind = type(link.module).__name__
         else:
@@ -112,7 +112,7 @@ def _back(
 
 
 def _split(
-    branches: Sequence[Sequence[Link]], x: Tensor, rules: Rules, relevance: Tensor, told: list[Conserved], *,
+    branches: Sequence[Sequence[Link]], x: Tensor, rules: PropagationRules, relevance: Tensor, told: list[Conserved], *,
     sees_picture: bool,
 ) -> Tensor:  # fmt: skip
     """R_a = R a / (a + b), and so for b; then back through each branch."""
@@ -127,7 +127,7 @@ def _split(
 
 
 def _is_weighted(link: Link) -> bool:
-    return not isinstance(link, Layer) or bool(list(link.module.parameters()))
+    return not isinstance(link, ChainLayer) or bool(list(link.module.parameters()))
 
 
 def gradient_times_input(links: Sequence[Link], x: Tensor, target: int) -> Tensor:

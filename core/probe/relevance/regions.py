@@ -19,7 +19,7 @@ THRESHOLD = 0.5
 
 
 @dataclass(frozen=True, slots=True)
-class Region:
+class SalientRegion:
     """A connected part of the map.
 
     Parameters
@@ -46,7 +46,7 @@ def heat_map(relevance: Tensor) -> NDArray[np.uint8]:
     return (to_unit(relevance.abs()) * 255).to(torch.uint8).permute(1, 2, 0).cpu().numpy()
 
 
-def regions_of(saliency: NDArray[np.floating], relevance: NDArray[np.floating]) -> list[Region]:
+def regions_of(saliency: NDArray[np.floating], relevance: NDArray[np.floating]) -> list[SalientRegion]:
     """Connected parts (8 neighbours) where the saliency is above ``THRESHOLD``, the most salient first.
 
     Parameters
@@ -62,7 +62,7 @@ def regions_of(saliency: NDArray[np.floating], relevance: NDArray[np.floating]) 
         inside = numbers == number
         rows, columns = place
         regions.append(
-            Region(
+            SalientRegion(
                 (columns.start, rows.start, columns.stop, rows.stop), float(inside.mean()),
                 float(saliency[inside].sum()) / total, float(relevance[inside].sum()) / weight if weight else 0.0,
             )

@@ -24,9 +24,9 @@ from ...report.sections import Section, Table, Trust
 from ..frame import Finding, look_at_files
 from ..panel import shown
 from .figure import overlay
-from .look import Looked, Looker, check_classifier, class_of
+from .look import LookedThrough, Looker, check_classifier, class_of
 from .options import RelevanceOptions
-from .regions import Region, regions_of
+from .regions import SalientRegion, regions_of
 from .saliency import SaliencySettings
 
 WORD = "relevance"
@@ -102,7 +102,7 @@ def shown_part(pixels: Any, loaded: Loaded) -> Any:
     return np.clip(pixels.numpy() * std + mean, 0, 1)
 
 
-def metrics_of(found: Looked, regions: list[Region]) -> dict[str, float]:
+def metrics_of(found: LookedThrough, regions: list[SalientRegion]) -> dict[str, float]:
     metrics: dict[str, float] = {
         "class": found.relevance.target, "probability": found.probability, "conserved": found.relevance.conserved,
         "regions": len(regions),
@@ -114,7 +114,9 @@ def metrics_of(found: Looked, regions: list[Region]) -> dict[str, float]:
     return metrics
 
 
-def sections_of(found: Looked, regions: list[Region], loaded: Loaded, box: tuple[float, ...]) -> tuple[Section, ...]:
+def sections_of(
+    found: LookedThrough, regions: list[SalientRegion], loaded: Loaded, box: tuple[float, ...]
+) -> tuple[Section, ...]:
     """Trust, classes, regions, layers, and the maps side by side."""
     logits = found.relevance.logits.double()
     best = logits.topk(min(TOP_CLASSES, len(logits))).indices.tolist()
