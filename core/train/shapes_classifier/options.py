@@ -43,7 +43,7 @@ class ShapesClassifierOptions:
         int | None,
         Option("Blocks, or convolutions.", metavar="N", least=1, most=6, shown="6 blocks, 4 convolutions"),
     ] = None
-    steps: Annotated[int, Option(metavar="N", least=2, resumable=True)] = 2000
+    steps: Annotated[int, Option(metavar="N", least=2, resumable=True)] = 2500
     warmup: Annotated[int, Option("Steps in which the rate rises.", metavar="N", least=0)] = 100
     batch: Annotated[int, Option("Pictures per step, drawn anew for each.", metavar="N", least=2)] = 32
     learning_rate: LearningRate = 2e-3
@@ -79,7 +79,7 @@ RECIPE = Verb(
     """,
     examples=(
         ("attn train shapes-classifier --net vit -o run/", "The ViT that ships: minutes on one core."),
-        ("attn train shapes-classifier --net cnn -o run/", "The CNN that ships."),
+        ("attn train shapes-classifier --net cnn --steps 2000 -o run/", "The CNN that ships."),
         ("attn probe relevance photo.jpg --model run/", "Look into what was trained."),
     ),
     files=(

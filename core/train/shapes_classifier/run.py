@@ -88,7 +88,7 @@ def _write(model: Any, weights: Path) -> None:
 def card(facts: Mapping[str, Any], size: int) -> str:
     """The model card, Markdown."""
     options = facts["options"]
-    command = f"attn train shapes-classifier --net {options['net']} -o DIR"
+    command = f"attn train shapes-classifier --net {options['net']} --steps {options['steps']} -o DIR"
     return "\n".join([
         f"# shapes-{options['net']}", "",
         "A small image classifier: colour and shape of the largest object of a drawn picture of 64 px, among smaller",

@@ -79,7 +79,7 @@ def test_how_pictures_are_prepared_survives_its_file() -> None:
         assert again.cover == (images.cover or (min(images.size) if images.fit == "crop" else None))
 
 
-@pytest.mark.parametrize(("name", "least"), [("shapes-cnn", 0.9), ("shapes-vit", 0.5)])
+@pytest.mark.parametrize(("name", "least"), [("shapes-cnn", 0.97), ("shapes-vit", 0.92)])
 def test_the_models_that_ship(name: str, least: float) -> None:
     loaded = load_model(name, "classifier")
     assert loaded.labels == CLASSES
