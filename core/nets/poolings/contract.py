@@ -44,9 +44,12 @@ class Pooling(nn.Module, ABC):
         C' of ``ep``, C of all others.
     heads : int
         Of its attention; 0 where it has none.
+    paper_heads : int
+        How many the paper has; fewer are taken where they do not divide the width. 0: any number will do.
     """
 
     heads = 0
+    paper_heads = 0
 
     def __init__(self, shape: TokenShape) -> None:
         super().__init__()

@@ -15,9 +15,11 @@ from .contract import Pooling, TokenShape, WideMlp, fitting_heads, joined, split
 class AimPooling(Pooling):
     """AIM: batch norm over all tokens, one query that is used as it is, W_K and W_V, no output projection."""
 
+    paper_heads = 16
+
     def __init__(self, shape: TokenShape) -> None:
         super().__init__(shape)
-        self.heads = fitting_heads(shape.width, 16)
+        self.heads = fitting_heads(shape.width, self.paper_heads)
         self.cls_token = nn.Parameter(0.02 * torch.randn(1, 1, shape.width))
         self.k = nn.Linear(shape.width, shape.width, bias=False)
         self.v = nn.Linear(shape.width, shape.width, bias=False)
@@ -43,10 +45,12 @@ class AimPooling(Pooling):
 class SiglipPooling(Pooling):
     """SigLIP's attention pooling: a latent query, then y = x + MLP(x) without a norm."""
 
+    paper_heads = 8
+
     def __init__(self, shape: TokenShape) -> None:
         super().__init__(shape)
         width = shape.width
-        self.heads = fitting_heads(width, 8)
+        self.heads = fitting_heads(width, self.paper_heads)
         self.latent = nn.Parameter(torch.empty(1, 1, width))
         self.q, self.kv, self.proj = nn.Linear(width, width), nn.Linear(width, 2 * width), nn.Linear(width, width)
         self.mlp = WideMlp(width)
@@ -78,9 +82,11 @@ class PlainCrossAttention(nn.Module):
 class CaePooling(Pooling):
     """CAE: a query that starts at zero; queries, keys and values are normalised by three norms; no residual."""
 
+    paper_heads = 8
+
     def __init__(self, shape: TokenShape) -> None:
         super().__init__(shape)
-        self.heads = fitting_heads(shape.width, 8)
+        self.heads = fitting_heads(shape.width, self.paper_heads)
         self.query_token = nn.Parameter(torch.zeros(1, 1, shape.width))
         self.norm1_q, self.norm1_k, self.norm1_v = (nn.LayerNorm(shape.width) for _ in range(3))
         self.norm2_cross = nn.LayerNorm(shape.width)  # unused, as in the official code: its parameters are counted
