@@ -6,7 +6,7 @@ Source: methods/prune-evaluation.md, section 4.4; methods/vflowopt.md, section 6
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 from numpy.typing import NDArray
@@ -57,8 +57,8 @@ def against_plain(
     Returns
     -------
     dict of str to HeldOut
-        ``all`` (nothing pruned), ``optimised``, ``plain`` (t = 1, R1 = R2 = R3), ``mean attention`` (plain with t = 0)
-        and ``random 0``, …
+        ``all`` (nothing pruned), ``optimised``, the same ``numbered anew`` behind stage 1, ``plain`` (t = 1,
+        R1 = R2 = R3), ``mean attention`` (plain with t = 0) and ``random 0``, …
 
     Raises
     ------
@@ -70,7 +70,9 @@ def against_plain(
     strategy.check_held_out(samples)
     tokens = LastTokens(loaded, [prepare(loaded, [sample.read()], sample.question) for sample in samples])
     methods: dict[str, Pruner] = {
-        "optimised": VFlowOpt.of(strategy), "plain": VFlowOpt(), "mean attention": VFlowOpt(t=0.0),
+        "optimised": VFlowOpt.of(strategy),
+        "numbered anew": replace(VFlowOpt.of(strategy), stage1_positions="compact"),
+        "plain": VFlowOpt(), "mean attention": VFlowOpt(t=0.0),
         **{f"random {seed}": Random(layer=0, seed=seed) for seed in seeds},
     }  # fmt: skip
     found = {"all": HeldOut(np.ones(len(samples)), tokens.logits, 1.0)}

@@ -40,8 +40,12 @@ def test_every_class_keeps_the_budget(name: str) -> None:
             loaded.model(**inputs)
         before = trace.last.before[0]
         assert trace.last.retention() * before == pytest.approx(0.45 * before, abs=1)
-        grid = ["vflowopt: positions are rows and columns in this model; behind stage 1 they are kept"]
-        assert trace.last.notes == (grid if site.has_grid_positions else [])
+        assert not trace.last.notes
+    grid = ["vflowopt: positions are rows and columns in this model; behind stage 1 they are kept"]
+    anew = VFlowOpt(stage1_positions="compact")
+    with pruned(loaded.model, anew.stages(site, Keep(share=0.45)), site=site) as trace:
+        loaded.model(**inputs)
+    assert trace.last.notes == (grid if site.has_grid_positions else [])
 
 
 @torch.no_grad()
