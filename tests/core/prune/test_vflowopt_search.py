@@ -63,7 +63,7 @@ def test_found_kept_and_gone_on_with(tmp_path: Path) -> None:
     with pytest.raises(UsageError, match="among those that the strategy was found on"):
         against_plain(loaded, found, read_samples(DATA))
     held_out = against_plain(loaded, found, read_samples("shapes:colour:4x3"), seeds=(0,))
-    assert list(held_out) == ["all", "optimised", "plain", "mean attention", "random 0"]
+    assert list(held_out) == ["all", "optimised", "numbered anew", "plain", "mean attention", "random 0"]
     for name, result in held_out.items():
         assert result.cosine.shape == (3,)
         assert result.retention == pytest.approx(1.0 if name == "all" else 0.5, abs=1 / 36)
