@@ -16,7 +16,9 @@ from .lazy import SETTINGS, LazyGroup, made
 from .options import JsonOption, ListOption
 from .say import say
 
-TOOLS: Mapping[str, Mapping[str, str]] = {"probe": {"redraw": "attn.core.probe.redraw:VERB"}}
+TOOLS: Mapping[str, Mapping[str, str]] = {
+    "probe": {"compare": "attn.core.probe.difference:VERB", "redraw": "attn.core.probe.redraw:VERB"}
+}
 """Group -> its subcommands that are no methods, and where their ``Verb`` is."""
 
 

@@ -43,7 +43,7 @@ WORD = "denoised"
 
 SIDE_WORDS = (
     "lowdose", "truth", "compare", "sigma", "maps", "figure", "kept", "crop",
-    "vit", "distance", "relevance", "contrast", "classify", "collapse", "filters",
+    "vit", "distance", "relevance", "contrast", "classify", "collapse", "filters", "difference",
 )  # fmt: skip
 """Mark what comes with a result (``scan.sigma.npy``); passed by where ``scan.*`` is there, too."""
 

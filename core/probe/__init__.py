@@ -56,6 +56,7 @@ KINDS = Registry(
 FIGURES: Mapping[str, str] = {
     "classify": "attn.core.probe.classify.figures:draw_ladder",
     "classify-queries": "attn.core.probe.classify.figures:draw_queries",
+    "difference": "attn.core.probe.difference:draw",
     "collapse": "attn.core.probe.collapse.figure:draw",
     "vit": "attn.core.probe.vit.run:draw",
     "contrast": "attn.core.probe.contrast.figure:draw",

@@ -67,6 +67,7 @@ def test_importing_the_command_does_not_import_torch():
         *([command] for command in COMMANDS if command != "man"),
         *(["retrieve", verb] for verb in VERBS),
         ["prune", "calibrate"],
+        ["probe", "compare"],
         ["probe", "redraw"],
         *([*group.split(), row] for group in ("train", "probe", "prune calibrate") for row in registry(group)),
     ],
