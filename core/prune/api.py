@@ -28,7 +28,7 @@ from .vit.site import image_site, is_image_transformer
 
 @contextmanager
 def prune(
-    model: nn.Module | Loaded, method: str = "visionzip", keep: float | int = 0.25, *, positions: Positions = "keep",
+    model: nn.Module | Loaded, method: str = "divprune", keep: float | int = 0.25, *, positions: Positions = "keep",
     pictures: Pictured | None = None, ids: Sequence[str] | None = None, saved: str | Path | None = None,
     **settings: Any,
 ) -> Iterator[Any]:  # fmt: skip
@@ -78,7 +78,7 @@ def prune(
         If model, method, setting or budget cannot be used.
     """
     if saved is not None:
-        if settings or (method, keep, positions) != ("visionzip", 0.25, "keep"):
+        if settings or (method, keep, positions) != ("divprune", 0.25, "keep"):
             raise UsageError("saved: the folder names method, keep, positions and settings. Leave them out.")
         method, keep, positions, settings = _of_folder(model, saved)
     network = model.model if isinstance(model, Loaded) else model

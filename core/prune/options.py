@@ -152,7 +152,7 @@ class PruneOptions:
         str | None, Option("What is asked about every picture; a vision-language model needs it.", metavar="TEXT")
     ] = None
     method: Annotated[str, Option("See --list.", short="-m", metavar="NAME[+debias]", complete=complete("prune"))] = (
-        "visionzip"
+        "divprune"
     )
     keep: Annotated[
         Budget | None,

@@ -136,11 +136,11 @@ def test_a_run_is_kept_and_done_again(cli, tmp_path, model):
         (["-m", "pyramiddrop", "--set", "layers=1,2,9"], "--set layers=1,2,9: the model has decoder layers 0 to 3"),
         (["-m", "oracle+debias"], "+debias changes the scores of fastv, "),
         (["--set", "nonsense"], "--set: 'nonsense' is no setting"),
-        (["--set", "sigma=1"], "visionzip has no such setting"),
+        (["--set", "sigma=1"], "divprune has no such setting"),
         (["-m", "fastv+debias", "--set", "sigma=much"], "it is a number or none"),
         (["-m", "fastv", "--set", "layer=1"], "--layer says that"),
         (["--calibration", "x.json"], "--calibration works with --method"),
-        (["--set", "fastv.layer=1"], "--set fastv.layer=1: fastv is not run, but visionzip."),
+        (["--set", "fastv.layer=1"], "--set fastv.layer=1: fastv is not run, but divprune."),
         (["-m", "carve+debias"], "carve ranks no tokens"),
         (["--saved", "nowhere"], "--saved: nowhere/prune.json"),
         (["-m", "sgl"], "--guide: sgl needs a smaller model"),
@@ -256,5 +256,5 @@ def test_an_image_model_is_told_its_methods(cli, tmp_path):
     photo(tmp_path / "a.png")
     ran = cli("prune", "a.png", "--model", "vit")
     assert ran.code == 2
-    assert "--method: visionzip asks a vision-language model, which vit is not" in ran.stderr
+    assert "--method: divprune asks a vision-language model, which vit is not" in ran.stderr
     assert "takes --method random, tome" in ran.stderr

@@ -50,9 +50,9 @@ class CurveOptions:
         tuple[str, ...],
         Option(
             "Methods to score on a set, separated by commas; random and oracle are added.",
-            metavar="NAMES", parse=parse_names, text="fastv,visionzip",
+            metavar="NAMES", parse=parse_names, text="fastv,divprune",
         ),
-    ] = ("fastv", "visionzip")  # fmt: skip
+    ] = ("fastv", "divprune")  # fmt: skip
     keeps: Annotated[
         tuple[float, ...],
         Option(
