@@ -28,6 +28,9 @@ from .propagate import Relevance, gradient_times_input, propagate
 from .regions import heat_map
 from .saliency import SaliencySettings, context_saliency, resized
 
+CELLS = 32
+"""Of the picture's side, in deletion and insertion."""
+
 
 @dataclass(frozen=True, slots=True)
 class LookedThrough:
@@ -146,13 +149,17 @@ class Looker:
     def removal(
         self, links: Sequence[Link], pixels: Tensor, values: NDArray[np.floating], target: int, seeds: int = 1
     ) -> Removal:
-        """Deletion and insertion of a map; what is taken away becomes the mean colour of the preparation."""
+        """Deletion and insertion of a map, cell by cell; what is taken away becomes the mean colour of the preparation.
+
+        Pixel by pixel, insertion shows a scatter of single pixels, which no network recognises as anything: it stays
+        at chance however good the map is.
+        """
         place = self.batch(pixels)[0]
 
         def predict(pictures: Tensor) -> Tensor:
             return forward(links, pictures).softmax(1)[:, target]
 
-        return deletion_insertion(predict, place, values, seeds=seeds, seed=self.seed)
+        return deletion_insertion(predict, place, in_cells(values), seeds=seeds, seed=self.seed)
 
     def untrained(
         self, pixels: Tensor, target: int, told: Callable[[int], None] = lambda done: None
@@ -219,6 +226,14 @@ def class_of(wanted: str | None, loaded: Loaded) -> int | None:
     near = get_close_matches(wanted.casefold(), folded, n=4, cutoff=0.4)
     shown = ", ".join(labels[folded.index(name)] for name in near) or ", ".join(labels[:6])
     raise OptionError(f"{{target}}: no class named {wanted!r}. {'Near' if near else 'Some'}: {shown}.")
+
+
+def in_cells(values: NDArray[np.floating]) -> NDArray[np.float64]:
+    """The sums of a map over cells, at most ``CELLS`` down and across, that divide it evenly."""
+    rows, columns = (next(n for n in range(CELLS, 0, -1) if side % n == 0) for side in values.shape)
+    height, width = values.shape[0] // rows, values.shape[1] // columns
+    out: NDArray[np.float64] = values.astype(np.float64).reshape(rows, height, columns, width).sum((1, 3))
+    return out
 
 
 def _summed(relevance: Tensor) -> NDArray[np.float32]:
