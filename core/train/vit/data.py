@@ -13,8 +13,8 @@ from torch.nn import functional as F
 
 from ...errors import InputError
 from ...fit.epochs import epoch_rows
-from ...io.photo.read import PHOTO_SUFFIXES
-from ...io.tables import StoredImage, TablePicture, is_saved, read_parquet, read_picture, read_saved
+from ...io.labelled import SPLITS, LabelledPicture, labelled_pictures
+from ...io.tables import read_picture
 from ...memory import check_memory
 from ...models.images import ImagePreparation
 from ...prune.shapes.labelled import CLASSES, labelled_scenes
@@ -26,11 +26,8 @@ COUNTS = {"train": 8000, "val": 500, "test": 1000}
 """Drawn pictures by split."""
 WINDOW = 32
 """Side of what is seen of a drawn scene, in pixels."""
-SPLITS = {"train": ("train", "training"), "val": ("val", "validation", "valid", "dev"), "test": ("test", "testing")}
 HELD_OUT = 0.1
 """Share of the pictures of each of val and test, where a source has no splits."""
-LABELS = ("label", "labels", "class", "fine_label")
-IMAGES = ("image", "img", "file_name")
 
 
 @dataclass(frozen=True, slots=True)
@@ -128,9 +125,10 @@ def read_pictures(data: str, size: int, seed: int) -> PictureSplits:
     path = Path(data).expanduser()
     if not path.exists():
         raise InputError(path, "does not exist", "Name a folder of class folders, a parquet file, or shapes")
-    table = path.suffix.lower() == ".parquet" or (path.is_dir() and is_saved(path))
-    sources = {"": _rows(path)} if table else _folders(path)
-    classes = tuple(sorted({label for rows in sources.values() for label, _, _ in rows}))
+    sources: dict[str, list[LabelledPicture]] = {}
+    for row in labelled_pictures(path):
+        sources.setdefault(row.split, []).append(row)
+    classes = tuple(sorted({row.label for rows in sources.values() for row in rows}))
     if len(classes) < 2:
         raise InputError(path, f"has {len(classes)} classes", "Name a folder with a folder for each class")
     total = sum(len(rows) for rows in sources.values())
@@ -159,51 +157,13 @@ def drawn(counts: Mapping[str, int], size: int, seed: int) -> PictureSplits:
     return PictureSplits(parts, CLASSES, ("drawn pictures of one shape each",))
 
 
-_Row = tuple[str, str, Path | StoredImage]
-"""Class, name, and where the picture is."""
-
-
-def _folders(path: Path) -> dict[str, list[_Row]]:
-    """Rows by split; "" where there are none."""
-    inside = {child.name.lower(): child for child in sorted(path.iterdir()) if child.is_dir()}
-    found = {split: next((inside[n] for n in names if n in inside), None) for split, names in SPLITS.items()}
-    if found["train"] is None:
-        return {"": _classes(path)}
-    return {split: _classes(folder) for split, folder in found.items() if folder is not None}
-
-
-def _classes(folder: Path) -> list[_Row]:
-    rows: list[_Row] = []
-    for child in sorted(folder.iterdir()):
-        if child.is_dir():
-            files = sorted(file for file in child.rglob("*") if file.suffix.lower() in PHOTO_SUFFIXES)
-            rows += [(child.name, str(file.relative_to(folder)), file) for file in files if file.name[0] != "."]
-    return rows
-
-
-def _rows(path: Path) -> list[_Row]:
-    """Of a table."""
-    rows: list[_Row] = []
-    for number, cells in read_saved(path) if path.is_dir() else read_parquet(path):
-        label = next((cells[name] for name in LABELS if cells.get(name) is not None), None)
-        picture = next((cells[name] for name in IMAGES if cells.get(name) is not None), None)
-        if label is None or not isinstance(picture, TablePicture | str):
-            there = ", ".join(repr(name) for name in list(cells)[:8]) or "nothing"
-            raise InputError(path, f"row {number + 1} lacks image or label (it has {there})", "Add both to every row")
-        place = picture.image if isinstance(picture, TablePicture) else path.parent / picture
-        rows.append((f"{label:06d}" if isinstance(label, int) else str(label), f"row {number + 1}", place))
-    return rows
-
-
-def _read(rows: Sequence[_Row], classes: Sequence[str], size: int) -> LabelledPictures:
+def _read(rows: Sequence[LabelledPicture], classes: Sequence[str], size: int) -> LabelledPictures:
     number = {name: i for i, name in enumerate(classes)}
     prepare = ImagePreparation((size, size), (0.0,) * 3, (1.0,) * 3)
     images = torch.empty(len(rows), 3, size, size, dtype=torch.uint8)
-    for i, (_, _, place) in enumerate(rows):
-        images[i] = (prepare(read_picture(place, max_side=4 * size)) * 255).round().to(torch.uint8)
-    return LabelledPictures(
-        images, torch.tensor([number[label] for label, _, _ in rows]), tuple(name for _, name, _ in rows)
-    )
+    for i, row in enumerate(rows):
+        images[i] = (prepare(read_picture(row.place, max_side=4 * size)) * 255).round().to(torch.uint8)
+    return LabelledPictures(images, torch.tensor([number[row.label] for row in rows]), tuple(row.name for row in rows))
 
 
 def _split(pictures: LabelledPictures, missing: Sequence[str], seed: int) -> dict[str, LabelledPictures]:

@@ -45,6 +45,9 @@ def test_lists(tmp_path: Path) -> None:
     ]  # fmt: skip
     with pytest.raises(InputError, match=r"line 2 has no label \(it has 'image', 'kind', 'split'\)"):
         labelled_pictures(tmp_path)
+    (tmp_path / "labels.csv").write_text("image,label,split\na.png,cat,train\nb.png,dog,\n")
+    with pytest.raises(InputError, match=r"'b\.png' has no split"):
+        labelled_pictures(tmp_path)
     (tmp_path / "list.jsonl").write_text('{"file_name": "a.png", "label": 3}\n{"file_name": "b.png"}\n')
     with pytest.raises(InputError, match="line 2 has no label"):
         labelled_pictures(tmp_path / "list.jsonl")

@@ -225,7 +225,7 @@ def test_words_of_options() -> None:
 def test_which_recipe() -> None:
     asked = build(ClassifyOptions, {"data": "x"})
     small, said = recipe_of(asked, 100)
-    assert (small.optimizer, small.batch) == ("adamw", 64)
+    assert (small.optimizer, small.batch) == ("adamw", 16)
     assert "few for LARS" in said
     large, _ = recipe_of(asked, 50_000)
     assert (large.optimizer, large.batch, large.learning_rate, large.rate(4096)) == ("lars", 4096, 0.1, 1.6)
