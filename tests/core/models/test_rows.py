@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import subprocess
+import sys
 from typing import Any
 
 import pytest
 import torch
 
-from attn.core.models.rows import attention_rows
+from attn.core.models.rows import attention_rows, attention_sums
 
 
 def dense(q: Any, k: Any, rows: Any, causal: bool, visible: Any, columns: Any, positions: Any) -> tuple[Any, ...]:
@@ -87,3 +89,62 @@ def test_shapes_that_do_not_fit(arguments: dict[str, Any], message: str) -> None
     given = dict(q=torch.zeros(1, 2, 4, 4), k=torch.zeros(1, 2, 4, 4)) | arguments
     with pytest.raises(ValueError, match=message):
         attention_rows(**given)
+
+
+@pytest.mark.parametrize("tile", [(1, 1), (7, 13), (256, 1024)], ids=str)
+@pytest.mark.parametrize("grid", [(3, 5), (4, 4), (1, 6)], ids=str)
+def test_sums_over_rows_equal_those_of_the_whole_matrix(grid: tuple[int, int], tile: tuple[int, int]) -> None:
+    """Offsets one by one, as section 7 of methods/vit-analytics.md has them."""
+    (h, w), n = grid, grid[0] * grid[1]
+    generator = torch.Generator().manual_seed(n)
+    q = 3 * torch.randn(2, 4, n, 8, generator=generator, dtype=torch.float64)
+    k = torch.randn(2, 2, n, 8, generator=generator, dtype=torch.float64)
+    prob = (q @ k.repeat_interleave(2, 1).mT * 8**-0.5).softmax(-1)
+    rows = attention_rows(q, k, tile=tile)
+    sums = attention_sums(q, k, rows.log_total, grid=grid, eps=1e-3, tile=tile)
+    torch.testing.assert_close(sums.received, prob.sum(-2))
+    torch.testing.assert_close(sums.entropy, -(prob * (prob + 1e-3).log()).sum(-1))
+    torch.testing.assert_close(rows.where, prob.argmax(-1))
+    expected = torch.zeros(2, 4, 2 * h - 1, 2 * w - 1, dtype=torch.float64)
+    for i in range(n):
+        for j in range(n):
+            expected[:, :, h - 1 + j // w - i // w, w - 1 + j % w - i % w] += prob[:, :, i, j]
+    torch.testing.assert_close(sums.offsets, expected)
+
+
+def test_sums_of_other_rows_than_keys() -> None:
+    q, k = torch.randn(1, 2, 5, 4), torch.randn(1, 2, 9, 4)
+    sums = attention_sums(q, k, attention_rows(q, k).log_total, tile=(2, 4))
+    assert (sums.offsets, sums.entropy) == (None, None)
+    torch.testing.assert_close(sums.received, (q @ k.mT / 2).softmax(-1).sum(-2).double())
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [(dict(log_total=torch.zeros(1, 2, 3)), "do not fit"), (dict(grid=(3, 2)), "no grid of 3 x 2")],
+)
+def test_sums_of_shapes_that_do_not_fit(arguments: dict[str, Any], message: str) -> None:
+    given = dict(log_total=torch.zeros(1, 2, 4)) | arguments
+    with pytest.raises(ValueError, match=message):
+        attention_sums(torch.zeros(1, 2, 4, 4), torch.zeros(1, 2, 4, 4), **given)
+
+
+LONG = """
+import resource, torch
+from attn.core.models.rows import attention_rows, attention_sums
+h = w = 320
+q, k = torch.randn(2, 1, 1, h * w, 16, generator=torch.Generator().manual_seed(0)).unbind()
+before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+rows = attention_rows(q, k)
+sums = attention_sums(q, k, rows.log_total, grid=(h, w))
+print(before, resource.getrusage(resource.RUSAGE_SELF).ru_maxrss, float(sums.offsets.sum()) / (h * w))
+"""
+
+
+@pytest.mark.slow
+def test_a_map_of_100_000_tokens_takes_less_than_two_gigabytes() -> None:
+    """The whole process, torch with it; the map itself would be 42 GB."""
+    done = subprocess.run([sys.executable, "-c", LONG], capture_output=True, text=True, check=True)
+    _, most, total = map(float, done.stdout.split())
+    assert most * 1024 < 2 * 2**30
+    assert total == pytest.approx(1, abs=1e-6)
