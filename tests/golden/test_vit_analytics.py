@@ -16,6 +16,8 @@ from attn.core.models.geometry import geometry_of
 from attn.core.models.hooks import capture, edit
 from attn.core.models.images import PreparedImage
 from attn.core.models.rows import attention_rows
+from attn.core.probe.vit.importance import importance
+from attn.core.probe.vit.restart import HeadSite
 from attn.core.probe.vit.run import attention_distance
 
 TOLERANCE = 1e-5
@@ -107,3 +109,20 @@ def test_mass_on_columns(model: Any) -> None:
         within(mass[:, :, 0, 1:].sum(-1).mean(0), v["cls_to_patch"][layer.layer])
         within(mass[:, :, 1:, 0].mean((0, 2)), v["patch_to_cls"][layer.layer])
         within(mass.diagonal(dim1=-2, dim2=-1)[..., 1:].mean((0, 2)), v["self_mass"][layer.layer])
+
+
+def test_importance(model: Any) -> None:
+    """Section 3.1, target the predicted class, from the layers' own inputs on; and that of a whole layer by hand."""
+    v = vectors()
+    with torch.inference_mode():
+        found = importance(HeadSite(model), v["x"].double())
+        factors = torch.zeros(int(v["heads"]))
+        with edit(model, heads={1: factors}):
+            q = model(v["x"].double()).logits.softmax(-1)
+    assert found.before.logits is not None
+    within(found.before.logits, v["logits"])
+    within(found.before.feature, v["cls"])
+    for name in ("dprob", "kl", "jsd", "cos", "dloss", "flip"):
+        within(found.heads[name], v[f"imp_{name}"])
+    p, y = v["logits"].double().softmax(-1), v["logits"].argmax(-1, keepdim=True)
+    within(found.layers["dprob"][1], (p - q).gather(1, y)[:, 0])
