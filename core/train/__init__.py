@@ -57,6 +57,13 @@ RECIPES = Registry(
             year=2023,
         ),
         Method(
+            "pattern-atlas",
+            home="attn.core.train.pattern_atlas.options:RECIPE",
+            summary="the autoencoder of attention patterns, for attn probe vit --atlas",
+            paper="arXiv 2303.13731, TVCG 2023",
+            year=2023,
+        ),
+        Method(
             "image-text-head",
             home="attn.core.train.image_text_head.options:RECIPE",
             summary="a linear head that joins the packaged ViT and text encoder",

@@ -16,7 +16,7 @@ def test_command(cli, tmp_path):
     assert report["command"] == "probe"
     assert "HU" in report["items"][1]["warnings"][0]
     assert {"a b.vit.png", "CT_small.vit.png", "CT_small.vit.npz"} <= {p.name for p in tmp_path.iterdir()}
-    assert (tmp_path / "r.html").read_text().count("data:image/png") == 2
+    assert (tmp_path / "r.html").read_text().count("data:image/png") == 3
     assert cli("probe", "vit", "missing.png", "--model", str(model)).code == 1
     assert cli("probe", "vit", "--model", str(model)).code == 2
     assert cli("probe", "vti").code == 2

@@ -16,9 +16,11 @@ from attn.core.models.geometry import geometry_of
 from attn.core.models.hooks import capture, edit
 from attn.core.models.images import PreparedImage
 from attn.core.models.rows import attention_rows
+from attn.core.nets.pattern_autoencoder import PatternAutoencoder
 from attn.core.probe.vit.importance import importance
+from attn.core.probe.vit.maps import head_maps, reference_statistics
+from attn.core.probe.vit.patterns import scaled
 from attn.core.probe.vit.restart import HeadSite
-from attn.core.probe.vit.run import attention_distance
 
 TOLERANCE = 1e-5
 """Absolute, of section 10."""
@@ -84,18 +86,6 @@ def test_pruned_heads(model: Any) -> None:
                 within(model(v["x"].double()).logits, v["pruned_logits"][layer, head])
 
 
-def test_distance_and_entropy(model: Any) -> None:
-    v = vectors()
-    side = float(v["img"])
-    reaches = []
-    for image in v["x"]:
-        prepared = PreparedImage(image, (int(side), int(side)), (0, 0, side, side))
-        reaches.append(attention_distance(model, prepared, geometry_of(model, prepared)))
-    within(np.mean([reach.patches for reach in reaches], 0), v["mean_distance"])
-    within(np.mean([reach.pixels for reach in reaches], 0) / float(v["patch"]), v["mean_distance"])
-    within(np.mean([reach.entropy for reach in reaches], 0), v["entropy"])
-
-
 def test_mass_on_columns(model: Any) -> None:
     """Section 3.3: what the class token and the patches give each other, and themselves."""
     v = vectors()
@@ -126,3 +116,69 @@ def test_importance(model: Any) -> None:
         within(found.heads[name], v[f"imp_{name}"])
     p, y = v["logits"].double().softmax(-1), v["logits"].argmax(-1, keepdim=True)
     within(found.layers["dprob"][1], (p - q).gather(1, y)[:, 0])
+
+
+def maps_of(model: Any) -> list[Any]:
+    """Of each image."""
+    v, site = vectors(), HeadSite(model)
+    side = float(v["img"])
+    found = []
+    with torch.no_grad():
+        for image in v["x"].double():
+            prepared = PreparedImage(image, (int(side), int(side)), (0, 0, side, side))
+            _, plain = site.plain(image[None])
+            found.append(head_maps(site, plain.layers, geometry_of(model, prepared)))
+    return found
+
+
+def test_rings_distance_and_class_statistics(model: Any) -> None:
+    """Sections 3.2 and 3.3, streamed; means over the images."""
+    v, found = vectors(), maps_of(model)
+    patch = float(v["patch"])
+    for name, expected in {
+        "ring_sum": "ring_sum", "ring_mean": "ring_mean", "distance": "mean_distance", "entropy": "entropy",
+        "cls_to_patch": "cls_to_patch", "patch_to_cls": "patch_to_cls", "self_mass": "self_mass",
+    }.items():  # fmt: skip
+        within(np.mean([getattr(maps, name) for maps in found], 0), v[expected])
+    for maps in found:
+        within(maps.ring_sum.sum(-1), torch.ones(maps.entropy.shape))
+        within(maps.distance_px / patch, torch.from_numpy(maps.distance))
+
+
+def test_reference_statistics(model: Any) -> None:
+    v, site = vectors(), HeadSite(model)
+    places = torch.arange(1, v["attn"].shape[-1])
+    columns = torch.ones(1, v["attn"].shape[-1], dtype=torch.bool)
+    columns[0, 0] = False
+    with torch.no_grad():
+        _, plain = site.plain(v["x"].double())
+    for number, layer in enumerate(plain.layers):
+        rows = attention_rows(layer.q, layer.k, scale=layer.scale, columns=columns)
+        assert rows.mass is not None
+        made = reference_statistics(layer, rows.log_total, rows.mass[..., 0], places)
+        for value, name in zip(made, ("stat_diag", "stat_diag_adj", "stat_entropy_pos"), strict=True):
+            within(value, v[name][:, number])
+
+
+def test_autoencoder_of_the_vectors_patterns() -> None:
+    """Section 10: shapes, determinism, and a reconstruction error that falls by more than half."""
+    v = vectors()
+    a = v["attn"][..., 1:, 1:]
+    samples = torch.from_numpy(scaled((a / a.sum(-1, keepdim=True)).numpy(), a.shape[-1])).flatten(0, 2)
+
+    def trained() -> tuple[float, float, Tensor]:
+        torch.manual_seed(0)
+        net = PatternAutoencoder(samples.shape[1])
+        assert net.encode(samples).shape == (len(samples), 16)
+        before = float((net(samples) - samples).square().mean().detach())
+        optimiser = torch.optim.Adam(net.parameters(), 1e-3)
+        for _ in range(60):
+            optimiser.zero_grad()
+            loss = (net(samples) - samples).square().mean()
+            loss.backward()
+            optimiser.step()
+        return before, float(loss.detach()), net.encode(samples).detach()
+
+    before, after, codes = trained()
+    assert after < 0.5 * before
+    assert torch.equal(codes, trained()[2])

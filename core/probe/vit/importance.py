@@ -20,9 +20,6 @@ from ...models.hooks import edit
 from .kept import Plain, Says
 from .restart import Ablation, HeadSite
 
-CLASSIFIER = ("jsd", "kl", "dprob", "dloss", "flip", "cos")
-"""Metrics of a classifier, the ranking's own first; with labels ``acc`` joins them."""
-BACKBONE = ("cos",)
 SMALLEST = 1e-12
 """Probabilities are not taken to be smaller where a logarithm is taken."""
 ROWS = 32
@@ -77,7 +74,7 @@ def _divergence(p: Tensor, q: Tensor) -> Tensor:
 
 
 @dataclass(frozen=True, slots=True)
-class Importance:
+class HeadImportance:
     """What the heads of a model do for some pictures.
 
     Parameters
@@ -88,18 +85,21 @@ class Importance:
         With all heads of a layer taken out.
     before : Says
     target : Tensor of int64 [B] or None
+    plain : Plain
+        The pass with all heads.
     """
 
     heads: dict[str, NDArray[np.float64]]
     layers: dict[str, NDArray[np.float64]]
     before: Says
     target: Tensor | None
+    plain: Plain
 
 
 def importance(
     site: HeadSite, pixels: Tensor, *, labels: Tensor | None = None, ablation: Ablation = "zero",
     means: Tensor | None = None, step: Callable[[int, int], None] = lambda done, total: None,
-) -> Importance:  # fmt: skip
+) -> HeadImportance:  # fmt: skip
     """Every head and every layer of a model taken out, from its layer on (``restart``).
 
     Parameters
@@ -134,9 +134,9 @@ def importance(
             found.setdefault(name, []).append(torch.cat([part[name] for part in parts]))
         step(layer + 1, site.depth)
     values = {name: torch.stack(layers).double().cpu().numpy() for name, layers in found.items()}  # [L, H + 1, B]
-    return Importance(
+    return HeadImportance(
         {name: value[:, :-1] for name, value in values.items()}, {name: value[:, -1] for name, value in values.items()},
-        before, target,
+        before, target, plain,
     )  # fmt: skip
 
 
@@ -153,7 +153,7 @@ def gate_gradients(site: HeadSite, pixels: Tensor, target: Tensor) -> NDArray[np
     target : Tensor of int64 [B]
     """
     found = []
-    for picture, y in zip(pixels, target, strict=True):
+    for picture, y in zip(pixels, target.tolist(), strict=True):
         with torch.enable_grad():
             gates = {layer: torch.ones(site.heads, requires_grad=True) for layer in range(site.depth)}
             with edit(site.model, heads=gates):

@@ -42,6 +42,12 @@ class Kept:
         The heads' outputs side by side, in front of the output projection.
     out : Tensor [B, N, D]
         What the attention gave.
+    q, k : Tensor [B, H or fewer, N, d]
+        As the softmax sees them.
+    scale : float
+        Factor on q kᵀ.
+    mask, causal
+        What else is on the logits.
     even : Tensor [B, H * d]
         What each head gives under attention of 1 / N: the mean of its values.
     others : tuple
@@ -53,6 +59,11 @@ class Kept:
     hidden: Tensor = field(default_factory=lambda: torch.empty(0))
     context: Tensor = field(default_factory=lambda: torch.empty(0))
     out: Tensor = field(default_factory=lambda: torch.empty(0))
+    q: Tensor = field(default_factory=lambda: torch.empty(0))
+    k: Tensor = field(default_factory=lambda: torch.empty(0))
+    scale: float = 1.0
+    mask: Tensor | None = None
+    causal: bool = False
     even: Tensor = field(default_factory=lambda: torch.empty(0))
     others: tuple[None, ...] = ()
     tupled: bool = False

@@ -63,6 +63,11 @@ class HeadSite:
     def depth(self) -> int:
         return len(self.places)
 
+    @property
+    def gates(self) -> bool:
+        """Factors on its heads may require a gradient."""
+        return all(layout_of(place.module).query != "in_proj_weight" for place in self.places)
+
     def says(self, pixels: Tensor) -> Says:
         """One pass over [B, C, h, w]. Raises ``UsageError`` where it cannot be read."""
         last: list[Tensor] = []
@@ -102,12 +107,13 @@ class HeadSite:
         if len(seen) != self.depth or len(embedded) != len(self.embeddings):
             raise UsageError(f"{type(self.model).__name__} does not use each of its {self.depth} layers once.")
         for of, layer in zip(kept, seen, strict=True):
+            assert layer.q is not None
+            assert layer.k is not None
             assert layer.v is not None
+            of.q, of.k, of.scale, of.mask, of.causal = layer.q, layer.k, layer.scale, layer.mask, layer.causal
             v = layer.v.repeat_interleave(self.heads // layer.v.shape[1], 1)
             of.even = v.mean(2).flatten(1)
             if not of.context.numel():  # torch's own projects inside its kernel
-                assert layer.q is not None
-                assert layer.k is not None
                 made = Operands(layer.q, layer.k, v, layer.mask, layer.causal, layer.scale)
                 of.context = (made.probabilities() @ v).transpose(1, 2).flatten(2)
         return says, Plain(pixels, embedded, kept)

@@ -142,6 +142,7 @@ print(before, resource.getrusage(resource.RUSAGE_SELF).ru_maxrss, float(sums.off
 
 
 @pytest.mark.slow
+@pytest.mark.timeout(3600)
 def test_a_map_of_100_000_tokens_takes_less_than_two_gigabytes() -> None:
     """The whole process, torch with it; the map itself would be 42 GB."""
     done = subprocess.run([sys.executable, "-c", LONG], capture_output=True, text=True, check=True)
