@@ -2,7 +2,7 @@
 
 from collections.abc import Mapping
 
-from ..registry import Method, Registry
+from ..registry import Method, Need, Registry
 
 KINDS = Registry(
     "probe",

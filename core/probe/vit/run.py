@@ -31,6 +31,8 @@ from .options import VitOptions
 from .together import look_together
 
 WORD = "vit"
+TOGETHER = ("atlas", "clusters", "points")
+"""Options that only what all pictures come to together hangs on: results of single ones are kept."""
 DRAWN = "pictures"
 """Folder of drawn pictures."""
 
@@ -47,19 +49,19 @@ def run(options: VitOptions, *, watcher: Watcher | None = None, arguments: Mappi
     watcher, arguments = watcher or Bars(), arguments or values(options)
     named = (options.model, options.device, options.allow_download)
     loaded, site = loaded_model(*named), site_of(*named)
+    settings = {name: value for name, value in settings_of(options).items() if name not in TOGETHER}
     origin = Origin(
         command_line_of(arguments), options.model, loaded.fingerprint, seed=options.seed,
-        request=request_of(loaded.fingerprint, settings_of(options)),
+        request=request_of(loaded.fingerprint, settings),
     )  # fmt: skip
     if options.scenes:
         options = replace(options, inputs=replace(options.inputs, inputs=(str(draw_pictures(options)),)))
     notices: list[str] = []
-    together = partial(
-        look_together, options=options, loaded=loaded, site=site, origin=origin, watcher=watcher, notices=notices
-    )
+    together = partial(look_together, options=options, site=site, origin=origin, watcher=watcher, notices=notices)
     return look_at_files(
         WORD, look, options, loaded, model=options.model, since=start, watcher=watcher, arguments=arguments,
-        together=together, notices=notices, prepare=partial(with_means, options) if options.ablate == "mean" else None,
+        together=together, settings=settings, notices=notices,
+        prepare=partial(with_means, options) if options.ablate == "mean" else None,
     )  # fmt: skip
 
 

@@ -12,12 +12,10 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from ...models.loaded import Loaded
 from ...options import OptionError
 from ...progress import Watcher
 from ...report.model import Item
 from ...report.sections import Picture, Section, Table, Trust, TrustLine
-from ..frame import request_of, settings_of
 from ..panel import FigureData, Origin, write_figure
 from ..trust.lines import FEWEST, line, weights_line
 from ..trust.randomised import randomised
@@ -36,15 +34,13 @@ MOST = 4000
 
 
 def look_together(
-    items: Sequence[Item], options: VitOptions, loaded: Loaded, site: HeadSite, origin: Origin, watcher: Watcher,
-    notices: list[str],
-) -> Sequence[Section]:  # fmt: skip
+    items: Sequence[Item], options: VitOptions, site: HeadSite, origin: Origin, watcher: Watcher, notices: list[str]
+) -> Sequence[Section]:
     """Sections of all pictures, and the figure ``heads.vit.png`` beside the first result.
 
     ``notices`` gets what a user should be told of the whole.
     """
-    request = request_of(loaded.fingerprint, settings_of(options))
-    pictures = pictures_of(items, request)
+    pictures = pictures_of(items, origin.request)
     if not pictures.names:
         return ()
     means = {name: pictures.stack(f"importance_{name}").mean(0).astype(np.float64) for name in pictures.measures}
