@@ -19,7 +19,7 @@ from .importance import ranked
 from .restart import Ablation, HeadSite
 
 BATCH = 16
-ORDERS = 8
+ORDERS = 6
 """Random ones."""
 
 

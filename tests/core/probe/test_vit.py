@@ -102,6 +102,15 @@ def test_rings_of_a_grid_that_is_no_square(metric: Any) -> None:
     assert float(by_ring(even, cells).sum()) == even.numel()
 
 
+def test_a_picture_that_is_no_square() -> None:
+    maps, geometry, whole = maps_of("dinov3", (3, 5))
+    a = whole[:, :, geometry.prefix :, geometry.prefix :]
+    assert geometry.tiles[0].grid == (3, 5)
+    assert maps.offsets.shape == (2, 2, 5, 9)
+    assert np.allclose(maps.received, (a / a.sum(-1, keepdim=True)).mean(-2), atol=1e-5)
+    assert np.allclose(maps.ring_sum.sum(-1), 1, atol=1e-6)
+
+
 def test_names_by_the_first_rule_that_holds() -> None:
     grid = (5, 5)
     h, w = grid
