@@ -147,11 +147,11 @@ def sections_of(
         out.append(Table("regions", places, title="Salient regions, in pixels of the file", printed=False))
     if found.removals:
         rows = [
-            {"map": name, "deletion": one.deletion, "insertion": one.insertion, "gap": one.gap}
+            {"ranking": name, "deletion": one.deletion, "insertion": one.insertion, "gap": one.gap}
             for name, one in found.removals.items()
         ]
         own = found.removals["relevance"]
-        drawn = {"map": "random orders", "deletion": float(own.random_deletion.mean()),
+        drawn = {"ranking": "random orders", "deletion": float(own.random_deletion.mean()),
                  "insertion": float(own.random_insertion.mean()), "gap": float(own.random_gaps.mean())}  # fmt: skip
         out.append(Table("removal", [*rows, drawn], title="Deletion (low is good) and insertion", printed=False))
     out.append(Table("layers", layers, title="Relevance that each layer kept", detail=True))

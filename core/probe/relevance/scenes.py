@@ -154,7 +154,7 @@ def share_inside(values_of: NDArray[np.floating], box: Sequence[int]) -> float:
 
 def _row(name: str, found: Sequence[Mapping[str, float]]) -> dict[str, Any]:
     """Means over the pictures, with 95 % intervals."""
-    row: dict[str, Any] = {"map": name}
+    row: dict[str, Any] = {"ranking": name}
     for key in found[0]:
         column = [one[key] for one in found if np.isfinite(one[key])]
         hits = wilson(int(sum(column)), len(column)) if key == "pointing" else mean_interval(column)
