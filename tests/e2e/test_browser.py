@@ -7,17 +7,19 @@ from __future__ import annotations
 
 import itertools
 import os
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
 from browser import Browser, browser
+from encoder_folders import text_folder
 from PIL import Image
 from small_models import photo, vision_folder
 from small_vlms import vlm_folder
 
+from attn.core.catalogue import registry
 from attn.core.report.html import PAGE, document
 from attn.core.report.model import Item, Report, summarise
 from attn.core.report.sections import Curve, Facts, Section, Table, Trust, TrustLine, Words
@@ -131,11 +133,55 @@ def contrast(folder: Path) -> list[str]:
     ]  # fmt: skip
 
 
-KINDS: dict[str, Any] = {"vit": vit, "contrast": contrast}
+def collapse(folder: Path) -> list[str]:
+    model, words = text_folder(folder / "text"), "cat dog river town old new red blue near far".split()
+    for number, length in enumerate((2, 3, 4, 5, 8, 9, 10, 12, 20, 22, 25, 28, 40)):
+        (folder / f"{number:02}.txt").write_text(" ".join((words * 4)[number : number + length]))
+    texts = [str(folder / f"{number:02}.txt") for number in range(13)]
+    return ["collapse", *texts, "--model", str(model), "--lengths", "none", "--buckets", "3", "--measured", "2"]
 
 
-@pytest.mark.parametrize("kind", KINDS)
+def classify(folder: Path) -> list[str]:
+    for name in ("red", "blue", "green"):
+        for number in range(7):
+            photo(folder / "set" / name / f"{number}.png", (20, 24), seed=number)
+    model = vision_folder(folder / "vit")
+    few = ["--queries", "4", "--epochs", "4", "--warmup", "1", "--seeds", "2", "--layer", "all", "--shots", "1,5"]
+    return ["classify", str(folder / "set"), "--model", str(model), *few]
+
+
+def relevance(folder: Path) -> list[str]:
+    return ["relevance", str(photo(folder / "a.png", (48, 64))), "example:photo", "--max-side", "64"]
+
+
+def distance(folder: Path) -> list[str]:
+    pictures = [str(photo(folder / f"{number}.png", seed=number)) for number in range(3)]
+    model = vision_folder(folder / "vit", "vit")
+    return ["distance", *pictures, "--target", "example:ct", "--model", str(model), "--checked", "1"]
+
+
+def filters(folder: Path) -> list[str]:
+    return ["filters", "shapes-cnn", "--data", "example:photo"]
+
+
+KINDS: dict[str, Callable[[Path], list[str]]] = {
+    made.__name__: made for made in (vit, contrast, collapse, classify, relevance, distance, filters)
+}
+"""Kind -> how it is called cheaply, in a folder of its own."""
+
+
+def test_every_kind_is_looked_at() -> None:
+    assert set(registry("probe")) <= set(KINDS)
+
+
+@pytest.mark.parametrize("kind", [name for name in registry("probe") if name in KINDS])
 def test_pages_of_probe(cli: Any, tab: Browser, tmp_path: Path, kind: str) -> None:
     ran = cli("probe", *KINDS[kind](tmp_path), "-o", "out", "--report", "r.html", "-q")
     assert ran.code == 0, ran.stderr
     look_at(tab, tmp_path / "r.html", kind, tmp_path)
+    drawn = {
+        path: path.read_bytes() for path in (tmp_path / "out").rglob("*.png") if path.with_suffix(".json").exists()
+    }
+    assert drawn
+    assert cli("probe", "redraw", "out", "--overwrite", "-q").code == 0
+    assert all(path.read_bytes() == before for path, before in drawn.items())
