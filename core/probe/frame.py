@@ -19,8 +19,8 @@ from numpy.typing import NDArray
 
 from ..batch.run import run_batch
 from ..batch.task import Task
-from ..errors import AttnError
-from ..io.atomic import remove_stale
+from ..errors import AttnError, UsageError
+from ..io.atomic import check_place, remove_stale
 from ..io.bands import write_png
 from ..io.kinds import split_key
 from ..io.walk import Passed, expand_inputs, output_paths, read_list
@@ -163,6 +163,18 @@ def _look(task: Task, step: Step, word: str, one: Looking, options: Any, origin:
 def beside(output: Path, word: str, other: str, suffix: str = ".png") -> Path:
     """``out/photo.vit.png``, word ``vit`` and ``crop`` -> ``out/photo.crop.png``; so for ``out/photo.png``."""
     return output.with_name(f"{output.name.removesuffix(output.suffix).removesuffix(f'.{word}')}.{other}{suffix}")
+
+
+def scenes_figure(output: str | None, word: str) -> Path:
+    """Where the figure of drawn scenes goes: a name with its suffix, or a folder. Raises ``UsageError`` where it
+    cannot."""
+    path = Path(output or ".")
+    if path.suffix.lower() != ".png":
+        if path.suffix and not path.is_dir():
+            raise UsageError(f"output: {output}: figures are .png, or name a folder.")
+        path = path / f"shapes.{word}.png"
+    check_place("output", path, (".png",))
+    return path
 
 
 def settings_of(options: Any) -> dict[str, Any]:

@@ -4,15 +4,12 @@ from __future__ import annotations
 
 import time
 from collections.abc import Mapping
-from pathlib import Path
 from typing import Any
 
 import numpy as np
 
 import attn
 
-from ...errors import UsageError
-from ...io.atomic import check_place
 from ...models.loaded import Loaded
 from ...models.pictures import eight_bits
 from ...progress import Watcher
@@ -25,6 +22,7 @@ from ...prune.shapes.scenes import DENSITIES
 from ...prune.told import model_kind
 from ...report.model import Item, Report, command_line_of, summarise
 from ...report.sections import Table
+from ..frame import scenes_figure
 from ..panel import FigureData, Origin, write_figure
 from .options import ContrastOptions
 
@@ -36,7 +34,7 @@ def look_at_scenes(
     options: ContrastOptions, loaded: Loaded, carve: Carve, watcher: Watcher, arguments: Mapping[str, Any], start: float
 ) -> Report:
     """A row for each density: entropy, answers before and after, and where the masks lie."""
-    path = figure_path(options.inputs.output)
+    path = scenes_figure(options.inputs.output, "contrast")
     source, rows, layers = options.scenes, [], []
     warnings: list[str] = []
     for number, density in enumerate(DENSITIES):
@@ -110,17 +108,6 @@ def density_row(
         for of, column in zip(("recall", "precision"), zip(*places, strict=True), strict=False):
             row[f"{name}_{of}"] = mean_interval(column).value
     return row, np.mean(per_layer, 0).tolist()
-
-
-def figure_path(output: str | None) -> Path:
-    """Where the figure goes: a name with its suffix, or a folder. Raises ``UsageError`` where it cannot."""
-    path = Path(output or ".")
-    if path.suffix.lower() != ".png":
-        if path.suffix and not path.is_dir():
-            raise UsageError(f"output: {output}: figures are .png, or name a folder.")
-        path = path / "shapes.contrast.png"
-    check_place("output", path, (".png",))
-    return path
 
 
 def _brief(row: Mapping[str, Any]) -> dict[str, Any]:

@@ -16,6 +16,10 @@ if TYPE_CHECKING:
 CLIPPED = 0.99
 """Quantile of the absolute relevance at which the colours end."""
 DIVERGING, SEQUENTIAL = "RdBu_r", "viridis"
+MEANING = (
+    "Relevance says how the model came to this logit. It does not say that the model is right, nor what would happen "
+    "without a pixel: deletion and insertion ask that."
+)
 NAMES = {"relevance": "relevance", "salient": "salient relevance", "gradient": "gradient x input"}
 
 
@@ -24,6 +28,7 @@ def draw(data: FigureData, canvas: FigureFile) -> None:
     arrays = data.arrays
     with canvas((2000, 1100), layout="constrained") as figure:
         figure.suptitle(literal(data.title))
+        figure.supxlabel(MEANING, fontsize=9)
         (whole, signed, salient), (layers, curves, parts) = figure.subplots(2, 3)
         _place(whole, data)
         whole.set_title("picture, and its salient regions")
@@ -94,7 +99,7 @@ def _curves(panel: Any, data: FigureData) -> None:
     for number, (name, (deleted, inserted)) in enumerate(zip(data.facts["maps"], curves, strict=True)):
         panel.plot(share, deleted, color=f"C{number}", label=f"{NAMES[name]}: deleted")
         panel.plot(share, inserted, color=f"C{number}", linestyle="--", label="inserted")
-    panel.set(title="class score without, and with only, the first pixels", xlabel="share of the pixels",
+    panel.set(title="class score without, and with only, the first cells", xlabel="share of the picture",
               ylabel="probability", ylim=(0, 1.02))  # fmt: skip
     panel.legend(frameon=False, fontsize=7)
 

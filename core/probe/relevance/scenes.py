@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import time
 from collections.abc import Mapping, Sequence
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -18,7 +17,6 @@ from numpy.typing import NDArray
 import attn
 
 from ...errors import UsageError
-from ...io.atomic import check_place
 from ...options import values
 from ...progress import Bars, Watcher
 from ...prune.data.drawn import drawn_classes
@@ -26,7 +24,7 @@ from ...prune.measure.statistics import mean_interval, wilson
 from ...prune.shapes.labelled import CLASSES, LabelledScenes
 from ...report.model import Item, Report, command_line_of, summarise
 from ...report.sections import Table, Trust, TrustLine
-from ..frame import request_of, settings_of
+from ..frame import request_of, scenes_figure, settings_of
 from ..panel import FigureData, FigureFile, Origin, write_figure
 from ..trust.lines import UNTRAINED, line
 from ..trust.randomised import randomised
@@ -53,7 +51,7 @@ def look_at_scenes(
     UsageError
         If the classes of the model are not those of the pictures, or nothing is to be drawn.
     """
-    path = figure_path(options.inputs.output)
+    path = scenes_figure(options.inputs.output, "relevance")
     if looker.loaded.labels != CLASSES:
         raise UsageError(f"{options.model} has other classes than drawn pictures. Use shapes-cnn, or one like it.")
     scenes, told = drawn_classes(options.scenes, options.seed), watcher or Bars()
@@ -184,14 +182,3 @@ def draw(data: FigureData, canvas: FigureFile) -> None:
             panel.errorbar(places, value, [value - low, high - value], fmt="none", ecolor="black", capsize=4)
             panel.set_xticks(places, data.facts["maps"], rotation=30)
             panel.set(title=titles[name], ylim=(0, max(1.0, float(high.max()))))
-
-
-def figure_path(output: str | None) -> Path:
-    """Where the figure goes: a name with its suffix, or a folder. Raises ``UsageError`` where it cannot."""
-    path = Path(output or ".")
-    if path.suffix.lower() != ".png":
-        if path.suffix and not path.is_dir():
-            raise UsageError(f"output: {output}: figures are .png, or name a folder.")
-        path = path / "shapes.relevance.png"
-    check_place("output", path, (".png",))
-    return path

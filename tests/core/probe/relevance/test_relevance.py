@@ -242,7 +242,7 @@ def test_a_map_is_believed_of_the_trained_model_alone(looker: Looker) -> None:
     picture = pixels(looker, 3)
     found = looker.look(picture)
     assert [line.passed for line in found.lines] == [True, True]
-    assert found.removals["relevance"].gap > 0.5
+    assert found.removals["relevance"].gap > 0.3
     assert set(found.removals) == {"relevance", "salient", "gradient"}
     with randomised(looker.loaded.model, 99):
         blind = looker.look(picture)
