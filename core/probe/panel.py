@@ -37,6 +37,7 @@ if TYPE_CHECKING:
 
 SCHEMA = 1
 """Of the JSON beside a figure; a reader refuses what is newer."""
+FIX = "Name a NAME.KIND.json that attn probe wrote"
 SHOWN = 640
 """Pixels of the longer side of a picture that is kept for a drawing."""
 
@@ -164,17 +165,30 @@ def read_document(path: Path) -> dict[str, Any]:
     InputError
         If it is none of ours, damaged, or of a newer attn.
     """
-    fix = "Name a NAME.KIND.json that attn probe wrote"
-    with open_regular(path) as file, decoding(path, "the JSON of a figure", fix):
-        document = json.loads(read_within(file, path, what="holds"))
-    schema = document.get("schema") if isinstance(document, dict) else None
-    if not isinstance(schema, int) or not isinstance(document.get("kind"), str):
-        raise InputError(path, "is no JSON that attn probe wrote beside a figure", fix)
-    if schema > SCHEMA:
-        raise InputError(path, f"is of schema {schema}, this attn reads up to {SCHEMA}", "Update attn")
+    document = _json(path)
+    if not _of_a_figure(document):
+        raise InputError(path, "is no JSON that attn probe wrote beside a figure", FIX)
+    if document["schema"] > SCHEMA:
+        raise InputError(path, f"is of schema {document['schema']}, this attn reads up to {SCHEMA}", "Update attn")
     if document["kind"] not in FIGURES:
         raise InputError(path, f"is a figure of kind {document['kind']!r}, which this attn cannot draw", "Update attn")
     return dict(document)
+
+
+def is_of_a_figure(path: Path) -> bool:
+    """Whether a JSON is one that lies beside a figure; of a damaged one nobody knows. Raises ``InputError``."""
+    return _of_a_figure(_json(path))
+
+
+def _of_a_figure(document: Any) -> bool:
+    return (
+        isinstance(document, dict) and isinstance(document.get("schema"), int) and isinstance(document.get("kind"), str)
+    )
+
+
+def _json(path: Path) -> Any:
+    with open_regular(path) as file, decoding(path, "the JSON of a figure", FIX):
+        return json.loads(read_within(file, path, what="holds"))
 
 
 def read_figure(path: Path) -> FigureData:

@@ -10,10 +10,12 @@ from typing import TYPE_CHECKING, Annotated, Any, ClassVar
 
 from ..bundles import Inputs, Placement
 from ..command import Verb
+from ..errors import InputError, UsageError
 from ..options import Option, check
 
 if TYPE_CHECKING:
     from ..batch.task import Task
+    from ..io.walk import Input, Passed
     from ..progress import Watcher
     from ..report.model import Item, Report
 
@@ -58,12 +60,30 @@ def run(
     listed = read_list(nul=given.nul) if "-" in given.inputs else None
     passed = Passed()
     sources = expand_inputs(given.inputs, suffixes=(".json",), stdin=listed, output=given.output, passed=passed)
+    sources = [source for source in sources if not _other(source, passed)]
+    if not sources:
+        raise UsageError(f"no figure of attn probe to draw again in {', '.join(given.inputs)}.")
     targets = output_paths(sources, given.output, word="redrawn", suffix=".png", written=(".png",))
     if given.output is None:  # where the figure was
         targets = [source.path.with_suffix(".png") for source in sources]
     tasks = [Task(s.path, target, s.name, error=s.error) for s, target in zip(sources, targets, strict=True)]
     outcome = run_batch(draw_again, tasks, options.placement, watcher or Bars())
     return outcome.report("probe", arguments or values(options), "cpu", start, passed=passed)
+
+
+def _other(source: Input, passed: Passed) -> bool:
+    """Whether a JSON that was found in a folder, not named, is none of a figure: it is passed by."""
+    from .panel import is_of_a_figure
+
+    if source.root is None or source.error is not None:
+        return False
+    try:
+        other = not is_of_a_figure(source.path)
+    except InputError:
+        return False  # a damaged one is told when it is drawn
+    if other:
+        passed.add("JSON files that lie beside no figure", source.name)
+    return other
 
 
 def draw_again(task: Task, step: Callable[[int, int], None]) -> Item:

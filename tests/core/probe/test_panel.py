@@ -11,7 +11,7 @@ import pytest
 from PIL import Image
 
 from attn.core.bundles import Inputs, Placement
-from attn.core.errors import InputError
+from attn.core.errors import InputError, UsageError
 from attn.core.probe import FIGURES, panel
 from attn.core.probe.frame import beside, mean_table, request_of, settings_of
 from attn.core.probe.panel import FigureData, Origin, draw_figure, extent, read_figure, shown, write_figure
@@ -97,10 +97,17 @@ def test_what_cannot_be_drawn_is_one_line(toy: FigureData, tmp_path: Path, chang
 def test_files_that_are_gone_or_damaged(toy: FigureData, tmp_path: Path) -> None:
     write_figure(tmp_path / "a.png", toy)
     (tmp_path / "a.npz").unlink()
-    for text in ("", "[]", "{", "\x00"):
-        (tmp_path / "b.json").write_text(text)
+    (tmp_path / "b.json").write_text("{")
+    (tmp_path / "c.json").write_text('{"features": 3}')
     report = run(RedrawOptions(FigureFiles((str(tmp_path),)), Placement(overwrite=True)))
     assert [item.status for item in report.items] == ["failed", "failed"]
+    assert [row["names"] for row in report.sections[0].rows() if "JSON" in row["why"]] == [str(tmp_path / "c.json")]
+    named = run(RedrawOptions(FigureFiles((str(tmp_path / "c.json"),))))
+    assert "is no JSON that attn probe wrote" in (named.items[0].error or "")
+    (tmp_path / "only").mkdir()
+    (tmp_path / "c.json").rename(tmp_path / "only" / "c.json")
+    with pytest.raises(UsageError, match="no figure of attn probe"):
+        run(RedrawOptions(FigureFiles((str(tmp_path / "only"),))))
     assert "internal" not in " ".join(item.error or "" for item in report.items)
 
 
