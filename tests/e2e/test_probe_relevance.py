@@ -46,7 +46,7 @@ def test_drawn_pictures(cli, tmp_path):
     item = rows(ran.report)
     assert item["metrics"]["accuracy"] >= 0.9
     assert item["metrics"]["pointing_relevance"] >= 0.75
-    assert [row["map"] for row in item["details"]["maps"]] == ["relevance", "salient", "gradient", "random"]
+    assert [row["ranking"] for row in item["details"]["maps"]] == ["relevance", "salient", "gradient", "random"]
     assert item["details"]["trust"][0]["verdict"] == "passed"
     assert (tmp_path / "shapes.relevance.png").exists()
     assert "stand alone" in cli("probe", "relevance", "shapesx4", "a.png").stderr

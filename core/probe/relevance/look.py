@@ -28,7 +28,7 @@ from .propagate import Relevance, gradient_times_input, propagate
 from .regions import heat_map
 from .saliency import SaliencySettings, context_saliency, resized
 
-CELLS = 32
+CELLS = 16
 """Of the picture's side, in deletion and insertion."""
 
 
