@@ -6,6 +6,8 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pyarrow as pa
+import pyarrow.parquet
 import pytest
 import torch
 from PIL import Image
@@ -229,3 +231,18 @@ def test_which_recipe() -> None:
     assert "few for LARS" in said
     large, _ = recipe_of(asked, 50_000)
     assert (large.optimizer, large.batch, large.learning_rate, large.rate(4096)) == ("lars", 4096, 0.1, 1.6)
+
+
+def test_a_table_and_an_encoder_without_class_token(tmp_path: Path) -> None:
+    rows, labels = [], []
+    for number, level in enumerate([*CLASSES.values()] * 4):
+        draw(tmp_path / "one.png", level, number)
+        rows.append({"bytes": (tmp_path / "one.png").read_bytes(), "path": ""})
+        labels.append(number % 3)
+    pyarrow.parquet.write_table(pa.table({"image": rows, "label": labels}), tmp_path / "set.parquet")
+    siglip = vision_folder(tmp_path / "siglip", "siglip")
+    report = run(options(tmp_path / "set.parquet", siglip, tmp_path / "out", trust=False))
+    assert [row["probe"] for row in section(report, "ladder")] == ["knn", "gap", "ep"]
+    assert any("linear is left out" in notice for notice in report.notices)
+    with pytest.raises(OptionError, match="ep_all reads a class token"):
+        run(options(tmp_path / "set.parquet", siglip, tmp_path / "out", poolings="ep_all", overwrite=True))
