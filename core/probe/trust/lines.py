@@ -2,9 +2,10 @@
 
 A value passes where it stands out from what chance, or a model that learned nothing, comes to: more than four standard
 deviations of at least five draws from their mean, and by an amount that matters at all. Four, since eight draws give a
-poor estimate of a standard deviation: beyond four lies a ninth draw of the same kind with a probability of 0.5 %
-(Student's t with 7 degrees of freedom); beyond three, of 2 %. A model that was itself drawn at random is one more draw,
-so each line is red for it.
+poor estimate of a standard deviation: beyond four lies a ninth draw of the same kind with a probability of 0.35 %
+(Student's t with 7 degrees of freedom, one side), and four traits are compared, on both sides. For random orders of
+removal two and a half (2.5 %): there is one comparison, and a score that ends at 1 leaves no room for more. A model
+that was itself drawn at random is one more draw, so each line is red for it.
 """
 
 from __future__ import annotations
@@ -23,6 +24,7 @@ from .removal import Removal
 UNTRAINED = 8
 """How many models are drawn at random to say what an untrained one comes to."""
 DEVIATIONS = 4.0
+OF_ORDERS = 2.5
 FEWEST = 5
 ALIKE = 0.5
 """Rank correlation from which two maps count as the same map: half of the order of the one is that of the other."""
@@ -30,8 +32,10 @@ MATTERS = 0.05
 """Least difference that is worth a green line, of values in [0, 1]."""
 
 
-def stands_out(value: float, chance: Sequence[float] | NDArray[np.float64], least: float = MATTERS) -> bool:
-    """Whether a value lies above chance: by ``DEVIATIONS`` standard deviations, and by ``least``.
+def stands_out(
+    value: float, chance: Sequence[float] | NDArray[np.float64], least: float = MATTERS, deviations: float = DEVIATIONS
+) -> bool:
+    """Whether a value lies above chance: by so many standard deviations, and by ``least``.
 
     Raises ``ValueError`` where fewer than ``FEWEST`` draws say what chance is.
     """
@@ -39,7 +43,7 @@ def stands_out(value: float, chance: Sequence[float] | NDArray[np.float64], leas
     if draws.size < FEWEST:
         raise ValueError(f"{draws.size} draws do not say what chance is: {FEWEST} at least")
     above = value - float(draws.mean())
-    return bool(above > DEVIATIONS * float(draws.std(ddof=1)) and above >= least)
+    return bool(above > deviations * float(draws.std(ddof=1)) and above >= least)
 
 
 def line(
@@ -97,7 +101,7 @@ def removal_line(removal: Removal, untrained: Sequence[float] = ()) -> TrustLine
     least, and, where they are given, from the same difference of untrained models with maps of their own. A score that
     does not hang on the picture, as that of an untrained model, gives flat curves, and a red line.
     """
-    passed = stands_out(removal.gap, removal.random_gaps)
+    passed = stands_out(removal.gap, removal.random_gaps, deviations=OF_ORDERS)
     if len(untrained):
         passed = passed and stands_out(removal.gap, untrained)
     low, high = float(removal.random_gaps.min()), float(removal.random_gaps.max())

@@ -141,7 +141,7 @@ def test_randomised_weights_on_known_answers() -> None:
     edges = maps(1, smooth=True)  # what shows the picture, whatever the weights are
     stays = weights_line(edges, [edges + 0.001 * seed for seed in range(UNTRAINED)])
     assert (stays.passed, stays.value) == (False, pytest.approx(1))
-    assert "shows the picture" in stays.meaning
+    assert "shows the input" in stays.meaning
     false = [weights_line(maps(1000 + n, smooth=False), [maps(9 * n + k, smooth=False) for k in range(8)]).passed
              for n in range(100)]  # fmt: skip
     assert sum(false) <= 8
