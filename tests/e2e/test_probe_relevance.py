@@ -22,6 +22,7 @@ def test_pictures(cli, tmp_path):
     assert ran.code == 1
     assert [item["metrics"]["class"] for item in ran.report["items"][:3]] == [32] * 3
     assert "one.png: is all of one colour" in ran.stderr
+    assert "knows drawn shapes alone" in ran.report["notices"][0]
     assert "Traceback" not in ran.stderr
     names = {path.name for path in (tmp_path / "out").iterdir()}
     assert {

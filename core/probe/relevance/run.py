@@ -19,6 +19,7 @@ from ...models.loaded import Loaded
 from ...models.pictures import eight_bits, read_picture
 from ...options import OptionError
 from ...progress import Watcher
+from ...prune.shapes.labelled import CLASSES
 from ...report.model import Report
 from ...report.sections import Section, Table, Trust
 from ..frame import Finding, look_at_files
@@ -31,6 +32,10 @@ from .saliency import SaliencySettings
 
 WORD = "relevance"
 TOP_CLASSES, TOP_REGIONS = 5, 8
+DRAWN_ALONE = (
+    "{} knows drawn shapes alone: it names one in every photograph, and its map says why, not that there is one. "
+    "Name a model of your own for photographs"
+)
 
 
 def run(
@@ -51,8 +56,9 @@ def run(
 
         return look_at_scenes(options, looker_of(options, loaded), watcher, arguments, start)
     return look_at_files(
-        WORD, look, options, loaded, model=options.model, since=start, watcher=watcher, arguments=arguments
-    )
+        WORD, look, options, loaded, model=options.model, since=start, watcher=watcher, arguments=arguments,
+        notices=(DRAWN_ALONE.format(options.model),) if loaded.labels == CLASSES else (),
+    )  # fmt: skip
 
 
 def look(task: Task, step: Callable[[int, int], None], options: RelevanceOptions) -> Finding:

@@ -138,6 +138,38 @@ def test_residual_networks(make: object) -> None:
             assert one.below == pytest.approx(one.above, rel=1e-3, abs=1e-5)
 
 
+def test_the_parts_of_timms_vgg() -> None:
+    """Its classes by their names: a head of convolutions, a pooling of its own, and a linear layer."""
+
+    def named(name: str, **parts: nn.Module) -> nn.Module:
+        def run(self: nn.Module, x: Tensor) -> Tensor:
+            for part in parts:
+                x = getattr(self, part)(x)
+            return x
+
+        made = type(name, (nn.Module,), {"forward": run})()
+        for part, module in parts.items():
+            setattr(made, part, module)
+        return made
+
+    pool = named("FastAdaptiveAvgPool")
+    pool.flatten = True  # type: ignore[assignment]
+    type(pool).forward = lambda self, x: x.mean((2, 3))  # type: ignore[method-assign]
+    whole = named("SelectAdaptivePool2d", pool=pool, flatten=nn.Identity())
+    torch.manual_seed(0)
+    model = named(
+        "VGG",
+        features=nn.Sequential(nn.Conv2d(3, 4, 3, padding=1), nn.ReLU(), nn.MaxPool2d(2)),
+        pre_logits=named(
+            "ConvMlp", fc1=nn.Conv2d(4, 6, 2), act1=nn.ReLU(), drop=nn.Dropout(), fc2=nn.Conv2d(6, 6, 1), act2=nn.ReLU()
+        ),
+        head=named("ClassifierHead", global_pool=whole, drop=nn.Dropout(), fc=nn.Linear(6, 5), flatten=nn.Identity()),
+    ).eval()
+    links, x = chain_of(model), torch.randn(1, 3, 10, 12)
+    torch.testing.assert_close(forward(links, x), model(x))
+    assert propagate(links, rules_of("stable"), x).pixels.shape == (3, 10, 12)
+
+
 @pytest.mark.parametrize("composite", COMPOSITES)
 def test_without_biases_nothing_is_lost(composite: str) -> None:
     torch.manual_seed(0)
