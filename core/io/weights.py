@@ -50,8 +50,12 @@ def read_description(path: str | PathLike[str]) -> dict[str, Any]:
     return _described(path, weights=False)[0]
 
 
-def read_tensors(path: str | PathLike[str], *, weights: bool = True) -> tuple[dict[str, str], dict[str, Tensor]]:
+def read_tensors(
+    path: str | PathLike[str], *, weights: bool = True, finite: bool = True
+) -> tuple[dict[str, str], dict[str, Tensor]]:
     """Metadata and tensors of any safetensors file; no tensors without ``weights``.
+
+    With ``finite=False`` NaN and infinity are no fault of the file.
 
     Raises
     ------
@@ -70,7 +74,11 @@ def read_tensors(path: str | PathLike[str], *, weights: bool = True) -> tuple[di
         with safe_open(path, "pt") as file:
             metadata = dict(file.metadata() or {})
             state = {name: file.get_tensor(name) for name in file.keys()} if weights else {}
-        sick = [n for n, t in state.items() if t.is_floating_point() and not bool(torch.isfinite(t).all())]
+        sick = [
+            n
+            for n, t in state.items()
+            if finite and t.is_floating_point() and not bool(torch.isfinite(t.float()).all())
+        ]
     except Exception as error:  # damaged headers fail anywhere: in JSON, in offsets, in types that torch does not know
         reason = one_line(str(error).partition("\n")[0]) or type(error).__name__
         raise InputError(path, f"is no safetensors file, or a damaged one ({reason[:160]})", "Copy it again") from None
@@ -78,6 +86,80 @@ def read_tensors(path: str | PathLike[str], *, weights: bool = True) -> tuple[di
         listed = ", ".join(one_line(name) for name in sick[:3])
         raise InputError(path, f"holds NaN or infinite weights ({listed})", "Train or save it again")
     return metadata, state
+
+
+STATES = ("state_dict", "model_state_dict", "model", "module", "net", "network", "weights", "params", "ema")
+"""Entries under which training scripts keep weights, in the order in which they are looked for."""
+
+
+def read_state(path: str | PathLike[str]) -> tuple[dict[str, Tensor], tuple[str, ...]]:
+    """The tensors of a file that a training script wrote, NaN and infinity among them, and notes on what was left out.
+
+    Parameters
+    ----------
+    path : str or PathLike
+        A safetensors file, or one of ``torch.save``: a dictionary of tensors, or one that holds such a dictionary.
+        Nothing that is pickled beside tensors is run.
+
+    Raises
+    ------
+    InputError
+        If it is no such file, holds code, or takes more than the budget of memory.
+    """
+    import pickle
+    import warnings
+
+    import torch
+
+    with open_regular(path) as file:
+        head, size = file.read(9), os.fstat(file.fileno()).st_size
+    if head[8:] == b"{":
+        return read_tensors(path, finite=False)[1], ()
+    if head[:2] != b"PK" and head[:1] != b"\x80":
+        raise InputError(
+            path, "is neither a safetensors file nor one of torch.save", "Name a file of a model's weights"
+        )
+    check_memory(path, 3 * size, "its weights take")
+    fix = "Save the model's state_dict() instead"
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # of types that torch will drop
+            stored: Any = torch.load(path, map_location="cpu", weights_only=True)
+    except pickle.UnpicklingError as error:
+        if "nsupported" in str(error) or "not an allowed global" in str(error):
+            raise InputError(path, "holds Python objects beside weights; reading those could run code", fix) from None
+        raise InputError(path, "is no file of weights, or a damaged one", "Copy it again") from None
+    except Exception as error:  # damaged files fail anywhere
+        if "TorchScript" in str(error):
+            raise InputError(path, "is a scripted model (TorchScript), which is code", fix) from None
+        raise InputError(
+            path, f"is no file of weights, or a damaged one ({reason_of(error)})", "Copy it again"
+        ) from None
+    return _tensors(path, stored)
+
+
+def _tensors(path: str | PathLike[str], stored: Any) -> tuple[dict[str, Tensor], tuple[str, ...]]:
+    """The tensors of what ``torch.load`` gave."""
+    import torch
+
+    notes: list[str] = []
+    for _ in range(3):  # {"state_dict": {...}}, at most two deep
+        if not isinstance(stored, dict):
+            break
+        state = {str(name): value for name, value in stored.items() if isinstance(value, torch.Tensor)}
+        inside = next((name for name in STATES if isinstance(stored.get(name), dict)), None)
+        if inside is None:
+            if state and (count := len(stored) - len(state)):
+                notes.append(f"{count} entries beside the weights are left out")
+            if state:
+                return state, tuple(notes)
+            break
+        others = [one_line(str(name))[:40] for name in stored if name != inside]
+        told = f"; left out are {', '.join(others[:4])}{' and more' if len(others) > 4 else ''}" if others else ""
+        notes.append(f"the weights are those under {inside!r}{told}")
+        stored = stored[inside]
+    what = type(stored).__name__ if not isinstance(stored, dict) else "a dictionary without tensors"
+    raise InputError(path, f"holds no weights by name ({what})", "Save the model's state_dict()")
 
 
 def _described(path: str | PathLike[str], *, weights: bool) -> tuple[dict[str, Any], dict[str, Tensor]]:

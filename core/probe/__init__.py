@@ -47,6 +47,13 @@ KINDS = Registry(
             paper="arXiv 1712.08268, Image and Vision Computing 2019",
             year=2017,
         ),
+        Method(
+            "filters",
+            home="attn.core.probe.filters.options:KIND",
+            summary="convolution filters of a model: statistics, redundancy, dead ones, spectra, receptive field",
+            paper="arXiv 2410.21644",
+            year=2024,
+        ),
     ],
 )
 
@@ -55,6 +62,7 @@ FIGURES: Mapping[str, str] = {
     "classify-queries": "attn.core.probe.classify.figures:draw_queries",
     "difference": "attn.core.probe.difference:draw",
     "collapse": "attn.core.probe.collapse.figure:draw",
+    "filters": "attn.core.probe.filters.figure:draw",
     "contrast": "attn.core.probe.contrast.figure:draw",
     "densities": "attn.core.probe.contrast.figure:draw_densities",
     "relevance": "attn.core.probe.relevance.figure:draw",

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import fields
 from pathlib import Path
 
 import numpy as np
@@ -15,6 +16,7 @@ from attn.core.filters.learned import sanger, spherical_kmeans
 from attn.core.filters.lsuv import unit_variance_
 from attn.core.filters.patches import normalise, patches, pca, zca
 from attn.core.filters.rules import RULES, TORCH_DEFAULT, he_gain
+from attn.core.probe.filters.statistics import statistics
 
 VECTORS = Path(__file__).parent / "vectors" / "filter-design"
 
@@ -110,3 +112,15 @@ def test_structured() -> None:
     assert torch.equal(structured.icnr(v["icnr_base"], 2), v["icnr"])
     assert torch.equal(structured.dirac(12, 3, (5, 5)), v["dirac"])
     assert_within(structured.at_centre(v["delta_q"][:, :3], (5, 5)), v["delta_orthogonal"], 1e-6)
+
+
+def test_statistics() -> None:
+    v = load("statistics")
+    found = statistics(v["weight"])
+    names = set(v) - {"weight"}
+    assert names == {field.name for field in fields(found)} - {"least", "most"}
+    for name in sorted(names - {"cond"}):
+        actual = torch.as_tensor(getattr(found, name)).double()
+        assert torch.allclose(actual, v[name].double(), rtol=1e-4, atol=1e-7), name
+    assert 0.1 < found.cond / float(v["cond"]) < 10  # the least singular value is 0 up to rounding
+    assert found.duplicates == 2
