@@ -21,7 +21,7 @@ from .figure import NORMS, norms, tiles
 from .read import FilterBank, ModelFilters
 from .statistics import FilterStatistics, statistics
 from .suggest import narrow_field, suggestions
-from .trace import Place, traced
+from .trace import Traced, traced
 from .trust import mean, number, trust_lines
 
 BATCH = 8
@@ -43,7 +43,7 @@ SHOWN = 12
 class _Seen:
     """What running the model adds; empty where it cannot be run."""
 
-    places: Mapping[str, Place]
+    places: Mapping[str, Traced]
     activity: Mapping[str, dict[str, float]]
     fields: Mapping[str, NDArray[np.float32]]
 

@@ -27,7 +27,7 @@ _SAME = frozenset(
 
 
 @dataclass(frozen=True, slots=True)
-class View:
+class Sight:
     """What one value of a feature map sees of the picture: sides in pixels, and the step to its neighbour's."""
 
     side: tuple[float, ...]
@@ -35,7 +35,7 @@ class View:
 
 
 @dataclass(frozen=True, slots=True)
-class Place:
+class Traced:
     """A convolution in a model.
 
     Parameters
@@ -57,7 +57,7 @@ class Place:
     field: float
 
 
-def traced(model: nn.Module, pixels: Tensor) -> dict[str, Place]:
+def traced(model: nn.Module, pixels: Tensor) -> dict[str, Traced]:
     """Run a model once.
 
     Parameters
@@ -68,11 +68,11 @@ def traced(model: nn.Module, pixels: Tensor) -> dict[str, Place]:
 
     Returns
     -------
-    dict of str to Place
+    dict of str to Traced
         By the names of ``named_modules``; of a layer that runs several times, its first run. Layers that did not run
         are not in it.
     """
-    places: dict[str, Place] = {}
+    places: dict[str, Traced] = {}
     mode = _Reach(pixels)
 
     def hook_of(name: str) -> Any:
@@ -86,7 +86,7 @@ def traced(model: nn.Module, pixels: Tensor) -> dict[str, Place]:
                 macs = output.numel() * part.in_channels // part.groups * taps
             view = mode.view(output)
             field = max(view.side) if view else math.nan
-            places[name] = Place(len(places), tuple(output.shape[2:]), macs // len(output), field)
+            places[name] = Traced(len(places), tuple(output.shape[2:]), macs // len(output), field)
 
         return hook
 
@@ -111,10 +111,10 @@ class _Reach(TorchFunctionMode):
         super().__init__()
         dimensions = pixels.ndim - 2
         self._views: Any = WeakIdKeyDictionary()
-        self._views[pixels] = View((1.0,) * dimensions, (1.0,) * dimensions)
+        self._views[pixels] = Sight((1.0,) * dimensions, (1.0,) * dimensions)
 
-    def view(self, value: Tensor) -> View | None:
-        found: View | None = self._views.get(value)
+    def view(self, value: Tensor) -> Sight | None:
+        found: Sight | None = self._views.get(value)
         return found
 
     def __torch_function__(
@@ -142,8 +142,8 @@ def _feature_maps(args: Any, kwargs: Mapping[str, Any]) -> list[Tensor]:
     return [v for v in flat if isinstance(v, Tensor) and v.ndim > 2 and not isinstance(v, nn.Parameter)]
 
 
-def _seen_by(name: str, seen: list[View], args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> View | None:
-    before = View(
+def _seen_by(name: str, seen: list[Sight], args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> Sight | None:
+    before = Sight(
         tuple(max(sides) for sides in zip(*(view.side for view in seen), strict=True)),
         tuple(max(jumps) for jumps in zip(*(view.jump for view in seen), strict=True)),
     )
@@ -163,14 +163,14 @@ def _named(order: tuple[str, ...], args: tuple[Any, ...], kwargs: Mapping[str, A
     return {**dict(zip(order, args, strict=False)), **kwargs}
 
 
-def _slid(before: View, kernel: Any, stride: Any, dilation: Any) -> View:
+def _slid(before: Sight, kernel: Any, stride: Any, dilation: Any) -> Sight:
     """r + (k - 1) d j and j s, along every side."""
     count = len(before.side)
     kernel, stride, dilation = (
         tuple(value) * (count if len(value) == 1 else 1) if isinstance(value, (tuple, list)) else (value,) * count
         for value in (kernel, stride, dilation)
     )
-    return View(
+    return Sight(
         tuple(r + (k - 1) * d * j for r, j, k, d in zip(before.side, before.jump, kernel, dilation, strict=True)),
         tuple(j * s for j, s in zip(before.jump, stride, strict=True)),
     )
