@@ -93,6 +93,8 @@ def read_classes(source: str, *, label: str | None, limit: int | None, seed: int
     if match := DRAWN.fullmatch(source):
         if label is not None:
             raise OptionError("{label}: drawn pictures have no columns.")
+        if limit is not None:
+            raise OptionError("{limit}: the number of drawn pictures is in their name, shapesxN.")
         return _checked(_drawn(source, match))
     path = Path(source).expanduser()
     rows = labelled_pictures(path, label)

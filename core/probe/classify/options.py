@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, fields
 from pathlib import Path
 from typing import Annotated, Literal
 
@@ -177,6 +177,23 @@ class ClassifyOptions:
             raise OptionError(f"{{poolings}}: {error}") from None
         if self.warmup >= self.epochs:
             raise OptionError(f"{{warmup}}: {self.warmup} epochs leave nothing of {{epochs}} {self.epochs}.")
+
+
+FOR_TRAINING = (
+    "label", "limit", "poolings", "queries", "d_out", "layer", "final_norm", "shots", "seeds", "epochs", "warmup",
+    "batch", "optimizer", "learning_rate", "weight_decay", "test_share", "val_share", "trust", "maps", "feature_dtype",
+)  # fmt: skip
+"""Options that a saved head leaves nothing to decide for."""
+OF_ENCODERS = ("model", "label", "limit", "layer", "final_norm", "feature_dtype", "maps")
+"""Options that saved features leave nothing to decide for."""
+
+
+def refuse(options: ClassifyOptions, names: tuple[str, ...], why: str) -> None:
+    """Raise ``OptionError`` for the first of the options ``names`` that is not as by default: it would not be read."""
+    default = {field.name: field.default for field in fields(ClassifyOptions)}
+    for name in names:
+        if getattr(options, name) != default[name]:
+            raise OptionError(f"{{{name}}} {why}. Leave it out.")
 
 
 KIND = Verb(

@@ -25,7 +25,7 @@ from ..trust.randomised import randomised
 from .data import ClassSet, read_classes
 from .features import Extraction, Features, block_count, read_features
 from .ladder import Bench, Rung, climb
-from .options import DEFAULT, PROBES, ClassifyOptions
+from .options import DEFAULT, FOR_TRAINING, OF_ENCODERS, PROBES, ClassifyOptions, refuse
 from .saved import is_saved_features, read_saved_features
 from .split import few, split_of
 from .training import HeadRecipe
@@ -70,6 +70,7 @@ def run(
     if options.head is not None:
         from .drawing import draw_head
 
+        refuse(options, FOR_TRAINING, "says nothing of a saved {head}, which is drawn as it is")
         return draw_head(options, watcher, arguments, start)
     folder = options.output or beside(options.data)
     if fault := place_fault(folder / "x"):
@@ -133,11 +134,7 @@ def recipe_of(options: ClassifyOptions, learning: int) -> tuple[HeadRecipe, str]
 def _source(options: ClassifyOptions, folder: Path, watcher: Watcher) -> ProbedData:
     cache = folder / "features"
     if is_saved_features(options.data):
-        for name in ("label", "limit"):
-            if getattr(options, name) is not None:
-                raise OptionError(f"{{{name}}}: saved features have none of it.")
-        if options.final_norm or options.layer not in ("last", "0"):
-            raise OptionError("{layer}: saved features are of one layer; leave {layer} and {final_norm} out.")
+        refuse(options, OF_ENCODERS, "says nothing of saved features: they are of one layer, without pictures")
         pictures, features = read_saved_features(options.data, cache)
         return ProbedData(pictures, lambda: features)
     pictures = read_classes(options.data, label=options.label, limit=options.limit, seed=options.compute.seed)
@@ -179,6 +176,8 @@ def _probed(options: ClassifyOptions, source: ProbedData, features: Features, wa
     bench = Bench(pictures, features, split, recipe, options.queries, options.d_out)
     probes, dropped = _possible(options.poolings, bench)
     bench.check(probes)
+    if not any(probe in ("ep", "ep_all") for probe in probes):
+        refuse(options, ("queries", "d_out"), "is of ep, which is not among {poolings}")
     seeds = tuple(range(seed, seed + options.seeds))
     said = watcher.step
     notices = [f"split: {split.said}", f"heads: {told}", *dropped]

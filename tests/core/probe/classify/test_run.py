@@ -50,7 +50,10 @@ def photos(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def options(data: Path | str, encoder: Path | str, output: Path, **more: Any) -> ClassifyOptions:
-    settings = {"queries": 4, "epochs": 4, "warmup": 1, "seeds": 2, "device": "cpu", "maps": 2}
+    settings: dict[str, Any] = {"device": "cpu"}
+    if "head" not in more:
+        settings |= {"epochs": 4, "warmup": 1, "seeds": 2, "maps": 2}
+        settings |= {"queries": 4} if "ep" in str(more.get("poolings", "ep")) else {}
     return build(ClassifyOptions, {"data": str(data), "model": str(encoder), "output": str(output), **settings, **more})
 
 
@@ -190,6 +193,8 @@ def test_a_saved_head_on_other_pictures(encoder: Path, photos: Path, tmp_path: P
         ({"shots": "0"}, "one picture"),
         ({"epochs": 4, "warmup": 4}, "leave nothing"),
         ({"label": "kind"}, "holds no list"),
+        ({"poolings": "gap", "queries": 8}, "{queries} is of ep"),
+        ({"head": "x.safetensors", "seeds": 2}, "{seeds} says nothing of a saved {head}"),
     ],
 )
 def test_options_that_cannot_be(encoder: Path, photos: Path, tmp_path: Path, more: dict[str, Any], words: str) -> None:
@@ -246,3 +251,10 @@ def test_a_table_and_an_encoder_without_class_token(tmp_path: Path) -> None:
     assert any("linear is left out" in notice for notice in report.notices)
     with pytest.raises(OptionError, match="ep_all reads a class token"):
         run(options(tmp_path / "set.parquet", siglip, tmp_path / "out", poolings="ep_all", overwrite=True))
+
+
+def test_drawn_pictures_have_their_number() -> None:
+    with pytest.raises(OptionError, match="in their name"):
+        read_classes("shapesx40", label=None, limit=20, seed=0)
+    with pytest.raises(OptionError, match="no columns"):
+        read_classes("shapesx40", label="kind", limit=None, seed=0)
