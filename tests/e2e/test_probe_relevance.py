@@ -55,6 +55,20 @@ def test_drawn_pictures(cli, tmp_path):
     assert "classes of its own" in cli("probe", "relevance", "shapesx4", "--target", "red ring").stderr
 
 
+def test_two_models(cli, tmp_path):
+    Image.radial_gradient("L").resize((40, 30)).save(tmp_path / "a.png")
+    words = ("probe", "relevance", "a.png", "--no-trust", "--max-side", "64", "--json")
+    ran = cli(*words, "--compare", "shapes-cnn")
+    assert ran.code == 0, ran.stderr
+    details = rows(ran.report)["details"]
+    assert details["likeness"][0]["spearman"] > 0.999
+    first, second = details["models"]
+    assert first == second
+    assert (tmp_path / "a.compared.png").exists()
+    assert "other settings" in rows(cli(*words).report)["warnings"][0]
+    assert "--compare" in cli("probe", "relevance", "shapesx3", "--compare", "shapes-cnn").stderr
+
+
 def test_what_is_refused(cli, tmp_path):
     Image.new("RGB", (8, 8)).save(tmp_path / "a.png")
     for words, said in (

@@ -40,6 +40,8 @@ class RelevanceOptions:
         See ``attn.core.models.load``.
     target : str or None
         Class, by name or number.
+    compare : str or None
+        A second classifier, beside the first.
     rules : str
     epsilon : float or None
         Of the rules; None: 1e-9 of ``official``, else 1e-6.
@@ -64,6 +66,9 @@ class RelevanceOptions:
     ] = "shapes-cnn"  # fmt: skip
     target: Annotated[
         str | None, Option("Class, by name or number.", metavar="CLASS", shown="the most probable one")
+    ] = None
+    compare: Annotated[
+        str | None, Option("A second classifier, beside the first: for its own most probable class.", metavar="NAME")
     ] = None
     rules: Annotated[
         Literal["official", "stable", "epsilon", "alpha2beta1", "epsilon-plus", "gamma-box"],
@@ -95,6 +100,8 @@ class RelevanceOptions:
             raise OptionError(f"{self.scenes}: drawn pictures stand alone. Look at others in a run of their own.")
         if self.scenes and self.target is not None:
             raise OptionError(f"{{target}}: {self.scenes} has classes of its own.")
+        if self.scenes and self.compare is not None:
+            raise OptionError(f"{{compare}}: {self.scenes} is for one model. Compare models on files.")
 
     @property
     def scenes(self) -> str:
@@ -129,7 +136,7 @@ KIND = Verb(
             "written last.",
         ),
         ("NAME.heat.png", "The relevance of each colour as the official code shows it: absolute, as a colour picture."),
-        ("NAME.overlay.png", "The SR map over the picture."),
+        ("NAME.overlay.png", "The SR map over the picture; NAME.compared.png: that of the second classifier."),
         (
             "NAME.relevance.npz",
             "Arrays: relevance [3, h, w], saliency and gradient (gradient times input) [h, w], conservation, curves, "

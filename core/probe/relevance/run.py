@@ -11,19 +11,21 @@ from functools import lru_cache
 from typing import Any
 
 import numpy as np
+from numpy.typing import NDArray
 
 from ...batch.task import Task
 from ...errors import UsageError
 from ...models.load import load_model
 from ...models.loaded import Loaded
-from ...models.pictures import eight_bits, read_picture
+from ...models.pictures import ColourPicture, eight_bits, read_picture
 from ...options import OptionError
 from ...progress import Watcher
 from ...prune.shapes.labelled import CLASSES
 from ...report.model import Report
 from ...report.sections import Section, Table, Trust
-from ..frame import Finding, look_at_files
+from ..frame import Finding, look_at_files, settings_of
 from ..panel import shown
+from ..trust.likeness import cosine, spearman
 from .figure import overlay
 from .look import LookedThrough, Looker, check_classifier, class_of
 from .options import RelevanceOptions
@@ -51,13 +53,16 @@ def run(
     start = time.perf_counter()
     loaded = classifier(options.model, options.device, options.allow_download)
     class_of(options.target, loaded)
+    settings = settings_of(options)
+    if options.compare is not None:
+        settings["compare"] = classifier(options.compare, options.device, options.allow_download).fingerprint
     if options.scenes:
         from .scenes import look_at_scenes
 
         return look_at_scenes(options, looker_of(options, loaded), watcher, arguments, start)
     return look_at_files(
         WORD, look, options, loaded, model=options.model, since=start, watcher=watcher, arguments=arguments,
-        notices=(DRAWN_ALONE.format(options.model),) if loaded.labels == CLASSES else (),
+        settings=settings, notices=(DRAWN_ALONE.format(options.model),) if loaded.labels == CLASSES else (),
     )  # fmt: skip
 
 
@@ -72,6 +77,7 @@ def look(task: Task, step: Callable[[int, int], None], options: RelevanceOptions
     target = class_of(options.target, loaded)
     found = looker.look(prepared.pixels, target, trust=options.trust, step=step)
     regions = regions_of(found.salient, np.abs(found.relevance.pixels.float().cpu().numpy()).sum(0))
+    compared, pictures = _compared(picture, found, options)
     warnings = [*picture.warnings]
     if not np.ptp(found.signed):
         warnings.append("the relevance is the same everywhere: there is no map to show, and there are no regions")
@@ -94,10 +100,37 @@ def look(task: Task, step: Callable[[int, int], None], options: RelevanceOptions
             "maps": list(found.removals), "positive": float(signed[signed > 0].sum()),
             "negative": float(signed[signed < 0].sum()),
         },
-        sections=sections_of(found, regions, loaded, prepared.box),
+        sections=(*sections_of(found, regions, loaded, prepared.box), *compared),
         warnings=tuple(warnings),
-        pictures={"heat": found.heat, "overlay": overlay(eight_bits(shown_part(prepared.pixels, loaded)), found)},
+        pictures={
+            "heat": found.heat, "overlay": overlay(eight_bits(shown_part(prepared.pixels, loaded)), found), **pictures
+        },
     )  # fmt: skip
+
+
+def _compared(
+    picture: ColourPicture, found: LookedThrough, options: RelevanceOptions
+) -> tuple[list[Section], dict[str, NDArray[np.uint8]]]:
+    """What the second classifier makes of the picture: a table of both, and its overlay."""
+    if options.compare is None:
+        return [], {}
+    loaded = classifier(options.compare, options.device, options.allow_download)
+    assert loaded.processor.images is not None
+    pixels = loaded.processor.images(picture.pixels)
+    other = looker_of(options, loaded).look(pixels, trust=False)
+    first = classifier(options.model, options.device, options.allow_download)
+    rows = [
+        {
+            "model": name, "class": name_of(model, one.relevance.target), "probability": one.probability,
+            "conserved": one.relevance.conserved,
+        }
+        for name, model, one in ((options.model, first, found), (options.compare, loaded, other))
+    ]  # fmt: skip
+    sections: list[Section] = [Table("models", rows, title="Two classifiers on this picture")]
+    if found.signed.shape == other.signed.shape:
+        alike = {"cosine": cosine(found.signed, other.signed), "spearman": spearman(found.signed, other.signed)}
+        sections.append(Table("likeness", [alike], title="How alike their maps are, pixel by pixel"))
+    return sections, {"compared": overlay(eight_bits(shown_part(pixels, loaded)), other)}
 
 
 def shown_part(pixels: Any, loaded: Loaded) -> Any:
@@ -175,9 +208,9 @@ def looker_of(options: RelevanceOptions, loaded: Loaded) -> Looker:
     return Looker(loaded, options.rules, options.epsilon, settings, options.seed)
 
 
-@lru_cache(maxsize=1)
+@lru_cache(maxsize=2)
 def classifier(model: str, device: str, allow_download: bool) -> Loaded:
-    """The model; read once per process. Raises ``UsageError`` where it is none that relevance goes through."""
+    """A model; two are kept, read once per process. Raises ``UsageError`` where relevance does not go through it."""
     loaded = load_model(model, "classifier", device=device, allow_download=allow_download)
     try:
         check_classifier(loaded)
