@@ -101,7 +101,7 @@ def look_at_files(
     watcher, arguments
         As a ``Verb``'s run gets them.
     together : callable, optional
-        Sections of all items together, for example ``partial(mean_table, name="layers", title="…")``.
+        Sections of all items together, for example ``partial(mean_table, name="layers", title="…")``; not after Ctrl-C.
     settings : mapping, optional
         What decides the result beside the weights; default: ``settings_of`` the options.
     suffixes : collection of str
@@ -134,7 +134,12 @@ def look_at_files(
     outcome = run_batch(work, tasks, options.placement, watcher or Bars(), prepare=prepare)
     items = [noted(item, request) for item in outcome.items]
     device = str(next(loaded.model.parameters()).device)
-    sections = together(items) if together is not None else ()
+    sections: Sequence[Section] = ()
+    if together is not None and not outcome.interrupted:
+        try:
+            sections = together(items)
+        except KeyboardInterrupt:  # what was found in single files stays, and is reported
+            outcome = replace(outcome, interrupted=True)
     return outcome.report(
         "probe", arguments, device, since, items=items, passed=passed, sections=sections, notices=notices
     )

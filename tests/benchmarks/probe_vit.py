@@ -1,6 +1,6 @@
 """Does the JSD ranking of heads predict cumulative pruning better than other measures? On shapes-vit, drawn pictures.
 
-    python tests/benchmarks/probe_vit.py 200
+    python tests/benchmarks/probe_vit.py 100
 
 Importance is measured on pictures of one seed, the curves on pictures of another. Markdown on stdout; counted FLOPs of
 the restart against whole passes; prints what it finds, whatever that is.
@@ -21,7 +21,8 @@ from attn.core.probe.vit.importance import agreement, gate_gradients, importance
 from attn.core.probe.vit.restart import HeadSite
 from attn.core.prune.shapes.labelled import labelled_set
 
-COUNT = int(sys.argv[1]) if len(sys.argv) > 1 else 200
+COUNT = int(sys.argv[1]) if len(sys.argv) > 1 else 100
+POINTS, ORDERS = 8, 10
 MODEL = sys.argv[2] if len(sys.argv) > 2 else "shapes-vit"
 
 
@@ -59,7 +60,7 @@ def main() -> None:
         if target == "pred":
             del means["acc"]  # that of the predicted class is flip
         held, truth = pixels_of(loaded, 32)
-        curves = curves_of(Pruning(site, held, truth, points=site.depth * site.heads), means, seed=0, orders=20)
+        curves = curves_of(Pruning(site, held, truth, points=POINTS), means, seed=0, orders=ORDERS)
         print(f"target {target}; importance on {COUNT} pictures, curves on {COUNT} others, against their labels\n")
         rows = curves.rows()
         print("| " + " | ".join(rows[0]) + " |\n|" + " --- |" * len(rows[0]))

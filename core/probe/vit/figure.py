@@ -154,6 +154,10 @@ def per_patch(
 
 def agreement_matrix(panel: Any, values: NDArray[Any], measures: list[str]) -> None:
     """Kendall's tau between the rankings."""
+    if len(measures) < 2:
+        panel.text(0.5, 0.5, f"a model without classes has\none measure: {measures[0]}", ha="center", va="center")
+        panel.set_axis_off()
+        return
     drawn = panel.imshow(np.ma.masked_invalid(values), cmap="RdBu_r", vmin=-1, vmax=1)
     panel.figure.colorbar(drawn, ax=panel, label="Kendall's tau")
     for one, other in np.ndindex(values.shape):
