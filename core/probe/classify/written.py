@@ -23,6 +23,9 @@ from .query_maps import complementarity, entropies, group_maps, grouped, maps_of
 from .reading import reads_of, token_shape
 from .saved_head import SavedHead, write_head
 
+GROUPED = 512
+"""Test pictures, drawn at random, over which queries are grouped."""
+
 
 @dataclass(frozen=True, slots=True)
 class ProbeOutcome:
@@ -172,7 +175,8 @@ def _write_head(options: ClassifyOptions, found: ProbeOutcome, rung: Rung, folde
 def _queries(options: ClassifyOptions, found: ProbeOutcome, rung: Rung) -> tuple[FigureData | None, Table]:
     """The figure of a rung's first head, where there are pictures to draw on, and what is told of its queries."""
     bench = found.bench
-    read, test = bench.reader(rung.layer, rung.reads), bench.split.test
+    place = np.random.default_rng((options.compute.seed, 43)).permutation(len(bench.split.test))[:GROUPED]
+    read, test = bench.reader(rung.layer, rung.reads), bench.split.test[place]
     maps = maps_of(rung.trained[0].head, read, test)
     assert maps is not None
     owner = grouped(maps)
@@ -189,20 +193,20 @@ def _queries(options: ClassifyOptions, found: ProbeOutcome, rung: Rung) -> tuple
         ]
     title = (
         f"Queries of {rung.probe}, layer {rung.layer}: entropy over ln N, centroid in shares of the grid; "
-        f"complementarity {complementarity(maps):.3f}"
+        f"complementarity {complementarity(maps):.3f} ({len(test)} test pictures)"
     )
     table = Table("queries", told, title=title, detail=True)
     if found.loaded is None or not options.maps or bench.features.grid is None:
         return None, table
     images = found.loaded.processor.images
     assert images is not None
-    chosen = np.random.default_rng((options.compute.seed, 43)).permutation(len(test))[: options.maps]
+    chosen = range(min(options.maps, len(test)))
     names = bench.pictures.names
     seen = np.stack([shown_to_model(images, bench.pictures.picture(int(test[number])).pixels) for number in chosen])
-    of_groups = group_maps(maps[chosen], owner).reshape(len(chosen), -1, *bench.features.grid)
+    of_groups = group_maps(maps[: len(chosen)], owner).reshape(len(chosen), -1, *bench.features.grid)
     captions = [
         f"{Path(names[test[number]]).name}: {bench.pictures.classes[bench.pictures.labels[test[number]]]}, "
-        + ("recognised" if rung.hits[0, number] else "not recognised")
+        + ("recognised" if rung.hits[0, place[number]] else "not recognised")
         for number in chosen
     ]
     heading = f"Where {maps.shape[1]} queries of {rung.probe} look, in {of_groups.shape[1]} groups (layer {rung.layer})"
