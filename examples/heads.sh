@@ -8,7 +8,7 @@ out=${1:-heads-example}
 attn probe vit shapesx12 -o "$out" --report "$out/report.html" --overwrite
 
 # 2. The figure again, from what lies beside it: no model, no picture.
-attn probe redraw "$out/heads.vit.json"
+attn probe redraw "$out/heads.vit.json" --overwrite
 
 # 3. Ranked by the feature of the class token, with a head's mean in its place; the classes are those of the folders.
 attn probe vit "$out/pictures" -o "$out/mean" --ablate mean --target label --ranking cos --points 0 --no-trust \
