@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import pkgutil
 import sys
 import time
@@ -299,9 +300,11 @@ def _seconds(value: Any) -> str:
 
 
 def cell(value: Any) -> str:
-    """A number as people read it, anything else as text; None is empty."""
+    """A number as people read it, a dash where it is none; anything else as text; None is empty."""
     if value is None:
         return ""
+    if isinstance(value, float) and math.isnan(value):
+        return "–"
     if isinstance(value, float):
         return f"{value:.2f}" if 10 <= abs(value) < 1e9 else f"{value:.4g}"
     return str(value)

@@ -54,6 +54,13 @@ KINDS = Registry(
             paper="arXiv 2410.21644",
             year=2024,
         ),
+        Method(
+            "initialisers",
+            home="attn.core.probe.initialisers.options:KIND",
+            summary="which start values train a plain convolutional network fastest, on drawn pictures",
+            paper="arXiv 2410.21644",
+            year=2024,
+        ),
     ],
 )
 
@@ -63,6 +70,7 @@ FIGURES: Mapping[str, str] = {
     "difference": "attn.core.probe.difference:draw",
     "collapse": "attn.core.probe.collapse.figure:draw",
     "filters": "attn.core.probe.filters.figure:draw",
+    "initialisers": "attn.core.probe.initialisers.figure:draw",
     "contrast": "attn.core.probe.contrast.figure:draw",
     "densities": "attn.core.probe.contrast.figure:draw_densities",
     "relevance": "attn.core.probe.relevance.figure:draw",

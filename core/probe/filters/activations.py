@@ -79,6 +79,8 @@ class LayerActivity:
 
 def mean_correlation(covariance: Tensor) -> float:
     """Mean absolute correlation of two channels; those that never change are left out. NaN of fewer than two."""
+    if not bool(covariance.isfinite().all()):
+        return math.nan
     std = covariance.diagonal().clamp_min(0).sqrt()
     alive = std > 1e-6 * std.max()
     count = int(alive.sum())
@@ -90,6 +92,8 @@ def mean_correlation(covariance: Tensor) -> float:
 
 def effective_rank(covariance: Tensor) -> float:
     """exp of the entropy of the singular values of the centred activations, as shares of their sum."""
+    if not bool(covariance.isfinite().all()):
+        return math.nan
     singular = torch.linalg.eigvalsh(covariance).clamp_min(0).sqrt()
     if float(singular.sum()) == 0:
         return 0.0

@@ -120,7 +120,8 @@ KIND = Verb(
         "meaningless, and a filter that is small may be amplified. What has no meaning for a layer is shown as – and "
         "is null in JSON: spatial measures of 1 x 1 kernels, separability of 1-D and 3-D ones.",
         "A file of weights says neither stride nor groups nor direction: all are taken for ordinary convolutions, "
-        "and costs and receptive fields are left out. Only tensors NAME.weight of three to five dimensions count.",
+        "and costs and receptive fields are left out, but for chains named as torchvision's AlexNet and VGG. Only "
+        "tensors NAME.weight of three to five dimensions count.",
         "Files are read without running what is pickled in them. Layers with NaN or infinite weights are listed first "
         "and left out of everything else.",
         "--compare matches filters by layer, name and position. Two networks that were trained from different starts "

@@ -15,9 +15,10 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from ...errors import InputError, UsageError
+from ...errors import AttnError, InputError, UsageError
 from ...filters.layers import CONVOLUTIONS, TRANSPOSED, Layer
 from ...io.weights import read_state
+from ...models.convolutional import load_convolutional_file
 from ...models.files import sha256
 from ...models.load import load_model, vision_task
 from ...models.loaded import Loaded
@@ -27,6 +28,10 @@ from ...text import one_line
 
 SUFFIXES = (".pt", ".pth", ".safetensors", ".bin", ".ckpt")
 """Of files of weights: what folders are searched for."""
+CHAIN = (
+    "its names are those of torchvision's AlexNet or VGG, so it is run as such: strides are theirs, and costs and "
+    "receptive fields are those of pictures of 224 x 224 pixels"
+)
 NAMED = 4
 """So many layers are named where one asks what there is."""
 
@@ -103,6 +108,9 @@ def read_filters(name: str, *, file: bool, allow_download: bool = False) -> Mode
         state, notes = read_state(path)
         banks, skipped = banks_of_state(state)
         model = ModelFilters(banks, sha256(path), warnings=(*notes, *skipped))
+        if not skipped and (chain := _chain(path)) is not None:
+            banks, _ = banks_of_module(chain.model)
+            model = replace(model, banks=banks, loaded=chain, warnings=(*notes, CHAIN))
         there = f"its {len(state)} tensors are {_listed(f'{key} {list(t.shape)}' for key, t in state.items())}"
     else:
         try:
@@ -119,6 +127,14 @@ def read_filters(name: str, *, file: bool, allow_download: bool = False) -> Mode
         more = f"; {'; '.join(skipped)}" if skipped else ""
         raise InputError(name, f"has no convolution whose weights can be read: {there}{more}", "Name another model")
     return without_sick(model)
+
+
+def _chain(path: Path) -> Loaded | None:
+    """The classifier that a file of weights is of, where its names and shapes say so; None of any other."""
+    try:
+        return load_convolutional_file(path, device=torch.device("cpu"), dtype=torch.float32)
+    except AttnError:
+        return None
 
 
 def banks_of_state(state: Mapping[str, Tensor]) -> tuple[tuple[FilterBank, ...], tuple[str, ...]]:

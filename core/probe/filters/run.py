@@ -187,6 +187,8 @@ def prepared(model: ModelFilters, pictures: Sequence[Path]) -> tuple[list[Tensor
     images: ImagePreparation | None = model.loaded.processor.images if model.loaded is not None else None
     if model.loaded is None:
         return [], ("a file of weights cannot be run on pictures: name the model's folder instead",)
+    if model.sick:
+        return [], ("with NaN or infinite weights it is not run on pictures",)
     if images is None:
         return [], ("this model takes more than pictures: what its filters do on them is not measured",)
     pixels, unread = [], []

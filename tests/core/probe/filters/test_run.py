@@ -262,3 +262,21 @@ def test_suggestions() -> None:
     assert any("effective rank" in text for text in suggestions((3, 3), statistics(flat)))
     assert suggestions((3, 3), statistics(torch.randn(8, 4, 3, 3))) == []
     assert (narrow_field(9.0, 9), narrow_field(float("nan"), 9)) == ("", "")
+
+
+def test_a_chain_named_as_torchvision_does_is_run(tmp_path: Path) -> None:
+    from attn.core.nets.convolutional import vgg
+
+    path = tmp_path / "vgg.pth"
+    torch.save(vgg((4, 6), 8, 3, grid=2).state_dict(), path)
+    photo(tmp_path / "a.png")
+    (item,) = look(tmp_path, path, data=str(tmp_path / "a.png")).items
+    assert (item.status, item.metrics["receptive_field"]) == ("ok", 8)
+    assert any("AlexNet or VGG" in warning for warning in item.warnings)
+    assert table(item, "layers")[0]["output_variance"] > 0
+    weights = torch.load(path)
+    weights["features.0.weight"][0, 0, 0, 0] = float("nan")
+    torch.save(weights, path)
+    (item,) = look(tmp_path, path, data=str(tmp_path / "a.png"), placement=Placement(overwrite=True)).items
+    assert (item.status, item.metrics["sick_layers"]) == ("ok", 1)
+    assert any("not run on pictures" in warning for warning in item.warnings)

@@ -1,0 +1,1 @@
+"""``attn probe initialisers``: which start values train a plain convolutional network fastest."""
