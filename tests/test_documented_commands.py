@@ -26,14 +26,14 @@ OPERATORS_OF_A_SHELL = frozenset("();<>|&")
 
 
 def in_markdown(text: str) -> Iterator[str]:
-    """Lines of blocks of code, and spans of code that begin with ``attn`` and are more than a command's name."""
+    """Lines of blocks of code, and spans that begin with ``attn`` (or variables and it) and are more than its name."""
     blocks = re.split(r"^```.*$", text, flags=re.M)
     for block in blocks[1::2]:
         yield from in_script(block)
     for prose in blocks[::2]:
         for span in re.findall(r"`([^`]+)`", prose):
-            words = span.split()
-            if words[0] == "attn" and words[len(named(words[1:])) + 1 :]:
+            words = re.sub(r"^(?:[A-Z_]+=\S+ )+", "", span).split()
+            if words[:1] == ["attn"] and words[len(named(words[1:])) + 1 :]:
                 yield " ".join(words)
 
 
