@@ -64,6 +64,14 @@ RECIPES = Registry(
             year=2023,
         ),
         Method(
+            "fewshot-detect",
+            home="attn.core.train.fewshot_detect.options:RECIPE",
+            summary="a detector moved to another domain: prototypes for objects and for background; from notes",
+            paper="CVPR 2026, arXiv 2603.18541; no official code was found",
+            year=2026,
+            needs=(Need("pycocotools", "pycocotools", "detect"),),
+        ),
+        Method(
             "image-text-head",
             home="attn.core.train.image_text_head.options:RECIPE",
             summary="a linear head that joins the packaged ViT and text encoder",

@@ -1,0 +1,1 @@
+"""``attn train fewshot-detect``: a detector moved to another domain from a handful of pictures."""
