@@ -10,6 +10,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
+from ...errors import UsageError
 from ...nets.center_periphery.module import feature_maps, wrap
 from .detector import LEAST_SCORE, MOST_BOXES, Detector, FoundBoxes
 
@@ -97,8 +98,14 @@ class TransformersDetector(Detector):
     @torch.no_grad()
     def distance(self, inputs: Tensor) -> float:
         """Of the encoder's self-attention over the cells of the last feature map, in cells."""
-        out = self(inputs, output_attentions=True)
-        attentions = out.encoder_attentions
+        before = self.model.config._attn_implementation
+        self.model.set_attn_implementation("eager")  # others give no weights
+        try:
+            attentions = self(inputs, output_attentions=True).encoder_attentions
+        finally:
+            self.model.set_attn_implementation(before)
+        if not attentions:
+            raise UsageError(f"{type(self.model).__name__} gives no attention of its encoder.")
         h, w = self._refined[-1].shape[2:]
         positions = torch.cartesian_prod(torch.arange(float(h)), torch.arange(float(w))).to(inputs.device)
         apart = torch.cdist(positions, positions)
