@@ -40,7 +40,7 @@ class FoundBoxes:
     labels: NDArray[np.int64]
 
 
-class Detector(nn.Module, ABC):
+class ObjectDetector(nn.Module, ABC):
     """A detector whose backbone is frozen and whose feature maps go through ``refinement``.
 
     The modules of an instance are what is trained; ``prepare`` does all that no training changes.
@@ -72,7 +72,7 @@ class Detector(nn.Module, ABC):
         """Mean attention distance of the layers behind the refinement, in cells; see section 3.1."""
 
 
-class ShapesDetector(Detector):
+class ShapesDetector(ObjectDetector):
     """Ours: one stride of 8 pixels, one layer of attention behind the refinement, a box and class scores per cell.
 
     Parameters

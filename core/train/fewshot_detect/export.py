@@ -12,14 +12,14 @@ from ...io.weights import read_weights, write_weights
 from ...nets.center_periphery.prototypes import Prototypes
 from ...options import values
 from .data import CLASSES
-from .detector import Detector, ShapesDetector
+from .detector import ObjectDetector, ShapesDetector
 from .options import PLAIN, RefinementOptions
 from .recipe import refinement_of
 
 FORM, VERSION = "attn-fewshot-detect", 1
 
 
-def write_detector(detector: Detector, arm: str, options: RefinementOptions, path: Path) -> None:
+def write_detector(detector: ObjectDetector, arm: str, options: RefinementOptions, path: Path) -> None:
     """The trained detector with its prototypes; its frozen backbone is the one that ships."""
     described = {"format": FORM, "version": VERSION, "modules": arm, "refinement": values(options)}
     write_weights(path, detector.state_dict(), described)

@@ -13,7 +13,7 @@ from torch import Tensor
 from ...nets.center_periphery.module import CenterPeriphery
 from ...nets.center_periphery.refine import centre, periphery
 from ...report.canvas import grid
-from .detector import Detector
+from .detector import ObjectDetector
 
 GREEN, BLUE, BOTH, GREY = (0, 158, 115), (0, 114, 178), (86, 180, 160), (127, 127, 127)
 """Of cells in the front, in the back, in both and in neither; told apart by the colour-blind (Okabe and Ito)."""
@@ -21,7 +21,7 @@ STRENGTH = 0.55
 
 
 @torch.no_grad()
-def cell_masks(detector: Detector, inputs: Tensor) -> tuple[NDArray[np.bool_], NDArray[np.bool_]]:
+def cell_masks(detector: ObjectDetector, inputs: Tensor) -> tuple[NDArray[np.bool_], NDArray[np.bool_]]:
     """Cells of the first level in the front and in the back, bool [N, h, w] each."""
     module = detector.refinement
     assert isinstance(module, CenterPeriphery)
@@ -35,7 +35,7 @@ def cell_masks(detector: Detector, inputs: Tensor) -> tuple[NDArray[np.bool_], N
 
 
 def draw_masks(
-    detector: Detector, pictures: NDArray[np.uint8], inputs: Tensor, boxes: Sequence[Tensor], path: Path
+    detector: ObjectDetector, pictures: NDArray[np.uint8], inputs: Tensor, boxes: Sequence[Tensor], path: Path
 ) -> None:
     """Pictures above the same with their cells coloured; the boxes of objects in white."""
     front, back = cell_masks(detector, inputs)

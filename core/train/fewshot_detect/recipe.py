@@ -19,7 +19,7 @@ from ...nets.center_periphery.module import CenterPeriphery
 from ...nets.center_periphery.prototypes import Prototypes, cells_inside, prototypes_of
 from ...prune.shapes.words import BOS, CELLS, COLOURS, NUMBER, SHAPES, numbers
 from .data import CLASSES, VIEWS, DetectionSet, judged_set, source_batch, views
-from .detector import Detector
+from .detector import ObjectDetector
 from .options import PLAIN, RefinementOptions
 from .score import average_precision, redundant
 
@@ -35,7 +35,7 @@ class SourceRecipe:
     score = "ap50"
     stalled_below = ("ap50", 0.1)
 
-    def __init__(self, detector: Detector, seed: int, batch: int) -> None:
+    def __init__(self, detector: ObjectDetector, seed: int, batch: int) -> None:
         self.model: nn.Module = detector
         self.detector, self.seed, self.batch = detector, seed, batch
         self.held_out = judged_set(GLANCED, seed, shifted=False, held_out=True)
@@ -69,7 +69,7 @@ class Support:
     labels: tuple[Tensor, ...]
 
 
-def support_of(detector: Detector, pixels: Tensor, drawn: DetectionSet, seed: int) -> Support:
+def support_of(detector: ObjectDetector, pixels: Tensor, drawn: DetectionSet, seed: int) -> Support:
     """Prototypes by the source detector's features, and the views; ``pixels`` are the pictures, [N, 3, H, W]."""
     with torch.no_grad():
         found = prototypes_of(
@@ -96,7 +96,7 @@ def refinement_of(arm: str, options: RefinementOptions) -> nn.Module:
 class AdaptedDetector(nn.Module):
     """What is trained on the support pictures: the detector, and with TSA the projections beside it."""
 
-    def __init__(self, detector: Detector, alignment: TextAlignment | None) -> None:
+    def __init__(self, detector: ObjectDetector, alignment: TextAlignment | None) -> None:
         super().__init__()
         self.detector, self.alignment = detector, alignment
 
@@ -106,11 +106,11 @@ class AdaptRecipe:
 
     Parameters
     ----------
-    detector : Detector
+    detector : ObjectDetector
         With its refinement, prototypes loaded.
     support : Support
     judged : DetectionSet
-        Target pictures, and ``inputs``, what ``Detector.prepare`` made of them.
+        Target pictures, and ``inputs``, what ``ObjectDetector.prepare`` made of them.
     texts : Tensor [K, D] or None
         Features of the phrases of TSA; None: without TSA.
     options : RefinementOptions
@@ -121,7 +121,7 @@ class AdaptRecipe:
     stalled_below = ("ap50", -1.0)
 
     def __init__(
-        self, detector: Detector, support: Support, judged: DetectionSet, inputs: Tensor, texts: Tensor | None,
+        self, detector: ObjectDetector, support: Support, judged: DetectionSet, inputs: Tensor, texts: Tensor | None,
         options: RefinementOptions, seed: int, batch: int,
     ) -> None:  # fmt: skip
         alignment = None if texts is None else TextAlignment(detector.width, texts.shape[1], SHARED)
@@ -149,7 +149,7 @@ class AdaptRecipe:
         return {**judged_metrics(self.detector, self.judged, self.inputs), **self.last}
 
 
-def judged_metrics(detector: Detector, judged: DetectionSet, inputs: Tensor) -> dict[str, float]:
+def judged_metrics(detector: ObjectDetector, judged: DetectionSet, inputs: Tensor) -> dict[str, float]:
     """AP, redundant boxes, attention distance and, with a refinement, the shares of cells in its masks."""
     found = detector.detect(inputs)
     metrics = average_precision(found, judged)

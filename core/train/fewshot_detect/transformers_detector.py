@@ -12,12 +12,12 @@ from torch import Tensor, nn
 
 from ...errors import UsageError
 from ...nets.center_periphery.module import feature_maps, wrap
-from .detector import LEAST_SCORE, MOST_BOXES, Detector, FoundBoxes
+from .detector import LEAST_SCORE, MOST_BOXES, FoundBoxes, ObjectDetector
 
 MEAN, STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
 
 
-class TransformersDetector(Detector):
+class TransformersDetector(ObjectDetector):
     """A ``...ForObjectDetection`` of transformers whose feature maps are refined behind its backbone.
 
     Parameters
@@ -98,12 +98,12 @@ class TransformersDetector(Detector):
     @torch.no_grad()
     def distance(self, inputs: Tensor) -> float:
         """Of the encoder's self-attention over the cells of the last feature map, in cells."""
-        before = self.model.config._attn_implementation
-        self.model.set_attn_implementation("eager")  # others give no weights
+        config = self.model.config
+        before, config._attn_implementation = config._attn_implementation, "eager"  # others give no weights
         try:
             attentions = self(inputs, output_attentions=True).encoder_attentions
         finally:
-            self.model.set_attn_implementation(before)
+            config._attn_implementation = before
         if not attentions:
             raise UsageError(f"{type(self.model).__name__} gives no attention of its encoder.")
         h, w = self._refined[-1].shape[2:]
