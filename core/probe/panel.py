@@ -96,7 +96,10 @@ class FigureData:
     def text(self) -> dict[str, str]:
         """The text chunks of the PNG."""
         known = {"kind": self.kind, **{entry.name: getattr(self.origin, entry.name) for entry in fields(Origin)}}
-        return {"Title": self.title, **{f"attn-{name}": str(value) for name, value in known.items() if value != ""}}
+        return {
+            "Title": self.title,
+            **{f"attn-{name}": str(value) for name, value in known.items() if value not in ("", None)},
+        }
 
 
 class FigureFile(Protocol):
