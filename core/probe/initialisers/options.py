@@ -80,7 +80,7 @@ KIND = Verb(
     schedule, and reports the loss after 1, 10, 100, ... steps, the steps to an accuracy, and which runs failed.
     """,
     examples=(
-        ("attn probe initialisers -o out/", "Nine of them, three seeds each: about three minutes on one core."),
+        ("attn probe initialisers -o out/", "Nine of them, three seeds each: about a minute on one core."),
         ("attn probe initialisers --init he,lsuv,orthogonal --layers 20 --steps 500 -o out/", "Deeper and longer."),
     ),
     files=(
