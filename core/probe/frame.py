@@ -17,6 +17,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+import attn
+
 from ..batch.run import run_batch
 from ..batch.task import Task
 from ..errors import AttnError, UsageError
@@ -24,6 +26,7 @@ from ..io.atomic import check_place, remove_stale
 from ..io.bands import write_png
 from ..io.kinds import split_key
 from ..io.walk import Passed, expand_inputs, output_paths, read_list
+from ..models.embedded import EMBEDDED
 from ..models.files import sha256
 from ..models.loaded import Loaded
 from ..models.pictures import PICTURE_SUFFIXES
@@ -163,6 +166,17 @@ def _look(task: Task, step: Step, word: str, one: Looking, options: Any, origin:
         files=files | {name: str(path) for name, path in further.items()}, warnings=found.warnings,
         details={name: value for name, value in found.facts.items() if name not in told}, sections=found.sections,
     )  # fmt: skip
+
+
+def drawn_alone(model: str) -> tuple[str, ...]:
+    """What to say where a model that ships looks at pictures that were not drawn for it."""
+    known = EMBEDDED.get(model)
+    if known is None or known.package != attn.__name__:
+        return ()
+    return (
+        f"{model} knows drawn shapes alone: on photographs its numbers say what it does with them, not what they show. "
+        "Name a model of your own for photographs",
+    )
 
 
 def beside(output: Path, word: str, other: str, suffix: str = ".png") -> Path:

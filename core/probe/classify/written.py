@@ -12,8 +12,10 @@ from numpy.typing import NDArray
 
 from ...models.images import ImagePreparation
 from ...models.loaded import Loaded
+from ...prune.data.drawn import is_drawn
 from ...report.model import Item
 from ...report.sections import Section, Table, Trust, TrustLine
+from ..frame import drawn_alone
 from ..panel import FigureData, Origin, write_figure
 from .checks import largest_class
 from .ladder import TOP, Bench, Rung
@@ -122,6 +124,8 @@ def _said(options: ClassifyOptions, found: ProbeOutcome) -> list[str]:
         "top1: mean over seeds; low and high: 95 % bootstrap over seeds and test pictures; epochs were chosen on the "
         f"validation part ({len(split.val)} pictures)",
     ]
+    if found.loaded is not None and not is_drawn(options.data):
+        said += drawn_alone(options.model)
     if features.reused:
         said.append(f"features of {features.reused} pictures were there already ({features.folder})")
     unfinished = [

@@ -20,10 +20,9 @@ from ...models.loaded import Loaded
 from ...models.pictures import ColourPicture, eight_bits, read_picture
 from ...options import OptionError
 from ...progress import Watcher
-from ...prune.shapes.labelled import CLASSES
 from ...report.model import Report
 from ...report.sections import Section, Table, Trust
-from ..frame import Finding, look_at_files, settings_of
+from ..frame import Finding, drawn_alone, look_at_files, settings_of
 from ..panel import shown
 from ..trust.likeness import cosine, spearman
 from .figure import overlay
@@ -34,10 +33,6 @@ from .saliency import SaliencySettings
 
 WORD = "relevance"
 TOP_CLASSES, TOP_REGIONS = 5, 8
-DRAWN_ALONE = (
-    "{} knows drawn shapes alone: it names one in every photograph, and its map says why, not that there is one. "
-    "Name a model of your own for photographs"
-)
 
 
 def run(
@@ -62,7 +57,7 @@ def run(
         return look_at_scenes(options, looker_of(options, loaded), watcher, arguments, start)
     return look_at_files(
         WORD, look, options, loaded, model=options.model, since=start, watcher=watcher, arguments=arguments,
-        settings=settings, notices=(DRAWN_ALONE.format(options.model),) if loaded.labels == CLASSES else (),
+        settings=settings, notices=drawn_alone(options.model),
     )  # fmt: skip
 
 

@@ -23,7 +23,7 @@ from ...models.pictures import read_picture
 from ...options import OptionError, values
 from ...progress import Bars, Watcher
 from ...report.model import Report, command_line_of
-from ..frame import look_at_files, request_of, settings_of
+from ..frame import drawn_alone, look_at_files, request_of, settings_of
 from ..panel import Origin
 from .importance import context_means
 from .look import loaded_model, look, site_of
@@ -54,9 +54,9 @@ def run(options: VitOptions, *, watcher: Watcher | None = None, arguments: Mappi
         command_line_of(arguments), options.model, loaded.fingerprint, seed=options.seed,
         request=request_of(loaded.fingerprint, settings),
     )  # fmt: skip
+    notices = [] if options.scenes else [*drawn_alone(options.model)]
     if options.scenes:
         options = replace(options, inputs=replace(options.inputs, inputs=(str(draw_pictures(options)),)))
-    notices: list[str] = []
     together = partial(look_together, options=options, site=site, origin=origin, watcher=watcher, notices=notices)
     return look_at_files(
         WORD, look, options, loaded, model=options.model, since=start, watcher=watcher, arguments=arguments,
