@@ -55,7 +55,7 @@ class Domain:
 
 
 @dataclass(frozen=True, slots=True)
-class Change:
+class DomainChange:
     """One thing against another, in per cent of the other.
 
     Parameters
@@ -104,7 +104,7 @@ def domain_of(name: str, found: Sequence[FigureData]) -> Domain:
 
 def change(
     name: str, first: NDArray[np.floating], then: NDArray[np.floating], *, paired: bool = False, seed: int = 0
-) -> Change:
+) -> DomainChange:
     """Step 7 for distances [n, L, H] and [m, L, H]; paired ones are of the same pictures."""
     from scipy.stats import bootstrap
 
@@ -122,10 +122,10 @@ def change(
             method="percentile", rng=np.random.default_rng(seed),
         ).confidence_interval  # fmt: skip
         low, high = np.asarray(interval.low), np.asarray(interval.high)
-    return Change(name, found, low, high, percent(first.astype(np.float64), then.astype(np.float64)))
+    return DomainChange(name, found, low, high, percent(first.astype(np.float64), then.astype(np.float64)))
 
 
-def changes_of(domains: Sequence[Domain], *, seed: int = 0) -> list[Change]:
+def changes_of(domains: Sequence[Domain], *, seed: int = 0) -> list[DomainChange]:
     """The second domain against the first; and of each, where it is known, after against before."""
     found = []
     if len(domains) == 2:
@@ -138,7 +138,7 @@ def changes_of(domains: Sequence[Domain], *, seed: int = 0) -> list[Change]:
     return found
 
 
-def sections_of(domains: Sequence[Domain], changes: Sequence[Change], grid: tuple[int, int]) -> list[Section]:
+def sections_of(domains: Sequence[Domain], changes: Sequence[DomainChange], grid: tuple[int, int]) -> list[Section]:
     """Tables of the domains and of each change, and the lines of trust."""
     longest = diagonal(grid)
     rows: list[dict[str, Any]] = []
@@ -201,7 +201,7 @@ def apart(first: NDArray[np.floating], second: NDArray[np.floating]) -> float:
     return float(np.mean(np.abs(two - one) / np.where(one > 0, one, 1.0)))
 
 
-def arrays_of(domains: Sequence[Domain], changes: Sequence[Change]) -> dict[str, NDArray[Any]]:
+def arrays_of(domains: Sequence[Domain], changes: Sequence[DomainChange]) -> dict[str, NDArray[Any]]:
     """What the figure of all pictures is drawn from."""
     arrays: dict[str, NDArray[Any]] = {}
     for domain in domains:
