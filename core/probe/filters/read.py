@@ -224,5 +224,5 @@ def matches(name: str, patterns: Sequence[str]) -> bool:
 
 
 def _listed(names: Iterable[str]) -> str:
-    every = [one_line(name)[:60] for name in names]
+    every = [one_line(name)[:120] for name in names]
     return ", ".join(every[:NAMED]) + (f" and {len(every) - NAMED} more" if len(every) > NAMED else "")
