@@ -15,7 +15,6 @@ from numpy.typing import NDArray
 
 from ...batch.task import Task
 from ...errors import InputError
-from ...models.embedded import EMBEDDED
 from ...models.geometry import Geometry, geometry_of
 from ...models.images import PreparedImage
 from ...models.load import load_model
@@ -34,8 +33,7 @@ from .reach import Reach, attention_distance, diagonal, uniform_distance
 
 def look(task: Task, step: Callable[[int, int], None], options: DistanceOptions, checked: frozenset[str]) -> Finding:
     """Look at one picture."""
-    name, _ = tower_name(options.model)
-    loaded = tower_of(name, options.device, options.allow_download)
+    loaded = tower_of(options.model, options.device, options.allow_download)
     picture = read_picture(task.source)
     assert loaded.processor.images is not None
     prepared = loaded.processor.images.prepared(picture.pixels).of(picture.size)
@@ -72,11 +70,11 @@ def look(task: Task, step: Callable[[int, int], None], options: DistanceOptions,
         )  # fmt: skip
         sections.append(Trust("trust", [weights_line(reach.patches, list(arrays["untrained"]))]))
     facts = {
-        "model": name, "family": loaded.family, "before": options.before, "size": list(picture.size),
+        "model": options.model, "family": loaded.family, "before": options.before, "size": list(picture.size),
         "box": list(geometry.tiles[0].box), "grid": list(grid), "patch_px": list(geometry.patch_size()),
         "uniform_patches": uniform_distance(grid), "uniform_px": uniform_distance(grid, geometry.patch_size()),
     }  # fmt: skip
-    return Finding(f"{task.name}, {name}", arrays, metrics, facts, tuple(sections), tuple(warnings))
+    return Finding(f"{task.name}, {options.model}", arrays, metrics, facts, tuple(sections), tuple(warnings))
 
 
 def layer_rows(arrays: Mapping[str, NDArray[Any]], longest: float) -> list[dict[str, Any]]:
@@ -159,17 +157,6 @@ def reach_before(options: DistanceOptions, picture: ColourPicture, geometry: Geo
         )
         raise OptionError(f"{{before}} {options.before}: it has {other}, the model {mine}: they do not compare.")
     return reach
-
-
-def tower_name(model: str | None) -> tuple[str, list[str]]:
-    """The model that is meant, and what the user should know where none was named."""
-    if model is not None:
-        return model, []
-    if "shapes-vit" not in EMBEDDED or not EMBEDDED["vit"].missing():
-        return "vit", []
-    return "shapes-vit", [
-        "shapes-vit is looked into: it knows drawn shapes, not photos; attn[vit] brings a ViT of photos"
-    ]
 
 
 @lru_cache(maxsize=2)

@@ -45,7 +45,7 @@ class DistanceOptions:
         The same of the target domain.
     boxes : tuple of Path
         COCO JSON with the objects of either domain.
-    model : str or None
+    model : str
         See ``attn.core.models.load``.
     before : str or None
         The model before it was trained on: every picture is looked at by both.
@@ -74,13 +74,13 @@ class DistanceOptions:
         ),
     ] = ()  # fmt: skip
     model: Annotated[
-        str | None,
+        str,
         Option(
-            "Vision transformer: vit (ViT-S/14 of attn[vit]), shapes-vit, a folder of transformers, timm or open_clip, "
+            "Vision transformer: shapes-vit, vit (ViT-S/14 of attn[vit]), a folder of transformers, timm or open_clip, "
             "or a Hugging Face id that is on this machine.",
-            metavar="NAME", shown="vit where attn[vit] is installed, else shapes-vit",
+            metavar="NAME",
         ),
-    ] = None  # fmt: skip
+    ] = "shapes-vit"  # fmt: skip
     before: Annotated[
         str | None,
         Option("The model before it was trained on, to compare with: every picture is looked at by both.",

@@ -23,11 +23,11 @@ from ...options import OptionError, values
 from ...progress import Watcher
 from ...report.model import Item, Report, command_line_of
 from ...report.sections import Picture, Section
-from ..frame import look_at_files, request_of
+from ..frame import drawn_alone, look_at_files, request_of
 from ..panel import FigureData, Origin, read_figure, write_figure
 from .boxes import read_boxes
 from .compare import arrays_of, changes_of, domain_of, sections_of
-from .look import before_of, look, tower_name, tower_of
+from .look import before_of, look, tower_of
 from .options import DistanceOptions
 from .reach import uniform_distance
 
@@ -56,7 +56,7 @@ def run(
         raise OptionError(f"{{output}} {options.inputs.output}: there are several results. Name a directory.")
     if fault := place_fault(together):
         raise OptionError(f"{{output}} {folder}: {fault}.")
-    name, notices = tower_name(options.model)
+    name, notices = options.model, [*drawn_alone(options.model)]
     loaded = tower_of(name, options.device, options.allow_download)
     options, domains = with_names(options)
     sources, targets = domains

@@ -19,7 +19,6 @@ from attn.core.errors import UsageError
 from attn.core.models import embedded
 from attn.core.models.load import load_model
 from attn.core.probe import panel
-from attn.core.probe.distance.look import tower_name
 from attn.core.probe.distance.options import DistanceOptions, SourcePictures
 from attn.core.probe.distance.run import run
 from attn.core.probe.panel import draw_figure, read_figure
@@ -221,12 +220,3 @@ def test_trust(tmp_path: Path) -> None:
         assert least <= sum(line.passed for line in lines) <= most
         with np.load(report.items[0].files["arrays"]) as arrays:
             assert len(arrays["untrained"]) == 8
-
-
-def test_the_default_model(monkeypatch: pytest.MonkeyPatch) -> None:
-    """The ViT of photos where it is installed; else the one that ships, and a word about it."""
-    monkeypatch.setattr(embedded, "package_dir", lambda _: None)
-    name, told = tower_name(None)
-    assert name == "shapes-vit"
-    assert "knows drawn shapes" in told[0]
-    assert tower_name("vit") == ("vit", [])
