@@ -137,6 +137,7 @@ def test_recipes_are_listed(cli):
     done = cli("train", "--list", "--json")
     listed = {row["method"] for row in json.loads(done.stdout)}
     assert listed >= {"fsgnet", "ga-dms", "priorclip", "image-text-head", "shapes-vlm", "as-vit", "sparsifiner"}
+    assert listed >= {"shapes-classifier", "pattern-atlas", "fewshot-detect"}
     assert "fsgnet" in cli("train").stdout
     wrong = cli("train", "fsgnett")
     assert wrong.code == 2
