@@ -42,6 +42,8 @@ class ContrastOptions:
     prompt : str or None
         The question about every picture; drawn scenes have their own.
     carve : CarveSettings
+    trust : bool
+        Of pictures; drawn scenes are judged by where their objects are.
     device : str
     placement : Placement
     """
@@ -50,6 +52,9 @@ class ContrastOptions:
     choice: ModelChoice = field(default_factory=ModelChoice)
     prompt: Annotated[str | None, Option("What is asked about every picture.", metavar="TEXT")] = None
     carve: CarveSettings = field(default_factory=CarveSettings)
+    trust: Annotated[
+        bool, Option("Hold the map against eight models with randomised weights: nine times the work.")
+    ] = True
     device: Device = "auto"
     placement: Placement = field(default_factory=Placement)
 

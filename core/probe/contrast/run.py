@@ -12,11 +12,12 @@ from functools import lru_cache
 from typing import Any
 
 import numpy as np
+from numpy.typing import NDArray
 
 from ...batch.task import Task
 from ...models.load import load_model
 from ...models.loaded import Loaded
-from ...models.pictures import eight_bits, read_picture
+from ...models.pictures import ColourPicture, eight_bits, read_picture
 from ...options import about_file, values
 from ...progress import Bars, Watcher
 from ...prune.carve.complexity import colour_complexity, texture_complexity
@@ -24,9 +25,11 @@ from ...prune.carve.method import Carve
 from ...prune.engine.sites import site_of
 from ...prune.told import Answers, model_kind
 from ...report.model import Report
-from ...report.sections import Table
+from ...report.sections import Table, Trust
 from ..frame import Finding, look_at_files
 from ..panel import shown
+from ..trust.lines import UNTRAINED, weights_line
+from ..trust.randomised import randomised
 from .options import ContrastOptions
 from .scenes import look_at_scenes
 
@@ -62,7 +65,10 @@ def look(task: Task, step: Callable[[int, int], None], options: ContrastOptions)
     picture = read_picture(task.source)
     with about_file(task.source):
         done = carve_of(options).run(loaded, picture, options.prompt)
-    step(1, 2)
+    trust = []
+    if options.trust:
+        step(1, 1 + UNTRAINED)
+        trust.append(Trust("trust", [weights_line(done.ratio, untrained_ratios(options, loaded, picture, step))]))
     pixels = eight_bits(picture.pixels)
     metrics: dict[str, float] = {
         "entropy": float(done.entropy.mean()), "entropy_raw": float(done.entropy_raw.mean()),
@@ -93,10 +99,23 @@ def look(task: Task, step: Callable[[int, int], None], options: ContrastOptions)
         },
         sections=(
             Answers("answers", said),
-            Table("layers", layers, title="Entropy of the attention to the picture, in nats", printed=False),
+            Table("layers", layers, title="Entropy of the attention to the picture, in nats", printed=False), *trust,
         ),
         warnings=done.warnings,
     )  # fmt: skip
+
+
+def untrained_ratios(
+    options: ContrastOptions, loaded: Loaded, picture: ColourPicture, step: Callable[[int, int], None]
+) -> list[NDArray[np.float64]]:
+    """The ratio of each visual token where the model's weights are drawn at random, one for each of the seeds."""
+    assert options.prompt is not None
+    ratios = []
+    for number in range(UNTRAINED):
+        with randomised(loaded.model, number):
+            ratios.append(carve_of(options).run(loaded, picture, options.prompt).ratio)
+        step(2 + number, 1 + UNTRAINED)
+    return ratios
 
 
 def carve_of(options: ContrastOptions) -> Carve:

@@ -16,6 +16,7 @@ from attn.core.probe.contrast.run import run
 from attn.core.prune.carve.method import Carve
 from attn.core.prune.carve.settings import parse_layers
 from attn.core.prune.carve.target import found
+from attn.core.report.sections import Trust
 
 
 @pytest.fixture(scope="module")
@@ -47,6 +48,10 @@ def test_a_picture(folder: Path, tmp_path: Path) -> None:
         assert arrays["ratio"].shape == (36,)
         assert arrays["task"].shape[1:] == (4, 36)
         assert arrays["entropy"].mean() == pytest.approx(item.metrics["entropy"])
+    trust = next(section for section in item.sections if isinstance(section, Trust))
+    assert [(line.check, line.passed) for line in trust.lines] == [
+        ("randomised weights", False)
+    ]  # it was never trained
     (again,) = run(asked).items
     assert (again.status, again.warnings) == ("skipped", ())
     (other,) = run(options(folder, name, prompt="where is it", output=str(tmp_path / "out"))).items
