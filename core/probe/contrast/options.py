@@ -3,23 +3,19 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field
-from typing import Annotated, ClassVar
+from typing import Annotated
 
-from ...bundles import Device, Inputs, Placement
+from ...bundles import Device, Placement
 from ...command import Verb
 from ...options import Option, OptionError, check
 from ...prune.carve.settings import CarveSettings
 from ...prune.options import ModelChoice
-
-SCENES = "shapes"
-"""How a source of drawn scenes begins."""
+from ..inputs import DrawnInputs
 
 
 @dataclass(frozen=True, slots=True)
-class LookedAt(Inputs):
-    """Pictures, or drawn scenes."""
-
-    NOTHING: ClassVar[str] = "Name pictures, directories, - for a list on stdin, example:photo, or shapesx300."
+class LookedAt(DrawnInputs):
+    """Pictures, or drawn scenes with questions."""
 
     inputs: Annotated[
         tuple[str, ...],
@@ -60,20 +56,11 @@ class ContrastOptions:
 
     def __post_init__(self) -> None:
         check(self)
-        drawn = self.scenes
-        if drawn and len(self.inputs.inputs) > 1:
-            raise OptionError(f"{drawn}: drawn scenes stand alone. Look at pictures in a run of their own.")
+        drawn = self.inputs.scenes
         if drawn and self.prompt is not None:
             raise OptionError(f"{{prompt}}: {drawn} has questions of its own.")
         if not drawn and not (self.prompt or "").strip():
             raise OptionError("{prompt}: what is asked about the pictures must be given.")
-
-    @property
-    def scenes(self) -> str:
-        """The source of drawn scenes, where there is one among the inputs."""
-        from ...prune.data.drawn import is_drawn
-
-        return next((name for name in self.inputs.inputs if name.startswith(SCENES) and is_drawn(name)), "")
 
 
 KIND = Verb(

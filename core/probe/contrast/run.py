@@ -49,7 +49,7 @@ def run(
     start = time.perf_counter()
     loaded = loaded_model(options.choice.model, options.device, options.choice.allow_download)
     carve_of(options).layers_of(site_of(loaded))
-    if options.scenes:
+    if options.inputs.scenes:
         return look_at_scenes(
             options, loaded, carve_of(options), watcher or Bars(), arguments or values(options), start
         )

@@ -35,7 +35,7 @@ def look_at_scenes(
 ) -> Report:
     """A row for each density: entropy, answers before and after, and where the masks lie."""
     path = scenes_figure(options.inputs.output, "contrast")
-    source, rows, layers = options.scenes, [], []
+    source, rows, layers = options.inputs.scenes, [], []
     warnings: list[str] = []
     for number, density in enumerate(DENSITIES):
         row, entropy = density_row(loaded, carve, source, density, watcher, warnings, (number, len(DENSITIES)))

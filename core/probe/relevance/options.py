@@ -3,30 +3,12 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field
-from typing import Annotated, ClassVar, Literal
+from typing import Annotated, Literal
 
-from ...bundles import Device, Inputs, Placement, Seed
+from ...bundles import Device, Placement, Seed
 from ...command import Verb
 from ...options import Option, OptionError, check
-
-SCENES = "shapes"
-"""How a source of drawn pictures begins."""
-
-
-@dataclass(frozen=True, slots=True)
-class ShownPictures(Inputs):
-    """Pictures, or drawn ones."""
-
-    NOTHING: ClassVar[str] = "Name pictures, directories, - for a list on stdin, example:photo, or shapesx100."
-
-    inputs: Annotated[
-        tuple[str, ...],
-        Option(
-            "Pictures, directories, - for a list of paths on stdin, or example:NAME. Or shapes[:SEED]xN alone: drawn "
-            "pictures of shapes-cnn, whose objects have boxes.",
-            metavar="INPUT", positional=True,
-        ),
-    ] = ()  # fmt: skip
+from ..inputs import DrawnInputs
 
 
 @dataclass(frozen=True, slots=True)
@@ -35,7 +17,7 @@ class RelevanceOptions:
 
     Parameters
     ----------
-    inputs : ShownPictures
+    inputs : DrawnInputs
     model : str
         See ``attn.core.models.load``.
     target : str or None
@@ -55,7 +37,7 @@ class RelevanceOptions:
     placement : Placement
     """
 
-    inputs: ShownPictures
+    inputs: DrawnInputs
     model: Annotated[
         str,
         Option(
@@ -96,19 +78,10 @@ class RelevanceOptions:
 
     def __post_init__(self) -> None:
         check(self)
-        if self.scenes and len(self.inputs.inputs) > 1:
-            raise OptionError(f"{self.scenes}: drawn pictures stand alone. Look at others in a run of their own.")
-        if self.scenes and self.target is not None:
-            raise OptionError(f"{{target}}: {self.scenes} has classes of its own.")
-        if self.scenes and self.compare is not None:
-            raise OptionError(f"{{compare}}: {self.scenes} is for one model. Compare models on files.")
-
-    @property
-    def scenes(self) -> str:
-        """The source of drawn pictures, where there is one among the inputs."""
-        from ...prune.data.drawn import is_drawn
-
-        return next((name for name in self.inputs.inputs if name.startswith(SCENES) and is_drawn(name)), "")
+        if self.inputs.scenes and self.target is not None:
+            raise OptionError(f"{{target}}: {self.inputs.scenes} has classes of its own.")
+        if self.inputs.scenes and self.compare is not None:
+            raise OptionError(f"{{compare}}: {self.inputs.scenes} is for one model. Compare models on files.")
 
 
 KIND = Verb(

@@ -51,7 +51,7 @@ def run(
     settings = settings_of(options)
     if options.compare is not None:
         settings["compare"] = classifier(options.compare, options.device, options.allow_download).fingerprint
-    if options.scenes:
+    if options.inputs.scenes:
         from .scenes import look_at_scenes
 
         return look_at_scenes(options, looker_of(options, loaded), watcher, arguments, start)

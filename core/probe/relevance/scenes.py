@@ -54,7 +54,7 @@ def look_at_scenes(
     path = scenes_figure(options.inputs.output, "relevance")
     if looker.loaded.labels != CLASSES:
         raise UsageError(f"{options.model} has other classes than drawn pictures. Use shapes-cnn, or one like it.")
-    scenes, told = drawn_classes(options.scenes, options.seed), watcher or Bars()
+    scenes, told = drawn_classes(options.inputs.scenes, options.seed), watcher or Bars()
     of = len(scenes) + UNTRAINED
     found, right, kept = [], [], []
     for number in range(len(scenes)):
@@ -88,13 +88,14 @@ def look_at_scenes(
     )
     told_of = arguments or values(options)
     data = FigureData(
-        FIGURE, f"{options.scenes}, {options.model}", _arrays(rows), {"maps": list(MAPS), "rules": options.rules},
+        FIGURE, f"{options.inputs.scenes}, {options.model}", _arrays(rows),
+        {"maps": list(MAPS), "rules": options.rules},
         Origin(command_line_of(told_of), options.model, looker.loaded.fingerprint, seed=options.seed,
                request=request_of(looker.loaded.fingerprint, settings_of(options))),
     )  # fmt: skip
     files = write_figure(path, data, metrics=metrics, sections=sections)
     item = Item(
-        options.scenes, str(path), "ok", seconds, metrics=metrics, files=files,
+        options.inputs.scenes, str(path), "ok", seconds, metrics=metrics, files=files,
         details={"model": options.model, "rules": options.rules, "conserved_mean": float(np.mean(kept))},
         sections=sections,
     )  # fmt: skip

@@ -4,30 +4,12 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Annotated, ClassVar, Literal
+from typing import Annotated, Literal
 
-from ...bundles import Device, Inputs, Placement, Seed
+from ...bundles import Device, Placement, Seed
 from ...command import Verb
 from ...options import Option, OptionError, check
-
-SCENES = "shapes"
-"""How a source of drawn pictures begins."""
-
-
-@dataclass(frozen=True, slots=True)
-class HeadInputs(Inputs):
-    """Pictures, or drawn ones."""
-
-    NOTHING: ClassVar[str] = "Name pictures, directories, - for a list on stdin, example:photo, or shapesx100."
-
-    inputs: Annotated[
-        tuple[str, ...],
-        Option(
-            "Pictures, directories, - for a list of paths on stdin, or example:NAME. Or shapes[:SEED]xN alone: drawn "
-            "pictures, of which shapes-vit knows the classes; they are written into the folder pictures of the output.",
-            metavar="INPUT", positional=True,
-        ),
-    ] = ()  # fmt: skip
+from ..inputs import DrawnInputs
 
 
 @dataclass(frozen=True, slots=True)
@@ -36,7 +18,7 @@ class VitOptions:
 
     Parameters
     ----------
-    inputs : HeadInputs
+    inputs : DrawnInputs
     model : str
         See ``attn.core.models.load``.
     target, ablate, ranking, rings, keep_class, points
@@ -51,7 +33,7 @@ class VitOptions:
     placement : Placement
     """
 
-    inputs: HeadInputs
+    inputs: DrawnInputs
     model: Annotated[
         str,
         Option(
@@ -101,17 +83,8 @@ class VitOptions:
 
     def __post_init__(self) -> None:
         check(self)
-        if self.scenes and len(self.inputs.inputs) > 1:
-            raise OptionError(f"{self.scenes}: drawn pictures stand alone. Look at others in a run of their own.")
         if self.ranking == "acc" and self.target != "label":
             raise OptionError("{ranking}: acc is the fall of accuracy and needs {target} label.")
-
-    @property
-    def scenes(self) -> str:
-        """The source of drawn pictures, where there is one among the inputs."""
-        from ...prune.data.drawn import is_drawn
-
-        return next((name for name in self.inputs.inputs if name.startswith(SCENES) and is_drawn(name)), "")
 
 
 KIND = Verb(

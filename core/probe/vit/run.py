@@ -54,8 +54,8 @@ def run(options: VitOptions, *, watcher: Watcher | None = None, arguments: Mappi
         command_line_of(arguments), options.model, loaded.fingerprint, seed=options.seed,
         request=request_of(loaded.fingerprint, settings),
     )  # fmt: skip
-    notices = [] if options.scenes else [*drawn_alone(options.model)]
-    if options.scenes:
+    notices = [] if options.inputs.scenes else [*drawn_alone(options.model)]
+    if options.inputs.scenes:
         options = replace(options, inputs=replace(options.inputs, inputs=(str(draw_pictures(options)),)))
     together = partial(look_together, options=options, site=site, origin=origin, watcher=watcher, notices=notices)
     return look_at_files(
@@ -71,8 +71,8 @@ def draw_pictures(options: VitOptions) -> Path:
 
     output = options.inputs.output
     if output is None or Path(output).suffix:
-        raise OptionError(f"{{output}}: {options.scenes} is drawn into a folder. Name one for the results.")
-    scenes, folder = drawn_classes(options.scenes, options.seed), Path(output) / DRAWN
+        raise OptionError(f"{{output}}: {options.inputs.scenes} is drawn into a folder. Name one for the results.")
+    scenes, folder = drawn_classes(options.inputs.scenes, options.seed), Path(output) / DRAWN
     for number, picture in enumerate(scenes.pictures):
         place = folder / scenes.name(number) / f"{number:04d}.png"
         place.parent.mkdir(parents=True, exist_ok=True)

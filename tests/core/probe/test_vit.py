@@ -19,12 +19,13 @@ from attn.core.models import embedded
 from attn.core.models.geometry import geometry_of
 from attn.core.models.images import PreparedImage
 from attn.core.options import OptionError
+from attn.core.probe.inputs import DrawnInputs
 from attn.core.probe.panel import read_figure
 from attn.core.probe.vit.figure import draw, draw_heads
 from attn.core.probe.vit.look import loaded_model, site_of
 from attn.core.probe.vit.maps import head_maps
 from attn.core.probe.vit.names import agnosticism, names_of, varied
-from attn.core.probe.vit.options import HeadInputs, VitOptions
+from attn.core.probe.vit.options import VitOptions
 from attn.core.probe.vit.patterns import atlas_of, blocks_of, principal, scaled
 from attn.core.probe.vit.restart import HeadSite
 from attn.core.probe.vit.rings import by_ring, offsets, ring_cells, ring_of
@@ -217,7 +218,7 @@ def classifier_folder(folder: Path, classes: int = 5) -> Path:
 
 def options_of(tmp_path: Path, model: Path, *inputs: str, **other: Any) -> VitOptions:
     given = {"device": "cpu", "trust": False, "points": 0, "clusters": 3} | other
-    return VitOptions(HeadInputs(inputs or (str(tmp_path / "in"),), str(tmp_path / "out")), model=str(model), **given)
+    return VitOptions(DrawnInputs(inputs or (str(tmp_path / "in"),), str(tmp_path / "out")), model=str(model), **given)
 
 
 def test_files_and_report_of_a_backbone(tmp_path: Path) -> None:
@@ -312,8 +313,8 @@ def test_two_processes(tmp_path: Path) -> None:
     model = vision_folder(tmp_path / "model")
     paths = tuple(str(photo(tmp_path / f"{name}.png", seed=seed)) for seed, name in enumerate("ab"))
     settings: dict[str, Any] = {"model": str(model), "device": "cpu", "trust": False}
-    run(VitOptions(HeadInputs(paths, str(tmp_path / "one")), **settings))
-    both = VitOptions(HeadInputs(paths, str(tmp_path / "two")), placement=Placement(workers=2), **settings)
+    run(VitOptions(DrawnInputs(paths, str(tmp_path / "one")), **settings))
+    both = VitOptions(DrawnInputs(paths, str(tmp_path / "two")), placement=Placement(workers=2), **settings)
     assert [item.status for item in run(both).items] == ["ok", "ok"]
     for name in "ab":
         one, two = (np.load(tmp_path / folder / f"{name}.vit.npz") for folder in ("one", "two"))

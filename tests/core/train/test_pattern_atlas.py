@@ -14,8 +14,9 @@ from small_models import photo, vision_folder
 from attn.core.bundles import Compute
 from attn.core.errors import UsageError
 from attn.core.nets.pattern_autoencoder import PatternAutoencoder, read_atlas, write_atlas
+from attn.core.probe.inputs import DrawnInputs
 from attn.core.probe.vit.look import loaded_model, site_of
-from attn.core.probe.vit.options import HeadInputs, VitOptions
+from attn.core.probe.vit.options import VitOptions
 from attn.core.probe.vit.run import run
 from attn.core.train.pattern_atlas.options import PatternAtlasOptions
 from attn.core.train.pattern_atlas.run import train_pattern_atlas
@@ -44,7 +45,7 @@ def test_less_is_lost_and_the_probe_takes_it(options: PatternAtlasOptions, tmp_p
     site_of.cache_clear()
     settings: dict[str, Any] = {"model": options.model, "device": "cpu", "trust": False, "points": 0, "clusters": 2}
     inputs, atlas = (
-        HeadInputs((str(tmp_path / "in/0.png"),), str(tmp_path / "out")),
+        DrawnInputs((str(tmp_path / "in/0.png"),), str(tmp_path / "out")),
         options.output / "model.safetensors",
     )
     seen = run(VitOptions(inputs, atlas=atlas, **settings))
