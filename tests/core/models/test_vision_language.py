@@ -102,7 +102,7 @@ def test_what_a_model_of_images_is_for(tmp_path: Path) -> None:
     assert vision_task(str(backbone)) == "classifier"
     assert load_model(str(backbone), "classifier").labels == ()
     assert vision_task(str(vlm_folder(tmp_path / "vlm", "internvl"))) == "vision-language"
-    with pytest.raises(UsageError, match=r"no model named 'nothing'.*Give vit, shapes, shapes-guide, a folder"):
+    with pytest.raises(UsageError, match=r"no model named 'nothing'.*Give vit, shapes, shapes-guide, shapes-vit"):
         vision_task("nothing")
     with pytest.raises(UsageError, match=r"that name\. Did you mean shapes.*Give shapes, shapes-guide, a folder"):
         load_model("shape", "vision-language")
