@@ -15,8 +15,8 @@ from numpy.typing import NDArray
 from torch import Tensor
 from torch.nn import functional as F
 
-from ...errors import UsageError
 from ...models.hooks import edit
+from ...options import OptionError
 from .kept import Plain, Says
 from .restart import Ablation, HeadSite
 
@@ -115,12 +115,15 @@ def importance(
 
     Raises
     ------
-    UsageError
+    OptionError
         If what the model says is not finite.
     """
     before, plain = site.plain(pixels)
     if not bool(before.feature.isfinite().all()):
-        raise UsageError(f"{type(site.model).__name__} gives numbers that are not finite: its weights are damaged.")
+        name = type(site.model).__name__
+        raise OptionError(
+            f"{{model}}: {name} gives numbers that are not finite: its weights are damaged. Name another."
+        )
     target = None
     if before.logits is not None:
         target = before.logits.argmax(-1) if labels is None else labels.to(before.logits.device)

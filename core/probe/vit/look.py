@@ -195,8 +195,20 @@ def _finding(
             "size": list(picture.size), "box": list(tile.box), "grid": list(grid),
             "patch_px": list(geometry.patch_size()), "rings": options.rings, "ablate": options.ablate,
         },
-        sections=tuple(sections), warnings=(*picture.warnings, *notes(sink_rows, n)),
+        sections=tuple(sections), warnings=(*picture.warnings, *unseen(picture.size, tile.box), *notes(sink_rows, n)),
     )  # fmt: skip
+
+
+def unseen(size: tuple[int, int], box: tuple[float, float, float, float]) -> list[str]:
+    """What the model was not shown of a picture of ``size`` (height, width), from 1 % of its area on.
+
+    ``box`` is what it was shown: top, left, bottom, right in pixels of the picture.
+    """
+    height, width = size
+    top, left, bottom, right = box
+    inside = max(0.0, min(bottom, height) - max(top, 0.0)) * max(0.0, min(right, width) - max(left, 0.0))
+    lost = 1 - inside / (height * width)
+    return [f"the model is shown the middle only: {lost:.0%} of the picture is cut away"] if lost >= 0.01 else []
 
 
 def head_rows(

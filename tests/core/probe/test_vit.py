@@ -22,7 +22,7 @@ from attn.core.options import OptionError
 from attn.core.probe.inputs import DrawnInputs
 from attn.core.probe.panel import read_figure
 from attn.core.probe.vit.figure import draw, draw_heads
-from attn.core.probe.vit.look import loaded_model, site_of
+from attn.core.probe.vit.look import loaded_model, site_of, unseen
 from attn.core.probe.vit.maps import head_maps
 from attn.core.probe.vit.names import agnosticism, names_of, varied
 from attn.core.probe.vit.options import VitOptions
@@ -319,3 +319,10 @@ def test_two_processes(tmp_path: Path) -> None:
     for name in "ab":
         one, two = (np.load(tmp_path / folder / f"{name}.vit.npz") for folder in ("one", "two"))
         assert np.allclose(one["importance_cos"], two["importance_cos"], atol=1e-6)
+
+
+def test_what_the_model_is_not_shown_is_said() -> None:
+    assert unseen((300, 100), (100.0, 0.0, 200.0, 100.0)) == [
+        "the model is shown the middle only: 67% of the picture is cut away"
+    ]
+    assert unseen((80, 80), (0.0, 0.0, 80.0, 80.0)) == unseen((80, 80), (-4.0, -4.0, 84.0, 84.0)) == []
