@@ -11,12 +11,12 @@ import torch
 from safetensors.torch import save
 from torch import Tensor
 
+from ..errors import InputError
 from ..io.atomic import write_bytes
-from ..io.weights import read_tensors
-from ..memory import check_memory
+from ..io.weights import read_state, read_tensors
 from ..nets.convolutional import ConvolutionalClassifier, classifier_of
 from ..options import OptionError
-from ..text import reason_of
+from ..text import one_line, reason_of
 from .files import fingerprint, read_json, write_json
 from .images import IMAGENET, ImagePreparation
 from .loaded import Loaded, Processor
@@ -52,8 +52,9 @@ def load_convolutional_file(path: Path, *, device: torch.device, dtype: torch.dt
 def _loaded(
     path: Path, images: ImagePreparation, labels: Sequence[str], device: torch.device, dtype: torch.dtype
 ) -> Loaded:
+    state = _weights(path)
     try:
-        net = classifier_of(_weights(path))
+        net = classifier_of(state)
     except (ValueError, RuntimeError) as error:
         raise OptionError(
             f"{{model}}: {path} holds no weights of a chain such as AlexNet or VGG: {reason_of(error)}."
@@ -65,16 +66,27 @@ def _loaded(
 
 
 def _weights(path: Path) -> Mapping[str, Tensor]:
-    if path.suffix == ".safetensors":
-        return read_tensors(path)[1]
-    check_memory(path, 3 * path.stat().st_size, "its weights take")
     try:
-        state: Any = torch.load(path, map_location="cpu", weights_only=True)
-    except Exception as error:  # damaged files fail anywhere
-        raise OptionError(f"{{model}}: {path} cannot be read as weights ({reason_of(error)}).") from None
-    if not isinstance(state, dict) or not all(isinstance(value, Tensor) for value in state.values()):
-        raise OptionError(f"{{model}}: {path} is no dictionary of weights (state_dict).")
+        if path.suffix == ".safetensors":
+            return read_tensors(path)[1]
+        state, notes = read_state(path)
+    except InputError as error:
+        raise OptionError(f"{{model}}: {error}.") from None
+    if notes:
+        raise OptionError(
+            f"{{model}}: {path} is no plain dictionary of weights: {notes[0]}. Save the state_dict alone."
+        )
+    if whole := [name for name, value in state.items() if is_quantised(name, value)]:
+        raise OptionError(
+            f"{{model}}: {path} holds quantised weights ({one_line(whole[0])}), which mean nothing without their "
+            "scale. Save them as floating point."
+        )
     return state
+
+
+def is_quantised(name: str, value: Tensor) -> bool:
+    """A weight or bias that is no floating point; counters beside them are whole numbers by nature."""
+    return name.endswith((".weight", ".bias")) and not value.is_floating_point()
 
 
 def write_convolutional(

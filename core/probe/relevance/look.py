@@ -19,6 +19,7 @@ from ...errors import UsageError
 from ...models.loaded import Loaded
 from ...options import OptionError
 from ...report.sections import TrustLine
+from ...text import one_line
 from ..trust.lines import UNTRAINED, removal_line, weights_line
 from ..trust.randomised import randomised
 from ..trust.removal import Removal, deletion_insertion
@@ -187,6 +188,9 @@ def check_classifier(loaded: Loaded) -> None:
     images = loaded.processor.images
     if images is None:
         raise UsageError("it takes no pictures.")
+    for name, value in loaded.model.state_dict().items():
+        if not bool(torch.isfinite(value).all()):
+            raise UsageError(f"it holds NaN or infinite weights ({one_line(name)}), which make every relevance NaN.")
     links = chain_of(loaded.model)
     last = [link.module for link in walked(links) if isinstance(link.module, WEIGHTED)][-1]
     if not isinstance(last, nn.Linear):

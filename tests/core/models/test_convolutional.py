@@ -60,8 +60,10 @@ def test_a_file_of_weights(tmp_path: Path, suffix: str) -> None:
     ("content", "said"),
     [
         ({"features.0.weight": torch.zeros(4, 3, 3, 3)}, "no weights of a chain such as AlexNet or VGG"),
-        ([1, 2], "is no dictionary of weights"),
-        (nn.Linear(2, 2), "cannot be read as weights"),
+        ([1, 2], "holds no weights by name"),
+        (nn.Linear(2, 2), "reading those could run code"),
+        ({"features.0.weight": torch.ones(8, 3, 3, 3, dtype=torch.int8)}, "quantised weights"),
+        ({"state_dict": {"features.0.weight": torch.ones(8, 3, 3, 3)}, "epoch": 3}, "no plain dictionary"),
     ],
 )
 def test_files_that_are_none(tmp_path: Path, content: Any, said: str) -> None:
