@@ -87,3 +87,14 @@ def test_the_models_that_ship(name: str, least: float) -> None:
     assert loaded.labels == CLASSES
     assert vision_task(name) == "classifier"
     assert accuracy(loaded.model, labelled_set(100), torch.device("cpu")) >= least
+
+
+def test_relevance_refuses_nan_weights(tmp_path: Path) -> None:
+    from attn.core.probe.relevance.look import check_classifier
+
+    state = net().state_dict()
+    name = next(iter(state))
+    state[name].view(-1)[0] = float("nan")
+    torch.save(state, tmp_path / "net.pth")
+    with pytest.raises(UsageError, match=f"NaN or infinite weights .{name}."):
+        check_classifier(load_model(str(tmp_path / "net.pth"), "classifier"))
