@@ -142,7 +142,7 @@ def statistics(filters: Tensor, *, groups: int = 1) -> FilterStatistics:
         orthogonality_defect=defect, cos_mean=cos_mean,
         variance_entropy=variance_entropy(kernels) if spatial else math.nan,
         sparse_fraction=float((kernels.flatten(1).abs().amax(1) < SPARSE * matrix.abs().max()).double().mean()),
-        cos_max=cos_max, filter_norm=norm, dead=norm < DEAD * norm.median(), **of_kernels,
+        cos_max=cos_max, filter_norm=norm, dead=(norm < DEAD * norm.median()) | (norm == 0), **of_kernels,
     )  # fmt: skip
 
 

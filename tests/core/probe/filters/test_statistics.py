@@ -83,3 +83,11 @@ def test_what_has_no_meaning_is_no_number() -> None:
     for shape in ((3, 4), (0, 3, 3, 3), (1, 1, 1, 1, 1, 1)):
         with pytest.raises(ValueError, match="no convolution filters"):
             statistics(torch.zeros(shape))
+
+
+def test_filters_of_zeros_are_dead_also_where_most_are() -> None:
+    """A thousandth of the median is no measure where the median is 0."""
+    weight = torch.zeros(6, 3, 3, 3)
+    assert statistics(weight).dead.all()
+    weight[0] = 1.0
+    assert statistics(weight).dead.tolist() == [False, True, True, True, True, True]
