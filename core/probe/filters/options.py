@@ -126,8 +126,8 @@ KIND = Verb(
         "and left out of everything else.",
         "--compare matches filters by layer, name and position. Two networks that were trained from different starts "
         "have their filters in different places: their cosines are near 0 though they may do the same.",
-        "Dead is a filter whose norm is below a thousandth of the median; dead on pictures, a channel that is 0 behind "
-        "the next ReLU for 99.9 % of all places. One does not imply the other.",
+        "Dead is a filter of zeros, or one whose norm is below a thousandth of the median; dead on pictures, a channel "
+        "that is 0 behind the next ReLU for 99.9 % of all places. One does not imply the other.",
         "The trust lines set the statistics against those of weights drawn anew with the scale of each layer. Where "
         "one is red, nothing in it speaks of training.",
     ),

@@ -79,7 +79,7 @@ def test_what_has_no_meaning_is_no_number() -> None:
     assert math.isnan(single.orthogonality_defect)
     flat = statistics(torch.zeros(3, 2, 3, 3))
     assert (flat.effective_rank, flat.stable_rank, flat.duplicates) == (1.0, 0.0, 0)
-    assert not flat.dead.any()  # none is smaller than the others
+    assert flat.dead.all()
     for shape in ((3, 4), (0, 3, 3, 3), (1, 1, 1, 1, 1, 1)):
         with pytest.raises(ValueError, match="no convolution filters"):
             statistics(torch.zeros(shape))
