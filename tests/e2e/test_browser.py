@@ -164,8 +164,12 @@ def filters(folder: Path) -> list[str]:
     return ["filters", "shapes-cnn", "--data", "example:photo"]
 
 
+def initialisers(folder: Path) -> list[str]:
+    return ["initialisers", "--init", "he,torch-default", "--seeds", "2", "--steps", "10", "--layers", "3"]
+
+
 KINDS: dict[str, Callable[[Path], list[str]]] = {
-    made.__name__: made for made in (vit, contrast, collapse, classify, relevance, distance, filters)
+    made.__name__: made for made in (vit, contrast, collapse, classify, relevance, distance, filters, initialisers)
 }
 """Kind -> how it is called cheaply, in a folder of its own."""
 
