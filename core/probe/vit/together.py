@@ -45,6 +45,11 @@ def look_together(
         return ()
     means = {name: pictures.stack(f"importance_{name}").mean(0).astype(np.float64) for name in pictures.measures}
     ranking = str(pictures.facts[0]["ranking"])
+    if not pictures.facts[0]["classifier"]:
+        notices.append(
+            f"{options.model} has no classes: heads are judged by what they change in the feature (cos: 1 - cosine); "
+            "jsd, kl, dprob, dloss and flip need a classifier"
+        )
     codes, coder, count = codes_of(pictures, options, notices)
     atlas = atlas_of(codes, options.clusters, options.seed)
     curves = prune(pictures, means, options, site, watcher)

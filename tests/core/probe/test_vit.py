@@ -241,6 +241,7 @@ def test_files_and_report_of_a_backbone(tmp_path: Path) -> None:
         assert np.allclose(arrays["ring_sum"].sum(-1), 1, atol=1e-6)
     assert item.details["measures"] == ["cos"]
     assert item.details["predicted"] is None
+    assert any("has no classes: heads are judged by what they change in the feature" in text for text in report.notices)
     assert 0 < item.metrics["entropy_share"] < 1
     assert first.read_bytes() == before
     tables = {section.name: section.rows() for section in report.sections}
@@ -264,6 +265,7 @@ def test_a_classifier_its_measures_and_what_is_drawn_again(tmp_path: Path) -> No
     assert {row["class"] for row in tables["classes"]} == {"class 0", "class 1"}
     assert len(tables["pruning"]) == 9
     assert any("cumulative pruning: jsd is number" in text for text in report.notices)
+    assert not any("has no classes" in text for text in report.notices)
     for path, function in ((report.items[0].files["facts"], draw), (tmp_path / "out/heads.vit.json", draw_heads)):
         figure = read_figure(Path(path))
         assert figure.origin.model == str(model)
