@@ -34,7 +34,7 @@ from ..options import identity, stated, values
 from ..progress import Bars, Watcher
 from ..report.model import Item, Report, command_line_of
 from ..report.sections import Facts, Section, Table
-from .panel import FigureData, Origin, read_document, write_figure
+from .panel import FigureData, Origin, read_document, read_figure, write_figure
 
 Step = Callable[[int, int], None]
 ELSEWHERE = frozenset({"model", "allow_download"})
@@ -222,6 +222,20 @@ def noted(item: Item, request: str) -> Item:
             return item
         note = "the result that exists was made with another model or other settings; --overwrite makes it again"
     return replace(item, warnings=(*item.warnings, note))
+
+
+def result_of(item: Item, request: str) -> FigureData | None:
+    """What lies beside an item's figure; None where it failed, is of another request, or cannot be read.
+
+    ``noted`` has told the user of the latter two.
+    """
+    if item.status == "failed" or item.output is None:
+        return None
+    try:
+        data = read_figure(Path(item.output).with_suffix(".json"))
+    except AttnError:
+        return None
+    return data if data.origin.request == request else None
 
 
 def mean_table(items: Sequence[Item], name: str, title: str) -> list[Section]:

@@ -18,7 +18,7 @@ import numpy as np
 
 from ...batch.run import run_batch
 from ...batch.task import Task
-from ...errors import AttnError, InputError, UsageError
+from ...errors import InputError, UsageError
 from ...io.atomic import place_fault, remove_stale
 from ...io.walk import read_list
 from ...options import LARGEST, OptionError, values
@@ -28,8 +28,8 @@ from ...report.sections import Curve, Picture, Section
 from ...retrieve.data.gallery import read_gallery
 from ...retrieve.encoders.load import load
 from ...retrieve.encoders.text import TextEncoder
-from ..frame import noted, request_of
-from ..panel import FigureData, Origin, read_figure, write_figure
+from ..frame import noted, request_of, result_of
+from ..panel import FigureData, Origin, write_figure
 from .measure import measure
 from .options import CollapseOptions
 from .passkey import EACH
@@ -111,16 +111,7 @@ def together(
     items: Sequence[Item], folder: Path, origin: Origin, request: str
 ) -> tuple[dict[str, str], tuple[Section, ...]]:
     """The figure of all temperatures whose results are of this request, and the curves of a report."""
-    done: list[FigureData] = []
-    for item in items:
-        if item.status == "failed" or item.output is None:
-            continue
-        try:
-            data = read_figure(Path(item.output).with_suffix(".json"))
-        except AttnError:
-            continue  # ``noted`` has said so
-        if data.origin.request == request:
-            done.append(data)
+    done = [data for item in items if (data := result_of(item, request)) is not None]
     if len(done) < 2:
         return {}, ()
     shared = {"bucket", "cut", "passkey_tokens"}

@@ -14,17 +14,17 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-from ...errors import AttnError, UsageError
+from ...errors import UsageError
 from ...io.atomic import place_fault
 from ...io.walk import Input, expand_inputs, names_file, read_list
 from ...models.files import sha256
 from ...models.pictures import PICTURE_SUFFIXES
 from ...options import OptionError, values
 from ...progress import Watcher
-from ...report.model import Item, Report, command_line_of
+from ...report.model import Report, command_line_of
 from ...report.sections import Picture, Section
-from ..frame import drawn_alone, look_at_files, request_of
-from ..panel import FigureData, Origin, read_figure, write_figure
+from ..frame import drawn_alone, look_at_files, request_of, result_of
+from ..panel import FigureData, Origin, write_figure
 from .boxes import read_boxes
 from .compare import arrays_of, changes_of, domain_of, sections_of
 from .look import before_of, look, tower_of
@@ -79,7 +79,7 @@ def run(
     names = frozenset(source.name for source in targets)
     found: dict[str, list[FigureData]] = {SOURCE: [], TARGET: []}
     for item in report.items:
-        if item.status != "failed" and (data := result_of(item, request)) is not None:
+        if (data := result_of(item, request)) is not None:
             found[TARGET if item.input in names else SOURCE].append(data)
     left_out = sum(item.status != "failed" for item in report.items) - sum(map(len, found.values()))
     if left_out:
@@ -177,12 +177,3 @@ def boxed(files: tuple[Path, ...], pictures: Sequence[Input]) -> list[str]:
     if not seen:
         raise OptionError(f"{{boxes}}: {', '.join(map(str, files))}: no picture's path ends in a file_name of it.")
     return [f"the files of boxes name {len(seen)} of {len(pictures)} pictures"]
-
-
-def result_of(item: Item, request: str) -> FigureData | None:
-    """What lies beside an item's figure; None where it is of another request, or cannot be read (``noted`` said so)."""
-    try:
-        data = read_figure(Path(str(item.output)).with_suffix(".json"))
-    except AttnError:
-        return None
-    return data if data.origin.request == request else None

@@ -17,7 +17,6 @@ from numpy.typing import NDArray
 
 from ...batch.run import run_batch
 from ...batch.task import Task
-from ...errors import AttnError
 from ...filters import INITIALISERS
 from ...io.atomic import place_fault, remove_stale
 from ...options import OptionError, identity, stated, values
@@ -25,8 +24,8 @@ from ...progress import Bars, Watcher
 from ...prune.shapes.words import COLOURS
 from ...report.model import Item, Report, command_line_of
 from ...report.sections import Curve, Picture, Section, Table
-from ..frame import noted, request_of
-from ..panel import FigureData, Origin, read_figure, write_figure
+from ..frame import noted, request_of, result_of
+from ..panel import FigureData, Origin, write_figure
 from .figure import smoothed
 from .options import InitialisersOptions
 from .race import Race, run_race
@@ -131,13 +130,7 @@ def together(
     """Figure, table and curves of all start values whose results are of this request, the most accurate first."""
     done: list[tuple[str, FigureData, dict[str, float]]] = []
     for item in items:
-        if item.status == "failed" or item.output is None:
-            continue
-        try:
-            data = read_figure(Path(item.output).with_suffix(".json"))
-        except AttnError:
-            continue  # ``noted`` has said so
-        if data.origin.request == origin.request:
+        if (data := result_of(item, origin.request)) is not None:
             arrays = data.arrays
             races = [
                 Race(loss, arrays["looked"], accuracy)

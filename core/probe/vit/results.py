@@ -2,17 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from ...errors import AttnError
 from ...report.model import Item
-from ..panel import read_document
+from ..frame import result_of
 
 
 @dataclass(frozen=True, slots=True)
@@ -22,13 +20,13 @@ class HeadResults:
     Parameters
     ----------
     names : list of str
-    facts : list of dict
-    arrays : list of dict of ndarray
+    facts : list of mapping
+    arrays : list of mapping to ndarray
     """
 
     names: list[str]
-    facts: list[dict[str, Any]]
-    arrays: list[dict[str, NDArray[Any]]]
+    facts: list[Mapping[str, Any]]
+    arrays: list[Mapping[str, NDArray[Any]]]
 
     def stack(self, name: str) -> NDArray[Any]:
         """An array of all pictures, [B, ...]."""
@@ -43,17 +41,8 @@ def pictures_of(items: Sequence[Item], request: str) -> HeadResults:
     """Of the items whose results are there and were made with these settings."""
     found = HeadResults([], [], [])
     for item in items:
-        if item.output is None or item.status not in ("ok", "skipped"):
-            continue
-        facts = Path(item.output).with_suffix(".json")
-        try:
-            document = read_document(facts)
-            with np.load(facts.with_suffix(".npz"), allow_pickle=False) as archive:
-                arrays = {name: archive[name] for name in archive.files}
-        except (AttnError, OSError, ValueError):
-            continue  # its own item says so
-        if document["origin"].get("request") == request:
+        if (data := result_of(item, request)) is not None:
             found.names.append(item.input)
-            found.facts.append(document["facts"])
-            found.arrays.append(arrays)
+            found.facts.append(data.facts)
+            found.arrays.append(data.arrays)
     return found

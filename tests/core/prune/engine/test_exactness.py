@@ -6,6 +6,7 @@ Levels A1 to A7 of methods/prune-evaluation.md, section 2, for every class of mo
 from __future__ import annotations
 
 import copy
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 from typing import Any
 
@@ -136,10 +137,8 @@ def test_a_loop_of_ones_own(name: str) -> None:
         close(one, other)
 
 
-@pytest.mark.parametrize("plan", [((0, 2),), ((2, 3),), THREE], ids=["0", "2", "0 2 3"])
-@torch.no_grad()
-def test_compact_positions(plan: Plan) -> None:
-    """The language model run by hand, positions counted anew behind each choice; and steps equal whole prompts."""
+def by_hand(plan: Plan, anew: Callable[[int], bool]) -> Tensor:
+    """Logits of the language model run by hand; positions are counted anew behind the choices that ``anew`` names."""
     model, inputs = untrained("llava"), question("llava")
     text = model.model.language_model
     seen: list[Tensor] = []
@@ -151,11 +150,18 @@ def test_compact_positions(plan: Plan) -> None:
     for number, layer in enumerate(text.layers):
         if number in lost:
             stays = ~lost[number][0, slots]
-            hidden, slots = hidden[:, stays], slots[stays]
-            positions = torch.arange(len(slots))
+            hidden, slots, positions = hidden[:, stays], slots[stays], positions[stays]
+            positions = torch.arange(len(slots)) if anew(number) else positions
         hidden = layer(hidden, position_embeddings=text.rotary_emb(hidden, positions[None]))
-    with pruned(model, stages_of(plan), positions="compact"):
-        close(model(**inputs).logits, model.lm_head(text.norm(hidden)))
+    logits: Tensor = model.lm_head(text.norm(hidden))
+    return logits
+
+
+def check_numbered(stages: Sequence[PruneStage], wanted: Tensor, **positions: Any) -> None:
+    """A prompt has the wanted logits, its steps are those of whole prompts, and so is it in a batch."""
+    model, inputs = untrained("llava"), question("llava")
+    with pruned(model, stages, **positions):
+        close(model(**inputs).logits, wanted)
         answer = model.generate(**inputs, **GREEDY)
         whole = model(input_ids=answer.sequences[:, :-1], pixel_values=inputs["pixel_values"]).logits
         batch = together("llava", [question("llava"), question("llava", after=9)])
@@ -163,35 +169,20 @@ def test_compact_positions(plan: Plan) -> None:
     close(torch.cat(answer.logits), whole[0, -4:])
     for one, other in zip(padded.logits, answer.logits, strict=True):
         close(one[0], other[0])
+
+
+@pytest.mark.parametrize("plan", [((0, 2),), ((2, 3),), THREE], ids=["0", "2", "0 2 3"])
+@torch.no_grad()
+def test_compact_positions(plan: Plan) -> None:
+    """Positions counted anew behind each choice; and steps equal whole prompts."""
+    check_numbered(stages_of(plan), by_hand(plan, anew=lambda number: True), positions="compact")
 
 
 @torch.no_grad()
 def test_positions_numbered_anew_in_front_only() -> None:
     """What later choices leave keeps the positions that the choice in front of the language model gave."""
-    model, inputs = untrained("llava"), question("llava")
-    text = model.model.language_model
-    seen: list[Tensor] = []
-    handle = text.layers[0].register_forward_pre_hook(lambda module, args: seen.append(args[0]))
-    model(**inputs)
-    handle.remove()
-    hidden, slots = seen[0], torch.arange(inputs["input_ids"].shape[1])
-    lost, positions = gone(THREE, inputs), slots
-    for number, layer in enumerate(text.layers):
-        if number in lost:
-            stays = ~lost[number][0, slots]
-            hidden, slots, positions = hidden[:, stays], slots[stays], positions[stays]
-            positions = torch.arange(len(slots)) if number == 0 else positions
-        hidden = layer(hidden, position_embeddings=text.rotary_emb(hidden, positions[None]))
     front, *others = stages_of(THREE)
-    with pruned(model, [replace(front, renumber=True), *others]):
-        close(model(**inputs).logits, model.lm_head(text.norm(hidden)))
-        answer = model.generate(**inputs, **GREEDY)
-        whole = model(input_ids=answer.sequences[:, :-1], pixel_values=inputs["pixel_values"]).logits
-        batch = together("llava", [question("llava"), question("llava", after=9)])
-        padded = model.generate(**batch, **GREEDY)
-    close(torch.cat(answer.logits), whole[0, -4:])
-    for one, other in zip(padded.logits, answer.logits, strict=True):
-        close(one[0], other[0])
+    check_numbered([replace(front, renumber=True), *others], by_hand(THREE, anew=lambda number: number == 0))
 
 
 @torch.no_grad()
