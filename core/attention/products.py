@@ -1,0 +1,46 @@
+"""Which matrix product is the fast one on this processor, by what it can do: the one place that decides.
+
+PyTorch's ``mm`` in float32 is MKL's, which takes AVX-512 on Intel's processors only; oneDNN takes it on all. A bfloat16
+product is fast where the processor has one (AVX512_BF16, AMX) and emulated, many times slower, elsewhere. PyTorch's
+``scaled_dot_product_attention`` packs its blocks for AMX where oneDNN may use that, and is fast there.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import torch
+from torch import Tensor
+
+from ..cpu import cpu
+
+Product = Callable[[Tensor, Tensor], Tensor]
+
+
+def float32_product() -> Product:
+    """The function ``(a [M, K], b [N, K]) -> a bᵀ [M, N]`` in float32 that is the fastest here.
+
+    Both may be strided (``b = x.mT`` for a product with ``x``), K is at least 1. It records no gradient, computes on the
+    calling thread where that is set to one, and may be called from several at a time.
+    """
+    here = cpu()
+    return _onednn if here.avx2 and not here.intel and torch.backends.mkldnn.is_available() else _mm
+
+
+def bf16_is_native() -> bool:
+    """Whether the processor has products of bfloat16 (and oneDNN may use them); else they are emulated."""
+    return cpu().avx512_bf16 or cpu().amx_bf16
+
+
+def sdpa_is_fast(dtype: torch.dtype) -> bool:
+    """Whether PyTorch's attention computes ``dtype`` by AMX, several times faster than float32 products are."""
+    return (dtype == torch.bfloat16 and cpu().amx_bf16) or (dtype == torch.float16 and cpu().amx_fp16)
+
+
+def _mm(a: Tensor, b: Tensor) -> Tensor:
+    return torch.mm(a, b.mT)
+
+
+def _onednn(a: Tensor, b: Tensor) -> Tensor:
+    product: Tensor = torch.ops.mkldnn._linear_pointwise(a, b, None, "none", [], "")
+    return product
