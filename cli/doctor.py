@@ -57,11 +57,16 @@ def devices() -> list[dict[str, Any]]:
     """Every device that --device can name, with its memory."""
     import torch
 
+    from attn.core.cpu import cpu
     from attn.core.device import available_cores
 
+    processor = cpu()
     hardware: list[dict[str, Any]] = [
-        {"device": "cpu", "name": platform.processor() or platform.machine(), "cores": available_cores()}
-    ]
+        {
+            "device": "cpu", "name": processor.name, "cores": available_cores(),
+            "flags": " ".join(processor.flags),
+        }
+    ]  # fmt: skip
     for index in range(torch.cuda.device_count()):
         card = torch.cuda.get_device_properties(index)
         hardware.append(

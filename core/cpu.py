@@ -10,7 +10,7 @@ import contextlib
 import functools
 import os
 import platform
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -74,8 +74,8 @@ class Cpu:
     def flags(self) -> tuple[str, ...]:
         """For reports: what may be used, and after it what the environment limits."""
         names = ("avx2", "avx512", "avx512_bf16", "amx_bf16", "amx_fp16")
-        limit = () if self.onednn_isa == "ALL" else (f"oneDNN up to {self.onednn_isa}",)
-        return (*(name for name in names if getattr(self, name)), *limit, f"PyTorch {self.torch_capability}")
+        limit = () if self.onednn_isa == "ALL" else (f"oneDNN<={self.onednn_isa}",)
+        return (*(name for name in names if getattr(self, name)), *limit, f"torch={self.torch_capability}")
 
 
 _instead: list[Cpu] = []
@@ -132,7 +132,8 @@ def _capabilities() -> dict[str, bool]:
 def _l2_bytes() -> int | None:
     import torch
 
-    answer = getattr(torch.cpu, "get_capabilities", dict)().get("l2_cache_size")  # not in all versions of torch
+    capabilities: Callable[[], Mapping[str, Any]] | None = getattr(torch.cpu, "get_capabilities", None)
+    answer = capabilities().get("l2_cache_size") if capabilities else None  # versions of torch before it have none
     return int(answer) if answer else None
 
 

@@ -20,11 +20,11 @@ Product = Callable[[Tensor, Tensor], Tensor]
 def float32_product() -> Product:
     """The function ``(a [M, K], b [N, K]) -> a bᵀ [M, N]`` in float32 that is the fastest here.
 
-    Both may be strided (``b = x.mT`` for a product with ``x``), K is at least 1. It records no gradient, computes on the
-    calling thread where that is set to one, and may be called from several at a time.
+    Both may be strided (``b = x.mT`` for a product with ``x``); K is at least 1. It records no gradient, computes on
+    the calling thread where that is set to one, and may be called from several at a time.
     """
     here = cpu()
-    return _onednn if here.avx2 and not here.intel and torch.backends.mkldnn.is_available() else _mm
+    return _onednn if here.avx2 and not here.intel and torch._C._has_mkldnn else _mm
 
 
 def bf16_is_native() -> bool:

@@ -15,6 +15,7 @@ from typing import Any
 
 import torch
 
+from ..cpu import cpu
 from ..device import available_cores, synchronise
 
 MATMULS = ((512, 512, 128), (2048, 2048, 2048))  # rows, inner, columns: probabilities times values, and a square
@@ -90,11 +91,13 @@ def available_bytes() -> int | None:
 
 
 def describe(device: torch.device) -> dict[str, Any]:
-    """Processor, device, versions and threads, for the report."""
+    """Processor and what of it may be used now, device, versions and threads, for the report."""
     from importlib.metadata import PackageNotFoundError, version
 
+    processor = cpu()
     description: dict[str, Any] = {
-        "cpu": _cpu_name(),
+        "cpu": processor.name,
+        "cpu_flags": " ".join(processor.flags),
         "cores": available_cores(),
         "threads": torch.get_num_threads(),
         "torch": torch.__version__,
@@ -108,16 +111,6 @@ def describe(device: torch.device) -> dict[str, Any]:
     if device.type == "cuda":
         description["gpu"] = torch.cuda.get_device_name(device)
     return description
-
-
-def _cpu_name() -> str:
-    try:
-        for line in Path("/proc/cpuinfo").read_text().splitlines():
-            if line.startswith("model name"):
-                return line.split(":", 1)[1].strip()
-    except OSError:
-        pass
-    return platform.processor() or platform.machine()
 
 
 def median(values: list[float]) -> float:

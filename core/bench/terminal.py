@@ -70,6 +70,7 @@ def short_fits(fits: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
 
 
 def machine_line(machine: Mapping[str, Any], ceilings: Mapping[str, float]) -> str:
-    """``AMD EPYC, 2 threads, torch 2.13; ceilings: ...``."""
+    """``AMD EPYC (avx2 avx512 torch=AVX512), 2 threads, torch 2.13; ceilings: ...``."""
     peaks = ", ".join(f"{name.replace('_', ' ')} {value:.0f}" for name, value in ceilings.items())
-    return f"{machine['cpu']}, {machine['threads']} threads, torch {machine['torch']}; ceilings: {peaks}"
+    processor = f"{machine['cpu']} ({machine['cpu_flags']})"
+    return f"{processor}, {machine['threads']} threads, torch {machine['torch']}; ceilings: {peaks}"
