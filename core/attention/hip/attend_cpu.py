@@ -17,11 +17,11 @@ from torch.nn.functional import pad
 from ...jit import FASTMATH, exp2_negative, kernel
 from ...threads import kernels_own_the_threads, run
 from ..equations import again_where_not_finite
+from ..tile_cpu import LANES, eight_by_16, eight_by_32, four_by_16, four_by_64, prefetch
 from .attend import attend as attend_plainly
 from .attend import dense_rows
-from .selection import ROW_TILE, HipSelection
+from .selection import ROW_TILE, HipSelection, bands
 from .settings import Settings, positive_scale
-from .tile_cpu import LANES, bands, eight_by_16, eight_by_32, four_by_16, four_by_64, prefetch
 
 Array = np.ndarray[Any, Any]
 _LOG2_E = 1.4426950408889634

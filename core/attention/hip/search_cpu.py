@@ -15,8 +15,9 @@ from torch import Tensor
 
 from ...jit import kernel
 from ...threads import kernels_own_the_threads, run
+from ..tile_cpu import LANES, eight_by_16, prefetch
+from .selection import bands
 from .settings import Layout
-from .tile_cpu import LANES, bands, eight_by_16, prefetch
 
 Array = np.ndarray[Any, Any]
 _REPRESENTATIVES = ("first", "center", "random")

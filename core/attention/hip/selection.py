@@ -11,6 +11,12 @@ from .settings import Layout
 
 ROW_TILE = 16
 """Queries are attended in tiles of so many rows, one vector register; blocks that are no multiple are padded."""
+_BLOCKS = 32
+
+
+def bands(count: int) -> list[tuple[int, int]]:
+    """Query blocks in pieces, shared out as threads get free: later ones see more keys and take longer."""
+    return [(first, min(first + _BLOCKS, count)) for first in range(0, count, _BLOCKS)]
 
 
 @dataclass(frozen=True)

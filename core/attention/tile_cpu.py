@@ -1,4 +1,4 @@
-"""A small matrix product in vector registers, over rows that lie anywhere: what HiP's kernels spend their time in.
+"""A small matrix product in vector registers, over rows that lie anywhere: what kernels of gathered keys spend time in.
 
 Numba has no vector type, and LLVM does not vectorise loops over gathered rows well, so the product is written as LLVM
 IR: vectors of 16 float32, which LLVM splits where registers are shorter. Every sum runs in order of its index.
@@ -17,12 +17,6 @@ _FLOAT, _INT, _INT32 = ir.FloatType(), ir.IntType(64), ir.IntType(32)
 _VECTOR = ir.VectorType(_FLOAT, LANES)
 _FUSED = f"llvm.fmuladd.v{LANES}f32"
 _FIRST_LANE = ir.Constant(ir.VectorType(_INT32, LANES), [0] * LANES)
-_BLOCKS = 32
-
-
-def bands(count: int) -> list[tuple[int, int]]:
-    """Query blocks in pieces, shared out as threads get free: later ones see more keys and take longer."""
-    return [(first, min(first + _BLOCKS, count)) for first in range(0, count, _BLOCKS)]
 
 
 def _number(value: int) -> Any:
