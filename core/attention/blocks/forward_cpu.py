@@ -1,7 +1,9 @@
-"""Forward pass of the block engine on the CPU: torch's matrix products with the softmax kernels between them.
+"""Forward pass of the block engine on the CPU: float32 matrix products with the softmax kernels between them.
 
-A thread takes one query block at a time and needs two buffers of a tile, which stay in its second-level cache; torch
-itself runs single-threaded inside, so the bits do not depend on the number of threads.
+bfloat16 and float16 are widened tile by tile: PyTorch's bfloat16 product rounds its result, and scores of eight bits
+make ten times the error of the inputs' own rounding. A thread takes one query block at a time and needs two buffers of
+a tile, which stay in its second-level cache; torch itself runs single-threaded inside, so the bits do not depend on the
+number of threads, and what is strided is copied, so that they do not depend on the layout either.
 """
 
 from __future__ import annotations
@@ -16,8 +18,9 @@ from torch import Tensor
 
 from ...threads import kernels_own_the_threads, run, thread_count
 from ..equations import needs_cpu_floats
+from ..products import float32_product
 from .forward import forward as plain
-from .softmax_cpu import finish, scale_and_add_bfloat16, scale_rows, softmax_bfloat16, softmax_float32
+from .softmax_cpu import finish, scale_and_add, softmax
 from .tiles import Pattern, Tile, gather_into, tiles
 
 _TILE_BYTES = 1536 * 1024  # scores, keys and values of a tile: smaller ones fit the cache better and cost more steps
@@ -78,29 +81,23 @@ class _Worker:
         self.queries = [head for batch in q for head in batch]
         self.keys = [head for batch in k for head in batch for _ in range(group)]
         self.values = [head for batch in v for head in batch for _ in range(group)]
-        self.dtype = torch.bfloat16 if q.dtype == torch.bfloat16 else torch.float32
+        self.product = float32_product()
         self.sign = -1.0 if scale < 0 else 1.0  # the kernels want a factor >= 0: the maximum of scores stays one
         self.factor = np.float32(abs(scale) * math.log2(math.e))
         rows = min(pattern.block_m, pattern.len_q)
-        column = (rows + k.shape[3] + v.shape[3]) * self.dtype.itemsize
+        column = (rows + k.shape[3] + v.shape[3]) * 4
         self.size = min(pattern.tile_keys or max(64, _TILE_BYTES // column // 64 * 64), pattern.len_k)
-        self.scores = torch.empty(rows * self.size, dtype=self.dtype)
-        self.part = torch.empty(rows, v.shape[3], dtype=self.dtype)
         self.mean = torch.empty(rows, v.shape[3])
-        self.key = torch.empty(self.size, k.shape[3], dtype=self.dtype)
-        self.value = torch.empty(self.size, v.shape[3], dtype=self.dtype)
-        bits = torch.int16 if self.dtype == torch.bfloat16 else torch.int32
-        self.score_bits, self.part_bits = self.scores.view(bits).numpy(), self.part.view(bits).numpy()
+        self.key, self.value = torch.empty(self.size, k.shape[3]), torch.empty(self.size, v.shape[3])
         self.mean_array = self.mean.numpy()
         self.high, self.total, self.fade = np.empty((3, rows), dtype=np.float32)
         self.zeros = np.zeros(rows, dtype=np.int64)
-        self.softmax = softmax_bfloat16() if self.dtype == torch.bfloat16 else softmax_float32()
 
     def attend(self, head: int, block: int, out: Tensor, lse: Tensor) -> None:
         """Rows of ``out`` [B * Hq, Lq, Dv] and ``lse`` [B * Hq, Lq] of one query block of one head."""
         start = block * self.pattern.block_m
         stop = min(start + self.pattern.block_m, self.pattern.len_q)
-        query = self.queries[head][start:stop].to(self.dtype)
+        query = self.queries[head][start:stop].float().contiguous()
         if self.sign < 0:
             query = -query
         rows = stop - start
@@ -118,21 +115,12 @@ class _Worker:
         """Take a tile of keys into the first rows of ``mean``, ``high`` and ``total``."""
         rows, width = query.shape[0], tile.width
         key, value = gather_into(self.key, k, tile.spans), gather_into(self.value, v, tile.spans)
-        scores = self.scores[: rows * width].view(rows, width)
-        torch.mm(query, key.mT, out=scores)
-        mean, fade, bits = (
-            self.mean_array[:rows],
-            self.fade[:rows],
-            self.score_bits[: rows * width].reshape(rows, width),
-        )
+        scores = self.product(query, key)
+        weights, fade = scores.numpy(), self.fade[:rows]
         first = self.zeros[:rows] if tile.first is None else tile.first
         last = np.full(rows, width) if tile.last is None else tile.last
-        seen = bits, first, last, tile.sinks, self.factor, self.high[:rows], self.total[:rows], fade
-        if self.dtype == torch.bfloat16:
-            self.softmax(bits.view(np.uint16), *seen)
-            torch.mm(scores, value, out=self.part[:rows])
-            scale_and_add_bfloat16()(mean, fade, self.part_bits[:rows].view(np.uint16))
-        else:
-            self.softmax(bits.view(np.float32), *seen)
-            scale_rows()(mean, fade)
-            torch.addmm(self.mean[:rows], scores, value, out=self.mean[:rows])
+        softmax()(
+            weights, weights.view(np.int32), first, last, tile.sinks, self.factor, self.high[:rows], self.total[:rows],
+            fade,
+        )  # fmt: skip
+        scale_and_add()(self.mean_array[:rows], fade, self.product(scores, value.mT).numpy())

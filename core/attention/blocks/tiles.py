@@ -8,7 +8,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from .softmax_cpu import edges, gather_16, gather_32
+from .softmax_cpu import edges, gather_bfloat16, gather_float32
 
 Rows = np.ndarray[Any, np.dtype[np.int64]]
 Spans = Rows
@@ -114,13 +114,16 @@ def gather(x: Tensor, spans: Spans) -> Tensor:
 
 
 def gather_into(buffer: Tensor, x: Tensor, spans: Spans) -> Tensor:
-    """As ``gather``, in the buffer's dtype and inside ``buffer`` where a copy is needed."""
+    """As ``gather``, in float32, and inside ``buffer`` (float32) where a copy is needed."""
     if len(spans) == 1:
         run = x[int(spans[0, 0]) : int(spans[0, 1])]
-        return run if run.dtype == buffer.dtype else buffer[: run.shape[0]].copy_(run)
+        ready = run.dtype == buffer.dtype and run.is_contiguous()
+        return run if ready else buffer[: run.shape[0]].copy_(run)
     out = buffer[: int((spans[:, 1] - spans[:, 0]).sum())]
-    if x.dtype != buffer.dtype or not x.is_contiguous():
+    if not x.is_contiguous() or x.dtype == torch.float16:
         return torch.cat([x[a:b] for a, b in spans.tolist()], out=out)
-    bits, copy = (torch.int32, gather_32()) if x.itemsize == 4 else (torch.int16, gather_16())
-    copy(x.view(bits).numpy(), spans, out.view(bits).numpy())
+    if x.dtype == torch.bfloat16:
+        gather_bfloat16()(x.view(torch.uint16).numpy(), spans, out.view(torch.uint32).numpy())
+    else:
+        gather_float32()(x.view(torch.int32).numpy(), spans, out.view(torch.int32).numpy())
     return out
