@@ -6,9 +6,11 @@ says itself which tensors it does not take and why. Nothing is imported before i
 
 from __future__ import annotations
 
+import contextlib
 import functools
 import pkgutil
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextvars import ContextVar
 from dataclasses import dataclass
 from functools import cached_property
 from typing import Any, Literal, get_args
@@ -98,6 +100,20 @@ def _wanted(formulation: Formulation, backend: str) -> bool:
     return backend in ("auto", formulation.backend)
 
 
+_LISTENING: ContextVar[tuple[list[tuple[Phase, Formulation]], ...]] = ContextVar("_LISTENING", default=())
+
+
+@contextlib.contextmanager
+def choices() -> Iterator[list[tuple[Phase, Formulation]]]:
+    """What ``choose`` takes inside, in order: for reports of what really ran."""
+    chosen: list[tuple[Phase, Formulation]] = []
+    token = _LISTENING.set((*_LISTENING.get(), chosen))
+    try:
+        yield chosen
+    finally:
+        _LISTENING.reset(token)
+
+
 def choose(phase: Phase, inputs: tuple[Any, ...], backend: str = "auto", **options: Any) -> Formulation:
     """The first formulation of ``phase`` that ``backend`` allows and that takes ``inputs`` and ``options``.
 
@@ -111,6 +127,8 @@ def choose(phase: Phase, inputs: tuple[Any, ...], backend: str = "auto", **optio
         if _wanted(formulation, backend):
             reason = formulation.refuses(*inputs, **options)
             if reason is None:
+                for chosen in _LISTENING.get():
+                    chosen.append((phase, formulation))
                 return formulation
             reasons.append(f"{formulation.name} {reason}" if len(phase.formulations) > 1 else reason)
     if reasons:

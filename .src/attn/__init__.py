@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from attn.core.attention import attention, operators
+    from attn.core.attention.in_models import attention_log, attention_parameters, register_attention
     from attn.core.denoise.api import denoise
     from attn.core.io import read, write
     from attn.core.prune.api import prune
@@ -22,15 +23,21 @@ if TYPE_CHECKING:
     from attn.core.segment.api import segment
 
 __version__ = "0.1.0"
-__all__ = ["__version__", "attention", "denoise", "encode", "operators", "prune", "read", "segment", "write"]
+__all__ = [
+    "__version__", "attention", "attention_log", "attention_parameters", "denoise", "encode", "operators", "prune",
+    "read", "register_attention", "segment", "write",
+]  # fmt: skip
 
 _HOMES = {
     "attention": "attn.core.attention",
+    "attention_log": "attn.core.attention.in_models",
+    "attention_parameters": "attn.core.attention.in_models",
     "denoise": "attn.core.denoise.api",
     "encode": "attn.core.retrieve.api",
     "operators": "attn.core.attention",
     "prune": "attn.core.prune.api",
     "read": "attn.core.io",
+    "register_attention": "attn.core.attention.in_models",
     "segment": "attn.core.segment.api",
     "write": "attn.core.io",
 }

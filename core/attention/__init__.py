@@ -9,12 +9,14 @@ torch.Size([1, 2, 100, 64])
 
 from __future__ import annotations
 
+import functools
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from torch import Tensor
 
     from ..choose import Backend
+    from .sequences import Lengths, Padding
 from .registry import OPERATORS
 
 
@@ -33,6 +35,9 @@ def attention(
     scale: float | None = None,
     grid: tuple[int, int] | None = None,
     backend: Backend = "auto",
+    lengths: Lengths | None = None,
+    padding: Padding | None = None,
+    cu_seqlens: Lengths | None = None,
     **params: Any,
 ) -> Tensor:
     """Run one attention operator.
@@ -56,6 +61,14 @@ def attention(
         ``reference``: the equations, dense, with quadratic memory. ``torch``, ``cpu``, ``triton``: plain PyTorch in
         linear memory, the CPU kernels, the Triton kernels; where one of an operator's phases has no such form, that
         phase runs as with ``auto``. ``blocked``: ``torch`` or ``cpu``. ``auto``: the fastest that takes the tensors.
+    lengths : int64 Tensor [B] or sequence of int, optional
+        Valid keys of each row of a padded batch, for causal attention; the result is that of one call per sequence, and
+        zeros for padding, whose values are never read. The queries are still the last Lq of the Lk positions; with
+        right padding those at positions below the length are valid.
+    padding : {"left", "right"}, optional
+        At which end of a row the padding is; needed with ``lengths``.
+    cu_seqlens : int32 or int64 Tensor [N + 1] or sequence of int, optional
+        Boundaries of N sequences packed into one row (B = 1, Lq = Lk), from 0 to Lk; as one call per sequence.
     **params
         The operator's parameters, such as ``mask_k=1024`` for ``hip``.
 
@@ -89,6 +102,9 @@ def attention(
     >>> q, k, v = (torch.randn(1, 2, 300, 64) for _ in range(3))
     >>> attention("window+sink", q, k, v, causal=True, window=64).shape
     torch.Size([1, 2, 300, 64])
+    >>> batch = (torch.randn(2, 2, 300, 64) for _ in range(3))
+    >>> attention("hip", *batch, causal=True, lengths=[300, 120], padding="left").shape
+    torch.Size([2, 2, 300, 64])
     """
     import torch
 
@@ -105,6 +121,14 @@ def attention(
     check_call(name, operator, q, k, causal=causal, grid=grid, params=params)
     check_gradients(name, operator, q, k, v, backend)
     check_backend(name, operator, backend)
+    if lengths is not None or cu_seqlens is not None or padding is not None:
+        from .sequences import divided, one_call_each
+
+        if operator.grid or not causal:
+            raise ValueError(f"{name}: lengths and cu_seqlens are for causal attention. Call once per sequence.")
+        call = functools.partial(attention, name, causal=True, scale=scale, backend=backend)
+        divisions: Tensor = one_call_each(call, q, k, v, divided(q, k, lengths, padding, cu_seqlens), params)
+        return divisions
     if grid is not None:
         params["grid"] = grid
     with own_dtypes(q.device.type):

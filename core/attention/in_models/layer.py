@@ -1,0 +1,157 @@
+"""One attention layer of a model, by an operator: what transformers calls in place of its own attention."""
+
+from __future__ import annotations
+
+import functools
+import warnings
+from collections.abc import Sequence
+from typing import Any
+
+from torch import Tensor, nn
+
+from ...choose import choices
+from ...opaque import outside_graphs
+from .. import attention
+from ..sequences import Padding
+from .log import Ran, Stage, log, logging
+from .masks import Visible, decoded
+from .parameters import parameters_for
+
+_REFUSED = {
+    "softcap": "soft-caps its scores",
+    "s_aux": "has sink weights in its softmax",
+    "sinks": "has sink weights in its softmax",
+    "position_bias": "adds a bias of positions to its scores",
+    "output_attentions": "is asked for its attention weights, which are never made",
+    "indices": "chooses its keys itself",
+    "block_indices": "chooses its keys itself",
+    "block_table": "has a paged cache",
+    "read_index": "has a paged cache",
+}
+"""Arguments of transformers' attention that ask for what no operator does."""
+
+
+@outside_graphs
+def run_layer(
+    name: str, module: nn.Module, query: Tensor, key: Tensor, value: Tensor, attention_mask: Tensor | None,
+    *, dropout: float = 0.0, scaling: float | None = None, is_causal: bool | None = None,
+    sliding_window: int | None = None, **others: Any,
+) -> tuple[Tensor, None]:  # fmt: skip
+    """An attention function of transformers' ``AttentionInterface``.
+
+    Parameters
+    ----------
+    name : str
+        The operator.
+    module : nn.Module
+        The layer: its index, its configuration, whether it is causal.
+    query, key, value : Tensor [B, Hq, Lq, D], [B, Hkv, Lk, D], [B, Hkv, Lk, Dv]
+        Rotated, the cache included.
+    attention_mask : Tensor, optional
+        Of ``masks.describe``; None: causal, without padding.
+    dropout, scaling, is_causal, sliding_window, others
+        As transformers passes them.
+
+    Returns
+    -------
+    out : Tensor [B, Lq, Hq, Dv]
+    None
+        Where eager attention has its weights.
+
+    Raises
+    ------
+    ValueError
+        In one line that names the layer and the remedy, where the operator cannot do what the model asks for.
+    """
+    layer = getattr(module, "layer_idx", None)
+    layer = type(module).__name__ if layer is None else int(layer)
+    try:
+        causal = getattr(module, "is_causal", True) if is_causal is None else is_causal
+        _check(causal, dropout, others)
+        seen = _sequences(attention_mask, key, sliding_window)
+        parameters = parameters_for(getattr(module, "config", None))
+        window = seen[0].window
+        params, operator, why = parameters.own, name, ""
+        if layer in parameters.dense_layers:
+            params, operator, why = {}, "dense", "in dense_layers"
+        if window:
+            params, operator, why = {"window": window, "num_sinks": 0}, "window+sink", _own_window(name, module, window)
+        out = _attend(operator, query, key, value, seen, scaling, params, layer, why)
+    except ValueError as error:
+        where = f"layer {layer}" if isinstance(layer, int) else layer
+        raise ValueError(f"attn:{name}, {where}: {error}") from error
+    return out.transpose(1, 2).contiguous(), None
+
+
+def _check(causal: bool, dropout: float, others: dict[str, Any]) -> None:
+    """Raise ``ValueError`` for what no operator does."""
+    if not causal:
+        raise ValueError(
+            "attention here is not causal. Pass attn_implementation={'text_config': 'attn:...'}, so that this part of "
+            "the model keeps its own, or 'sdpa'."
+        )
+    if dropout:
+        raise ValueError(f"no operator has dropout, here {dropout}. Set config.attention_dropout = 0, or model.eval().")
+    for argument, what in _REFUSED.items():
+        if others.get(argument) is not None and others[argument] is not False:
+            raise ValueError(f"the layer {what} ({argument}), which no operator does. Use attn_implementation='eager'.")
+
+
+def _sequences(mask: Tensor | None, key: Tensor, sliding_window: int | None) -> Sequence[Visible]:
+    """What the layer is to see, one entry per sequence."""
+    length = key.shape[2]
+    if mask is None:
+        return [Visible(row, 0, length, length, sliding_window or 0) for row in range(key.shape[0])]
+    seen = decoded(mask)
+    if seen is None:
+        raise ValueError(
+            f"the mask {list(mask.shape)} is neither causal nor a sliding window, with padding at one end only: no "
+            "operator takes it. Pad on the left, pass no mask of your own, or use attn_implementation='sdpa'."
+        )
+    return seen
+
+
+@functools.cache
+def _warn_once(text: str) -> None:
+    warnings.warn(text, stacklevel=4)
+
+
+def _own_window(name: str, module: nn.Module, window: int) -> str:
+    """Why a layer with a window of the model's own runs that; said once per model class as a warning, too."""
+    _warn_once(
+        f"attn:{name}: layers of {type(module).__name__} to which the model gives a sliding window of {window} keys "
+        f"keep it: {name} runs in the others only."
+    )
+    return f"the model's own sliding window of {window}"
+
+
+def _attend(
+    operator: str, q: Tensor, k: Tensor, v: Tensor, seen: Sequence[Visible], scale: float | None,
+    params: dict[str, Any], layer: int | str, why: str,
+) -> Tensor:  # fmt: skip
+    """The operator over the sequences, noted in the log."""
+    written = seen[0].written
+    k, v = k[:, :, :written], v[:, :, :written]
+    if not logging():
+        return attention(operator, q, k, v, causal=True, scale=scale, **_divisions(seen, q), **params)
+    with choices() as chosen:
+        out = attention(operator, q, k, v, causal=True, scale=scale, **_divisions(seen, q), **params)
+    several = [phase_form for phase_form in chosen if len(phase_form[0].formulations) > 1] or chosen
+    forms = " + ".join(dict.fromkeys(form.name for _, form in several))
+    phase: Stage = "prefill" if q.shape[2] == written else "decode" if q.shape[2] == 1 else "extend"
+    log(Ran(layer, operator, phase, q.shape[0], q.shape[2], written, forms, why))
+    return out
+
+
+def _divisions(seen: Sequence[Visible], q: Tensor) -> dict[str, Any]:
+    """The sequences as ``attention`` takes them: nothing, ``lengths`` and ``padding``, or ``cu_seqlens``."""
+    written = seen[0].written
+    lengths = [one.stop - one.first for one in seen]
+    if all(length == written for length in lengths):
+        return {}
+    if len(seen) > q.shape[0]:
+        return {"cu_seqlens": [0, *(one.stop for one in seen)]}
+    padding: Padding = "left" if all(one.stop == written for one in seen) else "right"
+    if padding == "right" and any(one.first for one in seen):
+        raise ValueError("the batch is padded on both sides. Pad it on the left.")
+    return {"lengths": lengths, "padding": padding}

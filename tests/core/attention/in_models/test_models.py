@@ -1,0 +1,99 @@
+"""The operators inside transformers' models: equal to the plain model where they leave nothing out."""
+
+import pytest
+import torch
+from small_causal_lms import MAKE, SLIDING, WINDOW, small_causal_lm
+
+import attn
+from attn.core.attention.registry import OPERATORS
+
+NAMES = attn.register_attention()
+EVERYTHING = {
+    "attn:dense": {}, "attn:hip": {"mask_k": 512}, "attn:dsa": {"top_k": 512}, "attn:hisa": {"top_k": 512},
+    "attn:superlinear": {"sw_index": 30}, "attn:flux": {}, "attn:window+sink": {}, "attn:blocktopk": {},
+    "attn:oracle": {}, "attn:flex": {"window": 1024},
+}  # fmt: skip
+"""Parameters with which nothing of 60 tokens is left out."""
+IDS = torch.randint(3, 60, (2, 50), generator=torch.Generator().manual_seed(0))
+LEFT = torch.ones_like(IDS).index_put((torch.tensor(1), torch.arange(20)), torch.tensor(0))
+RIGHT = LEFT.flip(1)
+
+pytestmark = pytest.mark.filterwarnings("ignore:.*to which the model gives a sliding window:UserWarning")
+
+
+def logits(model, mask=None, **params):
+    with torch.no_grad(), attn.attention_parameters(**params):
+        return model(IDS, attention_mask=mask).logits
+
+
+def test_every_causal_operator_is_registered():
+    causal = {name for name, row in OPERATORS.items() if not row.missing() and True in row.resolve().causal}
+    assert {name.removeprefix("attn:") for name in NAMES} == {x for x in causal if not OPERATORS[x].resolve().grid}
+    assert set(NAMES) == set(EVERYTHING) | {"attn:lightning"}
+
+
+@pytest.mark.parametrize("padding", [None, LEFT, RIGHT], ids=["whole", "left", "right"])
+@pytest.mark.parametrize("model", MAKE)
+def test_dense_is_the_plain_model(model, padding):
+    plain = logits(small_causal_lm(model, "sdpa"), padding)
+    ours = logits(small_causal_lm(model, "attn:dense"), padding)
+    valid = torch.ones_like(IDS).bool() if padding is None else padding.bool()
+    assert (plain - ours)[valid].abs().max() <= 1e-4
+
+
+@pytest.mark.parametrize("name", EVERYTHING)
+def test_every_operator_is_the_plain_model_at_full_budget(name):
+    plain, ours = (logits(small_causal_lm("llama", x), LEFT, **EVERYTHING[name]) for x in ("sdpa", name))
+    assert (plain - ours)[LEFT.bool()].abs().max() <= 1e-4
+
+
+@pytest.mark.parametrize("model", MAKE)
+def test_generate_continues_alike(model):
+    def tokens(implementation):
+        return small_causal_lm(model, implementation).generate(
+            IDS, attention_mask=LEFT, max_new_tokens=8, do_sample=False
+        )
+
+    assert torch.equal(tokens("sdpa"), tokens("attn:dense"))
+
+
+def test_the_log_says_what_ran_where():
+    model = small_causal_lm("gemma3", "attn:hip")
+    with attn.attention_log() as ran, torch.no_grad():
+        model.generate(IDS, max_new_tokens=2, do_sample=False)
+    assert [(x.layer, x.operator, x.phase, x.len_q, x.len_k) for x in ran] == [
+        (0, "window+sink", "prefill", 50, 50), (1, "hip", "prefill", 50, 50), (2, "window+sink", "prefill", 50, 50),
+        (0, "window+sink", "decode", 1, WINDOW), (1, "hip", "decode", 1, 51), (2, "window+sink", "decode", 1, WINDOW),
+    ]  # fmt: skip
+    assert ran[0].why == f"the model's own sliding window of {WINDOW}"
+    assert ran[1].why == ""
+    assert all(x.formulation and x.batch == 2 for x in ran)
+    assert {x.layer for x in ran if x.why} == SLIDING["gemma3"]
+
+
+def test_parameters_come_from_the_configuration_and_before_it_from_the_context():
+    plain, cut = small_causal_lm("llama", "sdpa"), small_causal_lm("llama", "attn:window+sink")
+    cut.config.attn_parameters = {"window": 8, "num_sinks": 1, "dense_layers": [1]}
+    with attn.attention_log() as ran:
+        found = logits(cut)
+    assert [(x.operator, x.why) for x in ran] == [
+        ("window+sink", ""), ("dense", "in dense_layers"), ("window+sink", ""),
+    ]  # fmt: skip
+    assert (found - logits(plain)).abs().max() > 1e-3
+    assert (logits(cut, dense_layers=(0, 1, 2)) - logits(plain)).abs().max() <= 1e-4
+    assert (logits(cut, window=64) - logits(plain)).abs().max() <= 1e-4
+    assert torch.equal(logits(cut), found)
+
+
+@pytest.mark.parametrize(
+    ("params", "message"),
+    [
+        ({"windw": 8}, "attn:window.sink, layer 0: .* no parameter 'windw'. Did you mean window"),
+        ({"window": 0}, "layer 0: window 0"),
+        ({"dense_layers": [3]}, "dense_layers names layer 3; the model has layers 0 to 2"),
+        ({"dense_layers": 1}, "dense_layers is 1; a list"),
+    ],
+)
+def test_what_is_wrong_is_said_with_the_layer(params, message):
+    with pytest.raises(ValueError, match=message):
+        logits(small_causal_lm("llama", "attn:window+sink"), **params)
