@@ -54,6 +54,8 @@ def reference(
     scores, anchors = scores[..., :num_spans], anchors.gather(-1, order)[..., :num_spans]
     anchors = anchors.masked_fill(scores == -torch.inf, -1)
     start, stop = spans_of(anchors, tables, len_k)
+    if not settings.routing_gradient:
+        scores = scores.detach()
     gate = (settings.gate_scale * scores).masked_fill(anchors < 0, -1e9).softmax(-1)
     key = torch.arange(len_k, device=q.device)
     near = (key <= here) & (key > here - tables.window)  # [Lq, Lk]

@@ -37,6 +37,9 @@ class Settings:
         "upscaled": search power 0.54, a denser comb.
     q_search : Tensor [B, Hq, Lq, D], optional
         Search queries of their own; default ``q``.
+    routing_gradient : bool
+        Whether the gates pass gradients, to the search queries and the keys searched among. Without, what is chosen
+        and how it is mixed are constants; the result is the same.
 
     Raises
     ------
@@ -59,6 +62,7 @@ class Settings:
     accumulate: str | None = None
     preset: Literal["default", "upscaled"] = "default"
     q_search: Tensor | None = None
+    routing_gradient: bool = True
 
     def __post_init__(self) -> None:
         if self.num_spans < 1:

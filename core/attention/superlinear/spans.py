@@ -192,15 +192,18 @@ def attend_by(
 ) -> Tensor:  # fmt: skip
     """Section 3.3, steps 5 and 6: attention in the spans found, mixed by the gates; differentiable.
 
-    The gates carry gradients to ``q_search`` and ``k``, the spans to ``q``, ``k`` and ``v``.
+    The gates carry gradients to ``q_search`` and ``k`` unless ``settings.routing_gradient`` is off, the spans to ``q``,
+    ``k`` and ``v``.
     """
     scale = q.shape[-1] ** -0.5 if scale is None else scale
     if not wants_gradient(q, k, v, settings.q_search):
         return forward(q, k, v, selection, scale, settings.gate_scale)
+    routing = settings.queries(q), accumulated(k, settings.accumulate)
+    if not settings.routing_gradient:
+        routing = routing[0].detach(), routing[1].detach()
     out: Tensor = SpanAttention.apply(  # type: ignore[no-untyped-call]
-        settings.queries(q), accumulated(k, settings.accumulate), q, k, v, selection, scale, settings.gate_scale,
-        forward, gradients,
-    )  # fmt: skip
+        *routing, q, k, v, selection, scale, settings.gate_scale, forward, gradients
+    )
     return out
 
 

@@ -234,6 +234,7 @@ CHANGED = {  # another valid value, where the rule of ``another`` finds none or 
     ("superlinear", "q_search"): torch.ones(1, 2, 256, 32),
     ("hip", "query_stride"): 3,
     ("superlinear", "inv_search_power_int"): 3,
+    ("superlinear", "routing_gradient"): None,  # gradients alone, see test_superlinear
     ("flux", "local"): 32,
     ("flux", "sink"): 64,
     ("lightning", "slope"): None,  # with decay="custom", see test_lightning

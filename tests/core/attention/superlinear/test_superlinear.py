@@ -220,3 +220,21 @@ def test_refuses(params, message):
 
 def test_a_power_whose_inverse_is_whole_takes_the_exact_comb():
     assert comb(1, 1000, 1, 2, 1 / 3, 0.5, 2.0, 0.0).steps.tolist() == [8, 27, 64, 125, 216, 343, 512, 729, 1000]
+
+
+@pytest.mark.parametrize("backend", ["reference", "torch", "cpu"])
+def test_routing_without_gradient_is_a_constant(backend):
+    """The result stays, q_search gets nothing, and k only what the spans give: gates as numbers."""
+    dtype = torch.float32 if backend == "cpu" else torch.float64
+    q, k, v = (x.requires_grad_() for x in random_qkv((1, 2, 2, 90, 90, 16), dtype))
+    q_search = torch.randn(1, 2, 90, 16, dtype=dtype, requires_grad=True)
+    grads = {}
+    for learns in (True, False):
+        params = {"sw_index": 2, "q_search": q_search, "routing_gradient": learns}
+        out = attention("superlinear", q, k, v, causal=True, backend=backend, **params)
+        grads[learns] = out, *torch.autograd.grad(out.square().sum(), (q, k, v, q_search), allow_unused=True)
+    torch.testing.assert_close(grads[True][0], grads[False][0])
+    assert grads[False][4] is None or not grads[False][4].any()
+    assert grads[True][4].any()
+    for learnt, frozen, same in zip(grads[True][1:4], grads[False][1:4], (True, False, True), strict=True):
+        assert torch.allclose(learnt, frozen, atol=1e-5) == same
