@@ -33,6 +33,7 @@ _ISAS: Mapping[str, frozenset[str]] = {
     "AVX512_CORE_AMX_FP16": frozenset({"avx2", "avx512", "avx512_bf16", "amx_bf16", "amx_fp16"}),
     "AVX10_1_512_AMX_FP16": frozenset({"avx2", "avx512", "avx512_bf16", "amx_bf16", "amx_fp16"}),
 }
+_MKL_WITH_AMX = ("AVX512_E4", "AVX512_E5")  # its names for processors with AMX: Sapphire Rapids, Granite Rapids
 
 
 @dataclass(frozen=True)
@@ -50,6 +51,9 @@ class Cpu:
         The limit that ``ONEDNN_MAX_CPU_ISA`` sets for oneDNN, which computes the products; "ALL" without one.
     avx2, avx512, avx512_bf16, amx_bf16, amx_fp16 : bool
         What the processor has and oneDNN may use.
+    mkl_amx : bool
+        Whether MKL, which computes what PyTorch's attention does not pack, multiplies bfloat16 by AMX: on Intel's
+        processors that have it, unless ``MKL_ENABLE_INSTRUCTIONS`` says otherwise. No limit of oneDNN's holds for it.
     l2_bytes : int or None
         Second-level cache of a core; None where nothing tells.
     """
@@ -63,6 +67,7 @@ class Cpu:
     avx512_bf16: bool = False
     amx_bf16: bool = False
     amx_fp16: bool = False
+    mkl_amx: bool = False
     l2_bytes: int | None = None
 
     @property
@@ -73,7 +78,7 @@ class Cpu:
     @property
     def flags(self) -> tuple[str, ...]:
         """For reports: what may be used, and after it what the environment limits."""
-        names = ("avx2", "avx512", "avx512_bf16", "amx_bf16", "amx_fp16")
+        names = ("avx2", "avx512", "avx512_bf16", "amx_bf16", "amx_fp16", "mkl_amx")
         limit = () if self.onednn_isa == "ALL" else (f"oneDNN<={self.onednn_isa}",)
         return (*(name for name in names if getattr(self, name)), *limit, f"torch={self.torch_capability}")
 
@@ -104,11 +109,15 @@ def _detected() -> Cpu:
     limit = next((os.environ[name] for name in _VARIABLES if os.environ.get(name)), "ALL").upper()
     allowed = _ISAS.get(limit)  # oneDNN ignores a word it does not know
     usable = {name for name, here in has.items() if here and (allowed is None or name in allowed)}
+    name = _first_of_cpuinfo("model name") or platform.processor() or platform.machine()
+    vendor = _first_of_cpuinfo("vendor_id") or platform.processor()
+    for_mkl = os.environ.get("MKL_ENABLE_INSTRUCTIONS", _MKL_WITH_AMX[0]).upper() in _MKL_WITH_AMX
     return Cpu(
-        name=_first_of_cpuinfo("model name") or platform.processor() or platform.machine(),
-        vendor=_first_of_cpuinfo("vendor_id") or platform.processor(),
+        name=name,
+        vendor=vendor,
         torch_capability=torch.backends.cpu.get_cpu_capability(),
         onednn_isa="ALL" if allowed is None else limit,
+        mkl_amx=has["amx_bf16"] and for_mkl and torch._C.has_mkl and "Intel" in vendor + name,
         l2_bytes=_l2_bytes(),
         **{name: name in usable for name in has},
     )

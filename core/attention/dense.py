@@ -1,4 +1,4 @@
-"""Dense softmax attention, exact: the block engine over all key blocks, and PyTorch's own as the baseline.
+"""Dense softmax attention, exact: the block engine over all key blocks, or PyTorch's own where that is faster.
 
 Papers: arXiv 1706.03762 (the equation), arXiv 2205.14135 (block by block with an online softmax).
 """
@@ -6,18 +6,20 @@ Papers: arXiv 1706.03762 (the equation), arXiv 2205.14135 (block by block with a
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import ClassVar
+from typing import Any, ClassVar
 
 import numpy as np
 import torch
 from torch import Tensor
 
-from ..choose import Formulation
+from ..choose import Formulation, Phase
+from .blocks.sdpa_cpu import forward_whole, refuses_whole, same_width
 from .blocks.selection import ENGINE
 from .blocks.selection import attend as attend_pattern
 from .blocks.tiles import Spans
 from .contract import Cost, Operator, Shape
 from .equations import causal_mask, masked_attention, positions
+from .products import sdpa_leads
 
 _DECODE_KEYS = 8192  # of a tile of a decode step: a row of scores is short, a step is not
 _MASK_ENTRIES = 1 << 22  # of a chunk of rows, where SDPA needs an explicit mask: 4 MiB of bool
@@ -118,9 +120,7 @@ def sdpa(q: Tensor, k: Tensor, v: Tensor, *, causal: bool, scale: float | None =
     batch, heads, len_q, dim = q.shape
     len_k, value_dim = k.shape[2], v.shape[3]
     scale = dim**-0.5 if scale is None else scale
-    # its flash kernel wants one head_dim; without that kernel it would make the Lq x Lk scores
-    width = max(dim, value_dim)
-    q, k, v = (torch.nn.functional.pad(x, (0, width - x.shape[3])) if x.shape[3] < width else x for x in (q, k, v))
+    q, k, v = same_width(q, k, v)  # without its flash kernel it would make the Lq x Lk scores
     gqa = heads != k.shape[1]
     if len_q == 1:
         out = product(fold_group(q, k), k, v, scale=scale)
@@ -134,13 +134,20 @@ def sdpa(q: Tensor, k: Tensor, v: Tensor, *, causal: bool, scale: float | None =
             for part, where in zip(torch.split(q, rows, dim=2), torch.split(at, rows), strict=True)
         ]
         out = torch.cat(chunks, dim=2)
-    return out.reshape(batch, heads, len_q, width)[..., :value_dim]
+    return out.reshape(batch, heads, len_q, q.shape[3])[..., :value_dim]
 
 
+def refuses_sdpa(q: Tensor, k: Tensor, *_: Any, **__: Any) -> str | None:
+    """Why ``dense`` does not hand a call over to PyTorch's attention."""
+    leads = "is for processors where it leads: not where oneDNN's float32 products are faster than those it uses"
+    return refuses_whole(q, k) or (None if sdpa_leads(q.dtype) else leads)
+
+
+_SDPA = Formulation("PyTorch's attention", "cpu", forward_whole, refuses_sdpa)
 OPERATOR = Operator(
     settings=Settings,
     reference=reference,
-    phases=(ENGINE.used_by("dense", attend),),
+    phases=(Phase("all keys", (_SDPA, *ENGINE.formulations)).used_by("dense", attend),),
     cost=cost,
     differentiable=True,
     exact=True,

@@ -23,8 +23,7 @@ def float32_product() -> Product:
     Both may be strided (``b = x.mT`` for a product with ``x``); K is at least 1. It records no gradient, computes on
     the calling thread where that is set to one, and may be called from several at a time.
     """
-    here = cpu()
-    return _onednn if here.avx2 and not here.intel and torch._C._has_mkldnn else _mm
+    return _onednn if _onednn_leads() else _mm
 
 
 def bf16_is_native() -> bool:
@@ -34,7 +33,21 @@ def bf16_is_native() -> bool:
 
 def sdpa_is_fast(dtype: torch.dtype) -> bool:
     """Whether PyTorch's attention computes ``dtype`` by AMX, several times faster than float32 products are."""
-    return (dtype == torch.bfloat16 and cpu().amx_bf16) or (dtype == torch.float16 and cpu().amx_fp16)
+    here = cpu()
+    return (dtype == torch.bfloat16 and (here.amx_bf16 or here.mkl_amx)) or (dtype == torch.float16 and here.amx_fp16)
+
+
+def sdpa_leads(dtype: torch.dtype) -> bool:
+    """Whether PyTorch's attention is at least as fast, on all keys, as tiles of ``float32_product`` with a softmax.
+
+    It is by AMX, and wherever both use the same products: its softmax is in the same kernel.
+    """
+    return sdpa_is_fast(dtype) or not _onednn_leads()
+
+
+def _onednn_leads() -> bool:
+    here = cpu()
+    return here.avx2 and not here.intel and torch._C._has_mkldnn
 
 
 def _mm(a: Tensor, b: Tensor) -> Tensor:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from ..equations import accumulator, weighted_sum
+from ..equations import accumulator, all_finite, weighted_sum
 from .tiles import Pattern, gather, tiles
 
 _TILE_KEYS = 2048
@@ -40,4 +40,20 @@ def forward(q: Tensor, k: Tensor, v: Tensor, pattern: Pattern, scale: float) -> 
                 high = new
             out[b, h, rows] = (mean / total).masked_fill(total == 0, 0.0).to(q.dtype)
             lse[b, h, rows] = (high + total.log())[:, 0]
+    return out, lse
+
+
+def forward_where_not_finite(
+    out: Tensor, lse: Tensor, q: Tensor, k: Tensor, v: Tensor, pattern: Pattern, scale: float
+) -> tuple[Tensor, Tensor]:
+    """``out`` and ``lse`` of a kernel, their rows that hold NaN or infinity again by ``forward``.
+
+    As ``again_where_not_finite``, for two results.
+    """
+    if all_finite(out):
+        return out, lse
+    bad = ~out.isfinite().all(-1)
+    if bad.any():
+        plain_out, plain_lse = forward(q, k, v, pattern, scale)
+        out, lse = torch.where(bad[..., None], plain_out, out), torch.where(bad, plain_lse, lse)
     return out, lse

@@ -19,7 +19,7 @@ from torch import Tensor
 from ...threads import kernels_own_the_threads, run, thread_count
 from ..equations import needs_cpu_floats
 from ..products import float32_product
-from .forward import forward as plain
+from .forward import forward_where_not_finite
 from .softmax_cpu import finish, scale_and_add, softmax
 from .tiles import Pattern, Tile, gather_into, tiles
 
@@ -34,11 +34,7 @@ def refuses(q: Tensor, *_: Any, scale: float | None = None, **__: Any) -> str | 
 def forward(q: Tensor, k: Tensor, v: Tensor, pattern: Pattern, scale: float) -> tuple[Tensor, Tensor]:
     """As ``forward.forward``, computed in float32."""
     out, lse = _forward(q, k, v, pattern, scale)
-    bad = ~out.isfinite().all(-1)
-    if bad.any():  # as ``again_where_not_finite``, for two results
-        plain_out, plain_lse = plain(q, k, v, pattern, scale)
-        out, lse = torch.where(bad[..., None], plain_out, out), torch.where(bad, plain_lse, lse)
-    return out, lse
+    return forward_where_not_finite(out, lse, q, k, v, pattern, scale)
 
 
 def _forward(q: Tensor, k: Tensor, v: Tensor, pattern: Pattern, scale: float) -> tuple[Tensor, Tensor]:

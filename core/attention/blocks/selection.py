@@ -17,6 +17,7 @@ from torch import Tensor
 from ...choose import Formulation, Phase, choose
 from ...opaque import own_dtypes
 from ..equations import wants_gradient
+from . import sdpa_cpu
 from .backward import backward
 from .forward_cpu import refuses
 
@@ -155,6 +156,9 @@ def visible_blocks(block_m: int, block_n: int, len_q: int, len_k: int, *, device
 ENGINE = Phase(
     "attention over blocks",
     (
+        Formulation(
+            "blocks of PyTorch's attention", "cpu", "attn.core.attention.blocks.sdpa_cpu:forward", sdpa_cpu.refuses
+        ),
         Formulation("block by block, numba", "cpu", "attn.core.attention.blocks.forward_cpu:forward", refuses),
         Formulation("block by block, torch", "torch", "attn.core.attention.blocks.forward:forward"),
     ),

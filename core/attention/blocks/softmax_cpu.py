@@ -136,9 +136,30 @@ def edges(spans: Array, at: int, window: int, first: Array, last: Array) -> None
         first[i], last[i] = f, c
 
 
+def _hide(first: Array, last: Array, sinks: int, hidden: Any, mask: Array, seen: Array) -> None:
+    """``hidden`` into ``mask`` [rows, keys] where a row does not see a key, else 0; whether it sees any into ``seen``.
+
+    Which keys it sees: as in ``softmax``.
+    """
+    for i in range(mask.shape[0]):
+        row, c = mask[i], last[i]
+        b = min(first[i], c)
+        a = min(sinks, b)
+        row[:a] = 0
+        row[a:b] = hidden
+        row[b:c] = 0
+        row[c:] = hidden
+        seen[i] = a + c - b > 0
+
+
+_SEEN = "void(int64[::1],int64[::1],int64,int64,{}[:,::1],boolean[::1])"
+hide_16 = kernel(_SEEN.format("int16"))(_hide)
+hide_32 = kernel(_SEEN.format("int32"))(_hide)
+
+
 @kernel("void(int32[:,::1],int64[:,::1],int32[:,::1])")
-def gather_float32(x: Array, spans: Array, out: Array) -> None:
-    """The rows ``spans`` of ``x`` one behind the other; floats as their bits."""
+def gather_words(x: Array, spans: Array, out: Array) -> None:
+    """The rows ``spans`` of ``x`` one behind the other, as words of 32 bits."""
     n = 0
     for s in range(spans.shape[0]):
         for j in range(spans[s, 0], spans[s, 1]):
@@ -150,7 +171,7 @@ def gather_float32(x: Array, spans: Array, out: Array) -> None:
 
 @kernel("void(uint16[:,::1],int64[:,::1],uint32[:,::1])")
 def gather_bfloat16(x: Array, spans: Array, out: Array) -> None:
-    """As ``gather_float32``, bfloat16 to float32: its bits are the upper half."""
+    """As ``gather_words``, bfloat16 to float32: its bits are the upper half."""
     n = 0
     for s in range(spans.shape[0]):
         for j in range(spans[s, 0], spans[s, 1]):

@@ -8,7 +8,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from .softmax_cpu import edges, gather_bfloat16, gather_float32
+from .softmax_cpu import edges, gather_bfloat16, gather_words
 
 Rows = np.ndarray[Any, np.dtype[np.int64]]
 Spans = Rows
@@ -115,15 +115,21 @@ def gather(x: Tensor, spans: Spans) -> Tensor:
 
 def gather_into(buffer: Tensor, x: Tensor, spans: Spans) -> Tensor:
     """As ``gather``, in float32, and inside ``buffer`` (float32) where a copy is needed."""
-    if len(spans) == 1:
-        run = x[int(spans[0, 0]) : int(spans[0, 1])]
-        ready = run.dtype == buffer.dtype and run.is_contiguous()
-        return run if ready else buffer[: run.shape[0]].copy_(run)
+    if len(spans) == 1 and x.dtype == buffer.dtype and x.is_contiguous():
+        return gather(x, spans)
     out = buffer[: int((spans[:, 1] - spans[:, 0]).sum())]
-    if not x.is_contiguous() or x.dtype == torch.float16:
-        return torch.cat([x[a:b] for a, b in spans.tolist()], out=out)
-    if x.dtype == torch.bfloat16:
+    copy_rows(x, spans, out)
+    return out
+
+
+def copy_rows(x: Tensor, spans: Spans, out: Tensor) -> None:
+    """As ``gather``, into ``out`` [n, D], in its dtype. Tensors of the CPU."""
+    words = x.shape[1] * x.itemsize % 4 == 0 and x.is_contiguous() and out.is_contiguous()
+    if len(spans) == 1:
+        out.copy_(gather(x, spans))
+    elif words and x.dtype == out.dtype:
+        gather_words()(x.view(torch.int32).numpy(), spans, out.view(torch.int32).numpy())
+    elif words and (x.dtype, out.dtype) == (torch.bfloat16, torch.float32):
         gather_bfloat16()(x.view(torch.uint16).numpy(), spans, out.view(torch.uint32).numpy())
     else:
-        gather_float32()(x.view(torch.int32).numpy(), spans, out.view(torch.int32).numpy())
-    return out
+        torch.cat([x[a:b] for a, b in spans.tolist()], out=out)
