@@ -10,7 +10,7 @@ torch.Size([1, 2, 100, 64])
 from __future__ import annotations
 
 import functools
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal, overload
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -25,6 +25,14 @@ def operators() -> tuple[str, ...]:
     return tuple(OPERATORS)
 
 
+@overload
+def attention(
+    name: str, q: Tensor, k: Tensor, v: Tensor, *, causal: bool, return_lse: Literal[True], **given: Any
+) -> tuple[Tensor, Tensor]: ...
+@overload
+def attention(
+    name: str, q: Tensor, k: Tensor, v: Tensor, *, causal: bool, return_lse: Literal[False] = False, **given: Any
+) -> Tensor: ...
 def attention(
     name: str,
     q: Tensor,
@@ -38,8 +46,9 @@ def attention(
     lengths: Lengths | None = None,
     padding: Padding | None = None,
     cu_seqlens: Lengths | None = None,
+    return_lse: bool = False,
     **params: Any,
-) -> Tensor:
+) -> Tensor | tuple[Tensor, Tensor]:
     """Run one attention operator.
 
     Parameters
@@ -69,12 +78,16 @@ def attention(
         At which end of a row the padding is; needed with ``lengths``.
     cu_seqlens : int32 or int64 Tensor [N + 1] or sequence of int, optional
         Boundaries of N sequences packed into one row (B = 1, Lq = Lk), from 0 to Lk; as one call per sequence.
+    return_lse : bool
+        Also return the natural log-sum-exp of the scaled scores a query attends to; ``dense`` and operators over blocks
+        of keys have it.
     **params
         The operator's parameters, such as ``mask_k=1024`` for ``hip``.
 
     Returns
     -------
-    Tensor [B, Hq, Lq, Dv], dtype and device of ``q``.
+    Tensor [B, Hq, Lq, Dv], dtype and device of ``q``; with ``return_lse`` also a Tensor [B, Hq, Lq], float32 (float64
+    for float64), minus infinity where a query attends to no key.
 
     Notes
     -----
@@ -109,7 +122,7 @@ def attention(
     import torch
 
     from ..opaque import own_dtypes
-    from .checks import check_backend, check_call, check_gradients, check_qkv
+    from .checks import check_backend, check_call, check_gradients, check_lse, check_qkv
 
     if torch.compiler.is_compiling():
         from .traced import TRACED
@@ -126,14 +139,17 @@ def attention(
 
         if operator.grid or not causal:
             raise ValueError(f"{name}: lengths and cu_seqlens are for causal attention. Call once per sequence.")
-        call = functools.partial(attention, name, causal=True, scale=scale, backend=backend)
-        divisions: Tensor = one_call_each(call, q, k, v, divided(q, k, lengths, padding, cu_seqlens), params)
-        return divisions
+        call = functools.partial(attention, name, causal=True, scale=scale, backend=backend, return_lse=return_lse)
+        whole: Tensor = one_call_each(call, q, k, v, divided(q, k, lengths, padding, cu_seqlens), params)
+        return whole
     if grid is not None:
         params["grid"] = grid
     with own_dtypes(q.device.type):
-        out: Tensor
-        if backend == "reference":
+        out: Tensor | tuple[Tensor, Tensor]
+        if return_lse:
+            check_lse(name, operator, backend)
+            out = operator.with_lse(q, k, v, causal=causal, scale=scale, backend=backend, **params)
+        elif backend == "reference":
             out = operator.reference(q, k, v, causal=causal, scale=scale, **params)
         else:
             out = operator.blocked(q, k, v, causal=causal, scale=scale, backend=backend, **params)

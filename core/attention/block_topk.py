@@ -97,11 +97,10 @@ def select(q: Tensor, k: Tensor, *, causal: bool, scale: float | None = None, se
 
 def attend(
     q: Tensor, k: Tensor, v: Tensor, selection: BlockSelection, *, causal: bool, scale: float | None = None,
-    settings: Settings, engine: Formulation,
-) -> Tensor:  # fmt: skip
+    settings: Settings, engine: Formulation, return_lse: bool = False,
+) -> Any:  # fmt: skip
     """Softmax attention over the selection; differentiable."""
-    out: Tensor = attend_blocks(q, k, v, selection, scale=scale, engine=engine)
-    return out
+    return attend_blocks(q, k, v, selection, scale=scale, return_lse=return_lse, engine=engine)
 
 
 def cost(shape: Shape, *, settings: Settings) -> Cost:
@@ -132,5 +131,6 @@ OPERATOR = Operator(
     cost=cost,
     at_budget=at_budget,
     differentiable=True,
+    returns_lse=True,
     small={"block_size": 16, "top_k": 4},
 )

@@ -74,3 +74,11 @@ def check_gradients(name: str, operator: Operator, q: Tensor, k: Tensor, v: Tens
     """Raise ``ValueError`` where gradients are wanted of an operator that has none: no result without its graph."""
     if wants_gradient(q, k, v) and not operator.differentiable and backend != "reference":
         raise ValueError(f"{name} has no gradients: call it under torch.no_grad(), or with backend='reference'.")
+
+
+def check_lse(name: str, operator: Operator, backend: str) -> None:
+    """Raise ``ValueError`` where a call has no log-sum-exp to return."""
+    if not operator.returns_lse:
+        raise ValueError(f"{name} has no log-sum-exp. dense, window+sink, blocktopk and flux return it.")
+    if backend == "reference":
+        raise ValueError("the reference does not return its log-sum-exp. Use backend='torch'.")

@@ -12,6 +12,7 @@ from dataclasses import dataclass, field
 from functools import cached_property
 from typing import Any, NamedTuple, Protocol
 
+import torch
 from torch import Tensor
 
 from ..choose import BACKENDS, Phase
@@ -136,6 +137,9 @@ class Operator:
         ``decoder(q, k, v, *, scale, ...) -> step``: with keys and values of the whole cache prepared outside the clock,
         ``step()`` computes the last query's output, and ``cost`` at Lq = 1 is that of the step alone. None: ``blocked``
         with Lq = 1 is the decode step.
+    session : callable or None
+        ``session(scale=..., ...)``: a decoder that keeps its choice of keys between steps; its ``step(q, k, v)`` takes
+        the newest query and the whole cache.
     at_budget : callable or None
         ``at_budget(keys, Shape) -> dict`` of parameters with which a query visits about ``keys`` keys, search included.
     decode_only : frozenset of str
@@ -153,6 +157,9 @@ class Operator:
         Whether Lq < Lk is allowed.
     differentiable : bool
         Whether ``blocked`` has gradients for q, k and v.
+    returns_lse : bool
+        Whether its last phase takes ``return_lse=True`` and then also returns the log-sum-exp of the scaled scores that
+        a query attends to: [B, Hq, Lq], minus infinity for one that attends to none.
     exact : bool
         It leaves nothing out: an error above rounding is a fault.
     compiled : bool
@@ -180,6 +187,7 @@ class Operator:
     whole: Callable[..., Tensor] | None = None
     rows: Callable[..., Tensor] | None = None
     decoder: Callable[..., Callable[[], Tensor]] | None = None
+    session: Callable[..., Any] | None = None
     at_budget: Callable[[int, Shape], dict[str, Any]] | None = None
     decode_only: frozenset[str] = frozenset()
     conditions: Mapping[str, Condition] = field(default_factory=dict)
@@ -188,6 +196,7 @@ class Operator:
     grid: bool = False
     decodes: bool = True
     differentiable: bool = False
+    returns_lse: bool = False
     exact: bool = False
     compiled: bool = False
     small: Mapping[str, Any] = field(default_factory=dict)
@@ -220,12 +229,24 @@ class Operator:
     def __call__(self, q: Tensor, k: Tensor, v: Tensor, **arguments: Any) -> Tensor:
         return self.blocked(q, k, v, **arguments)
 
-    def _run(self, q: Tensor, k: Tensor, v: Tensor, *, backend: str = "auto", **arguments: Any) -> Tensor:
+    def _run(
+        self, q: Tensor, k: Tensor, v: Tensor, *, backend: str = "auto", return_lse: bool = False, **arguments: Any
+    ) -> Any:  # fmt: skip
         """One phase after the other. ``backend`` binds the phases that have it."""
         *select, attend = self.phases
         selection = [phase(q, k, backend=_bound(phase, backend), **arguments) for phase in select]
-        out: Tensor = attend(q, k, v, *selection, backend=_bound(attend, backend), **arguments)
-        return out
+        if return_lse:
+            arguments["return_lse"] = True
+        return attend(q, k, v, *selection, backend=_bound(attend, backend), **arguments)
+
+    @outside_graphs
+    def with_lse(self, q: Tensor, k: Tensor, v: Tensor, **arguments: Any) -> tuple[Tensor, Tensor]:
+        """``blocked``, and the log-sum-exp with it, where ``returns_lse``; around it a graph is left."""
+        if not torch.is_grad_enabled():
+            q, k, v = q.detach(), k.detach(), v.detach()
+        run = with_settings(self.settings)(self.whole or self._run)
+        out, lse = run(q, k, v, return_lse=True, **arguments)
+        return out, lse
 
     def _as_one_node(self, name: str, function: Callable[..., Tensor]) -> Callable[..., Tensor]:
         options: dict[str, tuple[Any, ...]] = {"causal": (bool, *self.causal[: len(self.causal) % 2])}

@@ -75,9 +75,9 @@ class Everything:
 
 def attend(
     q: Tensor, k: Tensor, v: Tensor, *, causal: bool, scale: float | None = None, settings: Settings,
-    engine: Formulation,
-) -> Tensor:  # fmt: skip
-    """The same in linear memory; differentiable."""
+    engine: Formulation, return_lse: bool = False,
+) -> Any:  # fmt: skip
+    """The same in linear memory; differentiable. With ``return_lse`` also the log-sum-exp."""
     block_m, block_n = settings.block_m, settings.block_n
     batch, heads, len_q, _ = q.shape
     if len_q == 1:
@@ -85,8 +85,9 @@ def attend(
     # at least 16 query blocks in all, so that they spread over the threads; by sizes alone, so that the bits stay
     block_m = min(block_m, max(32, -(-batch * q.shape[1] * q.shape[2] // 16)))
     pattern = Everything(block_m, block_n, q.shape[2], k.shape[2], causal)
-    out, _ = attend_pattern(q, k, v, pattern, scale, engine)
-    return out.reshape(batch, heads, len_q, v.shape[3])
+    out, lse = attend_pattern(q, k, v, pattern, scale, engine)
+    out = out.reshape(batch, heads, len_q, v.shape[3])
+    return (out, lse.reshape(batch, heads, len_q)) if return_lse else out
 
 
 def cost(shape: Shape, *, settings: Settings) -> Cost:
@@ -150,5 +151,6 @@ OPERATOR = Operator(
     phases=(Phase("all keys", (_SDPA, *ENGINE.formulations)).used_by("dense", attend),),
     cost=cost,
     differentiable=True,
+    returns_lse=True,
     exact=True,
 )

@@ -135,10 +135,11 @@ def pattern(batch: int, num_heads: int, len_q: int, len_k: int, settings: Settin
 
 def attend(
     q: Tensor, k: Tensor, v: Tensor, selection: BandSelection, *, causal: bool = True, scale: float | None = None,
-    settings: Settings, engine: Formulation,
-) -> Tensor:  # fmt: skip
+    settings: Settings, engine: Formulation, return_lse: bool = False,
+) -> Any:  # fmt: skip
     """Softmax attention over the selection: linear time and memory; differentiable."""
-    return attend_pattern(q, k, v, selection, scale, engine)[0]
+    out, lse = attend_pattern(q, k, v, selection, scale, engine)
+    return (out, lse) if return_lse else out
 
 
 def cost(shape: Shape, *, settings: Settings) -> Cost:
@@ -164,5 +165,6 @@ OPERATOR = Operator(
     at_budget=at_budget,
     causal=(True,),
     differentiable=True,
+    returns_lse=True,
     small={"window": 32},
 )

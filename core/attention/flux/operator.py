@@ -94,16 +94,18 @@ def _select(q: Tensor, k: Tensor, full: Tensor, settings: Settings, scale: float
 
 def attend(
     q: Tensor, k: Tensor, v: Tensor, selection: FluxSelection, *, causal: bool = True, scale: float | None = None,
-    settings: Settings, engine: Formulation,
-) -> Tensor:  # fmt: skip
+    settings: Settings, engine: Formulation, return_lse: bool = False,
+) -> Any:  # fmt: skip
     """Section 3.5, step 5: softmax attention over the tokens of the kept blocks."""
-    outs = [
+    results = [
         attend_blocks(
-            q[:, :, start:stop], k[:, :, : part.len_k], v[:, :, : part.len_k], part, scale=scale, engine=engine
+            q[:, :, start:stop], k[:, :, : part.len_k], v[:, :, : part.len_k], part, scale=scale, return_lse=True,
+            engine=engine,
         )
         for (start, stop), part in zip(itertools.pairwise(selection.edges), selection.parts, strict=True)
-    ]
-    return outs[0] if len(outs) == 1 else torch.cat(outs, dim=2)
+    ]  # fmt: skip
+    out, lse = results[0] if len(results) == 1 else (torch.cat(x, dim=2) for x in zip(*results, strict=True))
+    return (out, lse) if return_lse else out
 
 
 ATTEND = ENGINE.used_by("flux", attend)
@@ -137,20 +139,25 @@ def reference(
 
 def routed(
     q: Tensor, k: Tensor, v: Tensor, *, causal: bool = True, scale: float | None = None, backend: str = "auto",
-    settings: Settings,
-) -> Tensor:  # fmt: skip
+    settings: Settings, return_lse: bool = False,
+) -> Any:  # fmt: skip
     """Flux attention of one layer: the router, which a graph may look into, and then the blocks; differentiable.
 
     Raises
     ------
     ValueError
-        If ``route="auto"`` has no router, or is asked in a decode step without ``router_input``.
+        If ``route="auto"`` has no router, or is asked in a decode step without ``router_input``; if the log-sum-exp is
+        asked for where a router in training mode mixes two attentions.
 
     References
     ----------
     methods/flux-attention.md, sections 3.2-3.5.
     """
     full = route_full(q, k, settings)
+    if return_lse:
+        if full.requires_grad:
+            raise ValueError("a router in training mode mixes two attentions, which have no log-sum-exp: call eval().")
+        return _blocked(q, k, v, full=full, scale=scale, backend=backend, settings=settings, return_lse=True)
     rest = {"scale": scale, "backend": backend, **{name: getattr(settings, name) for name in PLAIN}}
     if not full.requires_grad:
         return BLOCKED(q, k, v, full=full, **rest)
@@ -160,16 +167,18 @@ def routed(
 
 
 def _blocked(
-    q: Tensor, k: Tensor, v: Tensor, *, full: Tensor, scale: float | None, backend: str, settings: Settings
-) -> Tensor:
+    q: Tensor, k: Tensor, v: Tensor, *, full: Tensor, scale: float | None, backend: str, settings: Settings,
+    return_lse: bool = False,
+) -> Any:  # fmt: skip
     """``routed`` for samples whose route is known: ``full`` [B], 1 or 0."""
+    given: dict[str, Any] = {"causal": True, "scale": scale, "backend": backend}
+    dense = DENSE.with_lse if return_lse else DENSE.blocked
     if bool((full > 0.5).all()) or not q.shape[2]:
-        return DENSE.blocked(q, k, v, causal=True, scale=scale, backend=backend)
+        return dense(q, k, v, **given)
     if q.shape[2] == 1 and settings.mode != "xattn" and not bool((full > 0.5).any()):
-        return _decode(q, k, v, settings, scale, backend)
+        return dense(q, *_decode_keys(k, v, settings), **given)
     selection = _select(q, k, full > 0.5, settings, scale)
-    out: Tensor = ATTEND(q, k, v, selection, causal=True, scale=scale, settings=settings, backend=backend)
-    return out
+    return ATTEND(q, k, v, selection, settings=settings, return_lse=return_lse, **given)
 
 
 _ROUTING = ("route", "router", "router_input")
@@ -180,14 +189,14 @@ BLOCKED = one_node(
 )  # fmt: skip
 
 
-def _decode(q: Tensor, k: Tensor, v: Tensor, settings: Settings, scale: float | None, backend: str) -> Tensor:
-    """One query of each head: its keys side by side, once for the query heads that share them; half the time."""
+def _decode_keys(k: Tensor, v: Tensor, settings: Settings) -> tuple[Tensor, Tensor]:
+    """What one query of each head sees, side by side, once for the query heads that share it; half the time."""
     block = settings.block_size
     latest = max(0, (k.shape[2] - 1) // block - settings.local_blocks + 1) * block  # first of the local keys
     sink = settings.sink_blocks * block
     if sink < latest:
         k, v = (torch.cat([x[:, :, :sink], x[:, :, latest:]], dim=2) for x in (k, v))
-    return DENSE.blocked(q, k, v, causal=True, scale=scale, backend=backend)
+    return k, v
 
 
 def cost(shape: Shape, *, settings: Settings) -> Cost:
@@ -242,6 +251,7 @@ OPERATOR = Operator(
     causal=(True,),
     conditions=_CONDITIONS,
     differentiable=True,
+    returns_lse=True,
     small={"sink": 16, "local": 64, "block_size": 16},
     golden=Golden(
         "flux-attention",

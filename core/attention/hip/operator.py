@@ -193,6 +193,7 @@ OPERATOR = Operator(
     phases=(SELECT, ATTEND),
     cost=cost,
     decoder=decoder,
+    session=HipDecoder,
     at_budget=at_budget,
     decode_only=frozenset({"mask_refresh"}),
     causal=(True,),

@@ -9,11 +9,13 @@ from typing import Any
 
 from torch import Tensor, nn
 
-from ...choose import choices
+from ...choose import Formulation, Phase, choices
 from ...opaque import outside_graphs
 from .. import attention
+from ..registry import OPERATORS
 from ..sequences import Padding
-from .log import Ran, Stage, log, logging
+from .decode import decoders_for
+from .log import Ran, Stage, log
 from .masks import Visible, decoded
 from .parameters import parameters_for
 
@@ -69,18 +71,29 @@ def run_layer(
         causal = getattr(module, "is_causal", True) if is_causal is None else is_causal
         _check(causal, dropout, others)
         seen = _sequences(attention_mask, key, sliding_window)
-        parameters = parameters_for(getattr(module, "config", None))
-        window = seen[0].window
-        params, operator, why = parameters.own, name, ""
-        if layer in parameters.dense_layers:
-            params, operator, why = {}, "dense", "in dense_layers"
+        given = parameters_for(getattr(module, "config", None))
+        window, written = seen[0].window, seen[0].written
         if window:
-            params, operator, why = {"window": window, "num_sinks": 0}, "window+sink", _own_window(name, module, window)
-        out = _attend(operator, query, key, value, seen, scaling, params, layer, why)
+            operator, why = "window+sink", _own_window(name, module, window)
+            params: dict[str, Any] = {"window": window, "num_sinks": 0}
+        elif layer in given.dense_layers:
+            operator, why, params = "dense", "in dense_layers", {}
+        else:
+            operator, why, params = name, "", _own_parameters(name, module, given.own)
+        with choices() as chosen:
+            out = _attend(operator, module, query, key[:, :, :written], value[:, :, :written], seen, scaling, params)
+        phase: Stage = "prefill" if query.shape[2] == written else "decode" if query.shape[2] == 1 else "extend"
+        log(Ran(layer, operator, phase, query.shape[0], query.shape[2], written, _names(chosen), why))
     except ValueError as error:
         where = f"layer {layer}" if isinstance(layer, int) else layer
         raise ValueError(f"attn:{name}, {where}: {error}") from error
     return out.transpose(1, 2).contiguous(), None
+
+
+def _names(chosen: Sequence[tuple[Phase, Formulation]]) -> str:
+    """The formulations that ran, without those that had no alternative, unless there are no others."""
+    several = [form.name for phase, form in chosen if len(phase.formulations) > 1]
+    return " + ".join(dict.fromkeys(several or [form.name for _, form in chosen]))
 
 
 def _check(causal: bool, dropout: float, others: dict[str, Any]) -> None:
@@ -113,33 +126,40 @@ def _sequences(mask: Tensor | None, key: Tensor, sliding_window: int | None) -> 
 
 @functools.cache
 def _warn_once(text: str) -> None:
-    warnings.warn(text, stacklevel=4)
+    warnings.warn(text, stacklevel=2)
 
 
 def _own_window(name: str, module: nn.Module, window: int) -> str:
     """Why a layer with a window of the model's own runs that; said once per model class as a warning, too."""
     _warn_once(
         f"attn:{name}: layers of {type(module).__name__} to which the model gives a sliding window of {window} keys "
-        f"keep it: {name} runs in the others only."
+        f"keep it: {name} runs only in layers without one."
     )
     return f"the model's own sliding window of {window}"
 
 
+def _own_parameters(name: str, module: nn.Module, given: dict[str, Any]) -> dict[str, Any]:
+    """The operator's parameters for this layer: those given, and which layer it is where that matters to it."""
+    operator = OPERATORS[name].resolve()
+    if operator.rows is not None:
+        _warn_once(f"attn:{name} is no approximation of softmax attention: the model must have been trained with it.")
+    if {"layer", "num_layers"} <= operator.parameters.keys() and hasattr(module, "layer_idx"):
+        config: Any = module.config
+        given = {"layer": module.layer_idx, "num_layers": config.num_hidden_layers} | given
+    return given
+
+
 def _attend(
-    operator: str, q: Tensor, k: Tensor, v: Tensor, seen: Sequence[Visible], scale: float | None,
-    params: dict[str, Any], layer: int | str, why: str,
+    operator: str, module: nn.Module, q: Tensor, k: Tensor, v: Tensor, seen: Sequence[Visible], scale: float | None,
+    params: dict[str, Any],
 ) -> Tensor:  # fmt: skip
-    """The operator over the sequences, noted in the log."""
-    written = seen[0].written
-    k, v = k[:, :, :written], v[:, :, :written]
-    if not logging():
-        return attention(operator, q, k, v, causal=True, scale=scale, **_divisions(seen, q), **params)
-    with choices() as chosen:
+    """The operator over the sequences: one call of ``attention``, or a step of the layer's own decoder."""
+    decoders = decoders_for(module, operator, params, len_q=q.shape[2])
+    out: Tensor
+    if decoders is not None:
+        out = decoders.step(q, k, v, seen, scale)
+    else:
         out = attention(operator, q, k, v, causal=True, scale=scale, **_divisions(seen, q), **params)
-    several = [phase_form for phase_form in chosen if len(phase_form[0].formulations) > 1] or chosen
-    forms = " + ".join(dict.fromkeys(form.name for _, form in several))
-    phase: Stage = "prefill" if q.shape[2] == written else "decode" if q.shape[2] == 1 else "extend"
-    log(Ran(layer, operator, phase, q.shape[0], q.shape[2], written, forms, why))
     return out
 
 

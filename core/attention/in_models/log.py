@@ -63,11 +63,6 @@ def attention_log() -> Iterator[list[Ran]]:
         _OPEN[:] = [other for other in _OPEN if other is not ran]
 
 
-def logging() -> bool:
-    """Whether anyone wants to know."""
-    return bool(_OPEN)
-
-
 def log(ran: Ran) -> None:
     """Tell all who want to know."""
     for collected in list(_OPEN):

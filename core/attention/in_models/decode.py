@@ -1,0 +1,63 @@
+"""Decoders that keep something between the steps of a layer, for operators that have one and are asked to use it."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from functools import partial
+from typing import Any
+from weakref import WeakKeyDictionary
+
+import torch
+from torch import Tensor, nn
+
+from ..registry import OPERATORS
+from .masks import Visible
+
+
+class LayerDecoders:
+    """The decoders of one layer, one for each sequence of a padded batch, else one for all.
+
+    They go on while the cache grows token by token, and begin anew where it does not. A beam search that reorders the
+    cache keeps the choice of another beam until the next search.
+    """
+
+    def __init__(self, make: Callable[..., Any]) -> None:
+        self._make = make
+        self._running: dict[tuple[int, int, int], Any] = {}
+
+    def step(self, q: Tensor, k: Tensor, v: Tensor, seen: Sequence[Visible], scale: float | None) -> Tensor:
+        """The newest query of each row against its keys: [B, Hq, 1, Dv]."""
+        same = len({(one.first, one.stop) for one in seen}) == 1
+        pieces = [(slice(0, len(seen)), seen[0])] if same else [(slice(i, i + 1), one) for i, one in enumerate(seen)]
+        before, self._running = self._running, {}
+        outs = []
+        for rows, one in pieces:
+            if one.first == one.stop:
+                outs.append(q.new_zeros(rows.stop - rows.start, q.shape[1], 1, v.shape[3]))
+                continue
+            decoder = before.get((rows.start, rows.stop, one.stop - one.first - 1)) or self._make(scale=scale)
+            keys = slice(one.first, one.stop)
+            outs.append(decoder.step(q[rows], k[rows, :, keys], v[rows, :, keys]))
+            self._running[rows.start, rows.stop, one.stop - one.first] = decoder
+        return torch.cat(outs)
+
+
+_LAYERS: WeakKeyDictionary[nn.Module, tuple[Any, LayerDecoders]] = WeakKeyDictionary()
+
+
+def decoders_for(module: nn.Module, name: str, params: dict[str, Any], *, len_q: int) -> LayerDecoders | None:
+    """The layer's decoders where the operator has one and ``params`` hold something that only a decoder uses.
+
+    A call of several queries, and other parameters, begin anew.
+    """
+    operator = OPERATORS[name].resolve()
+    used = operator.decode_only & params.keys()
+    if operator.session is None or not used or len_q > 1:
+        _LAYERS.pop(module, None)
+        return None
+    if "backend" in params:
+        raise ValueError(f"a decoder with {', '.join(sorted(used))} chooses its backend itself. Leave backend out.")
+    kept = _LAYERS.get(module)
+    if kept is None or kept[0] != params:
+        kept = _LAYERS[module] = (params, LayerDecoders(partial(operator.session, **params)))
+    return kept[1]
