@@ -82,7 +82,7 @@ class _Worker:
         self.factor = np.float32(abs(scale) * math.log2(math.e))
         rows = min(pattern.block_m, pattern.len_q)
         column = (rows + k.shape[3] + v.shape[3]) * 4
-        self.size = min(pattern.tile_keys or max(64, _TILE_BYTES // column // 64 * 64), pattern.len_k)
+        self.size = max(1, min(pattern.tile_keys or max(64, _TILE_BYTES // column // 64 * 64), pattern.len_k))
         self.mean = torch.empty(rows, v.shape[3])
         self.key, self.value = torch.empty(self.size, k.shape[3]), torch.empty(self.size, v.shape[3])
         self.mean_array = self.mean.numpy()
@@ -110,7 +110,7 @@ class _Worker:
     def _step(self, query: Tensor, k: Tensor, v: Tensor, tile: Tile) -> None:
         """Take a tile of keys into the first rows of ``mean``, ``high`` and ``total``."""
         rows, width = query.shape[0], tile.width
-        key, value = gather_into(self.key, k, tile.spans), gather_into(self.value, v, tile.spans)
+        key, value = (gather_into(to, x, tile.spans, width) for to, x in ((self.key, k), (self.value, v)))
         scores = self.product(query, key)
         weights, fade = scores.numpy(), self.fade[:rows]
         first = self.zeros[:rows] if tile.first is None else tile.first

@@ -20,6 +20,7 @@ from ..equations import wants_gradient
 from . import sdpa_cpu
 from .backward import backward
 from .forward_cpu import refuses
+from .softmax_cpu import runs
 
 
 @dataclass(frozen=True)
@@ -92,11 +93,10 @@ class BlockSelection:
         """Runs of keys that query block ``block`` of ``head`` (batch * num_heads + head) keeps: int64 [n, 2]."""
         indptr, indices = self._lists
         row = head * self.num_q_blocks + block
-        kept = indices[indptr[row] : indptr[row + 1]].astype(np.int64)
-        breaks = np.flatnonzero(np.diff(kept) != 1) + 1
-        first = kept[np.concatenate(([0], breaks))] if kept.size else kept
-        last = kept[np.concatenate((breaks - 1, [kept.size - 1]))] if kept.size else kept
-        return np.stack((first * self.block_n, np.minimum((last + 1) * self.block_n, self.len_k)), axis=1)
+        kept = indices[indptr[row] : indptr[row + 1]]
+        spans, count = np.empty((len(kept), 2), dtype=np.int64), np.empty(1, dtype=np.int64)
+        runs()(kept, self.block_n, self.len_k, spans, count)
+        return spans[: count[0]]
 
     @cached_property
     def _extents(self) -> tuple[Tensor, Tensor, Tensor]:

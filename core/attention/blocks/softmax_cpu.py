@@ -1,4 +1,4 @@
-"""Numba kernels of the block engine: softmax of one tile of scores, in place, between the two matrix products."""
+"""Numba kernels of the block engine: softmax of one tile of scores, in place, and what is around the two products."""
 
 from __future__ import annotations
 
@@ -122,6 +122,44 @@ def finish(mean: Array, high: Array, total: Array, factor_of_scores: Any, lse: A
         for d in range(row.size):
             row[d] *= factor
         lse[i] = (high[i] * factor_of_scores + np.log2(total[i])) * _LN2 if total[i] != _ZERO else _LOWEST
+
+
+@kernel("void(int32[::1],int64,int64,int64[:,::1],int64[::1])")
+def runs(blocks: Array, size: int, length: int, spans: Array, count: Array) -> None:
+    """The keys of ``blocks`` as runs: the first count[0] rows of ``spans``.
+
+    ``blocks`` is ascending; block i has the keys from i * ``size`` on, ``size`` of them or up to ``length``.
+    """
+    n = 0
+    for block in blocks:
+        if not n or spans[n - 1, 1] != block * size:
+            spans[n, 0] = block * size
+            n += 1
+        spans[n - 1, 1] = (block + 1) * size
+    if n:
+        spans[n - 1, 1] = min(spans[n - 1, 1], length)
+    count[0] = n
+
+
+@kernel("void(int64[:,::1],int64,int64,int64[:,::1],int64[::1],int64[::1])")
+def cut(spans: Array, limit: int, size: int, pieces: Array, ends: Array, widths: Array) -> None:
+    """Cut the keys of ``spans`` below ``limit`` into parts of ``size`` keys each, but the last.
+
+    Part i has ``widths[i]`` keys, the rows ends[i] to ends[i + 1] of ``pieces``; parts without keys come last.
+    """
+    n = part = 0
+    for s in range(spans.shape[0]):
+        start, stop = spans[s, 0], min(spans[s, 1], limit)
+        while start < stop:
+            if widths[part] == size:
+                part += 1
+                ends[part] = n
+            end = min(stop, start + size - widths[part])
+            pieces[n, 0], pieces[n, 1] = start, end
+            widths[part] += end - start
+            n += 1
+            start = end
+    ends[part + 1 :] = n
 
 
 @kernel("void(int64[:,::1],int64,int64,int64[::1],int64[::1])")

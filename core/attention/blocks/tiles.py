@@ -8,7 +8,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from .softmax_cpu import edges, gather_bfloat16, gather_words
+from .softmax_cpu import cut, edges, gather_bfloat16, gather_words
 
 Rows = np.ndarray[Any, np.dtype[np.int64]]
 Spans = Rows
@@ -65,45 +65,37 @@ class Tile(NamedTuple):
         return (column >= last) | ((column >= self.sinks) & (column < first))
 
 
-def split(spans: Spans, size: int) -> list[Spans]:
-    """Cut spans into lists of at most ``size`` keys each, filling every list but the last."""
-    parts: list[list[tuple[int, int]]] = []
-    room = 0
-    for start, stop in spans.tolist():
-        while start < stop:
-            if not room:
-                parts.append([])
-                room = size
-            end = min(stop, start + room)
-            parts[-1].append((start, end))
-            room -= end - start
-            start = end
-    return [np.array(part, dtype=np.int64) for part in parts]
-
-
 def tiles(pattern: Pattern, head: int, block: int, size: int) -> list[Tile]:
     """The keys of a query block in tiles of at most ``size``, with what each query sees of them."""
     start = block * pattern.block_m
     rows = min(pattern.block_m, pattern.len_q - start)
     at = start + pattern.len_k - pattern.len_q
     spans = pattern.spans(head, block)
-    if pattern.causal:
-        spans = np.minimum(spans, at + rows)
-    return [_tile(pattern, part, at, rows) for part in split(spans, size)]
+    limit = at + rows if pattern.causal else pattern.len_k
+    most = limit // size + 1
+    pieces = np.empty((len(spans) + most, 2), dtype=np.int64)
+    ends, widths = np.zeros(most + 1, dtype=np.int64), np.zeros(most, dtype=np.int64)
+    cut()(spans, limit, size, pieces, ends, widths)
+    return [
+        _tile(pattern, pieces[first:last], int(width), at, rows)
+        for first, last, width in zip(ends[:-1], ends[1:], widths, strict=True)
+        if width
+    ]
 
 
-def _tile(pattern: Pattern, spans: Spans, at: int, rows: int) -> Tile:
+def _tile(pattern: Pattern, spans: Spans, width: int, at: int, rows: int) -> Tile:
     """``at``: position of the block's first query."""
-    width = int((spans[:, 1] - spans[:, 0]).sum())
     window = pattern.window
-    beyond = pattern.causal and int(spans[-1, 1]) > at + 1
-    before = window is not None and int(spans[0, 0]) <= at + rows - 1 - window
+    beyond = pattern.causal and spans[-1, 1] > at + 1
+    before = window is not None and spans[0, 0] <= at + rows - 1 - window
     if not beyond and not before:
         return Tile(spans, width, None, None, width)
     first, last = np.empty((2, rows), dtype=np.int64)
     edges()(spans, at, _EVERYTHING if window is None else window, first, last)
-    sinks = np.clip(pattern.num_sinks - spans[:, 0], 0, spans[:, 1] - spans[:, 0]).sum()
-    return Tile(spans, width, first, last, int(sinks))
+    sinks = 0
+    if pattern.num_sinks:
+        sinks = int(np.clip(pattern.num_sinks - spans[:, 0], 0, spans[:, 1] - spans[:, 0]).sum())
+    return Tile(spans, width, first, last, sinks)
 
 
 def gather(x: Tensor, spans: Spans) -> Tensor:
@@ -113,11 +105,11 @@ def gather(x: Tensor, spans: Spans) -> Tensor:
     return torch.cat([x[a:b] for a, b in spans.tolist()])
 
 
-def gather_into(buffer: Tensor, x: Tensor, spans: Spans) -> Tensor:
-    """As ``gather``, in float32, and inside ``buffer`` (float32) where a copy is needed."""
+def gather_into(buffer: Tensor, x: Tensor, spans: Spans, width: int) -> Tensor:
+    """As ``gather`` of ``width`` rows, in float32, and inside ``buffer`` (float32) where a copy is needed."""
     if len(spans) == 1 and x.dtype == buffer.dtype and x.is_contiguous():
         return gather(x, spans)
-    out = buffer[: int((spans[:, 1] - spans[:, 0]).sum())]
+    out = buffer[:width]
     copy_rows(x, spans, out)
     return out
 
