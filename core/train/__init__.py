@@ -57,6 +57,13 @@ RECIPES = Registry(
             year=2023,
         ),
         Method(
+            "superlinear",
+            home="attn.core.train.superlinear.options:RECIPE",
+            summary="routing of superlinear attention learnt on key-value lookup, beside a window, frozen and dense",
+            paper="arXiv 2601.18401",
+            year=2026,
+        ),
+        Method(
             "pattern-atlas",
             home="attn.core.train.pattern_atlas.options:RECIPE",
             summary="the autoencoder of attention patterns, for attn probe vit --atlas",
