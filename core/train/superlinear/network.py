@@ -135,8 +135,8 @@ class LookupNetwork(nn.Module):
         row = torch.arange(len(asked), device=asked.device)[:, None]
         start, stop = (x.transpose(1, 2)[row, asked] for x in (spans.start, spans.stop))  # [B, n, H, spans]
         wanted = place[..., None, None]
-        near = torch.gt(place, asked - spans.window)
-        return ((start <= wanted) & (wanted < stop)).flatten(2).any(-1) | near
+        far = ((start <= wanted) & (wanted < stop)).flatten(2).any(-1)
+        return torch.logical_or(far, place > asked - spans.window)
 
 
 def write_lookup(path: Path, network: LookupNetwork, facts: Mapping[str, Any]) -> None:

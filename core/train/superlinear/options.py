@@ -35,7 +35,7 @@ class SuperlinearOptions:
     width : int
         Channels of a token, in heads of 64.
     num_spans, sw_index : int
-        Of superlinear attention; see its operator.
+        Of superlinear attention; see its operator. The gate of a single span has no gradient: two at least.
     memory : float
         Share that a search key keeps of what it summarises, per token ("ema:MEMORY" of the operator).
     weights : Path or None
@@ -105,8 +105,9 @@ RECIPE = Verb(
     examples=(
         ("attn train superlinear -o run/", "All four, and their table."),
         ("attn train superlinear -o seed1/ --seed 1", "Another seed: other starts and other sequences."),
-        ("attn train superlinear -o long/ --length 2k --weights run/model.safetensors", "Go on at a greater length."),
+        ("attn train superlinear -o long/ --length 2048 --weights run/model.safetensors", "Go on at a greater length."),
     ),
     files=(*FILES, ("OUT/frozen/, OUT/window/, OUT/dense/", "The runs of the other three networks.")),
     notes=NOTES,
+    columns=("superlinear_4x", "frozen_4x", "window_4x", "dense_4x"),
 )

@@ -117,7 +117,7 @@ def finished(
     facts = run.facts(metrics=metrics, questions=TESTED * options.judged, seconds=round(outcome.seconds))
     network = networks[ROUTINGS[0]]
     run.save(lambda path: write_lookup(path, network, facts), lambda size: card(facts, rows, size))
-    curve = Curve("accuracy by length", lines, xs=lengths, xlabel="tokens")
+    curve = Curve("accuracy_by_length", lines, xs=lengths, xlabel="tokens", detail=True)
     return run.report(outcome, data="drawn lookups", metrics=metrics, comparison=rows, sections=(curve,))
 
 
