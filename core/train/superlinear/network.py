@@ -113,14 +113,16 @@ class LookupNetwork(nn.Module):
     def attend(self, look: Looking) -> Tensor:
         """Attention output [B, H, L, 64]."""
         q, k, v, q_search = look
+        params: dict[str, Any]
         if self.routing == "dense":
-            return attention("dense", q, k, v, causal=True)
-        if self.routing == "window":
-            return attention("window+sink", q, k, v, causal=True, window=self.shape.window(q.shape[2]), num_sinks=0)
-        return attention(
-            "superlinear", q, k, v, causal=True, q_search=q_search, routing_gradient=self.routing == "superlinear",
-            **self.shape.settings,
-        )  # fmt: skip
+            name, params = "dense", {}
+        elif self.routing == "window":
+            name, params = "window+sink", {"window": self.shape.window(q.shape[2]), "num_sinks": 0}
+        else:
+            learns = self.routing == "superlinear"
+            name, params = "superlinear", {"q_search": q_search, "routing_gradient": learns, **self.shape.settings}
+        out: Tensor = attention(name, q, k, v, causal=True, **params)
+        return out
 
     @torch.no_grad()
     def reached(self, lookups: Lookups) -> Tensor:
