@@ -27,12 +27,12 @@ def operators() -> tuple[str, ...]:
 
 @overload
 def attention(
-    name: str, q: Tensor, k: Tensor, v: Tensor, *, causal: bool, return_lse: Literal[True], **given: Any
-) -> tuple[Tensor, Tensor]: ...
-@overload
-def attention(
     name: str, q: Tensor, k: Tensor, v: Tensor, *, causal: bool, return_lse: Literal[False] = False, **given: Any
 ) -> Tensor: ...
+@overload
+def attention(
+    name: str, q: Tensor, k: Tensor, v: Tensor, *, causal: bool, return_lse: Literal[True], **given: Any
+) -> tuple[Tensor, Tensor]: ...
 def attention(
     name: str,
     q: Tensor,

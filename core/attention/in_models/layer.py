@@ -7,6 +7,7 @@ import warnings
 from collections.abc import Sequence
 from typing import Any
 
+import torch
 from torch import Tensor, nn
 
 from ...choose import Formulation, Phase, choices
@@ -132,10 +133,10 @@ def _warn_once(text: str) -> None:
 def _own_window(name: str, module: nn.Module, window: int) -> str:
     """Why a layer with a window of the model's own runs that; said once per model class as a warning, too."""
     _warn_once(
-        f"attn:{name}: layers of {type(module).__name__} to which the model gives a sliding window of {window} keys "
+        f"attn:{name}: layers of {type(module).__name__} to which the model gives a window of {window} keys "
         f"keep it: {name} runs only in layers without one."
     )
-    return f"the model's own sliding window of {window}"
+    return f"the model's own window of {window}"
 
 
 def _own_parameters(name: str, module: nn.Module, given: dict[str, Any]) -> dict[str, Any]:
@@ -155,22 +156,24 @@ def _attend(
 ) -> Tensor:  # fmt: skip
     """The operator over the sequences: one call of ``attention``, or a step of the layer's own decoder."""
     decoders = decoders_for(module, operator, params, len_q=q.shape[2])
-    out: Tensor
     if decoders is not None:
-        out = decoders.step(q, k, v, seen, scale)
+        return decoders.step(q, k, v, seen, scale)
+    call = functools.partial(attention, operator, causal=True, scale=scale, **params)
+    out: Tensor
+    if len(seen) > q.shape[0]:
+        ends = [[0, *(one.stop for one in seen if one.row == row)] for row in range(q.shape[0])]
+        out = torch.cat([call(q[None, i], k[None, i], v[None, i], cu_seqlens=ends[i]) for i in range(q.shape[0])])
     else:
-        out = attention(operator, q, k, v, causal=True, scale=scale, **_divisions(seen, q), **params)
+        out = call(q, k, v, **_padding(seen))
     return out
 
 
-def _divisions(seen: Sequence[Visible], q: Tensor) -> dict[str, Any]:
-    """The sequences as ``attention`` takes them: nothing, ``lengths`` and ``padding``, or ``cu_seqlens``."""
+def _padding(seen: Sequence[Visible]) -> dict[str, Any]:
+    """``lengths`` and ``padding`` of ``attention``; nothing where there is none."""
     written = seen[0].written
     lengths = [one.stop - one.first for one in seen]
     if all(length == written for length in lengths):
         return {}
-    if len(seen) > q.shape[0]:
-        return {"cu_seqlens": [0, *(one.stop for one in seen)]}
     padding: Padding = "left" if all(one.stop == written for one in seen) else "right"
     if padding == "right" and any(one.first for one in seen):
         raise ValueError("the batch is padded on both sides. Pad it on the left.")

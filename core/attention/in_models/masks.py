@@ -80,9 +80,12 @@ def describe(
         pattern = _Pattern(asked, batch_size, start, q_length, kv_offset, written, device)
         valid = masking_utils.prepare_padding_mask(attention_mask, kv_length, kv_offset)
         valid = None if valid is None else valid[:, kv_offset : kv_offset + written].bool()
-        spans = None
+        spans = None  # of valid keys: row, first, stop
         if asked is masking_utils.causal_mask_function or pattern.is_band(window, whole=not allow_is_causal_skip):
             spans = _valid_keys(valid, batch_size, written)
+        elif q_length == 1:
+            seen = pattern.only_row()
+            spans = _valid_keys(seen if valid is None else seen & valid, batch_size, written)
         elif valid is None or bool(valid.all()):
             spans = pattern.packed(window)
         if spans is not None:
@@ -129,8 +132,12 @@ class _Pattern:
         """
         return self._is(self.queries.new_zeros(1, self.len_q, 1), window, last=None if whole else 2)
 
+    def only_row(self) -> Tensor:
+        """What the one query sees: bool [B, Lk]."""
+        return self._sees(self.queries, self.keys)[:, 0].expand(self.rows.shape[0], -1)
+
     def packed(self, window: int) -> list[tuple[int, int, int]] | None:
-        """Row, first and stop of causal sequences behind each other; None where it is not that."""
+        """Row, first and stop of causal sequences behind each other, also chunks; None where it is not that."""
         if self.len_q != self.len_k:
             return None
         before = self._sees(self.queries[1:], self.keys[:-1, None])[..., 0]  # does a query see the key before its own?

@@ -18,7 +18,7 @@ IDS = torch.randint(3, 60, (2, 50), generator=torch.Generator().manual_seed(0))
 LEFT = torch.ones_like(IDS).index_put((torch.tensor(1), torch.arange(20)), torch.tensor(0))
 RIGHT = LEFT.flip(1)
 
-pytestmark = pytest.mark.filterwarnings("ignore:.*to which the model gives a sliding window:UserWarning")
+pytestmark = pytest.mark.filterwarnings("ignore:.*to which the model gives a window:UserWarning")
 
 
 def logits(model, mask=None, **params):
@@ -65,7 +65,7 @@ def test_the_log_says_what_ran_where():
         (0, "window+sink", "prefill", 50, 50), (1, "hip", "prefill", 50, 50), (2, "window+sink", "prefill", 50, 50),
         (0, "window+sink", "decode", 1, WINDOW), (1, "hip", "decode", 1, 51), (2, "window+sink", "decode", 1, WINDOW),
     ]  # fmt: skip
-    assert ran[0].why == f"the model's own sliding window of {WINDOW}"
+    assert ran[0].why == f"the model's own window of {WINDOW}"
     assert ran[1].why == ""
     assert all(x.formulation and x.batch == 2 for x in ran)
     assert {x.layer for x in ran if x.why} == SLIDING["gemma3"]
@@ -97,3 +97,57 @@ def test_parameters_come_from_the_configuration_and_before_it_from_the_context()
 def test_what_is_wrong_is_said_with_the_layer(params, message):
     with pytest.raises(ValueError, match=message):
         logits(small_causal_lm("llama", "attn:window+sink"), **params)
+
+
+def test_training_steps_have_the_plain_models_gradients():
+    found = []
+    for implementation in ("sdpa", "attn:dense"):
+        model = small_causal_lm("llama", implementation).train()
+        model.gradient_checkpointing_enable()
+        model(IDS, attention_mask=LEFT, labels=IDS.masked_fill(LEFT == 0, -100)).loss.backward()
+        found.append({name: p.grad for name, p in model.named_parameters()})
+    torch.testing.assert_close(found[0], found[1], rtol=1e-3, atol=1e-5)
+
+
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
+def test_half_precision(dtype):
+    plain, ours = (small_causal_lm("llama", x).to(dtype) for x in ("sdpa", "attn:hip"))
+    with attn.attention_parameters(mask_k=512), torch.no_grad():
+        found = ours.generate(IDS, max_new_tokens=2, do_sample=False, output_logits=True, return_dict_in_generate=True)
+    truth = plain(IDS).logits[:, -1]
+    assert found.logits[0].dtype == torch.float32 or found.logits[0].dtype == dtype
+    assert (found.logits[0].float() - truth.float()).abs().max() <= 2e-2
+
+
+def test_beams():
+    plain, ours = small_causal_lm("llama", "sdpa"), small_causal_lm("llama", "attn:dense")
+    given = {"attention_mask": LEFT, "max_new_tokens": 4, "do_sample": False, "num_beams": 3}
+    assert torch.equal(plain.generate(IDS, **given), ours.generate(IDS, **given))
+
+
+@pytest.mark.slow
+def test_compiled_models_leave_their_graph_around_it():
+    plain, ours = small_causal_lm("llama", "sdpa"), small_causal_lm("llama", "attn:dense")
+    compiled = torch.compile(ours, backend="eager")
+    with torch.no_grad():
+        assert (compiled(IDS, attention_mask=LEFT).logits - plain(IDS, attention_mask=LEFT).logits)[
+            LEFT.bool()
+        ].abs().max() <= 1e-4
+
+
+def test_a_folder_is_loaded_with_it(tmp_path):
+    from transformers import AutoModelForCausalLM
+
+    saved = small_causal_lm("llama", "attn:window+sink")
+    saved.config.attn_parameters = {"window": 8, "num_sinks": 1, "dense_layers": [0]}
+    saved.save_pretrained(tmp_path)
+    model = AutoModelForCausalLM.from_pretrained(tmp_path, attn_implementation="attn:window+sink").eval()
+    assert model.config.attn_parameters == saved.config.attn_parameters
+    assert torch.equal(logits(model), logits(saved))
+
+
+def test_only_dictionaries_are_parameters():
+    model = small_causal_lm("llama", "attn:dense")
+    model.config.attn_parameters = ["window"]
+    with pytest.raises(ValueError, match=r"layer 0: config.attn_parameters is \['window'\]; a dict"):
+        logits(model)

@@ -1,0 +1,58 @@
+"""Decoders that keep their choice of keys from step to step, layer by layer."""
+
+import pytest
+import torch
+from small_causal_lms import small_causal_lm
+
+import attn
+
+attn.register_attention()
+IDS = torch.randint(3, 60, (2, 120), generator=torch.Generator().manual_seed(1))
+LEFT = torch.ones_like(IDS).index_put((torch.tensor(1), torch.arange(40)), torch.tensor(0))
+CUT = {"mask_k": 16, "sliding_window": 16, "sink": 4}
+BOTH = "tree search, numba + attention, numba"
+
+
+def generate(model, mask=LEFT, steps=8, **params):
+    with attn.attention_parameters(**params), attn.attention_log() as ran:
+        tokens = model.generate(IDS, attention_mask=mask, max_new_tokens=steps, do_sample=False)
+    return tokens, [x for x in ran if x.layer == 0 and x.phase == "decode"]
+
+
+@pytest.mark.parametrize("mask", [LEFT, torch.ones_like(IDS)], ids=["padded", "whole"])
+def test_the_search_is_refreshed_as_asked(mask):
+    model = small_causal_lm("llama", "attn:hip")
+    every, ran = generate(model, mask, **CUT)
+    assert [x.formulation for x in ran] == [BOTH] * 7
+    for _ in range(2):  # another text begins anew
+        _, ran = generate(model, mask, **CUT, mask_refresh=3)
+        assert [x.formulation == BOTH for x in ran] == [True, False, False, True, False, False, True]
+    again, _ = generate(model, mask, **CUT, mask_refresh=1)
+    assert torch.equal(every, again)
+
+
+def test_at_full_budget_it_continues_as_the_plain_model():
+    truth, _ = generate(small_causal_lm("llama", "sdpa"))
+    found, ran = generate(small_causal_lm("llama", "attn:hip"), mask_k=256, mask_refresh=4)
+    assert torch.equal(found, truth)
+    assert len(ran) == 7
+
+
+def test_what_a_decoder_cannot_do_is_said():
+    model = small_causal_lm("llama", "attn:hip")
+    with pytest.raises(ValueError, match="layer 0: a decoder with mask_refresh chooses its backend itself"):
+        generate(model, **CUT, mask_refresh=3, backend="torch")
+    with pytest.raises(ValueError, match="layer 0: hip: with mask_refresh=16 steps"):
+        generate(model, mask_k=16, sliding_window=8, mask_refresh=16)
+
+
+def test_lightning_knows_its_layer_and_says_what_it_is():
+    model = small_causal_lm("llama", "attn:lightning")
+    with pytest.warns(UserWarning, match="the model must have been trained with it"), torch.no_grad():
+        by_layer = model(IDS).logits
+    with attn.attention_parameters(layer=0, num_layers=1), torch.no_grad():
+        assert (model(IDS).logits - by_layer).abs().max() > 1e-4
+    with torch.no_grad():
+        cached = model(IDS[:, :-1])
+        last = model(IDS[:, -1:], cache=cached.past_key_values).logits
+    torch.testing.assert_close(last[:, 0], by_layer[:, -1], rtol=1e-4, atol=1e-5)
