@@ -19,7 +19,7 @@ from .blocks.selection import attend as attend_pattern
 from .blocks.tiles import Spans
 from .contract import Cost, Operator, Shape
 from .equations import causal_mask, masked_attention, positions
-from .products import sdpa_leads
+from .products import sdpa_leads, whole
 
 _DECODE_KEYS = 8192  # of a tile of a decode step: a row of scores is short, a step is not
 _MASK_ENTRIES = 1 << 22  # of a chunk of rows, where SDPA needs an explicit mask: 4 MiB of bool
@@ -82,8 +82,8 @@ def attend(
     batch, heads, len_q, _ = q.shape
     if len_q == 1:
         q, causal, block_n = fold_group(q, k), False, max(block_n, _DECODE_KEYS)
-    # at least 16 query blocks in all, so that they spread over the threads; by sizes alone, so that the bits stay
-    block_m = min(block_m, max(32, -(-batch * q.shape[1] * q.shape[2] // 16)))
+    # about 16 query blocks in all, so that they spread over the threads; by sizes alone, so that the bits stay
+    block_m = min(block_m, max(32, whole(-(-batch * q.shape[1] * q.shape[2] // 16))))
     pattern = Everything(block_m, block_n, q.shape[2], k.shape[2], causal)
     out, lse = attend_pattern(q, k, v, pattern, scale, engine)
     out = out.reshape(batch, heads, len_q, v.shape[3])
@@ -139,9 +139,13 @@ def sdpa(q: Tensor, k: Tensor, v: Tensor, *, causal: bool, scale: float | None =
 
 
 def refuses_sdpa(q: Tensor, k: Tensor, *_: Any, **__: Any) -> str | None:
-    """Why ``dense`` does not hand a call over to PyTorch's attention."""
-    leads = "is for processors where it leads: not where oneDNN's float32 products are faster than those it uses"
-    return refuses_whole(q, k) or (None if sdpa_leads(q.dtype) else leads)
+    """Why ``dense`` does not hand a call over to PyTorch's attention.
+
+    A decode step waits for the keys, whatever multiplies them; where they need no other dtype it is faster there.
+    """
+    if sdpa_leads(q.dtype) or (q.shape[2] == 1 and q.dtype == torch.float32):
+        return refuses_whole(q, k)
+    return "is for processors where it leads: oneDNN's float32 products are faster here than those it uses"
 
 
 _SDPA = Formulation("PyTorch's attention", "cpu", forward_whole, refuses_sdpa)

@@ -14,6 +14,8 @@ from torch import Tensor
 
 from ..cpu import cpu
 
+_MULTIPLE = 16
+_SMALL = 1 << 20  # multiplications; a call of oneDNN costs 8 us more than one of MKL
 Product = Callable[[Tensor, Tensor], Tensor]
 
 
@@ -21,9 +23,15 @@ def float32_product() -> Product:
     """The function ``(a [M, K], b [N, K]) -> a bᵀ [M, N]`` in float32 that is the fastest here.
 
     Both may be strided (``b = x.mT`` for a product with ``x``); K is at least 1. It records no gradient, computes on
-    the calling thread where that is set to one, and may be called from several at a time.
+    the calling thread where that is set to one, and may be called from several at a time. oneDNN compiles for a
+    millisecond at each new shape: let M, N and K be multiples of 16 (``whole``), so that there are few.
     """
     return _onednn if _onednn_leads() else _mm
+
+
+def whole(count: int) -> int:
+    """``count`` rounded up to a size that ``float32_product`` is likely to have met."""
+    return -(-count // _MULTIPLE) * _MULTIPLE
 
 
 def bf16_is_native() -> bool:
@@ -55,5 +63,7 @@ def _mm(a: Tensor, b: Tensor) -> Tensor:
 
 
 def _onednn(a: Tensor, b: Tensor) -> Tensor:
+    if a.shape[0] < _MULTIPLE or a.shape[0] * b.shape[0] * b.shape[1] < _SMALL:
+        return _mm(a, b)
     product: Tensor = torch.ops.mkldnn._linear_pointwise(a, b, None, "none", [], "")
     return product

@@ -18,12 +18,13 @@ from torch import Tensor
 
 from ...threads import kernels_own_the_threads, run, thread_count
 from ..equations import needs_cpu_floats
-from ..products import float32_product
+from ..products import float32_product, whole
 from .forward import forward_where_not_finite
 from .softmax_cpu import finish, scale_and_add, softmax
 from .tiles import Pattern, Tile, gather_into, tiles
 
 _TILE_BYTES = 1536 * 1024  # scores, keys and values of a tile: smaller ones fit the cache better and cost more steps
+_FEW = 8  # rows of a decode step, which waits for the keys: more would be computed for nothing
 
 
 def refuses(q: Tensor, *_: Any, scale: float | None = None, **__: Any) -> str | None:
@@ -83,8 +84,9 @@ class _Worker:
         rows = min(pattern.block_m, pattern.len_q)
         column = (rows + k.shape[3] + v.shape[3]) * 4
         self.size = max(1, min(pattern.tile_keys or max(64, _TILE_BYTES // column // 64 * 64), pattern.len_k))
-        self.mean = torch.empty(rows, v.shape[3])
-        self.key, self.value = torch.empty(self.size, k.shape[3]), torch.empty(self.size, v.shape[3])
+        self.query, self.mean = torch.zeros(whole(rows), q.shape[3]), torch.empty(rows, v.shape[3])
+        # zeros: what is beyond a tile's keys may be what another tile left there, but nothing that is no number
+        self.key, self.value = (torch.zeros(whole(self.size), x.shape[3]) for x in (k, v))
         self.mean_array = self.mean.numpy()
         self.high, self.total, self.fade = np.empty((3, rows), dtype=np.float32)
         self.zeros = np.zeros(rows, dtype=np.int64)
@@ -93,30 +95,29 @@ class _Worker:
         """Rows of ``out`` [B * Hq, Lq, Dv] and ``lse`` [B * Hq, Lq] of one query block of one head."""
         start = block * self.pattern.block_m
         stop = min(start + self.pattern.block_m, self.pattern.len_q)
-        query = self.queries[head][start:stop].float().contiguous()
-        if self.sign < 0:
-            query = -query
         rows = stop - start
+        query = self.query[: whole(rows) if rows > _FEW else rows]
+        torch.mul(self.queries[head][start:stop], self.sign, out=query[:rows])
         self.mean_array[:rows] = 0
         self.high[:rows] = -np.inf
         self.total[:rows] = 0
         for tile in tiles(self.pattern, head, block, self.size):
-            self._step(query, self.keys[head], self.values[head], tile)
+            self._step(query, rows, self.keys[head], self.values[head], tile)
         finish()(
             self.mean_array[:rows], self.high[:rows], self.total[:rows], self.factor, lse[head, start:stop].numpy()
         )
         out[head, start:stop] = self.mean[:rows]
 
-    def _step(self, query: Tensor, k: Tensor, v: Tensor, tile: Tile) -> None:
+    def _step(self, query: Tensor, rows: int, k: Tensor, v: Tensor, tile: Tile) -> None:
         """Take a tile of keys into the first rows of ``mean``, ``high`` and ``total``."""
-        rows, width = query.shape[0], tile.width
-        key, value = (gather_into(to, x, tile.spans, width) for to, x in ((self.key, k), (self.value, v)))
+        width = tile.width
+        key, value = (gather_into(to, x, tile.spans, width, whole(width)) for to, x in ((self.key, k), (self.value, v)))
         scores = self.product(query, key)
-        weights, fade = scores.numpy(), self.fade[:rows]
+        weights, fade = scores.numpy()[:rows], self.fade[:rows]
         first = self.zeros[:rows] if tile.first is None else tile.first
         last = np.full(rows, width) if tile.last is None else tile.last
         softmax()(
             weights, weights.view(np.int32), first, last, tile.sinks, self.factor, self.high[:rows], self.total[:rows],
             fade,
         )  # fmt: skip
-        scale_and_add()(self.mean_array[:rows], fade, self.product(scores, value.mT).numpy())
+        scale_and_add()(self.mean_array[:rows], fade, self.product(scores, value.mT).numpy()[:rows])

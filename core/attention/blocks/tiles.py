@@ -105,13 +105,16 @@ def gather(x: Tensor, spans: Spans) -> Tensor:
     return torch.cat([x[a:b] for a, b in spans.tolist()])
 
 
-def gather_into(buffer: Tensor, x: Tensor, spans: Spans, width: int) -> Tensor:
-    """As ``gather`` of ``width`` rows, in float32, and inside ``buffer`` (float32) where a copy is needed."""
-    if len(spans) == 1 and x.dtype == buffer.dtype and x.is_contiguous():
-        return gather(x, spans)
-    out = buffer[:width]
-    copy_rows(x, spans, out)
-    return out
+def gather_into(buffer: Tensor, x: Tensor, spans: Spans, width: int, rows: int) -> Tensor:
+    """As ``gather`` of ``width`` rows and some more, ``rows`` in all; in float32, in ``buffer`` where a copy is needed.
+
+    The rows beyond ``width`` hold what is there, in ``buffer`` or in ``x``.
+    """
+    start = int(spans[0, 0])
+    if len(spans) == 1 and start + rows <= x.shape[0] and x.dtype == buffer.dtype and x.is_contiguous():
+        return x[start : start + rows]
+    copy_rows(x, spans, buffer[:width])
+    return buffer[:rows]
 
 
 def copy_rows(x: Tensor, spans: Spans, out: Tensor) -> None:

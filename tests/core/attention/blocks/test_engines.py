@@ -49,6 +49,7 @@ def test_which_runs_where(processor: str, dtype: torch.dtype, dense: str, sparse
     assert on("dense", *shape, dtype=dtype) == dense
     assert on("window+sink", *shape, dtype=dtype) == sparse
     assert on("window+sink", 1, 2, 1, 1, 64, 32, dtype=dtype) == "block by block, numba"  # a decode step has one query
+    assert on("dense", 1, 2, 1, 1, 64, 32, dtype=torch.float32) == "PyTorch's attention"
     assert on("dense", *shape, dtype=torch.float64) == "block by block, torch"
 
 
