@@ -43,6 +43,14 @@ RECIPES = Registry(
             status="ours",
         ),
         Method(
+            "moving-shapes",
+            home="attn.core.train.moving_shapes.options:RECIPE",
+            summary="a small video model on drawn shapes that move: dense, block-sparse and rectified attention",
+            paper="ours; arXiv 2511.19835 for the attention",
+            year=2026,
+            status="ours",
+        ),
+        Method(
             "as-vit",
             home="attn.core.train.as_vit.options:RECIPE",
             summary="a ViT that drops patches by learned thresholds, to a budget of multiply-adds",

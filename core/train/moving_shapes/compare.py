@@ -1,0 +1,90 @@
+"""The same noise made into videos by several kinds of attention, and how far each is from the dense video."""
+
+from __future__ import annotations
+
+import math
+import time
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from ...attention.rectified.order import Video
+from ...nets.video_flow import VideoFlow
+from ...report.sections import Row
+from .sampling import SparseAttention, Sparsity, noise_of, psnr, sample
+from .tokens import TokenGrid
+
+DENSE = "dense"
+DENSE_LAYERS, DENSE_STEPS = 2, 0.1
+"""Section 3.6: the first layers, and the share of the first steps (Wan: 5 of 50)."""
+
+
+def kinds(steps: int, sparsity: Sparsity) -> dict[str, Sparsity | None]:
+    """The kinds of attention of a table, by name, for a sampler of so many steps; None is dense."""
+    first: dict[str, Any] = {"dense_layers": DENSE_LAYERS, "dense_steps": round(DENSE_STEPS * steps)}
+    given: dict[str, dict[str, Any]] = {
+        "plain block-sparse": {"gapr": "all"},
+        "rectified": {"gapr": "on"},
+        "rectified, no gain test": {"gapr": "off"},
+        "plain, dense first": {"gapr": "all", **first},
+        "rectified, dense first": {"gapr": "on", **first},
+        "rectified, no gain test, dense first": {"gapr": "off", **first},
+    }
+    return {DENSE: None} | {name: replace(sparsity, **changed) for name, changed in given.items()}
+
+
+def compared(
+    net: VideoFlow, video: Video, steps: int, seeds: Sequence[int], attentions: Mapping[str, Sparsity | None],
+    device: torch.device,
+) -> tuple[list[Row], dict[str, Tensor]]:  # fmt: skip
+    """A row for each kind of attention, and its video of the first seed.
+
+    Parameters
+    ----------
+    net : VideoFlow
+    video : (int, int, int)
+        Frames, rows and columns of tokens.
+    steps : int
+        Of Euler's method.
+    seeds : sequence of int
+        Of the noise.
+    attentions : mapping of str to Sparsity or None
+        None is dense attention, and comes first.
+    device : torch.device
+
+    Returns
+    -------
+    list of rows
+        ``psnr`` in dB against the dense video, its mean, least and largest over the seeds (missing for dense);
+        ``seconds`` of this process's CPU time for a video, the mean; ``speedup`` over dense; ``density``: share of the
+        pairs of tokens that are attended to, in all layers and steps.
+    dict of str to Tensor [1, frames, rows, columns, C]
+    """
+    grid = TokenGrid.of(video, net.shape.patch)
+    rows: list[dict[str, float | str]] = []
+    firsts: dict[str, Tensor] = {}
+    references: list[Tensor] = []
+    every = steps * net.shape.layers * net.shape.heads * math.prod(video) ** 2
+    for name, sparsity in attentions.items():
+        seconds, pairs, found = 0.0, 0, []
+        for number, seed in enumerate(seeds):
+            noise = noise_of(seed, grid, net.shape.channels).to(device)
+            attend = None if sparsity is None else SparseAttention(sparsity, video)
+            start = time.process_time()
+            made = sample(net, noise, grid, steps, attend)
+            seconds += time.process_time() - start
+            if attend is None:
+                references.append(made)
+            else:
+                pairs += attend.pairs
+                found.append(psnr(made, references[number]))
+            firsts.setdefault(name, made)
+        density = pairs / (every * len(seeds)) if found else 1.0
+        rows.append({"attention": name, "density": density, "seconds": seconds / len(seeds)})
+        rows[-1]["speedup"] = float(rows[0]["seconds"]) / (seconds / len(seeds))
+        if found:
+            rows[-1] |= {"psnr": sum(found) / len(found), "psnr_least": min(found), "psnr_most": max(found)}
+    return list(rows), firsts
