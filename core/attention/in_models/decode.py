@@ -17,13 +17,13 @@ from .masks import Visible
 class LayerDecoders:
     """The decoders of one layer, one for each sequence of a padded batch, else one for all.
 
-    They go on while the cache grows token by token, and begin anew where it does not. A beam search that reorders the
-    cache keeps the choice of another beam until the next search.
+    They go on while the cache grows token by token, and begin anew where it does not, or its newest key was another: a
+    second text, a reordered beam.
     """
 
     def __init__(self, make: Callable[..., Any]) -> None:
         self._make = make
-        self._running: dict[tuple[int, int, int], Any] = {}
+        self._running: dict[tuple[int, int, int], tuple[Any, Tensor]] = {}  # rows, length: decoder, newest key
 
     def step(self, q: Tensor, k: Tensor, v: Tensor, seen: Sequence[Visible], scale: float | None) -> Tensor:
         """The newest query of each row against its keys: [B, Hq, 1, Dv]."""
@@ -35,10 +35,12 @@ class LayerDecoders:
             if one.first == one.stop:
                 outs.append(q.new_zeros(rows.stop - rows.start, q.shape[1], 1, v.shape[3]))
                 continue
-            decoder = before.get((rows.start, rows.stop, one.stop - one.first - 1)) or self._make(scale=scale)
-            keys = slice(one.first, one.stop)
-            outs.append(decoder.step(q[rows], k[rows, :, keys], v[rows, :, keys]))
-            self._running[rows.start, rows.stop, one.stop - one.first] = decoder
+            keys, values = (x[rows, :, one.first : one.stop] for x in (k, v))
+            kept = before.get((rows.start, rows.stop, keys.shape[2] - 1))
+            another = kept is None or not torch.equal(kept[1], keys[:, :, -2])
+            decoder = self._make(scale=scale) if kept is None or another else kept[0]
+            outs.append(decoder.step(q[rows], keys, values))
+            self._running[rows.start, rows.stop, keys.shape[2]] = decoder, keys[:, :, -1].clone()
         return torch.cat(outs)
 
 

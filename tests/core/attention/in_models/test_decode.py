@@ -53,6 +53,17 @@ def test_lightning_knows_its_layer_and_says_what_it_is():
     with attn.attention_parameters(layer=0, num_layers=1), torch.no_grad():
         assert (model(IDS).logits - by_layer).abs().max() > 1e-4
     with torch.no_grad():
-        cached = model(IDS[:, :-1])
-        last = model(IDS[:, -1:], cache=cached.past_key_values).logits
-    torch.testing.assert_close(last[:, 0], by_layer[:, -1], rtol=1e-4, atol=1e-5)
+        cache = model(IDS[:, :-5]).past_key_values
+        steps = [model(token, cache=cache).logits for token in IDS[:, -5:].split(1, 1)]
+    torch.testing.assert_close(torch.cat(steps, 1), by_layer[:, -5:], rtol=1e-4, atol=1e-5)
+
+
+def test_a_second_text_begins_anew():
+    model = small_causal_lm("llama", "attn:hip")
+    with torch.no_grad(), attn.attention_parameters(**CUT, mask_refresh=8):
+        first, second = (model(ids).past_key_values for ids in (IDS[:, :100], IDS[:, 18:]))
+        with attn.attention_log() as ran:
+            for cache, token in ((first, 3), (first, 4), (second, 5), (first, 6)):
+                model(torch.full((2, 1), token), cache=cache)
+    found = [x.formulation == BOTH for x in ran if x.layer == 1]
+    assert found == [True, False, True, True]  # the second has one key more, as the first would have
