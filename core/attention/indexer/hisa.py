@@ -20,7 +20,7 @@ from ..equations import accumulator, masked_attention
 from ..tokens.attend import LISTS, TokenSelection
 from ..tokens.top_k import top_k_positions
 from . import operator as shared
-from .module import QUANTS, Quant, fake_quantise
+from .module import QUANTS, Quant, fake_quantise, head_weights
 from .pool import CoarseDtype, block_scores, candidate_blocks, pool_blocks
 from .search import SEARCH, FlatIndex, HisaIndex, TokenIndex, check_hisa
 
@@ -94,7 +94,7 @@ def reference(
                 queries = fake_quantise(q[b, h * group : (h + 1) * group].to(keys.dtype), quant).transpose(0, 1)
                 coarse = block_scores(
                     queries, pool_blocks(keys, block_size, quant=quant).keys,
-                    torch.full_like(queries[..., 0], 1 / group), ks, ke, block_size=block_size,
+                    head_weights(queries), ks, ke, block_size=block_size,
                     coarse_dtype=settings.coarse_dtype,
                 )  # fmt: skip
                 blocks = candidate_blocks(coarse, settings.top_blocks)  # [Lq, m]

@@ -177,6 +177,11 @@ def index_scores(q: Tensor, k: Tensor, weights: Tensor) -> Tensor:
     return scores
 
 
+def head_weights(q: Tensor) -> Tensor:
+    """Section 3.4: weights 1/H of index queries [..., H, d] without an index branch, in the dtype of their scores."""
+    return q.new_full(q.shape[:-1], 1 / q.shape[-2], dtype=accumulator(q.dtype))
+
+
 def index_iou(a: Tensor, b: Tensor) -> Tensor:
     """Section 3.5: |A and B| / |A or B| of two selections per query.
 

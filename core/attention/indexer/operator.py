@@ -14,10 +14,11 @@ from torch import Tensor
 
 from ...choose import Formulation, choose
 from ..contract import Cost, Golden, Shape
-from ..equations import accumulator, wants_gradient
+from ..equations import accumulator, needs_cpu_floats, wants_gradient
 from ..tokens.attend import LISTS, TokenSelection, token_attention
-from .module import Quant, fake_quantise, index_scores
-from .search import SEARCH, FoundTokens, TokenIndex
+from .attend_cpu import attend as attend_in_one
+from .module import Quant, fake_quantise, head_weights, index_scores
+from .search import SEARCH, TokenIndex
 
 MakeIndex = Callable[[Tensor], TokenIndex]
 _ROWS = 4096  # queries that are searched for and attended to together
@@ -36,7 +37,7 @@ def dense_scores(q: Tensor, k: Tensor, quant: Quant) -> Tensor:
     queries = (
         _quantised(q, quant).reshape(q.shape[0], k.shape[1], group, *q.shape[2:]).transpose(2, 3)
     )  # [B, Hkv, Lq, g, D]
-    return index_scores(queries, _quantised(k, quant), queries.new_full(queries.shape[:-1], 1 / group))
+    return index_scores(queries, _quantised(k, quant), head_weights(queries))
 
 
 def search(
@@ -51,10 +52,7 @@ def search(
         for h in range(kv_heads):
             index = make_index(_quantised(k[b, h], quant))
             queries, weights = _index_queries(q[b], h, kv_heads, quant)
-            into = FoundTokens(positions[b, h], None)
-            result = engine.function(queries, weights, index, ks, ke, into)
-            if result is not into:
-                positions[b, h] = result.tokens
+            engine.function(queries, weights, index, ks, ke, positions[b, h])
     return positions
 
 
@@ -70,23 +68,24 @@ def run(
     scale = q.shape[-1] ** -0.5 if scale is None else scale
     group, len_q, len_k = q.shape[1] // k.shape[1], q.shape[2], k.shape[2]
     ks, ke = windows(len_q, len_k, causal, q.device)
-    reuse = group == 1 and quant == "none"  # then the index score is q.k wherever that is positive
-    tokens = torch.empty(min(_ROWS, len_q), min(top_k, len_k), dtype=torch.int32, device=q.device)
-    scores = torch.empty(tokens.shape if reuse else (0,), device=q.device)
+    in_one = engine.backend == "cpu" and quant == "none"  # then the products searched are those attended by
+    tokens = torch.empty(0 if in_one else min(_ROWS, len_q), min(top_k, len_k), dtype=torch.int32, device=q.device)
     out = q.new_empty(*q.shape[:3], v.shape[-1])
     for b in range(k.shape[0]):
         for h in range(k.shape[1]):
             heads = slice(h * group, (h + 1) * group)
             index = make_index(_quantised(k[b, h], quant))
+            if in_one:
+                attend_in_one(q[b, heads], v[b, h], index, ks, ke, scale, out[b, heads])
+                continue
             dtype = accumulator(q.dtype)  # converted here, not block by block
             keys, values = (x[b, h].to(dtype).contiguous()[None, None] for x in (k, v))  # [1, 1, Lk, D]
             for start in range(0, len_q, _ROWS):
                 rows = slice(start, min(start + _ROWS, len_q))
                 queries, weights = _index_queries(q[b, :, rows], h, k.shape[1], quant)
-                into = FoundTokens(tokens[: queries.shape[0]], scores[: queries.shape[0]] if reuse else None)
-                result = engine.function(queries, weights, index, ks[rows], ke[rows], into)
+                found = engine.function(queries, weights, index, ks[rows], ke[rows], tokens[: queries.shape[0]])
                 piece = q[None, b, heads, rows].to(dtype)
-                part = over_lists.function(piece, keys, values, result.tokens[None, None], scale, result.scores)
+                part = over_lists.function(piece, keys, values, found[None, None], scale)
                 out[b, heads, rows] = part[0].to(q.dtype)
     return out
 
@@ -99,8 +98,8 @@ def decoder(
     query, len_k, kv_heads = q[:, :, -1:], k.shape[2], k.shape[1]
     factor = q.shape[-1] ** -0.5 if scale is None else scale
     keys, values = k.to(accumulator(k.dtype)).contiguous(), v.to(accumulator(v.dtype)).contiguous()
-    indices = [[make_index(_quantised(keys[b, h], quant)) for h in range(kv_heads)] for b in range(k.shape[0])]
-    if keys.dtype == torch.float32 and keys.device.type == "cpu":
+    indices = [[make_index(_quantised(k[b, h], quant)) for h in range(kv_heads)] for b in range(k.shape[0])]
+    if needs_cpu_floats(q) is None:
         for index in (index for row in indices for index in row):
             _ = index.blocks
     ks, ke = windows(1, len_k, True, q.device)
@@ -110,7 +109,7 @@ def decoder(
         positions = torch.empty(k.shape[0], kv_heads, 1, min(top_k, len_k), dtype=torch.int32, device=k.device)
         for b, row in enumerate(indices):
             for h, index in enumerate(row):
-                positions[b, h] = SEARCH(*_index_queries(query[b], h, kv_heads, quant), index, ks, ke).tokens
+                SEARCH(*_index_queries(query[b], h, kv_heads, quant), index, ks, ke, positions[b, h])
         out: Tensor = LISTS(query.to(keys.dtype), keys, values, positions, factor)
         return out.to(q.dtype)
 
@@ -139,15 +138,15 @@ def visible(shape: Shape) -> tuple[float, Callable[[int], float]]:
 
 
 def _quantised(x: Tensor, quant: Quant) -> Tensor:
-    """Index operands in the dtype of their scores."""
-    return fake_quantise(x.to(accumulator(x.dtype)), quant)
+    """Index operands: as they are, or rounded in the dtype of their scores."""
+    return x if quant == "none" else fake_quantise(x.to(accumulator(x.dtype)), quant)
 
 
 def _index_queries(q: Tensor, h: int, kv_heads: int, quant: Quant) -> tuple[Tensor, Tensor]:
     """From q [Hq, m, D]: index queries [m, g, D] of one key/value head, and their weights [m, g]."""
     group = q.shape[0] // kv_heads
     queries = _quantised(q[h * group : (h + 1) * group], quant).transpose(0, 1)  # [m, g, D]
-    return queries, queries.new_full(queries.shape[:2], 1 / group)
+    return queries, head_weights(queries)
 
 
 def predict(shape: Shape, *, searched: float, attended: float) -> Cost:

@@ -6,49 +6,58 @@ sequences: query t sees the tokens ks[t] <= s < ke[t], and the indices found are
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
 from functools import cached_property
-from typing import Any, NamedTuple, Protocol
+from typing import Any, Protocol
 
+import numpy as np
 import torch
 from torch import Tensor
 
 from ...choose import Formulation, Phase
-from ..equations import accumulator
+from ..equations import needs_cpu_floats
 from ..tokens.top_k import top_k_positions
 from .module import Quant, index_scores
 from .pool import COARSE_DTYPES, CoarseDtype, block_scores, candidate_blocks, pool_blocks
-from .search_cpu import LARGEST_BLOCK, KeyBlocks, best_tokens
+from .search_cpu import LARGEST_BLOCK, BestTokens, Floats, Ints, KeyBlocks, chunk_rows, in_chunks
 
 _CHUNK = 1 << 22  # scores, or gathered key entries, held at a time
 _TILE = 128  # keys of a kernel's tile where the method asks for no block
 _FEW = 16
 
 
-class FoundTokens(NamedTuple):
-    """Tokens int32 [M, K], ascending, -1 at the end; their scores float32 [M, K], where asked for and at hand.
+class Chunk(Protocol):
+    """One thread's memory for a chunk of queries of an index, and the search in it by the CPU kernels."""
 
-    Fresh memory is slow on its first use, a microsecond for each page: 5 to 10 % of a search.
-    """
+    @property
+    def fine(self) -> BestTokens:
+        """Whose candidate blocks the chosen tokens stand in."""
+        ...
 
-    tokens: Tensor
-    scores: Tensor | None
+    def find(
+        self, q: Tensor, weights: Tensor, ks: Tensor, ke: Tensor, out: Ints, *, values: Floats | None = None
+    ) -> None:
+        """As ``BestTokens.find``, without ``blocks``."""
+        ...
 
 
 class TokenIndex(Protocol):
-    """Keys prepared for searching; reading ``blocks`` prepares them for the kernels too, for any number of queries."""
+    """Keys prepared for searching; reading ``blocks`` prepares them for the kernels too, for any number of queries.
+
+    ``top_k`` tokens are chosen at most among ``slots``.
+    """
+
+    top_k: int
 
     @property
+    def slots(self) -> int: ...
+    @property
     def blocks(self) -> object: ...
+    def chunk(self, rows: int, heads: int) -> Chunk: ...
 
-    def by_kernels(
-        self, q: Tensor, weights: Tensor, ks: Tensor, ke: Tensor, into: FoundTokens | None = None
-    ) -> FoundTokens:
-        """q [M, H, d], weights [M, H], windows int [M]; ``into``: reusable memory for the result."""
-        ...
-
-    def in_torch(self, q: Tensor, weights: Tensor, ks: Tensor, ke: Tensor) -> FoundTokens:
-        """The same in plain torch."""
+    def in_torch(self, q: Tensor, weights: Tensor, ks: Tensor, ke: Tensor) -> Tensor:
+        """Tokens int32 [M, top_k], ascending, -1 at the end, of q [M, H, d], weights [M, H], windows int [M]."""
         ...
 
 
@@ -56,22 +65,23 @@ class FlatIndex:
     """Section 3.2: the score of every visible token, then the top k. ``k`` [T, d]."""
 
     def __init__(self, k: Tensor, *, top_k: int) -> None:
-        self.k, self.top_k = k, top_k
+        self.k, self.top_k = k, min(top_k, k.shape[0])
+
+    @property
+    def slots(self) -> int:
+        """As in ``TokenIndex``."""
+        return self.k.shape[0]
 
     @cached_property
     def blocks(self) -> KeyBlocks:
         """The keys as the kernels want them."""
         return KeyBlocks(self.k, _TILE)
 
-    def by_kernels(
-        self, q: Tensor, weights: Tensor, ks: Tensor, ke: Tensor, into: FoundTokens | None = None
-    ) -> FoundTokens:
+    def chunk(self, rows: int, heads: int) -> Chunk:
         """As in ``TokenIndex``."""
-        into = into or FoundTokens(torch.empty(q.shape[0], min(self.top_k, self.k.shape[0]), dtype=torch.int32), None)
-        best_tokens(q, weights, self.blocks, ks, ke, out=into.tokens, values=into.scores)
-        return into
+        return _FlatChunk(BestTokens(self.blocks, rows=rows, heads=heads))
 
-    def in_torch(self, q: Tensor, weights: Tensor, ks: Tensor, ke: Tensor) -> FoundTokens:
+    def in_torch(self, q: Tensor, weights: Tensor, ks: Tensor, ke: Tensor) -> Tensor:
         """As in ``TokenIndex``."""
         position = torch.arange(self.k.shape[0], device=q.device)
         blocks = []
@@ -79,7 +89,17 @@ class FlatIndex:
             dense = index_scores(q[rows], self.k, weights[rows])  # [m, T]
             hidden = (position < ks[rows, None]) | (position >= ke[rows, None])
             blocks.append(_relative(top_k_positions(dense.masked_fill_(hidden, -torch.inf), self.top_k), ks[rows]))
-        return FoundTokens(_stack(blocks, q, min(self.top_k, self.k.shape[0])), None)
+        return _stack(blocks, q, self.top_k)
+
+
+@dataclass(frozen=True)
+class _FlatChunk:
+    fine: BestTokens
+
+    def find(
+        self, q: Tensor, weights: Tensor, ks: Tensor, ke: Tensor, out: Ints, *, values: Floats | None = None
+    ) -> None:
+        self.fine.find(q, weights, ks, ke, out, values=values)
 
 
 class HisaIndex:
@@ -88,95 +108,112 @@ class HisaIndex:
     def __init__(
         self, k: Tensor, *, top_k: int, block_size: int, top_blocks: int, coarse_dtype: CoarseDtype, quant: Quant
     ) -> None:
-        self.k, self.top_k, self.block_size, self.top_blocks = k, top_k, block_size, top_blocks
+        self.k, self.top_k, self.block_size = k, min(top_k, k.shape[0]), block_size
         self.coarse_dtype = coarse_dtype
         self.pooled = pool_blocks(k, block_size, quant=quant).keys  # [nb, d]
+        self.top_blocks = min(top_blocks, self.pooled.shape[0])
+
+    @property
+    def slots(self) -> int:
+        """As in ``TokenIndex``."""
+        return self.top_blocks * self.block_size
 
     @cached_property
     def blocks(self) -> tuple[KeyBlocks, KeyBlocks]:
         """Keys and pooled keys as the kernels want them."""
         return KeyBlocks(self.k, self.block_size), KeyBlocks(self.pooled, _TILE)
 
-    def in_torch(self, q: Tensor, weights: Tensor, ks: Tensor, ke: Tensor) -> FoundTokens:
+    def chunk(self, rows: int, heads: int) -> Chunk:
+        """As in ``TokenIndex``."""
+        keys, pooled = self.blocks
+        fine = BestTokens(keys, rows=rows, heads=heads, width=self.top_blocks)
+        return _HisaChunk(self, BestTokens(pooled, rows=rows, heads=heads, force=True), fine)
+
+    def candidates(self, q: Tensor, weights: Tensor, ks: Tensor, ke: Tensor) -> Tensor:
+        """Steps 2-5 in plain torch: blocks int32 [m, top_blocks], ascending, -1 at the end."""
+        coarse = block_scores(
+            q, self.pooled, weights, ks, ke, block_size=self.block_size, coarse_dtype=self.coarse_dtype
+        )
+        return candidate_blocks(coarse, self.top_blocks)
+
+    def in_torch(self, q: Tensor, weights: Tensor, ks: Tensor, ke: Tensor) -> Tensor:
         """As in ``TokenIndex``."""
         num_tokens, size = self.k.shape[0], self.block_size
-        slots = min(self.top_blocks, self.pooled.shape[0]) * size
         lists = []
-        for rows in _chunks(q.shape[0], slots * self.k.shape[1]):
+        for rows in _chunks(q.shape[0], self.slots * self.k.shape[1]):
             lo, hi = ks[rows, None], ke[rows, None]
-            coarse = block_scores(
-                q[rows], self.pooled, weights[rows], ks[rows], ke[rows], block_size=size, coarse_dtype=self.coarse_dtype
-            )
-            blocks = candidate_blocks(coarse, self.top_blocks).long()  # [m, slots / size]
+            blocks = self.candidates(q[rows], weights[rows], ks[rows], ke[rows]).long()  # [m, slots / size]
             token = (blocks[..., None] * size + torch.arange(size, device=q.device)).flatten(1)  # [m, slots]
             outside = (token < lo) | (token >= hi) | (blocks < 0).repeat_interleave(size, 1)
             keys = self.k[token.clamp(0, num_tokens - 1)]  # [m, slots, d]
             fine = index_scores(q[rows, None], keys, weights[rows, None]).squeeze(-2)  # [m, slots]
-            slot = top_k_positions(fine.masked_fill_(outside, -torch.inf), min(self.top_k, num_tokens)).long()
+            slot = top_k_positions(fine.masked_fill_(outside, -torch.inf), self.top_k).long()
             chosen = token.gather(1, slot.clamp_min(0)).masked_fill(slot < 0, -1)  # slots ascend, so tokens do
             lists.append(_relative(chosen.to(torch.int32), ks[rows]))
-        return FoundTokens(_stack(lists, q, min(self.top_k, num_tokens)), None)
+        return _stack(lists, q, self.top_k)
 
-    def by_kernels(
-        self, q: Tensor, weights: Tensor, ks: Tensor, ke: Tensor, into: FoundTokens | None = None
-    ) -> FoundTokens:
-        """As in ``TokenIndex``; the pooled keys are searched as tokens are."""
-        keys, pooled = self.blocks
-        first, last = ks // self.block_size, -(-ke // self.block_size)
-        num_blocks = min(self.top_blocks, self.pooled.shape[0])
-        if self.coarse_dtype == "fp32":
-            blocks = torch.empty(q.shape[0], num_blocks, dtype=torch.int32)
-            best_tokens(q, weights, pooled, first, last, out=blocks, relative=False, force=True)
+
+@dataclass(frozen=True)
+class _HisaChunk:
+    index: HisaIndex
+    coarse: BestTokens
+    fine: BestTokens
+
+    def find(
+        self, q: Tensor, weights: Tensor, ks: Tensor, ke: Tensor, out: Ints, *, values: Floats | None = None
+    ) -> None:
+        """The pooled keys are searched as tokens are."""
+        if self.index.coarse_dtype == "fp32":
+            size = self.index.block_size
+            blocks = np.empty((q.shape[0], self.index.top_blocks), np.int32)
+            self.coarse.find(q, weights, ks // size, -(-ke // size), blocks, relative=False)
         else:
-            blocks = torch.cat([
-                candidate_blocks(
-                    block_scores(
-                        q[rows], self.pooled, weights[rows], ks[rows], ke[rows], block_size=self.block_size,
-                        coarse_dtype=self.coarse_dtype,
-                    ),
-                    num_blocks,
-                )
-                for rows in _chunks(q.shape[0], q.shape[1] * self.pooled.shape[0])
-            ])  # fmt: skip
-        into = into or FoundTokens(torch.empty(q.shape[0], min(self.top_k, self.k.shape[0]), dtype=torch.int32), None)
-        best_tokens(q, weights, keys, ks, ke, out=into.tokens, blocks=blocks, values=into.scores)
-        return into
+            blocks = self.index.candidates(q, weights, ks, ke).numpy()
+        self.fine.find(q, weights, ks, ke, out, blocks=blocks, values=values)
 
 
-def _refuses(q: Tensor, *others: Any, **_: Any) -> str | None:
-    """Of an index's own operands, and of attention's q [B, H, L, D], whose index operands are converted.
+def refuses(q: Tensor, *others: Any, **_: Any) -> str | None:
+    """Why the kernels do not take an index's own operands, or attention's q [B, H, L, D].
 
     Few queries are not worth a rearranged copy of the keys, unless there is one.
     """
     own = q.ndim == 3
-    dtype, rows = (q.dtype, q.shape[0]) if own else (accumulator(q.dtype), q.shape[2])
-    if q.device.type != "cpu" or dtype != torch.float32:
-        return f"takes float32 on the CPU, not {dtype} on {q.device}"
-    return (
-        None if rows >= _FEW or (own and "blocks" in vars(others[1])) else f"takes {_FEW} queries or more, not {rows}"
-    )
+    rows = q.shape[0] if own else q.shape[2]
+    if rows < _FEW and not (own and "blocks" in vars(others[1])):
+        return needs_cpu_floats(q) or f"takes {_FEW} queries or more, not {rows}"
+    return needs_cpu_floats(q)
 
 
 def _by_kernels(
-    q: Tensor, weights: Tensor, index: TokenIndex, ks: Tensor, ke: Tensor, into: FoundTokens | None = None
-) -> FoundTokens:
-    return index.by_kernels(q, weights, ks, ke, into)
+    q: Tensor, weights: Tensor, index: TokenIndex, ks: Tensor, ke: Tensor, into: Tensor | None = None
+) -> Tensor:
+    """Chunk by chunk, on all threads."""
+    found = torch.empty(q.shape[0], index.top_k, dtype=torch.int32) if into is None else into
+    rows, tokens = chunk_rows(index.slots * q.shape[1]), found.numpy()
+
+    def make() -> Callable[[slice], None]:
+        chunk = index.chunk(min(rows, q.shape[0]), q.shape[1])
+        return lambda part: chunk.find(q[part], weights[part], ks[part], ke[part], tokens[part])
+
+    in_chunks((ke - ks).clamp(0, index.slots), rows, make)
+    return found
 
 
 def _in_torch(
-    q: Tensor, weights: Tensor, index: TokenIndex, ks: Tensor, ke: Tensor, into: FoundTokens | None = None
-) -> FoundTokens:
-    return index.in_torch(q, weights, ks, ke)
+    q: Tensor, weights: Tensor, index: TokenIndex, ks: Tensor, ke: Tensor, into: Tensor | None = None
+) -> Tensor:
+    found = index.in_torch(q, weights, ks, ke)
+    return found if into is None else into.copy_(found)
 
 
 SEARCH = Phase(
     "index search",
     (
-        Formulation("search, numba", "cpu", _by_kernels, _refuses),
+        Formulation("search, numba", "cpu", _by_kernels, refuses),
         Formulation("search, torch", "torch", _in_torch),
     ),
 )
-"""``search(q, weights, index, ks, ke, into=None) -> FoundTokens``; ``into`` may be left alone."""
+"""``search(q, weights, index, ks, ke, into=None) -> tokens`` int32 [M, K], into ``into`` if that is given."""
 
 
 def lightning_index(
@@ -212,8 +249,8 @@ def lightning_index(
     methods/hisa.md, section 3.2; DeepSeek-V3.2-Exp.
     """
     ks, ke = _windows(q, k, weights, ks, ke, top_k)
-    result: FoundTokens = SEARCH(q, weights, FlatIndex(k, top_k=top_k), ks, ke)
-    return result.tokens
+    found: Tensor = SEARCH(q, weights, FlatIndex(k, top_k=top_k), ks, ke)
+    return found
 
 
 def hisa_index(
@@ -253,8 +290,8 @@ def hisa_index(
     index = HisaIndex(
         k, top_k=top_k, block_size=block_size, top_blocks=top_blocks, coarse_dtype=coarse_dtype, quant=quant
     )
-    result: FoundTokens = SEARCH(q, weights, index, ks, ke)
-    return result.tokens
+    found: Tensor = SEARCH(q, weights, index, ks, ke)
+    return found
 
 
 def check_hisa(top_k: int, block_size: int, top_blocks: int, coarse_dtype: str) -> None:

@@ -1,137 +1,146 @@
 """Index scores of chosen key blocks and the best tokens among them: numba kernels for the CPU.
 
-Keys lie in blocks [D, B], so that the inner loop runs along tokens: four queries by four channels in registers, 16
-multiply-adds for 8 loads and 4 stores, which one core sustains at the speed of a library matmul. The queries of a chunk
+Keys lie in blocks, transposed, so that the product runs along tokens in vector registers, and the queries of a chunk
 are grouped by block, so that each key block enters the cache once per chunk. The flat search is the same with every
-visible block as a candidate.
+visible block as a candidate. Keys in bfloat16 are multiplied as such where the processor can, with float32 sums: the
+scores are those of float32 products, but for the order in which they are added.
 """
 
 from __future__ import annotations
 
 import itertools
+from collections.abc import Callable
 from typing import Any
 
 import numpy as np
 import torch
-from numba import njit
+from numba import njit, types
+from numba.extending import overload
 from torch import Tensor
 
+from ...cpu import cpu
 from ...jit import FASTMATH, kernel
-from ...threads import run, thread_count
-from ..tokens.top_k_cpu import LARGEST, emit, emit_ties, ranked, threshold
+from ...threads import kernels_own_the_threads, run, thread_count
+from ..tile_cpu import multiplies_pairs, new_eight_by_32, new_eight_by_32_of_pairs, new_four_by_16
+from ..tokens.emit_cpu import emit, emit_ties, take
+from ..tokens.top_k_cpu import LARGEST, ranked, threshold
 
 Floats = np.ndarray[Any, np.dtype[np.float32]]
 Ints = np.ndarray[Any, np.dtype[np.int32]]
 Longs = np.ndarray[Any, np.dtype[np.int64]]
 _ZERO, _INF = np.float32(0), np.float32(np.inf)
-_COLUMNS = 128
-_STRIDE = 528  # between the products of the four queries: constant, so that LLVM sees that they do not overlap
+_GROUP = 8  # queries whose products with a key block are computed together
 LARGEST_BLOCK = 512
-_SCORES = 1 << 23  # scores of a chunk of queries, per thread: 32 MB
+_SCORES = 1 << 23  # of a chunk of queries, per thread: 32 MB
+_ROWS = 512  # queries of a chunk at most
 
 
-@njit(fastmath=FASTMATH, error_model="numpy", inline="always")
-def _relu(x: Any) -> Any:
-    """max(x, 0) of which NaN stays NaN."""
-    return _ZERO if x <= _ZERO else x
+@kernel("void(int32[:,::1],int32[::1],int64,int64[::1],int32[:,::1],int32[::1])")
+def _group(blocks: Ints, counts: Ints, heads: int, starts: Longs, where: Ints, lines: Ints) -> None:
+    """Sort the pairs of a query t and its candidate blocks[t, s] by block: pair ``where[t, s]``.
 
-
-@njit(fastmath=FASTMATH, error_model="numpy")
-def _dots(q: Floats, t0: Any, t1: Any, t2: Any, t3: Any, h: Any, keys: Floats, dots: Floats) -> None:
-    """Products of four queries with the keys [D, columns] into dots[r * _STRIDE :]."""
-    dim, columns = keys.shape
-    for j in range(columns):
-        dots[j] = _ZERO
-        dots[j + _STRIDE] = _ZERO
-        dots[j + 2 * _STRIDE] = _ZERO
-        dots[j + 3 * _STRIDE] = _ZERO
-    for d in range(0, dim, 4):
-        q00, q01, q02, q03 = q[t0, h, d], q[t0, h, d + 1], q[t0, h, d + 2], q[t0, h, d + 3]
-        q10, q11, q12, q13 = q[t1, h, d], q[t1, h, d + 1], q[t1, h, d + 2], q[t1, h, d + 3]
-        q20, q21, q22, q23 = q[t2, h, d], q[t2, h, d + 1], q[t2, h, d + 2], q[t2, h, d + 3]
-        q30, q31, q32, q33 = q[t3, h, d], q[t3, h, d + 1], q[t3, h, d + 2], q[t3, h, d + 3]
-        k0, k1, k2, k3 = keys[d], keys[d + 1], keys[d + 2], keys[d + 3]
-        if columns == _COLUMNS:  # the same loop with a constant length: 15 % faster
-            for j in range(_COLUMNS):
-                x0, x1, x2, x3 = k0[j], k1[j], k2[j], k3[j]
-                dots[j] += q00 * x0 + q01 * x1 + q02 * x2 + q03 * x3
-                dots[j + _STRIDE] += q10 * x0 + q11 * x1 + q12 * x2 + q13 * x3
-                dots[j + 2 * _STRIDE] += q20 * x0 + q21 * x1 + q22 * x2 + q23 * x3
-                dots[j + 3 * _STRIDE] += q30 * x0 + q31 * x1 + q32 * x2 + q33 * x3
-        else:
-            for j in range(columns):
-                x0, x1, x2, x3 = k0[j], k1[j], k2[j], k3[j]
-                dots[j] += q00 * x0 + q01 * x1 + q02 * x2 + q03 * x3
-                dots[j + _STRIDE] += q10 * x0 + q11 * x1 + q12 * x2 + q13 * x3
-                dots[j + 2 * _STRIDE] += q20 * x0 + q21 * x1 + q22 * x2 + q23 * x3
-                dots[j + 3 * _STRIDE] += q30 * x0 + q31 * x1 + q32 * x2 + q33 * x3
-
-
-@kernel(
-    "void(float32[:,:,::1],float32[:,::1],float32[:,:,:,::1],int32[:,::1],int32[::1],float32[:,::1],int64[::1],"
-    "int32[:,::1],float32[::1])"
-)
-def _score(
-    q: Floats, weights: Floats, keys: Floats, blocks: Ints, counts: Ints, scores: Floats, starts: Longs, order: Ints,
-    dots: Floats,
-) -> None:  # fmt: skip
-    """Scores [m, S * B] of each query's blocks[t, :counts[t]]; ``starts`` [nb + 1], ``order`` [2, m * S], scratch."""
-    num_blocks, parts, _, columns = keys.shape
+    Those of block b end before ``starts[b]`` [nb + 1], where those of block b + 1 begin. ``lines`` [pairs * heads] are
+    their queries' rows, t * heads + h.
+    """
     starts[:] = 0
-    for t in range(q.shape[0]):
+    for t in range(blocks.shape[0]):
         for s in range(counts[t]):
             starts[blocks[t, s] + 1] += 1
-    for b in range(num_blocks):
+    for b in range(starts.size - 1):
         starts[b + 1] += starts[b]
-    for t in range(q.shape[0]):
+    for t in range(blocks.shape[0]):
         for s in range(counts[t]):
-            b = blocks[t, s]
-            order[0, starts[b]] = t
-            order[1, starts[b]] = s
-            starts[b] += 1  # afterwards starts[b] is where block b's queries end
+            pair = starts[blocks[t, s]]
+            where[t, s] = pair
+            for h in range(heads):
+                lines[pair * heads + h] = t * heads + h
+            starts[blocks[t, s]] += 1
+
+
+def _multiply(q: Any, a: Any, items: int, b: int, columns: int, c: int, wide: int) -> None:
+    """Products of the queries at the addresses ``a`` with a tile of keys at ``b`` [items, columns], to ``c``."""
+
+
+@overload(_multiply, strict=False)
+def _multiply_for(q: Any, a: Any, items: int, b: int, columns: int, c: int, wide: int) -> Any:
+    if q.dtype == types.int32:
+        return lambda q, a, items, b, columns, c, wide: new_eight_by_32_of_pairs(a, 1, b, 32, 0, items, c, wide)
+
+    def float32(q: Any, a: Any, items: int, b: int, columns: int, c: int, wide: int) -> None:
+        if columns == 32:
+            new_eight_by_32(a, 1, b, 32, 0, items, c, wide)
+        else:
+            new_four_by_16(a[:4], 1, b, 16, 0, items, c, wide)
+            new_four_by_16(a[4:], 1, b, 16, 0, items, c + 16 * wide, wide)
+
+    return float32
+
+
+def _score(q: Any, keys: Any, starts: Longs, lines: Ints, heads: int, x: Floats) -> None:
+    """Products of all pairs: x [pairs * heads + 7, parts * columns] of q [m * heads, items] with their blocks' keys.
+
+    ``keys`` [nb, parts, items, columns]; both hold float32, or two bfloat16 as one int32.
+    """
+    num_blocks, parts, items, columns = keys.shape
+    a, c, pitch, wide = q.ctypes.data, x.ctypes.data, 4 * items, parts * columns
     first = np.int64(0)
-    for b in range(num_blocks):
-        last = starts[b]
+    for block in range(num_blocks):
+        last = starts[block] * heads
         for part in range(parts):
-            for i in range(first, last, 4):
-                t0, t1 = order[0, i], order[0, min(i + 1, last - 1)]
-                t2, t3 = order[0, min(i + 2, last - 1)], order[0, min(i + 3, last - 1)]
-                for h in range(q.shape[1]):
-                    _dots(q, np.uint64(t0), np.uint64(t1), np.uint64(t2), np.uint64(t3), h, keys[b, part], dots)
-                    for r in range(min(4, last - i)):
-                        t = order[0, i + r]
-                        at = (np.int64(order[1, i + r]) * parts + part) * columns
-                        weight = weights[t, h]
-                        row = scores[t, at : at + columns]
-                        dot = dots[r * _STRIDE : r * _STRIDE + columns]
-                        if h == 0:
-                            for j in range(columns):
-                                row[j] = weight * _relu(dot[j])
-                        else:
-                            for j in range(columns):
-                                row[j] += weight * _relu(dot[j])
+            b = keys.ctypes.data + 4 * (block * parts + part) * items * columns
+            for i in range(first, last, _GROUP):
+                end = last - 1
+                addresses = (
+                    a + lines[i] * pitch, a + lines[min(i + 1, end)] * pitch, a + lines[min(i + 2, end)] * pitch,
+                    a + lines[min(i + 3, end)] * pitch, a + lines[min(i + 4, end)] * pitch,
+                    a + lines[min(i + 5, end)] * pitch, a + lines[min(i + 6, end)] * pitch,
+                    a + lines[min(i + 7, end)] * pitch,
+                )  # fmt: skip
+                # rows behind the last pair are written over by the next block
+                _multiply(q, addresses, items, b, columns, c + 4 * (i * wide + part * columns), wide)
         first = last
 
 
+_score_float32 = kernel("void(float32[:,::1],float32[:,:,:,::1],int64[::1],int32[::1],int64,float32[:,::1])")(_score)
+_score_pairs = kernel("void(int32[:,::1],int32[:,:,:,::1],int64[::1],int32[::1],int64,float32[:,::1])")(_score)
+
+
+@njit(fastmath=FASTMATH, error_model="numpy")
+def _index_scores(x: Floats, weights: Floats, target: Floats) -> None:
+    """target[j] = sum over h of weights[h] max(x[h, j], 0), of which NaN stays NaN."""
+    for h in range(weights.size):
+        dot, weight = x[h, : target.size], weights[h]
+        if h == 0:
+            for j in range(target.size):
+                target[j] = weight * (_ZERO if dot[j] <= _ZERO else dot[j])
+        else:
+            for j in range(target.size):
+                target[j] += weight * (_ZERO if dot[j] <= _ZERO else dot[j])
+
+
 @kernel(
-    "void(float32[:,::1],int32[:,::1],int32[::1],int64[::1],int64[::1],int64[::1],int64,int64,boolean,int32[:,::1],int32[::1],"
-    "float32[:,::1])"
+    "void(float32[:,::1],int32[:,::1],int32[:,::1],int32[::1],float32[:,::1],int64[::1],int64[::1],int64[::1],int64,"
+    "boolean,float32[::1],int32[::1],float32[:,::1],int32[:,::1],int32[:,::1],float32[:,:,::1])"
 )
 def _select(
-    scores: Floats, blocks: Ints, counts: Ints, ks: Longs, ke: Longs, origin: Longs, size: int, top_k: int,
-    force: bool, out: Ints, scratch: Ints, values: Floats,
+    x: Floats, where: Ints, blocks: Ints, counts: Ints, weights: Floats, ks: Longs, ke: Longs, origin: Longs, size: int,
+    force: bool, row: Floats, scratch: Ints, products: Floats, out: Ints, ends: Ints, values: Floats,
 ) -> None:  # fmt: skip
-    """The best ``top_k`` tokens in [ks, ke) of each query's blocks, ascending, -1 at the end, into ``out`` [m, K].
+    """The best tokens in [ks, ke) of each query's blocks, ascending, -1 at the end, into ``out`` [m, K].
 
     A query's blocks ascend and hold ks and ke - 1, so its visible scores are one piece. ``force``: the first and the
-    last visible one are chosen whatever their scores. ``origin`` [m] is subtracted. ``scratch`` [S * B + 1].
-    ``values`` [m, K]: the scores of the chosen, if it has any rows.
+    last visible one are chosen whatever their scores. ``origin`` [m] is subtracted. ``row``,
+    ``scratch`` and ``products`` [H, ] of S * size + 16 are scratch. ``ends`` [m, S]: how many tokens of a list stand in
+    its blocks up to this one. ``values`` [m, H, K]: the products of the chosen, if ``products`` has any rows.
     """
     guess = _ZERO
-    for t in range(scores.shape[0]):
+    heads, top_k = weights.shape[1], out.shape[1]
+    for t in range(out.shape[0]):
         n = 0
         if counts[t] > 0:
-            row = scores[t]
+            for s in range(counts[t]):
+                pair = np.int64(where[t, s]) * heads
+                _index_scores(x[pair : pair + heads], weights[t], row[s * size : (s + 1) * size])
             start = ks[t] - np.int64(blocks[t, 0]) * size
             stop = (counts[t] - 1) * size + ke[t] - np.int64(blocks[t, counts[t] - 1]) * size
             lo = hi = -_INF
@@ -146,97 +155,120 @@ def _select(
             for s in range(counts[t]):
                 base = np.int64(blocks[t, s]) * size - origin[t]
                 a, b = max(start, s * size), min(stop, (s + 1) * size)
-                first = base + a - s * size
-                if ties > 0:
+                first, tied = base + a - s * size, ties > 0
+                if tied:
                     more, ties = emit_ties(row[a:b], hi, lo, ties, first, scratch[n:])
                 else:
                     more = emit(row[a:b], hi, first, scratch[n:])
-                if values.shape[0] > 0:
-                    value = values[t]
-                    for i in range(n, n + more):
-                        value[i] = row[a + scratch[i] - first]
+                for h in range(products.shape[0]):
+                    dot = x[np.int64(where[t, s]) * heads + h, a - s * size : b - s * size]
+                    if tied:
+                        for i in range(n, n + more):
+                            products[h, i] = dot[scratch[i] - first]
+                    else:
+                        take(row[a:b], hi, dot, products[h, n:])
                 n += more
+                ends[t, s] = n
         chosen = out[t]
         chosen[:n] = scratch[:n]
         chosen[n:] = -1
+        for h in range(products.shape[0]):
+            values[t, h, :n] = products[h, :n]
 
 
 class KeyBlocks:
-    """Keys [T, d] float32 laid out for the kernels: [ceil(T / B), parts, d', columns], zeros behind the end.
+    """Keys [T, d] laid out for the kernels: [ceil(T / B), parts, items, columns], zeros behind the end.
 
-    d' is a multiple of 4; a block whose size is a multiple of 128 comes in parts of 128 columns.
+    An item is a float32, or two bfloat16 in an int32 where ``multiplies_pairs``.
     """
 
     def __init__(self, k: Tensor, block_size: int) -> None:
         k = k.detach()
-        num_tokens, dim = k.shape
-        self.size = block_size
-        columns = block_size if block_size % _COLUMNS else _COLUMNS
-        num_blocks, whole = -(-num_tokens // block_size), num_tokens // columns
-        blocks = torch.zeros(num_blocks * (block_size // columns), -(-dim // 4) * 4, columns)
-        blocks[:whole, :dim] = k[: whole * columns].reshape(whole, columns, dim).mT
-        if whole * columns < num_tokens:
-            blocks[whole, :dim, : num_tokens - whole * columns] = k[whole * columns :].T
-        self.blocks = blocks.view(num_blocks, -1, *blocks.shape[1:]).numpy() if num_blocks else blocks[:, None].numpy()
+        self.size, self.pairs = block_size, k.dtype == torch.bfloat16 and multiplies_pairs()
+        columns = 32 if cpu().avx512 else 16  # two vectors of eight rows fill the registers of AVX-512
+        num_blocks, parts = -(-k.shape[0] // block_size), -(-block_size // columns)
+        items = self.items(k)
+        blocks = items.new_zeros(num_blocks, parts * columns, items.shape[1])
+        whole = k.shape[0] // block_size
+        blocks[:whole, :block_size] = items[: whole * block_size].view(whole, block_size, items.shape[1])
+        if whole < num_blocks:
+            blocks[whole, : k.shape[0] - whole * block_size] = items[whole * block_size :]
+        tiles = blocks.view(num_blocks, parts, columns, items.shape[1]).transpose(2, 3)
+        self.blocks = tiles.contiguous().numpy()
+
+    def items(self, x: Tensor) -> Tensor:
+        """Queries or keys [..., d] as the kernels want them, contiguous."""
+        if not self.pairs:
+            return x.detach().float().contiguous()
+        return torch.nn.functional.pad(x.detach(), (0, x.shape[-1] % 2)).contiguous().view(torch.int32)
 
 
-def best_tokens(
-    q: Tensor, weights: Tensor, keys: KeyBlocks, ks: Tensor, ke: Tensor, *, out: Tensor, blocks: Tensor | None = None,
-    relative: bool = True, force: bool = False, values: Tensor | None = None,
-) -> None:  # fmt: skip
-    """The best tokens of each query's window, in all blocks or in the given ones.
+class BestTokens:
+    """The best tokens of each query's window, in all blocks or in given ones: one thread's memory for a chunk of them.
 
     Parameters
     ----------
-    q, weights : Tensor float32 [M, H, d], [M, H]
     keys : KeyBlocks
-    ks, ke : Tensor int64 [M]
-    out : Tensor int32 [M, K]
-        Filled with the K best tokens, ascending, -1 at the end.
-    blocks : Tensor int32 [M, m], optional
-        Candidates, ascending, -1 at the end; those of ks and of ke - 1 are among them.
-    relative : bool
-        Count tokens from ``ks``.
+    rows, heads : int
+        Of a chunk, at most.
+    width : int
+        Candidate blocks of a query, at most.
     force : bool
         Choose the first and the last token of a window whatever their scores.
 
-    values : Tensor float32 [M, K], optional
-        Filled with the scores of the chosen tokens.
+    Attributes
+    ----------
+    blocks, ends : int32 [m, S]
+        Of the last chunk: each query's candidates, and how many tokens of its list stand in the blocks up to each.
+    starts, lines : int64 [nb + 1], int32 [pairs * heads]
+        Its queries by block: see ``_group``.
     """
-    dim = keys.blocks.shape[2]
-    # a choice has no gradient, whatever its operands want
-    queries = torch.nn.functional.pad(q.detach(), (0, dim - q.shape[2])).contiguous().numpy()
-    head_weights = weights.detach().contiguous().numpy()
-    given = None if blocks is None else blocks.numpy()
-    origin = (ks if relative else torch.zeros_like(ks)).numpy()
-    top_k = out.shape[1]
-    tokens = out.numpy()
-    chosen = np.empty((0, top_k), dtype=np.float32) if values is None else values.numpy()
-    width = keys.blocks.shape[0] if blocks is None else blocks.shape[1]
-    step = max(1, min(512, _SCORES // max(1, width * keys.size)))
 
-    def band(start: int, stop: int) -> None:
-        """One thread's queries, with scratch of its own."""
-        most = min(step, stop - start)
-        scores = torch.empty(most, width * keys.size).numpy()
-        order = np.empty((2, most * width), dtype=np.int32)
-        starts = np.empty(keys.blocks.shape[0] + 1, dtype=np.int64)
-        dots = torch.empty(4 * _STRIDE).numpy()
-        scratch = np.empty(width * keys.size + 1, dtype=np.int32)
-        for lo in range(start, stop, step):
-            rows = slice(lo, min(lo + step, stop))
-            first, last = ks[rows].numpy(), ke[rows].numpy()
-            candidates = _visible_blocks(first, last, keys.size, width) if given is None else given[rows]
-            counts = (candidates >= 0).sum(1, dtype=np.int32)
-            piece = scores[: rows.stop - lo]
-            _score()(queries[rows], head_weights[rows], keys.blocks, candidates, counts, piece, starts, order, dots)
-            _select()(
-                piece, candidates, counts, first, last, origin[rows], keys.size, top_k, force, tokens[rows], scratch,
-                chosen[rows],
-            )  # fmt: skip
+    def __init__(
+        self, keys: KeyBlocks, *, rows: int, heads: int, width: int | None = None, force: bool = False
+    ) -> None:
+        self.keys, self.heads, self.force = keys, heads, force
+        num_blocks, parts, _, columns = keys.blocks.shape
+        self.width = num_blocks if width is None else width
+        pairs = rows * self.width
+        self.x = torch.empty(pairs * heads + _GROUP - 1, parts * columns).numpy()
+        self.starts, self.lines = np.empty(num_blocks + 1, np.int64), np.empty(pairs * heads, np.int32)
+        self.where, self.all_ends = np.empty((2, rows, self.width), np.int32)
+        slots = self.width * keys.size + 16
+        self.row, self.scratch = torch.empty(slots).numpy(), np.empty(slots, np.int32)
+        self.products = np.empty((heads, slots), np.float32)
 
-    if q.shape[0]:
-        run(band, _bands((ke - ks).clamp(0, width * keys.size)))
+    def find(
+        self, q: Tensor, weights: Tensor, ks: Tensor, ke: Tensor, out: Ints, *, blocks: Ints | None = None,
+        relative: bool = True, values: Floats | None = None,
+    ) -> None:  # fmt: skip
+        """Fill ``out`` int32 [m, K] with the best tokens of each query, ascending, -1 at the end.
+
+        Parameters
+        ----------
+        q, weights : Tensor [m, H, d], [m, H]
+        ks, ke : Tensor int64 [m]
+        blocks : int32 [m, S], optional
+            Candidates, ascending, -1 at the end; those of ks and of ke - 1 are among them.
+        relative : bool
+            Count tokens from ``ks``.
+        values : float32 [m, H, K], optional
+            Filled with the products q . k of the chosen tokens.
+        """
+        first, last, rows = ks.numpy(), ke.numpy(), q.shape[0]
+        self.blocks = _visible_blocks(first, last, self.keys.size, self.width) if blocks is None else blocks
+        counts = (self.blocks >= 0).sum(1, dtype=np.int32)
+        where, self.ends = self.where[:rows], self.all_ends[:rows]
+        _group()(self.blocks, counts, self.heads, self.starts, where, self.lines)
+        score = _score_pairs if self.keys.pairs else _score_float32
+        queries = self.keys.items(q).flatten(0, 1).numpy()
+        score()(queries, self.keys.blocks, self.starts, self.lines, self.heads, self.x)
+        _select()(
+            self.x, where, self.blocks, counts, weights.detach().float().contiguous().numpy(), first, last,
+            first if relative else np.zeros_like(first), self.keys.size, self.force, self.row, self.scratch,
+            self.products[: 0 if values is None else self.heads], out, self.ends,
+            np.empty((0, 1, 1), np.float32) if values is None else values,
+        )  # fmt: skip
 
 
 def _visible_blocks(ks: Longs, ke: Longs, size: int, width: int) -> Ints:
@@ -245,10 +277,32 @@ def _visible_blocks(ks: Longs, ke: Longs, size: int, width: int) -> Ints:
     return np.where((block * size < ke[:, None]) & (ke > ks)[:, None], block, -1).astype(np.int32)
 
 
+def chunk_rows(scores: int) -> int:
+    """Queries of a chunk that have ``scores`` scores each."""
+    return max(1, min(_ROWS, _SCORES // max(1, scores)))
+
+
+def in_chunks(work: Tensor, rows: int, make: Callable[[], Callable[[slice], None]]) -> None:
+    """Call ``make()(slice)`` for chunks of at most ``rows`` queries, one ``make()`` for each thread.
+
+    ``work`` [M]: that of each query, by which they are shared out. What is found does not depend on the chunks.
+    """
+
+    def band(start: int, stop: int) -> None:
+        torch.set_num_threads(1)  # counts per thread; undone for the caller by kernels_own_the_threads
+        with torch.no_grad():  # also counts per thread
+            chunk = make()
+            for first in range(start, stop, rows):
+                chunk(slice(first, min(first + rows, stop)))
+
+    with kernels_own_the_threads():
+        run(band, _bands(work))
+
+
 def _bands(work: Tensor) -> list[tuple[int, int]]:
     """Split the queries into one piece per thread, of equal work."""
     total = work.cumsum(0)
     pieces = min(thread_count(), work.shape[0])
-    goals = total[-1] * torch.arange(1, pieces) // pieces
+    goals = total[-1:] * torch.arange(1, pieces) // max(1, pieces)
     edges = [0, *torch.searchsorted(total, goals).tolist(), work.shape[0]]
-    return list(itertools.pairwise(edges))
+    return [(start, stop) for start, stop in itertools.pairwise(edges) if start < stop]

@@ -130,10 +130,8 @@ class _SparseTokens(torch.autograd.Function):
         return grad_q, grad_k.to(k.dtype), grad_v.to(v.dtype), None, None, None
 
 
-def attend_rows(
-    q: Tensor, k: Tensor, v: Tensor, index: Tensor, scale: float, known: Tensor | None = None
-) -> Tensor:  # fmt: skip
-    """``token_attention`` without gradients, in torch; ``known`` is of no use here."""
+def attend_rows(q: Tensor, k: Tensor, v: Tensor, index: Tensor, scale: float) -> Tensor:
+    """``token_attention`` without gradients, in torch."""
     out = q.new_zeros(*q.shape[:3], v.shape[-1])
     for b, h, heads, rows in _pieces(q, k, index):
         token, prob, _ = _weights(q, k, index, scale, b, h, heads, rows)
@@ -173,7 +171,4 @@ LISTS = Phase(
         Formulation("over lists, torch", "torch", attend_rows),
     ),
 )
-"""``attend_rows(q, k, v, index, scale, known=None) -> out``: what operators over token lists run on.
-
-``known`` float32 [Lq, K]: relu(q . k) of the lists' keys, where there is one head and they are at hand.
-"""
+"""``attend_rows(q, k, v, index, scale) -> out``: what operators over token lists run on."""

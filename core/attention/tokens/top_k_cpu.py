@@ -15,7 +15,6 @@ from numba import njit
 from ...jit import FASTMATH
 
 Floats = np.ndarray[Any, np.dtype[np.float32]]
-Ints = np.ndarray[Any, np.dtype[np.int32]]
 _SIGN = np.int32(0x7FFFFFFF)
 _ZERO, _ONE = np.int32(0), np.int32(1)
 _INF, _NAN = np.float32(np.inf), np.float32(np.nan)
@@ -95,28 +94,3 @@ def threshold(x: Floats, top_k: int, guess: Any) -> tuple[Any, Any, Any]:
         if step >= 24 or not lo < t < hi:
             t = _unrank((rank_lo + rank_hi) >> 1)
     return hi, lo, top_k - above_hi
-
-
-@njit(fastmath=FASTMATH, error_model="numpy")
-def emit(x: Floats, hi: Any, first: Any, out: Ints) -> Any:
-    """Write the tokens first, first + 1, ... whose x is >= hi to the front of ``out`` [>= x.size]; how many.
-
-    Every token is written, and the end moves on only behind those that stay: a branch would often be mispredicted.
-    """
-    n = np.uint64(0)
-    for j in range(x.size):
-        out[n] = first + j
-        n += np.uint64(x[j] >= hi)
-    return np.int64(n)
-
-
-@njit(fastmath=FASTMATH, error_model="numpy")
-def emit_ties(x: Floats, hi: Any, lo: Any, ties: Any, first: Any, out: Ints) -> tuple[Any, Any]:
-    """As ``emit``, and the first ``ties`` tokens whose x equals lo; how many, and how many ties are left."""
-    n = np.uint64(0)
-    for j in range(x.size):
-        tie = ties > 0 and x[j] == lo
-        out[n] = first + j
-        n += np.uint64(tie or x[j] >= hi)
-        ties -= np.int64(tie)
-    return np.int64(n), ties

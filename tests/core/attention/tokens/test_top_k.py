@@ -4,7 +4,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from attn.core.attention.indexer.search_cpu import KeyBlocks, best_tokens
+from attn.core.attention.indexer.search_cpu import BestTokens, KeyBlocks
 from attn.core.attention.tokens.top_k import top_k_positions
 
 
@@ -35,7 +35,7 @@ def test_against_the_definition(rows, top_k):
 def search(q, weights, keys, ks, ke, top_k):
     """What the kernel finds, into memory that holds something else."""
     out = torch.full((q.shape[0], top_k), 12345, dtype=torch.int32)
-    best_tokens(q, weights, keys, ks, ke, out=out)
+    BestTokens(keys, rows=q.shape[0], heads=q.shape[1]).find(q, weights, ks, ke, out.numpy())
     return out
 
 

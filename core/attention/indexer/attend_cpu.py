@@ -1,0 +1,93 @@
+"""Search and attention in one on the CPU, by the kernels of the search and two more.
+
+The products q . k that the search computes are the scores of the attention, so only values are gathered: key block by
+key block for all queries of a chunk, while the block's values lie in the cache.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from ...jit import kernel
+from ..tokens.attend_cpu import add_values, padded, softmax
+from .module import head_weights
+from .search import TokenIndex
+from .search_cpu import Floats, Ints, Longs, chunk_rows, in_chunks
+
+
+@kernel("void(float32[:,:,::1],int32[::1],float32)")
+def _weigh(scores: Floats, lengths: Ints, scale: float) -> None:
+    """The first ``lengths[t]`` products of each scores[t, h] to softmax weights, in place."""
+    for t in range(scores.shape[0]):
+        if lengths[t] > 0:
+            for h in range(scores.shape[1]):
+                row = scores[t, h, : lengths[t]]
+                for i in range(row.size):
+                    row[i] *= scale
+                softmax(row)
+
+
+@kernel(
+    "void(float32[:,:,::1],int32[:,::1],int32[:,::1],int64[::1],int32[::1],float32[:,::1],int64[::1],float32[:,:,::1])"
+)
+def _add(
+    weights: Floats, tokens: Ints, ends: Ints, starts: Longs, lines: Ints, v: Floats, slot: Longs, out: Floats
+) -> None:
+    """out [m, H, Dv] = sums of v [Lk, Dv] weighted by weights [m, H, K] over lists tokens [m, K]; Dv = 16 n.
+
+    ``ends``, ``starts`` and ``lines`` as in ``BestTokens``; ``slot`` [m] is scratch.
+    """
+    heads = weights.shape[1]
+    slot[:] = 0
+    out[:] = 0
+    first = np.int64(0)
+    for block in range(starts.size - 1):
+        last = starts[block]
+        for pair in range(first, last):
+            t = lines[pair * heads] // heads
+            s = slot[t]  # a query's blocks ascend
+            slot[t] = s + 1
+            begin = np.int64(ends[t, s - 1]) if s > 0 else np.int64(0)
+            count = ends[t, s] - begin
+            if count > 0:
+                listed = tokens[t].ctypes.data + 4 * begin
+                for h in range(heads):
+                    add_values(weights[t, h].ctypes.data + 4 * begin, listed, count, v, out[t, h].ctypes.data)
+        first = last
+
+
+def attend(q: Tensor, v: Tensor, index: TokenIndex, ks: Tensor, ke: Tensor, scale: float, out: Tensor) -> None:
+    """Search ``index`` for the queries q [H, M, D] of one key/value head and attend, into ``out`` [H, M, Dv].
+
+    ``v`` [Lk, Dv], windows int64 [M] that begin at 0.
+    """
+    heads, num_queries, _ = q.shape
+    value_dim = v.shape[1]
+    values = padded(v.float()).numpy()
+    rows = min(chunk_rows(index.slots * heads), num_queries)
+
+    def make() -> Callable[[slice], None]:
+        """One thread's memory."""
+        chunk = index.chunk(rows, heads)
+        tokens = np.empty((rows, index.top_k), np.int32)
+        scores = np.empty((rows, heads, index.top_k), np.float32)
+        result = torch.empty(rows, heads, values.shape[1])
+        slot = np.empty(rows, np.int64)
+
+        def one(part: slice) -> None:
+            m = part.stop - part.start
+            listed, weight, sums = tokens[:m], scores[:m], result[:m]
+            queries = q[:, part].transpose(0, 1)
+            chunk.find(queries, head_weights(queries), ks[part], ke[part], listed, values=weight)
+            fine = chunk.fine
+            _weigh()(weight, (listed >= 0).sum(1, dtype=np.int32), np.float32(scale))
+            _add()(weight, listed, fine.ends, fine.starts, fine.lines, values, slot, sums.numpy())
+            out[:, part] = sums[..., :value_dim].transpose(0, 1)
+
+        return one
+
+    in_chunks((ke - ks).clamp(0, index.slots), rows, make)
