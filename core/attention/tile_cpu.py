@@ -77,7 +77,8 @@ def _product(rows: int, vectors: int, *, gathered: bool = False, fresh: bool = F
     ``a`` holds the addresses of A_0 .. A_(rows-1); ``b`` and ``c`` are those of B and C, which have 16 ``vectors``
     columns and whose rows are ``b_step`` and ``c_step`` items apart. B[l] is row l, or row ``index[l]`` if
     ``gathered``, then the address of int32 numbers. All are int64, all items float32, and count is at least 1.
-    ``fresh``: C[i] = instead. ``pairs``: an item of A or B is two bfloat16 numbers; their products are added in float32.
+    ``fresh``: C[i] = instead, and ``c`` holds the addresses of C_0 .. C_(rows-1) and ``c_step`` is of no use.
+    ``pairs``: an item of A or B is two bfloat16 numbers; products are added in float32.
     """
     item_type, vector_type = (_INT32, _BITS) if pairs else (_FLOAT, _VECTOR)
 
@@ -99,8 +100,10 @@ def _product(rows: int, vectors: int, *, gathered: bool = False, fresh: bool = F
 
             out = []
             for i in range(rows):
-                row = builder.mul(c_step, _number(i))
-                out += [_pointer(builder, c, builder.add(row, _number(j * LANES)), _VECTOR) for j in range(vectors)]
+                start, row = (
+                    (builder.extract_value(c, i), _number(0)) if fresh else (c, builder.mul(c_step, _number(i)))
+                )
+                out += [_pointer(builder, start, builder.add(row, _number(j * LANES)), _VECTOR) for j in range(vectors)]
             zero = ir.Constant(_VECTOR, [0.0] * LANES)
             before = [zero if fresh else builder.load(p, align=4) for p in out]
             start, loop, end = builder.block, builder.append_basic_block(), builder.append_basic_block()
@@ -136,7 +139,8 @@ def _product(rows: int, vectors: int, *, gathered: bool = False, fresh: bool = F
             return context.get_dummy_value()
 
         addresses = types.UniTuple(types.int64, rows)  # type: ignore[no-untyped-call]
-        return types.void(addresses, *[types.int64] * 7), generate
+        target = addresses if fresh else types.int64
+        return types.void(addresses, *[types.int64] * 5, target, types.int64), generate
 
     return intrinsic(build)
 

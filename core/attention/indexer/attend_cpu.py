@@ -13,6 +13,7 @@ import torch
 from torch import Tensor
 
 from ...jit import kernel
+from ..tile_cpu import prefetch
 from ..tokens.attend_cpu import add_values, padded, softmax
 from .module import head_weights
 from .search import TokenIndex
@@ -32,31 +33,46 @@ def _weigh(scores: Floats, lengths: Ints, scale: float) -> None:
 
 
 @kernel(
-    "void(float32[:,:,::1],int32[:,::1],int32[:,::1],int64[::1],int32[::1],float32[:,::1],int64[::1],float32[:,:,::1])"
+    "void(float32[:,:,::1],int32[:,::1],int32[:,::1],int64[::1],int32[::1],float32[:,::1],int64[::1],float32[:,:,::1],int64)"
 )
 def _add(
-    weights: Floats, tokens: Ints, ends: Ints, starts: Longs, lines: Ints, v: Floats, slot: Longs, out: Floats
+    weights: Floats,
+    tokens: Ints,
+    ends: Ints,
+    starts: Longs,
+    lines: Ints,
+    v: Floats,
+    slot: Longs,
+    out: Floats,
+    size: int,
 ) -> None:
     """out [m, H, Dv] = sums of v [Lk, Dv] weighted by weights [m, H, K] over lists tokens [m, K]; Dv = 16 n.
 
     ``ends``, ``starts`` and ``lines`` as in ``BestTokens``; ``slot`` [m] is scratch.
     """
-    heads = weights.shape[1]
+    heads, room = weights.shape[1], weights.shape[2]
     slot[:] = 0
     out[:] = 0
     first = np.int64(0)
     for block in range(starts.size - 1):
         last = starts[block]
+        share = (size * v.shape[1] * 4 // 64 + last - first - 1) // max(1, last - first) * 64
+        ahead = v.ctypes.data + (block + 1) * size * v.shape[1] * 4
+        limit = min(ahead + size * v.shape[1] * 4, v.ctypes.data + 4 * v.size)
         for pair in range(first, last):
-            t = lines[pair * heads] // heads
+            for line in range(ahead, min(ahead + share, limit), 64):
+                prefetch(line)
+            ahead += share
+            t = np.int64(lines[pair * heads]) // heads
             s = slot[t]  # a query's blocks ascend
             slot[t] = s + 1
             begin = np.int64(ends[t, s - 1]) if s > 0 else np.int64(0)
             count = ends[t, s] - begin
             if count > 0:
-                listed = tokens[t].ctypes.data + 4 * begin
-                for h in range(heads):
-                    add_values(weights[t, h].ctypes.data + 4 * begin, listed, count, v, out[t, h].ctypes.data)
+                listed = tokens.ctypes.data + 4 * (t * room + begin)
+                for line in range(t * heads, (t + 1) * heads):
+                    weight = weights.ctypes.data + 4 * (line * room + begin)
+                    add_values(weight, listed, count, v, out.ctypes.data + 4 * line * v.shape[1])
         first = last
 
 
@@ -85,7 +101,7 @@ def attend(q: Tensor, v: Tensor, index: TokenIndex, ks: Tensor, ke: Tensor, scal
             chunk.find(queries, head_weights(queries), ks[part], ke[part], listed, values=weight)
             fine = chunk.fine
             _weigh()(weight, (listed >= 0).sum(1, dtype=np.int32), np.float32(scale))
-            _add()(weight, listed, fine.ends, fine.starts, fine.lines, values, slot, sums.numpy())
+            _add()(weight, listed, fine.ends, fine.starts, fine.lines, values, slot, sums.numpy(), fine.keys.size)
             out[:, part] = sums[..., :value_dim].transpose(0, 1)
 
         return one

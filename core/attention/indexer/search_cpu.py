@@ -22,7 +22,7 @@ from ...cpu import cpu
 from ...jit import FASTMATH, kernel
 from ...threads import kernels_own_the_threads, run, thread_count
 from ..tile_cpu import multiplies_pairs, new_eight_by_32, new_eight_by_32_of_pairs, new_four_by_16
-from ..tokens.emit_cpu import emit, emit_ties, take
+from ..tokens.emit_cpu import emit, emit_ties
 from ..tokens.top_k_cpu import LARGEST, ranked, threshold
 
 Floats = np.ndarray[Any, np.dtype[np.float32]]
@@ -32,15 +32,15 @@ _ZERO, _INF = np.float32(0), np.float32(np.inf)
 _GROUP = 8  # queries whose products with a key block are computed together
 LARGEST_BLOCK = 512
 _SCORES = 1 << 23  # of a chunk of queries, per thread: 32 MB
-_ROWS = 512  # queries of a chunk at most
+_ROWS = 256  # queries of a chunk at most
 
 
-@kernel("void(int32[:,::1],int32[::1],int64,int64[::1],int32[:,::1],int32[::1])")
-def _group(blocks: Ints, counts: Ints, heads: int, starts: Longs, where: Ints, lines: Ints) -> None:
-    """Sort the pairs of a query t and its candidate blocks[t, s] by block: pair ``where[t, s]``.
+@kernel("void(int32[:,::1],int32[::1],int64,int64,int64[::1],int32[::1],int64[::1])")
+def _group(blocks: Ints, counts: Ints, heads: int, wide: int, starts: Longs, lines: Ints, places: Longs) -> None:
+    """Sort the pairs of a query t and its candidate blocks[t, s] by block.
 
-    Those of block b end before ``starts[b]`` [nb + 1], where those of block b + 1 begin. ``lines`` [pairs * heads] are
-    their queries' rows, t * heads + h.
+    Those of block b end before ``starts[b]`` [nb + 1], where those of block b + 1 begin. Of each pair and head,
+    ``lines`` is the query's row t * heads + h, and ``places`` where its products go in x [rows * heads, S * wide].
     """
     starts[:] = 0
     for t in range(blocks.shape[0]):
@@ -51,58 +51,64 @@ def _group(blocks: Ints, counts: Ints, heads: int, starts: Longs, where: Ints, l
     for t in range(blocks.shape[0]):
         for s in range(counts[t]):
             pair = starts[blocks[t, s]]
-            where[t, s] = pair
+            starts[blocks[t, s]] = pair + 1
             for h in range(heads):
-                lines[pair * heads + h] = t * heads + h
-            starts[blocks[t, s]] += 1
+                line = t * heads + h
+                lines[pair * heads + h] = line
+                places[pair * heads + h] = (np.int64(line) * blocks.shape[1] + s) * wide
 
 
-def _multiply(q: Any, a: Any, items: int, b: int, columns: int, c: int, wide: int) -> None:
-    """Products of the queries at the addresses ``a`` with a tile of keys at ``b`` [items, columns], to ``c``."""
+def _multiply(q: Any, a: Any, items: int, b: int, columns: int, c: Any) -> None:
+    """Products of the queries at the addresses ``a`` with a tile of keys at ``b`` [items, columns], to those ``c``."""
 
 
 @overload(_multiply, strict=False)
-def _multiply_for(q: Any, a: Any, items: int, b: int, columns: int, c: int, wide: int) -> Any:
+def _multiply_for(q: Any, a: Any, items: int, b: int, columns: int, c: Any) -> Any:
     if q.dtype == types.int32:
-        return lambda q, a, items, b, columns, c, wide: new_eight_by_32_of_pairs(a, 1, b, 32, 0, items, c, wide)
+        return lambda q, a, items, b, columns, c: new_eight_by_32_of_pairs(a, 1, b, 32, 0, items, c, 0)
 
-    def float32(q: Any, a: Any, items: int, b: int, columns: int, c: int, wide: int) -> None:
+    def float32(q: Any, a: Any, items: int, b: int, columns: int, c: Any) -> None:
         if columns == 32:
-            new_eight_by_32(a, 1, b, 32, 0, items, c, wide)
+            new_eight_by_32(a, 1, b, 32, 0, items, c, 0)
         else:
-            new_four_by_16(a[:4], 1, b, 16, 0, items, c, wide)
-            new_four_by_16(a[4:], 1, b, 16, 0, items, c + 16 * wide, wide)
+            new_four_by_16(a[:4], 1, b, 16, 0, items, c[:4], 0)
+            new_four_by_16(a[4:], 1, b, 16, 0, items, c[4:], 0)
 
     return float32
 
 
-def _score(q: Any, keys: Any, starts: Longs, lines: Ints, heads: int, x: Floats) -> None:
-    """Products of all pairs: x [pairs * heads + 7, parts * columns] of q [m * heads, items] with their blocks' keys.
+@njit(error_model="numpy", inline="always")
+def _addresses(base: int, numbers: Any, step: int, i: int, last: int) -> Any:
+    """Of the items numbers[i], ..., numbers[i + 7], of ``step`` bytes each; behind the last one that one again."""
+    return (
+        base + numbers[i] * step, base + numbers[min(i + 1, last)] * step, base + numbers[min(i + 2, last)] * step,
+        base + numbers[min(i + 3, last)] * step, base + numbers[min(i + 4, last)] * step,
+        base + numbers[min(i + 5, last)] * step, base + numbers[min(i + 6, last)] * step,
+        base + numbers[min(i + 7, last)] * step,
+    )  # fmt: skip
 
-    ``keys`` [nb, parts, items, columns]; both hold float32, or two bfloat16 as one int32.
+
+def _score(q: Any, keys: Any, starts: Longs, lines: Ints, places: Longs, heads: int, x: Floats) -> None:
+    """Products of all pairs, of the rows of q [m * heads, items] with keys [nb, parts, items, columns], into ``x``.
+
+    Both hold float32, or two bfloat16 as one int32. The rest as in ``_group``.
     """
     num_blocks, parts, items, columns = keys.shape
-    a, c, pitch, wide = q.ctypes.data, x.ctypes.data, 4 * items, parts * columns
     first = np.int64(0)
     for block in range(num_blocks):
         last = starts[block] * heads
         for part in range(parts):
             b = keys.ctypes.data + 4 * (block * parts + part) * items * columns
+            c = x.ctypes.data + 4 * part * columns
             for i in range(first, last, _GROUP):
-                end = last - 1
-                addresses = (
-                    a + lines[i] * pitch, a + lines[min(i + 1, end)] * pitch, a + lines[min(i + 2, end)] * pitch,
-                    a + lines[min(i + 3, end)] * pitch, a + lines[min(i + 4, end)] * pitch,
-                    a + lines[min(i + 5, end)] * pitch, a + lines[min(i + 6, end)] * pitch,
-                    a + lines[min(i + 7, end)] * pitch,
-                )  # fmt: skip
-                # rows behind the last pair are written over by the next block
-                _multiply(q, addresses, items, b, columns, c + 4 * (i * wide + part * columns), wide)
+                a = _addresses(q.ctypes.data, lines, 4 * items, i, last - 1)
+                _multiply(q, a, items, b, columns, _addresses(c, places, 4, i, last - 1))
         first = last
 
 
-_score_float32 = kernel("void(float32[:,::1],float32[:,:,:,::1],int64[::1],int32[::1],int64,float32[:,::1])")(_score)
-_score_pairs = kernel("void(int32[:,::1],int32[:,:,:,::1],int64[::1],int32[::1],int64,float32[:,::1])")(_score)
+_REST = "int64[::1],int32[::1],int64[::1],int64,float32[:,::1])"
+_score_float32 = kernel("void(float32[:,::1],float32[:,:,:,::1]," + _REST)(_score)
+_score_pairs = kernel("void(int32[:,::1],int32[:,:,:,::1]," + _REST)(_score)
 
 
 @njit(fastmath=FASTMATH, error_model="numpy")
@@ -118,59 +124,78 @@ def _index_scores(x: Floats, weights: Floats, target: Floats) -> None:
                 target[j] += weight * (_ZERO if dot[j] <= _ZERO else dot[j])
 
 
+@njit(fastmath=FASTMATH, error_model="numpy")
+def _cut(scores: Floats, top_k: int, guess: Any, force: bool) -> tuple[Any, Any, Any]:
+    """``threshold`` of visible scores, made fit for it in place; (-inf, inf, 0), all, where there are few enough.
+
+    ``force``: the first and the last are chosen whatever their scores.
+    """
+    ranked(scores, LARGEST if force else _INF)  # below what is forced
+    if scores.size <= top_k:
+        return -_INF, _INF, 0
+    if force:
+        scores[0] = _INF
+        scores[scores.size - 1] = _INF
+    return threshold(scores, top_k, guess)
+
+
 @kernel(
-    "void(float32[:,::1],int32[:,::1],int32[:,::1],int32[::1],float32[:,::1],int64[::1],int64[::1],int64[::1],int64,"
-    "boolean,float32[::1],int32[::1],float32[:,::1],int32[:,::1],int32[:,::1],float32[:,:,::1])"
+    "void(float32[:,:,::1],int32[:,::1],int32[::1],float32[:,::1],int64[::1],int64[::1],int64[::1],int64,boolean,"
+    "float32[::1],int32[::1],float32[:,::1],int32[:,::1],int32[:,::1],float32[:,:,::1])"
 )
 def _select(
-    x: Floats, where: Ints, blocks: Ints, counts: Ints, weights: Floats, ks: Longs, ke: Longs, origin: Longs, size: int,
-    force: bool, row: Floats, scratch: Ints, products: Floats, out: Ints, ends: Ints, values: Floats,
+    x: Floats, blocks: Ints, counts: Ints, weights: Floats, ks: Longs, ke: Longs, origin: Longs, size: int, force: bool,
+    row: Floats, numbers: Ints, products: Floats, out: Ints, ends: Ints, values: Floats,
 ) -> None:  # fmt: skip
     """The best tokens in [ks, ke) of each query's blocks, ascending, -1 at the end, into ``out`` [m, K].
 
-    A query's blocks ascend and hold ks and ke - 1, so its visible scores are one piece. ``force``: the first and the
-    last visible one are chosen whatever their scores. ``origin`` [m] is subtracted. ``row``,
-    ``scratch`` and ``products`` [H, ] of S * size + 16 are scratch. ``ends`` [m, S]: how many tokens of a list stand in
-    its blocks up to this one. ``values`` [m, H, K]: the products of the chosen, if ``products`` has any rows.
+    ``x`` [m * heads, S, wide]. A query's blocks ascend and hold ks and ke - 1, so its visible scores are one piece.
+    ``force``: the first and the last visible one are chosen whatever their scores. ``origin`` [m] is subtracted.
+    ``row`` and ``numbers`` [S * size + 16] are scratch, and so are ``products`` [H, S * size + 16]: none, or one for
+    each head. Then ``values`` [m, H, K] are the products of the chosen. ``ends`` [m, S]: how many tokens of a list
+    stand in its blocks up to this one.
     """
     guess = _ZERO
     heads, top_k = weights.shape[1], out.shape[1]
+    slots, wide = x.shape[1], x.shape[2]
+    products_of = x.reshape(x.size)
+    into = products.reshape(products.size)
+    room = products.shape[1]
     for t in range(out.shape[0]):
-        n = 0
+        n: Any = np.int64(0)
         if counts[t] > 0:
-            for s in range(counts[t]):
-                pair = np.int64(where[t, s]) * heads
-                _index_scores(x[pair : pair + heads], weights[t], row[s * size : (s + 1) * size])
             start = ks[t] - np.int64(blocks[t, 0]) * size
             stop = (counts[t] - 1) * size + ke[t] - np.int64(blocks[t, counts[t] - 1]) * size
-            lo = hi = -_INF
-            ties = 0
-            ranked(row[start:stop], LARGEST if force else _INF)  # below what is forced
-            if stop - start > top_k:
-                if force:
-                    row[start] = np.float32(np.inf)
-                    row[stop - 1] = np.float32(np.inf)
-                hi, lo, ties = threshold(row[start:stop], top_k, guess)
-                guess = hi
+            # of one head, products that are positive are in the order of their scores, and need no copy
+            origin_of_scores, scores, lo = t * slots * wide, products_of, _ZERO
+            if heads == 1 and wide == size and weights[t, 0] > _ZERO:
+                hi, lo, ties = _cut(scores[origin_of_scores + start : origin_of_scores + stop], top_k, guess, force)
+            if not lo > _ZERO:
+                origin_of_scores, scores = 0, row
+                for s in range(counts[t]):
+                    _index_scores(x[t * heads : (t + 1) * heads, s], weights[t], row[s * size : (s + 1) * size])
+                hi, lo, ties = _cut(scores[start:stop], top_k, guess, force)
+            guess = hi
             for s in range(counts[t]):
                 base = np.int64(blocks[t, s]) * size - origin[t]
                 a, b = max(start, s * size), min(stop, (s + 1) * size)
-                first, tied = base + a - s * size, ties > 0
-                if tied:
-                    more, ties = emit_ties(row[a:b], hi, lo, ties, first, scratch[n:])
-                else:
-                    more = emit(row[a:b], hi, first, scratch[n:])
-                for h in range(products.shape[0]):
-                    dot = x[np.int64(where[t, s]) * heads + h, a - s * size : b - s * size]
-                    if tied:
-                        for i in range(n, n + more):
-                            products[h, i] = dot[scratch[i] - first]
+                inside = a - s * size
+                end, left = n, ties
+                for h in range(max(1, products.shape[0])):
+                    source = ((t * heads + h) * slots + s) * wide + inside
+                    a0, b0 = origin_of_scores + a, origin_of_scores + b
+                    if ties > 0:
+                        end, left = emit_ties(
+                            scores, a0, b0, hi, lo, ties, base + inside, numbers, n, products_of, source, into, h * room
+                        )  # fmt: skip
                     else:
-                        take(row[a:b], hi, dot, products[h, n:])
-                n += more
+                        end = emit(
+                            scores, a0, b0, hi, base + inside, numbers, n, products_of, source, into, h * room
+                        )  # fmt: skip
+                n, ties = end, left
                 ends[t, s] = n
         chosen = out[t]
-        chosen[:n] = scratch[:n]
+        chosen[:n] = numbers[:n]
         chosen[n:] = -1
         for h in range(products.shape[0]):
             values[t, h, :n] = products[h, :n]
@@ -231,11 +256,12 @@ class BestTokens:
         num_blocks, parts, _, columns = keys.blocks.shape
         self.width = num_blocks if width is None else width
         pairs = rows * self.width
-        self.x = torch.empty(pairs * heads + _GROUP - 1, parts * columns).numpy()
-        self.starts, self.lines = np.empty(num_blocks + 1, np.int64), np.empty(pairs * heads, np.int32)
-        self.where, self.all_ends = np.empty((2, rows, self.width), np.int32)
+        self.x = np.empty(rows * heads * self.width * parts * columns + 16, np.float32)
+        self.starts = np.empty(num_blocks + 1, np.int64)
+        self.lines, self.places = np.empty(pairs * heads, np.int32), np.empty(pairs * heads, np.int64)
+        self.all_ends = np.empty((rows, self.width), np.int32)
         slots = self.width * keys.size + 16
-        self.row, self.scratch = torch.empty(slots).numpy(), np.empty(slots, np.int32)
+        self.row, self.numbers = torch.empty(slots).numpy(), np.empty(slots, np.int32)
         self.products = np.empty((heads, slots), np.float32)
 
     def find(
@@ -258,14 +284,20 @@ class BestTokens:
         first, last, rows = ks.numpy(), ke.numpy(), q.shape[0]
         self.blocks = _visible_blocks(first, last, self.keys.size, self.width) if blocks is None else blocks
         counts = (self.blocks >= 0).sum(1, dtype=np.int32)
-        where, self.ends = self.where[:rows], self.all_ends[:rows]
-        _group()(self.blocks, counts, self.heads, self.starts, where, self.lines)
+        self.ends = self.all_ends[:rows]
+        # candidates may be fewer than there is room for, so that a query's products are one piece
+        wide = self.keys.blocks.shape[1] * self.keys.blocks.shape[3]
+        lines, slots = rows * self.heads, self.blocks.shape[1]
+        x = self.x[: lines * slots * wide].reshape(lines, slots, wide)
+        _group()(self.blocks, counts, self.heads, wide, self.starts, self.lines, self.places)
         score = _score_pairs if self.keys.pairs else _score_float32
         queries = self.keys.items(q).flatten(0, 1).numpy()
-        score()(queries, self.keys.blocks, self.starts, self.lines, self.heads, self.x)
+        score()(
+            queries, self.keys.blocks, self.starts, self.lines, self.places, self.heads, x.reshape(lines, slots * wide)
+        )  # fmt: skip
         _select()(
-            self.x, where, self.blocks, counts, weights.detach().float().contiguous().numpy(), first, last,
-            first if relative else np.zeros_like(first), self.keys.size, self.force, self.row, self.scratch,
+            x, self.blocks, counts, weights.detach().float().contiguous().numpy(), first, last,
+            first if relative else np.zeros_like(first), self.keys.size, self.force, self.row, self.numbers,
             self.products[: 0 if values is None else self.heads], out, self.ends,
             np.empty((0, 1, 1), np.float32) if values is None else values,
         )  # fmt: skip

@@ -107,8 +107,9 @@ def _attend(
         for t in range(rows):
             first = np.int64(ends[t, n - 1]) if n > 0 else np.int64(0)
             if ends[t, n] > first:
-                weights, listed = prob[t].ctypes.data + 4 * first, index[t].ctypes.data + 4 * first
-                add_values(weights, listed, ends[t, n] - first, v, out[t].ctypes.data)
+                place = 4 * (t * width + first)
+                target = out.ctypes.data + 4 * t * out.shape[1]
+                add_values(prob.ctypes.data + place, index.ctypes.data + place, ends[t, n] - first, v, target)
 
 
 def _attend_head(q: Tensor, k: Tensor, v: Tensor, index: Tensor, scale: float) -> Tensor:

@@ -84,60 +84,64 @@ _store_numbers: Any = intrinsic(_build_store_numbers)
 _store_floats: Any = intrinsic(_build_store_floats)
 
 
-@njit(fastmath=FASTMATH, error_model="numpy")
-def emit_one_by_one(x: Floats, hi: Any, first: Any, out: Ints) -> Any:
-    """Write the tokens first, first + 1, ... whose x is >= hi to the front of ``out`` [>= x.size + 16]; how many.
+# Arrays come whole, with places in them: every slice of an array is counted by a locked instruction.
 
-    Every token is written, and the end moves on only behind those that stay: a branch would often be mispredicted.
+
+@njit(fastmath=FASTMATH, error_model="numpy")
+def emit_one_by_one(
+    x: Floats, start: int, stop: int, hi: Any, first: Any, numbers: Ints, n: Any, values: Floats, source: int,
+    out: Floats, target: int,
+) -> Any:  # fmt: skip
+    """Write the tokens first, first + 1, ... of those among x[start:stop] that are >= hi to ``numbers`` from place n.
+
+    Returns the place behind them. With ``out`` of any size, the values[source:] of these tokens go to out[target + n:].
+    All three need room for 16 more. Every token is written, and the end moves on only behind those that stay: a branch
+    would often be mispredicted.
     """
-    n = np.uint64(0)
-    for j in range(x.size):
-        out[n] = first + j
-        n += np.uint64(x[j] >= hi)
-    return np.int64(n)
+    before, at = np.uint64(n), np.uint64(n)
+    for j in range(stop - start):
+        numbers[at] = first + j
+        at += np.uint64(x[np.uint64(start + j)] >= hi)
+    if out.size > 0:
+        for i in range(before, at):
+            out[np.uint64(target) + i] = values[np.uint64(source + numbers[i] - first)]
+    return np.int64(at)
 
 
 @njit(fastmath=FASTMATH, error_model="numpy")
-def emit_packed(x: Floats, hi: Any, first: Any, out: Ints) -> Any:
+def emit_packed(
+    x: Floats, start: int, stop: int, hi: Any, first: Any, numbers: Ints, n: Any, values: Floats, source: int,
+    out: Floats, target: int,
+) -> Any:  # fmt: skip
     """As ``emit_one_by_one``, sixteen at a time."""
-    n, whole = np.int64(0), x.size // LANES * LANES
-    for j in range(0, whole, LANES):
-        bits = _at_least(x.ctypes.data + 4 * j, hi)
-        _store_numbers(bits, np.int32(first + j), out.ctypes.data + 4 * n)
+    for j in range(0, stop - start, LANES):
+        bits = _at_least(x.ctypes.data + 4 * (start + j), hi)
+        if stop - start - j < LANES:
+            bits &= np.int32((1 << (stop - start - j)) - 1)
+        _store_numbers(bits, np.int32(first + j), numbers.ctypes.data + 4 * n)
+        if out.size > 0:
+            _store_floats(bits, values.ctypes.data + 4 * (source + j), out.ctypes.data + 4 * (target + n))
         n += _count(bits)
-    return n + emit_one_by_one(x[whole:], hi, first + whole, out[n:])
+    return n
+
+
+emit = emit_packed if target_has("avx512f") else emit_one_by_one
 
 
 @njit(fastmath=FASTMATH, error_model="numpy")
-def take_one_by_one(x: Floats, hi: Any, values: Floats, out: Floats) -> None:
-    """Write the ``values`` of what ``emit_one_by_one`` chooses to the front of ``out`` [>= x.size + 16]."""
-    n = np.uint64(0)
-    for j in range(x.size):
-        out[n] = values[j]
-        n += np.uint64(x[j] >= hi)
-
-
-@njit(fastmath=FASTMATH, error_model="numpy")
-def take_packed(x: Floats, hi: Any, values: Floats, out: Floats) -> None:
-    """As ``take_one_by_one``, sixteen at a time."""
-    n, whole = np.int64(0), x.size // LANES * LANES
-    for j in range(0, whole, LANES):
-        bits = _at_least(x.ctypes.data + 4 * j, hi)
-        _store_floats(bits, values.ctypes.data + 4 * j, out.ctypes.data + 4 * n)
-        n += _count(bits)
-    take_one_by_one(x[whole:], hi, values[whole:], out[n:])
-
-
-emit, take = (emit_packed, take_packed) if target_has("avx512f") else (emit_one_by_one, take_one_by_one)
-
-
-@njit(fastmath=FASTMATH, error_model="numpy")
-def emit_ties(x: Floats, hi: Any, lo: Any, ties: Any, first: Any, out: Ints) -> tuple[Any, Any]:
-    """As ``emit``, and the first ``ties`` tokens whose x equals lo; how many, and how many ties are left."""
-    n = np.uint64(0)
-    for j in range(x.size):
-        tie = ties > 0 and x[j] == lo
-        out[n] = first + j
-        n += np.uint64(tie or x[j] >= hi)
+def emit_ties(
+    x: Floats, start: int, stop: int, hi: Any, lo: Any, ties: Any, first: Any, numbers: Ints, n: Any, values: Floats,
+    source: int, out: Floats, target: int,
+) -> tuple[Any, Any]:  # fmt: skip
+    """As ``emit``, and the first ``ties`` tokens whose x equals lo; the place behind them, and the ties left."""
+    before, at = np.uint64(n), np.uint64(n)
+    for j in range(stop - start):
+        score = x[np.uint64(start + j)]
+        tie = ties > 0 and score == lo
+        numbers[at] = first + j
+        at += np.uint64(tie or score >= hi)
         ties -= np.int64(tie)
-    return np.int64(n), ties
+    if out.size > 0:
+        for i in range(before, at):
+            out[np.uint64(target) + i] = values[np.uint64(source + numbers[i] - first)]
+    return np.int64(at), ties
