@@ -15,9 +15,10 @@ from torch import Tensor
 from ...jit import kernel
 from ..tile_cpu import prefetch
 from ..tokens.attend_cpu import add_values, padded, softmax
+from .index import TokenIndex
 from .module import head_weights
-from .search import TokenIndex
-from .search_cpu import Floats, Ints, Longs, chunk_rows, in_chunks
+from .products_cpu import Floats, Ints, Longs
+from .search_cpu import chunk_rows, in_chunks
 
 
 @kernel("void(float32[:,:,::1],int32[::1],float32)")
@@ -33,34 +34,30 @@ def _weigh(scores: Floats, lengths: Ints, scale: float) -> None:
 
 
 @kernel(
-    "void(float32[:,:,::1],int32[:,::1],int32[:,::1],int64[::1],int32[::1],float32[:,::1],int64[::1],float32[:,:,::1],int64)"
+    "void(float32[:,:,::1],int32[:,::1],int32[:,::1],int64[::1],int32[::1],float32[:,::1],int64,int64[::1],"
+    "float32[:,:,::1])"
 )
 def _add(
-    weights: Floats,
-    tokens: Ints,
-    ends: Ints,
-    starts: Longs,
-    lines: Ints,
-    v: Floats,
-    slot: Longs,
+    weights: Floats, tokens: Ints, ends: Ints, starts: Longs, lines: Ints, v: Floats, size: int, slot: Longs,
     out: Floats,
-    size: int,
-) -> None:
+) -> None:  # fmt: skip
     """out [m, H, Dv] = sums of v [Lk, Dv] weighted by weights [m, H, K] over lists tokens [m, K]; Dv = 16 n.
 
-    ``ends``, ``starts`` and ``lines`` as in ``BestTokens``; ``slot`` [m] is scratch.
+    ``ends`` as in ``BestTokens``, ``starts`` and ``lines`` as in ``BlockProducts``, for blocks of ``size`` keys;
+    ``slot`` [m] is scratch.
     """
-    heads, room = weights.shape[1], weights.shape[2]
+    heads, room, block_bytes = weights.shape[1], weights.shape[2], 4 * size * v.shape[1]
     slot[:] = 0
     out[:] = 0
     first = np.int64(0)
     for block in range(starts.size - 1):
         last = starts[block]
-        share = (size * v.shape[1] * 4 // 64 + last - first - 1) // max(1, last - first) * 64
-        ahead = v.ctypes.data + (block + 1) * size * v.shape[1] * 4
-        limit = min(ahead + size * v.shape[1] * 4, v.ctypes.data + 4 * v.size)
+        # chosen values lie where no hardware prefetcher looks: each pair asks for a share of the next block's lines
+        ahead = v.ctypes.data + (block + 1) * block_bytes
+        stop = min(ahead + block_bytes, v.ctypes.data + 4 * v.size)
+        share = 64 * (block_bytes // 64 // max(1, last - first) + 1)
         for pair in range(first, last):
-            for line in range(ahead, min(ahead + share, limit), 64):
+            for line in range(ahead, min(ahead + share, stop), 64):
                 prefetch(line)
             ahead += share
             t = np.int64(lines[pair * heads]) // heads
@@ -70,9 +67,9 @@ def _add(
             count = ends[t, s] - begin
             if count > 0:
                 listed = tokens.ctypes.data + 4 * (t * room + begin)
-                for line in range(t * heads, (t + 1) * heads):
-                    weight = weights.ctypes.data + 4 * (line * room + begin)
-                    add_values(weight, listed, count, v, out.ctypes.data + 4 * line * v.shape[1])
+                for row in range(t * heads, (t + 1) * heads):
+                    weight = weights.ctypes.data + 4 * (row * room + begin)
+                    add_values(weight, listed, count, v, out.ctypes.data + 4 * row * v.shape[1])
         first = last
 
 
@@ -99,9 +96,9 @@ def attend(q: Tensor, v: Tensor, index: TokenIndex, ks: Tensor, ke: Tensor, scal
             listed, weight, sums = tokens[:m], scores[:m], result[:m]
             queries = q[:, part].transpose(0, 1)
             chunk.find(queries, head_weights(queries), ks[part], ke[part], listed, values=weight)
-            fine = chunk.fine
+            fine, products = chunk.fine, chunk.fine.products
             _weigh()(weight, (listed >= 0).sum(1, dtype=np.int32), np.float32(scale))
-            _add()(weight, listed, fine.ends, fine.starts, fine.lines, values, slot, sums.numpy(), fine.keys.size)
+            _add()(weight, listed, fine.ends, products.starts, products.lines, values, fine.size, slot, sums.numpy())
             out[:, part] = sums[..., :value_dim].transpose(0, 1)
 
         return one

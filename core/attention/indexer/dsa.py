@@ -19,7 +19,8 @@ from ..equations import causal_mask, masked_attention
 from ..tokens.attend import LISTS, TokenSelection
 from ..tokens.top_k import top_k_positions
 from . import operator as shared
-from .search import SEARCH, FlatIndex, TokenIndex
+from .index import FlatIndex, TokenIndex
+from .search import SEARCH
 
 
 @dataclass(frozen=True, slots=True)

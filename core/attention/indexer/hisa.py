@@ -20,9 +20,10 @@ from ..equations import accumulator, masked_attention
 from ..tokens.attend import LISTS, TokenSelection
 from ..tokens.top_k import top_k_positions
 from . import operator as shared
+from .index import FlatIndex, HisaIndex, TokenIndex
 from .module import QUANTS, Quant, fake_quantise, head_weights
 from .pool import CoarseDtype, block_scores, candidate_blocks, pool_blocks
-from .search import SEARCH, FlatIndex, HisaIndex, TokenIndex, check_hisa
+from .search import SEARCH, check_hisa
 
 
 @dataclass(frozen=True, slots=True)

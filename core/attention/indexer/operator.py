@@ -17,8 +17,9 @@ from ..contract import Cost, Golden, Shape
 from ..equations import accumulator, needs_cpu_floats, wants_gradient
 from ..tokens.attend import LISTS, TokenSelection, token_attention
 from .attend_cpu import attend as attend_in_one
+from .index import TokenIndex
 from .module import Quant, fake_quantise, head_weights, index_scores
-from .search import SEARCH, TokenIndex
+from .search import SEARCH
 
 MakeIndex = Callable[[Tensor], TokenIndex]
 _ROWS = 4096  # queries that are searched for and attended to together

@@ -4,7 +4,8 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from attn.core.attention.indexer.search_cpu import BestTokens, KeyBlocks
+from attn.core.attention.indexer.products_cpu import KeyBlocks
+from attn.core.attention.indexer.search_cpu import BestTokens
 from attn.core.attention.tokens.top_k import top_k_positions
 
 
