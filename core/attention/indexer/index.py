@@ -25,7 +25,7 @@ _CHUNK = 1 << 22  # scores, or gathered key entries, held at a time
 _TILE = 128  # keys of a kernel's tile where the method asks for no block
 
 
-class Chunk(Protocol):
+class ChunkSearch(Protocol):
     """One thread's memory for a chunk of queries of an index, and the search in it by the CPU kernels."""
 
     @property
@@ -52,7 +52,7 @@ class TokenIndex(Protocol):
     def slots(self) -> int: ...
     @property
     def blocks(self) -> object: ...
-    def chunk(self, rows: int, heads: int) -> Chunk: ...
+    def chunk(self, rows: int, heads: int) -> ChunkSearch: ...
 
     def in_torch(self, q: Tensor, weights: Tensor, ks: Tensor, ke: Tensor) -> Tensor:
         """Tokens int32 [M, top_k], ascending, -1 at the end, of q [M, H, d], weights [M, H], windows int [M]."""
@@ -75,9 +75,9 @@ class FlatIndex:
         """The keys as the kernels want them."""
         return KeyBlocks(self.k, _TILE)
 
-    def chunk(self, rows: int, heads: int) -> Chunk:
+    def chunk(self, rows: int, heads: int) -> ChunkSearch:
         """As in ``TokenIndex``."""
-        return _FlatChunk(BestTokens(self.blocks, rows=rows, heads=heads))
+        return _FlatSearch(BestTokens(self.blocks, rows=rows, heads=heads))
 
     def in_torch(self, q: Tensor, weights: Tensor, ks: Tensor, ke: Tensor) -> Tensor:
         """As in ``TokenIndex``."""
@@ -91,7 +91,7 @@ class FlatIndex:
 
 
 @dataclass(frozen=True)
-class _FlatChunk:
+class _FlatSearch:
     fine: BestTokens
 
     def find(
@@ -121,11 +121,11 @@ class HisaIndex:
         """Keys and pooled keys as the kernels want them."""
         return KeyBlocks(self.k, self.block_size), KeyBlocks(self.pooled, _TILE)
 
-    def chunk(self, rows: int, heads: int) -> Chunk:
+    def chunk(self, rows: int, heads: int) -> ChunkSearch:
         """As in ``TokenIndex``."""
         keys, pooled = self.blocks
         fine = BestTokens(keys, rows=rows, heads=heads, width=self.top_blocks)
-        return _HisaChunk(self, BestTokens(pooled, rows=rows, heads=heads, force=True), fine)
+        return _HisaSearch(self, BestTokens(pooled, rows=rows, heads=heads, force=True), fine)
 
     def candidates(self, q: Tensor, weights: Tensor, ks: Tensor, ke: Tensor) -> Tensor:
         """Steps 2-5 in plain torch: blocks int32 [m, top_blocks], ascending, -1 at the end."""
@@ -152,7 +152,7 @@ class HisaIndex:
 
 
 @dataclass(frozen=True)
-class _HisaChunk:
+class _HisaSearch:
     index: HisaIndex
     coarse: BestTokens
     fine: BestTokens
