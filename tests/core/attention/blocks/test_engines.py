@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import os
+import subprocess
+import sys
 from typing import Any
 
 import pytest
@@ -148,3 +151,20 @@ def test_the_engine_is_a_formulation_like_others() -> None:
     q, k, _ = random_qkv((1, 1, 1, 64, 64, 32))
     with cpu_as(PROCESSORS["avx2"]):
         assert "by AMX" in str(GATHERED.refuses(q, k))
+
+
+@pytest.mark.slow
+def test_without_avx512_for_real() -> None:
+    """The environment takes it from PyTorch and oneDNN; a process of its own, because both read it once."""
+    code = """
+import torch
+from attn.core.attention import attention
+from attn.core.cpu import cpu
+assert not cpu().avx512 and not cpu().avx512_bf16, cpu()
+q, k, v = (torch.randn(1, 2, 600, 64, dtype=torch.bfloat16) for _ in range(3))
+for name in ("dense", "window+sink", "blocktopk", "flux"):
+    out, truth = (attention(name, q, k, v, causal=True, backend=way).float() for way in ("auto", "reference"))
+    assert (out - truth).abs().max() < 0.05, name
+"""
+    environment = {**os.environ, "ATEN_CPU_CAPABILITY": "avx2", "ONEDNN_MAX_CPU_ISA": "AVX2"}
+    subprocess.run([sys.executable, "-c", code], check=True, env=environment)
