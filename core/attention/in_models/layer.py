@@ -70,15 +70,16 @@ def run_layer(
     layer = type(module).__name__ if layer is None else int(layer)
     try:
         causal = getattr(module, "is_causal", True) if is_causal is None else is_causal
-        _check(causal, dropout, others)
+        _check(name, causal, dropout, others)
         seen = _sequences(attention_mask, key, sliding_window)
         given = parameters_for(getattr(module, "config", None))
         window, written = seen[0].window, seen[0].written
+        params = {"backend": given.own["backend"]} if "backend" in given.own else {}
         if window:
             operator, why = "window+sink", _own_window(name, module, window)
-            params: dict[str, Any] = {"window": window, "num_sinks": 0}
+            params |= {"window": window, "num_sinks": 0}
         elif layer in given.dense_layers:
-            operator, why, params = "dense", "in dense_layers", {}
+            operator, why = "dense", "in dense_layers"
         else:
             operator, why, params = name, "", _own_parameters(name, module, given.own)
         with choices() as chosen:
@@ -97,12 +98,12 @@ def _names(chosen: Sequence[tuple[Phase, Formulation]]) -> str:
     return " + ".join(dict.fromkeys(several or [form.name for _, form in chosen]))
 
 
-def _check(causal: bool, dropout: float, others: dict[str, Any]) -> None:
+def _check(name: str, causal: bool, dropout: float, others: dict[str, Any]) -> None:
     """Raise ``ValueError`` for what no operator does."""
     if not causal:
         raise ValueError(
-            "attention here is not causal. Pass attn_implementation={'text_config': 'attn:...'}, so that this part of "
-            "the model keeps its own, or 'sdpa'."
+            f"attention here is not causal. Pass attn_implementation={{'text_config': 'attn:{name}'}}, so that this "
+            "part of the model keeps its own, or 'sdpa'."
         )
     if dropout:
         raise ValueError(f"no operator has dropout, here {dropout}. Set config.attention_dropout = 0, or model.eval().")

@@ -1,11 +1,16 @@
 """The operators inside transformers' models: equal to the plain model where they leave nothing out."""
 
+import copy
+
 import pytest
 import torch
 from small_causal_lms import MAKE, SLIDING, WINDOW, small_causal_lm
+from small_vlms import coloured, loaded_vlm
 
 import attn
+from attn.core.attention.in_models import layer
 from attn.core.attention.registry import OPERATORS
+from attn.core.prune.vlm.ask import prepare
 
 NAMES = attn.register_attention()
 EVERYTHING = {
@@ -151,3 +156,30 @@ def test_only_dictionaries_are_parameters():
     model.config.attn_parameters = ["window"]
     with pytest.raises(ValueError, match=r"layer 0: config.attn_parameters is \['window'\]; a dict"):
         logits(model)
+
+
+def test_the_backend_holds_for_every_layer():
+    model = small_causal_lm("gemma3", "attn:hip")
+    with attn.attention_log() as ran:
+        logits(model, backend="torch", dense_layers=[1])
+    assert {(x.operator, x.formulation) for x in ran} == {
+        ("window+sink", "block by block, torch"), ("dense", "block by block, torch"),
+    }  # fmt: skip
+
+
+def test_a_window_of_the_models_own_is_said_once():
+    layer._warn_once.cache_clear()
+    model = small_causal_lm("mistral, sliding", "attn:hip")
+    with pytest.warns(UserWarning, match="window of 16 keys keep it: hip runs only in layers without one") as caught:
+        model.generate(IDS, max_new_tokens=2, do_sample=False)
+    assert len(caught) == 1
+
+
+def test_the_text_part_of_a_vision_language_model():
+    loaded = loaded_vlm("llava")
+    plain, ours = loaded.model, copy.deepcopy(loaded.model)
+    inputs = prepare(loaded, [coloured(48, 48)], "what colour is it").inputs
+    ours.set_attn_implementation({"text_config": "attn:hip"})
+    with torch.no_grad(), attn.attention_log() as ran, attn.attention_parameters(mask_k=512):
+        assert (ours(**inputs).logits - plain(**inputs).logits).abs().max() <= 1e-4
+    assert {x.operator for x in ran} == {"hip"}
