@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import typing
 from collections.abc import Mapping, Sequence
+from dataclasses import asdict
 from typing import Any
 
 import torch
@@ -87,8 +88,12 @@ def start(options: SuperlinearOptions, shape: LookupShape) -> dict[str, torch.Te
     if options.weights is None:
         return fresh.state_dict()
     read = read_lookup(options.weights)
-    if read.shape.width != shape.width:
-        raise OptionError(f"{{weights}}: {options.weights} has a width of {read.shape.width}, {{width}} {shape.width}.")
+    for name, theirs in asdict(read.shape).items():
+        if theirs != getattr(shape, name):
+            raise OptionError(
+                f"{{weights}}: {options.weights} was trained with {{{name}}} {theirs}, not {getattr(shape, name)}. "
+                "Give the same."
+            )
     return read.state_dict()
 
 

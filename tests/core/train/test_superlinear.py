@@ -108,8 +108,10 @@ def test_only_frozen_routing_stays(tmp_path: Path, monkeypatch: pytest.MonkeyPat
 
     again = options(tmp_path / "more", weights=tmp_path / "run" / "model.safetensors", length=128, every=32)
     assert train_superlinear(again).items[0].status == "ok"
-    with pytest.raises(OptionError, match="width of 64"):
+    with pytest.raises(OptionError, match=r"width\W* 64, not 192"):
         train_superlinear(replace(again, output=tmp_path / "wide", width=192))
+    with pytest.raises(OptionError, match=r"memory\W* 0.96, not 0.5"):
+        train_superlinear(replace(again, output=tmp_path / "other", memory=0.5))
     (tmp_path / "run" / "model.safetensors").write_bytes(b"no model")
     with pytest.raises(UsageError, match="safetensors"):
         train_superlinear(replace(again, output=tmp_path / "bad"))
