@@ -10,6 +10,7 @@ from weakref import WeakKeyDictionary
 import torch
 from torch import Tensor, nn
 
+from ..equations import wants_gradient
 from ..registry import OPERATORS
 from .masks import Visible
 
@@ -17,13 +18,13 @@ from .masks import Visible
 class LayerDecoders:
     """The decoders of one layer, one for each sequence of a padded batch, else one for all.
 
-    They go on while the cache grows token by token, and begin anew where it does not, or its newest key was another: a
-    second text, a reordered beam.
+    They go on while the cache grows token by token, and begin anew where it does not or is another: a second text, a
+    reordered beam. A cache is known by the first channel of its keys.
     """
 
     def __init__(self, make: Callable[..., Any]) -> None:
         self._make = make
-        self._running: dict[tuple[int, int, int], tuple[Any, Tensor]] = {}  # rows, length: decoder, newest key
+        self._running: dict[tuple[int, int, int], tuple[Any, Tensor]] = {}  # rows, length: decoder, channel
 
     def step(self, q: Tensor, k: Tensor, v: Tensor, seen: Sequence[Visible], scale: float | None) -> Tensor:
         """The newest query of each row against its keys: [B, Hq, 1, Dv]."""
@@ -37,24 +38,26 @@ class LayerDecoders:
                 continue
             keys, values = (x[rows, :, one.first : one.stop] for x in (k, v))
             kept = before.get((rows.start, rows.stop, keys.shape[2] - 1))
-            another = kept is None or not torch.equal(kept[1], keys[:, :, -2])
+            channel = keys[..., 0].clone()
+            another = kept is None or not torch.equal(kept[1], channel[..., :-1])
             decoder = self._make(scale=scale) if kept is None or another else kept[0]
             outs.append(decoder.step(q[rows], keys, values))
-            self._running[rows.start, rows.stop, keys.shape[2]] = decoder, keys[:, :, -1].clone()
+            self._running[rows.start, rows.stop, keys.shape[2]] = decoder, channel
         return torch.cat(outs)
 
 
 _LAYERS: WeakKeyDictionary[nn.Module, tuple[Any, LayerDecoders]] = WeakKeyDictionary()
 
 
-def decoders_for(module: nn.Module, name: str, params: dict[str, Any], *, len_q: int) -> LayerDecoders | None:
-    """The layer's decoders where the operator has one and ``params`` hold something that only a decoder uses.
+def decoders_for(module: nn.Module, name: str, params: dict[str, Any], q: Tensor, k: Tensor) -> LayerDecoders | None:
+    """The layer's decoders where the operator has one and is asked for it, or for nothing else and no gradient.
 
-    A call of several queries, and other parameters, begin anew.
+    It is asked for by parameters that only a decoder uses. A call of several queries, and other parameters, begin anew.
     """
     operator = OPERATORS[name].resolve()
     used = operator.decode_only & params.keys()
-    if operator.session is None or not used or len_q > 1:
+    wanted = used if operator.decode_only else "backend" not in params and not wants_gradient(q, k)
+    if operator.session is None or not wanted or q.shape[2] > 1:
         _LAYERS.pop(module, None)
         return None
     if "backend" in params:

@@ -156,7 +156,7 @@ def _attend(
     params: dict[str, Any],
 ) -> Tensor:  # fmt: skip
     """The operator over the sequences: one call of ``attention``, or a step of the layer's own decoder."""
-    decoders = decoders_for(module, operator, params, len_q=q.shape[2])
+    decoders = decoders_for(module, operator, params, q, k)
     if decoders is not None:
         return decoders.step(q, k, v, seen, scale)
     call = functools.partial(attention, operator, causal=True, scale=scale, **params)

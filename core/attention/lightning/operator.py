@@ -205,6 +205,45 @@ def rows(
     return out
 
 
+class LightningDecoder:
+    """Decode step by step with the state kept, which a step updates by what the cache has gained. Section 3.3.
+
+    Parameters
+    ----------
+    scale : float, optional
+        Default 1.
+    **params
+        Fields of ``Settings``.
+
+    Examples
+    --------
+    >>> import torch
+    >>> q = k = v = torch.randn(1, 2, 300, 64)
+    >>> decoder = LightningDecoder()
+    >>> for length in (298, 299, 300):
+    ...     out = decoder.step(q[:, :, length - 1 : length], k[:, :, :length], v[:, :, :length])
+    >>> out.shape
+    torch.Size([1, 2, 1, 64])
+    """
+
+    def __init__(self, *, scale: float | None = None, settings: Settings | None = None, **params: Any) -> None:
+        self._settings, self._scale = settings or Settings(**params), 1.0 if scale is None else scale
+        self._state: Tensor | None = None
+        self._length = 0
+
+    def step(self, q: Tensor, k: Tensor, v: Tensor) -> Tensor:
+        """The newest query ``q`` [B, Hq, 1, D] against the whole cache ``k``, ``v``, its own key included."""
+        rate = self._settings.rate(q.shape[1], q.device).to(accumulator(q.dtype))
+        state, gained = self._state, slice(self._length, k.shape[2] - 1)
+        if state is None:
+            state = q.new_zeros(*q.shape[:2], q.shape[3], v.shape[3], dtype=rate.dtype)
+        if gained.start < gained.stop:
+            state = final_state(k[:, :, gained], v[:, :, gained], rate, state)
+        out, self._state = decode_step(q * self._scale, k[:, :, -1:], v[:, :, -1:], rate, state)
+        self._length = k.shape[2]
+        return out
+
+
 def decoder(q: Tensor, k: Tensor, v: Tensor, *, scale: float | None = None, settings: Settings) -> Callable[[], Tensor]:
     """The state of all keys but the last is computed here; ``step()`` is one ``decode_step``."""
     accum = accumulator(q.dtype)
@@ -239,6 +278,7 @@ OPERATOR = Operator(
     cost=cost,
     rows=rows,
     decoder=decoder,
+    session=LightningDecoder,
     no_budget="its state sums up all of them.",
     causal=(True,),
     conditions={"layer": _BY_LAYER, "num_layers": _BY_LAYER},

@@ -52,10 +52,15 @@ def test_lightning_knows_its_layer_and_says_what_it_is():
         by_layer = model(IDS).logits
     with attn.attention_parameters(layer=0, num_layers=1), torch.no_grad():
         assert (model(IDS).logits - by_layer).abs().max() > 1e-4
-    with torch.no_grad():
-        cache = model(IDS[:, :-5]).past_key_values
-        steps = [model(token, cache=cache).logits for token in IDS[:, -5:].split(1, 1)]
-    torch.testing.assert_close(torch.cat(steps, 1), by_layer[:, -5:], rtol=1e-4, atol=1e-5)
+    for params in ({}, {"backend": "torch"}):  # with the state kept, and from the whole cache in every step
+        with torch.no_grad(), attn.attention_parameters(**params):
+            cache = model(IDS[:, :-5]).past_key_values
+            steps = [model(token, cache=cache).logits for token in IDS[:, -5:].split(1, 1)]
+        torch.testing.assert_close(torch.cat(steps, 1), by_layer[:, -5:], rtol=1e-4, atol=1e-5)
+    given = {"attention_mask": LEFT, "max_new_tokens": 4, "do_sample": False, "num_beams": 3}
+    kept = model.generate(IDS, **given)  # beams are reordered
+    with attn.attention_parameters(backend="torch"):
+        assert torch.equal(model.generate(IDS, **given), kept)
 
 
 def test_a_second_text_begins_anew():
