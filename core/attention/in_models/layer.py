@@ -71,7 +71,7 @@ def run_layer(
     try:
         causal = getattr(module, "is_causal", True) if is_causal is None else is_causal
         _check(name, causal, dropout, others)
-        seen = _sequences(attention_mask, key, sliding_window)
+        seen = _sequences(attention_mask, key, sliding_window, others.get("cu_seq_lens_k"))
         given = parameters_for(getattr(module, "config", None))
         window, written = seen[0].window, seen[0].written
         params = {"backend": given.own["backend"]} if "backend" in given.own else {}
@@ -112,16 +112,25 @@ def _check(name: str, causal: bool, dropout: float, others: dict[str, Any]) -> N
             raise ValueError(f"the layer {what} ({argument}), which no operator does. Use attn_implementation='eager'.")
 
 
-def _sequences(mask: Tensor | None, key: Tensor, sliding_window: int | None) -> Sequence[Visible]:
-    """What the layer is to see, one entry per sequence."""
-    length = key.shape[2]
+def _sequences(
+    mask: Tensor | None, key: Tensor, sliding_window: int | None, boundaries: Tensor | None
+) -> Sequence[Visible]:
+    """What the layer is to see, one entry per sequence; ``boundaries`` of sequences must not say anything else."""
     if mask is None:
-        return [Visible(row, 0, length, length, sliding_window or 0) for row in range(key.shape[0])]
-    seen = decoded(mask)
-    if seen is None:
+        length = key.shape[2]
+        seen = [Visible(row, 0, length, length, sliding_window or 0) for row in range(key.shape[0])]
+    else:
+        described = decoded(mask)
+        if described is None:
+            raise ValueError(
+                f"the mask {list(mask.shape)} is neither causal nor a sliding window, with padding at one end only: no "
+                "operator takes it. Pad on the left, pass no mask of your own, or use attn_implementation='sdpa'."
+            )
+        seen = described
+    if boundaries is not None and len(boundaries) - 1 > len(seen):
         raise ValueError(
-            f"the mask {list(mask.shape)} is neither causal nor a sliding window, with padding at one end only: no "
-            "operator takes it. Pad on the left, pass no mask of your own, or use attn_implementation='sdpa'."
+            f"the text is packed by cu_seq_lens_k {boundaries.tolist()}, but its positions go on from one sequence to "
+            "the next. Pass position_ids that begin again with each, no attention_mask, and use_cache=False."
         )
     return seen
 

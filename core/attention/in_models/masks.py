@@ -52,7 +52,7 @@ def describe(
     mask_function: Callable[..., Tensor] | None = None, attention_mask: Tensor | None = None,
     local_size: int | None = None, allow_is_causal_skip: bool = True, use_vmap: bool = False,
     device: torch.device | str = "cpu", **others: Any,
-) -> Tensor | None:  # fmt: skip
+) -> Tensor:  # fmt: skip
     """A mask function of transformers' ``AttentionMaskInterface``: ``encoded`` sequences, or the mask itself.
 
     Parameters
@@ -90,12 +90,14 @@ def describe(
             spans = pattern.packed(window)
         if spans is not None:
             return encoded([Visible(*span, written, window) for span in spans], device)
-    full: Tensor | None = masking_utils.sdpa_mask(
+    others["allow_is_bidirectional_skip"] = False  # no mask means causal to the layers
+    full: Any = masking_utils.sdpa_mask(
         batch_size=batch_size, q_length=q_length, kv_length=kv_length, q_offset=q_offset, kv_offset=kv_offset,
         mask_function=asked, attention_mask=attention_mask, local_size=local_size, allow_is_causal_skip=False,
         use_vmap=use_vmap, device=device, **others,
     )  # fmt: skip
-    return full
+    whole: Tensor = full
+    return whole
 
 
 class _Pattern:

@@ -136,6 +136,21 @@ def test_models_whose_attention_is_another_are_refused(make, message):
     assert message in refusal(model)
 
 
+def test_a_decoder_that_is_to_see_ahead_is_refused():
+    model = small_causal_lm("llama", "attn:hip")
+    model.config.is_causal = False
+    assert "layer 0: attention here is not causal" in refusal(model)
+
+
+def test_boundaries_of_sequences_must_agree_with_their_positions():
+    model, ends = small_causal_lm("llama", "attn:hip"), torch.tensor([0, 25, 40], dtype=torch.int32)
+    given = {"use_cache": False, "cu_seq_lens_q": ends, "cu_seq_lens_k": ends}
+    assert "Pass position_ids that begin again with each" in refusal(model, IDS[:1], **given)
+    at = torch.cat([torch.arange(25), torch.arange(15)])[None]
+    with torch.no_grad():
+        assert model(IDS[:1], position_ids=at, **given).logits.shape == (1, 40, 60)
+
+
 def test_padding_on_both_sides_is_refused():
     both = torch.ones_like(IDS)
     both[0, :5] = both[1, -5:] = 0
