@@ -8,8 +8,12 @@ from small_operators import NAMES, arguments
 from attn.core.attention import attention
 from attn.core.attention.registry import OPERATORS
 
-CAUSAL = [name for name in NAMES if arguments(name)["causal"] and not OPERATORS[name].resolve().compiled]
-DECODES = [name for name in CAUSAL if OPERATORS[name].resolve().decodes]
+CAUSAL = [
+    pytest.param(name, marks=pytest.mark.slow) if OPERATORS[name].resolve().compiled else name
+    for name in NAMES
+    if arguments(name)["causal"]
+]
+DECODES = [name for name in CAUSAL if isinstance(name, str) and OPERATORS[name].resolve().decodes]
 LENGTHS = [150, 0, 97, 150]
 WITH_LSE = [name for name in NAMES if OPERATORS[name].resolve().returns_lse]
 
