@@ -82,8 +82,9 @@ def attend(
     batch, heads, len_q, _ = q.shape
     if len_q == 1:
         q, causal, block_n = fold_group(q, k), False, max(block_n, _DECODE_KEYS)
-    # about 16 query blocks in all, so that they spread over the threads; by sizes alone, so that the bits stay
-    block_m = min(block_m, max(32, whole(-(-batch * q.shape[1] * q.shape[2] // 16))))
+    # about 16 query blocks in all, so that they spread over the threads, unless they would be too small to be worth the
+    # steps around them; by sizes alone, so that the bits stay
+    block_m = min(block_m, max(256, whole(-(-batch * q.shape[1] * q.shape[2] // 16))))
     pattern = Everything(block_m, block_n, q.shape[2], k.shape[2], causal)
     out, lse = attend_pattern(q, k, v, pattern, scale, engine)
     out = out.reshape(batch, heads, len_q, v.shape[3])
@@ -143,9 +144,9 @@ def refuses_sdpa(q: Tensor, k: Tensor, *_: Any, **__: Any) -> str | None:
 
     A decode step waits for the keys, whatever multiplies them; where they need no other dtype it is faster there.
     """
-    if sdpa_leads(q.dtype) or (q.shape[2] == 1 and q.dtype == torch.float32):
+    if sdpa_leads(q.dtype, k.shape[2]) or (q.shape[2] == 1 and q.dtype == torch.float32):
         return refuses_whole(q, k)
-    return "is for processors where it leads: oneDNN's float32 products are faster here than those it uses"
+    return "is for few keys, and for processors whose float32 products are no faster by oneDNN"
 
 
 _SDPA = Formulation("PyTorch's attention", "cpu", forward_whole, refuses_sdpa)

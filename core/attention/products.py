@@ -16,6 +16,7 @@ from ..cpu import cpu
 
 _MULTIPLE = 16
 _SMALL = 1 << 20  # multiplications; a call of oneDNN costs 8 us more than one of MKL
+_FEW_AVX512, _FEW_AVX2 = 512, 4096  # keys
 Product = Callable[[Tensor, Tensor], Tensor]
 
 
@@ -45,12 +46,14 @@ def sdpa_is_fast(dtype: torch.dtype) -> bool:
     return (dtype == torch.bfloat16 and (here.amx_bf16 or here.mkl_amx)) or (dtype == torch.float16 and here.amx_fp16)
 
 
-def sdpa_leads(dtype: torch.dtype) -> bool:
-    """Whether PyTorch's attention is at least as fast, on all keys, as tiles of ``float32_product`` with a softmax.
+def sdpa_leads(dtype: torch.dtype, keys: int) -> bool:
+    """Whether PyTorch's attention is at least as fast, on all of so many keys, as tiles of ``float32_product``.
 
-    It is by AMX, and wherever both use the same products: its softmax is in the same kernel.
+    It is by AMX, and wherever both use the same products: its softmax is in the same kernel. It is on few keys, whose
+    tiles are not worth the steps around them; the more so where oneDNN's products are but a little faster.
     """
-    return sdpa_is_fast(dtype) or not _onednn_leads()
+    few = _FEW_AVX512 if cpu().avx512 else _FEW_AVX2
+    return sdpa_is_fast(dtype) or not _onednn_leads() or keys < few
 
 
 def _onednn_leads() -> bool:

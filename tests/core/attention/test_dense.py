@@ -13,6 +13,14 @@ from attn.core.attention import attention, dense
 from attn.core.attention.contract import shape_of
 
 
+@pytest.fixture(autouse=True, scope="module")
+def tiles_at_every_length():
+    """Few keys are PyTorch's on every processor, which ``blocks/test_engines.py`` tests; here they are the engine's."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(dense, "sdpa_leads", lambda dtype, keys: False)
+        yield
+
+
 @pytest.fixture
 def one_thread():
     """The calling thread does all the work, where the dispatch mode sees it."""

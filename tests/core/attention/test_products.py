@@ -48,7 +48,9 @@ def test_pytorchs_attention_is_fast_by_amx() -> None:
 
 def test_pytorchs_attention_leads_where_it_has_the_same_products() -> None:
     for dtype in (torch.float32, torch.bfloat16):
-        assert on_each(lambda dtype=dtype: sdpa_leads(dtype)) == {"intel", "amx", "arm"}
+        assert on_each(lambda dtype=dtype: sdpa_leads(dtype, 4096)) == {"intel", "amx", "arm"}
+        assert on_each(lambda dtype=dtype: sdpa_leads(dtype, 4095)) == {"intel", "amx", "arm", "avx2"}
+        assert on_each(lambda dtype=dtype: sdpa_leads(dtype, 511)) == set(PROCESSORS)
 
 
 def test_a_limit_of_onednn_is_none_of_mkl() -> None:

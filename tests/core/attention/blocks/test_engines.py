@@ -48,11 +48,12 @@ def on(name: str, *shape: int, dtype: torch.dtype, **options: Any) -> str:
     indirect=["processor"],
 )
 def test_which_runs_where(processor: str, dtype: torch.dtype, dense: str, sparse: str) -> None:
-    shape = (1, 2, 1, 64, 64, 32)
+    shape = (1, 2, 1, 64, 4096, 32)
     assert on("dense", *shape, dtype=dtype) == dense
+    assert on("dense", 1, 2, 1, 64, 511, 32, dtype=dtype) == "PyTorch's attention"
     assert on("window+sink", *shape, dtype=dtype) == sparse
     assert on("window+sink", 1, 2, 1, 1, 64, 32, dtype=dtype) == "block by block, numba"  # a decode step has one query
-    assert on("dense", 1, 2, 1, 1, 64, 32, dtype=torch.float32) == "PyTorch's attention"
+    assert on("dense", 1, 2, 1, 1, 600, 32, dtype=torch.float32) == "PyTorch's attention"
     assert on("dense", *shape, dtype=torch.float64) == "block by block, torch"
 
 
