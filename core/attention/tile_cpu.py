@@ -12,11 +12,14 @@ from __future__ import annotations
 import functools
 from typing import Any
 
+import torch
 from llvmlite import ir  # type: ignore[import-untyped]
 from llvmlite.binding import llvm_version_info  # type: ignore[import-untyped]
 from numba import types
 from numba.core.registry import cpu_target
 from numba.extending import intrinsic
+from torch import Tensor
+from torch.nn.functional import pad
 
 from ..cpu import cpu
 
@@ -54,6 +57,13 @@ def target_has(feature: str) -> bool:
 def multiplies_pairs() -> bool:
     """Whether products of bfloat16 pairs may be used here; LLVM before 16 had another type for them."""
     return cpu().avx512_bf16 and target_has("avx512bf16") and llvm_version_info[0] >= 16
+
+
+def items_of(x: Tensor, *, pairs: bool) -> Tensor:
+    """Vectors [..., D] as the kernels take them, contiguous: float32, or with ``pairs`` two bfloat16 as one int32."""
+    if not pairs:
+        return x.detach().float().contiguous()
+    return pad(x.detach(), (0, x.shape[-1] % 2)).contiguous().view(torch.int32)
 
 
 def _number(value: int) -> Any:
@@ -161,11 +171,13 @@ def _prefetch(typing: Any, address: Any) -> Any:
 prefetch: Any = intrinsic(_prefetch)
 # as many sums as keep the multiply-add units busy and leave registers for the factors
 eight_by_16 = _product(8, 1)
-eight_by_32 = _product(8, 2)
 four_by_16 = _product(4, 1, gathered=True)
 four_by_64 = _product(4, 4, gathered=True)
 one_by_16 = _product(1, 1, gathered=True)
 one_by_128 = _product(1, 8, gathered=True)
+eight_by_16_of_pairs = _product(8, 1, pairs=True)
+four_by_16_of_pairs = _product(4, 1, pairs=True)
+four_by_64_of_pairs = _product(4, 4, pairs=True)
 new_four_by_16 = _product(4, 1, fresh=True)
 new_eight_by_16 = _product(8, 1, fresh=True)
 new_eight_by_32 = _product(8, 2, fresh=True)

@@ -10,12 +10,13 @@ from typing import Any
 
 import numpy as np
 import torch
-from numba import njit
+from numba import njit, types
+from numba.extending import overload
 from torch import Tensor
 
 from ...jit import kernel
 from ...threads import kernels_own_the_threads, run
-from ..tile_cpu import LANES, eight_by_16, prefetch
+from ..tile_cpu import LANES, eight_by_16, eight_by_16_of_pairs, items_of, multiplies_pairs, prefetch
 from .selection import bands
 from .settings import Layout
 
@@ -40,11 +41,22 @@ def _pick(kind: int, start: int, size: int, step: int, block: int, seed: int) ->
     return start + (x ^ (x >> 16)) % size
 
 
+def _multiply(table: Any, a: Any, b: int, rows: int, items: int, c: int) -> None:
+    """Add the products of the eight vectors at ``a`` with 16 of ``rows`` queries at ``b`` to those at ``c``."""
+
+
+@overload(_multiply, strict=False)
+def _multiply_for(table: Any, a: Any, b: int, rows: int, items: int, c: int) -> Any:
+    if table.dtype == types.int32:
+        return lambda table, a, b, rows, items, c: eight_by_16_of_pairs(a, 1, b, rows, 0, items, c, LANES)
+    return lambda table, a, b, rows, items, c: eight_by_16(a, 1, b, rows, 0, items, c, LANES)
+
+
 @njit(error_model="numpy")
 def _score(
     table: Array, queries: Array, vectors: Array, count: int, products: Array, bits: Array, best: Array
 ) -> None:  # fmt: skip
-    """best[i] = rank of max over rows of table[vectors[i]] . queries[:, row], for i < count; ``queries`` [D, R]."""
+    """best[i] = rank of max over rows of table[vectors[i]] . queries[:, row], for i < count; ``queries`` [items, R]."""
     dim, rows = queries.shape
     a, pitch = table.ctypes.data, 4 * dim
     for i in range(count, (count + 7) // 8 * 8):
@@ -66,7 +78,7 @@ def _score(
                     e + vectors[i + 6] * pitch, e + vectors[i + 7] * pitch,
                 )  # fmt: skip
                 b, piece = queries.ctypes.data + 4 * (d * rows + row), min(_PIECE, dim - d)
-                eight_by_16(addresses, 1, b, rows, 0, piece, products.ctypes.data, LANES)
+                _multiply(table, addresses, b, rows, piece, products.ctypes.data)
             for j in range(8):
                 top = _LOWEST
                 for r in range(LANES):
@@ -94,22 +106,19 @@ def _threshold(ranks: Array, count: int, keep: int) -> np.int64:
     return low
 
 
-@kernel(
-    "void(float32[:,::1],float32[:,::1],int64[:,::1],int64[::1],int64[::1],int64,int64,int64,int64,int64,"
-    "int32[:,::1],int64[::1],int64,int64)"
-)
 def _search(
     table: Array, q: Array, rows: Array, units: Array, last: Array, skipped: int, num_nodes: int, per_unit: int,
     kind: int, seed: int, starts: Array, searched: Array, begin: int, stop: int,
 ) -> None:  # fmt: skip
     """Blocks begin..stop-1 of ``starts`` [nB, K] and, in vectors times rows, of ``searched`` [nB].
 
-    ``table`` [T, D] are the vectors, ``q`` [L, D] the queries and ``rows`` [nB, R] those of each block; ``units``,
-    ``last`` [nB] are the units to choose from and the last vector that may be looked at.
+    ``table`` [T, items] are the vectors, ``q`` [L, items] the queries (``tile_cpu.items_of``) and ``rows`` [nB, R]
+    those of each block; ``units``, ``last`` [nB] are the units to choose from and the last vector that may be looked
+    at.
     """
     dim, count = table.shape[1], rows.shape[1]
     padded = (count + LANES - 1) // LANES * LANES
-    queries = np.empty((dim, padded), np.float32)
+    queries = np.empty((dim, padded), table.dtype)
     products = np.empty((8, LANES), np.float32)
     bits = products.view(np.int32)
     start, size, unit, rank = (
@@ -172,8 +181,13 @@ def _search(
         searched[block] = computed
 
 
+_REST = "int64[:,::1],int64[::1],int64[::1],int64,int64,int64,int64,int64,int32[:,::1],int64[::1],int64,int64)"
+_search_float32 = kernel("void(float32[:,::1],float32[:,::1]," + _REST)(_search)
+_search_pairs = kernel("void(int32[:,::1],int32[:,::1]," + _REST)(_search)
+
+
 def search(queries: Tensor, rows: Tensor, table: Tensor, layout: Layout) -> tuple[Tensor, int]:
-    """As ``search.search``, computed in float32."""
+    """As ``search.search``, with products added in float32."""
     settings, skipped = layout.settings, layout.num_simple
     batch, heads = queries.shape[:2]
     units = layout.units[skipped:]
@@ -181,8 +195,9 @@ def search(queries: Tensor, rows: Tensor, table: Tensor, layout: Layout) -> tupl
     last = last * (settings.per_unit // settings.block_size_k) - 1
     starts = torch.empty(batch, heads, len(units), settings.num_nodes, dtype=torch.int32)
     searched = torch.zeros(batch, heads, len(units), dtype=torch.int64)
-    vectors, compiled = table.float().contiguous(), _search()
-    queries, group = queries.float().contiguous(), heads // table.shape[1]
+    pairs = queries.dtype == torch.bfloat16 and multiplies_pairs()
+    vectors, compiled = items_of(table, pairs=pairs), _search_pairs() if pairs else _search_float32()
+    queries, group = items_of(queries, pairs=pairs), heads // table.shape[1]
     kind = _REPRESENTATIVES.index(settings.representative)
     plan = (*(x.numpy() for x in (rows, units, last)), skipped, settings.num_nodes, settings.per_unit, kind)
     with kernels_own_the_threads():

@@ -14,11 +14,10 @@ import torch
 from numba import njit, types
 from numba.extending import overload
 from torch import Tensor
-from torch.nn.functional import pad
 
 from ...cpu import cpu
 from ...jit import kernel
-from ..tile_cpu import multiplies_pairs, new_eight_by_32, new_eight_by_32_of_pairs, new_four_by_16
+from ..tile_cpu import items_of, multiplies_pairs, new_eight_by_32, new_eight_by_32_of_pairs, new_four_by_16
 
 Floats = np.ndarray[Any, np.dtype[np.float32]]
 Ints = np.ndarray[Any, np.dtype[np.int32]]
@@ -124,9 +123,7 @@ class KeyBlocks:
 
     def items(self, x: Tensor) -> Tensor:
         """Queries or keys [..., d] as the kernels want them, contiguous."""
-        if not self.pairs:
-            return x.detach().float().contiguous()
-        return pad(x.detach(), (0, x.shape[-1] % 2)).contiguous().view(torch.int32)
+        return items_of(x, pairs=self.pairs)
 
 
 class BlockProducts:
