@@ -168,7 +168,29 @@ def _prefetch(typing: Any, address: Any) -> Any:
     return types.void(types.int64), generate
 
 
+def _highest(typing: Any, address: Any) -> Any:
+    """The greatest of the 16 float32 at ``address``, as an int32 of the same order, in which NaN is the greatest.
+
+    What LLVM makes of the same as a loop takes as long as the products before it.
+    """
+
+    def generate(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
+        def every(value: int) -> Any:
+            return ir.Constant(_BITS, [value] * LANES)
+
+        kind = ir.FunctionType(_INT32, [_BITS])
+        reduce = builder.module.declare_intrinsic(f"llvm.vector.reduce.smax.v{LANES}i32", fnty=kind)
+        bits = builder.load(builder.inttoptr(arguments[0], _BITS.as_pointer()), align=4)
+        magnitude = builder.and_(bits, every(0x7FFFFFFF))
+        order = builder.xor(bits, builder.and_(builder.ashr(bits, every(31)), every(0x7FFFFFFF)))
+        nan = builder.icmp_signed(">", magnitude, every(0x7F800000))
+        return builder.call(reduce, (builder.select(nan, every(0x7FFFFFFF), order),))
+
+    return types.int32(types.int64), generate
+
+
 prefetch: Any = intrinsic(_prefetch)
+highest: Any = intrinsic(_highest)
 # as many sums as keep the multiply-add units busy and leave registers for the factors
 eight_by_16 = _product(8, 1)
 four_by_16 = _product(4, 1, gathered=True)

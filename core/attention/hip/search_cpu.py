@@ -16,7 +16,7 @@ from torch import Tensor
 
 from ...jit import kernel
 from ...threads import kernels_own_the_threads, run
-from ..tile_cpu import LANES, eight_by_16, eight_by_16_of_pairs, items_of, multiplies_pairs, prefetch
+from ..tile_cpu import LANES, eight_by_16, eight_by_16_of_pairs, highest, items_of, multiplies_pairs, prefetch
 from .selection import bands
 from .settings import Layout
 
@@ -24,8 +24,6 @@ Array = np.ndarray[Any, Any]
 _REPRESENTATIVES = ("first", "center", "random")
 _LOWEST = np.int32(-(2**31))
 _PIECE = 64  # items of a vector: four cache lines
-_MAGNITUDE = np.int32(2**31 - 1)
-_INFINITY = np.int32(0x7F800000)
 
 
 @njit(inline="always")
@@ -53,9 +51,7 @@ def _multiply_for(table: Any, a: Any, b: int, rows: int, items: int, c: int) -> 
 
 
 @njit(error_model="numpy")
-def _score(
-    table: Array, queries: Array, vectors: Array, count: int, products: Array, bits: Array, best: Array
-) -> None:  # fmt: skip
+def _score(table: Array, queries: Array, vectors: Array, count: int, products: Array, best: Array) -> None:
     """best[i] = rank of max over rows of table[vectors[i]] . queries[:, row], for i < count; ``queries`` [items, R]."""
     dim, rows = queries.shape
     a, pitch = table.ctypes.data, 4 * dim
@@ -80,12 +76,7 @@ def _score(
                 b, piece = queries.ctypes.data + 4 * (d * rows + row), min(_PIECE, dim - d)
                 _multiply(table, addresses, b, rows, piece, products.ctypes.data)
             for j in range(8):
-                top = _LOWEST
-                for r in range(LANES):
-                    b = bits[j, r]
-                    rank = b ^ ((b >> np.int32(31)) & _MAGNITUDE)
-                    top = max(top, _MAGNITUDE if b & _MAGNITUDE > _INFINITY else rank)  # NaN is the largest
-                best[i + j] = max(best[i + j], top)
+                best[i + j] = max(best[i + j], highest(products.ctypes.data + 4 * LANES * j))
 
 
 @njit(error_model="numpy")
@@ -120,7 +111,6 @@ def _search(
     padded = (count + LANES - 1) // LANES * LANES
     queries = np.empty((dim, padded), table.dtype)
     products = np.empty((8, LANES), np.float32)
-    bits = products.view(np.int32)
     start, size, unit, rank = (
         np.empty(2 * num_nodes, np.int32), np.empty(2 * num_nodes, np.int32),
         np.empty(2 * num_nodes, np.int32), np.empty(2 * num_nodes, np.int32),
@@ -158,7 +148,7 @@ def _search(
                         todo += 1
                     nodes += 1
             if todo:
-                _score(table, queries, vectors, todo * per_unit, products, bits, best)
+                _score(table, queries, vectors, todo * per_unit, products, best)
             for i in range(todo):
                 top = best[i * per_unit]
                 for j in range(1, per_unit):
