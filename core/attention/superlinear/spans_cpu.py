@@ -1,8 +1,8 @@
 """Superlinear attention, steps 5 and 6, fast: spans that lie together become one matrix product.
 
 A span is a vector times a matrix, which the memory bounds. But about num_spans L spans lie on L keys, so that spans
-sorted by where they end come in groups whose union is hardly longer than one of them: a group's queries are gathered,
-and scores and outputs are two matrix products. The window of a query is a span as well, computed once and merged into
+sorted by where they end come in groups whose union is hardly longer than one of them: a group's queries are the rows of
+two matrix products over the keys of the union. The window of a query is a span as well, computed once and merged into
 the softmax of each of its spans at the end.
 """
 
@@ -15,9 +15,12 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 import numpy as np
 import torch
 from torch import Tensor
+from torch.nn.functional import pad
 
 from ...jit import exp2_negative, kernel
 from ...threads import bands, kernels_own_the_threads, run, thread_count
+from ..rows_cpu import HIDDEN, ROOM, multiply, sum_values, weigh
+from ..tile_cpu import LANES, items_of, multiplies_pairs
 
 if TYPE_CHECKING:
     from .comb import Spans
@@ -26,7 +29,6 @@ Array = np.ndarray[Any, Any]
 _BUCKET = 64  # keys: spans that end in the same bucket may form a group
 ROWS = 64  # spans of a group
 _ZERO = np.float32(0)
-_SMALLEST, _REST, _SIGN = np.int32(-(2**31)), np.int32(2**31 - 1), np.int32(31)
 
 
 class SpanPlan(NamedTuple):
@@ -75,25 +77,55 @@ def groups(start: Array, stop: Array, window_start: Array, len_k: int) -> SpanPl
     return SpanPlan(row, place, first, last, edges.astype(np.int64))
 
 
-@kernel("void(float32[:,::1],int32[::1],int32[::1],int64,float32[::1],float32[::1])")
-def _weights(scores: Array, start: Array, stop: Array, first: int, top: Array, total: Array) -> None:
-    """Scores [R, N] of keys first.., times log2 e, to weights 2^(s - max) inside each row's span, 0 outside."""
-    for row in range(scores.shape[0]):
-        line, lo, hi = scores[row], start[row] - first, stop[row] - first
-        line[:lo] = _ZERO
-        line[hi:] = _ZERO
-        s = line[lo:hi]
-        order = _SMALLEST  # bits of a float, made to compare as an integer: only integer maxima become vector code
-        for i in range(s.shape[0]):
-            bits = np.float32(s[i]).view(np.int32)
-            order = max(order, bits ^ ((bits >> _SIGN) & _REST))
-        highest = np.int32(order ^ ((order >> _SIGN) & _REST)).view(np.float32)
-        mass = _ZERO
-        for i in range(s.shape[0]):
-            weight = exp2_negative(s[i] - highest)
-            s[i] = weight
-            mass += weight
-        top[row], total[row] = highest, mass
+def _some_groups(
+    q: Array, k: Array, v: Array, row: Array, start: Array, stop: Array, edges: Array, factor: float, top: Array,
+    total: Array, partial: Array,
+) -> None:  # fmt: skip
+    """Some groups of a head, the rows of ``edges``, each span by itself: into ``top``, ``total`` [N], ``partial``.
+
+    ``q`` [Lq, items], ``k`` [Lk, items] and ``v`` [Lk, Dv] are as in ``rows_cpu``, ``row``, ``start``, ``stop`` and
+    ``edges`` as in ``SpanPlan``. The weight of a key is 2^(factor (q . k) - top).
+    """
+    items, dim = k.shape[1], v.shape[1]
+    widest = 0
+    for group in range(len(edges)):
+        widest = max(widest, edges[group, 3] - edges[group, 2])
+    some_queries, some_scores = np.empty(items * ROWS, k.dtype), np.empty((widest + ROOM) * ROWS, np.float32)
+    some_spare, some_results = np.empty((widest // 2 + 1) * ROWS, np.int32), np.empty(ROWS * dim, np.float32)
+    keys, begin, end = np.empty(widest + ROOM, np.int32), np.empty(ROWS, np.int32), np.empty(ROWS, np.int32)
+    high, mass = np.empty(ROWS, np.float32), np.empty(ROWS, np.float32)
+    for group in range(len(edges)):
+        lo, hi, first, last = edges[group]
+        n, size = last - first, hi - lo
+        rows = (size + LANES - 1) // LANES * LANES
+        queries, scores = (
+            some_queries[: items * rows].reshape(items, rows),
+            some_scores[: (n + ROOM) * rows].reshape(-1, rows),
+        )
+        spare, result = some_spare[: (n + 1) // 2 * rows].reshape(-1, rows), some_results[: rows * dim].reshape(-1, dim)
+        for r in range(rows):
+            span = min(lo + r, hi - 1)
+            source, begin[r], end[r] = q[row[span]], start[span], stop[span]
+            for d in range(items):
+                queries[d, r] = source[d]
+        for j in range(n):
+            keys[j] = first + j
+        multiply(k, keys, n, queries, scores)
+        for j in range(n):
+            for r in range(rows):
+                if keys[j] < begin[r] or keys[j] >= end[r]:
+                    scores[j, r] = HIDDEN
+        weigh(scores, n, np.float32(factor), high[:rows], mass[:rows])
+        sum_values(scores, v, keys, n, mass[:rows], spare, result)
+        for r in range(size):
+            top[lo + r], total[lo + r] = high[r] * np.float32(factor), mass[r]
+            for d in range(dim):
+                partial[lo + r, d] = result[r, d]
+
+
+_REST = "int64[::1],int32[::1],int32[::1],int64[:,::1],float64,float32[::1],float32[::1],float32[:,::1])"
+_groups_float32 = kernel("void(float32[:,::1],float32[:,::1],float32[:,::1]," + _REST)(_some_groups)
+_groups_pairs = kernel("void(int32[:,::1],int32[:,::1],uint16[:,::1]," + _REST)(_some_groups)
 
 
 @kernel("void(float32[:,::1],int32[:,::1],float32[::1],float32[::1],float32[:,::1],float32[:,::1],int64,int64)")
@@ -134,8 +166,9 @@ def _combine(
 class Head(NamedTuple):
     """One head on its way: N spans and windows in the order of ``plan``.
 
-    ``q`` float32 [Lq, D] times scale and log2 e; ``k``, ``v`` float32 [Lk, D], [Lk, Dv]; ``row`` int64 [N], query of a
-    span; ``top``, ``total`` [N], highest score and sum of weights; ``partial`` [N, Dv], sum of weighted values.
+    ``q`` [Lq, items] and ``k`` [Lk, items] as ``rows_cpu`` takes them, ``v`` [Lk, Dv] in the same dtype; ``row`` int64
+    [N], query of a span; ``top``, ``total`` [N], highest score times log2 e and sum of weights; ``partial`` [N, >= Dv],
+    sum of weighted values. In float32 the scale and log2 e are factors of ``q``.
     """
 
     q: Tensor
@@ -148,51 +181,39 @@ class Head(NamedTuple):
     partial: Tensor
 
 
-@torch.inference_mode()  # a mode counts per thread; this one may write to tensors of any
-def _some_groups(head: Head, mine: Array) -> None:
-    """The groups ``mine`` (rows of ``plan.edges``) into ``top``, ``total`` and ``partial``."""
-    torch.set_num_threads(1)  # counts per thread: the bits of a product must not depend on how many share it
-    weights, plan = _weights(), head.plan
-    widest = int((mine[:, 3] - mine[:, 2]).max())
-    gathered, buffer = torch.empty(ROWS, head.q.shape[1]), torch.empty(ROWS * widest)
-    for lo, hi, first, last in mine.tolist():
-        size = hi - lo
-        rows = torch.index_select(head.q, 0, head.row[lo:hi], out=gathered[:size])
-        scores = buffer[: size * (last - first)].view(size, last - first)
-        torch.mm(rows, head.k[first:last].T, out=scores)
-        weights(scores.numpy(), plan.start[lo:hi], plan.stop[lo:hi], first, head.top[lo:hi], head.total[lo:hi])
-        torch.mm(scores, head.v[first:last], out=head.partial[lo:hi])
-
-
-def attend_head(q: Tensor, k: Tensor, v: Tensor, plan: SpanPlan, scale: float, buffer: Tensor) -> Head:
-    """Every span of one head by itself. q [Lq, D], any dtype; k, v float32; ``buffer`` [>= N, Dv] for ``partial``."""
-    count = len(plan.row)
-    _weights()  # compiled before threads ask for it
-    head = Head(
-        q.float() * (scale * math.log2(math.e)), k, v, plan, torch.from_numpy(plan.row), np.empty(count, np.float32),
-        np.empty(count, np.float32), buffer[:count],
-    )  # fmt: skip
-    # Small portions: the groups of the first keys hold the shortest spans, and threads take them in turn.
-    portions = np.array_split(plan.edges, max(1, min(len(plan.edges), 16 * thread_count())))
-    run(_some_groups, [(head, portion) for portion in portions if len(portion)])
-    return head
-
-
 def heads_of(
-    q: Tensor, k: Tensor, v: Tensor, spans: Spans, scale: float
+    q: Tensor, k: Tensor, v: Tensor, spans: Spans, scale: float, *, pairs: bool = False
 ) -> Iterator[tuple[tuple[int, int], tuple[int, int], Head]]:
     """Head after head, with its indices in q and in k; the next one overwrites ``partial``."""
     group, window = q.shape[1] // k.shape[1], spans.window_start.to(torch.int32).numpy()
-    buffer = torch.empty(0, v.shape[3])
+    factor = scale * math.log2(math.e)
+    q = items_of(q if pairs else q.float() * factor, pairs=pairs)
+    width = -(-v.shape[3] // LANES) * LANES
+    buffer = torch.empty(0, width)
+    attend = _groups_pairs() if pairs else _groups_float32()
     for b in range(q.shape[0]):
         for h in range(q.shape[1]):
             kv = (b, h // group)
             if h % group == 0:
-                key, value = k[kv].float(), v[kv].float().contiguous()
+                key, value = items_of(k[kv], pairs=pairs), v[kv].contiguous() if pairs else v[kv].float().contiguous()
+                padded = pad(value, (0, width - value.shape[1])) if width > value.shape[1] else value
             plan = groups(spans.start[b, h].numpy(), spans.stop[b, h].numpy(), window, spans.len_k)
-            if len(plan.row) > buffer.shape[0]:
-                buffer = torch.empty(len(plan.row), v.shape[3])
-            yield (b, h), kv, attend_head(q[b, h], key, value, plan, scale, buffer)
+            count = len(plan.row)
+            if count > buffer.shape[0]:
+                buffer = torch.empty(count, width)
+            head = Head(
+                q[b, h], key, value, plan, torch.from_numpy(plan.row), np.empty(count, np.float32),
+                np.empty(count, np.float32), buffer[:count],
+            )  # fmt: skip
+            given = (
+                head.q.numpy(), key.numpy(), (padded.view(torch.uint16) if pairs else padded).numpy(), plan.row,
+                plan.start, plan.stop,
+            )  # fmt: skip
+            # Small portions: the groups of the first keys hold the shortest spans, and threads take them in turn.
+            portions = np.array_split(plan.edges, max(1, min(len(plan.edges), 16 * thread_count())))
+            made = (factor if pairs else 1.0, head.top, head.total, head.partial.numpy())
+            run(attend, [(*given, portion, *made) for portion in portions if len(portion)])
+            yield (b, h), kv, head
 
 
 def gates(spans: Spans, gate_scale: float) -> Tensor:
@@ -207,8 +228,9 @@ def span_attention(q: Tensor, k: Tensor, v: Tensor, spans: Spans, scale: float, 
     out = torch.empty(*q.shape[:3], value_dim, dtype=q.dtype)
     gate, result = gates(spans, gate_scale), torch.empty(len_q, value_dim)
     combine = _combine()
+    pairs = q.dtype == torch.bfloat16 and scale > 0 and multiplies_pairs()
     with kernels_own_the_threads():
-        for at, _, head in heads_of(q, k, v, spans, scale):
+        for at, _, head in heads_of(q, k, v, spans, scale, pairs=pairs):
             arrays = (
                 head.partial.numpy(), head.plan.place, head.top, head.total, gate[at].numpy(), result.numpy()
             )  # fmt: skip
