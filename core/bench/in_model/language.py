@@ -1,0 +1,181 @@
+"""A causal language model as it is measured: prefill, decode, likelihood of a text, whatever attention it runs with."""
+
+from __future__ import annotations
+
+import copy
+import inspect
+import time
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from ...device import synchronise
+from ...models.hf import quiet
+from ...models.loaded import Loaded
+from ...options import OptionError
+
+PIECE = 256  # positions whose logits are in memory together: they are 49152 numbers each for SmolLM2
+SAME = 1e-3  # of the largest logit: rounding of one matrix product in other pieces
+
+
+@dataclass(frozen=True, slots=True)
+class Prefilled:
+    """What one pass over a prompt leaves.
+
+    Parameters
+    ----------
+    hidden : Tensor [1, n, d]
+        Of every token, behind the last norm.
+    logits : Tensor [V]
+        Of the token that follows.
+    cache
+        Of transformers, with the prompt's keys and values.
+    """
+
+    hidden: Tensor
+    logits: Tensor
+    cache: Any
+
+
+@dataclass(frozen=True, slots=True)
+class Likelihood:
+    """How well a text was foretold.
+
+    Parameters
+    ----------
+    nll : Tensor, float64 [n - 1]
+        -log p of tokens 1 to n - 1, each given all before it, in nats.
+    best : Tensor, int64 [n]
+        The most probable token behind each one.
+    """
+
+    nll: Tensor
+    best: Tensor
+
+    def perplexity(self, start: int = 1, stop: int | None = None) -> float:
+        """exp of the mean over tokens ``start`` to ``stop`` - 1; NaN of none."""
+        return self.nll[start - 1 : None if stop is None else stop - 1].mean().exp().item()
+
+
+class Language:
+    """A model from ``load_model(name, "causal")``.
+
+    Raises
+    ------
+    UsageError
+        If its attention cannot be chosen, or it does not keep a cache of keys and values.
+    """
+
+    def __init__(self, loaded: Loaded, device: torch.device) -> None:
+        self.model, self.tokeniser, self.device = loaded.model, loaded.processor.tokeniser, device
+        name, known = type(self.model).__name__, inspect.signature(self.model.forward).parameters
+        self._cache = "cache" if "cache" in known else "past_key_values"  # of transformers 5.20 on, and before
+        if self._cache not in known or "logits_to_keep" not in known or self.model.base_model is self.model:
+            raise OptionError(f"{{model}}: {name} does not decode with a cache of keys and values as transformers' do.")
+        self.attend_by("sdpa")
+
+    @property
+    def positions(self) -> int | None:
+        """Tokens that the model was made for; None: it does not say."""
+        most = getattr(self.model.config.get_text_config(), "max_position_embeddings", None)
+        return int(most) if most else None
+
+    @property
+    def parameters(self) -> int:
+        """Numbers that a token is multiplied with on its way to its last hidden state."""
+        base = self.model.base_model
+        return sum(p.numel() for p in base.parameters()) - int(base.get_input_embeddings().weight.numel())
+
+    def attend_by(self, implementation: str) -> None:
+        """Choose the attention of all layers by its name in transformers. Raises ``UsageError`` where it cannot."""
+        try:
+            with quiet():
+                self.model.set_attn_implementation(implementation)
+        except (ValueError, ImportError) as error:
+            raise OptionError(f"{{model}}: {type(self.model).__name__} cannot run {implementation} ({error}).") from None
+        if self.model.config._attn_implementation != implementation:
+            raise OptionError(f"{{model}}: the attention of {type(self.model).__name__} cannot be chosen.")
+
+    @torch.no_grad()
+    def prefill(self, tokens: Sequence[int]) -> Prefilled:
+        """One pass over a prompt, which fills a cache; logits of the last position only."""
+        with self._last_hidden() as kept:
+            out = self.model(input_ids=self._row(tokens), use_cache=True, logits_to_keep=1)
+        return Prefilled(kept[0], out.logits[0, -1], getattr(out, self._cache))
+
+    @torch.no_grad()
+    def extend(self, cache: Any, tokens: Sequence[int]) -> Tensor:
+        """Logits [V] behind further tokens, which are added to the cache."""
+        out = self.model(input_ids=self._row(tokens), use_cache=True, logits_to_keep=1, **{self._cache: cache})
+        logits: Tensor = out.logits[0, -1]
+        return logits
+
+    def decode(self, start: Prefilled, count: int) -> tuple[list[int], list[float]]:
+        """The ``count`` most probable tokens, one after the other, and the seconds of each of the ``count`` - 1 steps.
+
+        The cache of ``start`` grows by ``count`` - 1 tokens.
+        """
+        tokens, seconds = [int(start.logits.argmax())], []
+        for _ in range(count - 1):
+            synchronise(self.device)
+            begin = time.perf_counter()
+            logits = self.extend(start.cache, tokens[-1:])
+            tokens.append(int(logits.argmax()))
+            seconds.append(time.perf_counter() - begin)
+        return tokens, seconds
+
+    def answer(self, cache: Any, question: Sequence[int], count: int) -> list[int]:
+        """The ``count`` most probable tokens behind a question; the cache stays as it is."""
+        own = copy.deepcopy(cache)
+        tokens = [int(self.extend(own, question).argmax())]
+        for _ in range(count - 1):
+            tokens.append(int(self.extend(own, tokens[-1:]).argmax()))
+        return tokens
+
+    @torch.no_grad()
+    def likelihood(self, tokens: Sequence[int], run: Prefilled) -> Likelihood:
+        """How well each token of a prompt was foretold, from what its prefill left; logits are made in pieces.
+
+        Raises
+        ------
+        UsageError
+            If the logits in pieces are not those of the prefill.
+        """
+        follows = torch.tensor([*tokens[1:], 0], device=self.device)
+        nll, best = [], []
+        for start in range(0, len(tokens), PIECE):
+            logits = self._head(run.hidden[:, start : start + PIECE])[0].float()  # [PIECE, V]
+            chosen = logits.gather(1, follows[start : start + PIECE, None])[:, 0]
+            nll.append(logits.logsumexp(-1).double() - chosen.double())
+            best.append(logits.argmax(-1))
+        if not (logits[-1] - run.logits.float()).abs().max() <= SAME * run.logits.float().abs().max():
+            raise OptionError(f"{{model}}: {type(self.model).__name__} makes logits of more than its last hidden states.")
+        return Likelihood(torch.cat(nll)[:-1].cpu(), torch.cat(best).cpu())
+
+    def _row(self, tokens: Sequence[int]) -> Tensor:
+        return torch.tensor([list(tokens)], device=self.device)
+
+    @contextmanager
+    def _last_hidden(self) -> Iterator[list[Tensor]]:
+        kept: list[Tensor] = []
+        hook = self.model.base_model.register_forward_hook(lambda _, __, out: kept.append(out.last_hidden_state))
+        try:
+            yield kept
+        finally:
+            hook.remove()
+
+    def _head(self, hidden: Tensor) -> Tensor:
+        """Logits by the model's own forward pass (its head, scale and cap), its layers left out."""
+        from transformers.modeling_outputs import BaseModelOutputWithPast
+
+        base = self.model.base_model
+        base.forward = lambda *_, **__: BaseModelOutputWithPast(last_hidden_state=hidden)
+        try:
+            logits: Tensor = self.model(input_ids=self._row([0] * hidden.shape[1]), use_cache=False).logits
+        finally:
+            del base.forward
+        return logits
