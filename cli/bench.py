@@ -3,15 +3,17 @@
 from __future__ import annotations
 
 import sys
+from collections.abc import Collection
 from dataclasses import asdict, dataclass, replace
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
 from attn.core.attention.registry import OPERATORS
+from attn.core.bench.in_model.options import COUNT, InModel
 from attn.core.bench.options import BenchOptions
 from attn.core.bundles import Reporting
-from attn.core.options import Option, OptionError
+from attn.core.options import Option, OptionError, stated
 
 from .build import command
 
@@ -32,6 +34,10 @@ EXAMPLES = (
     ("attn bench bra halo --grid 256x256 --dim 32", "Vision operators on a token map."),
     ("attn bench lightning superlinear --backward", "Gradients too."),
     ("attn bench --mode decode --seq 128k", "One query against a long cache."),
+    (
+        "attn bench --model smollm2/ --text manual.txt --seq 1k,2k,4k hip dsa hisa blocktopk window+sink flux",
+        "What the operators do to a language model: perplexity, needles, agreement, times, bytes, and what ran where.",
+    ),
     ("attn bench --selftest", "All golden vectors of the official implementations; exit code 0 or 3."),
 )
 NOTES = (
@@ -44,6 +50,25 @@ NOTES = (
     "recall is the share of dense softmax mass on the chosen keys, on sampled query rows that see more keys than they "
     "attend to; oracle and window are the best keys, and the first keys with the last ones, at as many visited keys. "
     "lightning is no approximation of softmax attention: its error is against its own quadratic form.",
+    "With --model, at a length of N tokens the model reads the first N - T tokens of the text (T is --tokens) in one "
+    "pass, which fills its cache, and writes T more, each the most probable one. sdpa is the model with its own dense "
+    "attention; all else is compared with it, in the same run.",
+    "perplexity is exp of the mean of -log p over all tokens of the text but the first. 'same next' is the share of its "
+    "tokens behind which the most probable next token is the one of sdpa; 'greedy' the share of the T written tokens "
+    "that are, place by place, those of sdpa (after the first difference the texts differ).",
+    "needles: one prompt of N tokens holds a pass key of five digits at each of --depths, in per cent of the text; each "
+    "is asked for on its own behind the same cache, and is found if the greedy answer begins with its digits and "
+    "no further one.",
+    "prefill is the time of the whole pass over the N - T tokens, all layers and the logits of the last token; decode "
+    "the median time of a written token, the cache as full as that.",
+    "KV read is what an operator visits for the last written token, over all layers: D numbers for each key (or pooled "
+    "key) that its search scores, and D + Dv for each key and value that it attends to, each once for the query heads "
+    "of a key/value head. An operator that keeps a state has none. It is no measurement of memory traffic: "
+    "hisa, for one, pools its keys anew here.",
+    "flat IoU: |A and B| / |A or B| of the tokens that hisa and dsa choose with the same top_k, from the same queries "
+    "and keys; the mean over the layers, key/value heads and up to 256 queries evenly spaced among those that "
+    "see more keys than the candidate blocks hold (the others agree by construction and do not count).",
+    "Which operator ran in which layer is what the layers themselves noted; a run in which one did not is a failure.",
     "Peak memory is above the inputs, the output included; a child process of its own runs the operator for it.",
 )
 
@@ -61,7 +86,7 @@ class Runs:
     selftest: Annotated[bool, Option("Compare with all golden vectors; exit code 0 or 3.")] = False
 
 
-def _refuse(why: str, names: set[str]) -> None:
+def _refuse(why: str, names: Collection[str]) -> None:
     """Raise ``OptionError`` for options that would have no effect."""
     if names:
         listed = ", ".join(f"{{{name}}}" for name in sorted(names))
@@ -76,11 +101,17 @@ def _main(reporting: Reporting, options: BenchOptions, runs: Runs, given: frozen
     """
     for name in options.operators:
         OPERATORS[name]  # the nearest name before torch is imported
-    if options.budget < 1:
-        raise OptionError(f"{{budget}}: {options.budget:g} s is too short to measure anything. Use 1 or more.")
+    if options.seconds < 1:
+        raise OptionError(f"{{budget}}: {options.seconds:g} s is too short to measure anything. Use 1 or more.")
     if runs.selftest:
         _refuse("{selftest} compares with stored vectors", set(given) - {"operators", "selftest", *OUTPUT_OPTIONS})
         return _run(options.operators, reporting)
+    if options.inside.model is not None:
+        _refuse("inside a {model}", given - COUNT - OUTPUT_OPTIONS)
+        return _run(options, reporting)
+    only = {option.field for option in stated(InModel)} & given
+    if only and not runs.selftest:
+        _refuse("without a {model}", only)
     if runs.quick:
         _refuse(
             "{quick} measures 2 heads of 64 without memory",
@@ -110,6 +141,10 @@ def _run(options: BenchOptions | tuple[str, ...], reporting: Reporting) -> None:
             from attn.core.bench import selftest
 
             return selftest.run(options, watcher=watch, arguments=arguments)
+        if options.inside.model is not None:
+            from attn.core.bench.in_model.run import run as inside
+
+            return inside(options, watcher=watch, arguments=arguments)
         from attn.core.bench.run import run
 
         return run(options, watcher=watch, arguments=arguments)

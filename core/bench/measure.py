@@ -300,7 +300,7 @@ def _memory(setup: Setup, rows: list[Row], q: Tensor, k: Tensor, v: Tensor) -> N
     for done, (label, peak) in enumerate(memory.peaks(q, k, v, calls, setup.threads), 1):
         quick[label].metrics["peak_bytes"] = peak
         setup.watcher.step("memory", done, len(quick))
-        if setup.left < -setup.options.budget / 4:
+        if setup.left < -setup.options.seconds / 4:
             return
 
 

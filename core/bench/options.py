@@ -16,8 +16,12 @@ from ..errors import UsageError
 from ..options import Option, OptionError, check
 from ..sizes import parse_grid, parse_size, parse_sizes
 from . import GENERATOR_NAMES
+from .in_model.options import BUDGET as IN_MODEL_BUDGET
+from .in_model.options import LENGTHS as IN_MODEL_LENGTHS
+from .in_model.options import InModel
 
 Mode = Literal["prefill", "decode"]
+BUDGET = 240.0  # s
 
 
 def complete_inputs(incomplete: str) -> list[str]:
@@ -107,8 +111,11 @@ class BenchOptions:
         None: until 1 s or 5 runs.
     asked : frozenset of str
         Which of ``batch``, ``num_heads``, ``num_kv_heads`` and ``head_dim`` a file must have, or be refused.
-    budget : float, s
-        An operator predicted to outrun what is left of it is skipped, with its prediction.
+    budget : float or None, s
+        An operator predicted to outrun what is left of it is skipped, with its prediction. None: 240, inside a model
+        540.
+    inside : InModel
+        With a model, all is measured inside it.
     """
 
     operators: Annotated[
@@ -122,7 +129,8 @@ class BenchOptions:
         tuple[int, ...],
         Option(
             "Lengths: 512, 4k (k = 1024), lists 4k,16k, doubling ranges 4k..128k.",
-            name="--seq", metavar="SIZES", parse=parse_sizes, shown="4k, or --grid's",
+            name="--seq", metavar="SIZES", parse=parse_sizes,
+            shown="4k, or --grid's; with --model 1k,2k,4k",
         ),
     ] = ()  # fmt: skip
     num_heads: Annotated[int, Option("Query heads.", name="--heads", metavar="N", least=1)] = 1
@@ -183,8 +191,12 @@ class BenchOptions:
     rows: Annotated[int, Option("Query rows on which exactness is measured.", metavar="N", least=4)] = 256
     repeat: Annotated[int | None, Option("Runs of each operator.", metavar="N", least=1, shown="1 s or 5 runs")] = None
     budget: Annotated[
-        float, Option("Operators predicted to outrun it are skipped, and say so.", metavar="SECONDS", above=0)
-    ] = 240.0
+        float | None,
+        Option(
+            "What is predicted to outrun it is skipped, and says so.",
+            metavar="SECONDS", above=0, shown="240; with --model 540",
+        ),
+    ] = None  # fmt: skip
     memory: Annotated[bool, Option("Measure peak memory in child processes.")] = True
     plot: Annotated[
         Path | None, Option("Draw time and memory against length, and recall against keys.", metavar="FILE")
@@ -195,12 +207,19 @@ class BenchOptions:
     ] = "float32"
     seed: Seed = 0
     threads: Threads = None
+    inside: InModel = field(default_factory=InModel)
     asked: frozenset[str] = frozenset()
 
     def __post_init__(self) -> None:
         check(self)
         if not self.lengths:
-            object.__setattr__(self, "lengths", (math.prod(self.grid) if self.grid else 4096,))
+            own = IN_MODEL_LENGTHS if self.inside.model else (math.prod(self.grid) if self.grid else 4096,)
+            object.__setattr__(self, "lengths", own)
+
+    @property
+    def seconds(self) -> float:
+        """The budget, s."""
+        return self.budget or (IN_MODEL_BUDGET if self.inside.model else BUDGET)
 
     @property
     def named(self) -> tuple[str, ...]:

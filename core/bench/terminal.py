@@ -24,17 +24,17 @@ def _columns(item: Item) -> dict[str, Any]:
         "operator": item.label,
         "seq": _size(item),
         "inputs": item.source,
-        "median ms": _sig(m["median_ms"]),
-        "x dense": _sig(m.get("speedup")),
-        "GFLOP/s": _sig(m["gflops_useful"]),
+        "median ms": significant(m["median_ms"]),
+        "x dense": significant(m.get("speedup")),
+        "GFLOP/s": significant(m["gflops_useful"]),
         "ceiling": f"{100 * m['ceiling_share']:.0f}%" if "ceiling_share" in m else None,
         "keys": round(m["keys_searched"] + m["keys_attended"]),
-        "peak MiB": _sig(m["peak_bytes"] / 2**20) if "peak_bytes" in m else None,
-        "recall": _share(m.get("mass_recall")),
-        "p5": _share(m.get("mass_recall_p5")),
-        "oracle": _share(m.get("oracle_recall")),
-        "window": _share(m.get("window_recall")),
-        "needle": _share(m.get("needle_hit")),
+        "peak MiB": significant(m["peak_bytes"] / 2**20) if "peak_bytes" in m else None,
+        "recall": share(m.get("mass_recall")),
+        "p5": share(m.get("mass_recall_p5")),
+        "oracle": share(m.get("oracle_recall")),
+        "window": share(m.get("window_recall")),
+        "needle": share(m.get("needle_hit")),
         "rel. error": f"{m['relative_error']:.1e}" if "relative_error" in m else None,
         "status": "noisy" if item.noisy and item.status == "ok" else item.status,
     }
@@ -44,14 +44,15 @@ def _size(item: Item) -> str:
     return show_size(int(item.metrics["seq_len"])) if "seq_len" in item.metrics else ""
 
 
-def _sig(value: float | None) -> str | None:
+def significant(value: float | None) -> str | None:
     """Three significant digits."""
     if value is None:
         return None
     return f"{value:.0f}" if value >= 100 else f"{value:.3g}"
 
 
-def _share(value: float | None) -> str | None:
+def share(value: float | None) -> str | None:
+    """Three decimals."""
     return None if value is None else f"{value:.3f}"
 
 

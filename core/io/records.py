@@ -90,6 +90,24 @@ def decoded(path: str | PathLike[str], file: IO[bytes], *, errors: str = "strict
             yield number, text
 
 
+def whole_text(path: str | PathLike[str]) -> str:
+    """A file as one text, line ends as LF.
+
+    Raises
+    ------
+    InputError
+        If it cannot be read, is too long for the budget of memory, or is no UTF-8.
+    """
+    try:
+        with open_regular(path) as file:
+            data = read_within(file, path, line_limit(), "is a text of")
+        return data.decode("utf-8-sig").replace("\r\n", "\n")
+    except UnicodeDecodeError as error:
+        raise InputError(path, f"is not UTF-8 ({error.reason})", "Save it as UTF-8") from error
+    except OSError as error:
+        raise InputError(path, f"cannot be read ({error.strerror})", "Check its permissions") from error
+
+
 def json_lines(path: str | PathLike[str]) -> Iterator[tuple[str, dict[str, Any]]]:
     """``"line 7"`` and the object on it, for each line. Raises ``InputError`` as ``lines``, or if it is no object."""
     yield from json_objects(path, lines(path))

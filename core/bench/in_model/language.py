@@ -19,7 +19,7 @@ from ...models.loaded import Loaded
 from ...options import OptionError
 
 PIECE = 256  # positions whose logits are in memory together: they are 49152 numbers each for SmolLM2
-SAME = 1e-3  # of the largest logit: rounding of one matrix product in other pieces
+SAME = 1e-3  # of the largest logit (or four roundings of it): one matrix product in other pieces
 
 
 @dataclass(frozen=True, slots=True)
@@ -88,7 +88,8 @@ class Language:
     def parameters(self) -> int:
         """Numbers that a token is multiplied with on its way to its last hidden state."""
         base = self.model.base_model
-        return sum(p.numel() for p in base.parameters()) - int(base.get_input_embeddings().weight.numel())
+        table: Tensor = base.get_input_embeddings().weight
+        return sum(int(p.numel()) for p in base.parameters()) - table.numel()
 
     def attend_by(self, implementation: str) -> None:
         """Choose the attention of all layers by its name in transformers. Raises ``UsageError`` where it cannot."""
@@ -96,7 +97,9 @@ class Language:
             with quiet():
                 self.model.set_attn_implementation(implementation)
         except (ValueError, ImportError) as error:
-            raise OptionError(f"{{model}}: {type(self.model).__name__} cannot run {implementation} ({error}).") from None
+            raise OptionError(
+                f"{{model}}: {type(self.model).__name__} cannot run {implementation} ({error})."
+            ) from None
         if self.model.config._attn_implementation != implementation:
             raise OptionError(f"{{model}}: the attention of {type(self.model).__name__} cannot be chosen.")
 
@@ -152,8 +155,11 @@ class Language:
             chosen = logits.gather(1, follows[start : start + PIECE, None])[:, 0]
             nll.append(logits.logsumexp(-1).double() - chosen.double())
             best.append(logits.argmax(-1))
-        if not (logits[-1] - run.logits.float()).abs().max() <= SAME * run.logits.float().abs().max():
-            raise OptionError(f"{{model}}: {type(self.model).__name__} makes logits of more than its last hidden states.")
+        whole, kind = run.logits.float(), run.logits.dtype
+        if (logits[-1] - whole).abs().max() > max(SAME, 4 * torch.finfo(kind).eps) * whole.abs().max():
+            raise OptionError(
+                f"{{model}}: {type(self.model).__name__} makes logits of more than its last hidden states."
+            )
         return Likelihood(torch.cat(nll)[:-1].cpu(), torch.cat(best).cpu())
 
     def _row(self, tokens: Sequence[int]) -> Tensor:

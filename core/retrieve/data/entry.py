@@ -12,10 +12,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ...errors import InputError
-from ...io.kinds import open_regular
-from ...io.records import line_limit
+from ...io.records import whole_text
 from ...io.tables import StoredImage, read_picture
-from ...memory import read_within
 
 
 @dataclass(frozen=True, slots=True)
@@ -54,14 +52,7 @@ class Entry:
         """The text. Raises ``InputError`` if its file cannot be read or is no UTF-8."""
         if self.text is not None or self.path is None:
             return self.text or ""
-        try:
-            with open_regular(self.path) as file:
-                data = read_within(file, self.path, line_limit(), "is a text of")
-            return data.decode("utf-8-sig").replace("\r\n", "\n")
-        except UnicodeDecodeError as error:
-            raise InputError(self.path, f"is not UTF-8 ({error.reason})", "Save it as UTF-8") from error
-        except OSError as error:
-            raise InputError(self.path, f"cannot be read ({error.strerror})", "Check its permissions") from error
+        return whole_text(self.path)
 
     def read_pixels(self, max_side: int | None = None) -> NDArray[np.float32]:
         """The picture [3, H, W], RGB in [0, 1]. Raises ``InputError`` if it cannot be read."""
