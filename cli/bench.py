@@ -53,11 +53,11 @@ NOTES = (
     "With --model, at a length of N tokens the model reads the first N - T tokens of the text (T is --tokens) in one "
     "pass, which fills its cache, and writes T more, each the most probable one. sdpa is the model with its own dense "
     "attention; all else is compared with it, in the same run.",
-    "perplexity is exp of the mean of -log p over all tokens of the text but the first. 'same next' is the share of its "
-    "tokens behind which the most probable next token is the one of sdpa; 'greedy' the share of the T written tokens "
-    "that are, place by place, those of sdpa (after the first difference the texts differ).",
-    "needles: one prompt of N tokens holds a pass key of five digits at each of --depths, in per cent of the text; each "
-    "is asked for on its own behind the same cache, and is found if the greedy answer begins with its digits and "
+    "perplexity is exp of the mean of -log p over all tokens of the text but the first. 'same next' is the share of "
+    "its tokens behind which the most probable next token is the one of sdpa; 'greedy' the share of the T written "
+    "tokens that are, place by place, those of sdpa (after the first difference the texts differ).",
+    "needles: one prompt of N tokens holds a pass key of five digits at each of --depths, in per cent of the text; "
+    "each is asked for on its own behind the same cache, and is found if the greedy answer begins with its digits and "
     "no further one.",
     "prefill is the time of the whole pass over the N - T tokens, all layers and the logits of the last token; decode "
     "the median time of a written token, the cache as full as that.",

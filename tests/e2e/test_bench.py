@@ -334,3 +334,27 @@ def test_selftest_exits_3_when_a_vector_differs(attn, tmp_path, monkeypatch):
     assert done.code == 3
     assert "lightning/slopes" in done.stderr
     assert package.__version__
+
+
+def test_operators_inside_a_model(attn, tmp_path):
+    from small_languages import language_folder
+
+    language_folder(tmp_path / "model")
+    (tmp_path / "text.txt").write_text("the quick brown fox 12345 jumps over a lazy dog. " * 20)
+    model = ["--model", str(tmp_path / "model"), "--text", str(tmp_path / "text.txt"), "--seq", "256", "--tokens", "4"]
+    done = attn("bench", "window+sink", *model, "--set", "window+sink.window=32", "--depths", "none", "--json")
+    assert done.code == 0, done.stderr
+    report = json.loads(done.stdout)
+    assert [item["input"] for item in report["items"]] == ["sdpa @ 256", "window+sink @ 256"]
+    assert report["items"][1]["metrics"]["kv_share"] < 0.2
+    assert report["summary"]["ran"][-1]["ran"] == "window+sink"
+    for more, words in ((["--heads", "1"], "--heads would have no effect"), (["--dense-layers", "x"], "no list of")):
+        done = attn("bench", "window+sink", *model, *more)
+        assert (done.code, done.stderr.count("\n")) == (2, 1)
+        assert words in done.stderr
+    done = attn("bench", "window+sink", "--depths", "0")
+    assert done.code == 2
+    assert "without a --model: --depths would have no effect" in done.stderr
+    done = attn("bench", "--model", str(tmp_path / "model"), "--text", str(tmp_path / "none.txt"), "--seq", "256")
+    assert done.code == 1
+    assert "none.txt: does not exist" in done.stderr

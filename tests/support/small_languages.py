@@ -32,8 +32,8 @@ def language_folder(folder: Path, kind: str = "Llama", seed: int = 0, **sizes: A
     """A folder of transformers: ``kind`` is the beginning of the class's name."""
     import transformers
 
-    config = getattr(transformers, f"{kind}Config")(**SIZES | sizes)
+    model = getattr(transformers, f"{kind}ForCausalLM")
     torch.manual_seed(seed)
-    save(getattr(transformers, f"{kind}ForCausalLM")(config), folder, seed)
+    save(model(model.config_class(**SIZES | sizes)), folder, seed)
     letters().save_pretrained(folder)
     return folder

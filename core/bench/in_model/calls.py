@@ -56,8 +56,10 @@ def caught(implementation: str, rows: Callable[[Tensor], Tensor] = lambda q: q) 
     def passing(module: Any, query: Tensor, key: Tensor, value: Tensor, *args: Any, **others: Any) -> Any:
         calls[int(module.layer_idx)] = LayerCall(
             rows(query), key, value.shape[-1], others.get("scaling"), others.get("sliding_window"),
-            Shape(*query.shape[:2], key.shape[1], query.shape[2], key.shape[2], key.shape[3], value.shape[3], True,
-                  query.itemsize),
+            Shape(
+                query.shape[0], query.shape[1], key.shape[1], query.shape[2], key.shape[2], key.shape[3],
+                value.shape[3], True, query.itemsize,
+            ),
         )  # fmt: skip
         return function(module, query, key, value, *args, **others)
 
@@ -65,4 +67,4 @@ def caught(implementation: str, rows: Callable[[Tensor], Tensor] = lambda q: q) 
     try:
         yield calls
     finally:
-        del ALL_ATTENTION_FUNCTIONS[implementation]  # back to the registered one
+        ALL_ATTENTION_FUNCTIONS.pop(implementation)  # back to the registered one

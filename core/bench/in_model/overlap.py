@@ -20,8 +20,10 @@ def spans(length: int, pool: int) -> list[range]:
     The others see no more keys than the candidate blocks hold: there both operators choose the same by construction.
     """
     first = min(pool, length)
+    if first == length:
+        return []
     each = (length - first) / SPANS
-    starts = sorted({first + int(number * each) for number in range(SPANS)}) if first < length else []
+    starts = sorted({first + int(number * each) for number in range(SPANS)})
     ends = [*starts[1:], length]
     return [range(start, min(start + QUERIES, end)) for start, end in zip(starts, ends, strict=True)]
 
