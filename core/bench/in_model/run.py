@@ -37,7 +37,7 @@ from .language import Language
 from .needles import Haystack, haystack, knows_digits, search
 from .options import COUNT
 from .result import draw, item, overview, sections
-from .trial import PILOT, Bench, Piloted, Trial, measure, pilot
+from .trial import PILOT, Piloted, Trial, Workbench, measure, pilot
 
 FAULTS = (RuntimeError, ValueError, NotImplementedError, MemoryError)
 """What an operator or a model may raise: the trial fails, the others go on."""
@@ -70,7 +70,7 @@ def run(options: BenchOptions, *, watcher: Watcher | None = None, arguments: Map
     _check_positions(options, language)
     tokens = _tokens(inside.text, language.tokeniser, max(options.lengths))
     register_attention()
-    bench = Bench(language, tokens, inside.dense_layers, inside.tokens, started + options.seconds, watcher)
+    bench = Workbench(language, tokens, inside.dense_layers, inside.tokens, started + options.seconds, watcher)
     ceilings = machine.ceilings(device, tuple(dict.fromkeys((torch.float32, dtype))))
     trials, left = _measured(bench, options, names)
     watcher.step("the report", 0, 1)
@@ -99,7 +99,7 @@ def run(options: BenchOptions, *, watcher: Watcher | None = None, arguments: Map
     )  # fmt: skip
 
 
-def _measured(bench: Bench, options: BenchOptions, names: Sequence[str]) -> tuple[list[Trial], list[str]]:
+def _measured(bench: Workbench, options: BenchOptions, names: Sequence[str]) -> tuple[list[Trial], list[str]]:
     """All trials, and what was not reached after Ctrl-C: first the texts, then the needles, short lengths first."""
     trials: list[Trial] = []
     piloted: dict[str, Piloted | str] = {}
@@ -117,7 +117,7 @@ def _measured(bench: Bench, options: BenchOptions, names: Sequence[str]) -> tupl
     return trials, []
 
 
-def _pilot(bench: Bench, candidate: Candidate, piloted: dict[str, Piloted | str]) -> Shape:
+def _pilot(bench: Workbench, candidate: Candidate, piloted: dict[str, Piloted | str]) -> Shape:
     """The shape of a layer of the model, from the pilot of the baseline. Raises ``UsageError`` where that fails."""
     bench.watcher.step(f"{candidate.label}: warm-up", 0, 1)
     try:
@@ -136,7 +136,7 @@ def _planned(options: BenchOptions, names: Sequence[str], shape: Shape, length: 
     return plan(names, options, shape._replace(len_q=length, len_k=length, causal=True))
 
 
-def _text(bench: Bench, trial: Trial, trials: Sequence[Trial], piloted: dict[str, Piloted | str]) -> None:
+def _text(bench: Workbench, trial: Trial, trials: Sequence[Trial], piloted: dict[str, Piloted | str]) -> None:
     """Measure one trial on the text, or say in it why not."""
     key = f"{trial.label} {sorted(trial.candidate.params.items())}"
     if trial.candidate.name == BASELINE:
@@ -165,7 +165,7 @@ def _text(bench: Bench, trial: Trial, trials: Sequence[Trial], piloted: dict[str
         trial.error = first_line(error)
 
 
-def _predicted(bench: Bench, trial: Trial, found: Piloted, before: Sequence[Trial]) -> float:
+def _predicted(bench: Workbench, trial: Trial, found: Piloted, before: Sequence[Trial]) -> float:
     """Seconds of a trial, by its operations and the rate of the longest run before it."""
     work = found.work(trial.candidate, bench.language, trial.length)
     if before:
@@ -177,7 +177,7 @@ def _predicted(bench: Bench, trial: Trial, found: Piloted, before: Sequence[Tria
     return found.seconds * work / short + bench.written * found.decode
 
 
-def _needles(bench: Bench, trials: Sequence[Trial], options: BenchOptions) -> None:
+def _needles(bench: Workbench, trials: Sequence[Trial], options: BenchOptions) -> None:
     """The needles of one length, by every trial of it that ran."""
     inside = options.inside
     for trial in trials:
@@ -197,7 +197,7 @@ def _needles(bench: Bench, trials: Sequence[Trial], options: BenchOptions) -> No
         _search(bench, trial, stack)
 
 
-def _search(bench: Bench, trial: Trial, stack: Haystack) -> None:
+def _search(bench: Workbench, trial: Trial, stack: Haystack) -> None:
     bench.watcher.step(f"{trial.label} @ {show_size(trial.length)}: needles", 0, 1)
     try:
         with bench.attending(trial.candidate, trial.warnings):

@@ -58,7 +58,7 @@ class Trial:
 
 
 @dataclass(frozen=True)
-class Bench:
+class Workbench:
     """What stays the same over a run."""
 
     language: Language
@@ -103,7 +103,7 @@ class Piloted:
         return total
 
 
-def pilot(bench: Bench, candidate: Candidate) -> Piloted:
+def pilot(bench: Workbench, candidate: Candidate) -> Piloted:
     """Compile everything, then a short prefill and a few steps by the clock. Raises what the operator raises."""
     language, tokens = bench.language, bench.tokens[:PILOT]
     with bench.attending(candidate, []) as ran, caught(bench.implementation(candidate), _last) as calls:
@@ -119,7 +119,7 @@ def pilot(bench: Bench, candidate: Candidate) -> Piloted:
     return Piloted(timing.median, min(steps), shapes, dense)
 
 
-def measure(bench: Bench, trial: Trial, base: Trial | None) -> None:
+def measure(bench: Workbench, trial: Trial, base: Trial | None) -> None:
     """Perplexity, agreement with ``base``, times, bytes and overlap of one trial, into it.
 
     Raises whatever the operator or the model raise, with what was measured before in the trial.
