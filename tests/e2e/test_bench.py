@@ -35,6 +35,7 @@ def test_one_json_document_and_nothing_else(attn):
     assert [item["details"]["label"] for item in report["items"]] == ["sdpa", "window+sink", "lightning"]
     assert all(item["status"] == "ok" and item["metrics"]["median_ms"] > 0 for item in report["items"])
     assert report["summary"]["machine"]["threads"] >= 1
+    assert "torch=" in report["summary"]["machine"]["cpu_flags"]
     assert report["arguments"]["lengths"] == [512]
 
 

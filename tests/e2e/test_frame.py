@@ -188,6 +188,7 @@ def test_doctor(cli):
     found = json.loads(ran.stdout)
     assert found["versions"]["torch"] == torch.__version__
     assert found["devices"][0]["device"] == "cpu"
+    assert "torch=" in found["devices"][0]["flags"]
     assert {part["status"] for part in found["optional"]} <= {"found", "missing"}
     assert "optional parts" in cli("doctor").stdout
 
