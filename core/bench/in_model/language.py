@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import copy
 import inspect
-import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -13,10 +12,10 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from ...device import synchronise
 from ...models.hf import quiet
 from ...models.loaded import Loaded
 from ...options import OptionError
+from ..timing import Timing, run_once
 
 PIECE = 256  # positions whose logits are in memory together: they are 49152 numbers each for SmolLM2
 SAME = 1e-3  # of the largest logit (or four roundings of it): one matrix product in other pieces
@@ -117,19 +116,20 @@ class Language:
         logits: Tensor = out.logits[0, -1]
         return logits
 
-    def decode(self, start: Prefilled, count: int) -> tuple[list[int], list[float]]:
-        """The ``count`` most probable tokens, one after the other, and the seconds of each of the ``count`` - 1 steps.
+    def decode(self, start: Prefilled, count: int) -> tuple[list[int], Timing]:
+        """The ``count`` most probable tokens, one after the other, and the times of the ``count`` - 1 steps.
 
-        The cache of ``start`` grows by ``count`` - 1 tokens.
+        The cache of ``start`` grows by ``count`` - 1 tokens. Raises what the model raises.
         """
-        tokens, seconds = [int(start.logits.argmax())], []
+        tokens, timing = [int(start.logits.argmax())], Timing()
         for _ in range(count - 1):
-            synchronise(self.device)
-            begin = time.perf_counter()
-            logits = self.extend(start.cache, tokens[-1:])
-            tokens.append(int(logits.argmax()))
-            seconds.append(time.perf_counter() - begin)
-        return tokens, seconds
+            run_once(
+                timing, lambda: int(self.extend(start.cache, tokens[-1:]).argmax()), self.device, keep=lambda best: best
+            )
+            if timing.error is not None:
+                raise timing.error
+            tokens.append(timing.result)
+        return tokens, timing
 
     def answer(self, cache: Any, question: Sequence[int], count: int) -> list[int]:
         """The ``count`` most probable tokens behind a question; the cache stays as it is."""

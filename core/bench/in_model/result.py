@@ -37,14 +37,14 @@ def item(trial: Trial, options: BenchOptions) -> Item:
         )  # fmt: skip
     if trial.error:
         return Item(name, None, "failed", 0.0, error=trial.error, metrics=base, details=about, warnings=warnings)
-    if noise := trial.prefill.noise:
+    if noise := trial.prefill.noise or trial.decode.noise:
         warnings += (f"noisy: {noise}",)
     times = {
         "prefill_seconds": trial.prefill.median, "prefill_cpu_seconds": median(trial.prefill.cpu),
-        "decode_ms": 1e3 * median(trial.decode),
+        "decode_ms": 1e3 * trial.decode.median, "decode_cpu_ms": 1e3 * median(trial.decode.cpu),
     }  # fmt: skip
-    details = {**about, "wall_seconds": trial.prefill.wall, "decode_seconds": trial.decode, "noisy": bool(noise)}
-    seconds = sum(trial.prefill.wall) + sum(trial.decode)
+    details = {**about, "wall_seconds": trial.prefill.wall, "decode_seconds": trial.decode.wall, "noisy": bool(noise)}
+    seconds = sum(trial.prefill.wall) + sum(trial.decode.wall)
     return Item(
         name, None, "ok", seconds, metrics={**base, **trial.metrics, **times}, details=details, warnings=warnings
     )
@@ -139,7 +139,7 @@ def draw(path: str | PathLike[str], trials: Sequence[Trial]) -> None:
     charts: tuple[tuple[str, str, Callable[[Trial], float]], ...] = (
         ("perplexity", "perplexity", lambda trial: trial.metrics["perplexity"]),
         ("prefill", "seconds", lambda trial: trial.prefill.median),
-        ("a further token", "ms", lambda trial: 1e3 * median(trial.decode)),
+        ("a further token", "ms", lambda trial: 1e3 * trial.decode.median),
         ("keys and values read for it", "MiB", lambda trial: trial.metrics.get("kv_bytes_read", 0.0) / 2**20),
     )
     done = [trial for trial in trials if trial.likelihood is not None and not trial.error]

@@ -170,9 +170,10 @@ def _predicted(bench: Workbench, trial: Trial, found: Piloted, before: Sequence[
     work = found.work(trial.candidate, bench.language, trial.length)
     if before:
         last = before[-1]
-        return last.prefill.median * work / found.work(
-            trial.candidate, bench.language, last.length
-        ) + bench.written * machine.median(last.decode)
+        return (
+            last.prefill.median * work / found.work(trial.candidate, bench.language, last.length)
+            + bench.written * last.decode.median
+        )
     short = found.work(trial.candidate, bench.language, min(len(bench.tokens), PILOT))
     return found.seconds * work / short + bench.written * found.decode
 
@@ -186,7 +187,7 @@ def _needles(bench: Workbench, trials: Sequence[Trial], options: BenchOptions) -
         except ValueError as error:
             trial.warnings.append(f"no needles at {show_size(trial.length)}: {error}")
             continue
-        seconds = trial.prefill.median + len(stack.needles) * (stack.answer + 2) * machine.median(trial.decode)
+        seconds = trial.prefill.median + len(stack.needles) * (stack.answer + 2) * trial.decode.median
         left = bench.deadline - time.monotonic()
         if seconds > left:
             trial.warnings.append(
