@@ -158,7 +158,8 @@ def test_inputs_that_want_gradients_where_none_are_recorded(name):
     if operator.select is not None:
         with torch.no_grad():
             chosen = operator.select(*tensors[:2], scale=None, **given)
-            assert torch.equal(operator.attend(*tensors, chosen, scale=None, **given), truth)
+            alone = operator.attend(*tensors, chosen, scale=None, **given)
+        torch.testing.assert_close(alone, truth)  # an operator whose search and attention are one kernel adds otherwise
     if operator.decoder is not None:
         parameters = {key: value for key, value in given.items() if key != "causal"}
         steps = [operator.decoder(q[:, :, -1:], k, v, **parameters)() for q, k, v in (tensors, qkv())]
