@@ -97,7 +97,7 @@ def attend(q: Tensor, v: Tensor, index: TokenIndex, ks: Tensor, ke: Tensor, scal
             queries = q[:, part].transpose(0, 1)
             chunk.find(queries, head_weights(queries), ks[part], ke[part], listed, values=weight)
             fine, products = chunk.fine, chunk.fine.products
-            _weigh()(weight, (listed >= 0).sum(1, dtype=np.int32), np.float32(scale))
+            _weigh()(weight, fine.lengths, np.float32(scale))
             _add()(weight, listed, fine.ends, products.starts, products.lines, values, fine.size, slot, sums.numpy())
             out[:, part] = sums[..., :value_dim].transpose(0, 1)
 

@@ -60,10 +60,13 @@ class TokenIndex(Protocol):
 
 
 class FlatIndex:
-    """Section 3.2: the score of every visible token, then the top k. ``k`` [T, d]."""
+    """Section 3.2: the score of every visible token, then the top k. ``k`` [T, d].
 
-    def __init__(self, k: Tensor, *, top_k: int) -> None:
-        self.k, self.top_k = k, min(top_k, k.shape[0])
+    ``signed``: by the products of one head themselves, as the oracle wants it; by the kernels only.
+    """
+
+    def __init__(self, k: Tensor, *, top_k: int, signed: bool = False) -> None:
+        self.k, self.top_k, self.signed = k, min(top_k, k.shape[0]), signed
 
     @property
     def slots(self) -> int:
@@ -77,7 +80,7 @@ class FlatIndex:
 
     def chunk(self, rows: int, heads: int) -> ChunkSearch:
         """As in ``TokenIndex``."""
-        return _FlatSearch(BestTokens(self.blocks, rows=rows, heads=heads))
+        return _FlatSearch(BestTokens(self.blocks, rows=rows, heads=heads, signed=self.signed))
 
     def in_torch(self, q: Tensor, weights: Tensor, ks: Tensor, ke: Tensor) -> Tensor:
         """As in ``TokenIndex``."""

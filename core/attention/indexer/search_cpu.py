@@ -55,65 +55,59 @@ def _cut(scores: Floats, top_k: int, guess: Any, force: bool) -> tuple[Any, Any,
 
 
 @kernel(
-    "void(float32[:,:,::1],int32[:,::1],int32[::1],float32[:,::1],int64[::1],int64[::1],int64[::1],int64,boolean,"
+    "void(float32[:,:,::1],int32[:,::1],int32[::1],float32[:,::1],int64[::1],int64[::1],int64[::1],int64,boolean,boolean,"
     "float32[::1],int32[::1],float32[:,::1],int32[:,::1],int32[:,::1],float32[:,:,::1])"
 )
 def _select(
-    x: Floats, blocks: Ints, counts: Ints, weights: Floats, ks: Longs, ke: Longs, origin: Longs, size: int, force: bool,
-    row: Floats, numbers: Ints, products: Floats, out: Ints, ends: Ints, values: Floats,
+    x: Floats, blocks: Ints, counts: Ints, weights: Floats, ks: Longs, ke: Longs, origin: Longs, size: int,
+    signed: bool, force: bool, row: Floats, numbers: Ints, chosen: Floats, out: Ints, ends: Ints, values: Floats,
 ) -> None:  # fmt: skip
     """The best tokens in [ks, ke) of each query's blocks, ascending, -1 at the end, into ``out`` [m, K].
 
-    ``x`` [m * heads, S, wide]. A query's blocks ascend and hold ks and ke - 1, so its visible scores are one piece.
-    ``force``: the first and the last visible one are chosen whatever their scores. ``origin`` [m] is subtracted.
-    ``row`` and ``numbers`` [S * size + 16] are scratch, and so are ``products`` [H, S * size + 16]: none, or one for
-    each head. Then ``values`` [m, H, K] are the products of the chosen. ``ends`` [m, S]: how many tokens of a list
-    stand in its blocks up to this one.
+    Products ``x`` [m * heads, S, wide]. A query's blocks ascend and hold ks and ke - 1, so its visible scores are one
+    piece. ``signed``: scores are the products of the one head there is. ``force``: the first and the last visible one
+    are chosen whatever their scores. ``origin`` [m] is subtracted. ``row`` and ``numbers`` [S * size + 16] are scratch,
+    and so are ``chosen`` [H, S * size + 16]: none, or one for each head, and then ``values`` [m, H, K] are the products
+    of the chosen. ``ends`` [m, S]: how many tokens of a list stand in its blocks up to this one.
     """
     guess = _ZERO
-    heads, top_k = weights.shape[1], out.shape[1]
-    slots, wide = x.shape[1], x.shape[2]
-    products_of = x.reshape(x.size)
-    into = products.reshape(products.size)
-    room = products.shape[1]
+    heads, top_k, slots, wide = weights.shape[1], out.shape[1], x.shape[1], x.shape[2]
+    flat, kept = x.reshape(x.size), chosen.reshape(chosen.size)
     for t in range(out.shape[0]):
         n: Any = np.int64(0)
         if counts[t] > 0:
             start = ks[t] - np.int64(blocks[t, 0]) * size
             stop = (counts[t] - 1) * size + ke[t] - np.int64(blocks[t, counts[t] - 1]) * size
             # of one head, products that are positive are in the order of their scores, and need no copy
-            origin_of_scores, scores, lo = t * slots * wide, products_of, _ZERO
-            if heads == 1 and wide == size and weights[t, 0] > _ZERO:
-                hi, lo, ties = _cut(scores[origin_of_scores + start : origin_of_scores + stop], top_k, guess, force)
-            if not lo > _ZERO:
-                origin_of_scores, scores = 0, row
+            scores, at, lo = flat, t * slots * wide, _ZERO
+            if signed or (heads == 1 and wide == size and weights[t, 0] > _ZERO):
+                hi, lo, ties = _cut(scores[at + start : at + stop], top_k, guess, force)
+            if not (signed or lo > _ZERO):
+                scores, at = row, 0
                 for s in range(counts[t]):
                     _index_scores(x[t * heads : (t + 1) * heads, s], weights[t], row[s * size : (s + 1) * size])
                 hi, lo, ties = _cut(scores[start:stop], top_k, guess, force)
             guess = hi
             for s in range(counts[t]):
-                base = np.int64(blocks[t, s]) * size - origin[t]
                 a, b = max(start, s * size), min(stop, (s + 1) * size)
                 inside = a - s * size
+                first = np.int64(blocks[t, s]) * size - origin[t] + inside
                 end, left = n, ties
-                for h in range(max(1, products.shape[0])):
-                    source = ((t * heads + h) * slots + s) * wide + inside
-                    a0, b0 = origin_of_scores + a, origin_of_scores + b
+                for h in range(max(1, chosen.shape[0])):
+                    source, target = ((t * heads + h) * slots + s) * wide + inside, h * chosen.shape[1]
                     if ties > 0:
                         end, left = emit_ties(
-                            scores, a0, b0, hi, lo, ties, base + inside, numbers, n, products_of, source, into, h * room
+                            scores, at + a, at + b, hi, lo, ties, first, numbers, n, flat, source, kept, target
                         )  # fmt: skip
                     else:
-                        end = emit(
-                            scores, a0, b0, hi, base + inside, numbers, n, products_of, source, into, h * room
-                        )  # fmt: skip
+                        end = emit(scores, at + a, at + b, hi, first, numbers, n, flat, source, kept, target)
                 n, ties = end, left
                 ends[t, s] = n
-        chosen = out[t]
-        chosen[:n] = numbers[:n]
-        chosen[n:] = -1
-        for h in range(products.shape[0]):
-            values[t, h, :n] = products[h, :n]
+        listed = out[t]
+        listed[:n] = numbers[:n]
+        listed[n:] = -1
+        for h in range(chosen.shape[0]):
+            values[t, h, :n] = chosen[h, :n]
 
 
 class BestTokens:
@@ -126,6 +120,9 @@ class BestTokens:
         Of a chunk, at most.
     width : int
         Candidate blocks of a query, at most.
+    signed : bool
+        Rank by the products themselves, of one head, instead of by index scores: there is no ReLU. The size of a block
+        must be a multiple of 32.
     force : bool
         Choose the first and the last token of a window whatever their scores.
 
@@ -133,14 +130,15 @@ class BestTokens:
     ----------
     products : BlockProducts
         Of the last chunk.
-    ends : int32 [m, S]
-        How many tokens of each query's list stand in its candidate blocks up to each.
+    ends, lengths : int32 [m, S], [m]
+        How many tokens of each query's list stand in its candidate blocks up to each, and in all.
     """
 
     def __init__(
-        self, keys: KeyBlocks, *, rows: int, heads: int, width: int | None = None, force: bool = False
-    ) -> None:
-        self.size, self.force = keys.size, force
+        self, keys: KeyBlocks, *, rows: int, heads: int, width: int | None = None, signed: bool = False,
+        force: bool = False,
+    ) -> None:  # fmt: skip
+        self.size, self.signed, self.force = keys.size, signed, force
         self.width = len(keys.blocks) if width is None else width
         self.products = BlockProducts(keys, rows=rows, heads=heads, width=self.width)
         slots = self.width * keys.size + 16
@@ -169,12 +167,16 @@ class BestTokens:
         candidates = _visible_blocks(first, last, self.size, self.width) if blocks is None else blocks
         counts = (candidates >= 0).sum(1, dtype=np.int32)
         self.ends = self._all_ends[: len(candidates)]
+        x = self.products.compute(q, candidates, counts)
+        chosen = self._chosen
+        if values is None:
+            chosen, values = chosen[:0], np.empty((0, 1, 1), np.float32)
         _select()(
-            self.products.compute(q, candidates, counts), candidates, counts,
-            weights.detach().float().contiguous().numpy(), first, last, first if relative else np.zeros_like(first),
-            self.size, self.force, self._row, self._numbers, self._chosen[: 0 if values is None else len(self._chosen)],
-            out, self.ends, np.empty((0, 1, 1), np.float32) if values is None else values,
+            x, candidates, counts, weights.detach().float().contiguous().numpy(), first, last,
+            first if relative else np.zeros_like(first), self.size, self.signed, self.force, self._row, self._numbers,
+            chosen, out, self.ends, values,
         )  # fmt: skip
+        self.lengths = np.where(counts > 0, self.ends[np.arange(len(counts)), counts - 1], np.int32(0))
 
 
 def _visible_blocks(ks: Longs, ke: Longs, size: int, width: int) -> Ints:

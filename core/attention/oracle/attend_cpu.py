@@ -10,6 +10,9 @@ from numba import njit
 from torch import Tensor
 
 from ...jit import FASTMATH, exp_negative, kernel
+from ..indexer.attend_cpu import attend as attend_in_one
+from ..indexer.index import FlatIndex
+from ..indexer.operator import windows
 from ..tokens.top_k_cpu import threshold
 from .selection import OracleSelection, each_chunk
 
@@ -110,4 +113,19 @@ def attend(
         out[b, h, rows] = mean
 
     each_chunk(q, k, causal=causal, scale=selection.scale, visit=visit)
+    return out
+
+
+def in_one(q: Tensor, k: Tensor, v: Tensor, *, causal: bool, scale: float | None = None, settings: Settings) -> Tensor:
+    """Both phases: the flat search of the indexers for each query head by itself, with the products for scores."""
+    factor = q.shape[-1] ** -0.5 if scale is None else scale
+    if factor < 0:
+        q, factor = -q, -factor
+    group, out = q.shape[1] // k.shape[1], q.new_empty(*q.shape[:3], v.shape[3])
+    ks, ke = windows(q.shape[2], k.shape[2], causal, q.device)
+    for b in range(k.shape[0]):
+        for kv in range(k.shape[1]):
+            index = FlatIndex(k[b, kv], top_k=settings.top_k, signed=True)
+            for h in range(kv * group, (kv + 1) * group):
+                attend_in_one(q[b, h : h + 1], v[b, kv], index, ks, ke, factor, out[b, h : h + 1])
     return out

@@ -1,7 +1,7 @@
 """The oracle: every query attends to its ``top_k`` highest-scoring keys, found by computing every score.
 
-The upper bound of what any selection of that many keys can keep, at quadratic time: the search costs what half of dense
-attention costs. Equal scores at the cut: the smaller position is chosen.
+The upper bound of what any selection of that many keys can keep, at quadratic time: the search computes half of what
+dense attention does. Equal scores at the cut: the smaller position is chosen.
 """
 
 from __future__ import annotations
@@ -18,6 +18,8 @@ from ..equations import causal_mask, masked_attention, needs_cpu_floats, repeat_
 from ..tokens.attend import LISTS, token_attention
 from ..tokens.top_k import ranked, top_k_positions
 from .selection import OracleSelection, each_chunk, mask_of_keys
+
+_FEW = 16  # queries for which a rearranged copy of the keys is not worth its time
 
 
 @dataclass(frozen=True, slots=True)
@@ -120,6 +122,17 @@ ATTEND = Phase(
 )
 
 
+def _refuses_in_one(q: Tensor, k: Tensor, v: Tensor, *, scale: float | None = None, **__: Any) -> str | None:
+    few = q.shape[2] < _FEW or scale == 0
+    return f"takes {_FEW} queries or more, and a scale other than 0" if few else _refuses(q, k, v)
+
+
+IN_ONE = Formulation(
+    "search and attention, numba", "cpu", "attn.core.attention.oracle.attend_cpu:in_one", _refuses_in_one
+)
+"""Both phases at once: nothing is kept of the selection."""
+
+
 def _positions(q: Tensor, k: Tensor, *, causal: bool, scale: float, top_k: int) -> Tensor:
     """The chosen keys of every query as lists: int32 [B, Hq, Lq, min(top_k, Lk)], ascending, -1 at the end."""
     chosen = torch.full((*q.shape[:3], min(top_k, k.shape[2])), -1, dtype=torch.int32, device=q.device)
@@ -136,7 +149,7 @@ def _positions(q: Tensor, k: Tensor, *, causal: bool, scale: float, top_k: int) 
 def fused(
     q: Tensor, k: Tensor, v: Tensor, *, causal: bool, scale: float | None = None, settings: Settings, backend: str
 ) -> Tensor:
-    """Linear memory, quadratic time: every score twice, in chunks of query rows.
+    """Linear memory, quadratic time: every score once, by the kernels of the indexers, or twice, in chunks of rows.
 
     Differentiable in q, k and v through the chosen keys, the choice constant; then 4 bytes x ``top_k`` for every query
     are kept.
@@ -146,19 +159,22 @@ def fused(
         chosen = _positions(q.detach(), k.detach(), causal=causal, scale=factor, top_k=settings.top_k)
         engine = choose(LISTS, (q,), backend)
         return token_attention(q, repeat_kv(k, q.shape[1]), repeat_kv(v, q.shape[1]), chosen, factor, engine)
-    given: dict[str, Any] = {"causal": causal, "scale": scale, "settings": settings, "backend": backend}
-    out: Tensor = ATTEND(q, k, v, SELECT(q, k, **given), **given)
+    given: dict[str, Any] = {"causal": causal, "scale": scale, "settings": settings}
+    if choose(ATTEND, (q, k, v), backend).backend == "cpu" and IN_ONE.refuses(q, k, v, **given) is None:
+        out: Tensor = IN_ONE.function(q, k, v, **given)
+    else:
+        out = ATTEND(q, k, v, SELECT(q, k, backend=backend, **given), backend=backend, **given)
     return out
 
 
 def cost(shape: Shape, *, settings: Settings) -> Cost:
-    """Every visible score twice, to cut and to weigh, and the chosen values; keys once per chunk of rows, twice."""
+    """Every visible score, and the chosen values; keys once per chunk of rows."""
     queries = shape.batch * shape.num_heads * shape.len_q
     searched = shape.pairs / max(1, queries)
     attended = min(float(settings.top_k), searched)
-    flops = 4.0 * shape.head_dim * shape.pairs + 2.0 * shape.value_dim * attended * queries
+    flops = 2.0 * shape.head_dim * shape.pairs + 2.0 * shape.value_dim * attended * queries
     width = shape.head_dim + shape.value_dim
-    moved = (width * queries + 2 * shape.head_dim * shape.pairs / 128 + shape.value_dim * attended * queries) * 4.0
+    moved = (width * queries + shape.head_dim * shape.pairs / 128 + shape.value_dim * attended * queries) * 4.0
     return Cost(flops, moved, searched, attended)
 
 
