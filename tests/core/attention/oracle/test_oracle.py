@@ -77,7 +77,7 @@ def test_both_ways_of_the_cpu_agree(scale):
     q, k, v = random_qkv((2, 4, 2, 150, 200, 40))
     given = {"causal": True, "scale": scale, "top_k": 20}
     apart = oracle.attend(q, k, v, oracle.select(q, k, **given), **given)
-    torch.testing.assert_close(oracle.blocked(q, k, v, **given), apart, rtol=1e-5, atol=1e-6)
+    torch.testing.assert_close(oracle.blocked(q, k, v, **given), apart, rtol=1e-5, atol=5e-6)
 
 
 def test_as_many_keys_as_there_are_is_dense():
