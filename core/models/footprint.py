@@ -1,4 +1,4 @@
-"""What a vision-language model takes of memory, from the headers of its files: refused before anything is loaded."""
+"""What a language model takes of memory, from the headers of its files: refused before anything is loaded."""
 
 from __future__ import annotations
 
@@ -77,5 +77,6 @@ def prompt_bytes(config: Any, dtype: torch.dtype, tokens: int = TOKENS) -> int:
     heads = text.num_attention_heads
     width = int(getattr(text, "head_dim", None) or text.hidden_size // heads)
     cache = 2 * text.num_hidden_layers * (getattr(text, "num_key_value_heads", None) or heads) * width
-    layer = 4 * text.hidden_size + 3 * text.intermediate_size
+    inner = getattr(text, "intermediate_size", None) or 4 * text.hidden_size
+    layer = 4 * text.hidden_size + 3 * inner
     return int(tokens * ((cache + layer) * dtype.itemsize + 4 * text.vocab_size))

@@ -194,6 +194,8 @@ def _transformers(folder: Path, task: Task, device: torch.device, dtype: torch.d
     if task == "text":
         model = hf.load_text_model(folder, config, dtype, device)
     else:
+        if task == "causal":
+            check_fits(folder, weight_files(folder), config, dtype, device)
         name = _TOWERS.get(family, _CLASSES[task]) if task == "vision" else _CLASSES[task]
         model = hf.load_class(folder, name, dtype, device)
     tokeniser = hf.load_tokeniser(folder) if task in ("text", "causal", "image-text") else None

@@ -257,6 +257,12 @@ def test_what_cannot_be_is_refused_in_one_line(place, options, words):
         run(place, "hip", **options)
 
 
+def test_a_model_that_does_not_fit_into_memory_is_refused_before_it_is_read(place, monkeypatch):
+    monkeypatch.setattr("attn.core.models.footprint.budget", lambda: 2**20)
+    with pytest.raises(UsageError, match=r"takes about .* more than the budget of memory"):
+        run(place, "hip")
+
+
 def test_options_that_have_no_effect_inside_a_model_are_refused(place):
     inside = InModel(model=str(place / "model"), text=place / "text.txt")
     with pytest.raises(OptionError, match="head_dim has no effect"):
