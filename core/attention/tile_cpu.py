@@ -10,6 +10,7 @@ as fast as that of float32, and its results are not rounded to bfloat16, as thos
 from __future__ import annotations
 
 import functools
+from collections.abc import Callable
 from typing import Any
 
 import torch
@@ -81,6 +82,20 @@ def broadcast(builder: Any, value: Any) -> Any:
     return builder.shuffle_vector(builder.insert_element(undefined, value, _number(0)), undefined, _FIRST_LANE)
 
 
+def _multiply_add(builder: Any, *, pairs: bool) -> Callable[[Any, Any, Any], Any]:
+    """``(factor, column, total) -> total + factor * column`` by lanes, of float32 or of ``pairs`` of bfloat16."""
+    operands = [_VECTOR, _PAIRS, _PAIRS] if pairs else [_VECTOR] * 3
+    name = _FUSED_PAIRS if pairs else _FUSED
+    fused = builder.module.declare_intrinsic(name, fnty=ir.FunctionType(_VECTOR, operands))
+
+    def multiply_add(factor: Any, column: Any, total: Any) -> Any:
+        if pairs:
+            return builder.call(fused, (total, builder.bitcast(factor, _PAIRS), builder.bitcast(column, _PAIRS)))
+        return builder.call(fused, (factor, column, total))
+
+    return multiply_add
+
+
 def _product(rows: int, vectors: int, *, gathered: bool = False, fresh: bool = False, pairs: bool = False) -> Any:
     """``multiply(a, a_step, b, b_step, index, count, c, c_step)``: C[i] += sum over l < count of A_i[l a_step] B[l].
 
@@ -97,17 +112,7 @@ def _product(rows: int, vectors: int, *, gathered: bool = False, fresh: bool = F
     ) -> Any:
         def generate(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
             a, a_step, b, b_step, index, count, c, c_step = arguments
-            operands = [_VECTOR, _PAIRS, _PAIRS] if pairs else [_VECTOR] * 3
-            name = _FUSED_PAIRS if pairs else _FUSED
-            fused = builder.module.declare_intrinsic(name, fnty=ir.FunctionType(_VECTOR, operands))
-
-            def multiply_add(factor: Any, column: Any, total: Any) -> Any:
-                if pairs:
-                    return builder.call(
-                        fused, (total, builder.bitcast(factor, _PAIRS), builder.bitcast(column, _PAIRS))
-                    )
-                return builder.call(fused, (factor, column, total))
-
+            multiply_add = _multiply_add(builder, pairs=pairs)
             out = []
             for i in range(rows):
                 start, row = (
@@ -155,6 +160,52 @@ def _product(rows: int, vectors: int, *, gathered: bool = False, fresh: bool = F
     return intrinsic(build)
 
 
+def _dots(rows: int, *, pairs: bool = False) -> Any:
+    """``multiply(a, a_step, b, b_step, vectors, out)``: out[i] = A_i . B_i for i < rows, at least one vector each.
+
+    Addresses, and int64 all; ``a`` and ``b`` are those of A_0 and B_0, whose followers lie so many bytes apart; a
+    vector has 16 items as in ``_product``. Neighbouring rows, so that their sums are on the way at the same time.
+    """
+    vector_type = _BITS if pairs else _VECTOR
+
+    def build(typing: Any, a: Any, a_step: Any, b: Any, b_step: Any, vectors: Any, out: Any) -> Any:
+        def generate(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
+            a, a_step, b, b_step, vectors, out = arguments
+            multiply_add = _multiply_add(builder, pairs=pairs)
+            kind = ir.FunctionType(_FLOAT, [_FLOAT, _VECTOR])
+            reduce = builder.module.declare_intrinsic(f"llvm.vector.reduce.fadd.v{LANES}f32", fnty=kind)
+            lines = [
+                [builder.add(x, builder.mul(y, _number(i))) for i in range(rows)] for x, y in ((a, a_step), (b, b_step))
+            ]
+            start, loop, end = builder.block, builder.append_basic_block(), builder.append_basic_block()
+            builder.branch(loop)
+
+            builder.position_at_end(loop)
+            step = builder.phi(_INT)
+            sums = [builder.phi(_VECTOR) for _ in range(rows)]
+            item, after = builder.mul(step, _number(LANES)), []
+            for x, y, total in zip(*lines, sums, strict=True):
+                both = (builder.load(_pointer(builder, address, item, vector_type), align=4) for address in (x, y))
+                after.append(multiply_add(*both, total))
+            following = builder.add(step, _number(1))
+            step.add_incoming(_number(0), start)
+            step.add_incoming(following, loop)
+            for phi, value in zip(sums, after, strict=True):
+                phi.add_incoming(ir.Constant(_VECTOR, [0.0] * LANES), start)
+                phi.add_incoming(value, loop)
+            builder.cbranch(builder.icmp_signed("<", following, vectors), loop, end)
+
+            builder.position_at_end(end)
+            for i, value in enumerate(after):
+                dot = builder.call(reduce, (ir.Constant(_FLOAT, -0.0), value), fastmath=("reassoc",))
+                builder.store(dot, _pointer(builder, out, _number(i), _FLOAT), align=4)
+            return context.get_dummy_value()
+
+        return types.void(*[types.int64] * 6), generate
+
+    return intrinsic(build)
+
+
 def _prefetch(typing: Any, address: Any) -> Any:
     """Start to bring the cache line at ``address`` closer: chosen rows lie where no hardware prefetcher looks."""
 
@@ -191,6 +242,10 @@ def _highest(typing: Any, address: Any) -> Any:
 
 prefetch: Any = intrinsic(_prefetch)
 highest: Any = intrinsic(_highest)
+one_dot = _dots(1)
+one_dot_of_pairs = _dots(1, pairs=True)
+four_dots = _dots(4)
+four_dots_of_pairs = _dots(4, pairs=True)
 # as many sums as keep the multiply-add units busy and leave registers for the factors
 eight_by_16 = _product(8, 1)
 four_by_16 = _product(4, 1, gathered=True)
