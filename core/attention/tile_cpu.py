@@ -185,8 +185,8 @@ def _dots(rows: int, *, pairs: bool = False) -> Any:
             sums = [builder.phi(_VECTOR) for _ in range(rows)]
             item, after = builder.mul(step, _number(LANES)), []
             for x, y, total in zip(*lines, sums, strict=True):
-                both = (builder.load(_pointer(builder, address, item, vector_type), align=4) for address in (x, y))
-                after.append(multiply_add(*both, total))
+                first, second = (builder.load(_pointer(builder, p, item, vector_type), align=4) for p in (x, y))
+                after.append(multiply_add(first, second, total))
             following = builder.add(step, _number(1))
             step.add_incoming(_number(0), start)
             step.add_incoming(following, loop)
