@@ -128,6 +128,20 @@ def output_error(out: Tensor, truth: Tensor) -> dict[str, float]:
     }
 
 
+def shared(one: Tensor, other: Tensor) -> Tensor:
+    """|A and B| / |A or B| of the keys that two masks choose, bool [..., Lk] -> float64 [...]; methods/hisa.md, 3.5."""
+    return (one & other).sum(-1).double() / (one | other).sum(-1).clamp(min=1)
+
+
+def overlap(shares: Tensor) -> dict[str, float]:
+    """Mean, first percentile and least of ``shared``, as ``flat_iou``, ``flat_iou_p1`` and ``flat_iou_min``."""
+    return {
+        "flat_iou": shares.mean().item(),
+        "flat_iou_p1": shares.quantile(0.01).item(),
+        "flat_iou_min": shares.min().item(),
+    }
+
+
 def measure(
     q: Tensor,
     k: Tensor,
@@ -140,7 +154,7 @@ def measure(
     scale: float,
     truths: Mapping[str, Tensor],
     needles: Tensor | None = None,
-    against: Mapping[str, str] | None = None,
+    against: Mapping[str, tuple[str, int]] | None = None,
 ) -> dict[str, dict[str, float]]:
     """Exactness of several candidates on the same rows, one pass over the dense probabilities.
 
@@ -157,9 +171,9 @@ def measure(
         For candidates whose truth is not softmax attention.
     needles : Tensor, int64 [B, Hkv, m], optional
         Keys that queries were built to find: position t looks for needle t mod m. Adds ``needle_hit``.
-    against : mapping of label to label, optional
-        Whose chosen keys a candidate's are compared with; adds ``flat_iou``, over the rows that see more keys than it
-        attends to.
+    against : mapping of label to (label, int), optional
+        Whose chosen keys a candidate's are compared with; adds ``overlap`` over the rows that see more keys than the
+        number.
 
     Returns
     -------
@@ -175,11 +189,9 @@ def measure(
     for part, prob, visible in probabilities(q, k, rows, causal=causal, scale=scale):
         dense.append(prob @ values.to(prob.dtype))
         masks = {label: selection.mask(rows[part]) for label, selection in selections.items()}
-        for label, other in against.items():
+        for label, (other, least) in against.items():
             if label in masks and other in masks:
-                a, b = masks[label], masks[other]
-                share = (a & b).sum(-1) / (a | b).sum(-1).clamp(min=1)
-                pairs[label].append(share[visible.expand_as(share) > a.sum(-1)])
+                pairs[label].append(shared(masks[label], masks[other])[:, :, visible > least].flatten())
         for label, selection in selections.items():
             mask = masks[label]
             recalls[label].add(prob, visible, mask, selection.searched / queries)
@@ -194,7 +206,7 @@ def measure(
     }
     for label, shares in pairs.items():
         if shares and (share := torch.cat(shares)).numel():
-            figures.setdefault(label, {})["flat_iou"] = share.double().mean().item()
+            figures.setdefault(label, {}).update(overlap(share))
     for label, recall in recalls.items():
         figures.setdefault(label, {}).update(recall.metrics())
         if needles is not None and (all_hits := torch.cat(hits[label])).numel():

@@ -33,6 +33,11 @@ class Candidate:
         assert isinstance(operator, Operator)
         return operator
 
+    @property
+    def settings(self) -> Any:
+        """The operator's settings with these parameters."""
+        return self.operator.settings(**self.params)
+
     def arguments(self, scale: float, grid: tuple[int, int] | None) -> dict[str, Any]:
         """Keyword arguments of the call, plain values only."""
         named: dict[str, Any] = {"causal": self.causal, "scale": scale, **self.params}

@@ -243,7 +243,7 @@ def _exactness(setup: Setup, rows: list[Row], inputs: AttentionInputs, sampled: 
         figures = accuracy.measure(
             q, k, v, sampled, outputs, {row.label: row.selection for row in group if row.selection is not None},
             causal=causal, scale=scale, truths=truths, needles=inputs.arrays.get("needles"),
-            against={row.label: "dsa" for row in group if row.candidate.name == "hisa"},
+            against={row.label: ("dsa", row.candidate.settings.pool) for row in group if row.candidate.name == "hisa"},
         )  # fmt: skip
         for row in group:
             row.metrics.update(figures.get(row.label, {}))

@@ -67,6 +67,11 @@ class Settings:
                 f"min_seq is {self.min_seq}; pass a number of keys, or 0 to search hierarchically at any length."
             )
 
+    @property
+    def pool(self) -> int:
+        """Keys in all candidate blocks of a query: one that sees no more of them is searched as if flat."""
+        return self.top_blocks * self.block_size
+
     def index(self, k: Tensor) -> TokenIndex:
         """Index keys [Lk, D] of a head, ready to be searched."""
         if k.shape[0] < self.min_seq:

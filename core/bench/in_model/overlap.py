@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 
 from ...attention.registry import OPERATORS
+from ..accuracy import overlap, shared
 from .calls import LayerCall
 
 SPANS, QUERIES = 8, 32  # runs of neighbouring queries that are looked at, and how many are in each
@@ -42,8 +43,7 @@ def flat_iou(calls: Iterable[LayerCall], where: list[range], params: Mapping[str
 
     Returns
     -------
-    dict of ``flat_iou`` (the mean), ``flat_iou_p1`` (1st percentile), ``flat_iou_min`` and ``flat_iou_queries``;
-    empty where no query is looked at.
+    dict of ``accuracy.overlap`` and ``flat_iou_queries``; empty where no query is looked at.
     """
     hisa, dsa = OPERATORS["hisa"].resolve(), OPERATORS["dsa"].resolve()
     flat, least = {name: params[name] for name in ("top_k",) if name in params}, params.get("min_seq", 0)
@@ -57,15 +57,12 @@ def flat_iou(calls: Iterable[LayerCall], where: list[range], params: Mapping[str
             q, k = call.q[:, :, start : start + len(run)], call.k[:, :, : run.stop]
             start += len(run)
             rows = torch.arange(len(run), device=q.device)
-            a, b = (
+            masks = (
                 operator.select(q, k, causal=True, scale=call.scale, **own).mask(rows)[:, ::group]
                 for operator, own in ((hisa, params), (dsa, flat))
             )
-            shares.append(((a & b).sum(-1) / (a | b).sum(-1)).flatten().double())
+            shares.append(shared(*masks).flatten())
     if not shares:
         return {}
     share = torch.cat(shares)
-    return {
-        "flat_iou": share.mean().item(), "flat_iou_p1": share.quantile(0.01).item(),
-        "flat_iou_min": share.min().item(), "flat_iou_queries": float(share.numel()),
-    }  # fmt: skip
+    return {**overlap(share), "flat_iou_queries": float(share.numel())}

@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
-from typing import Any
 
 import torch
 from torch import Tensor
@@ -125,7 +124,8 @@ def measure(bench: Workbench, trial: Trial, base: Trial | None) -> None:
     """
     language, candidate = bench.language, trial.candidate
     prompt = list(bench.tokens[: trial.length - bench.written])
-    where = overlap.spans(len(prompt), pool_of(candidate)) if candidate.name == "hisa" else []
+    pool = candidate.settings.pool if candidate.name == "hisa" else 0
+    where = overlap.spans(len(prompt), pool) if pool else []
     keep = _rows_of(len(prompt), where)
     implementation = bench.implementation(candidate)
     with bench.attending(candidate, trial.warnings) as ran, caught(implementation, keep) as calls:
@@ -149,7 +149,7 @@ def measure(bench: Workbench, trial: Trial, base: Trial | None) -> None:
         metrics |= overlap.flat_iou([prefilled[n] for n in own_layers(trial, "prefill")], where, candidate.params)
         if not where:
             trial.warnings.append(
-                f"no query sees more than the {pool_of(candidate)} keys of its candidate blocks: hisa chooses what dsa "
+                f"no query sees more than the {pool} keys of its candidate blocks: hisa chooses what dsa "
                 "chooses, by construction"
             )
     if (read := kv_bytes(trial, calls)) is not None:
@@ -187,12 +187,6 @@ def kv_bytes(trial: Trial, calls: Mapping[int, LayerCall]) -> float | None:
         layer_bytes(call, operator if layer in own else None, trial.candidate.params) for layer, call in calls.items()
     ]
     return None if None in parts else sum(part for part in parts if part is not None)
-
-
-def pool_of(candidate: Candidate) -> int:
-    """Keys in all candidate blocks of a query of ``hisa``."""
-    settings: Any = candidate.operator.settings(**candidate.params)
-    return int(settings.top_blocks * settings.block_size)
 
 
 def _check_layers(trial: Trial, prefilled: Mapping[int, LayerCall]) -> None:

@@ -93,12 +93,19 @@ def test_sets_are_compared_with_those_of_the_flat_search():
     q, k, v = random_qkv((1, 1, 1, 64, 64, 32))
     flat = (torch.arange(64) < 8).expand(1, 1, 64, 64)
     half = ((torch.arange(64) >= 4) & (torch.arange(64) < 12)).expand(1, 1, 64, 64)
-    found = accuracy.measure(
-        q, k, v, torch.arange(32, 64), {}, {"dsa": Fixed(flat), "hisa": Fixed(half)}, causal=True, scale=1.0, truths={},
-        against={"hisa": "dsa"},
-    )  # fmt: skip
-    assert found["hisa"]["flat_iou"] == pytest.approx(4 / 12)
-    assert "flat_iou" not in found["dsa"]
+    least = half.clone()
+    least[..., 40, :] = False
+
+    def found(pool):
+        return accuracy.measure(
+            q, k, v, torch.arange(32, 64), {}, {"dsa": Fixed(flat), "hisa": Fixed(least)}, causal=True, scale=1.0,
+            truths={}, against={"hisa": ("dsa", pool)},
+        )  # fmt: skip
+
+    assert found(41)["hisa"]["flat_iou"] == found(41)["hisa"]["flat_iou_min"] == pytest.approx(4 / 12)
+    assert found(40)["hisa"]["flat_iou_min"] == 0
+    assert "flat_iou" not in found(64)["hisa"]
+    assert "flat_iou" not in found(41)["dsa"]
 
 
 def test_searched_keys_count_as_visited():
