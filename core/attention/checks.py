@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from typing import Any
 
 import torch
@@ -57,6 +57,11 @@ def check_call(
             raise ValueError(f"{name}: grid {grid[0]}x{grid[1]} has {grid[0] * grid[1]} tokens, k has {len_k}.")
     elif grid is not None:
         raise ValueError(f"{name} takes no grid.")
+    check_parameters(name, operator, params)
+
+
+def check_parameters(name: str, operator: Operator, params: Iterable[str]) -> None:
+    """Raise ``ValueError`` for a parameter that the operator does not have."""
     for parameter in params:
         if parameter not in operator.parameters:
             known = ", ".join(operator.parameters) or "none"

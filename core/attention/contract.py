@@ -217,6 +217,7 @@ class Operator:
             "cost": keywords(self.cost),
             "rows": self.rows and keywords(self.rows),
             "decoder": self.decoder and keywords(self.decoder),
+            "session": self.session and keywords(self.session),
         }
         if self.whole:
             made |= {"blocked": keywords(self.whole), "reference": keywords(self.reference)}

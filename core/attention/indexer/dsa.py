@@ -19,6 +19,7 @@ from ..equations import causal_mask, masked_attention
 from ..tokens.attend import LISTS, TokenSelection
 from ..tokens.top_k import top_k_positions
 from . import operator as shared
+from .decode import IndexDecoder
 from .index import FlatIndex, TokenIndex
 from .search import SEARCH
 
@@ -79,6 +80,11 @@ def fused(
     )
 
 
+def session(*, scale: float | None = None, settings: Settings) -> IndexDecoder:
+    """A decoder whose index grows with the cache."""
+    return IndexDecoder(settings.index, scale=scale, quant="none", top_k=settings.top_k)
+
+
 def decoder(
     q: Tensor, k: Tensor, v: Tensor, *, scale: float | None = None, settings: Settings
 ) -> Callable[[], Tensor]:  # fmt: skip
@@ -99,6 +105,7 @@ OPERATOR = Operator(
     fused=fused,
     cost=cost,
     decoder=decoder,
+    session=session,
     no_budget="it scores every key, whatever top_k is.",
     differentiable=True,
     small={"top_k": 32},

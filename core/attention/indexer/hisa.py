@@ -20,6 +20,7 @@ from ..equations import accumulator, masked_attention
 from ..tokens.attend import LISTS, TokenSelection
 from ..tokens.top_k import top_k_positions
 from . import operator as shared
+from .decode import IndexDecoder
 from .index import FlatIndex, HisaIndex, TokenIndex
 from .module import QUANTS, Quant, fake_quantise, head_weights
 from .pool import CoarseDtype, block_scores, candidate_blocks, pool_blocks
@@ -136,6 +137,13 @@ def fused(
     )  # fmt: skip
 
 
+def session(*, scale: float | None = None, settings: Settings) -> IndexDecoder:
+    """A decoder whose index and pooled keys grow with the cache."""
+    return IndexDecoder(
+        settings.index, scale=scale, quant=settings.quant, top_k=settings.top_k, rebuild_at=settings.min_seq
+    )
+
+
 def decoder(
     q: Tensor, k: Tensor, v: Tensor, *, scale: float | None = None, settings: Settings
 ) -> Callable[[], Tensor]:  # fmt: skip
@@ -175,6 +183,7 @@ OPERATOR = Operator(
     fused=fused,
     cost=cost,
     decoder=decoder,
+    session=session,
     at_budget=at_budget,
     differentiable=True,
     small={"top_k": 32, "block_size": 16, "top_blocks": 4},

@@ -17,7 +17,7 @@ from torch import Tensor
 
 from ..tokens.top_k import top_k_positions
 from .module import Quant, index_scores
-from .pool import CoarseDtype, block_scores, candidate_blocks, pool_blocks
+from .pool import CoarseDtype, IncrementalPool, block_scores, candidate_blocks, quantise_means
 from .products_cpu import Floats, Ints, KeyBlocks
 from .search_cpu import BestTokens
 
@@ -43,9 +43,10 @@ class ChunkSearch(Protocol):
 class TokenIndex(Protocol):
     """Keys prepared for searching; reading ``blocks`` prepares them for the kernels too, for any number of queries.
 
-    ``top_k`` tokens are chosen at most among ``slots``.
+    ``top_k`` tokens of ``k`` [T, d] are chosen at most among ``slots``.
     """
 
+    k: Tensor
     top_k: int
 
     @property
@@ -53,6 +54,9 @@ class TokenIndex(Protocol):
     @property
     def blocks(self) -> object: ...
     def chunk(self, rows: int, heads: int) -> ChunkSearch: ...
+    def grow(self, k: Tensor) -> None:
+        """Take in what ``k`` [T, d] has behind the keys that are known, a few."""
+        ...
 
     def in_torch(self, q: Tensor, weights: Tensor, ks: Tensor, ke: Tensor) -> Tensor:
         """Tokens int32 [M, top_k], ascending, -1 at the end, of q [M, H, d], weights [M, H], windows int [M]."""
@@ -67,11 +71,17 @@ class FlatIndex:
 
     def __init__(self, k: Tensor, *, top_k: int, signed: bool = False) -> None:
         self.k, self.top_k, self.signed = k, min(top_k, k.shape[0]), signed
+        self._top_k = top_k
 
     @property
     def slots(self) -> int:
         """As in ``TokenIndex``."""
         return self.k.shape[0]
+
+    def grow(self, k: Tensor) -> None:
+        """As in ``TokenIndex``."""
+        self.blocks.append(k[self.k.shape[0] :])
+        self.k, self.top_k = k, min(self._top_k, k.shape[0])
 
     @cached_property
     def blocks(self) -> KeyBlocks:
@@ -109,10 +119,23 @@ class HisaIndex:
     def __init__(
         self, k: Tensor, *, top_k: int, block_size: int, top_blocks: int, coarse_dtype: CoarseDtype, quant: Quant
     ) -> None:
-        self.k, self.top_k, self.block_size = k, min(top_k, k.shape[0]), block_size
-        self.coarse_dtype = coarse_dtype
-        self.pooled = pool_blocks(k, block_size, quant=quant).keys  # [nb, d]
-        self.top_blocks = min(top_blocks, self.pooled.shape[0])
+        self.block_size, self.coarse_dtype, self._quant = block_size, coarse_dtype, quant
+        self._most, self._pool = (top_k, top_blocks), IncrementalPool(k, block_size)
+        self._take(k)
+
+    def _take(self, k: Tensor) -> None:
+        """Keys that ``_pool`` knows: what follows from them."""
+        self.k, self.top_k = k, min(self._most[0], k.shape[0])
+        self.pooled = quantise_means(self._pool.mean, self._quant).keys  # [nb, d]
+        self.top_blocks = min(self._most[1], self.pooled.shape[0])
+
+    def grow(self, k: Tensor) -> None:
+        """As in ``TokenIndex``; of the pooled keys only the last change."""
+        keys, new = self.blocks[0], k[self.k.shape[0] :]
+        keys.append(new)
+        self._pool.append(new)
+        self._take(k)
+        self.blocks = keys, KeyBlocks(self.pooled, _TILE)
 
     @property
     def slots(self) -> int:

@@ -14,11 +14,12 @@ from torch import Tensor
 
 from ...choose import Formulation, choose
 from ..contract import Cost, Golden, Shape
-from ..equations import accumulator, needs_cpu_floats, wants_gradient
+from ..equations import accumulator, wants_gradient
 from ..tokens.attend import LISTS, TokenSelection, token_attention
 from .attend_cpu import attend as attend_in_one
+from .decode import IndexDecoder, index_keys, index_queries
 from .index import TokenIndex
-from .module import Quant, fake_quantise, head_weights, index_scores
+from .module import Quant, head_weights, index_scores
 from .search import SEARCH
 
 MakeIndex = Callable[[Tensor], TokenIndex]
@@ -36,9 +37,9 @@ def dense_scores(q: Tensor, k: Tensor, quant: Quant) -> Tensor:
     """Index scores [B, Hkv, Lq, Lk] of all pairs: for references only."""
     group = q.shape[1] // k.shape[1]
     queries = (
-        _quantised(q, quant).reshape(q.shape[0], k.shape[1], group, *q.shape[2:]).transpose(2, 3)
+        index_keys(q, quant).reshape(q.shape[0], k.shape[1], group, *q.shape[2:]).transpose(2, 3)
     )  # [B, Hkv, Lq, g, D]
-    return index_scores(queries, _quantised(k, quant), head_weights(queries))
+    return index_scores(queries, index_keys(k, quant), head_weights(queries))
 
 
 def search(
@@ -51,8 +52,8 @@ def search(
     ks, ke = windows(q.shape[2], len_k, causal, q.device)
     for b in range(batch):
         for h in range(kv_heads):
-            index = make_index(_quantised(k[b, h], quant))
-            queries, weights = _index_queries(q[b], h, kv_heads, quant)
+            index = make_index(index_keys(k[b, h], quant))
+            queries, weights = index_queries(q[b], h, kv_heads, quant)
             engine.function(queries, weights, index, ks, ke, positions[b, h])
     return positions
 
@@ -75,7 +76,7 @@ def run(
     for b in range(k.shape[0]):
         for h in range(k.shape[1]):
             heads = slice(h * group, (h + 1) * group)
-            index = make_index(_quantised(k[b, h], quant))
+            index = make_index(index_keys(k[b, h], quant))
             if in_one:
                 attend_in_one(q[b, heads], v[b, h], index, ks, ke, scale, out[b, heads])
                 continue
@@ -83,7 +84,7 @@ def run(
             keys, values = (x[b, h].to(dtype).contiguous()[None, None] for x in (k, v))  # [1, 1, Lk, D]
             for start in range(0, len_q, _ROWS):
                 rows = slice(start, min(start + _ROWS, len_q))
-                queries, weights = _index_queries(q[b, :, rows], h, k.shape[1], quant)
+                queries, weights = index_queries(q[b, :, rows], h, k.shape[1], quant)
                 found = engine.function(queries, weights, index, ks[rows], ke[rows], tokens[: queries.shape[0]])
                 piece = q[None, b, heads, rows].to(dtype)
                 part = over_lists.function(piece, keys, values, found[None, None], scale)
@@ -95,26 +96,10 @@ def decoder(
     q: Tensor, k: Tensor, v: Tensor, make_index: MakeIndex, *, scale: float | None, quant: Quant, top_k: int
 ) -> Callable[[], Tensor]:  # fmt: skip
     """Prepare the whole cache; the function returned searches and attends for the last query: [B, Hq, 1, Dv]."""
-    q, k, v = q.detach(), k.detach(), v.detach()  # the kernels want arrays; a decode step has no gradient
-    query, len_k, kv_heads = q[:, :, -1:], k.shape[2], k.shape[1]
-    factor = q.shape[-1] ** -0.5 if scale is None else scale
-    keys, values = k.to(accumulator(k.dtype)).contiguous(), v.to(accumulator(v.dtype)).contiguous()
-    indices = [[make_index(_quantised(k[b, h], quant)) for h in range(kv_heads)] for b in range(k.shape[0])]
-    if needs_cpu_floats(q) is None:
-        for index in (index for row in indices for index in row):
-            _ = index.blocks
-    ks, ke = windows(1, len_k, True, q.device)
-
-    def step() -> Tensor:
-        """Search every head's index, then attend."""
-        positions = torch.empty(k.shape[0], kv_heads, 1, min(top_k, len_k), dtype=torch.int32, device=k.device)
-        for b, row in enumerate(indices):
-            for h, index in enumerate(row):
-                SEARCH(*_index_queries(query[b], h, kv_heads, quant), index, ks, ke, positions[b, h])
-        out: Tensor = LISTS(query.to(keys.dtype), keys, values, positions, factor)
-        return out.to(q.dtype)
-
-    return step
+    session, query = IndexDecoder(make_index, scale=scale, quant=quant, top_k=top_k), q[:, :, -1:].detach()
+    session.take(k.detach())
+    keys, values = (x.detach().to(accumulator(x.dtype)).contiguous() for x in (k, v))
+    return lambda: session.attend(query, keys, values)
 
 
 def attend(
@@ -136,18 +121,6 @@ def visible(shape: Shape) -> tuple[float, Callable[[int], float]]:
         return (below * (2 * first + below - 1) / 2 + (shape.len_q - below) * cap) / max(1, shape.len_q)
 
     return capped(shape.len_k), capped
-
-
-def _quantised(x: Tensor, quant: Quant) -> Tensor:
-    """Index operands: as they are, or rounded in the dtype of their scores."""
-    return x if quant == "none" else fake_quantise(x.to(accumulator(x.dtype)), quant)
-
-
-def _index_queries(q: Tensor, h: int, kv_heads: int, quant: Quant) -> tuple[Tensor, Tensor]:
-    """From q [Hq, m, D]: index queries [m, g, D] of one key/value head, and their weights [m, g]."""
-    group = q.shape[0] // kv_heads
-    queries = _quantised(q[h * group : (h + 1) * group], quant).transpose(0, 1)  # [m, g, D]
-    return queries, head_weights(queries)
 
 
 def predict(shape: Shape, *, searched: float, attended: float) -> Cost:

@@ -119,7 +119,22 @@ class KeyBlocks:
         if whole < num_blocks:
             blocks[whole, : k.shape[0] - whole * block_size] = items[whole * block_size :]
         tiles = blocks.view(num_blocks, parts, columns, items.shape[1]).transpose(2, 3)
-        self.blocks = tiles.contiguous().numpy()
+        self.blocks, self.length = tiles.contiguous().numpy(), k.shape[0]
+        self._room = self.blocks
+
+    def append(self, k: Tensor) -> None:
+        """Add keys [n, d] at the end, few of them; n appended keys cost O(n)."""
+        num_blocks = -(-(self.length + k.shape[0]) // self.size)
+        if num_blocks > len(self._room):
+            room = np.zeros((2 * num_blocks, *self.blocks.shape[1:]), self.blocks.dtype)
+            room[: len(self.blocks)] = self.blocks
+            self._room = room
+        self.blocks = self._room[:num_blocks]
+        for item in self.items(k).numpy():
+            block, inside = divmod(self.length, self.size)
+            part, column = divmod(inside, self.blocks.shape[3])
+            self.blocks[block, part, :, column] = item
+            self.length += 1
 
     def items(self, x: Tensor) -> Tensor:
         """Queries or keys [..., d] as the kernels want them, contiguous."""
