@@ -4,7 +4,7 @@ import sys
 
 import pytest
 
-from attn.core.choose import Formulation, Phase, choose, in_torch, takes_all
+from attn.core.choose import Formulation, Phase, choices, choose, in_torch, takes_all
 
 HERE = __name__
 
@@ -73,3 +73,16 @@ def test_nothing_is_imported_before_it_is_chosen():
     assert "attn.no_such_module" not in sys.modules
     with pytest.raises(ModuleNotFoundError, match="no_such_module"):
         phase(2)
+
+
+def test_what_was_chosen_is_collected():
+    with choices() as outer:
+        PHASE(2)
+        with choices() as inner:
+            PHASE(3)
+        in_torch("other", double)(1)
+    PHASE(2)
+    assert [(phase.name, form.name) for phase, form in outer] == [
+        ("doubling", "kernel"), ("doubling", "loop"), ("other", "torch"),
+    ]  # fmt: skip
+    assert [form.name for _, form in inner] == ["loop"]

@@ -6,7 +6,12 @@
     attn.register_attention()
     model = AutoModelForCausalLM.from_pretrained(folder, attn_implementation="attn:hip")
 
-Everything else stays as it was: prefill and decode with the model's cache, grouped heads, padded batches, ``generate``.
+Everything else stays as it was: prefill and decode with the model's cache (dynamic or static), prompts in parts,
+grouped heads, batches padded at one end, packed rows, beams, training without dropout, the text part of a
+vision-language model (``attn_implementation={"text_config": "attn:hip"}``). A decode step is that of the operator:
+``hisa`` and ``dsa`` keep their index, ``lightning`` its state, and ``hip`` its choice of keys where ``mask_refresh`` is
+given. Models whose code does not ask transformers for its attention, such as Bloom, cannot run with it.
+
 Parameters stand in ``model.config.attn_parameters`` (for a model with several parts, of its text part), or hold for a
 while: ``with attn.attention_parameters(dense_layers=(0, 1), mask_k=256): ...``. What really ran in which layer is
 collected by ``with attn.attention_log() as ran: ...``.

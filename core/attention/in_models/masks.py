@@ -34,16 +34,19 @@ class Visible(NamedTuple):
 
 
 def encoded(seen: Sequence[Visible], device: torch.device | str) -> Tensor:
-    """int64 [N, 1, 1, 6]: what ``decoded`` reads."""
+    """int64 [N, 1, 3, 2]: what ``decoded`` reads.
+
+    Of three queries and two keys there is no mask: what takes it for one gets an error of shapes, not a result.
+    """
     rows = torch.tensor([[_MARK, *one] for one in seen], dtype=torch.int64, device=device)
-    return rows.reshape(-1, 1, 1, 6)
+    return rows.reshape(-1, 1, 3, 2)
 
 
 def decoded(mask: Tensor) -> list[Visible] | None:
     """The sequences of a mask from ``describe``; None for any other mask."""
-    if mask.dtype != torch.int64 or mask.ndim != 4 or mask.shape[1:] != (1, 1, 6):
+    if mask.dtype != torch.int64 or mask.ndim != 4 or mask.shape[1:] != (1, 3, 2):
         return None
-    rows = mask[:, 0, 0].tolist()
+    rows = mask.flatten(1).tolist()
     return [Visible(*row[1:]) for row in rows] if all(row[0] == _MARK for row in rows) else None
 
 

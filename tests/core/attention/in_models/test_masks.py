@@ -21,7 +21,7 @@ def test_what_is_encoded_is_decoded():
     seen = [Visible(0, 0, 5, 5, 0), Visible(1, 2, 5, 5, 3)]
     assert decoded(encoded(seen, "cpu")) == seen
     assert decoded(torch.ones(2, 1, 5, 5, dtype=torch.bool)) is None
-    assert decoded(torch.ones(2, 1, 1, 6, dtype=torch.int64)) is None
+    assert decoded(torch.ones(2, 1, 3, 2, dtype=torch.int64)) is None
 
 
 SLIDING = masking_utils.sliding_window_causal_mask_function
@@ -149,6 +149,14 @@ def test_boundaries_of_sequences_must_agree_with_their_positions():
     at = torch.cat([torch.arange(25), torch.arange(15)])[None]
     with torch.no_grad():
         assert model(IDS[:1], position_ids=at, **given).logits.shape == (1, 40, 60)
+
+
+@pytest.mark.parametrize("length", [1, 2, 3, 6])
+def test_a_model_with_an_attention_of_its_own_does_not_run_with_what_is_no_mask(length):
+    config = hf.BloomConfig(vocab_size=60, hidden_size=32, n_layer=2, n_head=4)
+    model = hf.BloomForCausalLM._from_config(config, attn_implementation="attn:hip")
+    with pytest.raises(RuntimeError):
+        model(IDS[:1, :length])
 
 
 def test_padding_on_both_sides_is_refused():
