@@ -61,10 +61,10 @@ NOTES = (
     "no further one.",
     "prefill is the time of the whole pass over the N - T tokens, all layers and the logits of the last token; decode "
     "the median time of a written token, the cache as full as that.",
-    "KV read is what an operator visits for the last written token, over all layers: D numbers for each key (or pooled "
-    "key) that its search scores, and D + Dv for each key and value that it attends to, each once for the query heads "
-    "of a key/value head. An operator that keeps a state has none. It is no measurement of memory traffic: "
-    "hisa, for one, pools its keys anew here.",
+    "KV read is what an operator visits for the last written token where it searches anew, over all layers: D numbers "
+    "for each key (or pooled key) that its search scores, and D + Dv for each key and value that it attends to, each "
+    "once for the query heads of a key/value head. An operator that keeps a state has none. It follows from the keys "
+    "that it chose there; it is no measurement of memory traffic.",
     "flat IoU: |A and B| / |A or B| of the tokens that hisa and dsa choose with the same top_k, from the same queries "
     "and keys; the mean over the layers, key/value heads and up to 256 queries evenly spaced among those that "
     "see more keys than the candidate blocks hold (the others agree by construction and do not count).",

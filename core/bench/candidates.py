@@ -123,7 +123,7 @@ def choose(options: BenchOptions) -> tuple[list[str], dict[str, str]]:
             except ValueError as error:
                 raise UsageError(str(error)) from None
         unused = operator.decode_only & given.keys()
-        if unused and options.mode != "decode":
+        if unused and options.mode != "decode" and options.inside.model is None:
             raise OptionError(f"{name}.{min(unused)} would have no effect without {{mode}} decode.")
         chosen.append(name)
     if options.grid is not None and not any(OPERATORS[name].resolve().grid for name in chosen):

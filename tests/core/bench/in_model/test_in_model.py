@@ -122,6 +122,11 @@ def test_what_ran_where_is_reported(place):
     assert own["layers"] == "0-2"
 
 
+def test_parameters_of_decoding_have_their_effect(place):
+    items, _ = run(place, "hip", settings={"hip": {"mask_refresh": 4, "mask_k": 32}})
+    assert items[f"hip @ {N}"].status == "ok", items[f"hip @ {N}"].error
+
+
 def test_an_operator_that_ran_nowhere_fails(place):
     items, report = run(place, "hip", dense_layers=(0, 1, 2))
     assert items[f"hip @ {N}"].status == "failed"
