@@ -29,7 +29,7 @@ _FLOAT, _INT, _INT32 = ir.FloatType(), ir.IntType(64), ir.IntType(32)
 _VECTOR = ir.VectorType(_FLOAT, LANES)
 _FUSED = f"llvm.fmuladd.v{LANES}f32"
 _FIRST_LANE = ir.Constant(ir.VectorType(_INT32, LANES), [0] * LANES)
-_BITS = ir.VectorType(_INT32, LANES)
+_BITS, _HALVES = ir.VectorType(_INT32, LANES), ir.VectorType(ir.IntType(16), LANES)
 
 
 class _Bfloat(ir.Type):  # type: ignore[misc]
@@ -71,9 +71,9 @@ def _number(value: int) -> Any:
     return ir.Constant(_INT, value)
 
 
-def _pointer(builder: Any, address: Any, item: Any, kind: Any) -> Any:
-    """Pointer to the ``item``-th four bytes after ``address``."""
-    return builder.inttoptr(builder.add(address, builder.shl(item, _number(2))), kind.as_pointer())
+def _pointer(builder: Any, address: Any, item: Any, kind: Any, shift: int = 2) -> Any:
+    """Pointer to the ``item``-th four bytes, or 2^shift bytes, after ``address``."""
+    return builder.inttoptr(builder.add(address, builder.shl(item, _number(shift))), kind.as_pointer())
 
 
 def broadcast(builder: Any, value: Any) -> Any:
@@ -96,14 +96,22 @@ def _multiply_add(builder: Any, *, pairs: bool) -> Callable[[Any, Any, Any], Any
     return multiply_add
 
 
-def _product(rows: int, vectors: int, *, gathered: bool = False, fresh: bool = False, pairs: bool = False) -> Any:
+def _load_bfloat16(builder: Any, pointer: Any) -> Any:
+    """16 bfloat16 numbers as float32: their upper halves."""
+    bits = builder.zext(builder.load(pointer, align=2), _BITS)
+    return builder.bitcast(builder.shl(bits, ir.Constant(_BITS, [16] * LANES)), _VECTOR)
+
+
+def _product(
+    rows: int, vectors: int, *, gathered: bool = False, fresh: bool = False, pairs: bool = False, half: bool = False
+) -> Any:
     """``multiply(a, a_step, b, b_step, index, count, c, c_step)``: C[i] += sum over l < count of A_i[l a_step] B[l].
 
     ``a`` holds the addresses of A_0 .. A_(rows-1); ``b`` and ``c`` are those of B and C, which have 16 ``vectors``
     columns and whose rows are ``b_step`` and ``c_step`` items apart. B[l] is row l, or row ``index[l]`` if
     ``gathered``, then the address of int32 numbers. All are int64, all items float32, and count is at least 1.
     ``fresh``: C[i] = instead, and ``c`` holds the addresses of C_0 .. C_(rows-1) and ``c_step`` is of no use.
-    ``pairs``: an item of A or B is two bfloat16 numbers; products are added in float32.
+    ``pairs``: an item of A or B is two bfloat16 numbers; products are added in float32. ``half``: an item of B is one.
     """
     item_type, vector_type = (_INT32, _BITS) if pairs else (_FLOAT, _VECTOR)
 
@@ -115,10 +123,9 @@ def _product(rows: int, vectors: int, *, gathered: bool = False, fresh: bool = F
             multiply_add = _multiply_add(builder, pairs=pairs)
             out = []
             for i in range(rows):
-                start, row = (
-                    (builder.extract_value(c, i), _number(0)) if fresh else (c, builder.mul(c_step, _number(i)))
-                )
-                out += [_pointer(builder, start, builder.add(row, _number(j * LANES)), _VECTOR) for j in range(vectors)]
+                base = builder.extract_value(c, i) if fresh else c
+                row = _number(0) if fresh else builder.mul(c_step, _number(i))
+                out += [_pointer(builder, base, builder.add(row, _number(j * LANES)), _VECTOR) for j in range(vectors)]
             zero = ir.Constant(_VECTOR, [0.0] * LANES)
             before = [zero if fresh else builder.load(p, align=4) for p in out]
             start, loop, end = builder.block, builder.append_basic_block(), builder.append_basic_block()
@@ -131,10 +138,11 @@ def _product(rows: int, vectors: int, *, gathered: bool = False, fresh: bool = F
             if gathered:
                 number = builder.sext(builder.load(_pointer(builder, index, step, _INT32)), _INT)
             row = builder.mul(number, b_step)
-            columns = [
-                builder.load(_pointer(builder, b, builder.add(row, _number(j * LANES)), vector_type), align=4)
-                for j in range(vectors)
-            ]
+            places = [builder.add(row, _number(j * LANES)) for j in range(vectors)]
+            if half:
+                columns = [_load_bfloat16(builder, _pointer(builder, b, place, _HALVES, 1)) for place in places]
+            else:
+                columns = [builder.load(_pointer(builder, b, place, vector_type), align=4) for place in places]
             item, after = builder.mul(step, a_step), []
             for i in range(rows):
                 address = builder.extract_value(a, i)
@@ -252,6 +260,8 @@ four_by_16 = _product(4, 1, gathered=True)
 four_by_64 = _product(4, 4, gathered=True)
 one_by_16 = _product(1, 1, gathered=True)
 one_by_128 = _product(1, 8, gathered=True)
+one_by_16_of_bfloat16 = _product(1, 1, gathered=True, half=True)
+one_by_128_of_bfloat16 = _product(1, 8, gathered=True, half=True)
 eight_by_16_of_pairs = _product(8, 1, pairs=True)
 four_by_16_of_pairs = _product(4, 1, pairs=True)
 four_by_64_of_pairs = _product(4, 4, pairs=True)

@@ -7,6 +7,7 @@ key block for all queries of a chunk, while the block's values lie in the cache.
 from __future__ import annotations
 
 from collections.abc import Callable
+from typing import Any
 
 import numpy as np
 import torch
@@ -33,20 +34,16 @@ def _weigh(scores: Floats, lengths: Ints, scale: float) -> None:
                 softmax(row)
 
 
-@kernel(
-    "void(float32[:,:,::1],int32[:,::1],int32[:,::1],int64[::1],int32[::1],float32[:,::1],int64,int64[::1],"
-    "float32[:,:,::1])"
-)
 def _add(
-    weights: Floats, tokens: Ints, ends: Ints, starts: Longs, lines: Ints, v: Floats, size: int, slot: Longs,
+    weights: Floats, tokens: Ints, ends: Ints, starts: Longs, lines: Ints, v: Any, size: int, slot: Longs,
     out: Floats,
 ) -> None:  # fmt: skip
     """out [m, H, Dv] = sums of v [Lk, Dv] weighted by weights [m, H, K] over lists tokens [m, K]; Dv = 16 n.
 
-    ``ends`` as in ``BestTokens``, ``starts`` and ``lines`` as in ``BlockProducts``, for blocks of ``size`` keys;
-    ``slot`` [m] is scratch.
+    ``v`` as in ``add_values``, ``ends`` as in ``BestTokens``, ``starts`` and ``lines`` as in ``BlockProducts``, for
+    blocks of ``size`` keys; ``slot`` [m] is scratch.
     """
-    heads, room, block_bytes = weights.shape[1], weights.shape[2], 4 * size * v.shape[1]
+    heads, room, block_bytes = weights.shape[1], weights.shape[2], v.itemsize * size * v.shape[1]
     slot[:] = 0
     out[:] = 0
     first = np.int64(0)
@@ -54,7 +51,7 @@ def _add(
         last = starts[block]
         # chosen values lie where no hardware prefetcher looks: each pair asks for a share of the next block's lines
         ahead = v.ctypes.data + (block + 1) * block_bytes
-        stop = min(ahead + block_bytes, v.ctypes.data + 4 * v.size)
+        stop = min(ahead + block_bytes, v.ctypes.data + v.itemsize * v.size)
         share = 64 * (block_bytes // 64 // max(1, last - first) + 1)
         for pair in range(first, last):
             for line in range(ahead, min(ahead + share, stop), 64):
@@ -73,6 +70,11 @@ def _add(
         first = last
 
 
+_LISTS = "void(float32[:,:,::1],int32[:,::1],int32[:,::1],int64[::1],int32[::1],"
+_add_float32 = kernel(_LISTS + "float32[:,::1],int64,int64[::1],float32[:,:,::1])")(_add)
+_add_bfloat16 = kernel(_LISTS + "int16[:,::1],int64,int64[::1],float32[:,:,::1])")(_add)
+
+
 def attend(q: Tensor, v: Tensor, index: TokenIndex, ks: Tensor, ke: Tensor, scale: float, out: Tensor) -> None:
     """Search ``index`` for the queries q [H, M, D] of one key/value head and attend, into ``out`` [H, M, Dv].
 
@@ -80,7 +82,9 @@ def attend(q: Tensor, v: Tensor, index: TokenIndex, ks: Tensor, ke: Tensor, scal
     """
     heads, num_queries, _ = q.shape
     value_dim = v.shape[1]
-    values = padded(v.float()).numpy()
+    narrow = v.dtype == torch.bfloat16
+    values = padded(v).view(torch.int16).numpy() if narrow else padded(v.float()).numpy()
+    add = _add_bfloat16() if narrow else _add_float32()
     rows = min(chunk_rows(index.slots * heads), num_queries)
 
     def make() -> Callable[[slice], None]:
@@ -98,7 +102,7 @@ def attend(q: Tensor, v: Tensor, index: TokenIndex, ks: Tensor, ke: Tensor, scal
             chunk.find(queries, head_weights(queries), ks[part], ke[part], listed, values=weight)
             fine, products = chunk.fine, chunk.fine.products
             _weigh()(weight, fine.lengths, np.float32(scale))
-            _add()(weight, listed, fine.ends, products.starts, products.lines, values, fine.size, slot, sums.numpy())
+            add(weight, listed, fine.ends, products.starts, products.lines, values, fine.size, slot, sums.numpy())
             out[:, part] = sums[..., :value_dim].transpose(0, 1)
 
         return one

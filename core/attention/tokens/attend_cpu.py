@@ -10,13 +10,14 @@ from typing import Any
 
 import numpy as np
 import torch
-from numba import njit
+from numba import njit, types
+from numba.extending import overload
 from torch import Tensor
 from torch.nn.functional import pad
 
 from ...jit import FASTMATH, exp_negative, kernel
 from ...threads import bands, run
-from ..tile_cpu import LANES, one_by_16, one_by_128
+from ..tile_cpu import LANES, one_by_16, one_by_16_of_bfloat16, one_by_128, one_by_128_of_bfloat16
 
 Floats = np.ndarray[Any, np.dtype[np.float32]]
 Ints = np.ndarray[Any, np.dtype[np.int32]]
@@ -64,19 +65,28 @@ def softmax(row: Floats) -> None:
         row[i] *= inverse
 
 
-@njit(error_model="numpy")
-def add_values(weights: int, index: int, count: int, v: Floats, out: int) -> None:
+def add_values(weights: int, index: int, count: int, v: Any, out: int) -> None:
     """Row of Dv floats at the address ``out`` += sum of ``count`` weights times the values v [Lk, Dv] at ``index``.
 
-    Dv is a multiple of 16, ``count`` at least 1.
+    ``v`` is float32, or bfloat16 as int16. Dv is a multiple of 16, ``count`` at least 1.
     """
-    width, d = v.shape[1], 0
-    while d + 128 <= width:
-        one_by_128((weights,), 1, v.ctypes.data + 4 * d, width, index, count, out + 4 * d, width)
-        d += 128
-    while d < width:
-        one_by_16((weights,), 1, v.ctypes.data + 4 * d, width, index, count, out + 4 * d, width)
-        d += 16
+
+
+@overload(add_values, strict=False)
+def _add_values_of(weights: int, index: int, count: int, v: Any, out: int) -> Any:
+    narrow = v.dtype == types.int16
+    many, few = (one_by_128_of_bfloat16, one_by_16_of_bfloat16) if narrow else (one_by_128, one_by_16)
+
+    def add(weights: int, index: int, count: int, v: Any, out: int) -> None:
+        width, d = v.shape[1], 0
+        while d + 128 <= width:
+            many((weights,), 1, v.ctypes.data + v.itemsize * d, width, index, count, out + 4 * d, width)
+            d += 128
+        while d < width:
+            few((weights,), 1, v.ctypes.data + v.itemsize * d, width, index, count, out + 4 * d, width)
+            d += 16
+
+    return add
 
 
 @kernel(
