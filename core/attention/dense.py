@@ -113,6 +113,13 @@ def fold_group(q: Tensor, k: Tensor) -> Tensor:
     return q.reshape(q.shape[0], k.shape[1], q.shape[1] // k.shape[1], q.shape[3])
 
 
+def first_and_latest(k: Tensor, v: Tensor, first: int, start: int) -> tuple[Tensor, Tensor]:
+    """Decode: the ``first`` keys and values and those from ``start`` on side by side, all of which the query sees."""
+    if first < start:
+        k, v = (torch.cat([x[:, :, :first], x[:, :, start:]], dim=2) for x in (k, v))
+    return k, v
+
+
 def sdpa(q: Tensor, k: Tensor, v: Tensor, *, causal: bool, scale: float | None = None) -> Tensor:
     """PyTorch's scaled_dot_product_attention on the same terms: grouped heads, the queries the last of the keys.
 

@@ -18,6 +18,8 @@ from .blocks.selection import ENGINE
 from .blocks.selection import attend as attend_pattern
 from .blocks.tiles import Spans
 from .contract import Cost, Operator, Shape
+from .dense import OPERATOR as DENSE
+from .dense import first_and_latest
 from .equations import masked_attention, positions
 
 
@@ -142,6 +144,30 @@ def attend(
     return (out, lse) if return_lse else out
 
 
+ATTEND = ENGINE.used_by("window+sink", attend)
+
+
+def fused(
+    q: Tensor,
+    k: Tensor,
+    v: Tensor,
+    *,
+    causal: bool = True,
+    scale: float | None = None,
+    settings: Settings,
+    backend: str,
+) -> Tensor:
+    """Both phases; a single query sees all the keys it is given, once for the query heads that share them."""
+    given: dict[str, Any] = {"causal": True, "scale": scale, "backend": backend}
+    if q.shape[2] == 1:
+        return DENSE.blocked(
+            q, *first_and_latest(k, v, settings.num_sinks, max(0, k.shape[2] - settings.window)), **given
+        )
+    chosen = select(q, k, scale=scale, settings=settings)
+    out: Tensor = ATTEND(q, k, v, chosen, settings=settings, **given)
+    return out
+
+
 def cost(shape: Shape, *, settings: Settings) -> Cost:
     """Scores and products of the executed pairs; keys and values once per query block that sees them."""
     keys = pattern(shape.batch, shape.num_heads, shape.len_q, shape.len_k, settings)
@@ -160,7 +186,8 @@ def at_budget(keys: int, shape: Shape) -> dict[str, Any]:
 OPERATOR = Operator(
     settings=Settings,
     reference=reference,
-    phases=(in_torch("window+sink", select), ENGINE.used_by("window+sink", attend)),
+    phases=(in_torch("window+sink", select), ATTEND),
+    fused=fused,
     cost=cost,
     at_budget=at_budget,
     causal=(True,),

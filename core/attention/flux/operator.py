@@ -19,7 +19,7 @@ from ...opaque import own_dtypes
 from ..blocks.selection import ENGINE, BlockSelection, attend_blocks
 from ..contract import Condition, Cost, Golden, Operator, Shape
 from ..dense import OPERATOR as DENSE
-from ..dense import compulsory_bytes
+from ..dense import compulsory_bytes, first_and_latest
 from ..equations import causal_mask, masked_attention, positions
 from ..fields import one_node
 from .router import Decision
@@ -190,13 +190,10 @@ BLOCKED = one_node(
 
 
 def _decode_keys(k: Tensor, v: Tensor, settings: Settings) -> tuple[Tensor, Tensor]:
-    """What one query of each head sees, side by side, once for the query heads that share it; half the time."""
+    """What one query of each head sees, once for the query heads that share it; half the time."""
     block = settings.block_size
     latest = max(0, (k.shape[2] - 1) // block - settings.local_blocks + 1) * block  # first of the local keys
-    sink = settings.sink_blocks * block
-    if sink < latest:
-        k, v = (torch.cat([x[:, :, :sink], x[:, :, latest:]], dim=2) for x in (k, v))
-    return k, v
+    return first_and_latest(k, v, settings.sink_blocks * block, latest)
 
 
 def cost(shape: Shape, *, settings: Settings) -> Cost:
