@@ -16,11 +16,11 @@ from ...models.files import fingerprint
 from ...options import OptionError
 from ...progress import Watcher
 from ...report.model import Report
-from ...report.sections import Curve, Row
+from ...report.sections import Curve, Row, Table
 from .data import TEST
 from .network import LookupNetwork, LookupShape, Routing, read_lookup, write_lookup
 from .options import TIMES, SuperlinearOptions
-from .recipe import LookupRecipe, judge, optimizer
+from .recipe import LookupRecipe, by_gap, judge, optimizer
 
 ROUTINGS: tuple[Routing, ...] = typing.get_args(Routing)
 """The first is the run's own."""
@@ -105,11 +105,14 @@ def finished(
     lengths = [times * options.length for times in TIMES]
     shape = networks[ROUTINGS[0]].shape
     rows: list[Row] = []
+    gaps: Sequence[Row] = ()  # of superlinear attention, at the greatest length
     for routing, network in networks.items():
         for length in lengths:
-            tested = judge(network, TEST, TESTED * options.judged, length, options.every, run.device)
+            judged = judge(network, TEST, TESTED * options.judged, length, options.every, run.device)
+            if routing == ROUTINGS[0]:
+                gaps = by_gap(judged, shape, length)
             keys = {"dense": (length + 1) / 2}.get(routing, shape.keys(length))
-            rows.append({"attention": routing, "length": length, **tested, "keys": keys})
+            rows.append({"attention": routing, "length": length, **judged.metrics(), "keys": keys})
     lines: dict[str, list[float]] = {
         routing: [row["accuracy"] for row in rows if row["attention"] == routing] for routing in networks
     }
@@ -123,7 +126,9 @@ def finished(
     network = networks[ROUTINGS[0]]
     run.save(lambda path: write_lookup(path, network, facts), lambda size: card(facts, rows, size))
     curve = Curve("accuracy_by_length", lines, xs=lengths, xlabel="tokens", detail=True)
-    return run.report(outcome, data="drawn lookups", metrics=metrics, comparison=rows, sections=(curve,))
+    title = f"superlinear at {lengths[-1]} tokens, by how far before the nearest anchor the answer stands"
+    far = Table("by_gap", gaps, title=title)
+    return run.report(outcome, data="drawn lookups", metrics=metrics, comparison=rows, sections=(curve, far))
 
 
 def card(facts: Mapping[str, Any], rows: Sequence[Row], size: int) -> str:

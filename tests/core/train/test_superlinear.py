@@ -91,6 +91,20 @@ def test_networks_attend_to_what_they_say(routing: Any) -> None:
     assert torch.equal(network.reached(drawn), seen[row, 0, drawn.asked, drawn.place])
 
 
+def test_gaps_are_counted_to_the_nearest_anchor_behind() -> None:
+    """Of the query at 79: anchors at 79 + 1 - i^2, from i = 3 on; answers further back than its window of 8 keys."""
+    back = torch.arange(80)
+    judged = recipe.Judged(back % 2 == 0, back > 0, back)
+    gaps = [min(a - (79 - n) for i in range(3, 9) if (a := 80 - i * i) >= 79 - n) for n in range(8, 80)]
+    rows = recipe.by_gap(judged, SHAPE, 80)
+    assert [(row["gap"], row["questions"]) for row in rows] == [
+        (name, count) for name, low, high in (("0 to 7", 0, 8), ("8 to 15", 8, 16), ("16 to 31", 16, 32))
+        if (count := sum(low <= gap < high for gap in gaps))
+    ]  # fmt: skip
+    assert rows[0]["reached"] == 1
+    assert 0.4 < rows[0]["accuracy"] < 0.6
+
+
 def test_only_frozen_routing_stays(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(trainer, "_draw", lambda recipe, state, path: None)
     report = train_superlinear(options(tmp_path / "run"))
