@@ -100,7 +100,7 @@ RECIPE = Verb(
     from the same start, with equal updates and tokens: with superlinear attention, whose gates train where it looks;
     with frozen routing, its search left as it began; with a sliding window of as many keys, those of the search
     counted; and with dense attention. Each is tested at one, two and four times the length it was trained at. The
-    default takes about six minutes on one core.
+    default takes about eight minutes on one core.
     """,
     examples=(
         ("attn train superlinear -o run/", "All four, and their table."),
