@@ -32,7 +32,7 @@ Array = np.ndarray[Any, Any]
 HIDDEN = np.float32(-np.inf)
 """The score of a key that a row does not see."""
 ROOM = 8
-"""``keys`` of ``multiply`` needs so many places behind its last key."""
+"""``keys`` of ``multiply``, and its scores, need so many places behind the last key."""
 _ZERO = np.float32(0)
 _KEYS = 32  # values of so many keys at a time: at D = 128 half of a first-level cache
 _ROUND, _SIXTEEN, _UPPER = np.uint32(0x8000), np.uint32(16), np.uint32(0xFFFF0000)
@@ -84,44 +84,53 @@ def multiply(k: Array, keys: Array, n: int, queries: Array, scores: Array) -> No
 
 
 @njit(fastmath=FASTMATH, error_model="numpy")
-def weigh(scores: Array, n: int, factor: Any, top: Array, total: Array) -> None:
-    """Scores [n, rows] to weights 2^(factor (score - top)), 0 where ``HIDDEN``; ``top`` and ``total`` float32 [rows].
+def weigh(scores: Array, n: int, factor: Any, top: Array) -> None:
+    """Scores [n, rows] to weights 2^(factor (score - top)), 0 where ``HIDDEN``; ``top`` float32 [rows].
 
-    A row that sees nothing has a ``top`` of minus infinity and a ``total`` of 0.
+    A row that sees nothing has a ``top`` of minus infinity and weights of 0.
     """
     for tile in range(0, scores.shape[1], LANES):
-        high, sums = top[tile : tile + LANES], total[tile : tile + LANES]
+        high = top[tile : tile + LANES]
         for r in range(LANES):
             high[r] = HIDDEN
-            sums[r] = _ZERO
-        for j in range(n):
-            line = scores[j, tile : tile + LANES]
+        for j in range(0, n, 4):  # four at a time: each waits for what the one before it left in memory
+            a, b = scores[j, tile : tile + LANES], scores[min(j + 1, n - 1), tile : tile + LANES]
+            c, d = scores[min(j + 2, n - 1), tile : tile + LANES], scores[min(j + 3, n - 1), tile : tile + LANES]
             for r in range(LANES):
-                high[r] = max(high[r], line[r])
+                high[r] = max(high[r], max(max(a[r], b[r]), max(c[r], d[r])))
         for j in range(n):
             line = scores[j, tile : tile + LANES]
             for r in range(LANES):
                 weight = exp2_negative((line[r] - high[r]) * factor)
                 line[r] = _ZERO if line[r] == HIDDEN else weight
-        for j in range(n):
-            line = scores[j, tile : tile + LANES]
+
+
+@njit(fastmath=FASTMATH, error_model="numpy")
+def _sum_weights(weights: Array, n: int, total: Array) -> None:
+    """``total`` [rows] of weights [>= n + 3, rows], whose rows behind the n-th become 0."""
+    weights[n : n + 3] = _ZERO
+    for tile in range(0, weights.shape[1], LANES):
+        sums = total[tile : tile + LANES]
+        for r in range(LANES):
+            sums[r] = _ZERO
+        for j in range(0, n, 4):
+            a, b = weights[j, tile : tile + LANES], weights[j + 1, tile : tile + LANES]
+            c, d = weights[j + 2, tile : tile + LANES], weights[j + 3, tile : tile + LANES]
             for r in range(LANES):
-                sums[r] += line[r]
+                sums[r] += (a[r] + b[r]) + (c[r] + d[r])
 
 
 @njit(error_model="numpy")
-def _pair_weights(weights: Array, n: int, pairs: Array, total: Array) -> None:
-    """Weights [n, rows] to those of two keys as one int32, [ceil(n / 2), rows], and their sums when rounded."""
+def _pair_weights(weights: Array, n: int, pairs: Array) -> None:
+    """Weights [> n, rows], rounded to bfloat16 in place, and those of two keys as one int32: [ceil(n / 2), rows]."""
     bits, rows = weights.view(np.uint32), weights.shape[1]
-    if n % 2:
-        weights[n] = _ZERO
-    total[:] = _ZERO
+    weights[n] = _ZERO
     for j in range(0, n, 2):
         first, second, both = bits[j], bits[j + 1], pairs[j >> 1]
         for r in range(rows):
             a, b = np.uint32((first[r] + _ROUND) & _UPPER), np.uint32((second[r] + _ROUND) & _UPPER)
+            first[r], second[r] = a, b
             both[r] = np.int32((a >> _SIXTEEN) | b)
-            total[r] += a.view(np.float32) + b.view(np.float32)
 
 
 @njit(error_model="numpy")
@@ -142,10 +151,11 @@ def _prefetch_values(v: Array, keys: Array, start: int, stop: int) -> None:
 
 
 def sum_values(weights: Array, v: Array, keys: Array, n: int, total: Array, spare: Array, result: Array) -> None:
-    """``result[r]`` [rows, Dv] = sum over j < n of weights[j, r] v[keys[j]], in float32.
+    """``result[r]`` [rows, Dv] = sum over j < n of weights[j, r] v[keys[j]], and ``total[r]`` that of the weights.
 
-    v is float32 or the bits of bfloat16, uint16; Dv a multiple of 16. Weights of the latter are rounded to bfloat16
-    first, and ``total`` becomes their sum. ``spare``: int32 [>= (n + 1) / 2, rows], for them.
+    ``keys`` as ``multiply`` leaves them. v is float32 or the bits of bfloat16, uint16; Dv a multiple of 16. Weights of
+    the latter are rounded to bfloat16 first. ``weights`` has ``ROOM`` more rows than n; ``spare``, int32
+    [>= (n + 1) / 2, rows], is for their pairs.
     """
 
 
@@ -153,6 +163,7 @@ def sum_values(weights: Array, v: Array, keys: Array, n: int, total: Array, spar
 def _sum_values_for(weights: Any, v: Any, keys: Any, n: int, total: Any, spare: Any, result: Any) -> Any:
     def float32(weights: Any, v: Any, keys: Any, n: int, total: Any, spare: Any, result: Any) -> None:
         rows, dim = result.shape
+        _sum_weights(weights, n, total)
         result[:] = _ZERO
         for i in range(0, n, _KEYS):
             some, index = min(_KEYS, n - i), keys.ctypes.data + 4 * i
@@ -173,7 +184,8 @@ def _sum_values_for(weights: Any, v: Any, keys: Any, n: int, total: Any, spare: 
 
     def bfloat16(weights: Any, v: Any, keys: Any, n: int, total: Any, spare: Any, result: Any) -> None:
         rows, dim = result.shape
-        _pair_weights(weights, n, spare, total)
+        _pair_weights(weights, n, spare)
+        _sum_weights(weights, n, total)
         values = np.empty((_KEYS // 2, dim), np.int32)
         result[:] = _ZERO
         for i in range(0, n, _KEYS):

@@ -97,7 +97,7 @@ def _attend(
                 queries[d, r] = source[d]
         multiply(k, keys, n, queries, scores)
         _hide(scores, keys, alone, shared, n, row)
-        weigh(scores, n, np.float32(factor), top, total)
+        weigh(scores, n, np.float32(factor), top)
         sum_values(scores, v, keys, n, total, spare, result)
         for r in range(min(block_m, len(q) - block * block_m)):
             share = _ONE / total[r]

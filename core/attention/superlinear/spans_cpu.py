@@ -20,7 +20,7 @@ from torch.nn.functional import pad
 from ...jit import exp2_negative, kernel
 from ...threads import bands, kernels_own_the_threads, run, thread_count
 from ..rows_cpu import HIDDEN, ROOM, multiply, sum_values, weigh
-from ..tile_cpu import LANES, items_of, multiplies_pairs
+from ..tile_cpu import LANES, items_of, multiplies_pairs, prefetch
 
 if TYPE_CHECKING:
     from .comb import Spans
@@ -28,6 +28,7 @@ if TYPE_CHECKING:
 Array = np.ndarray[Any, Any]
 _BUCKET = 64  # keys: spans that end in the same bucket may form a group
 ROWS = 64  # spans of a group
+_AHEAD = 4  # queries that are asked for before their turn
 _ZERO = np.float32(0)
 
 
@@ -104,6 +105,9 @@ def _some_groups(
         )
         spare, result = some_spare[: (n + 1) // 2 * rows].reshape(-1, rows), some_results[: rows * dim].reshape(-1, dim)
         for r in range(rows):
+            ahead = q.ctypes.data + 4 * items * row[min(lo + r + _AHEAD, hi - 1)]
+            for line in range(ahead, ahead + 4 * items, 64):
+                prefetch(line)
             span = min(lo + r, hi - 1)
             source, begin[r], end[r] = q[row[span]], start[span], stop[span]
             for d in range(items):
@@ -115,7 +119,7 @@ def _some_groups(
             for r in range(rows):
                 if keys[j] < begin[r] or keys[j] >= end[r]:
                     scores[j, r] = HIDDEN
-        weigh(scores, n, np.float32(factor), high[:rows], mass[:rows])
+        weigh(scores, n, np.float32(factor), high[:rows])
         sum_values(scores, v, keys, n, mass[:rows], spare, result)
         for r in range(size):
             top[lo + r], total[lo + r] = high[r] * np.float32(factor), mass[r]
