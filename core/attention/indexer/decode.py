@@ -62,9 +62,8 @@ class IndexDecoder:
         for b, row in enumerate(self._indices):
             for h, index in enumerate(row):
                 SEARCH(*index_queries(q[b], h, kv_heads, self._quant), index, ks, ke, chosen[b, h])
-        keys, values = (x.to(accumulator(x.dtype)) for x in (k, v))
-        out: Tensor = LISTS(q.to(keys.dtype), keys, values, chosen, factor)
-        return out.to(q.dtype)
+        out: Tensor = LISTS(q, k, v, chosen, factor)
+        return out
 
     def step(self, q: Tensor, k: Tensor, v: Tensor) -> Tensor:
         """The newest query ``q`` [B, Hq, 1, D] against the whole cache ``k``, ``v``, its own key included."""

@@ -98,7 +98,7 @@ def decoder(
     """Prepare the whole cache; the function returned searches and attends for the last query: [B, Hq, 1, Dv]."""
     session, query = IndexDecoder(make_index, scale=scale, quant=quant, top_k=top_k), q[:, :, -1:].detach()
     session.take(k.detach())
-    keys, values = (x.detach().to(accumulator(x.dtype)).contiguous() for x in (k, v))
+    keys, values = k.detach(), v.detach()
     return lambda: session.attend(query, keys, values)
 
 

@@ -149,14 +149,27 @@ def _attend_head(q: Tensor, k: Tensor, v: Tensor, index: Tensor, scale: float) -
 
 def attend_rows(q: Tensor, k: Tensor, v: Tensor, index: Tensor, scale: float) -> Tensor:
     """As ``attend.attend_rows``, head by head."""
-    out = q.new_empty(*q.shape[:3], v.shape[-1])
+    group, out = q.shape[1] // k.shape[1], q.new_empty(*q.shape[:3], v.shape[-1])
     for b in range(k.shape[0]):
-        for h in range(q.shape[1]):
-            kv = h * k.shape[1] // q.shape[1]
-            keys, values = k[b, kv].float().contiguous(), padded(v[b, kv].float())
-            part = _attend_head(q[b, h].float().contiguous(), keys, values, index[b, kv], scale)
-            out[b, h] = part[:, : v.shape[-1]]
+        for kv in range(k.shape[1]):
+            keys, values, listed = _float32(k[b, kv], v[b, kv], index[b, kv])
+            for h in range(kv * group, (kv + 1) * group):
+                part = _attend_head(q[b, h].float().contiguous(), keys, values, listed, scale)
+                out[b, h] = part[:, : v.shape[-1]]
     return out
+
+
+def _float32(k: Tensor, v: Tensor, index: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    """Keys and values [n, D], [n, Dv'] as the kernel wants them, and the lists [m, K] of their numbers.
+
+    Of other dtypes, short lists take along what they name: a step of decoding must not convert the whole cache.
+    """
+    if k.dtype != torch.float32 and index.numel() < k.shape[0]:
+        named = index.clamp_min(0).flatten()
+        k, v = k.index_select(0, named), v.index_select(0, named)
+        order = torch.arange(index.numel(), dtype=torch.int32).view(index.shape)
+        index = order.masked_fill(index < 0, -1)
+    return k.float().contiguous(), padded(v.float()), index
 
 
 def padded(v: Tensor) -> Tensor:

@@ -200,6 +200,19 @@ def test_a_query_without_tokens_gets_zeros():
     torch.testing.assert_close(out[0, :, 1], v[0, 0, 5].expand(2, 32))
 
 
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16], ids=str)
+@pytest.mark.parametrize("rows", [1, 40])
+def test_short_lists_of_a_long_cache(dtype, rows):
+    """Of other dtypes than float32 the kernel converts the keys that are named, or all where that is less."""
+    q, k, v = random_qkv((2, 4, 2, rows, 300, 40), dtype)
+    index = torch.randint(0, 300, (2, 2, rows, 20), generator=torch.Generator().manual_seed(0)).sort(-1).values
+    index[0, 0, 0] = -1
+    index = torch.where(index.diff(dim=-1, prepend=index[..., :1] - 1) == 0, -1, index).to(torch.int32)
+    out = sparse_topk_attention(q, k, v, index)
+    truth = sparse_topk_attention(*(x.double() for x in (q, k, v)), index)
+    assert (out.double() - truth).abs().max() <= 2**-8 * truth.abs().max()
+
+
 def test_token_lists_in_any_order():
     q, k, v = random_qkv((1, 2, 1, 3, 9, 32))
     index = torch.tensor([[4, -1, 2, 7], [0, 1, -1, -1], [8, 3, 5, 1]], dtype=torch.int32)[None, None]
