@@ -126,19 +126,20 @@ class LookupNetwork(nn.Module):
 
     @torch.no_grad()
     def reached(self, lookups: Lookups) -> Tensor:
-        """Whether the value that is asked for is among the keys of the query, in some head: bool [B, n]."""
+        """Whether the value that is asked for is among the keys of the query: bool [B, n, H]."""
         asked, place, length = lookups.asked, lookups.place, lookups.tokens.shape[1]
+        heads = self.shape.width // HEAD
         if self.routing == "dense":
-            return torch.ones_like(place, dtype=torch.bool)
+            return torch.ones_like(place, dtype=torch.bool)[..., None].expand(-1, -1, heads)
         if self.routing == "window":
-            return torch.gt(place, asked - self.shape.window(length))
+            return torch.gt(place, asked - self.shape.window(length))[..., None].expand(-1, -1, heads)
         look = self.look(lookups.tokens)[1]
         spans = SELECT(look.q, look.k, settings=Settings(q_search=look.q_search, **self.shape.settings))
         row = torch.arange(len(asked), device=asked.device)[:, None]
         start, stop = (x.transpose(1, 2)[row, asked] for x in (spans.start, spans.stop))  # [B, n, H, spans]
         wanted = place[..., None, None]
-        far = ((start <= wanted) & (wanted < stop)).flatten(2).any(-1)
-        return torch.logical_or(far, place > asked - spans.window)
+        far = ((start <= wanted) & (wanted < stop)).any(-1)
+        return torch.logical_or(far, (place > asked - spans.window)[..., None])
 
 
 def write_lookup(path: Path, network: LookupNetwork, facts: Mapping[str, Any]) -> None:

@@ -64,19 +64,17 @@ class LookupRecipe:
 
 
 class Judged(NamedTuple):
-    """Questions, one after the other: bool [N] whether answered right and whether the answer was among the keys
-    attended to; int64 [N] how many tokens back it stood."""
+    """Questions, one after the other: bool [N] whether answered right; bool [N, H] whether the answer was among the
+    keys that a head attended to; int64 [N] how many tokens back it stood."""
 
     right: Tensor
     reached: Tensor
     back: Tensor
 
     def metrics(self, of: Tensor | slice = slice(None)) -> dict[str, float]:
-        """Shares of all of them, or of some."""
-        return {name: float(getattr(self, part)[of].double().mean()) for name, part in _SHARES.items()}
-
-
-_SHARES = {"accuracy": "right", "reached": "reached"}
+        """Shares of all of them, or of some: ``reached`` by some head, ``reached_by_head`` the mean over heads."""
+        shares = {"accuracy": self.right, "reached": self.reached.any(-1), "reached_by_head": self.reached}
+        return {name: float(part[of].double().mean()) for name, part in shares.items()}
 
 
 @torch.no_grad()
@@ -102,7 +100,7 @@ def judge(
         lookups = draw_lookups((*seed, length, first), count, length, every).to(device)
         right = network(lookups.tokens, lookups.asked).argmax(-1) == lookups.answer
         judged = right, network.reached(lookups), lookups.asked - lookups.place
-        parts.append(Judged(*(x.flatten().cpu() for x in judged)))
+        parts.append(Judged(*(x.flatten(0, 1).cpu() for x in judged)))
     return Judged(*map(torch.cat, zip(*parts, strict=True)))
 
 

@@ -133,8 +133,9 @@ def finished(
 
 def card(facts: Mapping[str, Any], rows: Sequence[Row], size: int) -> str:
     """The model card, Markdown."""
+    shares = ("accuracy", "reached_by_head", "reached")
     cells = [
-        [row["attention"], str(row["length"]), f"{row['accuracy']:.3f}", f"{row['reached']:.3f}", f"{row['keys']:.0f}"]
+        [row["attention"], str(row["length"]), *(f"{row[name]:.3f}" for name in shares), f"{row['keys']:.0f}"]
         for row in rows
     ]
     return "\n".join([
@@ -146,7 +147,7 @@ def card(facts: Mapping[str, Any], rows: Sequence[Row], size: int) -> str:
         f"- Options: {facts['options']}",
         f"- attn {facts['attn']}, torch {facts['torch']}, {facts['seconds']} s for four networks.", "",
         f"At least {facts['questions']} questions of each length; reached: the answer is among the keys attended to;",
-        "keys: of a query, search included, mean.", "",
-        "| attention | tokens | accuracy | reached | keys |", "|---|---|---|---|---|",
+        "keys: of a query and head, search included, mean.", "",
+        "| attention | tokens | accuracy | reached by a head | by any | keys |", "|---|---|---|---|---|---|",
         *("| " + " | ".join(line) + " |" for line in cells),
     ]) + "\n"  # fmt: skip

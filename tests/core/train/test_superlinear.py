@@ -88,13 +88,13 @@ def test_networks_attend_to_what_they_say(routing: Any) -> None:
         truth = attention("superlinear", q, k, v, causal=True, backend="reference", **settings)
     torch.testing.assert_close(network.attend(network.look(drawn.tokens)[1]), truth, rtol=1e-4, atol=1e-5)
     row = torch.arange(2)[:, None]
-    assert torch.equal(network.reached(drawn), seen[row, 0, drawn.asked, drawn.place])
+    assert torch.equal(network.reached(drawn)[..., 0], seen[row, 0, drawn.asked, drawn.place])
 
 
 def test_gaps_are_counted_to_the_nearest_anchor_behind() -> None:
     """Of the query at 79: anchors at 79 + 1 - i^2, from i = 3 on; answers further back than its window of 8 keys."""
     back = torch.arange(80)
-    judged = recipe.Judged(back % 2 == 0, back > 0, back)
+    judged = recipe.Judged(back % 2 == 0, torch.stack([back > 0, back < 0], 1), back)
     gaps = [min(a - (79 - n) for i in range(3, 9) if (a := 80 - i * i) >= 79 - n) for n in range(8, 80)]
     rows = recipe.by_gap(judged, SHAPE, 80)
     assert [(row["gap"], row["questions"]) for row in rows] == [
@@ -102,6 +102,7 @@ def test_gaps_are_counted_to_the_nearest_anchor_behind() -> None:
         if (count := sum(low <= gap < high for gap in gaps))
     ]  # fmt: skip
     assert rows[0]["reached"] == 1
+    assert rows[0]["reached_by_head"] == 0.5
     assert 0.4 < rows[0]["accuracy"] < 0.6
 
 
