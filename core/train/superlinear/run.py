@@ -147,7 +147,7 @@ def card(facts: Mapping[str, Any], rows: Sequence[Row], size: int) -> str:
         f"- Options: {facts['options']}",
         f"- attn {facts['attn']}, torch {facts['torch']}, {facts['seconds']} s for four networks.", "",
         f"At least {facts['questions']} questions of each length; reached: the answer is among the keys attended to;",
-        "keys: of a query and head, search included, mean.", "",
+        "keys: of a query and head, search included, mean. Measured before the weights were rounded to float16.", "",
         "| attention | tokens | accuracy | reached by a head | by any | keys |", "|---|---|---|---|---|---|",
         *("| " + " | ".join(line) + " |" for line in cells),
     ]) + "\n"  # fmt: skip
