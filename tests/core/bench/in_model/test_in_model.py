@@ -141,6 +141,21 @@ def test_what_is_predicted_to_outrun_the_budget_is_skipped_with_its_prediction(p
     assert all("predicted" in item.error and "of the budget left" in item.error for item in items.values())
 
 
+def test_after_an_interruption_what_is_done_is_reported_and_the_rest_named(place, monkeypatch):
+    measure = in_model.measure
+
+    def interrupted(bench, trial, base):
+        if trial.label == "dsa":
+            raise KeyboardInterrupt
+        measure(bench, trial, base)
+
+    monkeypatch.setattr(in_model, "measure", interrupted)
+    items, report = run(place, "window+sink", "dsa")
+    assert set(items) == {f"sdpa @ {N}", f"window+sink @ {N}"}
+    assert report.left == (f"dsa @ {N}",)
+    assert report.exit_code == 130
+
+
 def test_needles_are_counted_by_depth_and_skipped_with_a_prediction(place):
     items, report = run(place, "window+sink", lengths=(512,), depths=(0.0, 100.0))
     found = {row["operator"]: row for row in report.to_dict()["summary"]["needles_by_depth"]}
