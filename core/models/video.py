@@ -14,10 +14,17 @@ from ..io.weights import read_tensors
 from ..nets.video_flow import VideoFlow, VideoShape
 from ..options import OptionError
 from ..text import reason_of
-from .files import read_json, write_json
+from .files import package_dir, read_json, write_json
 
 FAMILY = "attn_video_flow"
 """``model_type`` of a folder."""
+
+
+def shipped_video_model() -> Path:
+    """The folder of the model that comes with attn: ``moving-shapes``, of `attn train moving-shapes`."""
+    place = package_dir("attn")
+    assert place is not None
+    return place / "core/models/weights/moving-shapes"
 
 
 def write_video_model(net: VideoFlow, weights: Path) -> None:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
 from typing import Any
 
@@ -13,7 +13,6 @@ from torch import Tensor
 
 from ...attention.rectified.order import Video
 from ...nets.video_flow import VideoFlow
-from ...report.sections import Row
 from .sampling import SparseAttention, Sparsity, noise_of, psnr, sample
 from .tokens import TokenGrid
 
@@ -31,7 +30,6 @@ def kinds(steps: int, sparsity: Sparsity) -> dict[str, Sparsity | None]:
         "rectified, no gain test": {"gapr": "off"},
         "plain, dense first": {"gapr": "all", **first},
         "rectified, dense first": {"gapr": "on", **first},
-        "rectified, no gain test, dense first": {"gapr": "off", **first},
     }
     return {DENSE: None} | {name: replace(sparsity, **changed) for name, changed in given.items()}
 
@@ -39,8 +37,8 @@ def kinds(steps: int, sparsity: Sparsity) -> dict[str, Sparsity | None]:
 def compared(
     net: VideoFlow, video: Video, steps: int, seeds: Sequence[int], attentions: Mapping[str, Sparsity | None],
     device: torch.device,
-) -> tuple[list[Row], dict[str, Tensor]]:  # fmt: skip
-    """A row for each kind of attention, and its video of the first seed.
+) -> Iterator[tuple[dict[str, Any], Tensor]]:  # fmt: skip
+    """Kind by kind, a row of a table and the video [1, frames, rows, columns, C] of the first seed.
 
     Parameters
     ----------
@@ -55,36 +53,32 @@ def compared(
         None is dense attention, and comes first.
     device : torch.device
 
-    Returns
-    -------
-    list of rows
-        ``psnr`` in dB against the dense video, its mean, least and largest over the seeds (missing for dense);
+    Yields
+    ------
+    row
+        ``psnr`` in dB against the dense video, its mean, least and most over the seeds (missing for dense);
         ``seconds`` of this process's CPU time for a video, the mean; ``speedup`` over dense; ``density``: share of the
         pairs of tokens that are attended to, in all layers and steps.
-    dict of str to Tensor [1, frames, rows, columns, C]
+    video
     """
     grid = TokenGrid.of(video, net.shape.patch)
-    rows: list[dict[str, float | str]] = []
-    firsts: dict[str, Tensor] = {}
-    references: list[Tensor] = []
     every = steps * net.shape.layers * net.shape.heads * math.prod(video) ** 2
+    references: list[Tensor] = []
+    unhurried = math.nan
     for name, sparsity in attentions.items():
-        seconds, pairs, found = 0.0, 0, []
-        for number, seed in enumerate(seeds):
+        seconds, pairs = 0.0, 0
+        made = []
+        for seed in seeds:
             noise = noise_of(seed, grid, net.shape.channels).to(device)
             attend = None if sparsity is None else SparseAttention(sparsity, video)
             start = time.process_time()
-            made = sample(net, noise, grid, steps, attend)
-            seconds += time.process_time() - start
-            if attend is None:
-                references.append(made)
-            else:
-                pairs += attend.pairs
-                found.append(psnr(made, references[number]))
-            firsts.setdefault(name, made)
-        density = pairs / (every * len(seeds)) if found else 1.0
-        rows.append({"attention": name, "density": density, "seconds": seconds / len(seeds)})
-        rows[-1]["speedup"] = float(rows[0]["seconds"]) / (seconds / len(seeds))
-        if found:
-            rows[-1] |= {"psnr": sum(found) / len(found), "psnr_least": min(found), "psnr_most": max(found)}
-    return list(rows), firsts
+            made.append(sample(net, noise, grid, steps, attend))
+            seconds += (time.process_time() - start) / len(seeds)
+            pairs += every if attend is None else attend.pairs
+        row: dict[str, Any] = {"attention": name, "density": pairs / (every * len(seeds)), "seconds": seconds}
+        if sparsity is None:
+            references, unhurried = made, seconds
+        else:
+            found = [psnr(one, reference) for one, reference in zip(made, references, strict=True)]
+            row |= {"psnr": sum(found) / len(found), "psnr_least": min(found), "psnr_most": max(found)}
+        yield row | {"speedup": unhurried / seconds}, made[0]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 
 import numpy as np
@@ -24,7 +25,8 @@ MEDIUM: tuple[Video, ...] = ((8, 12, 12), (16, 8, 8), (4, 16, 16), (2, 16, 32), 
 LARGE: tuple[Video, ...] = ((16, 16, 16), (8, 16, 32), (16, 16, 16), (4, 32, 32), (16, 16, 16), (8, 32, 16))
 """4096."""
 TIME_MEAN, TIME_SPREAD = -0.6, 1.0
-"""Of the logit of t: what a video shows is decided early."""
+"""Of the logit of t at small grids. What a video shows is decided early, and the earlier the more tokens see it: the
+noise of t goes with the square root of their number (arXiv 2403.03206, section 5.3.2)."""
 MATRIX_FACTOR = 8.0
 """Muon's rate over AdamW's."""
 JUDGED_AT = (0.2, 0.4, 0.6, 0.8)
@@ -57,21 +59,22 @@ class MovingShapesRecipe:
             weight_decay=decay, matrix_decay=decay,
         )  # fmt: skip
 
-    def stage(self, step: int) -> tuple[Video, int]:
-        """TokenGrid of a step, and how many videos of it."""
+    def stage(self, step: int) -> tuple[Video, int, float]:
+        """Grid of a step, how many videos of it, and how much earlier they are decided than small ones."""
         options = self.options
         if step < options.steps:
-            return SMALL[step % len(SMALL)], options.batch
+            return SMALL[step % len(SMALL)], options.batch, 1.0
         step -= options.steps
         if step < options.medium_steps:
-            return MEDIUM[step % len(MEDIUM)], max(1, options.batch // 4)
-        return LARGE[(step - options.medium_steps) % len(LARGE)], 1
+            return MEDIUM[step % len(MEDIUM)], max(1, options.batch // 4), 2.0
+        return LARGE[(step - options.medium_steps) % len(LARGE)], 1, 4.0
 
     def loss(self, step: int) -> Tensor:
         """Squared error of the velocity."""
-        grid, count = self.stage(step)
+        grid, count, earlier = self.stage(step)
         rng = np.random.default_rng([_SALT, self.options.compute.seed, step])
-        time = torch.sigmoid(TIME_MEAN + TIME_SPREAD * torch.from_numpy(rng.standard_normal(count)).float())
+        mean = TIME_MEAN - math.log(earlier)
+        time = torch.sigmoid(mean + TIME_SPREAD * torch.from_numpy(rng.standard_normal(count)).float())
         error = self._error(rng, grid, time)
         return (error / (1 - time).clamp_min(NEAREST).square().to(error.device)).mean()
 

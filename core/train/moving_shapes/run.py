@@ -25,7 +25,7 @@ from .recipe import LARGE, MEDIUM, SMALL, MovingShapesRecipe
 from .sampling import Sparsity
 
 SHOWN: Video = (8, 16, 16)
-"""TokenGrid of the videos that a run ends with, in tokens."""
+"""Grid of the videos that a run ends with, in tokens."""
 SHOWN_STEPS, SHOWN_SEEDS, SHOWN_BLOCK = 20, 2, 32
 FRAMES = 6
 """Of a video in a picture."""
@@ -73,8 +73,10 @@ def train_moving_shapes(
             write_video_model(recipe.net, weights)
             written = load_video_model(weights.parent, device=run.device)  # as its file holds it
             attentions = kinds(SHOWN_STEPS, Sparsity(block_size=SHOWN_BLOCK))
-            found, videos = compared(written, SHOWN, SHOWN_STEPS, range(SHOWN_SEEDS), attentions, run.device)
-            rows.extend(found)
+            videos = {}
+            for row, video in compared(written, SHOWN, SHOWN_STEPS, range(SHOWN_SEEDS), attentions, run.device):
+                rows.append(row)
+                videos[row["attention"]] = video
             draw(videos, picture)
 
         def described(size: int) -> str:
@@ -109,14 +111,25 @@ def card(facts: Mapping[str, Any], size: int) -> str:
         "films.", "",
         f"- {facts['parameters']} parameters, {size} bytes, float16; a token is 1 frame x 4 x 4 pixels.",
         "- Data: videos that the recipe draws, new ones at every step; no data of others. MIT licence, as attn.",
-        f"- Trained at {_lengths(SMALL)} tokens for {options['steps']} steps, {_lengths(MEDIUM)} for "
-        f"{options['medium_steps']}, {_lengths(LARGE)} for {options['large_steps']}; never at more.",
+        f"- The best weights, those of step {metrics['step']:.0f}: "
+        f"{_trained(options, int(metrics['step']))}; never at more.",
         f"  No grid has more than {_most(0)} frames, {_most(1)} rows and {_most(2)} columns of tokens.",
         f"- PSNR of clean videos that it was not trained on, as seen through noise (t = 0.2, 0.4, 0.6, 0.8; mean): "
         f"{metrics['psnr']:.2f} dB at 4096 tokens, {metrics['psnr_small']:.2f} dB at 256.",
         f"- Command: `attn train moving-shapes -o DIR`; options: {options}",
         f"- attn {facts['attn']}, torch {facts['torch']}, {facts['seconds']} s.",
     ]) + "\n"  # fmt: skip
+
+
+def _trained(options: Mapping[str, Any], step: int) -> str:
+    """At which lengths the weights of a step were trained, and for how long."""
+    done = []
+    for grids, name in ((SMALL, "steps"), (MEDIUM, "medium_steps"), (LARGE, "large_steps")):
+        here = min(step, options[name])
+        step -= here
+        if here:
+            done.append(f"{here} steps at {_lengths(grids)} tokens")
+    return ", then ".join(done)
 
 
 def _lengths(grids: Sequence[Video]) -> str:

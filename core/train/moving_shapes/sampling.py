@@ -6,6 +6,7 @@ Specification: methods/rectified-spaattn.md, section 3.6 (dense attention in the
 from __future__ import annotations
 
 import itertools
+import math
 from dataclasses import dataclass
 from typing import Any, Literal
 
@@ -18,8 +19,9 @@ from ...attention.rectified.order import Video, neighbour_blocks
 from ...nets.video_flow import NEAREST, Attend, VideoFlow, dense
 from .tokens import TokenGrid
 
-SHIFT = 2.0
-"""How much closer together the steps are near the noise, where a video is decided."""
+SHIFT, SHIFT_TOKENS = 2.0, 256
+"""How much closer together the steps are near the noise, where a video of so many tokens is decided; it goes with the
+square root of their number (arXiv 2403.03206, section 5.3.2)."""
 _SALT = 99003
 
 
@@ -84,9 +86,10 @@ def noise_of(seed: int, grid: TokenGrid, channels: int) -> Tensor:
     return torch.from_numpy(rng.standard_normal((1, *grid.pixels, channels), dtype=np.float32))
 
 
-def times(steps: int) -> list[float]:
-    """t of every step and of the end, from 0 to 1."""
-    return [t / (t + SHIFT * (1 - t)) for t in (step / steps for step in range(steps + 1))]
+def times(steps: int, tokens: int) -> list[float]:
+    """t of every step and of the end, from 0 to 1, for a video of so many tokens."""
+    shift = SHIFT * math.sqrt(tokens / SHIFT_TOKENS)
+    return [t / (t + shift * (1 - t)) for t in (step / steps for step in range(steps + 1))]
 
 
 @torch.inference_mode()
@@ -103,7 +106,7 @@ def sample(net: VideoFlow, noise: Tensor, grid: TokenGrid, steps: int, sparse: S
         Behind its first dense steps; None: dense attention everywhere.
     """
     z, place = grid.tokens(noise), grid.place.to(noise.device)
-    for step, (now, then) in enumerate(itertools.pairwise(times(steps))):
+    for step, (now, then) in enumerate(itertools.pairwise(times(steps, len(place)))):
         clean = net(z, place, z.new_full((len(z),), now), dense if sparse is None else sparse.at(step))
         z = z + (then - now) / max(1 - now, NEAREST) * (clean - z)
     return grid.videos(z).clamp(-1, 1)

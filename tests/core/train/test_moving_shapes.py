@@ -15,7 +15,8 @@ from attn.core.bundles import Compute
 from attn.core.errors import UsageError
 from attn.core.fit import loop as trainer
 from attn.core.models.files import write_json
-from attn.core.models.video import load_video_model, write_video_model
+from attn.core.models.video import load_video_model, shipped_video_model, write_video_model
+from attn.core.nets import video_flow
 from attn.core.nets.video_flow import VideoFlow, VideoShape, dense, rotations, stencil, touching, turned
 from attn.core.options import OptionError
 from attn.core.train.moving_shapes import recipe, run
@@ -81,7 +82,7 @@ def test_stages_follow_each_other(tmp_path: Path) -> None:
     given = options(tmp_path, batch=8)
     stage = recipe.MovingShapesRecipe(given, torch.device("cpu")).stage
     assert [stage(step) for step in (0, 2, 3, 4)] == [
-        (recipe.SMALL[0], 8), (recipe.SMALL[2], 8), (recipe.MEDIUM[0], 2), (recipe.LARGE[0], 1),
+        (recipe.SMALL[0], 8, 1), (recipe.SMALL[2], 8, 1), (recipe.MEDIUM[0], 2, 2), (recipe.LARGE[0], 1, 4),
     ]  # fmt: skip
     assert {int(np.prod(grid)) for grid in recipe.LARGE} == {4096}
 
@@ -137,6 +138,12 @@ def test_scores_depend_on_distances_alone() -> None:
     assert score([1, 2, 3], [4, 0, 5]) != pytest.approx(score([1, 2, 3], [4, 0, 6]), abs=1e-4)
 
 
+def test_scores_grow_with_the_length_beyond_the_trained_one() -> None:
+    focus = video_flow.focus
+    assert focus(256) == focus(video_flow.FOCUS_TOKENS) == 1
+    assert 1 < focus(4096) < focus(16384) < 3
+
+
 @torch.no_grad()
 def test_the_order_of_tokens_changes_nothing() -> None:
     net, grid = network(), TokenGrid.of((2, 4, 4), 4)
@@ -174,15 +181,31 @@ def test_first_layers_and_steps_are_dense() -> None:
 
 def test_a_table_of_attentions() -> None:
     net = network()
-    rows, videos = compared(net, (4, 4, 8), 4, (0, 1), kinds(4, SMALL_BLOCKS), torch.device("cpu"))
-    assert list(videos) == [row["attention"] for row in rows] == list(kinds(4, SMALL_BLOCKS))
+    found = list(compared(net, (4, 4, 8), 4, (0, 1), kinds(4, SMALL_BLOCKS), torch.device("cpu")))
+    rows = [row for row, _ in found]
+    assert [row["attention"] for row in rows] == list(kinds(4, SMALL_BLOCKS))
+    grid = TokenGrid.of((4, 4, 8), 4)
+    assert torch.equal(found[0][1], sample(net, noise_of(0, grid, 3), grid, 4))
     assert "psnr" not in rows[0]
     assert rows[0]["density"] == rows[0]["speedup"] == 1
     for row in rows[1:]:
         assert 0 < row["density"] < 1
         assert row["psnr_least"] <= row["psnr"] <= row["psnr_most"]
-    assert times(4)[0] == 0
-    assert times(4)[-1] == 1
+    early, late = times(4, 4096), times(4, 256)
+    assert early[0] == late[0] == 0
+    assert early[-1] == late[-1] == 1
+    assert all(a < b for a, b in zip(early[1:-1], late[1:-1], strict=True))
+
+
+def test_the_model_that_ships_makes_shapes() -> None:
+    folder = shipped_video_model()
+    assert (folder / "model.safetensors").stat().st_size <= 1_000_000
+    net, grid = load_video_model(folder), TokenGrid.of((8, 12, 12), 4)
+    video = sample(net, noise_of(0, grid, 3), grid, 8)
+    ground = video.flatten(1, 3).median(1).values
+    shapes = (video - ground[:, None, None, None]).abs().amax(-1) > 0.3
+    assert 0.01 < shapes.float().mean() < 0.4  # drawn videos have about 0.12
+    assert (video - ground[:, None, None, None])[~shapes].abs().mean() < 0.1  # and the rest is plain
 
 
 def test_folders_that_hold_no_video_model(tmp_path: Path) -> None:
