@@ -2,7 +2,7 @@
 
 Paper: arXiv 2603.28458 (2026). Specification: methods/hisa.md, sections 3.3 and 3.4; step numbers are those of 3.3.
 Index operands are those of ``dsa``. Up to ``top_blocks * block_size`` keys (8192) the flat search does the same work;
-on CPUs both take as long at 16k keys, and the flat one 1.6 times as long at 32k. ``min_seq`` switches to it.
+on CPUs both take as long at 16k keys, and the flat one 1.4 to 1.6 times as long at 32k. ``min_seq`` switches to it.
 Differs from the official kernels in step 5: blocks are compared in float32 unless ``coarse_dtype`` is bf16.
 """
 
