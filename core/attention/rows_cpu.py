@@ -21,10 +21,12 @@ from .tile_cpu import (
     four_by_16_of_pairs,
     four_by_64,
     four_by_64_of_pairs,
+    has_wide_registers,
     new_eight_by_16,
     new_eight_by_16_of_pairs,
     new_eight_by_32,
     new_eight_by_32_of_pairs,
+    new_four_by_16,
     prefetch,
 )
 
@@ -48,13 +50,21 @@ def _multiply_tile_for(k: Any, a: Any, items: int, b: int, columns: int, rows: i
     if k.dtype == types.int32:
         wide, narrow = new_eight_by_32_of_pairs, new_eight_by_16_of_pairs
 
+    def by_halves(k: Any, a: Any, items: int, b: int, columns: int, rows: int, c: Any) -> None:
+        for half in range(0, 4 * columns, 4 * LANES):
+            low, high = (c[0] + half, c[1] + half, c[2] + half, c[3] + half), (
+                c[4] + half, c[5] + half, c[6] + half, c[7] + half,
+            )  # fmt: skip
+            new_four_by_16(a[:4], 1, b + half, rows, 0, items, low, 0)
+            new_four_by_16(a[4:], 1, b + half, rows, 0, items, high, 0)
+
     def multiply_tile(k: Any, a: Any, items: int, b: int, columns: int, rows: int, c: Any) -> None:
         if columns == 2 * LANES:
             wide(a, 1, b, rows, 0, items, c, 0)
         else:
             narrow(a, 1, b, rows, 0, items, c, 0)
 
-    return multiply_tile
+    return multiply_tile if has_wide_registers() else by_halves
 
 
 @njit(error_model="numpy")
@@ -161,6 +171,8 @@ def sum_values(weights: Array, v: Array, keys: Array, n: int, total: Array, spar
 
 @overload(sum_values, strict=False)
 def _sum_values_for(weights: Any, v: Any, keys: Any, n: int, total: Any, spare: Any, result: Any) -> Any:
+    wide = has_wide_registers()
+
     def float32(weights: Any, v: Any, keys: Any, n: int, total: Any, spare: Any, result: Any) -> None:
         rows, dim = result.shape
         _sum_weights(weights, n, total)
@@ -173,7 +185,7 @@ def _sum_values_for(weights: Any, v: Any, keys: Any, n: int, total: Any, spare: 
                 weight = weights.ctypes.data + 4 * (i * rows + r)
                 four = (weight, weight + 4, weight + 8, weight + 12)
                 d = 0
-                while d + 64 <= dim:
+                while wide and d + 64 <= dim:
                     target = result.ctypes.data + 4 * (r * dim + d)
                     four_by_64(four, rows, v.ctypes.data + 4 * d, dim, index, some, target, dim)
                     d += 64

@@ -55,6 +55,11 @@ def target_has(feature: str) -> bool:
     return f"+{feature}" in cpu_target.target_context.codegen().magic_tuple()[2].split(",")
 
 
+def has_wide_registers() -> bool:
+    """Whether a vector is one register, of which there are 32: the larger products need them for their sums."""
+    return target_has("avx512f")
+
+
 def multiplies_pairs() -> bool:
     """Whether products of bfloat16 pairs may be used here; LLVM before 16 had another type for them."""
     return cpu().avx512_bf16 and target_has("avx512bf16") and llvm_version_info[0] >= 16
@@ -257,6 +262,7 @@ four_dots_of_pairs = _dots(4, pairs=True)
 # as many sums as keep the multiply-add units busy and leave registers for the factors
 eight_by_16 = _product(8, 1)
 four_by_16 = _product(4, 1, gathered=True)
+four_by_16_in_order = _product(4, 1)
 four_by_64 = _product(4, 4, gathered=True)
 one_by_16 = _product(1, 1, gathered=True)
 one_by_128 = _product(1, 8, gathered=True)

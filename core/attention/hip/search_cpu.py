@@ -16,7 +16,17 @@ from torch import Tensor
 
 from ...jit import kernel
 from ...threads import kernels_own_the_threads, run
-from ..tile_cpu import LANES, eight_by_16, eight_by_16_of_pairs, highest, items_of, multiplies_pairs, prefetch
+from ..tile_cpu import (
+    LANES,
+    eight_by_16,
+    eight_by_16_of_pairs,
+    four_by_16_in_order,
+    has_wide_registers,
+    highest,
+    items_of,
+    multiplies_pairs,
+    prefetch,
+)
 from .selection import bands
 from .settings import Layout
 
@@ -47,7 +57,14 @@ def _multiply(table: Any, a: Any, b: int, rows: int, items: int, c: int) -> None
 def _multiply_for(table: Any, a: Any, b: int, rows: int, items: int, c: int) -> Any:
     if table.dtype == types.int32:
         return lambda table, a, b, rows, items, c: eight_by_16_of_pairs(a, 1, b, rows, 0, items, c, LANES)
-    return lambda table, a, b, rows, items, c: eight_by_16(a, 1, b, rows, 0, items, c, LANES)
+    if has_wide_registers():
+        return lambda table, a, b, rows, items, c: eight_by_16(a, 1, b, rows, 0, items, c, LANES)
+
+    def by_halves(table: Any, a: Any, b: int, rows: int, items: int, c: int) -> None:
+        four_by_16_in_order(a[:4], 1, b, rows, 0, items, c, LANES)
+        four_by_16_in_order(a[4:], 1, b, rows, 0, items, c + 16 * LANES, LANES)
+
+    return by_halves
 
 
 @njit(error_model="numpy")
