@@ -117,7 +117,10 @@ def attend(
     q: Tensor, k: Tensor, v: Tensor, selection: HipSelection, *, causal: bool, scale: float | None = None,
     settings: Settings,
 ) -> Tensor:  # fmt: skip
-    """As ``attend.attend``, computed in float32 and without gradients: [B, Hq, Lq, Dv] in q's dtype."""
+    """As ``attend.attend``, without gradients: [B, Hq, Lq, Dv] in q's dtype.
+
+    Sums are float32; so are products, unless the processor multiplies pairs of bfloat16.
+    """
     out = _by_kernel(q, k, v, selection, positive_scale(q, scale))
     plain = functools.partial(attend_plainly, q, k, v, selection, causal=causal, scale=scale, settings=settings)
     return again_where_not_finite(out, plain)

@@ -42,7 +42,7 @@ def _choose(q: Tensor, k: Tensor, settings: Settings, search: Searcher) -> HipSe
 
 
 def _refuses(q: Tensor, *_: Any, **__: Any) -> str | None:
-    """The kernels read float32: other dtypes are converted whole, which is too much for a single query."""
+    """The kernels read float32 or pairs of bfloat16: what has to be converted is too much for a single query."""
     few = q.shape[2] == 1 and q.dtype != torch.float32
     return needs_cpu_floats(q) or (f"takes a single query in float32, not {q.dtype}" if few else None)
 

@@ -16,7 +16,7 @@ def attend(
     q: Tensor, k: Tensor, v: Tensor, selection: Spans, *, causal: bool = True, scale: float | None = None,
     settings: Settings,
 ) -> Tensor:  # fmt: skip
-    """``spans.attend_by`` the kernels, computed in float32."""
+    """``spans.attend_by`` the kernels: sums in float32, and products, unless they are of bfloat16 pairs."""
     return attend_by(_forward, span_gradients, q, k, v, selection, scale, settings)
 
 
