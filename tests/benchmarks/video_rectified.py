@@ -44,12 +44,14 @@ def main() -> None:
         print(f"\n{length} tokens {GRIDS[length]}, {given.steps} steps, seeds {given.seeds}, {sparsity}\n")
         print("| attention | pairs attended | s | × dense | PSNR to dense, dB | least | most |")
         print("|---|---|---|---|---|---|---|", flush=True)
-        videos, attentions = {}, kinds(given.steps, sparsity)
+        videos, ground, attentions = {}, float("nan"), kinds(given.steps, sparsity)
         for row, video in compared(net, GRIDS[length], given.steps, seeds, attentions, torch.device("cpu")):
             videos[row["attention"]] = video
+            ground = row.get("psnr_ground", ground)
             quality = [f"{row[name]:.2f}" if name in row else "–" for name in ("psnr", "psnr_least", "psnr_most")]
             cells = [f"{row['density']:.3f}", f"{row['seconds']:.1f}", f"{row['speedup']:.2f}", *quality]
             print(f"| {row['attention']} | {' | '.join(cells)} |", flush=True)
+        print(f"\nThe dense videos' ground alone, without shapes: {ground:.2f} dB.", flush=True)
         if given.picture:
             given.picture.mkdir(parents=True, exist_ok=True)
             draw(videos, given.picture / f"videos_{length}.png")

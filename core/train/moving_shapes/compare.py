@@ -13,7 +13,7 @@ from torch import Tensor
 
 from ...attention.rectified.order import Video
 from ...nets.video_flow import VideoFlow
-from .sampling import SparseAttention, Sparsity, noise_of, psnr, sample
+from .sampling import SparseAttention, Sparsity, ground_alone, noise_of, psnr, sample
 from .tokens import TokenGrid
 
 DENSE = "dense"
@@ -58,7 +58,8 @@ def compared(
     row
         ``psnr`` in dB against the dense video, its mean, least and most over the seeds (missing for dense);
         ``seconds`` of this process's CPU time for a video, the mean; ``speedup`` over dense; ``density``: share of the
-        pairs of tokens that are attended to, in all layers and steps.
+        pairs of tokens that are attended to, in all layers and steps. The dense row has ``psnr_ground`` instead: of the
+        dense videos' ground alone, without shapes, which says what a PSNR is worth.
     video
     """
     grid = TokenGrid.of(video, net.shape.patch)
@@ -78,6 +79,7 @@ def compared(
         row: dict[str, Any] = {"attention": name, "density": pairs / (every * len(seeds)), "seconds": seconds}
         if sparsity is None:
             references, unhurried = made, seconds
+            row["psnr_ground"] = sum(psnr(ground_alone(one), one) for one in made) / len(made)
         else:
             found = [psnr(one, reference) for one, reference in zip(made, references, strict=True)]
             row |= {"psnr": sum(found) / len(found), "psnr_least": min(found), "psnr_most": max(found)}

@@ -115,3 +115,9 @@ def sample(net: VideoFlow, noise: Tensor, grid: TokenGrid, steps: int, sparse: S
 def psnr(video: Tensor, reference: Tensor) -> float:
     """Peak signal to noise in dB of pixels in [-1, 1]; infinite where they are equal."""
     return float(10 * (4 / (video - reference).square().mean()).log10())
+
+
+def ground_alone(video: Tensor) -> Tensor:
+    """Videos [B, ..., C] of nothing but the median colour of each: what a sampler that loses all shapes would make."""
+    ground = video.flatten(1, -2).median(1).values
+    return ground.view(len(video), *[1] * (video.ndim - 2), -1).expand_as(video)

@@ -24,7 +24,15 @@ from attn.core.train.moving_shapes.compare import compared, kinds
 from attn.core.train.moving_shapes.drawing import draw_videos
 from attn.core.train.moving_shapes.options import MovingShapesOptions
 from attn.core.train.moving_shapes.run import train_moving_shapes
-from attn.core.train.moving_shapes.sampling import SparseAttention, Sparsity, noise_of, psnr, sample, times
+from attn.core.train.moving_shapes.sampling import (
+    SparseAttention,
+    Sparsity,
+    ground_alone,
+    noise_of,
+    psnr,
+    sample,
+    times,
+)
 from attn.core.train.moving_shapes.tokens import TokenGrid
 
 SMALL_BLOCKS = Sparsity(tau_p=0.0, block_size=16)
@@ -187,6 +195,9 @@ def test_a_table_of_attentions() -> None:
     grid = TokenGrid.of((4, 4, 8), 4)
     assert torch.equal(found[0][1], sample(net, noise_of(0, grid, 3), grid, 4))
     assert "psnr" not in rows[0]
+    assert rows[0]["psnr_ground"] > 0
+    two = torch.tensor([0.5, 0.5, 0.5, -1.0]).view(1, 2, 2, 1, 1)
+    assert torch.equal(ground_alone(two), torch.full_like(two, 0.5))
     assert rows[0]["density"] == rows[0]["speedup"] == 1
     for row in rows[1:]:
         assert 0 < row["density"] < 1
