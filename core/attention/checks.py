@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 from typing import Any
 
 import torch
@@ -14,6 +14,8 @@ from .contract import Operator
 from .equations import wants_gradient
 
 DTYPES = (torch.float32, torch.bfloat16, torch.float16, torch.float64)
+_KINDS = {int: "a whole number", float: "a number", bool: "True or False"}
+"""Types of parameters that are checked here; names, tensors and modules the settings check."""
 
 
 def check_qkv(q: Tensor, k: Tensor, v: Tensor) -> None:
@@ -60,13 +62,24 @@ def check_call(
     check_parameters(name, operator, params)
 
 
-def check_parameters(name: str, operator: Operator, params: Iterable[str]) -> None:
-    """Raise ``ValueError`` for a parameter that the operator does not have."""
-    for parameter in params:
+def check_parameters(name: str, operator: Operator, params: Mapping[str, Any]) -> None:
+    """Raise ``ValueError`` for a parameter that the operator does not have, or of which that is no value."""
+    for parameter, value in params.items():
         if parameter not in operator.parameters:
             known = ", ".join(operator.parameters) or "none"
             hint = did_you_mean(parameter, operator.parameters) or f"Known: {known}."
             raise ValueError(f"{name} has no parameter {parameter!r}. {hint}")
+        stated = operator.parameters[parameter]
+        wanted = _KINDS.get(stated.annotation)
+        if wanted and type(value) is not type(stated.default) and not _is_number(value, wanted):
+            raise ValueError(f"{name}: {parameter} is {value!r}; {wanted} is needed, as {stated.default!r}.")
+
+
+def _is_number(value: Any, wanted: str) -> bool:
+    """Numbers of numpy and symbols of a graph are numbers; booleans are not, and nothing is true or false but they."""
+    if isinstance(value, (bool, Tensor)) or wanted == _KINDS[bool]:
+        return False
+    return hasattr(value, "__index__") or (wanted == _KINDS[float] and hasattr(value, "__float__"))
 
 
 def check_backend(name: str, operator: Operator, backend: str) -> None:

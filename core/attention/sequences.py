@@ -154,7 +154,10 @@ def _cut_like_q(name: str, value: Any, q: Tensor, rows: Sequence[int], spans: Se
 
 def _whole_numbers(name: str, given: Lengths) -> list[int]:
     """``given`` as a list. Raises ``ValueError`` unless it is one row of whole numbers."""
-    numbers = torch.as_tensor(given)
+    try:
+        numbers = torch.as_tensor(given)
+    except (TypeError, ValueError, RuntimeError) as error:  # of no tensor: text, None, numbers beyond int64
+        raise ValueError(f"{name} is {str(given)[:80]}: one row of whole numbers is needed.") from error
     if numbers.ndim != 1 or (numbers.numel() and (numbers.is_floating_point() or numbers.dtype == torch.bool)):
         raise ValueError(f"{name} is {numbers.dtype} {list(numbers.shape)}: one row of int32 or int64 is needed.")
     listed: list[int] = [int(x) for x in numbers.tolist()]

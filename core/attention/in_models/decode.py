@@ -10,7 +10,6 @@ from weakref import WeakKeyDictionary
 import torch
 from torch import Tensor, nn
 
-from ..checks import check_parameters
 from ..equations import wants_gradient
 from ..registry import OPERATORS
 from .masks import Visible
@@ -61,7 +60,6 @@ def decoders_for(module: nn.Module, name: str, params: dict[str, Any], q: Tensor
     if operator.session is None or not wanted or q.shape[2] > 1:
         _LAYERS.pop(module, None)
         return None
-    check_parameters(name, operator, params.keys() - {"backend"})
     if "backend" in params:
         raise ValueError(f"a decoder with {', '.join(sorted(used))} chooses its backend itself. Leave backend out.")
     kept = _LAYERS.get(module)

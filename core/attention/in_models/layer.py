@@ -13,6 +13,7 @@ from torch import Tensor, nn
 from ...choose import Formulation, Phase, choices
 from ...opaque import outside_graphs
 from .. import attention
+from ..checks import check_parameters
 from ..registry import OPERATORS
 from ..sequences import Padding
 from .decode import decoders_for
@@ -73,6 +74,7 @@ def run_layer(
         _check(name, causal, dropout, others)
         seen = _sequences(attention_mask, key, sliding_window, others.get("cu_seq_lens_k"))
         given = parameters_for(getattr(module, "config", None))
+        check_parameters(name, OPERATORS[name].resolve(), {x: y for x, y in given.own.items() if x != "backend"})
         window, written = seen[0].window, seen[0].written
         params = {"backend": given.own["backend"]} if "backend" in given.own else {}
         if window:
@@ -184,7 +186,8 @@ def _padding(seen: Sequence[Visible]) -> dict[str, Any]:
     lengths = [one.stop - one.first for one in seen]
     if all(length == written for length in lengths):
         return {}
-    padding: Padding = "left" if all(one.stop == written for one in seen) else "right"
-    if padding == "right" and any(one.first for one in seen):
+    rows = [one for one in seen if one.first < one.stop]  # one without valid keys is padded at either end
+    padding: Padding = "left" if all(one.stop == written for one in rows) else "right"
+    if padding == "right" and any(one.first for one in rows):
         raise ValueError("the batch is padded on both sides. Pad it on the left.")
     return {"lengths": lengths, "padding": padding}

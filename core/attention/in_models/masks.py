@@ -15,6 +15,8 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor
 
+from ...opaque import outside_graphs
+
 _MARK = -2016  # in front of every row: no mask of booleans or numbers to add holds it
 _ROWS = 512  # of a mask that are looked at together
 
@@ -50,6 +52,7 @@ def decoded(mask: Tensor) -> list[Visible] | None:
     return [Visible(*row[1:]) for row in rows] if all(row[0] == _MARK for row in rows) else None
 
 
+@outside_graphs
 def describe(
     batch_size: int, q_length: int, kv_length: int, q_offset: Any = 0, kv_offset: int = 0,
     mask_function: Callable[..., Tensor] | None = None, attention_mask: Tensor | None = None,

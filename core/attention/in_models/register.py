@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import functools
 
+from ...errors import UsageError
 from ..registry import OPERATORS
 
 
@@ -15,6 +16,11 @@ def register_attention() -> tuple[str, ...]:
     tuple of str
         Their names, for ``attn_implementation=``: ``"attn:hip"``.
 
+    Raises
+    ------
+    UsageError
+        If transformers is not installed, or older than its interface.
+
     Examples
     --------
     >>> import attn
@@ -24,8 +30,11 @@ def register_attention() -> tuple[str, ...]:
     >>> model = AutoModelForCausalLM.from_pretrained("model/", attn_implementation="attn:hip")  # doctest: +SKIP
     >>> model.config.attn_parameters = {"mask_k": 512, "dense_layers": [0, 1]}  # doctest: +SKIP
     """
-    from transformers.masking_utils import AttentionMaskInterface
-    from transformers.modeling_utils import AttentionInterface
+    try:
+        from transformers.masking_utils import AttentionMaskInterface
+        from transformers.modeling_utils import AttentionInterface
+    except ImportError as error:
+        raise UsageError(f"register_attention() needs transformers 5 ({error}). XX") from None
 
     from .layer import run_layer
     from .masks import describe

@@ -147,6 +147,14 @@ def test_tensors_that_do_not_fit_are_refused(name, change, message):
         attention(name, *tensors.values(), **arguments(name))
 
 
+def test_values_of_another_type_are_refused(name):
+    for parameter, stated in OPERATORS[name].resolve().parameters.items():
+        wrong = {int: ("8", 8.0, True, None), float: ("1", True, None), bool: ("yes", 1)}.get(stated.annotation, ())
+        for value in wrong:
+            with pytest.raises(ValueError, match=f"{re.escape(name)}: {parameter} is {value!r}; .* is needed, as"):
+                attention(name, *QKV, **{**arguments(name), parameter: value})
+
+
 def test_what_an_operator_cannot_do_is_refused(name):
     operator = OPERATORS[name].resolve()
     with pytest.raises(ValueError, match="has no parameter 'nonsense'"):

@@ -1,6 +1,7 @@
 """The operators inside transformers' models: equal to the plain model where they leave nothing out."""
 
 import copy
+import sys
 
 import pytest
 import torch
@@ -10,6 +11,7 @@ from small_vlms import coloured, loaded_vlm
 import attn
 from attn.core.attention.in_models import layer
 from attn.core.attention.registry import OPERATORS
+from attn.core.errors import UsageError
 from attn.core.prune.vlm.ask import prepare
 
 NAMES = attn.register_attention()
@@ -95,6 +97,15 @@ def test_parameters_come_from_the_configuration_and_before_it_from_the_context()
     [
         ({"windw": 8}, "attn:window.sink, layer 0: .* no parameter 'windw'. Did you mean window"),
         ({"window": 0}, "layer 0: window 0"),
+        ({"windw": 8, "dense_layers": [0, 1, 2]}, "layer 0: .* no parameter 'windw'"),
+        ({"window": "8"}, "layer 0: window.sink: window is '8'; a whole number is needed, as 1024"),
+        ({"window": None}, "layer 0: window.sink: window is None; a whole number"),
+        ({"scale": 2.0}, "layer 0: .* no parameter 'scale'"),
+        ({"causal": False}, "layer 0: .* no parameter 'causal'"),
+        ({"return_lse": True}, "layer 0: .* no parameter 'return_lse'"),
+        ({"name": "hip"}, "layer 0: .* no parameter 'name'"),
+        ({"lengths": [50, 20], "padding": "left"}, "layer 0: .* no parameter 'lengths'"),
+        ({"dense_layers": [True]}, "dense_layers names layer True; the model has layers 0 to 2"),
         ({"dense_layers": [3]}, "dense_layers names layer 3; the model has layers 0 to 2"),
         ({"dense_layers": 1}, "dense_layers is 1; a list"),
     ],
@@ -102,6 +113,27 @@ def test_parameters_come_from_the_configuration_and_before_it_from_the_context()
 def test_what_is_wrong_is_said_with_the_layer(params, message):
     with pytest.raises(ValueError, match=message):
         logits(small_causal_lm("llama", "attn:window+sink"), **params)
+
+
+@pytest.mark.parametrize("valid", [slice(49, 50), slice(20, 50), slice(0, 30)], ids=["one", "left", "right"])
+def test_a_row_that_is_padding_alone_is_padded_at_either_end(valid):
+    mask = torch.zeros_like(IDS)
+    mask[1, valid] = 1
+    plain, ours = (logits(small_causal_lm("llama", x), mask) for x in ("sdpa", "attn:dense"))
+    assert (plain - ours)[mask.bool()].abs().max() <= 1e-4
+    assert ours.isfinite().all()
+
+
+def test_a_padded_prompt_in_parts():
+    given = {"attention_mask": LEFT, "max_new_tokens": 4, "do_sample": False, "prefill_chunk_size": 16}
+    plain, ours = (small_causal_lm("llama", x).generate(IDS, **given) for x in ("sdpa", "attn:dense"))
+    assert torch.equal(plain, ours)  # in the first part the second row is padding alone
+
+
+def test_without_transformers_it_says_how_to_get_it(monkeypatch):
+    monkeypatch.setitem(sys.modules, "transformers.masking_utils", None)
+    with pytest.raises(UsageError, match=r"needs transformers 5 .* pip install 'transformers>=5'"):
+        attn.register_attention()
 
 
 def test_training_steps_have_the_plain_models_gradients():
