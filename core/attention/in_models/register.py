@@ -34,7 +34,9 @@ def register_attention() -> tuple[str, ...]:
         from transformers.masking_utils import AttentionMaskInterface
         from transformers.modeling_utils import AttentionInterface
     except ImportError as error:
-        raise UsageError(f"register_attention() needs transformers 5 ({error}). XX") from None
+        raise UsageError(
+            f"register_attention() needs transformers 5 ({error}). Install it: pip install 'transformers>=5'"
+        ) from None
 
     from .layer import run_layer
     from .masks import describe
