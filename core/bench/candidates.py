@@ -175,6 +175,8 @@ def _peer(name: str) -> bool:
 
 def _cannot(name: str, operator: Operator, options: BenchOptions) -> str:
     """Why an operator cannot run with these options; empty where it can."""
+    if options.inside.model is not None and (operator.grid or True not in operator.causal):
+        return f"{name} is not causal, as attention inside a language model is. Leave it out."
     if operator.grid and options.grid is None:
         return f"{name} works on a token map: add --grid HxW, as --grid 64x64."
     if options.causal is not None and options.causal not in operator.causal:

@@ -29,6 +29,8 @@ class Prefilled:
     ----------
     hidden : Tensor [1, n, d]
         Of every token, behind the last norm.
+    kind : type
+        Of the decoder's output, in which they stood.
     logits : Tensor [V]
         Of the token that follows.
     cache
@@ -36,6 +38,7 @@ class Prefilled:
     """
 
     hidden: Tensor
+    kind: type[Any]
     logits: Tensor
     cache: Any
 
@@ -63,6 +66,8 @@ class Likelihood:
 class Language:
     """A model from ``load_model(name, "causal")``.
 
+    ``configured`` are parameters of operators that its configuration asks for, and which nothing runs with here.
+
     Raises
     ------
     UsageError
@@ -72,10 +77,14 @@ class Language:
     def __init__(self, loaded: Loaded, device: torch.device) -> None:
         self.model, self.tokeniser, self.device = loaded.model, loaded.processor.tokeniser, device
         name, known = type(self.model).__name__, inspect.signature(self.model.forward).parameters
+        self._decoder = self.model.get_decoder()  # the model without its head
         self._cache = "cache" if "cache" in known else "past_key_values"  # of transformers 5.20 on, and before
-        if self._cache not in known or "logits_to_keep" not in known or self.model.base_model is self.model:
+        if self._cache not in known or "logits_to_keep" not in known or self._decoder is self.model:
             raise OptionError(f"{{model}}: {name} does not decode with a cache of keys and values as transformers' do.")
         self.attend_by("sdpa")
+        config = self.model.config.get_text_config()
+        self.configured: dict[str, Any] = getattr(config, "attn_parameters", None) or {}
+        config.attn_parameters = {}  # what runs is what the options say
 
     @property
     def positions(self) -> int | None:
@@ -105,9 +114,11 @@ class Language:
     @torch.no_grad()
     def prefill(self, tokens: Sequence[int]) -> Prefilled:
         """One pass over a prompt, which fills a cache; logits of the last position only."""
-        with self._last_hidden() as kept:
+        with self._decoded() as kept:
             out = self.model(input_ids=self._row(tokens), use_cache=True, logits_to_keep=1)
-        return Prefilled(kept[0], out.logits[0, -1], getattr(out, self._cache))
+        if not kept:
+            raise OptionError(f"{{model}}: {type(self.model).__name__} does not run its decoder as transformers' do.")
+        return Prefilled(kept[0].last_hidden_state, type(kept[0]), out.logits[0, -1], getattr(out, self._cache))
 
     @torch.no_grad()
     def extend(self, cache: Any, tokens: Sequence[int]) -> Tensor:
@@ -151,7 +162,7 @@ class Language:
         follows = torch.tensor([*tokens[1:], 0], device=self.device)
         nll, best = [], []
         for start in range(0, len(tokens), PIECE):
-            logits = self._head(run.hidden[:, start : start + PIECE])[0].float()  # [PIECE, V]
+            logits = self._head(run.hidden[:, start : start + PIECE], run.kind)[0].float()  # [PIECE, V]
             chosen = logits.gather(1, follows[start : start + PIECE, None])[:, 0]
             nll.append(logits.logsumexp(-1).double() - chosen.double())
             best.append(logits.argmax(-1))
@@ -166,22 +177,19 @@ class Language:
         return torch.tensor([list(tokens)], device=self.device)
 
     @contextmanager
-    def _last_hidden(self) -> Iterator[list[Tensor]]:
-        kept: list[Tensor] = []
-        hook = self.model.base_model.register_forward_hook(lambda _, __, out: kept.append(out.last_hidden_state))
+    def _decoded(self) -> Iterator[list[Any]]:
+        kept: list[Any] = []
+        hook = self._decoder.register_forward_hook(lambda _, __, out: kept.append(out))
         try:
             yield kept
         finally:
             hook.remove()
 
-    def _head(self, hidden: Tensor) -> Tensor:
+    def _head(self, hidden: Tensor, kind: type[Any]) -> Tensor:
         """Logits by the model's own forward pass (its head, scale and cap), its layers left out."""
-        from transformers.modeling_outputs import BaseModelOutputWithPast
-
-        base = self.model.base_model
-        base.forward = lambda *_, **__: BaseModelOutputWithPast(last_hidden_state=hidden)
+        self._decoder.forward = lambda *_, **__: kind(last_hidden_state=hidden)
         try:
             logits: Tensor = self.model(input_ids=self._row([0] * hidden.shape[1]), use_cache=False).logits
         finally:
-            del base.forward
+            del self._decoder.forward
         return logits

@@ -160,7 +160,7 @@ def _text(bench: Workbench, trial: Trial, trials: Sequence[Trial], piloted: dict
     bench.watcher.step(f"{trial.label} @ {show_size(trial.length)}", 0, 1)
     base = next((t for t in trials if t.candidate.name == BASELINE and t.length == trial.length), None)
     try:
-        measure(bench, trial, base if base is not None and base.likelihood is not None else None)
+        measure(bench, trial, base if base is not None and base.runs and base.likelihood is not None else None)
     except FAULTS as error:
         trial.error = first_line(error)
 
@@ -214,9 +214,12 @@ def _needles_wanted(options: BenchOptions, language: Language) -> bool:
 
 
 def _notices(options: BenchOptions, language: Language) -> list[str]:
+    notices = []
+    if language.configured:
+        notices.append(f"attn_parameters of the model's configuration do not count here: {language.configured}.")
     if options.inside.depths and not knows_digits(language.tokeniser):
-        return ["No needles: the model's tokeniser cannot write a pass key."]
-    return []
+        notices.append("No needles: the model's tokeniser cannot write a pass key.")
+    return notices
 
 
 def _names(options: BenchOptions) -> tuple[list[str], dict[str, str]]:

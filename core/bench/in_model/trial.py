@@ -140,6 +140,8 @@ def measure(bench: Workbench, trial: Trial, base: Trial | None) -> None:
         timed.result = None
         prefilled = dict(calls)
         trial.likelihood = language.likelihood(prompt, run)
+        if unknown := int((~trial.likelihood.nll.isfinite()).sum()):
+            raise ValueError(f"the model's logits are no numbers at {unknown} of {len(prompt) - 1} tokens")
         trial.written, trial.decode = language.decode(run, bench.written)
     trial.layers, trial.ran = sorted(prefilled), newest(ran)
     _check_layers(trial, prefilled)

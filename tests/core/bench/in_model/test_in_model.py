@@ -238,8 +238,13 @@ def test_bytes_read_are_those_of_the_keys_that_are_visited(name, params, keys, s
     assert layer_bytes(dataclasses.replace(one, window=50), None, {}) == 4 * 2 * 50 * 64
 
 
-def test_the_likelihood_in_pieces_is_that_of_all_logits_with_the_models_scale(tmp_path):
-    language_folder(tmp_path / "m", "Granite", logits_scaling=8.0)
+@pytest.mark.parametrize(
+    ("kind", "sizes"),
+    [("Granite", {"logits_scaling": 8.0}), ("GPTBigCode", {}), ("OPT", {}), ("Mixtral", {"num_local_experts": 2})],
+    ids=["a scale", "an output of another class", "a decoder inside its base", "experts"],
+)
+def test_the_likelihood_in_pieces_is_that_of_all_logits(tmp_path, kind, sizes):
+    language_folder(tmp_path / "m", kind, **sizes)
     loaded = load_model(str(tmp_path / "m"), "causal")
     language, ids = Language(loaded, torch.device("cpu")), letters()(TEXT)["input_ids"][:300]
     found = language.likelihood(ids, language.prefill(ids))
@@ -249,6 +254,40 @@ def test_the_likelihood_in_pieces_is_that_of_all_logits_with_the_models_scale(tm
     torch.testing.assert_close(found.nll, nll, rtol=0, atol=1e-5)
     assert torch.equal(found.best, logits.argmax(-1))
     assert found.perplexity(1, 100) == pytest.approx(nll[:99].mean().exp().item(), rel=1e-5)
+
+
+def test_parameters_of_the_configuration_do_not_count_and_that_is_said(place, tmp_path):
+    (tmp_path / "text.txt").write_text(TEXT)
+    language_folder(tmp_path / "model", attn_parameters={"top_k": 8, "dense_layers": [0]})
+    items, report = run(tmp_path, "dsa")
+    plain, _ = run(place, "dsa")
+    for key in ("perplexity", "layers_run", "kv_bytes_read"):
+        assert items[f"dsa @ {N}"].metrics[key] == pytest.approx(plain[f"dsa @ {N}"].metrics[key])
+    assert report.notices == (
+        "attn_parameters of the model's configuration do not count here: {'dense_layers': [0], 'top_k': 8}.",
+    )
+
+
+def test_a_model_whose_logits_are_no_numbers_fails(place, monkeypatch):
+    load = in_model.load_model
+
+    def spoiled(*args, **given):
+        loaded = load(*args, **given)
+        loaded.model.model.norm.weight.data.fill_(math.nan)
+        return loaded
+
+    monkeypatch.setattr(in_model, "load_model", spoiled)
+    items, report = run(place, "dsa")
+    assert {item.status for item in items.values()} == {"failed"}
+    assert items[f"sdpa @ {N}"].error == f"the model's logits are no numbers at {N - T - 1} of {N - T - 1} tokens"
+    assert report.exit_code == 1
+
+
+@pytest.mark.parametrize("name", ["rectified", "halo"])
+def test_operators_that_are_not_causal_are_refused_before_the_model_is_read(place, name, monkeypatch):
+    monkeypatch.delattr(in_model, "load_model")
+    with pytest.raises(UsageError, match=f"{name} is not causal, as attention inside a language model is"):
+        run(place, name)
 
 
 def test_models_with_windows_of_their_own_keep_them_and_say_so(place, tmp_path):
