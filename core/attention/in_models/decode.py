@@ -19,7 +19,7 @@ class LayerDecoders:
     """The decoders of one layer, one for each sequence of a padded batch, else one for all.
 
     They go on while the cache grows token by token, and begin anew where it does not or is another: a second text, a
-    reordered beam. A cache is known by the first channel of its keys.
+    reordered beam; also behind ``torch.inference_mode()``. A cache is known by the first channel of its keys.
     """
 
     def __init__(self, make: Callable[..., Any]) -> None:
@@ -39,8 +39,10 @@ class LayerDecoders:
             keys, values = (x[rows, :, one.first : one.stop] for x in (k, v))
             kept = before.get((rows.start, rows.stop, keys.shape[2] - 1))
             channel = keys[..., 0].clone()
-            another = kept is None or not torch.equal(kept[1], channel[..., :-1])
-            decoder = self._make(scale=scale) if kept is None or another else kept[0]
+            goes_on = kept is not None and torch.equal(kept[1], channel[..., :-1])
+            if kept is not None and kept[1].is_inference() and not channel.is_inference():
+                goes_on = False  # its tensors cannot change outside torch.inference_mode()
+            decoder = kept[0] if kept is not None and goes_on else self._make(scale=scale)
             outs.append(decoder.step(q[rows], keys, values))
             self._running[rows.start, rows.stop, keys.shape[2]] = decoder, channel
         return torch.cat(outs)

@@ -7,10 +7,12 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from pairs import pairs
+from processors import AMX
 from qkv import DTYPES, SHAPES, LargestTensor, assert_as_accurate_as_eager, random_qkv
 
 from attn.core.attention import attention, dense
 from attn.core.attention.contract import shape_of
+from attn.core.cpu import cpu_as
 
 
 @pytest.fixture(autouse=True, scope="module")
@@ -69,6 +71,25 @@ def test_any_scale(scale, dtype):
     q, k, v = random_qkv((1, 2, 2, 90, 90, 32), dtype)
     out = dense.OPERATOR.blocked(q, k, v, causal=True, scale=scale)
     assert_as_accurate_as_eager(out, dense.OPERATOR.reference, q, k, v, causal=True, scale=scale)
+
+
+@pytest.mark.parametrize("dtype", DTYPES, ids=str)
+@pytest.mark.parametrize("scale", [-0.4, 0.0])
+@pytest.mark.parametrize("length", [16, 90])
+def test_pytorchs_attention_hides_keys_whatever_the_scale(length, scale, dtype):
+    """By itself it scales what it has hidden with minus infinity."""
+    q, k, v = random_qkv((2, 4, 2, length, length, 32), dtype)
+    truth = dense.OPERATOR.reference(*(x.double() for x in (q, k, v)), causal=True, scale=scale)
+    with cpu_as(AMX):
+        assert (dense.OPERATOR.blocked(q, k, v, causal=True, scale=scale) - truth).abs().max() < 0.02
+    assert (dense.sdpa(q, k, v, causal=True, scale=scale) - truth).abs().max() < 0.02
+
+
+def test_infinity_times_a_scale_of_zero_is_no_number():
+    q, k, v = random_qkv((1, 2, 2, 1, 9, 32))
+    k[0, 0, 3, 5] = torch.inf
+    q[0, 1], k[0, 1] = 1.0, -torch.inf
+    assert dense.OPERATOR.blocked(q, k, v, causal=True, scale=0.0).isnan().all()
 
 
 @pytest.mark.parametrize("dtype", DTYPES, ids=str)

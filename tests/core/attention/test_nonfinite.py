@@ -97,6 +97,16 @@ def test_large_scores_keep_their_order(name, size):
     assert (out - truth)[kept].abs().max() <= 1e-5 * truth[kept].abs().max()
 
 
+@pytest.mark.parametrize("name", ["dsa", "hisa", "oracle", "dense", "blocktopk"])
+def test_a_scale_below_zero_makes_no_number_of_nan(name):
+    """The searches take NaN for the best score of all, which such a scale would turn into the worst."""
+    operator = OPERATORS[name].resolve()
+    for heads in (2, 4):
+        tensors = spoilt("k", 100, NAN, (1, heads, 2, 256, 256, 32))
+        truth = operator.reference(*tensors, scale=-0.3, **arguments(name))
+        assert torch.equal(spoilt_rows(operator.blocked(*tensors, scale=-0.3, **arguments(name))), spoilt_rows(truth))
+
+
 def test_selection_takes_nan_for_infinity():
     scores = torch.tensor([[1.0, NAN, 3.0, -INF, INF, 2.0]])
     assert top_k_positions(scores, 2).tolist() == [[1, 4]]

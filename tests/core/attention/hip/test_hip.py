@@ -63,6 +63,17 @@ def test_blocked_equals_reference_at_any_length(len_k, share, heads, dim, value_
     assert_as_accurate_as_eager(blocked(q, k, v, causal=True, **params), reference, q, k, v, causal=True, **params)
 
 
+@pytest.mark.parametrize("backend", ["auto", "torch"])
+@pytest.mark.parametrize("len_q", [1, 40])
+def test_scores_are_not_rounded_to_the_inputs_dtype(len_q, backend):
+    """float16 ends at 65504: products of queries and keys of a hundred are greater."""
+    q, k, v = random_qkv((1, 4, 2, len_q, 300, 64), torch.float16)
+    q, k = (q * 100).contiguous(), k * 100
+    out = attention("hip", q, k, v, causal=True, backend=backend, **SMALL)
+    truth = attention("hip", q.float(), k.float(), v.float(), causal=True, backend="reference", **SMALL)
+    assert (out - truth).abs().max() < 2e-3
+
+
 def test_a_budget_for_every_key_is_dense_attention():
     q, k, v = random_qkv((1, 2, 1, 150, 200, 32))
     out = blocked(q, k, v, causal=True, mask_k=200)
