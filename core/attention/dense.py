@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 
 from ..choose import Formulation, Phase
-from .blocks.sdpa_cpu import forward_whole, refuses_whole, same_width
+from .blocks.sdpa_cpu import forward_whole, positive_scale, refuses_whole, same_width
 from .blocks.selection import ENGINE
 from .blocks.selection import attend as attend_pattern
 from .blocks.tiles import Spans
@@ -128,7 +128,7 @@ def sdpa(q: Tensor, k: Tensor, v: Tensor, *, causal: bool, scale: float | None =
     product = torch.nn.functional.scaled_dot_product_attention
     batch, heads, len_q, dim = q.shape
     len_k, value_dim = k.shape[2], v.shape[3]
-    scale = dim**-0.5 if scale is None else scale
+    q, scale = positive_scale(q, dim**-0.5 if scale is None else scale)
     q, k, v = same_width(q, k, v)  # without its flash kernel it would make the Lq x Lk scores
     gqa = heads != k.shape[1]
     if len_q == 1:

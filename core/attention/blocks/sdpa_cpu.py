@@ -17,8 +17,10 @@ from torch import Tensor
 from ...threads import kernels_own_the_threads, run, thread_count
 from ..equations import needs_cpu_floats, repeat_kv
 from ..products import sdpa_is_fast
+from .forward import forward as plainly
 from .forward import forward_where_not_finite
 from .forward_cpu import forward as by_tiles
+from .forward_cpu import refuses as tiles_refuse
 from .softmax_cpu import hide_16, hide_32
 from .tiles import Pattern, Tile, copy_rows, tiles
 
@@ -49,6 +51,8 @@ def sdpa_with_lse(
     q, k, v : Tensor [B, H, Lq, D], [B, H, Lk, D], [B, H, Lk, D]
         float32, bfloat16 or float16; at least one key.
     scale : float
+        PyTorch hides keys before it scales, so that with a scale of 0 or less it would hide them with NaN or infinity:
+        here ``positive_scale`` takes care of it.
     causal : bool
         Query i sees the keys up to i: the first ones, where there are more keys than queries.
     mask : Tensor [B or 1, H or 1, Lq, Lk], dtype of ``q``, optional
@@ -60,10 +64,18 @@ def sdpa_with_lse(
     lse : Tensor float32 [B, H, Lq]
         0 in rows that see no key, whose ``out`` is 0.
     """
+    q, scale = positive_scale(q, scale)
     result: tuple[Tensor, Tensor] = torch.ops.aten._scaled_dot_product_flash_attention_for_cpu(
         q, k, v, 0.0, causal, attn_mask=mask, scale=scale
     )
     return result
+
+
+def positive_scale(q: Tensor, scale: float) -> tuple[Tensor, float]:
+    """Queries and a scale greater than 0 that make the same scores."""
+    if scale > 0:
+        return q, scale
+    return (-q, -scale) if scale < 0 else (q * 0, 1.0)
 
 
 def scores_are_finite(q: Tensor, k: Tensor, scale: float) -> bool:
@@ -84,9 +96,15 @@ def same_width(*tensors: Tensor) -> list[Tensor]:
 def forward(q: Tensor, k: Tensor, v: Tensor, pattern: Pattern, scale: float) -> tuple[Tensor, Tensor]:
     """As ``forward.forward``; products in the inputs' dtype, sums in float32."""
     if not scores_are_finite(q, k, scale):
-        return by_tiles(q, k, v, pattern, scale)
+        return _otherwise(q, k, v, pattern, scale)
     out, lse = _forward(q, k, v, pattern, scale)
     return forward_where_not_finite(out, lse, q, k, v, pattern, scale)
+
+
+def _otherwise(q: Tensor, k: Tensor, v: Tensor, pattern: Pattern, scale: float) -> tuple[Tensor, Tensor]:
+    """For scores that may not be finite: by tiles, or plainly where those refuse the call."""
+    engine = plainly if tiles_refuse(q, scale=scale) else by_tiles
+    return engine(q, k, v, pattern, scale)
 
 
 def _forward(q: Tensor, k: Tensor, v: Tensor, pattern: Pattern, scale: float) -> tuple[Tensor, Tensor]:
@@ -206,7 +224,7 @@ def forward_whole(q: Tensor, k: Tensor, v: Tensor, pattern: Pattern, scale: floa
     Where there are fewer queries than keys PyTorch has no causal form for it, and gets a mask for some rows at a time.
     """
     if not scores_are_finite(q, k, scale):
-        return by_tiles(q, k, v, pattern, scale)
+        return _otherwise(q, k, v, pattern, scale)
     dim = v.shape[3]
     query, key, value = same_width(q, *(repeat_kv(x, q.shape[1]) for x in (k, v)))
     query, key, value = (x if x.stride(3) == 1 else x.contiguous() for x in (query, key, value))

@@ -21,7 +21,8 @@ def attend(
     layout, scale = selection.layout, positive_scale(q, scale)
     heads = q.shape[1]
     chunk = selection.starts.shape[3] * layout.settings.span + layout.settings.sink + layout.settings.sliding_window
-    chunk = max(1, _GATHER_BYTES // max(1, chunk * (q.shape[3] + v.shape[3]) * q.itemsize * q.shape[0] * heads))
+    per_block = chunk * (q.shape[3] + v.shape[3]) * accumulator(q.dtype).itemsize * q.shape[0] * heads
+    chunk = max(1, _GATHER_BYTES // max(1, per_block))
     recompute = wants_gradient(q, k, v)
     pieces = [dense_rows(q, k, v, selection, scale=scale)]
     for begin in range(layout.num_dense, layout.num_blocks, chunk):
@@ -38,14 +39,15 @@ def dense_rows(q: Tensor, k: Tensor, v: Tensor, selection: HipSelection, *, scal
     for block in range(layout.num_dense):
         rows, end = q[:, :, block * layout.block_m : (block + 1) * layout.block_m], int(layout.end[block])
         mask = causal_mask(rows.shape[2], end, q.device)
-        pieces.append(masked_attention(rows, k[:, :, :end], v[:, :, :end], mask, scale=scale))
+        part = (x.to(accumulator(q.dtype)) for x in (rows, k[:, :, :end], v[:, :, :end]))
+        pieces.append(masked_attention(*part, mask, scale=scale).to(q.dtype))
     return torch.cat(pieces, 2)
 
 
 def _attend(
     q: Tensor, k: Tensor, v: Tensor, selection: HipSelection, begin: int, stop: int, scale: float
 ) -> Tensor:  # fmt: skip
-    """Query blocks begin..stop-1: [B, Hq, rows, Dv]."""
+    """Query blocks begin..stop-1: [B, Hq, rows, Dv], computed in float32 or float64."""
     layout, settings, device = selection.layout, selection.layout.settings, q.device
     heads, size, sink, window = q.shape[1], layout.block_m, settings.sink, settings.sliding_window
     first, end = (x[begin:stop].to(device) for x in (layout.first, layout.end))  # [C]
@@ -71,24 +73,23 @@ def _attend(
     visible = listed[..., None, :] & (key[..., None, :] <= row[:, :, None])  # [B, Hq, C, M, T]
 
     rows = row.clamp(max=layout.len_k - 1) - (layout.len_k - layout.len_q)
-    queries = q[:, :, rows]  # [B, Hq, C, M, D]
+    queries = q[:, :, rows].to(accumulator(q.dtype))  # [B, Hq, C, M, D]
     key = key.clamp(0, layout.len_k - 1)
-    scores = queries @ _gather(k, key, heads).mT * scale
-    scores = scores.to(accumulator(q.dtype)).masked_fill(~visible, -torch.inf)  # [B, Hq, C, M, T]
+    scores = (queries @ _gather(k, key, heads).mT * scale).masked_fill(~visible, -torch.inf)  # [B, Hq, C, M, T]
     values = _gather(v, key, heads)
     if own is None:
-        out = weighted_sum(scores.softmax(-1).to(v.dtype), values, visible)
+        out = weighted_sum(scores.softmax(-1), values, visible)
     else:
         position = row.clamp(max=layout.len_k - 1).expand(*queries.shape[:3], -1)
         score = (queries * _gather(k, position, heads)).sum(-1, keepdim=True) * scale
-        score = score.to(scores.dtype).masked_fill(own.any(-1, keepdim=True), -torch.inf)
-        prob = torch.cat([scores, score], -1).softmax(-1).to(v.dtype)
+        score = score.masked_fill(own.any(-1, keepdim=True), -torch.inf)
+        prob = torch.cat([scores, score], -1).softmax(-1)
         out = weighted_sum(prob[..., :-1], values, visible) + prob[..., -1:] * _gather(v, position, heads)
-    return out.flatten(2, 3)[:, :, : layout.len_q - begin * size]
+    return out.flatten(2, 3)[:, :, : layout.len_q - begin * size].to(q.dtype)
 
 
 def _gather(x: Tensor, key: Tensor, heads: int) -> Tensor:
-    """Vectors ``key`` [B, Hq, C, T] of ``x`` [B, Hkv, Lk, D]: [B, Hq, C, T, D]."""
+    """Vectors ``key`` [B, Hq, C, T] of ``x`` [B, Hkv, Lk, D], in float32 or float64: [B, Hq, C, T, D]."""
     batch = torch.arange(x.shape[0], device=x.device).view(-1, 1, 1, 1)
     head = (torch.arange(heads, device=x.device) // (heads // x.shape[1])).view(1, -1, 1, 1)
-    return x[batch, head, key]
+    return x[batch, head, key].to(accumulator(x.dtype))

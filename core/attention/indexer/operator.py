@@ -70,7 +70,8 @@ def run(
     scale = q.shape[-1] ** -0.5 if scale is None else scale
     group, len_q, len_k = q.shape[1] // k.shape[1], q.shape[2], k.shape[2]
     ks, ke = windows(len_q, len_k, causal, q.device)
-    in_one = engine.backend == "cpu" and quant == "none"  # then the products searched are those attended by
+    # the products searched are those attended by; NaN is infinity to the search, which a scale below 0 would hide
+    in_one = engine.backend == "cpu" and quant == "none" and scale >= 0
     tokens = torch.empty(0 if in_one else min(_ROWS, len_q), min(top_k, len_k), dtype=torch.int32, device=q.device)
     out = q.new_empty(*q.shape[:3], v.shape[-1])
     for b in range(k.shape[0]):

@@ -72,3 +72,22 @@ def test_a_second_text_begins_anew():
                 model(torch.full((2, 1), token), cache=cache)
     found = [x.formulation == BOTH for x in ran if x.layer == 1]
     assert found == [True, False, True, True]  # the second has one key more, as the first would have
+
+
+@pytest.mark.parametrize(
+    ("name", "params"),
+    [("hisa", {"top_k": 512}), ("dsa", {"top_k": 512}), ("hip", {"mask_k": 512, "mask_refresh": 8}), ("lightning", {})],
+)
+@pytest.mark.filterwarnings("ignore:.*the model must have been trained with it")
+def test_a_cache_of_inference_mode_goes_on_outside_it(name, params):
+    model, found = small_causal_lm("llama", f"attn:{name}"), []
+    with attn.attention_parameters(**params):
+        for mode in (torch.inference_mode, torch.no_grad):
+            with mode():
+                cache = model(IDS[:, :-4]).past_key_values
+                model(IDS[:, -4:-3], cache=cache)
+                model(IDS[:, -3:-2], cache=cache)
+            with torch.no_grad():
+                model(IDS[:, -2:-1], cache=cache)
+                found.append(model(IDS[:, -1:], cache=cache).logits)
+    torch.testing.assert_close(*found, rtol=1e-5, atol=1e-6)
