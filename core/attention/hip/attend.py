@@ -39,8 +39,8 @@ def dense_rows(q: Tensor, k: Tensor, v: Tensor, selection: HipSelection, *, scal
     for block in range(layout.num_dense):
         rows, end = q[:, :, block * layout.block_m : (block + 1) * layout.block_m], int(layout.end[block])
         mask = causal_mask(rows.shape[2], end, q.device)
-        part = (x.to(accumulator(q.dtype)) for x in (rows, k[:, :, :end], v[:, :, :end]))
-        pieces.append(masked_attention(*part, mask, scale=scale).to(q.dtype))
+        rows, keys, values = (x.to(accumulator(q.dtype)) for x in (rows, k[:, :, :end], v[:, :, :end]))
+        pieces.append(masked_attention(rows, keys, values, mask, scale=scale).to(q.dtype))
     return torch.cat(pieces, 2)
 
 
