@@ -50,7 +50,7 @@ def run_layer(
     module : nn.Module
         The layer: its index, its configuration, whether it is causal.
     query, key, value : Tensor [B, Hq, Lq, D], [B, Hkv, Lk, D], [B, Hkv, Lk, Dv]
-        Rotated, the cache included.
+        Rotated, the cache included. In ``torch.autocast`` they are taken in its dtype, as PyTorch's own attention does.
     attention_mask : Tensor, optional
         Of ``masks.describe``; None: causal, without padding.
     dropout, scaling, is_causal, sliding_window, others
@@ -76,6 +76,7 @@ def run_layer(
         given = parameters_for(getattr(module, "config", None))
         check_parameters(name, OPERATORS[name].resolve(), {x: y for x, y in given.own.items() if x != "backend"})
         window, written = seen[0].window, seen[0].written
+        query, key, value = _autocast(query, key, value)
         params = {"backend": given.own["backend"]} if "backend" in given.own else {}
         if window:
             operator, why = "window+sink", _own_window(name, module, window)
@@ -92,6 +93,14 @@ def run_layer(
         where = f"layer {layer}" if isinstance(layer, int) else layer
         raise ValueError(f"attn:{name}, {where}: {error}") from error
     return out.transpose(1, 2).contiguous(), None
+
+
+def _autocast(*tensors: Tensor) -> list[Tensor]:
+    """The tensors in the dtype of ``torch.autocast``, where it is on: values come in it, rotated keys do not."""
+    kind = tensors[0].device.type
+    if not torch.is_autocast_enabled(kind):
+        return list(tensors)
+    return [x if x.dtype == torch.float64 else x.to(torch.get_autocast_dtype(kind)) for x in tensors]
 
 
 def _names(chosen: Sequence[tuple[Phase, Formulation]]) -> str:

@@ -66,7 +66,8 @@ def parameters_for(config: Any) -> Parameters:
     if not isinstance(layers, Sequence) or isinstance(layers, str):
         raise ValueError(f"dense_layers is {layers!r}; a list of layers is needed, such as (0, 1).")
     for layer in layers:
-        if not isinstance(layer, int) or isinstance(layer, bool) or layer < 0 or (count is not None and layer >= count):
+        number = hasattr(layer, "__index__") and not isinstance(layer, bool)
+        if not number or layer < 0 or (count is not None and layer >= count):
             there = "" if count is None else f"; the model has layers 0 to {count - 1}"
             raise ValueError(f"dense_layers names layer {layer!r}{there}.")
-    return Parameters(frozenset(layers), own)
+    return Parameters(frozenset(map(int, layers)), own)

@@ -3,6 +3,7 @@
 import copy
 import sys
 
+import numpy as np
 import pytest
 import torch
 from small_causal_lms import MAKE, SLIDING, WINDOW, small_causal_lm
@@ -154,6 +155,28 @@ def test_half_precision(dtype):
     truth = plain(IDS).logits[:, -1]
     assert found.logits[0].dtype == torch.float32 or found.logits[0].dtype == dtype
     assert (found.logits[0].float() - truth.float()).abs().max() <= 2e-2
+
+
+@pytest.mark.parametrize("model", ["llama", "gemma3"])
+def test_autocast_is_that_of_the_plain_model(model):
+    found = []
+    for implementation in ("sdpa", "attn:dense"):
+        one = small_causal_lm(model, implementation).train()
+        with torch.autocast("cpu", torch.bfloat16):
+            loss = one(IDS, attention_mask=LEFT, labels=IDS.masked_fill(LEFT == 0, -100)).loss
+        loss.backward()
+        with torch.autocast("cpu", torch.bfloat16):
+            tokens = one.eval().generate(IDS, attention_mask=LEFT, max_new_tokens=3, do_sample=False)
+        found.append((loss.item(), one.get_input_embeddings().weight.grad, tokens.shape))
+    assert found[0][0] == pytest.approx(found[1][0], rel=1e-3)
+    assert (found[0][1] - found[1][1]).abs().max() <= 2e-2 * found[0][1].abs().max()
+    assert found[0][2] == found[1][2]
+
+
+def test_layers_of_numpy_are_layers():
+    model = small_causal_lm("llama", "attn:window+sink")
+    layers = list(np.arange(2))
+    assert torch.equal(logits(model, window=8, dense_layers=layers), logits(model, window=8, dense_layers=(0, 1)))
 
 
 def test_beams():
