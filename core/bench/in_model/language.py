@@ -95,9 +95,8 @@ class Language:
     @property
     def parameters(self) -> int:
         """Numbers that a token is multiplied with on its way to its last hidden state."""
-        base = self.model.base_model
-        table: Tensor = base.get_input_embeddings().weight
-        return sum(int(p.numel()) for p in base.parameters()) - table.numel()
+        table: Tensor = self.model.get_input_embeddings().weight
+        return sum(int(p.numel()) for p in self._decoder.parameters()) - table.numel()
 
     def attend_by(self, implementation: str) -> None:
         """Choose the attention of all layers by its name in transformers. Raises ``UsageError`` where it cannot."""

@@ -240,13 +240,20 @@ def test_bytes_read_are_those_of_the_keys_that_are_visited(name, params, keys, s
 
 @pytest.mark.parametrize(
     ("kind", "sizes"),
-    [("Granite", {"logits_scaling": 8.0}), ("GPTBigCode", {}), ("OPT", {}), ("Mixtral", {"num_local_experts": 2})],
-    ids=["a scale", "an output of another class", "a decoder inside its base", "experts"],
+    [
+        ("Granite", {"logits_scaling": 8.0}),
+        ("GPTBigCode", {}),
+        ("OPT", {}),
+        ("Bart", {"decoder_layers": 2}),
+        ("Mixtral", {"num_local_experts": 2}),
+    ],
+    ids=["a scale", "an output of another class", "a decoder inside its base", "a wrapper as its base", "experts"],
 )
 def test_the_likelihood_in_pieces_is_that_of_all_logits(tmp_path, kind, sizes):
     language_folder(tmp_path / "m", kind, **sizes)
     loaded = load_model(str(tmp_path / "m"), "causal")
     language, ids = Language(loaded, torch.device("cpu")), letters()(TEXT)["input_ids"][:300]
+    assert language.parameters > 0
     found = language.likelihood(ids, language.prefill(ids))
     with torch.no_grad():
         logits = loaded.model(input_ids=torch.tensor([ids])).logits[0].double()
