@@ -69,7 +69,10 @@ def items_of(x: Tensor, *, pairs: bool) -> Tensor:
     """Vectors [..., D] as the kernels take them, contiguous: float32, or with ``pairs`` two bfloat16 as one int32."""
     if not pairs:
         return x.detach().float().contiguous()
-    return pad(x.detach(), (0, x.shape[-1] % 2)).contiguous().view(torch.int32)
+    x = pad(x.detach(), (0, x.shape[-1] % 2)).contiguous()
+    if x.storage_offset() % 2 or any(step % 2 for step in x.stride()[:-1]):  # a dimension of one may have any stride
+        x = x.clone(memory_format=torch.contiguous_format)
+    return x.view(torch.int32)
 
 
 def _number(value: int) -> Any:

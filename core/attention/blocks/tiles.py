@@ -119,7 +119,8 @@ def gather_into(buffer: Tensor, x: Tensor, spans: Spans, width: int, rows: int) 
 
 def copy_rows(x: Tensor, spans: Spans, out: Tensor) -> None:
     """As ``gather``, into ``out`` [n, D], in its dtype. Tensors of the CPU."""
-    words = x.shape[1] * x.itemsize % 4 == 0 and x.is_contiguous() and out.is_contiguous()
+    whole = all(count * x.itemsize % 4 == 0 for count in (x.shape[1], x.stride(0), x.storage_offset()))
+    words = whole and x.is_contiguous() and out.is_contiguous()
     if len(spans) == 1:
         out.copy_(gather(x, spans))
     elif words and x.dtype == out.dtype:

@@ -68,7 +68,7 @@ def _mean(scores: Tensor, seen: Tensor, cut: Tensor, ties: Tensor, v: Tensor) ->
     scores = scores.masked_fill(hidden, -torch.inf)
     compared = ranked(scores)
     equal = compared == cut[:, None]
-    keep = (compared > cut[:, None]) | (equal & (equal.cumsum(-1) <= ties[:, None]))
+    keep = ((compared > cut[:, None]) | (equal & (equal.cumsum(-1) <= ties[:, None]))) & ~hidden
     return weighted_sum(scores.masked_fill(~keep, -torch.inf).softmax(-1), v[: scores.shape[1]], keep)
 
 
