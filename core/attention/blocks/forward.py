@@ -26,6 +26,7 @@ def forward(q: Tensor, k: Tensor, v: Tensor, pattern: Pattern, scale: float) -> 
             high = query.new_full((query.shape[0], 1), -torch.inf)
             total = torch.zeros_like(high)
             mean = query.new_zeros(query.shape[0], v.shape[3])
+            seen = torch.zeros_like(high, dtype=torch.bool)  # a key, be its score minus infinity
             for tile in tiles(pattern, head, block, _TILE_KEYS):
                 scores = query @ gather(k[b, h // group], tile.spans).to(accum).mT  # [rows, keys]
                 hidden = tile.hidden(q.device)
@@ -38,7 +39,8 @@ def forward(q: Tensor, k: Tensor, v: Tensor, pattern: Pattern, scale: float) -> 
                 value = gather(v[b, h // group], tile.spans).to(accum)
                 mean = mean * fade + weighted_sum(weight, value, None if hidden is None else ~hidden)
                 high = new
-            out[b, h, rows] = (mean / total).masked_fill(total == 0, 0.0).to(q.dtype)
+                seen |= torch.ones_like(seen) if hidden is None else ~hidden.all(-1, keepdim=True)
+            out[b, h, rows] = (mean / total).masked_fill(~seen, 0.0).to(q.dtype)
             lse[b, h, rows] = (high + total.log())[:, 0]
     return out, lse
 

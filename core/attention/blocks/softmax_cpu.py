@@ -81,6 +81,7 @@ def softmax(
 ) -> None:
     """One step of the online softmax in base 2: ``scores`` [rows, keys] to weights in place.
 
+    ``total`` is -1 in a row that has seen keys, all of them of score minus infinity, whose result is NaN as in eager.
     ``bits`` is the same memory as signed integers. Row i sees the columns below ``last[i]``, except those from
     ``sinks`` on that are below ``first[i]``. ``high``, the largest scores without ``factor``, and ``total`` [rows] are
     brought up to date; ``fade`` is what earlier sums are to be multiplied with.
@@ -90,9 +91,11 @@ def softmax(
         b = min(first[i], c)
         a = min(sinks, b)  # seen: columns [0, a) and [b, c)
         new = _higher(high[i], _higher(_highest(bits[i, :a]), _highest(bits[i, b:c])))
-        if new == _LOWEST:  # no key seen so far
+        if new == _LOWEST:  # no key seen so far, or none whose score is more than minus infinity
             _clear(scores[i])
             fade[i] = _ZERO
+            if a > 0 or c > b:
+                total[i] = -_ONE
             continue
         if new != new:  # a NaN among the scores: the row's result is NaN, as in eager
             _clear(scores[i])
@@ -118,6 +121,9 @@ def scale_and_add(mean: Array, fade: Array, part: Array) -> None:
 def finish(mean: Array, high: Array, total: Array, factor_of_scores: Any, lse: Array) -> None:
     """Divide ``mean`` [rows, Dv] by the sums of weights; ``lse`` in natural logarithm. Rows without keys: 0, -inf."""
     for i in range(mean.shape[0]):
+        if total[i] < _ZERO:
+            mean[i], lse[i] = np.float32(np.nan), _LOWEST
+            continue
         row, factor = mean[i], _ONE / total[i] if total[i] != _ZERO else _ZERO
         for d in range(row.size):
             row[d] *= factor

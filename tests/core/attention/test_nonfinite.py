@@ -97,6 +97,19 @@ def test_large_scores_keep_their_order(name, size):
     assert (out - truth)[kept].abs().max() <= 1e-5 * truth[kept].abs().max()
 
 
+@pytest.mark.parametrize("backend", ["auto", "torch"])
+@pytest.mark.parametrize("name", ["dense", "window+sink", "blocktopk", "flux"])
+def test_minus_infinity_alone_is_no_number(name, backend):
+    """A row whose keys all have the score minus infinity is not one without keys, which is zeros."""
+    q, k, v = random_qkv((1, 2, 2, 256, 256, 32), seed=3)
+    q[0, 0, :, 0], k[0, 0, :3, 0] = q[0, 0, :, 0].abs(), -INF
+    truth, out = (attention(name, q, k, v, backend=way, **arguments(name)) for way in ("reference", backend))
+    assert out[0, 0, :3].isnan().all()
+    assert torch.equal(spoilt_rows(out), spoilt_rows(truth))
+    k[0, 0, :, 0] = -INF
+    assert attention(name, q[:, :, -1:], k, v, backend=backend, **arguments(name))[0, 0].isnan().all()
+
+
 @pytest.mark.parametrize("name", ["dsa", "hisa", "oracle", "dense", "blocktopk"])
 def test_a_scale_below_zero_makes_no_number_of_nan(name):
     """The searches take NaN for the best score of all, which such a scale would turn into the worst."""
