@@ -14,8 +14,11 @@ from .contract import Operator
 from .equations import wants_gradient
 
 DTYPES = (torch.float32, torch.bfloat16, torch.float16, torch.float64)
-_KINDS = {int: "a whole number", float: "a number", bool: "True or False"}
-"""Types of parameters that are checked here; names, tensors and modules the settings check."""
+_KINDS = {
+    int: "a whole number", float: "a number", float | None: "a number", bool: "True or False",
+    str | None: "a name", Tensor | None: "a tensor",
+}  # fmt: skip
+"""Types of parameters that are checked here; choices of names and modules the settings check."""
 
 
 def check_qkv(q: Tensor, k: Tensor, v: Tensor) -> None:
@@ -71,15 +74,17 @@ def check_parameters(name: str, operator: Operator, params: Mapping[str, Any]) -
             raise ValueError(f"{name} has no parameter {parameter!r}. {hint}")
         stated = operator.parameters[parameter]
         wanted = _KINDS.get(stated.annotation)
-        if wanted and type(value) is not type(stated.default) and not _is_number(value, wanted):
+        if wanted and type(value) is not type(stated.default) and not _is(wanted, value):
             raise ValueError(f"{name}: {parameter} is {value!r}; {wanted} is needed, as {stated.default!r}.")
 
 
-def _is_number(value: Any, wanted: str) -> bool:
+def _is(wanted: str, value: Any) -> bool:
     """Numbers of numpy and symbols of a graph are numbers; booleans are not, and nothing is true or false but they."""
-    if isinstance(value, (bool, Tensor)) or wanted == _KINDS[bool]:
-        return False
-    return hasattr(value, "__index__") or (wanted == _KINDS[float] and hasattr(value, "__float__"))
+    if wanted == "a tensor" or isinstance(value, Tensor):
+        return wanted == "a tensor" and isinstance(value, Tensor)
+    if isinstance(value, (bool, str)) or wanted in ("True or False", "a name"):
+        return wanted == "a name" and isinstance(value, str)
+    return hasattr(value, "__index__") or (wanted == "a number" and hasattr(value, "__float__"))
 
 
 def check_backend(name: str, operator: Operator, backend: str) -> None:

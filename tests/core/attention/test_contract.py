@@ -149,7 +149,10 @@ def test_tensors_that_do_not_fit_are_refused(name, change, message):
 
 def test_values_of_another_type_are_refused(name):
     for parameter, stated in OPERATORS[name].resolve().parameters.items():
-        wrong = {int: ("8", 8.0, True, None), float: ("1", True, None), bool: ("yes", 1)}.get(stated.annotation, ())
+        wrong = {
+            int: ("8", 8.0, True, None), float: ("1", True, None), float | None: ("1", True), bool: ("yes", 1),
+            str | None: (3, True), torch.Tensor | None: (3, "x"),
+        }.get(stated.annotation, ())  # fmt: skip
         for value in wrong:
             with pytest.raises(ValueError, match=f"{re.escape(name)}: {parameter} is {value!r}; .* is needed, as"):
                 attention(name, *QKV, **{**arguments(name), parameter: value})
