@@ -19,7 +19,7 @@ from attn.core.attention.tile_cpu import multiplies_pairs
 for module in sys.argv[1:]:
     for name, value in list(vars(importlib.import_module(module)).items()):
         if isinstance(getattr(value, "__wrapped__", None), functools.partial):  # of attn.core.jit.kernel: compiles
-            if multiplies_pairs() or not name.endswith("_pairs"):  # LLVM ends the process where it knows no such product
+            if multiplies_pairs() or not name.endswith("_pairs"):  # LLVM ends the process where there is no such thing
                 value()
 """
 
