@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from functools import partial
 from itertools import pairwise
 from os import PathLike
 from typing import Any
@@ -13,6 +14,7 @@ from ...report.sections import Section, Table
 from ...sizes import show_bytes, show_size
 from ..machine import median
 from ..options import BenchOptions
+from ..result import Measurement
 from ..terminal import share, significant
 from .layers import layer_rows, show_layers
 from .trial import Trial
@@ -21,7 +23,7 @@ EDGES = (1, 256, 512, 1024, 2048, 4096, 8192, 16384, 32768, 65536, 131072)
 """Positions between which perplexity is told apart."""
 
 
-def item(trial: Trial, options: BenchOptions) -> Item:
+def item(trial: Trial, options: BenchOptions) -> Measurement:
     """One line of the report."""
     name = f"{trial.label} @ {show_size(trial.length)}"
     about = {
@@ -30,13 +32,12 @@ def item(trial: Trial, options: BenchOptions) -> Item:
     }  # fmt: skip
     base = {"seq_len": float(trial.length), "predicted_seconds": trial.predicted}
     warnings = tuple(trial.warnings)
+    made = partial(Measurement, name, None, operator=trial.candidate.name, label=trial.label)
     if trial.skipped:
-        return Item(
-            name, None, "skipped", 0.0, error=f"skipped ({trial.skipped})", metrics=base, details=about,
-            warnings=warnings,
-        )  # fmt: skip
+        error = f"skipped ({trial.skipped})"
+        return made("skipped", 0.0, error=error, metrics=base, details=about, warnings=warnings)
     if trial.error:
-        return Item(name, None, "failed", 0.0, error=trial.error, metrics=base, details=about, warnings=warnings)
+        return made("failed", 0.0, error=trial.error, metrics=base, details=about, warnings=warnings)
     if noise := trial.prefill.noise or trial.decode.noise:
         warnings += (f"noisy: {noise}",)
     times = {
@@ -45,9 +46,8 @@ def item(trial: Trial, options: BenchOptions) -> Item:
     }  # fmt: skip
     details = {**about, "wall_seconds": trial.prefill.wall, "decode_seconds": trial.decode.wall, "noisy": bool(noise)}
     seconds = sum(trial.prefill.wall) + sum(trial.decode.wall)
-    return Item(
-        name, None, "ok", seconds, metrics={**base, **trial.metrics, **times}, details=details, warnings=warnings
-    )
+    metrics = {**base, **trial.metrics, **times}
+    return made("ok", seconds, metrics=metrics, details=details, warnings=warnings, noisy=bool(noise))
 
 
 def sections(trials: Sequence[Trial], depths: Sequence[float]) -> list[Section]:
@@ -114,11 +114,12 @@ def overview(items: Sequence[Item]) -> list[dict[str, Any]]:
 def _columns(item: Item) -> dict[str, Any]:
     m = item.metrics
     seq = show_size(int(m["seq_len"])) if "seq_len" in m else ""
-    if item.status != "ok":
+    label = item.label if isinstance(item, Measurement) else item.input
+    if item.status != "ok" or not isinstance(item, Measurement):
         status = item.error if item.status == "skipped" else item.status  # why it failed stands on stderr
-        return {"operator": item.details.get("label", item.input), "seq": seq, "status": status}
+        return {"operator": label, "seq": seq, "status": status}
     return {
-        "operator": item.details["label"],
+        "operator": label,
         "seq": seq,
         "perplexity": f"{m['perplexity']:.3f}",
         "same next": share(m.get("argmax_agreement")),
@@ -130,7 +131,7 @@ def _columns(item: Item) -> dict[str, Any]:
         "decode ms": significant(m["decode_ms"]),
         "decode x": significant(m.get("decode_speedup")),
         "KV read": show_bytes(m["kv_bytes_read"]) if "kv_bytes_read" in m else None,
-        "status": "noisy" if item.details["noisy"] else item.status,
+        "status": "noisy" if item.noisy else item.status,
     }
 
 

@@ -75,7 +75,7 @@ def run(options: BenchOptions, *, watcher: Watcher | None = None, arguments: Map
     trials, left = _measured(bench, options, names)
     watcher.step("the report", 0, 1)
     notices = _notices(options, language)
-    items = [item(trial, options) for trial in trials]
+    items: list[Item] = [item(trial, options) for trial in trials]
     items += [Item(name, None, "skipped", 0.0, error=reason) for name, reason in left_out.items()]
     files = {}
     if options.plot is not None and any(trial.likelihood is not None for trial in trials):

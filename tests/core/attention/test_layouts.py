@@ -2,7 +2,7 @@
 
 import pytest
 import torch
-from processors import AMD, AMX
+from other_cpus import AMD, AMX
 from qkv import random_qkv
 from small_operators import NAMES, arguments
 

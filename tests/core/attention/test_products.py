@@ -6,7 +6,7 @@ from dataclasses import replace
 
 import pytest
 import torch
-from processors import AVX2, PROCESSORS
+from other_cpus import AVX2, PROCESSORS
 
 from attn.core.attention.products import bf16_is_native, float32_product, sdpa_is_fast, sdpa_leads
 from attn.core.cpu import cpu_as

@@ -6,7 +6,7 @@ from collections.abc import Iterator
 
 import pytest
 import torch
-from processors import PROCESSORS
+from other_cpus import PROCESSORS
 from qkv import assert_as_accurate_as_eager, random_qkv
 
 from attn.core.attention import attention

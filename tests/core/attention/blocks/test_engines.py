@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 import torch
-from processors import PROCESSORS
+from other_cpus import PROCESSORS
 from qkv import assert_as_accurate_as_eager, random_qkv, threads
 from small_operators import arguments
 
