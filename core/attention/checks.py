@@ -19,6 +19,7 @@ _KINDS = {
     str | None: "a name", Tensor | None: "a tensor",
 }  # fmt: skip
 """Types of parameters that are checked here; choices of names and modules the settings check."""
+_GREATEST = 1 << 62  # sums of two fit into an int64
 
 
 def check_qkv(q: Tensor, k: Tensor, v: Tensor) -> None:
@@ -76,6 +77,8 @@ def check_parameters(name: str, operator: Operator, params: Mapping[str, Any]) -
         wanted = _KINDS.get(stated.annotation)
         if wanted and type(value) is not type(stated.default) and not _is(wanted, value):
             raise ValueError(f"{name}: {parameter} is {value!r}; {wanted} is needed, as {stated.default!r}.")
+        if isinstance(value, int) and abs(value) >= _GREATEST:
+            raise ValueError(f"{name}: {parameter} is {value}; a number below {_GREATEST} is needed.")
 
 
 def _is(wanted: str, value: Any) -> bool:
@@ -89,7 +92,7 @@ def _is(wanted: str, value: Any) -> bool:
 
 def check_backend(name: str, operator: Operator, backend: str) -> None:
     """Raise ``ValueError`` for a backend that this operator does not have, or that nothing has."""
-    if backend not in operator.backends:
+    if not isinstance(backend, str) or backend not in operator.backends:
         raise no_such(name, backend)
 
 

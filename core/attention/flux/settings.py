@@ -63,6 +63,10 @@ class Settings:
                 f"block_size {self.block_size} and local {self.local} must be at least 1, sink {self.sink} and "
                 f"last {self.last} not negative."
             )
+        if not 0 < self.threshold <= 1:
+            raise ValueError(f"threshold is {self.threshold}; it must be in (0, 1], 0.9 is the method's.")
+        if self.router is not None and not isinstance(self.router, LayerRouter):
+            raise ValueError(f"router is {self.router!r}; a LayerRouter is needed.")
 
     @property
     def sink_blocks(self) -> int:

@@ -156,6 +156,11 @@ def test_values_of_another_type_are_refused(name):
         for value in wrong:
             with pytest.raises(ValueError, match=f"{re.escape(name)}: {parameter} is {value!r}; .* is needed, as"):
                 attention(name, *QKV, **{**arguments(name), parameter: value})
+        if stated.annotation is int:
+            with pytest.raises(ValueError, match=f"{parameter} is {2**70}; a number below"):
+                attention(name, *QKV, **{**arguments(name), parameter: 2**70})
+    with pytest.raises(ValueError, match="backend is one of"):
+        attention(name, *QKV, **{**arguments(name), "backend": ["cpu"]})
 
 
 def test_what_an_operator_cannot_do_is_refused(name):

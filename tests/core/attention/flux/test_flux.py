@@ -1,5 +1,7 @@
 """Flux attention: the sparse modes, the router and what it decides, the mixture it is trained with."""
 
+import math
+
 import pytest
 import torch
 from hypothesis import example, given, settings
@@ -264,3 +266,9 @@ def test_bits_do_not_depend_on_threads_or_layout():
         assert torch.equal(one, two)
         apart = (x.transpose(1, 2).contiguous().transpose(1, 2) for x in (q, k, v))
         assert torch.equal(blocked(*apart, mode=mode, **SMALL), one)
+
+
+@pytest.mark.parametrize(("given", "message"), [({"router": "x"}, "a LayerRouter"), ({"threshold": math.nan}, "0, 1")])
+def test_what_is_no_router_and_no_threshold_is_refused(given, message):
+    with pytest.raises(ValueError, match=message):
+        attention("flux", *torch.zeros(3, 1, 1, 8, 8), causal=True, **given)
