@@ -70,7 +70,8 @@ def peaks(
 def watched(call: Callable[[], Any], metrics: dict[str, float]) -> Callable[[], Any]:
     """``call``, with its peak memory put into ``metrics["peak_bytes"]``; for calls too slow to repeat in a child.
 
-    Memory that this process freed but kept may be used again unseen, so the figure is a lower bound.
+    Memory that this process freed but kept may be used again unseen, so the figure is a lower bound; it is never below
+    the result's own bytes.
     """
 
     def run() -> Any:
@@ -79,7 +80,8 @@ def watched(call: Callable[[], Any], metrics: dict[str, float]) -> Callable[[], 
             before = resident("VmRSS")
         result = call()
         with contextlib.suppress(OSError):
-            metrics["peak_bytes"] = float(max(0, resident("VmHWM") - before))
+            made = result.nbytes if isinstance(result, Tensor) else 0
+            metrics["peak_bytes"] = float(max(made, resident("VmHWM") - before))
         return result
 
     return run

@@ -3,6 +3,7 @@
 import sys
 
 import pytest
+import torch
 from qkv import random_qkv
 
 from attn.core.bench import memory
@@ -28,3 +29,9 @@ def test_watched_sees_a_large_allocation():
     result = memory.watched(lambda: bytearray(b"1" * (64 << 20)), metrics)()
     assert len(result) == 64 << 20
     assert 64 << 20 <= metrics["peak_bytes"] < 256 << 20
+
+
+def test_watched_counts_a_result_in_memory_that_was_kept():
+    metrics: dict[str, float] = {}
+    memory.watched(lambda: torch.zeros(1000), metrics)()
+    assert metrics["peak_bytes"] >= 4000
