@@ -6,6 +6,7 @@ import contextlib
 import functools
 import itertools
 import os
+from collections import deque
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextvars import ContextVar
@@ -69,6 +70,29 @@ def run(function: Callable[..., None], bands: Iterable[tuple[Any, ...]]) -> None
     function(*calls[0])  # the calling thread works too
     for future in futures:
         future.result()
+
+
+def run_in_turns(make: Callable[[], Callable[..., None]], pieces: Iterable[tuple[Any, ...]]) -> None:
+    """Call ``worker(*piece)`` for each piece, with a ``worker = make()`` for each thread: threads take pieces in turn.
+
+    Long pieces first, so that no thread is left with one at the end. Inside, torch computes on one thread, so that the
+    bits of a product do not depend on how many share it, and records no gradient; both count per thread.
+    """
+    todo = deque(pieces)
+
+    def work() -> None:
+        torch.set_num_threads(1)  # undone for the caller by kernels_own_the_threads
+        with torch.no_grad():
+            worker = make()
+            while True:
+                try:
+                    piece = todo.popleft()
+                except IndexError:
+                    return
+                worker(*piece)
+
+    with kernels_own_the_threads():
+        run(work, [()] * min(thread_count(), len(todo)))
 
 
 def bands(count: int, at_least: int = 1) -> list[tuple[int, int]]:

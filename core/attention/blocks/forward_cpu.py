@@ -9,14 +9,14 @@ number of threads, and what is strided is copied, so that they do not depend on 
 from __future__ import annotations
 
 import math
-from collections import deque
+from functools import partial
 from typing import Any
 
 import numpy as np
 import torch
 from torch import Tensor
 
-from ...threads import kernels_own_the_threads, run, thread_count
+from ...threads import run_in_turns
 from ..equations import needs_cpu_floats
 from ..products import float32_product, whole
 from .forward import forward_where_not_finite
@@ -46,22 +46,9 @@ def _forward(q: Tensor, k: Tensor, v: Tensor, pattern: Pattern, scale: float) ->
     k, v = (x if x.stride(3) == 1 else x.contiguous() for x in (k, v))
     flat_out, flat_lse = out.view(batch * heads, len_q, v.shape[3]), lse.view(batch * heads, len_q)
     blocks = -(-len_q // pattern.block_m)
-    # the last blocks of a causal call are the longest: first, so that no thread is left with one at the end
-    todo = deque((head, block) for head in range(batch * heads) for block in reversed(range(blocks)))
-
-    def work() -> None:
-        torch.set_num_threads(1)  # counts per thread; undone for the caller by kernels_own_the_threads
-        with torch.no_grad():  # also counts per thread
-            worker = _Worker(q, k, v, pattern, scale)
-            while True:
-                try:
-                    head, block = todo.popleft()
-                except IndexError:
-                    return
-                worker.attend(head, block, flat_out, flat_lse)
-
-    with kernels_own_the_threads():
-        run(work, [()] * min(thread_count(), len(todo)))
+    # the last blocks of a causal call are the longest
+    todo = ((head, block) for head in range(batch * heads) for block in reversed(range(blocks)))
+    run_in_turns(lambda: partial(_Worker(q, k, v, pattern, scale).attend, out=flat_out, lse=flat_lse), todo)
     return out, lse
 
 

@@ -7,14 +7,14 @@ they are blocks of like many keys, so that little is padding, and what a query d
 
 from __future__ import annotations
 
-from collections import deque
+from functools import partial
 from typing import Any
 
 import numpy as np
 import torch
 from torch import Tensor
 
-from ...threads import kernels_own_the_threads, run, thread_count
+from ...threads import run_in_turns
 from ..equations import needs_cpu_floats, repeat_kv
 from ..products import sdpa_is_fast
 from .forward import forward as plainly
@@ -113,21 +113,8 @@ def _forward(q: Tensor, k: Tensor, v: Tensor, pattern: Pattern, scale: float) ->
     out, lse = q.new_zeros(batch, heads, len_q, v.shape[3]), q.new_full((batch, heads, len_q), -torch.inf).float()
     q, k, v = (x if x.stride(3) == 1 else x.contiguous() for x in same_width(q, k, v))
     flat_out, flat_lse = out.view(batch * heads, len_q, -1), lse.view(batch * heads, len_q)
-    todo = deque((head, group) for head in range(batch * heads) for group in _groups(pattern, head))
-
-    def work() -> None:
-        torch.set_num_threads(1)  # counts per thread; undone for the caller by kernels_own_the_threads
-        with torch.no_grad():  # also counts per thread
-            worker = _Worker(q, k, v, pattern, scale)
-            while True:
-                try:
-                    head, group = todo.popleft()
-                except IndexError:
-                    return
-                worker.attend(head, group, flat_out, flat_lse)
-
-    with kernels_own_the_threads():
-        run(work, [()] * min(thread_count(), len(todo)))
+    todo = ((head, group) for head in range(batch * heads) for group in _groups(pattern, head))
+    run_in_turns(lambda: partial(_Worker(q, k, v, pattern, scale).attend, out=flat_out, lse=flat_lse), todo)
     return out, lse
 
 
