@@ -292,6 +292,13 @@ def panels(sheets: Sequence[Panel], path: str | PathLike[str], *, title: str = "
 def _dress(ax: Axes, xlabel: str, ylabel: str, *, logx: bool, logy: bool) -> None:
     """Labels, scales, a pale grid, and no frame at top and right."""
     ax.set(xlabel=xlabel, ylabel=ylabel, xscale="log" if logx else "linear", yscale="log" if logy else "linear")
+    low, high = ax.get_xlim()
+    if logx and high < 10 * low:  # powers of ten are too far apart, and labels between them too long
+        from matplotlib.ticker import MaxNLocator, ScalarFormatter
+
+        ax.minorticks_off()
+        ax.xaxis.set_major_locator(MaxNLocator(4))
+        ax.xaxis.set_major_formatter(ScalarFormatter())
     ax.grid(visible=True, color="0.9")
     ax.spines[["top", "right"]].set_visible(False)
 
