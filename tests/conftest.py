@@ -31,6 +31,7 @@ CIRCUMSTANCES = (
     "rounds such keys to ties",
     "root may",  # what is forbidden to others
     "no browser here",
+    "numba does not compile for AVX-512 here",  # another processor
     "benchmark-skip",
 )
 """What skips may be for, where ``CI`` is set. A package that is missing is none: what tests need is in ``.[dev]``."""

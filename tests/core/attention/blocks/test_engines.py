@@ -59,11 +59,11 @@ def test_which_runs_where(processor: str, dtype: torch.dtype, dense: str, sparse
 
 @pytest.mark.parametrize("name", NAMES)
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.float16], ids=str)
-@pytest.mark.parametrize("shape", [(2, 4, 2, 140, 140, 48), (1, 2, 1, 90, 200, 64)], ids=str)
-def test_as_accurate_as_the_equations(processor: str, name: str, dtype: torch.dtype, shape: tuple[int, ...]) -> None:
+@pytest.mark.parametrize("queries", [140, 90])
+def test_as_accurate_as_the_equations(processor: str, name: str, dtype: torch.dtype, queries: int) -> None:
     operator = OPERATORS[name].resolve()
-    if shape[3] != shape[4] and not operator.decodes:
-        pytest.skip("needs as many queries as keys")
+    keys = 200 if queries == 90 and operator.decodes else queries
+    shape = (2, 4, 2, 140, keys, 48) if queries == 140 else (1, 2, 1, queries, keys, 64)
     q, k, v = random_qkv(shape, dtype)
     options = arguments(name)
     wide = tuple(x.float() for x in (q, k, v))  # keys are chosen from these by all
