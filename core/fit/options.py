@@ -12,6 +12,10 @@ from ..options import Option, OptionError, check
 OutputFolder = Annotated[Path, Option("Folder of the run and its model.", short="-o", metavar="DIR", resumable=True)]
 LearningRate = Annotated[float, Option("Highest rate of AdamW.", metavar="X", above=0.0, below=1.0)]
 WeightDecay = Annotated[float, Option(metavar="X", least=0.0)]
+Warmup = Annotated[int, Option("Steps in which the rate rises.", metavar="N", least=0)]
+EvaluateEvery = Annotated[
+    int, Option("Steps between evaluations and checkpoints.", metavar="N", least=1, resumable=True)
+]
 ConfigFile = Annotated[
     Path | None,
     Option("Options as TOML, such as steps = 500; what is typed wins.", metavar="FILE", resumable=True),

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 from ...bundles import Compute
 from ...command import Verb
 from ...filters import INITIALISERS
-from ...fit.options import FILES, NOTES, LearningRate, OutputFolder, TrainingOptions, WeightDecay
+from ...fit.options import FILES, NOTES, EvaluateEvery, LearningRate, OutputFolder, TrainingOptions, WeightDecay
 from ...options import Option, OptionError, check
 
 if TYPE_CHECKING:
@@ -116,9 +116,7 @@ class FSGNetOptions:
         Option("fov: by each photo's own field of view (ours).", metavar="fov|imagenet", choices=("fov", "imagenet")),
     ] = "fov"
     hold_out: Annotated[int, Option("Photos that choose weights and threshold.", metavar="N", least=1)] = 4
-    evaluate_every: Annotated[
-        int, Option("Steps between evaluations and checkpoints.", metavar="N", least=1, resumable=True)
-    ] = 100
+    evaluate_every: EvaluateEvery = 100
     init: Annotated[
         str,
         Option("Filter initialiser: he, orthogonal, lsuv, gabor, pca, …", metavar="NAME", choices=tuple(INITIALISERS)),

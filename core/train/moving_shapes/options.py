@@ -7,7 +7,17 @@ from typing import Annotated
 
 from ...bundles import Compute
 from ...command import Verb
-from ...fit.options import FILES, NOTES, LearningRate, OutputFolder, TrainingOptions, WeightDecay, check_warmup
+from ...fit.options import (
+    FILES,
+    NOTES,
+    EvaluateEvery,
+    LearningRate,
+    OutputFolder,
+    TrainingOptions,
+    Warmup,
+    WeightDecay,
+    check_warmup,
+)
 from ...options import Option, OptionError, check
 
 
@@ -43,16 +53,14 @@ class MovingShapesOptions:
     steps: Annotated[int, Option("At grids of 256 tokens.", metavar="N", least=1, resumable=True)] = 1800
     medium_steps: Annotated[int, Option("Then, at 1024 tokens.", metavar="N", least=0, resumable=True)] = 1000
     large_steps: Annotated[int, Option("In the end, at 4096 tokens.", metavar="N", least=0, resumable=True)] = 80
-    warmup: Annotated[int, Option("Steps in which the rate rises.", metavar="N", least=0)] = 60
+    warmup: Warmup = 60
     batch: Annotated[
         int, Option("Videos per step at 256 tokens; a quarter at 1024, one at 4096.", metavar="N", least=1)
     ] = 8
     learning_rate: LearningRate = 2e-3
     weight_decay: WeightDecay = 0.01
     judged: Annotated[int, Option("Videos of 4096 tokens in an evaluation.", metavar="N", least=1, resumable=True)] = 2
-    evaluate_every: Annotated[
-        int, Option("Steps between evaluations and checkpoints.", metavar="N", least=1, resumable=True)
-    ] = 200
+    evaluate_every: EvaluateEvery = 200
     training: TrainingOptions = field(default_factory=TrainingOptions)
     compute: Compute = field(default_factory=Compute)
 

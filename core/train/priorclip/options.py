@@ -7,7 +7,16 @@ from typing import TYPE_CHECKING, Annotated, Literal
 
 from ...bundles import Compute
 from ...command import Verb
-from ...fit.options import FILES, NOTES, LearningRate, OutputFolder, TrainingOptions, WeightDecay, check_warmup
+from ...fit.options import (
+    FILES,
+    NOTES,
+    EvaluateEvery,
+    LearningRate,
+    OutputFolder,
+    TrainingOptions,
+    WeightDecay,
+    check_warmup,
+)
 from ...options import Option, OptionError, check
 
 if TYPE_CHECKING:
@@ -96,9 +105,7 @@ class PriorCLIPOptions:
         ),
     ] = "auto"  # fmt: skip
     compare: Annotated[bool, Option("Train plain CLIP for as many steps too, and report both.", resumable=True)] = False
-    evaluate_every: Annotated[
-        int, Option("Steps between evaluations and checkpoints.", metavar="N", least=1, resumable=True)
-    ] = 100
+    evaluate_every: EvaluateEvery = 100
     training: TrainingOptions = field(default_factory=TrainingOptions)
     compute: Compute = field(default_factory=Compute)
 

@@ -7,7 +7,7 @@ from typing import Annotated, Literal
 
 from ...bundles import Compute
 from ...command import Verb
-from ...fit.options import FILES, NOTES, LearningRate, OutputFolder, TrainingOptions, WeightDecay
+from ...fit.options import FILES, NOTES, EvaluateEvery, LearningRate, OutputFolder, TrainingOptions, Warmup, WeightDecay
 from ...options import Option, OptionError, check
 
 
@@ -44,14 +44,12 @@ class ShapesClassifierOptions:
         Option("Blocks, or convolutions.", metavar="N", least=1, most=6, shown="6 blocks, 4 convolutions"),
     ] = None
     steps: Annotated[int, Option(metavar="N", least=2, resumable=True)] = 2500
-    warmup: Annotated[int, Option("Steps in which the rate rises.", metavar="N", least=0)] = 100
+    warmup: Warmup = 100
     batch: Annotated[int, Option("Pictures per step, drawn anew for each.", metavar="N", least=2)] = 32
     learning_rate: LearningRate = 2e-3
     weight_decay: WeightDecay = 0.02
     judged: Annotated[int, Option("Pictures of an evaluation.", metavar="N", least=1, resumable=True)] = 1000
-    evaluate_every: Annotated[
-        int, Option("Steps between evaluations and checkpoints.", metavar="N", least=1, resumable=True)
-    ] = 100
+    evaluate_every: EvaluateEvery = 100
     training: TrainingOptions = field(default_factory=TrainingOptions)
     compute: Compute = field(default_factory=Compute)
 

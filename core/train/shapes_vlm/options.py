@@ -7,7 +7,7 @@ from typing import Annotated
 
 from ...bundles import Compute
 from ...command import Verb
-from ...fit.options import NOTES, LearningRate, OutputFolder, TrainingOptions, check_warmup
+from ...fit.options import NOTES, EvaluateEvery, LearningRate, OutputFolder, TrainingOptions, check_warmup
 from ...options import Option, OptionError, check
 
 
@@ -50,9 +50,7 @@ class ShapesVLMOptions:
     learning_rate: LearningRate = 8e-4
     matrix_rate: Annotated[float, Option("Highest rate of Muon.", metavar="X", above=0.0, below=1.0)] = 7.2e-3
     judged: Annotated[int, Option("Scenes of each task in an evaluation.", metavar="N", least=1, resumable=True)] = 200
-    evaluate_every: Annotated[
-        int, Option("Steps between evaluations and checkpoints.", metavar="N", least=1, resumable=True)
-    ] = 250
+    evaluate_every: EvaluateEvery = 250
     training: TrainingOptions = field(default_factory=TrainingOptions)
     compute: Compute = field(default_factory=Compute)
 

@@ -7,7 +7,16 @@ from typing import Annotated
 
 from ...bundles import Compute
 from ...command import Verb
-from ...fit.options import FILES, NOTES, LearningRate, OutputFolder, TrainingOptions, WeightDecay, check_warmup
+from ...fit.options import (
+    FILES,
+    NOTES,
+    EvaluateEvery,
+    LearningRate,
+    OutputFolder,
+    TrainingOptions,
+    WeightDecay,
+    check_warmup,
+)
 from ...options import Option, check
 from ..vit.options import PlainOptions
 
@@ -56,9 +65,7 @@ class SparsifinerOptions:
     warmup: Annotated[int, Option("Steps of each stage in which the rate rises.", metavar="N", least=0)] = 20
     learning_rate: LearningRate = 2e-3
     weight_decay: WeightDecay = 0.05
-    evaluate_every: Annotated[
-        int, Option("Steps between evaluations and checkpoints.", metavar="N", least=1, resumable=True)
-    ] = 50
+    evaluate_every: EvaluateEvery = 50
     training: TrainingOptions = field(default_factory=TrainingOptions)
     compute: Compute = field(default_factory=Compute)
 

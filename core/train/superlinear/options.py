@@ -8,7 +8,17 @@ from typing import Annotated
 
 from ...bundles import Compute
 from ...command import Verb
-from ...fit.options import FILES, NOTES, LearningRate, OutputFolder, TrainingOptions, WeightDecay, check_warmup
+from ...fit.options import (
+    FILES,
+    NOTES,
+    EvaluateEvery,
+    LearningRate,
+    OutputFolder,
+    TrainingOptions,
+    Warmup,
+    WeightDecay,
+    check_warmup,
+)
 from ...options import Option, OptionError, check
 
 KEYS = 512
@@ -63,14 +73,12 @@ class SuperlinearOptions:
     ] = 0.96
     weights: Annotated[Path | None, Option("Start from a model file.", metavar="FILE")] = None
     steps: Annotated[int, Option("Of each of the four networks.", metavar="N", least=2, resumable=True)] = 800
-    warmup: Annotated[int, Option("Steps in which the rate rises.", metavar="N", least=0)] = 30
+    warmup: Warmup = 30
     batch: Annotated[int, Option("Sequences per step, drawn anew for each.", metavar="N", least=1)] = 8
     learning_rate: LearningRate = 3e-3
     weight_decay: WeightDecay = 0.01
     judged: Annotated[int, Option("Questions of an evaluation.", metavar="N", least=1, resumable=True)] = 500
-    evaluate_every: Annotated[
-        int, Option("Steps between evaluations and checkpoints.", metavar="N", least=1, resumable=True)
-    ] = 100
+    evaluate_every: EvaluateEvery = 100
     training: TrainingOptions = field(default_factory=TrainingOptions)
     compute: Compute = field(default_factory=Compute)
 
