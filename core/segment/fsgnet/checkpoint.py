@@ -13,6 +13,7 @@ from ...io.weights import check_architecture, read_weights, write_weights
 from ...text import one_line
 from ..prepare import Preparation
 from ..record import is_number
+from ..threshold import Calibration
 from .network import FSGNet
 from .trunks import TRUNKS, build
 
@@ -69,6 +70,8 @@ class FSGNetCheckpoint:
         State dict, any float dtype.
     training : mapping
         How it was trained: data, steps, seed, scores; as JSON holds it.
+    calibration : Calibration
+        Fitted on held-out training photos; the identity in files of an older attn.
     """
 
     name: str
@@ -77,6 +80,7 @@ class FSGNetCheckpoint:
     threshold: float
     state: Mapping[str, Tensor]
     training: Mapping[str, Any] = field(default_factory=dict)
+    calibration: Calibration = Calibration()  # noqa: RUF009 - frozen
 
     def build(self) -> FSGNet:
         """The network in eval mode, float32."""
@@ -104,7 +108,7 @@ def write_checkpoint(checkpoint: FSGNetCheckpoint, path: Path) -> None:
     described = {
         "format": FORMAT, "version": VERSION, "name": checkpoint.name, "threshold": checkpoint.threshold,
         "architecture": asdict(checkpoint.architecture), "preparation": asdict(checkpoint.preparation),
-        "training": dict(checkpoint.training),
+        "calibration": asdict(checkpoint.calibration), "training": dict(checkpoint.training),
     }  # fmt: skip
     write_weights(path, checkpoint.state, described)
 
@@ -121,9 +125,14 @@ def read_checkpoint(path: Path) -> FSGNetCheckpoint:
             raise ValueError("it has no proper name")
         if not is_number(threshold) or not 0 < threshold < 1:
             raise ValueError(f"its threshold {threshold!s:.20} is no number between 0 and 1")
+        calibration = Calibration(**described.get("calibration", {}))
+        if not (is_number(calibration.slope) and is_number(calibration.offset) and calibration.slope > 0):
+            raise ValueError(f"its calibration {calibration!s:.80} is none")
         training = described.get("training")
         training = training if isinstance(training, dict) else {}
-        checkpoint = FSGNetCheckpoint(one_line(name), architecture, preparation, float(threshold), state, training)
+        checkpoint = FSGNetCheckpoint(
+            one_line(name), architecture, preparation, float(threshold), state, training, calibration
+        )
         held = sum(value.numel() for value in state.values())
         if sum(architecture.depths) > len(state) or max(32 * architecture.width**2, architecture.kernel**2) > held:
             raise ValueError("it has fewer weights than its architecture asks for")

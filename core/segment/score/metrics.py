@@ -117,13 +117,9 @@ def best_threshold(images: Sequence[Triple]) -> float:
     """
     curves = []
     for triple in images:
-        prob, truth, fov = _checked(*triple)
-        inside, vessel = prob[fov], truth[fov]
-        if not inside.size:
+        level, vessel = levels(*triple)
+        if not level.size:
             continue
-        if inside.min() < 0 or inside.max() > 1:
-            raise ValueError(f"probabilities must lie in [0, 1], got {inside.min()} to {inside.max()}")
-        level = np.rint(inside * LEVELS).astype(np.intp)
         predicted, hit = (_at_least(part) for part in (level, level[vessel]))  # [LEVELS]
         count = predicted + np.count_nonzero(vessel)
         curves.append(np.where(count > 0, 2 * hit / np.maximum(count, 1), 1.0))
@@ -135,6 +131,21 @@ def best_threshold(images: Sequence[Triple]) -> float:
     worse = np.flatnonzero(~best[first:])
     last = first + int(worse[0]) - 1 if worse.size else LEVELS - 1
     return float((first + last + 1) / 2 / LEVELS)  # halfway between the levels that it parts
+
+
+def levels(prob: NDArray[Any], truth: NDArray[Any], fov: NDArray[Any]) -> tuple[NDArray[np.intp], Mask]:
+    """The pixels inside the field of view as a 16-bit map has them, and which are vessels. [H, W] each -> [N] twice.
+
+    Raises
+    ------
+    ValueError
+        If the shapes differ, or a probability is not in [0, 1].
+    """
+    prob, truth, fov = _checked(prob, truth, fov)
+    inside = prob[fov]
+    if inside.size and (inside.min() < 0 or inside.max() > 1):
+        raise ValueError(f"probabilities must lie in [0, 1], got {inside.min()} to {inside.max()}")
+    return np.rint(inside * LEVELS).astype(np.intp), truth[fov]
 
 
 def center_pad(x: NDArray[Any], size: int | tuple[int, int]) -> NDArray[Any]:

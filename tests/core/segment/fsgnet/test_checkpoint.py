@@ -9,6 +9,7 @@ from safetensors.torch import save_file
 from attn.core.errors import UsageError
 from attn.core.segment.fsgnet.checkpoint import FSGNetArchitecture, FSGNetCheckpoint, read_checkpoint, write_checkpoint
 from attn.core.segment.prepare import Preparation
+from attn.core.segment.threshold import Calibration
 
 SMALL = FSGNetArchitecture(width=2, depths=(1, 1, 1, 1))
 
@@ -16,9 +17,9 @@ SMALL = FSGNetArchitecture(width=2, depths=(1, 1, 1, 1))
 def made(path, architecture=SMALL):
     torch.manual_seed(1)
     net = architecture.build()
+    preparation, calibration = Preparation(321.0, "imagenet"), Calibration(0.7, -0.25)
     write_checkpoint(
-        FSGNetCheckpoint("mine", architecture, Preparation(321.0, "imagenet"), 0.375, net.state_dict(), {"steps": 5}),
-        path,
+        FSGNetCheckpoint("mine", architecture, preparation, 0.375, net.state_dict(), {"steps": 5}, calibration), path
     )
     return net.eval()
 
@@ -28,6 +29,7 @@ def test_round_trip_in_float16(tmp_path):
     found = read_checkpoint(tmp_path / "m.safetensors")
     assert (found.name, found.threshold, found.training) == ("mine", 0.375, {"steps": 5})
     assert found.preparation == Preparation(321.0, "imagenet")
+    assert found.calibration == Calibration(0.7, -0.25)
     assert found.architecture == SMALL
     theirs = found.build()
     assert not theirs.training
@@ -88,7 +90,8 @@ def test_damaged_description(tmp_path, change, message):
     [
         {"threshold": True}, {"threshold": float("nan")}, {"threshold": 1.5}, {"threshold": None}, {"name": None},
         {"name": "x" * 5000}, {"version": "1"}, {"version": True, "threshold": []},
-        {"preparation": {"fov_diameter": 0}},
+        {"preparation": {"fov_diameter": 0}}, {"calibration": None}, {"calibration": {"slope": 0}},
+        {"calibration": {"offset": float("nan")}}, {"calibration": {"bend": 1}}, {"calibration": {"slope": "1"}},
         {"preparation": {"fov_diameter": 1e308}}, {"preparation": {"fov_diameter": "540"}}, {"preparation": None},
         {"preparation": {"normalise": "none"}}, {"architecture": {"width": 2**40}}, {"architecture": {"width": True}},
         {"architecture": {"trunk": "x"}}, {"architecture": {"depths": [1, 1, 10**9, 1]}}, {"architecture": None},
