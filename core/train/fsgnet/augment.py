@@ -3,14 +3,14 @@
 Specification: methods/fsg-net.md, section 5, for the kinds and ranges of ``PAPER``. The official code resizes, crops,
 flips and warps one after the other; here the same changes are composed first and sampled once, which blurs less.
 ``ROBUST`` is ours: any orientation, other cameras' colours, illumination, blur, noise and JPEG, so that a model trained
-on one camera works on another.
+on one camera works on another. ``CAMERAS`` goes further, for several sets of photos: see ``appearance``, too.
 """
 
 from __future__ import annotations
 
 import io
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 import torch
@@ -46,6 +46,12 @@ class Augmentation:
         Deviation of Gaussian noise, intensities in [0, 1]; JPEG quality.
     cut_mix_prob : float
         Paste a box of another photo.
+    fade_prob, reflex, reflex_prob, spots_prob, narrow_prob : float
+        See ``appearance``; ``reflex`` is its greatest brightness over that of the vessel.
+    own_prob : float
+        Normalise the view by what it shows itself, noise included, as a photo of that field would be.
+    soft : bool
+        Labels are the share of a pixel that is vessel; otherwise 0 or 1.
     """
 
     resize: Range = (0.5, 2.0)
@@ -71,6 +77,13 @@ class Augmentation:
     jpeg: Range = (30, 90)
     jpeg_prob: float = 0.0
     cut_mix_prob: float = 0.8
+    fade_prob: float = 0.0
+    reflex: float = 0.0
+    reflex_prob: float = 0.0
+    spots_prob: float = 0.0
+    narrow_prob: float = 0.0
+    own_prob: float = 0.0
+    soft: bool = False
 
 
 PAPER = Augmentation()
@@ -80,7 +93,11 @@ ROBUST = Augmentation(
     gamma_prob=0.4, illumination=0.12, illumination_prob=0.35, grey_prob=0.12, lose_prob=0.08, noise=0.05,
     noise_prob=0.3, jpeg=(20, 90), jpeg_prob=0.3, cut_mix_prob=0.0,
 )  # fmt: skip
-AUGMENTATIONS = {"robust": ROBUST, "paper": PAPER}
+CAMERAS = replace(
+    ROBUST, resize=(0.6, 2.0), noise=0.08, noise_prob=0.35, jpeg=(12, 90), jpeg_prob=0.35, blur_prob=0.3,
+    fade_prob=0.3, reflex=0.35, reflex_prob=0.3, spots_prob=0.25, narrow_prob=0.2, own_prob=0.3, soft=True,
+)  # fmt: skip
+AUGMENTATIONS = {"robust": ROBUST, "cameras": CAMERAS, "paper": PAPER}
 
 
 class Draw:
@@ -125,6 +142,13 @@ def homography(draw: Draw, augmentation: Augmentation, crop: int, size: tuple[in
     move[0, 2], move[1, 2] = reach * math.cos(place), reach * math.sin(place)
     to_unit = torch.diag(torch.tensor([2 / w, 2 / h, 1.0], dtype=torch.float64))
     return to_unit @ move @ turn @ half @ warp
+
+
+def magnification(view: Tensor, crop: int, size: tuple[int, int]) -> float:
+    """Pixels of the crop per pixel of a photo of ``size``, in the middle of a view: the root of the ratio of areas."""
+    # of (x, y) / w at the origin, where w is 1 and (x, y) is the last column
+    jacobian = view[:2, :2] - view[:2, 2:] * view[2:, :2]
+    return crop / math.sqrt(float(jacobian.det().abs()) * size[0] * size[1])
 
 
 def sample(layers: Tensor, view: Tensor, crop: int) -> Tensor:

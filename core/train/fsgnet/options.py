@@ -19,6 +19,8 @@ SYNTHETIC = "synthetic"
 FULL = {"steps": 3000, "warmup": 100, "crop": 256}
 SMALL = {"steps": 200, "warmup": 20, "crop": 96}
 """What is left open, for photos and for drawn ones."""
+HOLD_OUT = 4
+"""Photos held out where nothing else is said."""
 
 
 def parse_depths(text: str) -> tuple[int, ...]:
@@ -39,7 +41,9 @@ class FSGNetOptions:
         Folder of the run: ``model.safetensors``, ``model.md``, ``metrics.jsonl``, ``curve.png`` and the checkpoint from
         which the same call goes on.
     data : str
-        A folder, see ``data.find_pairs``; or ``"synthetic"``: see ``synthetic``.
+        A folder, or several separated by commas: see ``data.find_pairs``; or ``"synthetic"``: see ``synthetic``.
+    split : Path or None
+        Which photos of which folder train, and which choose weights and threshold: see ``data.read_splits``.
     trunk, guided, attention, width, depths, kernel, drop_block, batch_coupled
         See ``FSGNetArchitecture``.
     steps, warmup, crop : int or None
@@ -50,11 +54,11 @@ class FSGNetOptions:
         Of AdamW.
     cycles : float
         Waves of the cosine schedule; 0.5 falls once to zero.
-    augment : {"robust", "paper"}
+    augment : {"robust", "cameras", "paper"}
     normalise : {"fov", "imagenet"}
         See ``Preparation``.
-    hold_out : int
-        Photos that choose weights and threshold and are not trained on.
+    hold_out : int or None
+        How many photos choose weights and threshold and are not trained on; None: 4, or those that ``split`` names.
     evaluate_every : int
     init : str
         A name of ``attn.core.filters.INITIALISERS``.
@@ -68,10 +72,14 @@ class FSGNetOptions:
     data: Annotated[
         str,
         Option(
-            "Holds images/ and manual/ (or labels/, truth/, …); fov/ if any. Or synthetic: drawn photos.",
+            "Holds images/ and manual/ (or labels/, truth/, …); fov/ if any. Several: DIR,DIR. Or synthetic.",
             metavar="DIR", resumable=True,
         ),
     ] = SYNTHETIC  # fmt: skip
+    split: Annotated[
+        Path | None,
+        Option("JSON: per folder, which photos train and which are held_out.", metavar="FILE", resumable=True),
+    ] = None
     trunk: Annotated[
         str,
         Option(
@@ -109,13 +117,19 @@ class FSGNetOptions:
     ] = 0.5
     augment: Annotated[
         str,
-        Option("robust: for other cameras; paper: as published.", metavar="robust|paper", choices=("robust", "paper")),
-    ] = "robust"
+        Option(
+            "robust: for other cameras; cameras: more of it, and disease; paper: as published.",
+            metavar="robust|cameras|paper", choices=("robust", "cameras", "paper"),
+        ),
+    ] = "robust"  # fmt: skip
     normalise: Annotated[
         str,
         Option("fov: by each photo's own field of view (ours).", metavar="fov|imagenet", choices=("fov", "imagenet")),
     ] = "fov"
-    hold_out: Annotated[int, Option("Photos that choose weights and threshold.", metavar="N", least=1)] = 4
+    hold_out: Annotated[
+        int | None,
+        Option("Photos that choose weights and threshold.", metavar="N", least=1, shown="4, or those of the split"),
+    ] = None
     evaluate_every: EvaluateEvery = 100
     init: Annotated[
         str,
@@ -140,6 +154,8 @@ class FSGNetOptions:
             raise OptionError(f"{{warmup}}: {length['warmup']} steps leave nothing of {{steps}} {length['steps']}.")
         if self.batch < 2:
             raise OptionError("{batch}: batch normalisation needs at least 2 crops a step.")
+        if self.split is not None and self.data == SYNTHETIC:
+            raise OptionError("{split} divides photos of folders: add {data}.")
         if self.weights is not None and self.init != "torch-default":
             raise OptionError("{weights} and {init} both say where training starts: leave one out.")
 
@@ -151,6 +167,11 @@ class FSGNetOptions:
             trunk=self.trunk, width=self.width, depths=self.depths, kernel=self.kernel, guided=self.guided,  # type: ignore[arg-type]
             attention=self.attention, batch_coupled=self.batch_coupled, drop_block=self.drop_block,
         )  # fmt: skip
+
+
+def folders(data: str) -> list[Path]:
+    """The folders that ``data`` names; a folder whose name holds a comma is one."""
+    return [Path(data)] if Path(data).is_dir() else [Path(part) for part in data.split(",")]
 
 
 def _defaults(options: FSGNetOptions) -> dict[str, int]:

@@ -6,32 +6,25 @@ normalisation and the averaged weights are ours (``augment.ROBUST``, ``prepare.P
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, replace
-from pathlib import Path
-from typing import Any
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 
 import numpy as np
 import torch
 import torch.nn.functional as F
-from numpy.typing import NDArray
 from torch import Tensor, nn
 
-from ...errors import InputError
 from ...fit.precision import whole
 from ...fit.processes import ALONE, Processes
-from ...io.photo.read import Photo, read_photo
-from ...segment.fov import Fov, find_fov, fov_from_mask
 from ...segment.fsgnet.network import Outputs
-from ...segment.masks import brightness, darkness, mask_of, read_mask
-from ...segment.prepare import Preparation, normalise, padded, prepare, rescale
+from ...segment.prepare import Preparation, normalise, padded, rescale
 from ...segment.score.metrics import best_threshold, scores
-from .augment import Augmentation, Draw, degrade, homography, recolour, sample
-from .data import Pair
-from .synthetic import RADIUS, draw_photo
+from .appearance import appear, narrowed
+from .augment import Augmentation, Draw, degrade, homography, magnification, recolour, sample
+from .example import Example
 
-SAMPLES = 4096
-"""Pixels of the field of view that stand for all of it when a changed photo is normalised."""
+LEAST_FIELD = 0.4
+"""Share of a view inside the field of view from which it can be normalised by itself."""
 
 
 def dice_bce(outputs: Sequence[Tensor], target: Tensor, processes: Processes = ALONE) -> Tensor:
@@ -52,98 +45,6 @@ def dice_bce(outputs: Sequence[Tensor], target: Tensor, processes: Processes = A
             dice = (2 * both + 1) / (all_prob + all_target + 1)
             losses.append(F.binary_cross_entropy(prob, target) + 1 - dice)
     return torch.stack(losses).mean()
-
-
-@dataclass(frozen=True, slots=True)
-class Example:
-    """A photo ready for training: cut to its field of view and at the model's scale.
-
-    Parameters
-    ----------
-    layers : Tensor, shape (5, h, w), float32
-        Red, green, blue in [0, 1], label, field of view.
-    samples : Tensor, shape (3, N)
-        Pixels inside the field of view.
-    notes : tuple of str
-        What was guessed of the label and the mask.
-    """
-
-    name: str
-    layers: Tensor
-    samples: Tensor
-    notes: tuple[str, ...] = ()
-
-    @property
-    def pixels(self) -> Tensor:
-        return self.layers[:3]
-
-    @property
-    def label(self) -> NDArray[np.bool_]:
-        out: NDArray[np.bool_] = self.layers[3].numpy() > 0.5
-        return out
-
-    @property
-    def fov(self) -> Tensor:
-        return self.layers[4] > 0.5
-
-
-def load_example(pair: Pair, preparation: Preparation) -> Example:
-    """Read a pair; ``InputError`` where label or mask do not fit the photo."""
-    photo = read_photo(pair.image)
-    notes: list[str] = []
-    label = _mask(photo, pair.label, "label", notes, darkness)
-    if label.shape != photo.pixels.shape[1:]:
-        raise InputError(pair.label, f"is {label.shape[1]} x {label.shape[0]}, its photo {pair.image.name} is not")
-    if pair.fov is not None:
-        fov = fov_from_mask(_mask(photo, pair.fov, "mask of the field of view", notes, brightness))
-        if fov.mask.shape != label.shape:
-            raise InputError(pair.fov, f"has another size than its photo {pair.image.name}")
-    else:
-        try:
-            fov = find_fov(photo.pixels)
-        except ValueError as error:
-            raise InputError(pair.image, str(error)) from None
-    example = example_of(pair.name, photo.pixels, label, fov, preparation)
-    if not example.label.any():
-        raise InputError(pair.label, "marks no vessel inside the field of view", "Check that it is a label")
-    return replace(example, notes=tuple(f"{pair.image.name}: {note}" for note in notes))
-
-
-def drawn_examples(count: int, seed: int, preparation: Preparation) -> list[Example]:
-    """Photos of ``synthetic``, at the model's scale."""
-    side = round(preparation.fov_diameter / (2 * RADIUS))
-    photos = (draw_photo((seed, number), side) for number in range(count))
-    return [
-        example_of(f"drawn {number:02}", pixels, label, fov_from_mask(pixels.max(0) > 0), preparation)
-        for number, (pixels, label) in enumerate(photos)
-    ]
-
-
-def example_of(
-    name: str, pixels: NDArray[np.float32], label: NDArray[np.bool_], fov: Fov, preparation: Preparation
-) -> Example:
-    """A photo [3, H, W] with its label [H, W], cut and scaled."""
-    ready = prepare(pixels, fov, preparation)
-    top, left, bottom, right = ready.box
-    truth = torch.from_numpy(label[top:bottom, left:right].astype(np.float32))[None]
-    if truth.shape[1:] != ready.mask.shape:
-        truth = (rescale(truth, (ready.mask.shape[0], ready.mask.shape[1])) > 0.5).float()
-    truth = truth * ready.mask
-    inside = ready.pixels[:, ready.mask]  # [3, M]
-    spread = torch.linspace(0, inside.shape[1] - 1, min(SAMPLES, inside.shape[1])).long()
-    layers = torch.cat([ready.pixels * ready.mask, truth, ready.mask[None].float()])
-    return Example(name, layers, inside[:, spread])
-
-
-def _mask(
-    photo: Photo, path: Path, what: str, notes: list[str], evidence: Callable[[NDArray[np.float32]], NDArray[Any]]
-) -> NDArray[np.bool_]:
-    """A label or mask [H, W] as ``attn segment`` reads it, the way up that its photo is."""
-    mask = read_mask(path, max_side=None)
-    if mask.orientation != photo.orientation:
-        return mask_of(photo, path, what, notes, lambda: evidence(photo.pixels), max_side=None).pixels
-    notes += [f"its {what} {note}" for note in mask.notes]
-    return mask.pixels
 
 
 @dataclass(frozen=True, slots=True)
@@ -184,12 +85,18 @@ class CropBatches:
 
     def _view(self, draw: Draw, index: int) -> Tensor:
         """One random view, normalised: [4, crop, crop], the label last."""
-        example = self.examples[index]
+        augmentation, example = self.augmentation, self.examples[index]
         size = (example.layers.shape[1], example.layers.shape[2])
-        seen = sample(example.layers, homography(draw, self.augmentation, self.crop, size), self.crop)
-        mask, label = seen[4] > 0.5, (seen[3:4] > 0.5).float()
-        image, samples = recolour(draw, self.augmentation, [seen[:3], example.samples])
-        image = degrade(draw, self.augmentation, image)
+        view = homography(draw, augmentation, self.crop, size)
+        seen = sample(example.seen_at(magnification(view, self.crop, size)), view, self.crop)
+        mask, label = seen[4] > 0.5, seen[3:4] if augmentation.soft else (seen[3:4] > 0.5).float()
+        if augmentation.narrow_prob and draw.chance(augmentation.narrow_prob):
+            mask = narrowed(draw, mask)
+            label = label * mask
+        image, samples = recolour(draw, augmentation, [appear(draw, augmentation, seen[:3], label), example.samples])
+        image = degrade(draw, augmentation, image)
+        if augmentation.own_prob and draw.chance(augmentation.own_prob) and mask.float().mean() > LEAST_FIELD:
+            samples = image[:, mask]
         return torch.cat([normalise(image, mask, self.preparation, samples), label])
 
     def _paste(self, draw: Draw, onto: Tensor, other: Tensor) -> Tensor:
@@ -226,16 +133,25 @@ class FSGNetRecipe:
         return dice_bce(out, target, self.batches.processes)
 
     def evaluate(self, model: nn.Module) -> Mapping[str, float]:
-        """Means over the held-out photos, inside the field of view, at the threshold that is best for all of them."""
+        """Means over the held-out photos at their own size, inside the field of view, at the threshold best for all."""
         triples = []
         for example in self.held_out:
             x = normalise(example.pixels, example.fov, self.batches.preparation).to(self.batches.device)
-            prob = model(padded(x[None])).out1[0, 0, : x.shape[1], : x.shape[2]]
-            triples.append((prob.float().cpu().numpy(), example.label, example.fov.numpy()))
+            prob = model(padded(x[None])).out1[0, :, : x.shape[1], : x.shape[2]].float().cpu()
+            label, field = example.truth
+            if prob.shape[1:] != label.shape:
+                prob = rescale(prob, (label.shape[0], label.shape[1]))
+            triples.append((prob[0].numpy(), label.numpy(), field.numpy()))
         threshold = best_threshold(triples)
         each = [scores(*triple, threshold=threshold) for triple in triples]
         names = ("f1", "auc", "sensitivity", "specificity", "accuracy")
         # a score that a photo does not define (all vessel, no vessel) is left out of the mean
-        return {name: float(np.nanmean([row.get(name, np.nan) for row in each])) for name in names} | {
-            "threshold": threshold
-        }
+        means = {name: float(np.nanmean([row.get(name, np.nan) for row in each])) for name in names}
+        groups = dict.fromkeys(example.group for example in self.held_out)
+        if len(groups) > 1:
+            for group in groups:
+                of_group = [
+                    row["f1"] for row, example in zip(each, self.held_out, strict=True) if example.group == group
+                ]
+                means[f"f1 {group}"] = float(np.nanmean(of_group))
+        return means | {"threshold": threshold}

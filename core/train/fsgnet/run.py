@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
-from pathlib import Path
 from typing import Any
 
 import torch
@@ -20,9 +19,10 @@ from ...segment.fsgnet.checkpoint import FSGNetCheckpoint, read_checkpoint, writ
 from ...segment.fsgnet.trunks import NAMES
 from ...segment.prepare import Preparation
 from .augment import AUGMENTATIONS
-from .data import find_pairs, left_out
-from .options import SYNTHETIC, FSGNetOptions, complete
-from .recipe import CropBatches, Example, FSGNetRecipe, drawn_examples, load_example
+from .data import find_all_pairs, left_out
+from .example import Example, drawn_examples, load_example
+from .options import HOLD_OUT, SYNTHETIC, FSGNetOptions, complete, folders
+from .recipe import CropBatches, FSGNetRecipe
 from .synthetic import DIAMETER, PHOTOS
 
 
@@ -54,19 +54,24 @@ def train_fsgnet(
     assert options.crop is not None
     with run_of("fsgnet", options, watcher=watcher, arguments=arguments, names=("loss", "f1")) as run:
         check_processes(options, run.processes)
-        pairs = [] if options.data == SYNTHETIC else find_pairs(Path(options.data))
-        count = PHOTOS if options.data == SYNTHETIC else len(pairs)
-        if options.hold_out >= count:
-            raise OptionError(
-                f"{{hold_out}}: {options.hold_out} of {count} photos leaves none to train on, or to choose by."
-            )
+        pairs = [] if options.data == SYNTHETIC else find_all_pairs(folders(options.data), options.split)
+        count, named = PHOTOS if options.data == SYNTHETIC else len(pairs), sum(pair.held_out for pair in pairs)
+        if named and options.hold_out is not None:
+            raise OptionError(f"{{hold_out}}: {{split}} names the {named} photos that are held out. Leave it out.")
+        hold_out = named or options.hold_out or HOLD_OUT
+        if hold_out >= count:
+            raise OptionError(f"{{hold_out}}: {hold_out} of {count} photos leaves none to train on, or to choose by.")
         preparation = Preparation(normalise=options.normalise)  # type: ignore[arg-type]
         if options.data == SYNTHETIC:
             preparation = replace(preparation, fov_diameter=DIAMETER)
             examples = drawn_examples(PHOTOS, options.compute.seed, preparation)
         else:
             examples = [load_example(pair, preparation) for pair in pairs]
-        held_out, training = split(examples, options.hold_out)
+        if named:
+            held_out = [example for example, pair in zip(examples, pairs, strict=True) if pair.held_out]
+            training = [example for example, pair in zip(examples, pairs, strict=True) if not pair.held_out]
+        else:
+            held_out, training = split(examples, hold_out)
         batches = CropBatches(
             training, preparation, AUGMENTATIONS[options.augment], options.crop, options.batch, options.compute.seed,
             run.device, run.processes,
@@ -76,13 +81,16 @@ def train_fsgnet(
             steps=options.steps, warmup=options.warmup, learning_rate=options.learning_rate,
             weight_decay=options.weight_decay, cycles=options.cycles, evaluate_every=options.evaluate_every,
         )  # fmt: skip
-        photos, held = [e.name for e in training], [e.name for e in held_out]
+        several = len({pair.group for pair in pairs}) > 1
+        photos, held = (
+            [f"{e.group}/{e.name}" if several else e.name for e in part] for part in (training, held_out)
+        )  # fmt: skip
         recipe = FSGNetRecipe(net.to(run.device), batches, held_out)
         outcome = run.fit(recipe, plan, identity={"photos": photos, "held out": held})
         if outcome.best:
             facts = run.facts(
-                data=Path(options.data).name, photos=len(photos), held_out=held, best=outcome.best,
-                seconds=round(outcome.seconds), notes=notes,
+                data=[path.name for path in folders(options.data)], photos=len(photos), held_out=held,
+                best=outcome.best, seconds=round(outcome.seconds), notes=notes,
             )  # fmt: skip
             checkpoint = FSGNetCheckpoint(
                 NAMES[options.trunk], options.architecture(), preparation, outcome.best["threshold"],
@@ -142,7 +150,7 @@ def card(checkpoint: FSGNetCheckpoint, size: int) -> str:
         "Retinal vessel segmentation of fundus photographs. For research, not for diagnosis.", "",
         f"- Architecture: {checkpoint.architecture}",
         f"- Preparation: {checkpoint.preparation}",
-        f"- Trained on {facts['photos']} photos of `{facts['data']}`; held out for selection and threshold: "
+        f"- Trained on {facts['photos']} photos of {', '.join(facts['data'])}; held out for selection and threshold: "
         f"{', '.join(facts['held_out'])}. The terms of that data set apply to what is made from it.",
         f"- Options: {facts['options']}",
         f"- Best evaluation (step {best['step']}): " + ", ".join(
