@@ -8,6 +8,7 @@ import torch
 from attn.core.segment.prepare import IMAGENET_MEAN, IMAGENET_STD, Preparation
 from attn.core.train.fsgnet import augment
 from attn.core.train.fsgnet.augment import (
+    CAMERAS,
     PAPER,
     ROBUST,
     Augmentation,
@@ -16,11 +17,13 @@ from attn.core.train.fsgnet.augment import (
     gaussian_blur,
     homography,
     hue_rotation,
+    magnification,
     recolour,
     sample,
     through_jpeg,
 )
-from attn.core.train.fsgnet.recipe import CropBatches, Example
+from attn.core.train.fsgnet.example import Example
+from attn.core.train.fsgnet.recipe import CropBatches
 
 FIXED = Preparation(normalise="imagenet")  # can be undone: pixels are input * std + mean
 OFF = Augmentation(
@@ -48,6 +51,13 @@ def pattern(side=64):
     drawn[10:40, 20:25] = drawn[35:40, 20:45] = drawn[50:56, 30:34] = True
     drawn = torch.from_numpy((drawn & mask).astype(np.float32))
     return example(torch.stack([drawn, drawn, drawn, drawn, torch.from_numpy(mask.astype(np.float32))]))
+
+
+def dark_vessels():
+    """``pattern`` as dark lines on an even ground."""
+    layers = pattern(SIDE).layers.clone()
+    layers[:3] = (0.6 - 0.3 * layers[:3]) * layers[4]
+    return example(layers)
 
 
 def batches(augmentation=OFF, examples=None, crop=SIDE, batch=2, seed=3, preparation=FIXED):
@@ -177,6 +187,13 @@ CHANGES = {  # field -> what must be on for it to act, the changed value
     "jpeg": ({"jpeg_prob": 1.0}, (5, 5)),
     "jpeg_prob": ({}, 1.0),
     "cut_mix_prob": ({}, 1.0),
+    "fade_prob": ({}, 1.0),
+    "reflex": ({"reflex_prob": 1.0, "reflex": 0.1}, 0.9),
+    "reflex_prob": ({"reflex": 0.5}, 1.0),
+    "spots_prob": ({}, 1.0),
+    "narrow_prob": ({}, 1.0),
+    "own_prob": ({}, 1.0),
+    "soft": ({}, True),
 }
 
 
@@ -189,12 +206,17 @@ def test_every_field_changes_the_batch(name):
     needs, value = CHANGES[name]
     base = replace(OFF, **needs)
     assert getattr(base, name) != value
-    one, other = (batches(a, batch=4)(0)[0] for a in (base, replace(base, **{name: value})))
+    preparation = Preparation() if name == "own_prob" else FIXED
+    photos = [noise(0), dark_vessels()]
+    one, other = (
+        torch.cat(batches(a, photos, batch=4, preparation=preparation)(0), 1)
+        for a in (base, replace(base, **{name: value}))
+    )
     assert torch.isfinite(other).all()
     assert float((one - other).abs().max()) > 0.05
 
 
-@pytest.mark.parametrize("augmentation", [OFF, PAPER, ROBUST], ids=["off", "paper", "robust"])
+@pytest.mark.parametrize("augmentation", [OFF, PAPER, ROBUST, CAMERAS], ids=["off", "paper", "robust", "cameras"])
 @pytest.mark.parametrize("mode", ["fov", "imagenet"])
 def test_shapes_ranges_and_layout(augmentation, mode):
     x, label = batches(augmentation, [pattern(), noise()], preparation=Preparation(normalise=mode))(1)
@@ -207,7 +229,7 @@ def test_shapes_ranges_and_layout(augmentation, mode):
         assert -1e-5 <= float(pixels(x).min()) <= float(pixels(x).max()) <= 1 + 1e-5
 
 
-@pytest.mark.parametrize("augmentation", [PAPER, ROBUST], ids=["paper", "robust"])
+@pytest.mark.parametrize("augmentation", [PAPER, ROBUST, CAMERAS], ids=["paper", "robust", "cameras"])
 def test_a_step_is_the_same_whatever_came_before(augmentation):
     first, second = batches(augmentation), batches(augmentation)
     for step in range(4):
@@ -379,4 +401,30 @@ def test_draw_repeats_and_keeps_its_bounds():
     assert np.median(values) == pytest.approx(1.0, abs=0.15)  # logarithmic: as often smaller as larger
     assert not any(one.chance(0.0) for _ in range(50))
     assert all(one.chance(1.0) for _ in range(50))
-    assert augment.AUGMENTATIONS == {"robust": ROBUST, "paper": PAPER}
+    assert augment.AUGMENTATIONS == {"robust": ROBUST, "cameras": CAMERAS, "paper": PAPER}
+
+
+@pytest.mark.parametrize("scale", [0.7, 1.0, 1.8])
+def test_magnification_is_what_the_view_was_drawn_with(scale):
+    size = (90, 130)
+    upright = replace(OFF, resize=(scale, scale), resize_prob=1.0, aspect=(1.0, 1.0))
+    view = homography(Draw(np.random.default_rng(1)), upright, SIDE, size)
+    assert magnification(view, SIDE, size) == pytest.approx(scale)
+    # under perspective: the middle of the view, measured on two neighbouring pixels
+    tilted = replace(upright, perspective=0.5, perspective_prob=1.0)
+    view = homography(Draw(np.random.default_rng(2)), tilted, SIDE, size)
+    step = 1e-5
+    corners = torch.tensor([[0, 0, 1], [step, 0, 1], [0, step, 1]], dtype=torch.float64) @ view.T
+    places = corners[:, :2] / corners[:, 2:] * torch.tensor([size[1] / 2, size[0] / 2])
+    right, down = places[1] - places[0], places[2] - places[0]
+    area = float((right[0] * down[1] - right[1] * down[0]).abs()) / (step * SIDE / 2) ** 2
+    assert magnification(view, SIDE, size) == pytest.approx(area**-0.5, rel=1e-3)
+
+
+def test_a_view_of_soft_labels_holds_shares():
+    layers = noise().layers.clone()
+    layers[3] = 0.3
+    soft = batches(replace(OFF, soft=True), [example(layers)])(0)[1]
+    assert float(soft.max()) == pytest.approx(0.3, abs=1e-5)
+    assert (soft > 0.29).float().mean() > 0.4  # the rest lies outside the photo, or on its border
+    assert not batches(OFF, [example(layers)])(0)[1].any()

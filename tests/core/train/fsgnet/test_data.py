@@ -1,4 +1,5 @@
 import json
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -7,9 +8,9 @@ from PIL import Image
 from attn.core.errors import InputError, UsageError
 from attn.core.segment.companions import core_of
 from attn.core.segment.prepare import Preparation
-from attn.core.train.fsgnet import recipe as fsgnet
-from attn.core.train.fsgnet.data import IMAGES, LABELS, by_stem, find_pairs, left_out
-from attn.core.train.fsgnet.recipe import Example, load_example
+from attn.core.train.fsgnet import example as fsgnet
+from attn.core.train.fsgnet.data import IMAGES, LABELS, by_stem, find_all_pairs, find_pairs, left_out, read_splits
+from attn.core.train.fsgnet.example import FINER, Example, load_example
 from attn.core.train.fsgnet.run import split
 
 
@@ -126,8 +127,52 @@ def test_split_keeps_the_test_half_out(tmp_path):
 def test_split_that_says_nothing(tmp_path, value):
     touch(tmp_path, "images/1.png", "manual/1.png")
     write_split(tmp_path, value)
-    with pytest.raises(InputError, match="no list named train"):
+    with pytest.raises(InputError, match=r"no list named train|is no JSON"):
         find_pairs(tmp_path)
+
+
+def several(root):
+    """Two data sets of three photos each, and a split that names the second's third nowhere."""
+    for name in ("one", "two"):
+        touch(root, *(f"{name}/{part}/{n}.png" for n in "abc" for part in ("images", "manual")))
+    lists = {"one": {"train": ["a", "b"], "held_out": ["c"]}, "two": {"train": ["a"], "held_out": ["b"], "test": ["c"]}}
+    (root / "split.json").write_text(json.dumps(lists), encoding="utf-8")
+    return [root / "one", root / "two"], root / "split.json"
+
+
+def test_several_data_sets_are_divided_by_one_split(tmp_path):
+    folders, split_file = several(tmp_path)
+    found = [(pair.group, pair.name, pair.held_out) for pair in find_all_pairs(folders, split_file)]
+    assert found == [
+        ("one", "a", False), ("one", "b", False), ("one", "c", True), ("two", "a", False), ("two", "b", True)
+    ]  # fmt: skip
+    assert [pair.held_out for pair in find_all_pairs(folders, None)] == [False] * 6
+
+
+def test_splits_that_cannot_be_used(tmp_path):
+    folders, split_file = several(tmp_path)
+    with pytest.raises(UsageError, match=r"two folders one: data sets are told apart"):
+        find_all_pairs([folders[0], folders[0]], None)
+    for lists, message in (
+        ({"one": {"train": ["a"]}}, "has no entry two"),
+        ({"one": {"train": ["z"]}, "two": {"train": ["a"]}}, "lists z of one, which is not in"),
+        ({"one": {"train": ["a"], "held_out": ["a"]}}, "lists a for training and for choosing"),
+        ({"one": {"train": ["a"], "held_out": ["b"], "test": ["b"]}}, "lists b for choosing and for testing"),
+        ({"one": ["a"]}, "has no list named train"), ([], "has no data sets"), ({}, "has no data sets"),
+    ):  # fmt: skip
+        split_file.write_text(json.dumps(lists), encoding="utf-8")
+        with pytest.raises((UsageError, InputError), match=message):
+            find_all_pairs(folders, split_file)
+
+
+def test_the_split_of_the_shipped_weights_keeps_every_test_half_out(data_dir):
+    splits = read_splits(Path(__file__).parents[3] / "benchmarks" / "fundus_split.json")
+    used = {name: split.train | split.held_out for name, split in splits.items()}
+    assert not used["DRIVE"] & {f"{n:02}" for n in range(1, 21)}
+    assert not used["FIVES"] & {"2_a", "3_a", "4_a", "5_a", "10_a"}
+    assert used["HRF"] == {f"{n:02}_{kind}" for n in range(1, 11) for kind in ("h", "g", "dr")}
+    for name, stems in used.items():
+        assert stems <= by_stem(data_dir / "fundus" / name / "images").keys()
 
 
 def test_drive_never_gives_the_test_half(data_dir, monkeypatch):
@@ -149,8 +194,10 @@ def test_drive_never_gives_the_test_half(data_dir, monkeypatch):
     assert {path.stem for path in opened} == {"21"}
     assert example.name == "21"
     assert example.layers.shape[0] == 5
-    assert 0.08 < example.label[example.fov.numpy()].mean() < 0.18
-    vessel, rest = (example.pixels[1][example.fov.numpy() & mask].mean() for mask in (example.label, ~example.label))
+    label, fov = example.truth
+    assert label.shape == fov.shape == example.fov.shape
+    assert 0.08 < label[fov].float().mean() < 0.18
+    vessel, rest = (example.pixels[1][fov & mask].mean() for mask in (label, ~label))
     assert vessel < rest - 0.02  # vessels are darker: photo and label belong together
 
 
@@ -202,14 +249,31 @@ def test_example_is_cut_scaled_and_masked(tmp_path, diameter):
     example = load_example(pair_of(tmp_path), Preparation(fov_diameter=diameter))
     side = example.layers.shape[1]
     assert side == pytest.approx(diameter, abs=3)
-    assert set(example.layers[3:].unique().tolist()) == {0.0, 1.0}
+    assert 0 <= example.layers[3].min() < example.layers[3].max() <= 1
+    assert set(example.layers[4].unique().tolist()) == {0.0, 1.0}
     assert not (example.layers[:4] * (1 - example.layers[4])).any()  # nothing outside the field of view
     assert example.samples.shape[0] == 3
     assert example.samples.shape[1] == min(4096, int(example.fov.sum()))
-    column = example.label.any(0).nonzero()[0]
-    assert len(column) == pytest.approx(4 * diameter / 54, abs=1)  # the label is scaled with its photo
+    middle = example.layers[3][side // 2]
+    assert float(middle.sum()) == pytest.approx(4 * diameter / 54, abs=0.3)  # the label is scaled with its photo
 
 
 def test_by_stem_reads_only_pictures(tmp_path):
     touch(tmp_path, "a.PNG", "b.txt", "c.npy")
     assert sorted(by_stem(tmp_path)) == ["a", "c"]
+
+
+def test_a_large_photo_is_kept_at_two_scales_with_the_share_of_each_pixel(tmp_path):
+    pairs = pair_of(tmp_path, size=(70, 60))
+    small = load_example(pairs, Preparation(fov_diameter=54.0))
+    assert small.fine is None
+    large = load_example(pairs, Preparation(fov_diameter=27.0))
+    assert large.fine is not None
+    assert large.fine.shape[1] == pytest.approx(FINER * large.layers.shape[1], abs=1.5)
+    assert large.seen_at(1.0) is large.layers
+    assert large.seen_at(1.9) is large.fine
+    label, fov = large.truth  # scored at the photo's own size
+    assert max(label.shape) == pytest.approx(54, abs=1)
+    share = large.layers[3]
+    assert ((share > 0.1) & (share < 0.9)).any()
+    assert float(share[large.fov].mean()) == pytest.approx(float(label[fov].float().mean()), rel=0.15)

@@ -1,5 +1,6 @@
 import json
 import math
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -14,8 +15,9 @@ from attn.core.options import OptionError
 from attn.core.segment.fsgnet.network import Outputs, fsgnet
 from attn.core.segment.prepare import Preparation
 from attn.core.train.fsgnet.augment import PAPER
+from attn.core.train.fsgnet.example import Example, drawn_examples
 from attn.core.train.fsgnet.options import FSGNetOptions, complete
-from attn.core.train.fsgnet.recipe import CropBatches, Example, FSGNetRecipe, dice_bce, drawn_examples, padded
+from attn.core.train.fsgnet.recipe import CropBatches, FSGNetRecipe, dice_bce, padded
 
 SIDE = 56
 
@@ -114,6 +116,20 @@ def test_scores_are_means_over_photos_at_one_threshold():
     assert each[1]["auc"] < 0.95
 
 
+def test_scores_are_taken_at_the_photos_own_size_and_told_per_data_set():
+    photo = vessels(2)
+    twice = [x[None, None].float() for x in (photo.layers[3], photo.layers[4])]
+    label, fov = (F.interpolate(x, scale_factor=2.0, mode="nearest")[0, 0] > 0.5 for x in twice)
+    native = replace(photo, native=(label, fov), group="large")
+    oracle = Oracle(0.1 + 0.7 * photo.layers[3])
+    both = recipe(model=oracle, held_out=[native, replace(photo, group="small")]).evaluate(oracle)
+    assert both["f1 small"] == pytest.approx(1)
+    assert both["f1 large"] > 0.97  # magnified smoothly, thresholded where nearest pixels change
+    wrong = recipe(model=oracle, held_out=[replace(native, native=(~label & fov, fov))]).evaluate(oracle)
+    assert wrong["auc"] < 0.05
+    assert "f1 large" not in wrong  # one set: nothing to tell apart
+
+
 def test_odd_photos_are_padded_and_cut_back():
     photo = vessels(2, side=51)
     oracle = Oracle(0.1 + 0.7 * photo.layers[3])
@@ -165,7 +181,7 @@ def test_drawn_photos_have_vessels_that_are_darker_and_repeat():
     assert not torch.equal(first.layers, second.layers)
     assert max(first.layers.shape[1:]) == pytest.approx(120, abs=3)
     for example in (first, second):
-        label, fov = torch.from_numpy(example.label), example.fov
+        label, fov = example.truth
         assert 0.03 < float(label[fov].float().mean()) < 0.35
         assert not label[~fov].any()
         green = example.layers[1]
