@@ -59,14 +59,14 @@ def by_stem(folder: Path, left_out: dict[str, str] | None = None) -> dict[str, P
 
 
 @dataclass(frozen=True, slots=True)
-class Split:
+class PhotoSplit:
     """Stems of a data set that are trained on, and of those that choose weights and threshold."""
 
     train: frozenset[str]
     held_out: frozenset[str] = frozenset()
 
 
-def find_pairs(data: Path, split: Split | None = None) -> list[Pair]:
+def find_pairs(data: Path, split: PhotoSplit | None = None) -> list[Pair]:
     """The training pairs of a folder.
 
     Parameters
@@ -75,7 +75,7 @@ def find_pairs(data: Path, split: Split | None = None) -> list[Pair]:
         Holds a folder of photos (``images``) and one of labels (``manual``, ``1st_manual``, ``labels``, ``truth``,
         ``masks``, ...), perhaps one of field-of-view masks (``fov``). With a ``splits.json`` whose ``train`` is a list
         of stems, these alone are used. A folder ``training`` with these inside is entered.
-    split : Split, optional
+    split : PhotoSplit, optional
         Which of them are used, instead of what ``splits.json`` says.
 
     Returns
@@ -102,7 +102,7 @@ def find_pairs(data: Path, split: Split | None = None) -> list[Pair]:
     masks = by_stem(fields) if fields is not None else {}
     source, named = data / "splits.json", split is not None
     if split is None and source.exists():
-        split = Split(_train_split(source))
+        split = PhotoSplit(_train_split(source))
     if split is not None:
         used = split.train | split.held_out
         if absent := sorted(used - photos.keys()):
@@ -150,7 +150,7 @@ def _train_split(path: Path) -> frozenset[str]:
     return _split_of(_read_json(path), path).train
 
 
-def read_splits(path: Path) -> dict[str, Split]:
+def read_splits(path: Path) -> dict[str, PhotoSplit]:
     """Which photos of which data set are for what: ``{"HRF": {"train": [stems], "held_out": [...], "test": [...]}}``.
 
     Raises ``InputError`` where the file is none, or a photo is in two lists.
@@ -169,7 +169,7 @@ def _read_json(path: Path) -> Any:
         raise InputError(path, "is no JSON", 'Write {"train": [stems]}') from error
 
 
-def _split_of(listed: Any, path: Path) -> Split:
+def _split_of(listed: Any, path: Path) -> PhotoSplit:
     """One data set's lists. Raises ``InputError`` where there is none for training, or a stem is in two."""
     try:
         parts = {part: listed.get(part, []) for part in ("train", "held_out", "test")}
@@ -182,4 +182,4 @@ def _split_of(listed: Any, path: Path) -> Split:
     for one, other in combinations(uses, 2):
         if both := sorted(stems[one] & stems[other]):
             raise InputError(path, f"lists {both[0]} for {uses[one]} and for {uses[other]}", "Name each photo once")
-    return Split(stems["train"], stems["held_out"])
+    return PhotoSplit(stems["train"], stems["held_out"])
