@@ -13,7 +13,7 @@ from attn.core.retrieve.options.find import Hits
 from ..say import say, say_bytes
 
 if TYPE_CHECKING:
-    from attn.core.retrieve.verbs.search import Found
+    from attn.core.retrieve.verbs.found import Found
 
 
 def hit_row(result: Any, rank: int, hit: Any) -> dict[str, Any]:

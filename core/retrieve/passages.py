@@ -22,6 +22,8 @@ PASSAGE_OF = "passage_of"
 """Metadata of a passage: the id of its document."""
 OVERLAP = 5
 """One part in so many of a passage is also in the next one."""
+BATCH = 64
+"""Queries that one pass over the vectors answers."""
 LEAST = 8
 """Tokens of the shortest passages that one may ask for."""
 

@@ -129,9 +129,14 @@ class Places:
 
     def shown(self, meta: Mapping[str, Any]) -> dict[str, Any]:
         """Metadata whose ``path`` leads to the file from the current folder, or that has none."""
+        fields = self.found(meta)
+        return fields | {"path": from_here(fields["path"])} if "path" in fields else fields
+
+    def found(self, meta: Mapping[str, Any]) -> dict[str, Any]:
+        """Metadata whose ``path`` is where the file is, absolute, or that has none."""
         fields = {name: value for name, value in meta.items() if name not in ("path", FOLDER)}
         path = self.find(meta)
-        return fields if path is None else fields | {"path": from_here(path)}
+        return fields if path is None else fields | {"path": path}
 
     def warnings(self) -> tuple[str, ...]:
         """What the user should know of the files that were asked for so far."""

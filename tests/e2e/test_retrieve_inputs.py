@@ -187,7 +187,7 @@ def test_ids_cannot_steer_a_terminal_and_reach_scripts_as_they_are(capfdbinary, 
     from attn.core.retrieve.options.find import Hits
     from attn.core.retrieve.score.results import Result, render
     from attn.core.retrieve.store import Hit
-    from attn.core.retrieve.verbs.search import found_of
+    from attn.core.retrieve.verbs.found import found_of
 
     name = "a\tb\n\x1b]0;c\x07\x9b5m\u202ed"
     result = Result("q\x1b[2J", "x", [Hit(name, 0.5, {"path": name})])

@@ -32,8 +32,8 @@ from ..places import Places
 from ..score.results import Result
 from ..store import Hit, VectorStore, open_store
 from ..store.base import Meta, StoredBlock
+from .found import Found, shown_meta
 from .owners import SIZES, Sizes, cosines, owners
-from .search import Found, shown_meta
 from .similar import title
 
 ROOM_BYTES = 256 << 20

@@ -6,8 +6,6 @@ the sentence (methods/priorclip.md, section 3B).
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -21,22 +19,7 @@ from ...options import OptionError
 from ..encoders.base import Encoder
 from ..encoders.kept import MAX_SIDE
 from ..score.results import Result
-
-
-@dataclass(frozen=True, slots=True)
-class Explained:
-    """Why the pictures of one query matched.
-
-    Parameters
-    ----------
-    words : sequence of (str, float)
-        How much each word counted for the best hit, in [0, 1]; empty where the model does not say.
-    patches : mapping of str to ndarray [rows, columns]
-        By hit: how well each patch of the picture fits, in [0, 1].
-    """
-
-    words: Sequence[tuple[str, float]]
-    patches: Mapping[str, NDArray[np.float32]]
+from .found import Explained
 
 
 def explain(result: Result, encoder: Any) -> Explained:

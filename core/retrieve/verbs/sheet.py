@@ -17,8 +17,7 @@ from ...io.photo.read import PHOTO_SUFFIXES
 from ...io.tables import read_picture
 from ...report.html import document, marked
 from ..score.results import RankedDocument, Result
-from .explain import Explained
-from .search import Found
+from .found import Explained, Found
 
 NOTHING = Explained((), {})
 THUMBNAIL = 240

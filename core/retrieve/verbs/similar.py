@@ -17,12 +17,12 @@ from ...device import set_threads
 from ...errors import UsageError, did_you_mean
 from ...report.model import Item
 from ..options.find import SimilarOptions
-from ..passages import PASSAGE_OF, document_of, nearest
+from ..passages import BATCH, PASSAGE_OF, document_of, nearest
 from ..places import Places, absolute, file_name
 from ..score.results import Result
 from ..store import VectorStore, open_store
 from ..store.base import Meta
-from .search import BATCH, Found, found_of, placed
+from .found import Found, found_of, placed
 
 NEIGHBOURS = 500
 """Names before and after a wrong one, in order, among which the nearest is looked for: all would take seconds."""
