@@ -39,6 +39,10 @@ NOTES = (
     "for done.",
     "Photos with a side above 4096 pixels are reduced to that while they are read; the files written have the photo's "
     "own size, and lengths are in its pixels.",
+    "--threshold auto chooses for each photo, without its truth, the threshold of the largest F1 to expect: from the "
+    "probabilities as they were right on held-out photos, moved as far as another camera may have moved them and the "
+    "usual share of vessels in the field of view (a tenth) makes likely. The report says which it was (threshold, "
+    "threshold_from), a warning where there was too little to choose by. Ridge filters keep theirs.",
     "--protocol fsg scores whole squares without the field of view, as the official FSG-Net code does. Its numbers are "
     "for comparison with that paper only; the value that it calls AUC is none and appears with --official-auc alone.",
     "--cluster: a dask scheduler executes what it is sent. Bind it to a private interface or use tls://. Inputs and "

@@ -67,7 +67,7 @@ def test_segment_takes_arrays_and_paths(tmp_path):
     assert vessels.mask[90:150, 119:122].mean() > 0.5
     assert not vessels.mask[~disc].any()
     assert not vessels.prob[~disc].any()
-    assert (vessels.model, vessels.threshold) == ("sato", 0.5)
+    assert (vessels.model, vessels.threshold, vessels.threshold_from) == ("sato", 0.5, "model")
     Image.fromarray(pixels).save(tmp_path / "eye.png")
     with pytest.warns(UserWarning, match=r"eye\.png: grey: its one channel"):
         of_file = attn.segment(tmp_path / "eye.png", "sato", fov=disc)
@@ -89,6 +89,8 @@ def test_segment_takes_arrays_and_paths(tmp_path):
         (np.zeros((40, 40)), {"fov": "circle"}, "neither auto, none nor an array"),
         (np.zeros((40, 40)), {"fov": np.ones((3, 3))}, r"its shape is \(3, 3\)"),
         (np.zeros((40, 40)), {"threshold": 1.0}, "threshold: 1 is no probability"),
+        (np.zeros((40, 40)), {"threshold": None}, "threshold: None is neither auto, model nor a number"),
+        (np.zeros((40, 40)), {"threshold": "otsu"}, "threshold: 'otsu' is neither"),
         (np.zeros((40, 40)), {"model": "unet"}, "attn train fsgnet --trunk unet"),
     ],
     ids=lambda value: str(value)[:20],

@@ -15,8 +15,9 @@ from ..options import OptionError
 from .case import clahe as even_out
 from .case import segmenter_of
 from .fov import find_fov, fov_from_mask, whole_image
-from .options import model_name
+from .options import check_threshold, model_name
 from .outputs import least, quantise
+from .threshold import Asked, threshold_of
 
 
 @dataclass(frozen=True, slots=True)
@@ -33,6 +34,8 @@ class Vessels:
         The field of view.
     threshold : float
         The least probability in ``mask``.
+    threshold_from : {"auto", "model", "given"}
+        Whether it was chosen for this photo, kept with the model, or given.
     model : str
     attention : mapping of str to ndarray, float32
         Attention maps of the guided filters by name, where they were asked for and exist.
@@ -44,6 +47,7 @@ class Vessels:
     prob: NDArray[np.float32]
     fov: NDArray[np.bool_]
     threshold: float
+    threshold_from: str
     model: str
     attention: Mapping[str, NDArray[np.float32]] = field(default_factory=dict)
     warnings: tuple[str, ...] = ()
@@ -54,7 +58,7 @@ def segment(
     model: str = "fsgnet",
     *,
     fov: NDArray[Any] | str = "auto",
-    threshold: float | None = None,
+    threshold: Asked = "auto",
     tta: bool = False,
     tile: int | None = None,
     clahe: bool = False,
@@ -73,8 +77,9 @@ def segment(
         in memory for the next call.
     fov : ndarray of shape (H, W), or {"auto", "none"}
         The field of view, not 0 inside; ``"auto"`` finds it, ``"none"`` takes the whole photo.
-    threshold : float, optional
-        Least probability of a vessel, 0 < threshold < 1; higher finds fewer. Default: the one kept with the model.
+    threshold : float, "auto" or "model"
+        Least probability of a vessel, 0 < threshold < 1; higher finds fewer. ``"auto"`` chooses it for the photo, by
+        the F1 to expect; ``"model"`` takes the one kept with the model, as ``"auto"`` does for ridge filters.
     tta : bool
         Mean over four flips: slower, a little better.
     tile : int, optional
@@ -108,8 +113,7 @@ def segment(
     >>> vessels.mask.shape
     (1411, 1411)
     """
-    if threshold is not None and not 0 < threshold < 1:
-        raise OptionError(f"{{threshold}}: {threshold:g} is no probability between 0 and 1.")
+    check_threshold(threshold)
     pixels = photo_pixels(image)
     if isinstance(fov, str):
         if fov not in ("auto", "none"):
@@ -122,9 +126,9 @@ def segment(
     segmenter = segmenter_of(model_name(model), device, dtype)
     shown = even_out(pixels) if clahe else pixels
     prediction = segmenter(shown, field_of_view, tta=tta, tile=tile, attention=attention)
-    least_probability = segmenter.threshold if threshold is None else threshold
-    mask = quantise(prediction.prob, field_of_view.mask) >= least(least_probability)
+    stored = quantise(prediction.prob, field_of_view.mask)
+    chosen = threshold_of(threshold, segmenter.threshold, segmenter.calibration, stored, field_of_view.mask)
     return Vessels(
-        mask, prediction.prob, field_of_view.mask, least_probability, segmenter.name, prediction.attention,
-        (*field_of_view.warnings, *prediction.warnings),
+        stored >= least(chosen.value), prediction.prob, field_of_view.mask, chosen.value, chosen.origin, segmenter.name,
+        prediction.attention, (*field_of_view.warnings, *prediction.warnings, *chosen.warnings),
     )  # fmt: skip

@@ -13,6 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from .fov import Fov
+from .threshold import Calibration
 
 
 @dataclass(frozen=True, slots=True)
@@ -34,10 +35,15 @@ class Prediction:
 
 
 class Segmenter(Protocol):
-    """A model ready to use; ``threshold`` is the probability from which a pixel counts as vessel."""
+    """A model ready to use.
+
+    ``threshold`` is the least value of a vessel on the cameras it was made for; ``calibration`` makes its values
+    probabilities, None where they are none.
+    """
 
     name: str
     threshold: float
+    calibration: Calibration | None
     parameters: int
 
     def __call__(

@@ -21,6 +21,7 @@ from .masks import MAX_SIDE, Mask, brightness, darkness, mask_of
 from .models import load
 from .options import SegmentOptions
 from .outputs import Segmented, least, quantise
+from .threshold import Asked, Threshold, threshold_of
 
 LEAST_SIDE = 16
 LEAST_DIAMETER = 128
@@ -128,17 +129,15 @@ def clahe(pixels: NDArray[np.float32]) -> NDArray[np.float32]:
     return np.ascontiguousarray(np.moveaxis(np.clip(lab2rgb(lab), 0, 1), -1, 0), np.float32)
 
 
-def threshold_of(segmenter: Segmenter, options: SegmentOptions, *, own: bool) -> float:
-    """The user's, where it was meant for this model; the official protocol's; the model's."""
-    if own and options.threshold is not None:
-        return options.threshold
-    return OFFICIAL_THRESHOLD if options.protocol == "fsg" else segmenter.threshold
+def asked_of(options: SegmentOptions, *, own: bool) -> Asked | Threshold:
+    """What is asked of a model: a number was meant for the one it was given with, the official protocol has its own."""
+    asked: Asked = options.threshold if own or isinstance(options.threshold, str) else "auto"
+    return Threshold(OFFICIAL_THRESHOLD, "fsg") if (asked, options.protocol) == ("auto", "fsg") else asked
 
 
 def segment_case(case: Case, model: str, options: SegmentOptions) -> tuple[Segmented, Prediction]:
     """One photo through one model. Raises ``InputError`` where the model cannot take it."""
     segmenter, own = segmenter_of(model, options.device, options.dtype), model == options.model
-    threshold = threshold_of(segmenter, options, own=own)
     wanted = options.save_attention and own
     try:
         prediction = segmenter(case.pixels, case.fov, tta=options.tta, tile=options.tile, attention=wanted)
@@ -147,6 +146,9 @@ def segment_case(case: Case, model: str, options: SegmentOptions) -> tuple[Segme
     except ValueError as error:
         raise InputError(case.path, f"cannot be segmented ({error})") from error
     stored = quantise(prediction.prob, case.fov.mask)
-    name = segmenter.name
+    threshold = asked_of(options, own=own)
+    if not isinstance(threshold, Threshold):
+        threshold = threshold_of(threshold, segmenter.threshold, segmenter.calibration, stored, case.fov.mask)
     maps = prediction.attention if wanted else {}
-    return Segmented(case.photo, case.fov, stored, stored >= least(threshold), name, threshold, maps), prediction
+    mask = stored >= least(threshold.value)
+    return Segmented(case.photo, case.fov, stored, mask, segmenter.name, threshold, maps), prediction

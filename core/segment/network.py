@@ -21,6 +21,7 @@ from .fsgnet.checkpoint import FSGNetCheckpoint, read_checkpoint
 from .fsgnet.fast import optimise
 from .fsgnet.trunks import NAMES
 from .prepare import normalise, padded, prepare, rescale, scaled_size
+from .threshold import Calibration
 
 WEIGHTS = Path(__file__).parent / "weights"
 """Trained models of the package: NAME.safetensors with a model card NAME.md."""
@@ -58,6 +59,7 @@ class NetworkSegmenter:
                 f"{{dtype}} {str(dtype).removeprefix('torch.')}: the guided filter needs float32 or float64."
             )
         self.name, self.threshold, self.preparation = checkpoint.name, checkpoint.threshold, checkpoint.preparation
+        self.calibration: Calibration | None = checkpoint.calibration
         self.device, self.dtype = device, dtype
         net = checkpoint.build()
         self.parameters = sum(parameter.numel() for parameter in net.parameters())

@@ -12,22 +12,27 @@ from ..catalogue import complete
 from ..device import pick_dtype
 from ..options import Option, OptionError, check
 from . import MODELS
+from .threshold import Asked
 
 Protocol = Literal["standard", "fsg"]
 LEAST_TILE = 64
 
 
-def parse_threshold(text: str) -> float | None:
-    """A number, None for ``auto``. Raises ``ValueError`` for anything else."""
-    if text == "auto":
-        return None
+def parse_threshold(text: str) -> float | str:
+    """A number, or the word as it is: ``check_threshold`` judges both."""
     try:
-        value = float(text)
+        return float(text)
     except ValueError:
-        raise ValueError(f"{text!r} is neither auto nor a number between 0 and 1.") from None
-    if not 0 < value < 1:
-        raise ValueError(f"{text} is no probability between 0 and 1, nor auto.")
-    return value
+        return text
+
+
+def check_threshold(threshold: Asked) -> None:
+    """Raises ``OptionError`` for what is neither a probability nor ``auto`` or ``model``."""
+    if isinstance(threshold, str) or isinstance(threshold, bool) or not isinstance(threshold, int | float):
+        if threshold not in ("auto", "model"):
+            raise OptionError(f"{{threshold}}: {threshold!r} is neither auto, model nor a number between 0 and 1.")
+    elif not 0 < threshold < 1:
+        raise OptionError(f"{{threshold}}: {threshold:g} is no probability between 0 and 1.")
 
 
 def parse_models(text: str) -> tuple[str, ...]:
@@ -56,9 +61,9 @@ class SegmentOptions:
         (``"2"`` of ``21_manual2``, ``"vk"`` of ``im0001.vk``). None: several are an error.
     measure : bool
         Add the vessel measures, and a row in ``vessels.csv``.
-    threshold : float or None
-        Least probability of a vessel, 0 < threshold < 1; higher finds fewer vessels. None: the one kept with the model
-        (0.5 under the protocol ``fsg``).
+    threshold : float, "auto" or "model"
+        Least probability of a vessel, 0 < threshold < 1; higher finds fewer vessels. ``"auto"`` chooses it for each
+        photo (see ``threshold``; 0.5 under the protocol ``fsg``), ``"model"`` takes the one kept with the model.
     tta : bool
         Mean over four flips.
     tile : int or None
@@ -106,12 +111,13 @@ class SegmentOptions:
         Option("Vessel measures (length, branch points, calibre, tortuosity, fractal dimension), and vessels.csv."),
     ] = False
     threshold: Annotated[
-        float | None,
+        Asked,
         Option(
-            "Least probability of a vessel; higher finds fewer. auto is the value kept with the model.",
-            metavar="T|auto", parse=parse_threshold, text="auto", above=0, below=1,
+            "Least probability of a vessel; higher finds fewer. auto: chosen for each photo by the F1 to expect; "
+            "model: the value kept with the model.",
+            metavar="auto|model|T", parse=parse_threshold, text="auto",
         ),
-    ] = None  # fmt: skip
+    ] = "auto"  # fmt: skip
     tta: Annotated[bool, Option("Mean over four flips: slower, a little better.")] = False
     tile: Annotated[
         int | None,
@@ -142,6 +148,7 @@ class SegmentOptions:
 
     def __post_init__(self) -> None:
         check(self)
+        check_threshold(self.threshold)
 
 
 def check_options(options: SegmentOptions) -> None:

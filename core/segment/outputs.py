@@ -29,6 +29,7 @@ if TYPE_CHECKING:
     from ..compare import Comparison
     from ..io.photo.read import Photo
     from .fov import Fov
+    from .threshold import Threshold
 
 TOP = 65535
 """Stored value of probability 1."""
@@ -53,7 +54,7 @@ class Segmented:
         Probability times 65535; 0 outside the field of view, at least 1 inside.
     mask : ndarray of bool, shape (h, w)
     model : str
-    threshold : float
+    threshold : Threshold
     attention : mapping of str to ndarray, float32
     """
 
@@ -62,7 +63,7 @@ class Segmented:
     stored: NDArray[np.uint16]
     mask: NDArray[np.bool_]
     model: str
-    threshold: float
+    threshold: Threshold
     attention: Mapping[str, NDArray[np.float32]] = field(default_factory=dict)
 
     @property
@@ -136,14 +137,15 @@ def write_outputs(
     prob = (stored for _, stored in stored_bands(done))
     write_png(files["probability"], size, prob, bits=16, text=text)
     write_png(files["overlay"], size, _overlay_bands(done), channels=3, text=text)
-    masks = ((stored >= least(done.threshold)).astype(np.uint8) * 255 for _, stored in stored_bands(done))
+    masks = ((stored >= least(done.threshold.value)).astype(np.uint8) * 255 for _, stored in stored_bands(done))
     write_png(output, size, masks, text=text | {RECORD: record.text()})
     return {name: str(path) for name, path in files.items()}
 
 
 def describe(done: Segmented) -> str:
     """One line that says how the pictures were made, for the files themselves."""
-    how = f"attn {attn.__version__} segment, model {done.model}, threshold {done.threshold:g}"
+    threshold = f"threshold {done.threshold.value:g} ({done.threshold.origin})"
+    how = f"attn {attn.__version__} segment, model {done.model}, {threshold}"
     return f"{how}. For research, not for diagnosis."
 
 
@@ -182,7 +184,7 @@ def _overlay_bands(done: Segmented) -> Iterator[NDArray[np.uint8]]:
     for band, stored in stored_bands(done):
         rows = np.stack([bilinear(channel, size, *band) for channel in done.photo.pixels], axis=-1)  # [n, W, 3]
         picture = np.rint(np.clip(rows, 0, 1) * 255).astype(np.uint8)
-        vessel = stored >= least(done.threshold)
+        vessel = stored >= least(done.threshold.value)
         picture[vessel] = np.rint(picture[vessel] * (1 - VESSEL_SHARE) + GREEN * VESSEL_SHARE).astype(np.uint8)
         picture[nearest(outline, size, *band)] = LINE
         yield picture

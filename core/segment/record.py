@@ -9,12 +9,13 @@ import os
 import zlib
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, get_args
 
 from ..errors import InputError
 from ..io.bands import read_text
 from ..io.kinds import open_regular
 from ..text import printable
+from .threshold import Origin
 
 RECORD = "attn-segment"
 """Keyword of the mask's text that holds the record, as JSON: a resumed batch reads it back."""
@@ -61,6 +62,8 @@ class Record:
         None in files of an older attn.
     orientation : int
         EXIF's, which was undone: the result is upright.
+    threshold_from : str
+        ``Threshold.origin``; empty in files of an older attn.
     """
 
     model: str
@@ -68,6 +71,7 @@ class Record:
     measures: dict[str, float | None] = field(default_factory=dict)
     source: SourcePhoto | None = None
     orientation: int = 1
+    threshold_from: str = ""
 
     def text(self) -> str:
         return json.dumps(asdict(self), allow_nan=False)
@@ -96,7 +100,10 @@ def read_record(mask: Path) -> Record | None:
             return None
         measures = record.get("measures") or {}
         model, threshold, orientation = record["model"], record["threshold"], record.get("orientation", 1)
+        origin = record.get("threshold_from", "")
         if not isinstance(model, str) or not is_number(threshold) or orientation not in range(1, 9):
+            return None
+        if origin not in ("", *get_args(Origin)):
             return None
         if not all(isinstance(key, str) and (value is None or is_number(value)) for key, value in measures.items()):
             return None
@@ -106,7 +113,7 @@ def read_record(mask: Path) -> Record | None:
     except (OSError, InputError, ValueError, KeyError, TypeError, AttributeError, RecursionError):
         return None
     shown = {printable(name): value for name, value in measures.items()}
-    return Record(printable(model), float(threshold), shown, source, int(orientation))
+    return Record(printable(model), float(threshold), shown, source, int(orientation), origin)
 
 
 def is_number(value: Any) -> bool:

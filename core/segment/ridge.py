@@ -23,6 +23,7 @@ from ..errors import did_you_mean
 from .base import Prediction
 from .fov import Fov, fov_from_mask
 from .prepare import rescale, scaled_size
+from .threshold import Calibration
 
 RidgeName = Literal["frangi", "sato", "meijering"]
 DRIVE_DIAMETER = 540.0
@@ -161,6 +162,7 @@ class RidgeSegmenter:
 
     parameters = 0
     threshold = 0.5
+    calibration: Calibration | None = None
 
     def __init__(self, name: str, device: torch.device, dtype: torch.dtype) -> None:
         """``device`` and ``dtype`` are those of networks: scikit-image runs on the CPU, in float64."""

@@ -4,13 +4,12 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-from numpy.typing import NDArray
 
 from ..batch.run import run_batch
 from ..batch.task import Task
@@ -19,16 +18,14 @@ from ..compare import Compared, Comparison, mean_table, side_by_side
 from ..device import pick_device
 from ..errors import InputError
 from ..io.atomic import remove_stale
-from ..io.raster import read_png
 from ..io.walk import Input, Passed, expand_inputs
 from ..options import OptionError
 from ..progress import Bars, Watcher
 from ..report.model import Item, Report, plain
 from ..report.sections import Facts, Section
-from .base import Prediction
-from .case import Case, read_case, segment_case, segmenter_of, threshold_of
-from .companions import Companions, companions
-from .masks import read_mask
+from .base import Segmenter
+from .case import Case, asked_of, read_case, segment_case, segmenter_of
+from .companions import companions
 from .naming import SUFFIXES, Target, keep_what_is_there, places
 from .options import SegmentOptions, check_options, model_name, other_models
 from .outputs import (
@@ -36,28 +33,16 @@ from .outputs import (
     Segmented,
     check_table,
     measured_rows,
-    probability,
     small,
-    thinned,
     write_outputs,
     write_table,
 )
 from .record import Record, read_record, source_of
-from .score import metrics as scoring
 from .score.measure import measure
+from .scoring import PhotoItem, pooled, scored
+from .threshold import Threshold
 
 NOTICE = "Results are for research, not for diagnosis."
-POOL_PIXELS = 2**28
-"""Pooled scores need all images at once, 6 bytes a pixel."""
-Pair = tuple[NDArray[np.float32], NDArray[np.bool_], NDArray[np.bool_]]
-"""Probability, truth and field of view, each [h, w]."""
-
-
-@dataclass(frozen=True, slots=True)
-class PhotoItem(Item):
-    """An item that knows how the truth was turned to match its photo: EXIF's number, 1 as it is."""
-
-    truth_orientation: int = 1
 
 
 def run(
@@ -128,11 +113,11 @@ def run(
     notices = [NOTICE]
     if options.truth is not None:
         by_name = {task.name: task.payload for task in tasks}
-        pooled = _pooled([(i, by_name[i.input]) for i in items if i.status == "ok"], options, notices)
-        if pooled is None:
+        together = pooled([(i, by_name[i.input]) for i in items if i.status == "ok"], options, notices)
+        if together is None:
             summary["pooled"] = None
         else:
-            sections.append(Facts("pooled", pooled, title="pooled over the pixels of all photos"))
+            sections.append(Facts("pooled", together, title="pooled over the pixels of all photos"))
     if options.compare:
         sections.append(mean_table(items))
     if options.measure and (rows := measured_rows(items, folder)):
@@ -147,6 +132,7 @@ def run(
 
 COLUMNS = {
     "vessel_density": "density",
+    "threshold": "threshold",
     "f1": "f1",
     "miou": "miou",
     "sensitivity": "sens.",
@@ -187,28 +173,33 @@ def segment_file(task: Task, step: Callable[[int, int], None], options: SegmentO
     step(1, stages)
     done, prediction = segment_case(case, options.model, options)
     segmenter = segmenter_of(options.model, options.device, options.dtype)
-    warnings += [*prediction.warnings, *(["the model has no attention maps"] if _lacks(prediction, options) else [])]
+    warnings += [*prediction.warnings, *done.threshold.warnings]
+    if options.save_attention and not prediction.attention:
+        warnings.append("the model has no attention maps")
     measures = _measures(case, done) if options.measure else {}
-    scored = _scored(case, done, options)
-    metrics = _density(case, done) | measures | scored
-    if scored.get("auc", 1.0) < 0.5:
+    scores = scored(case, done, options)
+    metrics = _density(case, done) | measures | scores
+    if scores.get("auc", 1.0) < 0.5:
         words = "are black and white of the truth exchanged, or is it of another photo?"
-        warnings.append(f"the AUC of {scored['auc']:.3f} is below 0.5: {words}")
+        warnings.append(f"the AUC of {scores['auc']:.3f} is below 0.5: {words}")
     if not done.mask.any():
         warnings.append(f"{done.model} finds no vessel in it: the result is empty")
     metrics |= {
-        "threshold": done.threshold,
+        "threshold": done.threshold.value,
         "fov_diameter_px": case.fov.diameter * case.factor,
         "parameters": segmenter.parameters,
     }
     step(2, stages)
     details: dict[str, Any] = {"model": done.model, "size": list(case.photo.size), "fov": options.fov}
+    details["threshold_from"] = done.threshold.origin
     details |= {name: str(path) for name in ("truth", "fov") if (path := getattr(task.payload, name)) is not None}
     if case.truth is not None and case.truth.orientation != 1:
         details["truth_orientation"] = case.truth.orientation
     compared = _compare(case, done, options, lambda k: step(k, stages)) if options.compare else None
     kept = {key: plain(value) for key, value in measures.items()}
-    record = Record(done.model, done.threshold, kept, source_of(task.source), case.photo.orientation)
+    record = Record(
+        done.model, done.threshold.value, kept, source_of(task.source), case.photo.orientation, done.threshold.origin
+    )  # fmt: skip
     files = write_outputs(task.output, done, record, compared)
     return PhotoItem(
         input=task.name,
@@ -224,10 +215,6 @@ def segment_file(task: Task, step: Callable[[int, int], None], options: SegmentO
     )
 
 
-def _lacks(prediction: Prediction, options: SegmentOptions) -> bool:
-    return options.save_attention and not prediction.attention
-
-
 def _density(case: Case, done: Segmented) -> dict[str, float]:
     inside = np.count_nonzero(case.fov.mask)
     return {"vessel_density": np.count_nonzero(done.mask) / inside if inside else 0.0}
@@ -237,22 +224,6 @@ def _measures(case: Case, done: Segmented) -> dict[str, float]:
     """The vessel measures, lengths in pixels of the file."""
     values = measure(done.mask, case.fov.mask)
     return {key: value * (case.factor if key.endswith("_px") else 1) for key, value in values.items()}
-
-
-def _scored(case: Case, done: Segmented, options: SegmentOptions) -> dict[str, float]:
-    if case.truth is None:
-        return {}
-    return _scores([(done.prob, case.truth.pixels, case.fov.mask)], done.threshold, options, pool=False)
-
-
-def _scores(pairs: Sequence[Pair], threshold: float, options: SegmentOptions, *, pool: bool) -> dict[str, float]:
-    """Scores of one image, or of several together, by the protocol that was asked for."""
-    if options.protocol == "fsg":
-        frames = [(prob, truth) for prob, truth, _ in pairs]
-        return scoring.fsg_scores(frames, threshold=threshold, official_auc=options.official_auc)
-    if pool:
-        return scoring.pooled(list(pairs), threshold=threshold)
-    return scoring.scores(*pairs[0], threshold=threshold)
 
 
 def _compare(case: Case, done: Segmented, options: SegmentOptions, step: Callable[[int], None]) -> Comparison:
@@ -278,36 +249,7 @@ def _compare(case: Case, done: Segmented, options: SegmentOptions, step: Callabl
 
 
 def _row(case: Case, done: Segmented, options: SegmentOptions) -> dict[str, float]:
-    return _density(case, done) | _scored(case, done, options) | {"threshold": done.threshold}
-
-
-def _pooled(
-    done: Sequence[tuple[Item, Companions]], options: SegmentOptions, notices: list[str]
-) -> dict[str, float] | None:
-    """Scores over the pixels of all photos together, from the files just written: arrays never travel."""
-    pairs: list[Pair] = []
-    try:
-        for item, files in done:
-            if files.truth is None or "probability" not in item.files:
-                continue
-            stored = read_png(Path(item.files["probability"])).stored
-            orientation = item.truth_orientation if isinstance(item, PhotoItem) else 1
-            truth = read_mask(files.truth, orientation=orientation).pixels
-            assert stored is not None
-            prob = thinned(stored[0], truth.shape)
-            pairs.append((probability(prob), truth, prob > 0))
-            if sum(scored.size for scored, _, _ in pairs) > POOL_PIXELS:
-                notices.append(f"No pooled scores: the photos have more than {POOL_PIXELS} pixels together.")
-                return None
-    except InputError as error:
-        notices.append(f"No pooled scores: {error}.")
-        return None
-    if not pairs:
-        return None
-    found_scores = _scores(pairs, done[0][0].metrics["threshold"], options, pool=True)
-    if "auc" not in found_scores:
-        notices.append("No pooled AUC: inside the fields of view the truths are all vessel, or have none.")
-    return {"images": len(pairs), **found_scores}
+    return _density(case, done) | scored(case, done, options) | {"threshold": done.threshold.value}
 
 
 def _told(item: Item, options: SegmentOptions) -> Item:
@@ -315,14 +257,25 @@ def _told(item: Item, options: SegmentOptions) -> Item:
     record = read_record(Path(item.output)) if item.output else None
     notes = []
     wanted = segmenter_of(options.model, options.device, options.dtype)
-    threshold = threshold_of(wanted, options, own=True)
     if record is None:
         notes.append("what is there in the place of its result is none of attn segment; --overwrite replaces it")
-    elif (record.model, record.threshold) != (wanted.name, threshold):
-        made = f"{record.model}, threshold {record.threshold}"
+    elif record.model != wanted.name or not _same_threshold(record, wanted, options):
+        made = f"{record.model}, threshold {record.threshold}" + f" ({record.threshold_from})" * bool(
+            record.threshold_from
+        )
         notes.append(f"the result that exists was made with {made}; --overwrite makes it again")
     if options.measure and (record is None or not record.measures):
         notes.append(f"the result that exists was not measured; --overwrite adds it to {TABLE}")
     if options.truth is not None:
         notes.append("skipped: not among the pooled scores; --overwrite scores it again")
     return replace(item, warnings=(*item.warnings, *notes))
+
+
+def _same_threshold(record: Record, wanted: Segmenter, options: SegmentOptions) -> bool:
+    """Whether a result was made with the threshold that is asked for now, or chosen by its photo as is asked for."""
+    asked = asked_of(options, own=True)
+    if isinstance(asked, Threshold):
+        return record.threshold == asked.value
+    if asked == "auto" and wanted.calibration is not None:
+        return record.threshold_from == "auto"
+    return record.threshold == (wanted.threshold if isinstance(asked, str) else asked)

@@ -1,7 +1,7 @@
-"""From which probability on a pixel is a vessel: chosen for each photo without a truth, by the F1 that is expected.
+"""From which probability on a pixel is a vessel: given, kept with a model, or chosen for each photo without a truth.
 
-A model kept its threshold for the cameras it was trained on; on another one its probabilities are all too high or too
-low. Three things are known of any photo:
+The one kept with a model is best for the cameras it was trained on; on another camera its probabilities are all too
+high or too low. Three things are known of any photo:
 
 1. On held-out photos of the training cameras the model's logits x, times a slope plus an offset, gave the share of
    vessels (Platt's calibration, ``fit_calibration``; the two numbers are kept with the model).
@@ -22,6 +22,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Literal
 
 import numpy as np
 from numpy.typing import NDArray
@@ -47,6 +48,10 @@ _LOGITS = np.log((np.arange(LEVELS + 1) + 0.5) / (LEVELS + 0.5 - np.arange(LEVEL
 """Of each stored level; the ends, 0 and 1, are half a level inside. float64 [LEVELS + 1]."""
 
 Counts = NDArray[np.int64]
+Asked = float | Literal["auto", "model"]
+"""A number, the one of the largest expected F1, or the one kept with the model."""
+Origin = Literal["given", "auto", "model", "fsg"]
+"""Where a threshold came from: the user, this photo, the model's file, the official protocol."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -62,22 +67,54 @@ class Calibration:
 
 
 @dataclass(frozen=True, slots=True)
-class PhotoThreshold:
-    """What ``auto`` chose for a photo.
+class Threshold:
+    """Least probability of a vessel, as the model says it, and where it comes from.
 
     Parameters
     ----------
     value : float
-        Least probability of a vessel, as the network says it, in (0, 1).
+        In (0, 1).
+    origin : {"given", "auto", "model", "fsg"}
     moved : float
-        d: how much higher the photo's logits are thought to be than they say.
+        d of ``auto``: how much higher the photo's logits are thought to be than the calibration has them.
     limited : bool
-        The choice is at a limit: the vessels found are too few, too many or too faint to choose by.
+        ``auto`` is at a limit: the vessels found are too few, too many or too faint to choose by.
     """
 
     value: float
-    moved: float
-    limited: bool
+    origin: Origin
+    moved: float = 0.0
+    limited: bool = False
+
+    @property
+    def warnings(self) -> tuple[str, ...]:
+        """What the user should know of it."""
+        if not self.limited:
+            return ()
+        return (
+            f"its vessels are too few, too many or too faint to choose a threshold by: {self.value:.3g} is the limit",
+        )
+
+
+def threshold_of(
+    asked: Asked, kept: float, calibration: Calibration | None, stored: NDArray[np.uint16], fov: NDArray[np.bool_]
+) -> Threshold:
+    """The threshold of one photo.
+
+    Parameters
+    ----------
+    asked : float, "auto" or "model"
+    kept : float
+        The model's.
+    calibration : Calibration or None
+        None where the model's values are no probabilities, as of the ridge filters: ``auto`` is then the one kept.
+    stored : ndarray, shape (H, W), uint16
+        What the model says, times 65535.
+    fov : ndarray of bool, shape (H, W)
+    """
+    if asked == "auto" and calibration is not None and fov.any():
+        return photo_threshold(counts(stored, fov), calibration)
+    return Threshold(kept, "model") if isinstance(asked, str) else Threshold(asked, "given")
 
 
 def counts(stored: NDArray[np.uint16], fov: NDArray[np.bool_]) -> Counts:
@@ -128,7 +165,7 @@ def fit_calibration(images: Sequence[Triple]) -> Calibration:
     return Calibration(float(found.x[0]), float(found.x[1]))
 
 
-def photo_threshold(counted: Counts, calibration: Calibration) -> PhotoThreshold:
+def photo_threshold(counted: Counts, calibration: Calibration) -> Threshold:
     """The threshold of the largest expected F1 for one photo; see the top of this file.
 
     Parameters
@@ -150,7 +187,7 @@ def photo_threshold(counted: Counts, calibration: Calibration) -> PhotoThreshold
     best = 1 + int(curve[1:].argmax())  # level 0 would be all of the frame
     least = min(LEVELS - 1, int(np.searchsorted(probability, LEAST_CALIBRATED)))
     limited = best < least or abs(moved) > 0.99 * FARTHEST
-    return PhotoThreshold(max(1, best, least) / LEVELS, moved, limited)
+    return Threshold(max(1, best, least) / LEVELS, "auto", moved, limited)
 
 
 def expected_f1(counted: Counts, probability: NDArray[np.float64]) -> NDArray[np.float64]:

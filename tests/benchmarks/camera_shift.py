@@ -1,8 +1,8 @@
 """How a vessel model stands another camera: scores on DRIVE photos whose colours, sharpness and scale were changed.
 
 ``python tests/benchmarks/camera_shift.py DATA/fundus/DRIVE [--model NAME] [--photos 01,02]`` prints a Markdown table:
-means over the photos (default: the test half), inside the field of view, at the model's own threshold. The program
-finds field of view and scale itself, as for a photo of an unknown camera.
+means over the photos (default: the test half), inside the field of view, at the threshold that ``--threshold`` (auto,
+model or a number) means. The program finds field of view and scale itself, as for a photo of an unknown camera.
 """
 
 from __future__ import annotations
@@ -18,8 +18,11 @@ from numpy.typing import NDArray
 from attn.core.io.photo.read import read_photo
 from attn.core.segment.fov import find_fov, fov_from_mask
 from attn.core.segment.models import load
+from attn.core.segment.options import parse_threshold
+from attn.core.segment.outputs import quantise
 from attn.core.segment.prepare import rescale
 from attn.core.segment.score.metrics import scores
+from attn.core.segment.threshold import threshold_of
 from attn.core.train.fsgnet.augment import gaussian_blur, through_jpeg
 
 Image = NDArray[np.float32]
@@ -78,6 +81,7 @@ def main() -> None:
     parser.add_argument("data", type=Path)
     parser.add_argument("--model", default="fsgnet")
     parser.add_argument("--photos", default="")
+    parser.add_argument("--threshold", default="auto", type=parse_threshold)
     arguments = parser.parse_args()
     split = json.loads((arguments.data / "splits.json").read_text())
     names = arguments.photos.split(",") if arguments.photos else split["test"]
@@ -93,8 +97,13 @@ def main() -> None:
             image = np.ascontiguousarray(change(layers["images"]), np.float32)
             truth, field = ((change(layers[p]) if shift in MOVED else layers[p])[0] > 0.5 for p in ("manual", "fov"))
             inside = fov_from_mask(field).mask
-            prob = segmenter(image, find_fov(image)).prob
-            rows.append(scores(prob, truth & inside, inside, threshold=segmenter.threshold))
+            found = find_fov(image)
+            prob = segmenter(image, found).prob
+            stored = quantise(prob, found.mask)
+            threshold = threshold_of(
+                arguments.threshold, segmenter.threshold, segmenter.calibration, stored, found.mask
+            ).value
+            rows.append(scores(prob, truth & inside, inside, threshold=threshold))
         means = [np.mean([row[key] for row in rows]) for key in ("f1", "auc", "sensitivity", "specificity")]
         print(f"| {shift} | " + " | ".join(f"{value:.4f}" for value in means) + " |", flush=True)
 

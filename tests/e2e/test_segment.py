@@ -223,6 +223,42 @@ def test_threshold_clahe_and_no_field_of_view(cli, photos):
     assert (grey(photos / "whole/a.prob.png") > 0).all()
 
 
+def test_a_threshold_for_each_photo(cli, photos):
+    import torch
+
+    from attn.core.segment.fsgnet.checkpoint import FSGNetArchitecture, FSGNetCheckpoint, write_checkpoint
+    from attn.core.segment.prepare import Preparation
+    from attn.core.segment.threshold import Calibration
+
+    torch.manual_seed(0)
+    shape = FSGNetArchitecture(width=2, depths=(1, 1, 1, 1))
+    state, calibration = shape.build().state_dict(), Calibration(1.0, -2.0)
+    write_checkpoint(FSGNetCheckpoint("small", shape, Preparation(96.0), 0.45, state, {}, calibration),
+                     photos / "m.safetensors")  # fmt: skip
+    base = ("segment", "in", "-m", "m.safetensors", "--truth", "truth", "-o", "out", "--json")
+    ran = cli(*base)
+    assert ran.code == 0, ran.stderr
+    thresholds = []
+    for item, name in zip(ran.report["items"], "ab", strict=True):
+        assert item["details"]["threshold_from"] == "auto"
+        thresholds.append(item["metrics"]["threshold"])
+        stored = grey(photos / f"out/{name}.prob.png")
+        np.testing.assert_array_equal(grey(photos / f"out/{name}.mask.png") > 0, stored / 65535 >= thresholds[-1])
+        assert f"threshold {thresholds[-1]:g} (auto)" in Image.open(photos / f"out/{name}.mask.png").text["Description"]
+    assert ran.report["summary"]["pooled"]["images"] == 2
+    again = cli(*base).report["items"][0]
+    assert again["status"] == "skipped"
+    assert not any("made with" in warning for warning in again["warnings"])
+    warned(cli(*base, "--threshold", "model").report["items"][0], f"made with small, threshold {thresholds[0]} (auto)")
+    kept = cli(*base, "--threshold", "model", "--overwrite").report["items"][0]
+    assert (kept["metrics"]["threshold"], kept["details"]["threshold_from"]) == (0.45, "model")
+    given = cli(*base, "--threshold", "0.4", "--overwrite", "--compare", "sato").report["items"][0]
+    assert (given["metrics"]["threshold"], given["details"]["threshold_from"]) == (0.4, "given")
+    assert [row["threshold"] for row in given["details"]["comparison"]] == [0.4, 0.5]
+    official = cli(*base, "--protocol", "fsg", "--overwrite").report["items"][0]
+    assert (official["metrics"]["threshold"], official["details"]["threshold_from"]) == (0.5, "fsg")
+
+
 def test_names_with_spaces_and_umlauts_stdin_and_json_only(cli, photos):
     name = "Müller, links (1).png"
     shutil.copy(photos / "in/a.png", photos / "in" / name)
@@ -393,8 +429,8 @@ def test_failures_are_one_line_each_and_exit_1(cli, photos):
         (["in/a.png", *SATO, "--compare", ","], "--compare"),
         (["in/a.png", *SATO, "--compare", "sato"], "Name other models"),
         (["in/a.png", *SATO, "--threshold", "1.5"], "no probability"),
-        (["in/a.png", *SATO, "--threshold", "nan"], "no probability"),
-        (["in/a.png", *SATO, "--threshold", "high"], "neither auto nor a number"),
+        (["in/a.png", *SATO, "--threshold", "nan"], "no number"),
+        (["in/a.png", *SATO, "--threshold", "high"], "neither auto, model nor a number"),
         (["in/a.png", *SATO, "--fov", "circle"], "neither auto, none"),
         (["in/a.png", *SATO, "--truth", "gone"], "gone does not exist"),
         (["in", *SATO, "--truth", "truth/a.png"], "Name a directory"),

@@ -10,9 +10,10 @@ vessel they agree, so ``f1``, the IoU of vessels and ``cldice`` are 1; ``mcc`` i
 
 from __future__ import annotations
 
+import itertools
 import math
-from collections.abc import Iterable, Sequence
-from typing import Any, Literal
+from collections.abc import Iterable, Iterator, Sequence
+from typing import Any, Literal, TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
@@ -24,6 +25,7 @@ OFFICIAL_SQUARES = (608, 704, 1024, 1344)
 LEVELS = 65535
 """Steps of probability that ``best_threshold`` tells apart: those of a 16-bit map."""
 
+Images = TypeVar("Images")
 Triple = tuple[NDArray[Any], NDArray[Any], NDArray[Any]]
 """Probability, truth and field of view, each [H, W]."""
 
@@ -58,14 +60,17 @@ def scores(prob: NDArray[Any], truth: NDArray[Any], fov: NDArray[Any], *, thresh
     return pooled([(prob, truth, fov)], threshold=threshold)
 
 
-def pooled(images: Iterable[Triple], threshold: float) -> dict[str, float]:
-    """Score the pixels of several images together; parameters and keys are those of ``scores``, a triple per image."""
+def pooled(images: Iterable[Triple], threshold: float | Sequence[float]) -> dict[str, float]:
+    """Score the pixels of several images together, each at its threshold or all at one.
+
+    Parameters and keys are those of ``scores``, a triple per image.
+    """
     total, lines = Confusion(0, 0, 0, 0), np.zeros(4, np.int64)
     vessels: list[NDArray[Any]] = []
     others: list[NDArray[Any]] = []
-    for triple in images:
+    for triple, least in _with_thresholds(images, threshold):
         prob, truth, fov = _checked(*triple)
-        predicted = (prob >= float(threshold)) & fov
+        predicted = (prob >= least) & fov
         truth &= fov
         vessels.append(prob[truth])
         others.append(prob[fov & ~truth])
@@ -172,8 +177,8 @@ def center_pad(x: NDArray[Any], size: int | tuple[int, int]) -> NDArray[Any]:
 
 def fsg_scores(
     frames: Iterable[tuple[NDArray[Any], NDArray[Any]]],
+    threshold: float | Sequence[float] = 0.5,
     *,
-    threshold: float = 0.5,
     square: int | Literal["auto"] | None = "auto",
     official_auc: bool = False,
 ) -> dict[str, float]:
@@ -185,7 +190,7 @@ def fsg_scores(
     ----------
     frames : iterable of (prob, truth), each of shape (H, W)
         Float probabilities and bool vessels.
-    threshold : float
+    threshold : float, or a sequence with one for each frame
     square : int, "auto" or None
         Side to pad to; ``auto`` is the official data sets' least side that holds the frame (beyond those the next
         multiple of 32); None does not pad.
@@ -209,14 +214,14 @@ def fsg_scores(
     """
     total = Confusion(0, 0, 0, 0)
     rows: list[dict[str, float]] = []
-    for frame in frames:
+    for frame, least in _with_thresholds(frames, threshold):
         prob, truth, _ = _checked(*frame, np.ones(frame[1].shape, bool))
         if not prob.size:
             continue
         if square is not None:
             side = _official_square(max(prob.shape)) if square == "auto" else square
             prob, truth = center_pad(prob, side), center_pad(truth, side)
-        counts = confusion(prob >= float(threshold), truth)
+        counts = confusion(prob >= least, truth)
         total += counts
         row = {"f1": counts.f1, "accuracy": counts.accuracy, "sensitivity": counts.sensitivity, "mcc": counts.mcc}
         row |= {"iou": counts.iou[1], "auc": roc_auc(prob, truth)}
@@ -243,6 +248,12 @@ def _checked(prob: NDArray[Any], truth: NDArray[Any], fov: NDArray[Any]) -> tupl
     if np.isnan(prob).any():
         raise ValueError("the probabilities hold NaN")
     return prob, truth != 0, fov != 0
+
+
+def _with_thresholds(images: Iterable[Images], threshold: float | Sequence[float]) -> Iterator[tuple[Images, float]]:
+    """Each image with its threshold as a Python float: NumPy compares in the map's own precision then."""
+    thresholds = threshold if isinstance(threshold, Sequence) else itertools.repeat(threshold)
+    return ((image, float(least)) for image, least in zip(images, thresholds, strict=isinstance(threshold, Sequence)))
 
 
 def _defined(values: dict[str, float]) -> dict[str, float]:

@@ -124,6 +124,7 @@ def test_a_file_that_is_named_is_this_photos_or_refused(tmp_path):
         "null", "[]", "{}", '{"model": null, "threshold": 0.5}', '{"model": "a", "threshold": true}',
         '{"model": "a", "threshold": NaN}', '{"model": "a", "threshold": ' + "9" * 5000 + "}", "[" * 99999,
         '{"model": "a", "threshold": 1, "measures": [1]}', '{"model": "a", "threshold": 1, "measures": {"x": "y"}}',
+        '{"model": "a", "threshold": 1, "threshold_from": []}', '{"model": "a", "threshold": 1, "threshold_from": "x"}',
         '{"model": "a", "threshold": 1, "source": {"name": 1}}', '{"model": "a", "threshold": 1, "orientation": [1]}',
         '{"model": "a", "threshold": 1, "source": {"name": 1, "size": 1, "sample": "", "place": ""}}',
     ],

@@ -18,6 +18,7 @@ from attn.core.segment.naming import places
 from attn.core.segment.options import SegmentOptions
 from attn.core.segment.outputs import Segmented
 from attn.core.segment.record import Record, SourcePhoto, read_record
+from attn.core.segment.threshold import Threshold
 
 
 def segmented(size=(60, 50), reduced=None, threshold=0.5):
@@ -30,7 +31,7 @@ def segmented(size=(60, 50), reduced=None, threshold=0.5):
     stored = outputs.quantise(prob, fov)
     photo = SimpleNamespace(pixels=pixels, size=size)
     fov = SimpleNamespace(mask=fov)
-    return Segmented(photo, fov, stored, stored >= outputs.least(threshold), "sato", threshold)
+    return Segmented(photo, fov, stored, stored >= outputs.least(threshold), "sato", Threshold(threshold, "given"))
 
 
 def pixels_of(path):
@@ -138,7 +139,7 @@ def test_the_mask_comes_last(tmp_path, monkeypatch):
 def test_attention_and_comparison(tmp_path):
     done = segmented()
     maps = {f"att{n}": np.random.default_rng(n).random((60 // n, 50 // n), np.float32) for n in (1, 2, 4)}
-    done = Segmented(done.photo, done.fov, done.stored, done.mask, "fsgnet", 0.5, maps)
+    done = Segmented(done.photo, done.fov, done.stored, done.mask, "fsgnet", Threshold(0.5, "model"), maps)
     pictures = {"green": done.photo.pixels[1], "sato": done.prob}
     files = outputs.write_outputs(
         tmp_path / "p.mask.png", done, Record("sato", 0.5), Comparison((), pictures, {"sato": "f1 0.5"})
@@ -153,7 +154,8 @@ def test_attention_and_comparison(tmp_path):
 
 def test_the_record_is_read_back_from_masks_of_ours_only(tmp_path):
     source = SourcePhoto("p.jpg", 5, "00ff", "12345678")
-    record = Record("sato", 0.5, {"vessel_density": 0.1, "tortuosity": None}, source, orientation=6)
+    measures = {"vessel_density": 0.1, "tortuosity": None}
+    record = Record("sato", 0.5, measures, source, orientation=6, threshold_from="auto")
     path = tmp_path / "p.mask.png"
     outputs.write_outputs(path, segmented(), record)
     assert read_record(path) == record

@@ -84,6 +84,19 @@ def test_outside_the_field_of_view_nothing_counts():
     assert scores(*other, threshold=0.4) == scores(prob, truth, fov, threshold=0.4)
 
 
+def test_images_together_each_at_its_own_threshold():
+    images = [drawn(1), drawn(2)]
+    tp, fp, fn, tn = np.sum([counted(*image, t) for image, t in zip(images, (0.3, 0.6), strict=True)], axis=0)
+    found = pooled(images, [0.3, 0.6])
+    assert found["f1"] == pytest.approx(2 * tp / (2 * tp + fp + fn))
+    assert found["specificity"] == pytest.approx(tn / (tn + fp))
+    frames = [image[:2] for image in images]
+    alone = [fsg_scores([frame], t)["f1"] for frame, t in zip(frames, (0.3, 0.6), strict=True)]
+    assert fsg_scores(frames, [0.3, 0.6])["f1"] == pytest.approx(np.mean(alone))
+    with pytest.raises(ValueError, match="zip"):
+        pooled(images, [0.5])
+
+
 def test_threshold_is_inclusive_and_in_the_precision_of_the_map():
     prob = np.array([[0.2, 0.7]], np.float32)  # float32(0.7) < 0.7
     found = scores(prob, np.array([[False, True]]), np.ones((1, 2), bool), threshold=0.7)
