@@ -15,9 +15,9 @@ from ..options import OptionError
 from .case import clahe as even_out
 from .case import segmenter_of
 from .fov import find_fov, fov_from_mask, whole_image
-from .options import check_threshold, model_name
+from .options import Asked, check_threshold, model_name
 from .outputs import least, quantise
-from .threshold import Asked, threshold_of
+from .threshold import threshold_of
 
 
 @dataclass(frozen=True, slots=True)

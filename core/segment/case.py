@@ -19,9 +19,9 @@ from .companions import Companions
 from .fov import Fov, find_fov, fov_from_mask, whole_image
 from .masks import MAX_SIDE, Mask, brightness, darkness, mask_of
 from .models import load
-from .options import SegmentOptions
+from .options import Asked, SegmentOptions
 from .outputs import Segmented, least, quantise
-from .threshold import Asked, Threshold, threshold_of
+from .threshold import Threshold, threshold_of
 
 LEAST_SIDE = 16
 LEAST_DIAMETER = 128

@@ -12,9 +12,10 @@ from ..catalogue import complete
 from ..device import pick_dtype
 from ..options import Option, OptionError, check
 from . import MODELS
-from .threshold import Asked
 
 Protocol = Literal["standard", "fsg"]
+Asked = float | Literal["auto", "model"]
+"""Of a threshold: a number, the one of the largest expected F1, or the one kept with the model."""
 LEAST_TILE = 64
 
 

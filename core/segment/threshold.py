@@ -27,6 +27,7 @@ from typing import Literal
 import numpy as np
 from numpy.typing import NDArray
 
+from .options import Asked
 from .score.metrics import LEVELS, Triple, levels
 
 SHARE, SPREAD = 0.10, 0.27
@@ -48,8 +49,6 @@ _LOGITS = np.log((np.arange(LEVELS + 1) + 0.5) / (LEVELS + 0.5 - np.arange(LEVEL
 """Of each stored level; the ends, 0 and 1, are half a level inside. float64 [LEVELS + 1]."""
 
 Counts = NDArray[np.int64]
-Asked = float | Literal["auto", "model"]
-"""A number, the one of the largest expected F1, or the one kept with the model."""
 Origin = Literal["given", "auto", "model", "fsg"]
 """Where a threshold came from: the user, this photo, the model's file, the official protocol."""
 
