@@ -125,6 +125,23 @@ def test_an_index_refuses_another_model_and_another_temperature(cli, notes, mode
     assert cli("retrieve", "search", "i", "cat", "--model", other_model).code == 0
 
 
+def test_without_a_model_the_gallery_says_which(cli, notes, photos, model, clip, monkeypatch):
+    monkeypatch.setattr("attn.core.retrieve.verbs.index.MODEL", model)
+    monkeypatch.setattr("attn.core.retrieve.verbs.index.IMAGE_MODEL", clip)
+    (photos / "broken.jpg").unlink()
+    listed = "\n".join(str(path) for path in photos.iterdir())
+    for gallery, text, expected in (("notes", "", model), ("photos", "", clip), ("-", listed, clip)):
+        ran = cli("retrieve", "index", gallery, "-o", f"{gallery}.i", "--json", stdin=text)
+        assert ran.code == 0, ran.stderr
+        assert ran.report["summary"]["model"] == expected
+    again = cli("retrieve", "index", "notes", "-o", "photos.i", "--json")  # the index's own comes first
+    assert again.report["summary"]["model"] == clip
+    assert counts(again)["added"] == 10
+    (notes.parent / "rows.jsonl").write_text('{"id": "a", "text": "on cat", "image": "photos/0.png"}\n')
+    both = cli("retrieve", "index", "rows.jsonl", "-o", "rows.i", "--json")
+    assert both.report["summary"]["model"] == model  # it can be read as texts
+
+
 def test_the_temperature_changes_vectors_and_is_remembered(cli, notes, model):
     for name, extra in (("one", []), ("half", ["--temperature", "0.5"])):
         assert cli("retrieve", "index", "notes", "-o", name, "--model", model, *extra).code == 0

@@ -88,7 +88,7 @@ def read_gallery(
     read: dict[str, Argument] = {}
     warnings: list[str] = []
     failed: list[Item] = []
-    for name in _lines(arguments, stdin):
+    for name in named(arguments, stdin):
         place = absolute(name)
         if place in read:
             continue
@@ -109,7 +109,8 @@ def read_gallery(
     return Gallery(tuple(read.values()), tuple(warnings), tuple(failed))
 
 
-def _lines(arguments: Iterable[str], stdin: Iterable[str] | None) -> list[str]:
+def named(arguments: Iterable[str], stdin: Iterable[str] | None = None) -> list[str]:
+    """The arguments, and in the place of ``-`` the paths on standard input, which can be read once."""
     lines: list[str] = []
     for argument in arguments:
         if argument == "-":

@@ -9,8 +9,8 @@ from ...bundles import Device, Dtype
 from ...options import Option, OptionError, check
 from .. import encoder_rows, model_help
 
-MODEL = "minilm"
-"""The default encoder of texts; for images it is ``vit-minilm``."""
+MODEL, IMAGE_MODEL = "minilm", "vit-minilm"
+"""The default encoders, of texts and of galleries without any."""
 
 
 def complete_model(incomplete: str) -> list[tuple[str, str]]:
@@ -66,6 +66,19 @@ class EncoderOptions(ModelOptions):
     temperature: Annotated[
         float, Option("Of the attention (TempScale); below 1 is sharper.", short="-T", metavar="T")
     ] = 1.0
+
+
+@dataclass(frozen=True, slots=True)
+class GalleryEncoderOptions(EncoderOptions):
+    """The same for a gallery: where ``model`` is empty, ``verbs.index`` says which fits it."""
+
+    model: Annotated[
+        str,
+        Option(
+            model_help(), short="-m", metavar="NAME|DIR|FILE", complete=complete_model,
+            shown=f"the index's own; else {MODEL}, {IMAGE_MODEL} where there is no text",
+        ),
+    ] = ""  # fmt: skip
 
 
 def check_temperature(value: float) -> None:

@@ -7,7 +7,7 @@ from typing import Annotated, ClassVar
 
 from ...bundles import AsJson, Inputs
 from ...options import Option, OptionError, check
-from .encoder import EncoderOptions
+from .encoder import GalleryEncoderOptions
 
 
 @dataclass(frozen=True, slots=True)
@@ -39,7 +39,7 @@ class IndexOptions:
 
     Parameters
     ----------
-    encoder : EncoderOptions
+    encoder : GalleryEncoderOptions
     store : {"auto", "flat", "lance"} or a ``qdrant://`` address
     rebuild : bool
         Begin anew: the only way to another model, and out of a damaged index.
@@ -56,7 +56,7 @@ class IndexOptions:
         If ``prune`` and ``keep_missing`` are both wanted.
     """
 
-    encoder: EncoderOptions = field(default_factory=EncoderOptions)
+    encoder: GalleryEncoderOptions = field(default_factory=GalleryEncoderOptions)
     store: Annotated[
         str, Option("flat: exact. lance: for millions. auto: flat up to 100000.", metavar="auto|flat|lance")
     ] = "auto"

@@ -20,15 +20,18 @@ from typing import Any
 from ...batch.run import run_batch
 from ...bundles import Placement
 from ...device import pick_device, set_threads
+from ...errors import UsageError
 from ...io.atomic import remove_stale
 from ...options import OptionError
 from ...progress import Bars, Watcher
 from ...report.model import Item, Report, rows_with_errors
 from ..data.entry import Entry
 from ..data.evalset import counted
-from ..data.gallery import Known, Matched, read_gallery
+from ..data.gallery import Known, Matched, named, read_gallery
+from ..data.sources import BOTH
 from ..encoders.base import Encoder
-from ..encoders.kept import check_fingerprint, encoder_of
+from ..encoders.kept import check_fingerprint, encoder_of, fingerprint_of
+from ..options.encoder import IMAGE_MODEL, MODEL
 from ..options.index import IndexOptions
 from ..passages import document_of, passage_tokens
 from ..places import Places
@@ -81,8 +84,11 @@ def index(
     start = time.perf_counter()
     set_threads(placement.threads)
     watcher = watcher or Bars()
+    listed = named(gallery, stdin)
+    if not options.encoder.model:
+        options = replace(options, encoder=replace(options.encoder, model=_fitting(listed, output, options.rebuild)))
     encoder = encoder_of(options.encoder)
-    read = read_gallery(gallery, encoder.modalities, stdin=stdin)
+    read = read_gallery(listed, encoder.modalities)
     passage_tokens(options.chunk, encoder)  # refused before anything is opened
     if (
         options.rebuild
@@ -166,6 +172,25 @@ def _holds_anything(output: str | Path) -> bool:
     """Whether there is an index already."""
     said, place = split_place(output)
     return said != "qdrant" and Path(place).is_dir() and not is_vacant(Path(place))
+
+
+def _fitting(gallery: Sequence[str], output: str | Path, rebuild: bool) -> str:
+    """The model where none was named: that of the index, or of the packaged ones the one that reads the gallery.
+
+    Raises ``UsageError`` if there is nothing at all to index.
+    """
+    if not rebuild and _holds_anything(output):
+        store = open_store(output)
+        try:
+            return fingerprint_of(output, store.header.fingerprint).model
+        finally:
+            store.close()
+    try:
+        read_gallery(gallery, {"text"})
+    except UsageError:
+        read_gallery(gallery, BOTH)
+        return IMAGE_MODEL
+    return MODEL
 
 
 def _chunk(wanted: str | None, encoder: Encoder, labels: Mapping[str, Any]) -> int:
