@@ -55,8 +55,8 @@ class Pairs:
 
 
 @dataclass(frozen=True, slots=True)
-class Candidate:
-    """A head that could be fitted.
+class Fitting:
+    """How a head is fitted.
 
     Parameters
     ----------
@@ -97,7 +97,7 @@ class Spectrum:
         single = captions - self.text_mean
         self.text_variances, self.text_axes = torch.linalg.eigh(single.T @ single / len(single))
 
-    def head(self, candidate: Candidate) -> Head:
+    def head(self, candidate: Fitting) -> Head:
         """The maps of a candidate."""
         maps = self._ridge(candidate.penalty) if candidate.text_penalty is None else self._cca(candidate)
         return {"feature_mean": self.mean, "feature_std": self.deviation, "text_mean": self.text_mean} | maps
@@ -106,7 +106,7 @@ class Spectrum:
         """W = Xᵀ (X Xᵀ + penalty)⁻¹ Y, which is (Xᵀ X + penalty)⁻¹ Xᵀ Y."""
         return {"weight": self.x.T @ (self.axes / (self.squares + penalty) @ (self.axes.T @ self.y))}
 
-    def _cca(self, candidate: Candidate) -> Head:
+    def _cca(self, candidate: Fitting) -> Head:
         assert candidate.text_penalty is not None
         lengths = (self.squares + candidate.penalty).sqrt()
         least = candidate.text_penalty * self.text_variances.mean()
@@ -134,15 +134,15 @@ def recall(head: Head, pairs: Pairs) -> dict[str, float]:
 
 
 def cross_validate(
-    pairs: Pairs, candidates: Sequence[Candidate], folds: int, seed: int
-) -> dict[Candidate, list[dict[str, float]]]:
+    pairs: Pairs, candidates: Sequence[Fitting], folds: int, seed: int
+) -> dict[Fitting, list[dict[str, float]]]:
     """``recall`` of each candidate among the photos of each fold that was left out.
 
     Scores of different heads do not compare: a head that was fitted without a photo has nothing along its captions, so
     among all photos at once the right one would come last.
     """
     order = np.random.default_rng(seed).permutation(len(pairs.features))
-    rows: dict[Candidate, list[dict[str, float]]] = {candidate: [] for candidate in candidates}
+    rows: dict[Fitting, list[dict[str, float]]] = {candidate: [] for candidate in candidates}
     for fold in np.array_split(order, folds):
         spectrum, held_out = Spectrum(pairs.of(np.setdiff1d(order, fold))), pairs.of(np.sort(fold))
         for candidate in candidates:

@@ -29,7 +29,7 @@ from ...retrieve.data.formats import Captioned, image_root, read_captioned
 from ...retrieve.encoders.sentence import load_sentence
 from ...retrieve.encoders.vit_minilm import Views, vit_features, write_head
 from ...text import one_line
-from .fit import Candidate, Pairs, Spectrum, cross_validate, recall
+from .fit import Fitting, Pairs, Spectrum, cross_validate, recall
 from .options import HeadOptions
 
 PENALTIES = (100.0, 300.0, 1000.0, 3000.0, 10000.0, 30000.0)
@@ -39,13 +39,13 @@ MAX_SIDE = 512
 PHOTOS = "photos.tsv"
 
 
-def candidates(options: HeadOptions) -> list[Candidate]:
+def candidates(options: HeadOptions) -> list[Fitting]:
     """The heads that are tried."""
     penalties = PENALTIES if options.penalty is None else (options.penalty,)
     if options.method == "ridge":
-        return [Candidate(penalty) for penalty in penalties]
+        return [Fitting(penalty) for penalty in penalties]
     text_penalties = TEXT_PENALTIES if options.text_penalty is None else (options.text_penalty,)
-    return [Candidate(*pair, options.dim or DIM) for pair in product(penalties, text_penalties)]
+    return [Fitting(*pair, options.dim or DIM) for pair in product(penalties, text_penalties)]
 
 
 def train_head(
@@ -80,7 +80,7 @@ def train_head(
         if len(chosen) < 2 * options.folds:
             raise UsageError(f"{options.data}: {len(chosen)} photos to train on are too few for {options.folds} folds.")
         root = image_root(options.data, chosen[0].image, options.images)
-        towers = _Towers(run.device, options)
+        towers = Towers(run.device, options)
         pairs = towers.embed(chosen, root, run.progress)
         tried = {
             candidate: _summary(rows)
@@ -107,7 +107,7 @@ def train_head(
         return run.report(Outcome(metrics, (), 0.0, ()), data=options.data, files=files, sections=sections)
 
 
-def _penalties(candidate: Candidate) -> dict[str, float]:
+def _penalties(candidate: Fitting) -> dict[str, float]:
     text = {} if candidate.text_penalty is None else {"text_penalty": candidate.text_penalty}
     return {"penalty": candidate.penalty} | text
 
@@ -119,7 +119,7 @@ def _summary(rows: Sequence[Mapping[str, float]]) -> dict[str, float]:
     return means | {f"{name}_deviation": float(np.std([row[name] for row in rows], ddof=1)) for name in names}
 
 
-class _Towers:
+class Towers:
     """The two frozen towers."""
 
     def __init__(self, device: torch.device, options: HeadOptions) -> None:

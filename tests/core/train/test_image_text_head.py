@@ -11,7 +11,7 @@ import torch
 from attn.core.errors import UsageError
 from attn.core.options import OptionError
 from attn.core.retrieve.data.captions import Captioned
-from attn.core.train.image_text_head.fit import Candidate, Pairs, Spectrum, cross_validate, recall
+from attn.core.train.image_text_head.fit import Fitting, Pairs, Spectrum, cross_validate, recall
 from attn.core.train.image_text_head.options import HeadOptions
 from attn.core.train.image_text_head.run import attribution, candidates
 
@@ -37,7 +37,7 @@ def sides(some: Pairs) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
 def test_ridge_is_the_published_equation() -> None:
     x, y, _ = sides(pairs())
     expected = torch.linalg.solve(x.T @ x + 7.0 * torch.eye(30, dtype=torch.float64), x.T @ y)
-    head = Spectrum(pairs()).head(Candidate(7.0))
+    head = Spectrum(pairs()).head(Fitting(7.0))
     assert torch.allclose(head["weight"], expected, atol=1e-10)
     assert "text_weight" not in head
 
@@ -57,7 +57,7 @@ def test_cca_is_the_singular_vectors_of_what_both_whitened_sides_have_in_common(
     texts = root(spread + 0.6 * spread.diagonal().mean() * eye)
     u, s, v = torch.linalg.svd(photos @ x.T @ y @ texts)
     u, v = photos @ u[:, :4] * s[:4], texts @ v[:4].T * s[:4]
-    head = Spectrum(some).head(Candidate(7.0, 0.6, 4))
+    head = Spectrum(some).head(Fitting(7.0, 0.6, 4))
     for mine, expected in ((head["weight"], u), (head["text_weight"], v)):  # the same up to scale, order and signs
         a, b = mine @ mine.T, expected @ expected.T
         assert torch.allclose(a / a.norm(), b / b.norm(), atol=1e-9)
@@ -65,8 +65,8 @@ def test_cca_is_the_singular_vectors_of_what_both_whitened_sides_have_in_common(
     assert torch.allclose(scores / scores.norm(), expected / expected.norm(), atol=1e-9)
 
 
-@pytest.mark.parametrize("candidate", [Candidate(3.0), Candidate(3.0, 0.6, 5)])
-def test_what_was_held_out_is_found(candidate: Candidate) -> None:
+@pytest.mark.parametrize("candidate", [Fitting(3.0), Fitting(3.0, 0.6, 5)])
+def test_what_was_held_out_is_found(candidate: Fitting) -> None:
     folds = cross_validate(pairs(), [candidate], 4, seed=0)[candidate]
     assert len(folds) == 4
     assert np.mean([fold["t2i_r@1"] for fold in folds]) > 60  # 10 photos to choose from
@@ -78,7 +78,7 @@ def test_what_was_held_out_is_found(candidate: Candidate) -> None:
 
 def test_half_precision_finds_the_same() -> None:
     some = pairs(60, features=100)
-    head = Spectrum(some).head(Candidate(300.0, 0.6, 16))
+    head = Spectrum(some).head(Fitting(300.0, 0.6, 16))
     half = {name: value.half().double() for name, value in head.items()}
     assert recall(head, some)["mr"] == pytest.approx(recall(half, some)["mr"], abs=1)
 
@@ -96,7 +96,7 @@ def test_options_that_make_no_sense(change: dict[str, object], message: str) -> 
 
 
 def test_what_is_tried() -> None:
-    assert candidates(HeadOptions(Path("c"), Path("o"), penalty=2.0, text_penalty=0.5)) == [Candidate(2.0, 0.5, 128)]
+    assert candidates(HeadOptions(Path("c"), Path("o"), penalty=2.0, text_penalty=0.5)) == [Fitting(2.0, 0.5, 128)]
     ridge = candidates(HeadOptions(Path("c"), Path("o"), method="ridge"))
     assert {candidate.text_penalty for candidate in ridge} == {None}
     assert len(ridge) < len(candidates(HeadOptions(Path("c"), Path("o"))))
