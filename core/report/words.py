@@ -53,6 +53,7 @@ WORDS: dict[str, tuple[str, str]] = {
     "end_points": ("End points", ""), "segments": ("Vessel segments", ""),
     "mean_calibre_px": ("Mean vessel calibre", "px"), "tortuosity": ("Tortuosity (arc / chord)", ""),
     "fractal_dimension": ("Fractal dimension", ""), "fov_diameter_px": ("Diameter of the field of view", "px"),
+    "scaled_diameter_px": ("Diameter of the field of view as the model saw it", "px"),
     "threshold": ("Threshold", ""), "f1": ("F1 (Dice)", ""), "miou": ("Mean IoU", ""), "auc": ("AUC", ""),
     "mcc": ("Matthews correlation", ""), "cldice": ("clDice", ""),
     # retrieve
@@ -65,7 +66,18 @@ WORDS: dict[str, tuple[str, str]] = {
 }  # fmt: skip
 """Name -> words and unit. Those of what differs from file to file (the unit of the pixels) have none."""
 SETTINGS = frozenset(
-    {"parameters", "steps", "threshold", "seq_len", "temperature", "penalty", "dim", "runs", "memory_bound"}
+    {
+        "parameters",
+        "steps",
+        "threshold",
+        "scaled_diameter_px",
+        "seq_len",
+        "temperature",
+        "penalty",
+        "dim",
+        "runs",
+        "memory_bound",
+    }
 )
 """What was chosen, not measured: means of these say nothing."""
 _UNITS = {"px": "px", "ms": "ms", "seconds": "s", "hu": "HU", "bytes": "bytes", "mm": "mm"}

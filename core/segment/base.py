@@ -27,11 +27,14 @@ class Prediction:
     attention : mapping of str to ndarray, float32
         Attention maps of the guided filters by name, where they were asked for and exist.
     warnings : tuple of str
+    diameter : float or None
+        Pixels across the field of view as a network saw it.
     """
 
     prob: NDArray[np.float32]
     attention: Mapping[str, NDArray[np.float32]] = field(default_factory=dict)
     warnings: tuple[str, ...] = ()
+    diameter: float | None = None
 
 
 class Segmenter(Protocol):

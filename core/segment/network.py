@@ -75,8 +75,8 @@ class NetworkSegmenter:
             raise ValueError(f"the field of view is {fov.mask.shape}, the photo {pixels.shape[1:]}")
         warnings: list[str] = []
         top, left, bottom, right = fov.box
-        longest = max(scaled_size((bottom - top, right - left), self.preparation.fov_diameter / fov.diameter))
-        if longest > 4 * self.preparation.fov_diameter:
+        diameter = self.preparation.diameter(fov.diameter)
+        if max(scaled_size((bottom - top, right - left), diameter / fov.diameter)) > 4 * diameter:
             raise ValueError("the field of view is too long and thin for a fundus photograph")
         ready = prepare(pixels, fov, self.preparation)
         x = normalise(ready.pixels, ready.mask, self.preparation)[None].to(self.device, self.dtype)
@@ -92,7 +92,8 @@ class NetworkSegmenter:
         out[top:bottom, left:right] = inner[0].clamp(0, 1).numpy()
         out[~fov.mask] = 0
         attention_maps = {name: value[0, 0].float().cpu().numpy() for name, value in (maps or {}).items()}
-        return Prediction(out, attention_maps, tuple(warnings))
+        seen = fov.diameter * ready.mask.shape[0] / (bottom - top)  # a scale near 1 is 1
+        return Prediction(out, attention_maps, tuple(warnings), seen)
 
     def _averaged(self, x: Tensor, tile: int | None, maps: dict[str, Tensor] | None) -> Tensor:
         """Mean over the four mirror images; the attention maps are those of the upright one."""

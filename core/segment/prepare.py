@@ -33,6 +33,9 @@ class Preparation:
     ----------
     fov_diameter : float
         Field of view in pixels that every photo is scaled to; that of the training photos.
+    fine_diameter : float or None
+        A photo with more pixels across its field keeps them, up to this diameter: its thin vessels are there to be
+        seen. None: ``fov_diameter`` for every photo, as in training and in files of an older attn.
     normalise : {"fov", "imagenet"}
         ``fov``: each channel to mean 0 and standard deviation 1 inside the field of view, zero outside (ours: takes
         out the camera's colour balance and exposure). ``imagenet``: fixed mean and deviation (official), black outside.
@@ -40,6 +43,12 @@ class Preparation:
 
     fov_diameter: float = 540.0
     normalise: Literal["fov", "imagenet"] = "fov"
+    fine_diameter: float | None = None
+
+    def diameter(self, native: float) -> float:
+        """Field of view in pixels that a photo of ``native`` pixels across its field is scaled to."""
+        finest = self.fov_diameter if self.fine_diameter is None else self.fine_diameter
+        return min(max(native, self.fov_diameter), finest)
 
 
 @dataclass(frozen=True, slots=True)
@@ -61,7 +70,7 @@ class Prepared:
 
 
 def prepare(pixels: NDArray[np.float32], fov: Fov, preparation: Preparation) -> Prepared:
-    """Steps (b) and (c): cut to the box of the field of view and scale to the model's diameter.
+    """Steps (b) and (c): cut to the box of the field of view and scale to the model's diameter for this photo.
 
     Parameters
     ----------
@@ -72,7 +81,7 @@ def prepare(pixels: NDArray[np.float32], fov: Fov, preparation: Preparation) -> 
     top, left, bottom, right = fov.box
     cut = torch.from_numpy(np.ascontiguousarray(pixels[:, top:bottom, left:right]))  # [3, h, w]
     mask = torch.from_numpy(np.ascontiguousarray(fov.mask[top:bottom, left:right]))
-    size = scaled_size((bottom - top, right - left), preparation.fov_diameter / fov.diameter)
+    size = scaled_size((bottom - top, right - left), preparation.diameter(fov.diameter) / fov.diameter)
     if size != mask.shape:
         cut = rescale(cut, size).clamp_(0, 1)
         mask = rescale(mask.float()[None], size)[0] > 0.5

@@ -189,6 +189,8 @@ def segment_file(task: Task, step: Callable[[int, int], None], options: SegmentO
         "fov_diameter_px": case.fov.diameter * case.factor,
         "parameters": segmenter.parameters,
     }
+    if prediction.diameter is not None:
+        metrics["scaled_diameter_px"] = prediction.diameter
     step(2, stages)
     details: dict[str, Any] = {"model": done.model, "size": list(case.photo.size), "fov": options.fov}
     details["threshold_from"] = done.threshold.origin

@@ -12,14 +12,14 @@ from attn.core.segment.fsgnet.checkpoint import FSGNetArchitecture, FSGNetCheckp
 from attn.core.segment.prepare import Preparation, normalise, padded, prepare
 
 
-def network(diameter=96.0, **architecture):
+def network(diameter=96.0, fine=None, **architecture):
     torch.manual_seed(3)
     shape = FSGNetArchitecture(**{"width": 2, "depths": (1, 1, 1, 1), **architecture})
     net = shape.build()
     with torch.no_grad():  # probabilities that differ from place to place
         for parameter in net.parameters():
             parameter.add_(0.2 * torch.randn_like(parameter))
-    checkpoint = FSGNetCheckpoint("mine", shape, Preparation(diameter), 0.4, net.state_dict())
+    checkpoint = FSGNetCheckpoint("mine", shape, Preparation(diameter, fine_diameter=fine), 0.4, net.state_dict())
     return networks.NetworkSegmenter(checkpoint, torch.device("cpu"), torch.float32), checkpoint.build()
 
 
@@ -58,6 +58,21 @@ def test_any_size(size):
     found = segmenter(photo(*size), find_fov(photo(*size)))
     assert found.prob.shape == size
     assert 0 <= found.prob.min() <= found.prob.max() <= 1
+
+
+def test_a_photo_of_many_pixels_keeps_them_up_to_the_fine_diameter():
+    both, plain = network(fine=150.0)[0], network()[0]
+    for size, expected in ((100, 96), (136, 122), (300, 150)):  # the field is 0.9 of the photo
+        pixels = photo(size, size)
+        fov = find_fov(pixels)
+        assert both(pixels, fov).diameter == pytest.approx(expected, abs=3)
+        assert plain(pixels, fov).diameter == pytest.approx(96, abs=3)
+    assert Preparation(540.0).diameter(1300.0) == Preparation(540.0).diameter(300.0) == 540.0
+    assert [Preparation(540.0, fine_diameter=810.0).diameter(n) for n in (300.0, 700.0, 1300.0)] == [
+        540.0,
+        700.0,
+        810.0,
+    ]
 
 
 def test_tiles_are_much_like_the_whole():
