@@ -31,6 +31,8 @@ PARTS = (
     ("JPEG XL photos", Need("pillow_jxl", "pillow-jxl-plugin", "photos")),
     ("attn retrieve index in LanceDB", Need("lancedb", "lancedb", "store")),
     ("attn retrieve index in Qdrant", Need("qdrant_client", "qdrant-client", "qdrant")),
+    ("attn retrieve serve", Need("starlette", "starlette", "serve")),
+    ("attn retrieve serve", Need("uvicorn", "uvicorn", "serve")),
     ("accelerate launch", Need("accelerate", "accelerate", "scale")),
     ("models of timm", Need("timm", "timm", "vision")),
     ("what timm and open_clip stand on", Need("torchvision", "torchvision", "vision")),

@@ -12,6 +12,7 @@ VERBS: dict[str, tuple[str, str]] = {
     "index": ("attn.cli.retrieve.index", "Embed a gallery of images or texts; again: only what changed."),
     "search": ("attn.cli.retrieve.search", "Find what a sentence, a photo or a file of queries asks for."),
     "similar": ("attn.cli.retrieve.similar", "Find entries most like entries of the index; no model is loaded."),
+    "serve": ("attn.cli.retrieve.serve", "Keep index and model open: a page, JSON, and search --server at once."),
     "dedup": ("attn.cli.retrieve.dedup", "Group near duplicates; nothing is removed."),
     "eval": ("attn.cli.retrieve.eval", "Score a model on a data set with judgements."),
     "tune-temperature": ("attn.cli.retrieve.tune", "Choose the attention temperature on one half of the queries."),
@@ -31,12 +32,18 @@ EXAMPLES = {
         ('attn retrieve search photos.index "a bear on grass"', "A table of the ten best."),
         ("attn retrieve search photos.index --image query.jpg --sheet hits.html", "By example, with a contact sheet."),
         ("attn retrieve search c.index --queries queries.jsonl --format trec --top 1000", "A TREC run on stdout."),
+        ('attn retrieve search --server http://127.0.0.1:8765 "a bear"', "Of a running `attn retrieve serve`."),
         ("attn retrieve search notes.index 'heat' --where \"path LIKE '%2026%'\"", "Only some of the entries."),
     ),
     "similar": (
         ("attn retrieve similar photos.index bear.jpg --top 5", "The five photos most like one of the index."),
         ("attn retrieve similar photos.index photos/bear.jpg --sheet like.html", "By its path, with a contact sheet."),
         ("attn retrieve similar c.index 184 29 --format trec", "Of two documents, as a TREC run."),
+    ),
+    "serve": (
+        ("attn retrieve serve photos.index", "A page with a search box at http://127.0.0.1:8765/, and JSON."),
+        ("curl -s 'http://127.0.0.1:8765/search?text=a+bear&k=5'", "The five best, as JSON."),
+        ("curl -s --data-binary @a.jpg -H 'Content-Type: image/jpeg' http://127.0.0.1:8765/similar", "By a photo."),
     ),
     "dedup": (
         ("attn retrieve dedup photos.index", "Groups of near duplicates, with their cosine to the one that is kept."),

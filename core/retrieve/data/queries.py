@@ -68,7 +68,7 @@ def queries_of(texts: Sequence[str], images: Sequence[Path], file: Path | None) 
             continue
         if not text.strip():
             raise OptionError("the query is empty. Say what to look for, or give {image} FILE.")
-        if not _is_unicode(text):
+        if not is_unicode(text):
             raise UsageError(f"the query {text!r} is not UTF-8. Type it again, or put it into a file saved as UTF-8.")
         given.append((None, text, f"sentence {number}"))
     if str(file) == "-":
@@ -249,5 +249,6 @@ def _is_json(text: str | bytes) -> bool:
         return False
 
 
-def _is_unicode(text: str) -> bool:
+def is_unicode(text: str) -> bool:
+    """Whether a text has no halves of pairs in it, which no tokeniser takes."""
     return not any("\ud800" <= letter <= "\udfff" for letter in text)

@@ -146,12 +146,17 @@ def as_run(results: Iterable[Result]) -> Run:
     return {result.query_id: {hit.id: float(hit.score) for hit in result.hits} for result in results}
 
 
-def _json_line(result: Result) -> bytes:
+def as_object(result: Result) -> dict[str, Any]:
+    """A result as JSON has it: {"query_id", "query", "hits": [{"id", "rank", "score", "path", "meta"}], "ms"}."""
     hits = []
     for rank, hit in enumerate(result.ranked, 1):
         meta = {name: value for name, value in hit.meta.items() if name != "path"}
         hits.append({"id": hit.id, "rank": rank, "score": float(hit.score), "path": hit.meta.get("path"), "meta": meta})
-    whole = {"query_id": result.query_id, "query": result.query, "hits": hits, "ms": result.ms}
+    return {"query_id": result.query_id, "query": result.query, "hits": hits, "ms": result.ms}
+
+
+def _json_line(result: Result) -> bytes:
+    whole = as_object(result)
     try:
         return (json.dumps(whole, ensure_ascii=False, default=_plain) + "\n").encode()
     except UnicodeEncodeError:  # a file name that is no UTF-8: only escapes can hold it

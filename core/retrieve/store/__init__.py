@@ -23,8 +23,8 @@ from .lance_table import FOLDER, STATE
 from .lock import LOCK, WriterLock
 
 __all__ = [
-    "FLAT_ITEMS", "SCHEMA", "Header", "Hit", "VectorStore", "clear", "create", "holds_index", "is_vacant", "open_store",
-    "split_place",
+    "FLAT_ITEMS", "SCHEMA", "Header", "Hit", "VectorStore", "clear", "create", "holds_index", "is_index", "is_vacant",
+    "open_store", "split_place", "stamp_of",
 ]  # fmt: skip
 
 RESTS = (LOCK, ".parts", ".attn-tmp-*")
@@ -128,6 +128,27 @@ def open_store(place: str | PathLike[str], *, lock_timeout: float = 10.0, verify
     from .flat import FlatStore
 
     return FlatStore(directory, lock_timeout=lock_timeout, verify=verify)
+
+
+def is_index(place: str) -> bool:
+    """Whether there is an index of some sort at a place; of a server only its address tells."""
+    said, where = split_place(place) if "://" not in place or place.startswith("qdrant://") else ("", place)
+    return said == "qdrant" or (Path(where) / MANIFEST).is_file() or (Path(where) / FOLDER).is_dir()
+
+
+def stamp_of(place: str | PathLike[str]) -> str:
+    """What differs once an index has changed on disk; always the same of one on a server, which is read as it is."""
+    said, where = split_place(place)
+    if said == "qdrant":
+        return said
+    marks = []
+    for path in (Path(where) / MANIFEST, Path(where) / FOLDER / "_versions"):  # Lance writes a file for each version
+        try:
+            state = path.stat()
+            marks.append(f"{state.st_size}:{state.st_mtime_ns}:{state.st_ino}")
+        except OSError:
+            marks.append("")
+    return " ".join(marks)
 
 
 def holds_index(directory: Path) -> bool:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import base64
 from html import escape
-from io import BytesIO
 from pathlib import Path
 from typing import Any
 
@@ -14,14 +13,12 @@ from numpy.typing import NDArray
 from ...errors import InputError
 from ...io.atomic import write_text
 from ...io.photo.read import PHOTO_SUFFIXES
-from ...io.tables import read_picture
 from ...report.html import document, marked
 from ..score.results import RankedDocument, Result
 from .found import Explained, Found
+from .thumbnail import thumbnail
 
 NOTHING = Explained((), {})
-THUMBNAIL = 240
-"""Longer side of a picture, in px."""
 
 STYLE = """
 .hits { display: flex; flex-wrap: wrap; gap: 1rem; margin: .8rem 0 }
@@ -66,20 +63,10 @@ def _figure(rank: int, hit: RankedDocument, patches: NDArray[np.float32] | None)
 
 def _thumbnail(path: Path, patches: NDArray[np.float32] | None = None) -> str:
     """A small JPEG as a data: URI, darker where ``patches`` are low; nothing for a file that is gone or damaged."""
-    from PIL import Image
-
     try:
-        pixels = read_picture(path, 4 * THUMBNAIL)  # [3, H, W]
+        return f"data:image/jpeg;base64,{base64.b64encode(thumbnail(path, patches)).decode('ascii')}"
     except InputError:
         return ""
-    picture = Image.fromarray((pixels.transpose(1, 2, 0) * 255 + 0.5).astype("uint8"))
-    picture.thumbnail((THUMBNAIL, THUMBNAIL))
-    if patches is not None:
-        light = Image.fromarray((64 + 191 * patches).astype("uint8")).resize(picture.size, Image.Resampling.BICUBIC)
-        picture = Image.composite(picture, Image.new("RGB", picture.size), light)
-    memory = BytesIO()
-    picture.save(memory, "JPEG", quality=85)
-    return f"data:image/jpeg;base64,{base64.b64encode(memory.getvalue()).decode('ascii')}"
 
 
 def columns(hit: RankedDocument, name: str = "hit") -> dict[str, Any]:

@@ -20,7 +20,7 @@ from ..options.find import SimilarOptions
 from ..passages import BATCH, PASSAGE_OF, document_of, nearest
 from ..places import Places, absolute, file_name
 from ..score.results import Result
-from ..store import VectorStore, open_store
+from ..store import Hit, VectorStore, open_store
 from ..store.base import Meta
 from .found import Found, found_of, placed
 
@@ -29,7 +29,7 @@ NEIGHBOURS = 500
 
 
 @dataclass(frozen=True, slots=True)
-class _Entry:
+class KnownEntry:
     """An entry that is asked about; ``vector`` [dim] is a unit vector."""
 
     id: str
@@ -77,16 +77,14 @@ def similar(
     store = open_store(index)
     places = Places(index)
     try:
-        entries, failed = _asked(store, list(dict.fromkeys(names)), str(index), places)
+        entries, failed = entries_of(store, list(dict.fromkeys(names)), str(index), places)
         results: list[Result] = []
         for at in range(0, len(entries), BATCH):
             block = entries[at : at + BATCH]
             began = time.perf_counter()
-            queries = np.stack([entry.vector for entry in block])
-            hits = nearest(store, queries, options.top + 1, where=options.where, exact=options.exact)
+            hits = neighbours(store, block, options)
             ms = 1000 * (time.perf_counter() - began) / len(block)
-            for entry, some in zip(block, hits, strict=True):
-                others = [hit for hit in some if hit.id != entry.id][: options.top]
+            for entry, others in zip(block, hits, strict=True):
                 results.append(Result(entry.id, title(entry.id, places.shown(entry.meta)), placed(others, places), ms))
         count, model = len(store), str(store.header.fingerprint.get("model", ""))
     finally:
@@ -98,14 +96,25 @@ def similar(
     )  # fmt: skip
 
 
+def neighbours(store: VectorStore, entries: Sequence[KnownEntry], options: SimilarOptions) -> list[list[Hit]]:
+    """The hits of each entry, itself not among them."""
+    queries = np.stack([entry.vector for entry in entries])
+    found = nearest(store, queries, options.top + 1, where=options.where, exact=options.exact)
+    return [
+        [hit for hit in hits if hit.id != entry.id][: options.top] for entry, hits in zip(entries, found, strict=True)
+    ]
+
+
 def title(name: str, meta: Meta) -> str:
     """What stands for an entry as a query: its path, else its text, else its id."""
     return str(meta.get("path") or meta.get("text") or name)
 
 
-def _asked(store: VectorStore, names: Sequence[str], index: str, places: Places) -> tuple[list[_Entry], list[Item]]:
+def entries_of(
+    store: VectorStore, names: Sequence[str], index: str, places: Places
+) -> tuple[list[KnownEntry], list[Item]]:
     """The entries in the order of their names, each once, and a failed item for each name that is none's."""
-    entries = _by_id(store, names)
+    entries = by_id(store, names)
     missing = [name for name in names if name not in entries]
     failed: list[Item] = []
     ids = {name: name for name in entries}
@@ -136,29 +145,29 @@ def _asked(store: VectorStore, names: Sequence[str], index: str, places: Places)
                     hint = _hint(name, {*known, *owners}) if known else "The index is empty."
                     reason = f"no entry of {index} has that id or path. {hint}".rstrip()
                     failed.append(Item(name, None, "failed", 0.0, error=reason))
-        entries |= _by_id(store, [key for key in ids.values() if key not in entries and known[key] == [key]])
+        entries |= by_id(store, [key for key in ids.values() if key not in entries and known[key] == [key]])
         for key in {key for key in ids.values() if key not in entries}:
-            entries[key] = _document(key, list(_by_id(store, known[key]).values()))
+            entries[key] = _document(key, list(by_id(store, known[key]).values()))
     return [entries[key] for key in dict.fromkeys(ids[name] for name in names if name in ids)], failed
 
 
-def _by_id(store: VectorStore, ids: Sequence[str]) -> dict[str, _Entry]:
+def by_id(store: VectorStore, ids: Sequence[str]) -> dict[str, KnownEntry]:
     """Those of some ids that the store has."""
-    entries: dict[str, _Entry] = {}
+    entries: dict[str, KnownEntry] = {}
     for start in range(0, len(ids), BATCH):
         listed = ", ".join("'" + name.replace("'", "''") + "'" for name in ids[start : start + BATCH])
         for block in store.blocks(where=f"id IN ({listed})"):
             for name, vector, meta in zip(*block, strict=True):
-                entries[name] = _Entry(name, vector, meta)
+                entries[name] = KnownEntry(name, vector, meta)
     return entries
 
 
-def _document(key: str, passages: Sequence[_Entry]) -> _Entry:
+def _document(key: str, passages: Sequence[KnownEntry]) -> KnownEntry:
     """A document of several passages: the mean of their vectors, as a unit vector."""
     mean = np.mean([passage.vector for passage in passages], axis=0, dtype=np.float64)
     meta = {name: value for name, value in passages[0].meta.items() if name != PASSAGE_OF}
     vector: NDArray[np.float32] = np.asarray(mean / max(float(np.linalg.norm(mean)), 1e-12), np.float32)
-    return _Entry(key, vector, meta)
+    return KnownEntry(key, vector, meta)
 
 
 def _hint(name: str, known: Iterable[str]) -> str:
