@@ -63,7 +63,6 @@ def read_tensors(
         If there is no such file, it is no regular one or no safetensors file, takes more than the budget of memory, or
         holds weights that are NaN or infinite.
     """
-    import torch
     from safetensors import safe_open
 
     with open_regular(path) as file:  # a pipe or a device is refused here; safetensors opens by name
@@ -74,11 +73,7 @@ def read_tensors(
         with safe_open(path, "pt") as file:
             metadata = dict(file.metadata() or {})
             state = {name: file.get_tensor(name) for name in file.keys()} if weights else {}
-        sick = [
-            n
-            for n, t in state.items()
-            if finite and t.is_floating_point() and not bool(torch.isfinite(t.float()).all())
-        ]
+        sick = [name for name, value in state.items() if finite and value.is_floating_point() and not _finite(value)]
     except Exception as error:  # damaged headers fail anywhere: in JSON, in offsets, in types that torch does not know
         reason = one_line(str(error).partition("\n")[0]) or type(error).__name__
         raise InputError(path, f"is no safetensors file, or a damaged one ({reason[:160]})", "Copy it again") from None
@@ -86,6 +81,13 @@ def read_tensors(
         listed = ", ".join(one_line(name) for name in sick[:3])
         raise InputError(path, f"holds NaN or infinite weights ({listed})", "Train or save it again")
     return metadata, state
+
+
+def _finite(value: Tensor) -> bool:
+    """Neither NaN nor infinity is in it. A sum, five times as fast, says so unless it overflows."""
+    import torch
+
+    return bool(value.sum(dtype=torch.float32).isfinite()) or bool(value.float().isfinite().all())
 
 
 STATES = ("state_dict", "model_state_dict", "model", "module", "net", "network", "weights", "params", "ema")

@@ -72,6 +72,7 @@ _NORMED = replace(_DECODER, qk_norms=("q_norm", "k_norm"))
 
 ATTENTIONS: Mapping[str, AttentionParts | tuple[AttentionParts, ...]] = {
     # encoders of text
+    "PaddedSelfAttention": replace(_BERT, norm="norm1"),
     "BertSelfAttention": _BERT, "RobertaSelfAttention": _BERT, "XLMRobertaSelfAttention": _BERT,
     "XLMRobertaXLSelfAttention": replace(_BERT, norm="attention.self_attn_layer_norm"),
     "CamembertSelfAttention": _BERT, "ElectraSelfAttention": _BERT,

@@ -19,6 +19,7 @@ from ..network import network
 from ..options import OptionError
 from ..text import reason_of
 from . import hf
+from .bert import load_bert
 from .convolutional import FAMILY as CONVOLUTIONAL
 from .convolutional import SUFFIXES as WEIGHTS
 from .convolutional import load_convolutional, load_convolutional_file
@@ -167,6 +168,8 @@ def load_folder(folder: Path, task: Task, *, device: torch.device, dtype: torch.
         if config.get("model_type") == CONVOLUTIONAL:
             _only(folder, "a convolutional classifier", task, ("classifier",))
             return load_convolutional(folder, device=device, dtype=dtype)
+        if task == "text" and (own := load_bert(folder, config, device=device, dtype=dtype)):
+            return own
         return _transformers(folder, task, device, dtype)
     except AttnError:
         raise

@@ -64,7 +64,7 @@ def passage_tokens(wanted: str | None, encoder: Encoder) -> int:
 
 
 def _tokeniser(encoder: Any) -> Any:
-    """The tokeniser of transformers that knows where its tokens are in the text; None where there is none."""
+    """The tokeniser that knows where its tokens are in the text; None where there is none."""
     tokeniser = getattr(getattr(encoder, "text", encoder), "tokeniser", None)
     return tokeniser if getattr(tokeniser, "is_fast", False) else None
 

@@ -11,6 +11,7 @@ import torch
 import transformers
 from torch import Tensor
 
+from attn.core.models.bert import BertSettings, bert_of
 from attn.core.models.hooks import observed
 from attn.core.retrieve.collapse import hf_ratio, sigma_hc
 from attn.core.retrieve.encoders.load import load
@@ -39,18 +40,23 @@ def assert_within(actual: Any, expected: np.ndarray, tolerance: float) -> None:
     assert error <= tolerance, f"max error {error:.2e}, allowed {tolerance:.0e}"
 
 
-@pytest.mark.parametrize("kernel", KERNELS)
+@pytest.mark.parametrize("kernel", [*KERNELS, "attn"])
 def test_bert(kernel: str) -> None:
     golden = vectors("bert_tiny")
     state = weights(golden)
-    config = transformers.BertConfig(
+    shape: dict[str, Any] = dict(
         vocab_size=len(state["embeddings.word_embeddings.weight"]), hidden_size=32, num_hidden_layers=3,
-        num_attention_heads=int(golden["num_heads"]), hidden_act="gelu", layer_norm_eps=1e-12,
+        num_attention_heads=int(golden["num_heads"]), layer_norm_eps=1e-12,
         intermediate_size=len(state["encoder.layer.0.intermediate.dense.weight"]),
-        max_position_embeddings=len(state["embeddings.position_embeddings.weight"]), attn_implementation=kernel,
+        max_position_embeddings=len(state["embeddings.position_embeddings.weight"]),
     )  # fmt: skip
-    model = transformers.BertModel(config, add_pooling_layer=False).eval()
-    model.load_state_dict(state)
+    model: Any
+    if kernel == "attn":
+        model = bert_of(BertSettings(**shape), state)
+    else:
+        config = transformers.BertConfig(**shape, hidden_act="gelu", attn_implementation=kernel)
+        model = transformers.BertModel(config, add_pooling_layer=False).eval()
+        model.load_state_dict(state)
     mask = torch.from_numpy(golden["attention_mask"])
     for j, tau in enumerate(golden["temperatures"]):
         seen: dict[int, Tensor] = {}

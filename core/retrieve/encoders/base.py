@@ -115,6 +115,11 @@ class Encoder(Protocol):
         ...
 
     @property
+    def engine(self) -> str:
+        """Whose code runs it, for reports: ``"attn"``, ``"transformers"``, ``"open_clip"``; joined by ``+``."""
+        ...
+
+    @property
     def warnings(self) -> tuple[str, ...]:
         """What the loader noticed and the user should know."""
         ...

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 import numpy as np
 import torch
@@ -26,6 +26,8 @@ from .towers import TwoTowers
 @dataclass(frozen=True)
 class OpenClipEncoder(TwoTowers):
     """Two towers of open_clip: ``TwoTowers`` with ``encode_text`` and ``encode_image``."""
+
+    engine: ClassVar[str] = "open_clip"
 
     def encode_texts(self, texts: Sequence[str], *, side: Side = "document") -> Encoded:
         """See ``Encoder``; both sides are treated alike, and every text is padded to the full length."""

@@ -1,4 +1,4 @@
-"""Text encoders of transformers: tokens, transformer, pooling over real tokens, dense layers, unit length.
+"""Text encoders: tokens, transformer, pooling over real tokens, dense layers, unit length.
 
 Specification: methods/tempscale.md, section 3.5; batches by methods/retrieval-peers.md, section 5.
 """
@@ -15,6 +15,7 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from ...models.bert import Bert
 from ...models.tokens import Tokens, batches, padded, tokenise, vocabulary
 from ...options import OptionError
 from ..tempscale import scaled
@@ -30,8 +31,8 @@ class TextEncoder:
     Parameters
     ----------
     model : Module
-        Of transformers, in eval mode, on ``device``.
-    tokeniser : tokeniser of transformers
+        Our own BERT or a model of transformers, in eval mode, on ``device``.
+    tokeniser : FileTokeniser or tokeniser of transformers
     fingerprint : Fingerprint
     device : torch.device
     head : Module
@@ -51,6 +52,11 @@ class TextEncoder:
     prompts: Mapping[str, str] = field(default_factory=dict)
     lower: bool = False
     warnings: tuple[str, ...] = ()
+
+    @property
+    def engine(self) -> str:
+        """See ``Encoder``."""
+        return "attn" if isinstance(self.model, Bert) else "transformers"
 
     @property
     def modalities(self) -> frozenset[str]:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
-from typing import Any, Self
+from typing import Any, ClassVar, Self
 
 import numpy as np
 import torch
@@ -38,6 +38,7 @@ class TwoTowers:
     fingerprint: Fingerprint
     device: torch.device
     warnings: tuple[str, ...] = ()
+    engine: ClassVar[str] = "transformers"
 
     @property
     def modalities(self) -> frozenset[str]:

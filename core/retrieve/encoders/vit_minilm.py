@@ -87,6 +87,11 @@ class ViTMiniLM:
     warnings: tuple[str, ...] = ()
 
     @property
+    def engine(self) -> str:
+        """See ``Encoder``: that of the texts, and that of the photos."""
+        return "+".join(dict.fromkeys((self.text.engine, "transformers")))
+
+    @property
     def modalities(self) -> frozenset[str]:
         """Texts and images."""
         return frozenset({"text", "image"})

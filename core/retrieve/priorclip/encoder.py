@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import ClassVar
 
 import numpy as np
 import torch
@@ -45,6 +46,7 @@ class PriorCLIPEncoder:
     fingerprint: Fingerprint
     device: torch.device
     warnings: tuple[str, ...] = ()
+    engine: ClassVar[str] = "attn"
 
     @property
     def modalities(self) -> frozenset[str]:

@@ -90,7 +90,11 @@ def score(
         failed = embedded.failed
         ranked = Rankings(data_set, embedded.documents, embedded.queries, options.keep_identical)
         evaluation, values = _values(ranked, options)
-        details: dict[str, Any] = {"temperature": temperature, "model": encoder.fingerprint.to_dict()}
+        details: dict[str, Any] = {
+            "temperature": temperature,
+            "model": encoder.fingerprint.to_dict(),
+            "engine": encoder.engine,
+        }
         sections: tuple[Section, ...] = ()
         warnings = [*data_set.warnings, *_notes(ranked, evaluation, options, embedded, encoder)]
         if first is not None:

@@ -69,7 +69,7 @@ def placed(hits: Sequence[Hit], places: Places) -> list[Hit]:
 def found_of(
     results: Sequence[Result], failed: Sequence[Item], *, index: str | Path, entries: int, model: str, start: float,
     arguments: Mapping[str, Any], device: str = "cpu", explained: Mapping[str, Explained] | None = None,
-    warnings: tuple[str, ...] = (),
+    warnings: tuple[str, ...] = (), engine: str = "",
 ) -> Found:  # fmt: skip
     """Rankings with a report that has an item for each.
 
@@ -91,6 +91,8 @@ def found_of(
         By query.
     warnings : tuple of str
         Of ``Places``.
+    engine : str
+        Of the encoder, where one ran.
     """
     explained = explained or {}
     items = list(failed)
@@ -103,6 +105,7 @@ def found_of(
     summary = (
         dict(summarise(items))
         | {"index": str(index), "entries": entries, "model": model}
+        | ({"engine": engine} if engine else {})
         | ({"warnings": list(warnings)} if warnings else {})
     )
     report = Report(

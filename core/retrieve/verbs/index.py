@@ -154,7 +154,7 @@ def index(
         metrics=counts | {"failed": len(failed)}, warnings=tuple(warnings),
         details={"model": encoder.fingerprint.to_dict(), "store": store.header.store, "removed": removed},
     )  # fmt: skip
-    summary = {"model": encoder.fingerprint.model, "store": store.header.store}
+    summary = {"model": encoder.fingerprint.model, "engine": encoder.engine, "store": store.header.store}
     return outcome.report(
         "retrieve", arguments or {"verb": "index", "gallery": list(gallery), "output": str(output)},
         str(pick_device(options.encoder.device)), start, items=[item, *failed], summary=summary,

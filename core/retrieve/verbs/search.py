@@ -87,7 +87,7 @@ def search(
         store.close()
     return found_of(
         results, items, index=index, entries=entries, model=encoder.fingerprint.model, start=start,
-        device=str(pick_device(options.device)), explained=explained,
+        device=str(pick_device(options.device)), engine=encoder.engine, explained=explained,
         arguments=arguments or {"verb": "search", "index": str(index)}, warnings=places.warnings(),
     )  # fmt: skip
 
