@@ -109,10 +109,11 @@ class Browser:
 
 
 @contextmanager
-def browser() -> Iterator[Browser]:
+def browser(reaches: str = "") -> Iterator[Browser]:
     """A browser that cannot reach a network: its proxy is a socket that nobody answers at (it calls home, too).
 
-    Skips the test where there is none.
+    Only ``reaches``, a server of the test's own (``127.0.0.1:PORT``), is asked without the proxy. Skips the test where
+    there is no browser.
     """
     program = next(filter(None, map(shutil.which, NAMES)), None)
     if program is None:
@@ -125,7 +126,7 @@ def browser() -> Iterator[Browser]:
             program, "--headless", "--no-sandbox", "--disable-gpu", "--hide-scrollbars", "--no-first-run",
             "--disable-background-networking", "--disable-component-update", "--disable-sync", "--disable-extensions",
             "--disable-dev-shm-usage", "--remote-debugging-pipe", f"--user-data-dir={home}",
-            f"--proxy-server=http://127.0.0.1:{network.getsockname()[1]}", "--proxy-bypass-list=<-loopback>",
+            f"--proxy-server=http://127.0.0.1:{network.getsockname()[1]}", f"--proxy-bypass-list=<-loopback>;{reaches}",
         ]  # fmt: skip
         shell = ["bash", "-c", f'exec "$@" 3<&{theirs_in} 4>&{theirs_out} >/dev/null 2>&1', "bash", *command]
         with subprocess.Popen(shell, pass_fds=(theirs_in, theirs_out)) as process:
