@@ -130,7 +130,7 @@ def test_readme_fits_a_first_screen_and_links_lead_somewhere() -> None:
         ("attn denoise scan.dcm --steps many", "--steps"),
         ("find . -print0 | attn denoise - --nul -o out/", "No such option"),
         ("attn retrieve serch photos.index bear", "serch"),
-        ("attn retrieve search", "Missing argument"),
+        ("attn retrieve similar", "Missing argument"),
         ("attn retrieve index photos/", "Missing option"),
         ("attn retrieve dedup photos.index two", "unexpected extra argument"),
         ("attn denoize scan.dcm", "denoize"),

@@ -159,7 +159,8 @@ def test_a_busy_server_is_asked_again(here, there: Served):
     assert len(ran.stdout.splitlines()) == 4
 
 
-def test_serving_needs_an_index_and_a_port(here):
+def test_serving_needs_an_index_and_a_port(here, monkeypatch):
+    monkeypatch.setenv("OPENBLAS_NUM_THREADS", "1")  # which the command sets for its process, here ours
     with socket.create_server(("127.0.0.1", 0)) as taken:
         ran = here("retrieve", "serve", "i", "--port", taken.getsockname()[1])
     assert (ran.code, len(ran.stderr.splitlines())) == (2, 1)

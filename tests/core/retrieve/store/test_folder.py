@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 
 from attn.core.errors import InputError, UsageError
-from attn.core.retrieve.store import Header, clear, create, holds_index, is_vacant, open_store
+from attn.core.retrieve.store import Header, clear, create, holds_index, is_index, is_vacant, open_store, stamp_of
 
 X = np.eye(4, 8, dtype=np.float32)
 META = [{"n": i} for i in range(4)]
@@ -135,3 +135,24 @@ class TestLance:
         newest.unlink()
         with pytest.raises(InputError, match=r"is missing, .* is the newest.*--rebuild"):
             open_store(path)
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_a_change_changes_the_stamp(tmp_path, kind):
+    place = tmp_path / "i"
+    store = create(place, Header.new({}, 2), kind)
+    marks = [stamp_of(place)]
+    for name in "ab":
+        store.add([name], np.eye(2, dtype=np.float32)[:1], [{}])
+        marks.append(stamp_of(f"{kind}:{place}"))
+    store.delete(["a"])
+    marks.append(stamp_of(place))
+    store.close()
+    assert len(set(marks)) == len(marks)
+    reader = open_store(place)
+    reader.search(np.eye(2, dtype=np.float32), 1)
+    reader.close()
+    assert stamp_of(place) == marks[-1]
+    assert is_index(str(place))
+    assert not is_index(str(tmp_path))
+    assert not is_index("a bear: on grass://")
