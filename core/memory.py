@@ -7,6 +7,7 @@ with the budget first (``check_memory``), and what a stream unpacks to is counte
 
 from __future__ import annotations
 
+import ctypes
 import io
 import os
 from os import PathLike
@@ -21,6 +22,8 @@ LEAST = 2**26
 """Below 64 MiB nothing could be read."""
 FIX = "Raise --max-memory if it is what it should be, and the machine has that much"
 _BLOCK = 2**20
+_TRIM_THRESHOLD, _MMAP_THRESHOLD = -1, -3
+"""Of mallopt(3): what is kept at the end of the heap, and from what size on a block is no part of it."""
 _budget: int | None = None
 
 
@@ -65,6 +68,19 @@ def machine_memory() -> int:
         except (OSError, ValueError):  # no such file, or "max"
             continue
     return min((size for size in sizes if size > 0), default=2**32)
+
+
+def keep_freed_memory() -> bool:
+    """Let this process use freed blocks of up to 256 MiB again, and keep up to 1 GiB of them; whether it can.
+
+    glibc gives blocks of more than 32 MiB back to the system at once, which hands them out anew page by page: a quarter
+    of the time of a network whose maps are that large. It concerns the whole process, so a command may ask for it, and
+    a library function may not. Other systems' allocators do as they always do.
+    """
+    mallopt = getattr(ctypes.CDLL(None), "mallopt", None) if os.name == "posix" else None
+    if mallopt is None:
+        return False
+    return bool(mallopt(_MMAP_THRESHOLD, 2**28) and mallopt(_TRIM_THRESHOLD, 2**30))
 
 
 def check_memory(path: str | PathLike[str], need: int, what: str = "its pixels take", fix: str = FIX) -> None:

@@ -19,6 +19,7 @@ from ..device import pick_device
 from ..errors import InputError
 from ..io.atomic import remove_stale
 from ..io.walk import Input, Passed, expand_inputs
+from ..memory import keep_freed_memory
 from ..options import OptionError
 from ..progress import Bars, Watcher
 from ..report.model import Item, Report, plain
@@ -168,6 +169,7 @@ def _task(source: Input, target: Target, options: SegmentOptions) -> Task:
 
 def segment_file(task: Task, step: Callable[[int, int], None], options: SegmentOptions) -> Item:
     """Read one photo, segment it, write what was asked for (the mask last), and report it."""
+    keep_freed_memory()  # in the process that does the work, which may be a worker
     stages = 3 + len(options.compare)
     case, warnings = read_case(task, options)
     step(1, stages)
