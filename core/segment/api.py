@@ -91,7 +91,7 @@ def segment(
     device : str
         ``"auto"``, ``"cpu"``, ``"cuda"``, ``"cuda:N"`` or ``"mps"``.
     dtype : str
-        ``"float32"`` or ``"float64"``.
+        Of a network: ``"float32"``, ``"float64"``, or ``"bfloat16"``, which is faster where the processor has it.
 
     Returns
     -------

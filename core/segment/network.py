@@ -13,12 +13,14 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from ..cpu import cpu
 from ..options import OptionError
 from . import MODELS
 from .base import Prediction
 from .fov import Fov
 from .fsgnet.checkpoint import FSGNetCheckpoint, read_checkpoint
 from .fsgnet.fast import optimise
+from .fsgnet.folded import accurate
 from .fsgnet.trunks import NAMES
 from .prepare import normalise, padded, prepare, rescale, scaled_size
 from .threshold import Calibration
@@ -29,6 +31,8 @@ TILE, OVERLAP = 608, 64
 WHOLE_PIXELS = 1_500_000
 """Larger photos (at the model's scale) are done in tiles, so that memory stays bounded."""
 
+EMULATED = "this processor has no bfloat16 arithmetic: float32 is faster"
+
 
 def packaged(name: str, device: torch.device, dtype: torch.dtype) -> NetworkSegmenter:
     """A network whose weights are part of the package.
@@ -36,7 +40,7 @@ def packaged(name: str, device: torch.device, dtype: torch.dtype) -> NetworkSegm
     Raises
     ------
     UsageError
-        If no weights of it ship, or the dtype is none of float32 and float64.
+        If no weights of it ship, or the dtype is float16.
     """
     if not MODELS[name].trained:
         trunk = next(trunk for trunk, called in NAMES.items() if called == name)
@@ -54,16 +58,15 @@ class NetworkSegmenter:
         self, checkpoint: FSGNetCheckpoint, device: torch.device, dtype: torch.dtype, *,
         whole_pixels: int = WHOLE_PIXELS, tile: int = TILE,
     ) -> None:  # fmt: skip
-        if dtype not in (torch.float32, torch.float64):
-            raise OptionError(
-                f"{{dtype}} {str(dtype).removeprefix('torch.')}: the guided filter needs float32 or float64."
-            )
+        if dtype == torch.float16:
+            raise OptionError("{dtype} float16: maps of the network overflow it. Use float32, bfloat16 or float64.")
         self.name, self.threshold, self.preparation = checkpoint.name, checkpoint.threshold, checkpoint.preparation
         self.calibration: Calibration | None = checkpoint.calibration
-        self.device, self.dtype = device, dtype
+        self.device, self.dtype = device, accurate(dtype)
+        self.warnings = [EMULATED] if dtype == torch.bfloat16 and device.type == "cpu" and not _has_bfloat16() else []
         net = checkpoint.build()
         self.parameters = sum(parameter.numel() for parameter in net.parameters())
-        self.net = optimise(net.to(device, dtype))
+        self.net = optimise(net.to(device, self.dtype), dtype=dtype)
         self.whole_pixels, self.tile = whole_pixels, tile
 
     def __call__(
@@ -73,7 +76,7 @@ class NetworkSegmenter:
         """See ``Segmenter``."""
         if fov.mask.shape != pixels.shape[1:]:
             raise ValueError(f"the field of view is {fov.mask.shape}, the photo {pixels.shape[1:]}")
-        warnings: list[str] = []
+        warnings = list(self.warnings)
         top, left, bottom, right = fov.box
         diameter = self.preparation.diameter(fov.diameter)
         if max(scaled_size((bottom - top, right - left), diameter / fov.diameter)) > 4 * diameter:
@@ -123,6 +126,10 @@ class NetworkSegmenter:
     def _predict(self, x: Tensor, maps: dict[str, Tensor] | None) -> Tensor:
         out: Tensor = self.net(padded(x), maps)
         return out[..., : x.shape[2], : x.shape[3]]
+
+
+def _has_bfloat16() -> bool:
+    return cpu().avx512_bf16 or cpu().amx_bf16
 
 
 def _spans(length: int, tile: int) -> Iterator[tuple[int, int]]:

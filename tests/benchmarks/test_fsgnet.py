@@ -1,7 +1,8 @@
 """FSG-Net's fast form against a plain implementation: ``pytest tests/benchmarks --benchmark-only -k fsgnet``.
 
-Input of the size that a DRIVE photo is cut to, 536 x 540, width 8 as the shipped model, all of torch's threads on both
-sides. Timings do not depend on the weights; outputs are compared before anything is timed.
+Input of the size that a DRIVE photo is cut to, 536 x 540, at widths 8 and 16, all of torch's threads on both sides.
+Timings do not depend on the weights; outputs are compared before anything is timed. Another processor without AVX-512:
+``ATEN_CPU_CAPABILITY=avx2 ONEDNN_MAX_CPU_ISA=AVX2`` before the command.
 """
 
 from __future__ import annotations
@@ -14,25 +15,29 @@ import pytest
 import torch
 from torch import Tensor, nn
 
+from attn.core.memory import keep_freed_memory
 from attn.core.segment.fsgnet.fast import optimise
 from attn.core.segment.fsgnet.network import fsgnet
 
 sys.path.insert(0, str(Path(__file__).parent))
 from plain_fsgnet import plain_fsgnet
 
-SIZE, WIDTH = (536, 540), 8
+SIZE = (536, 540)
+ORDER = ("plain", "module", "attn", "attn in bfloat16", "attn, memory kept", "attn in bfloat16, memory kept")
+"""Memory is kept, as ``attn segment`` does, for the whole process: all that comes after would profit."""
 
 
-def models() -> dict[str, nn.Module]:
-    """``attn`` as ``attn segment`` runs it, ``module`` the trained module itself, ``plain`` the baseline."""
-    net, plain = fsgnet(WIDTH), plain_fsgnet(WIDTH)
+def models(width: int) -> dict[str, nn.Module]:
+    """``attn`` is the fast form, ``module`` the trained module itself, ``plain`` the baseline."""
+    net, plain = fsgnet(width), plain_fsgnet(width)
     generator = torch.Generator().manual_seed(0)
     with torch.no_grad():
         for name, parameter in net.named_parameters():
             if name.endswith("gamma"):  # blocks that start at 1e-6 would compare nothing
                 parameter.copy_(torch.randn(parameter.shape, generator=generator) / 2)
     plain.load_state_dict(net.state_dict())
-    return {"attn": optimise(net), "module": net.eval(), "plain": plain.eval()}
+    coarse = optimise(net, dtype=torch.bfloat16)
+    return {"attn": optimise(net), "attn in bfloat16": coarse, "module": net.eval(), "plain": plain.eval()}
 
 
 def image(height: int, width: int) -> Tensor:
@@ -49,17 +54,20 @@ def assert_agree(found: dict[str, nn.Module], x: Tensor) -> None:
 
 def test_all_agree() -> None:
     """Also run without --benchmark-only: what is compared below is the same thing."""
-    assert_agree(models(), image(67, 75))
+    assert_agree(models(8), image(67, 75))
 
 
-@pytest.mark.benchmark(group="fsgnet: one photo of 536x540, width 8")
-@pytest.mark.parametrize("which", ["attn", "module", "plain"])
-def test_predict(which: str, benchmark: Callable[..., object]) -> None:
-    found, x = models(), image(*SIZE)
+@pytest.mark.parametrize(("which", "width"), [(which, width) for which in ORDER for width in (8, 16)])
+def test_predict(which: str, width: int, benchmark: BenchmarkFixture) -> None:
+    found, x = models(width), image(*SIZE)
     assert_agree(found, x)
+    name, _, kept = which.partition(", ")
+    if kept:
+        keep_freed_memory()
 
     @torch.no_grad()
     def predict() -> object:
-        return found[which](x)
+        return found[name](x)
 
-    benchmark.pedantic(predict, rounds=5, warmup_rounds=1)  # type: ignore[attr-defined]
+    benchmark.group = f"fsgnet: one photo of 536x540, width {width}"
+    benchmark.pedantic(predict, rounds=5, warmup_rounds=1)

@@ -14,66 +14,63 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.nn.utils.fusion import fuse_conv_bn_eval
 
-from .guided import EPS, RADIUS, resize, resize_like, window_count
-from .layers import ConvBlock, Gate, MConv, ResConv
+from .folded import (
+    STRIP_BYTES,
+    FastConvBlock,
+    FastResConv,
+    Merge,
+    accurate,
+    convolution,
+    gate_map,
+    pointwise,
+)
+from .guided import EPS, RADIUS, resize, window_count
+from .layers import ConvBlock, Gate, ResConv
 from .network import FSGNet, FullScaleTrunk, GuidedDecoder, PlainDecoder, Scales, check_side
 
-STRIP_BYTES = 4 << 20
-"""Hidden maps of a block are made in strips of about this size, which bounds memory; 1 to 8 MB are equally fast."""
 
-
-def as_rows(x: Tensor) -> Tensor:
-    """[B, C, H, W] -> [B * H, C, 1, W], a view if ``x`` is channels last.
-
-    torch gives pointwise convolutions of a batch of 16 or more to oneDNN, and smaller ones, on one thread, to a matrix
-    product that takes longer at widths of 8 to 64. To a pointwise convolution, rows are as good as images.
-    """
-    return x.transpose(1, 2).flatten(0, 1).unsqueeze(2)
-
-
-def from_rows(rows: Tensor, batch: int) -> Tensor:
-    """Undo ``as_rows``."""
-    return rows.reshape(batch, -1, rows.shape[1], rows.shape[3]).transpose(1, 2)
-
-
-def pointwise(conv: nn.Module, x: Tensor) -> Tensor:
-    """``conv(x)`` for a 1x1 convolution, or for a chain of them with pointwise functions."""
-    return from_rows(conv(as_rows(x)), x.shape[0])
-
-
-def optimise(net: FSGNet, *, strip_bytes: int = STRIP_BYTES) -> FastFSGNet:
+def optimise(net: FSGNet, *, dtype: torch.dtype | None = None, strip_bytes: int = STRIP_BYTES) -> FastFSGNet:
     """A copy of ``net`` for prediction alone; ``net`` is left as it is.
 
     Parameters
     ----------
     net : FSGNet
         Any trunk and decoder, on any device, float32 or float64. Layers of other trunks are folded where they can be.
+    dtype : torch.dtype, optional
+        Of the convolutions and the maps between them: bfloat16, or by default that of ``net``. The coefficients of the
+        guided filter and the probability are float32 at least: their sums of squares, and thresholds, need it.
     strip_bytes : int
         Size of the strips in which the hidden maps of a block are made.
 
     Returns
     -------
     FastFSGNet
-        Called as ``net`` is, but gives ``out1`` alone: that of ``net.eval()`` to within 1e-5 in float32.
+        Called as ``net`` is, but gives ``out1`` alone: that of ``net.eval()`` to within 1e-5 in float32, and of
+        a trained network to within a few hundredths in bfloat16.
 
     References
     ----------
     methods/fsg-net.md, section 7; arXiv 2501.18921.
     """
-    return FastFSGNet(net, strip_bytes)
+    return FastFSGNet(net, strip_bytes, dtype)
 
 
 class FastFSGNet(nn.Module):
     """See ``optimise``."""
 
-    def __init__(self, net: FSGNet, strip_bytes: int = STRIP_BYTES) -> None:
+    def __init__(self, net: FSGNet, strip_bytes: int = STRIP_BYTES, dtype: torch.dtype | None = None) -> None:
         super().__init__()
-        net = fold(copy.deepcopy(net).eval(), strip_bytes)
+        self.dtype = dtype or next(net.parameters()).dtype
+        net = fold(copy.deepcopy(net).to(accurate(self.dtype)).eval(), strip_bytes)
         self.trunk: nn.Module = FastTrunk(net.trunk) if isinstance(net.trunk, FullScaleTrunk) else net.trunk
         self.decoder: nn.Module = FastGuided(net.decoder) if isinstance(net.decoder, GuidedDecoder) else (
             FastPlain(net.decoder)
         )  # fmt: skip
         self.requires_grad_(False)
+        self.trunk.to(self.dtype)
+        for name, part in self.decoder.named_children():
+            if name != "head":  # a rounded logit would leave gaps between probabilities
+                part.to(self.dtype)
         self.to(memory_format=torch.channels_last)  # type: ignore[call-overload]  # missing in torch's stub
 
     def train(self, mode: bool = True) -> FastFSGNet:
@@ -88,14 +85,14 @@ class FastFSGNet(nn.Module):
 
         Parameters
         ----------
-        x : Tensor, shape (B, 3, H, W), float32 or float64
+        x : Tensor, shape (B, 3, H, W)
             Normalised image.
         maps : dict, optional
             Receives the attention maps ``att3``, ``att2``, ``att1`` [B, 1, h, w].
 
         Returns
         -------
-        Tensor, shape (B, classes, H, W), dtype of ``x``.
+        Tensor, shape (B, classes, H, W): float64 of a network in float64, else float32.
 
         Raises
         ------
@@ -103,7 +100,7 @@ class FastFSGNet(nn.Module):
             If a side of the image is below 48 pixels.
         """
         check_side(x)
-        out: Tensor = self.decoder(self.trunk(x), maps)
+        out: Tensor = self.decoder(self.trunk(x.to(self.dtype)), maps)
         return out
 
 
@@ -123,54 +120,12 @@ def fold(module: FSGNet, strip_bytes: int) -> FSGNet:
     return module
 
 
-class FastConvBlock(nn.Module):
-    """Step 2 with its batch norm in the depthwise convolution and gamma in the last one."""
-
-    def __init__(self, block: ConvBlock, strip_bytes: int = STRIP_BYTES) -> None:
-        super().__init__()
-        self.strip_bytes = strip_bytes
-        self.dwconv = fuse_conv_bn_eval(block.dwconv, block.norm)
-        self.conv1, self.conv2 = block.conv1, copy.deepcopy(block.conv2)
-        assert self.conv2.bias is not None
-        with torch.no_grad():
-            self.conv2.weight.mul_(block.gamma[:, None, None, None])
-            self.conv2.bias.mul_(block.gamma)
-
-    @torch.no_grad()
-    def forward(self, x: Tensor) -> Tensor:
-        rows, out = as_rows(x), as_rows(self.dwconv(x))
-        at_once = max(1, self.strip_bytes // (self.conv1.out_channels * x.shape[3] * x.element_size()))
-        for part, residual in zip(torch.split(out, at_once), torch.split(rows, at_once), strict=True):
-            torch.add(residual, self.conv2(F.relu_(self.conv1(part))), out=part)
-        return from_rows(out, x.shape[0])
-
-
-class FastResConv(nn.Module):
-    """Step 6 with its first batch norm as scale and shift, and the others folded."""
-
-    def __init__(self, block: ResConv) -> None:
-        super().__init__()
-        norm, _, inner, second, _, self.outer = block.conv_block
-        assert isinstance(norm, nn.BatchNorm2d)
-        assert norm.running_var is not None
-        assert norm.running_mean is not None
-        self.inner, self.skip = _fused(inner, second), _fused(*block.conv_skip)
-        scale = norm.weight / (norm.running_var + norm.eps).sqrt()
-        self.scale = nn.Parameter(scale.detach()[:, None, None])
-        self.shift = nn.Parameter((norm.bias - norm.running_mean * scale).detach()[:, None, None])
-
-    def forward(self, x: Tensor) -> Tensor:
-        skip: Tensor = self.skip(x)
-        out = F.relu_(self.inner(F.relu_(torch.addcmul(self.shift, x, self.scale))))
-        return skip.add_(self.outer(out))
-
-
 class FastTrunk(nn.Module):
     """Steps 12-18; the convolutions of the full image that go into ``e1`` are one."""
 
     def __init__(self, trunk: FullScaleTrunk) -> None:
         super().__init__()
-        direct, skip = _convolution(trunk.conv1), _convolution(trunk.input_skip[0])
+        direct, skip = convolution(trunk.conv1), convolution(trunk.input_skip[0])
         side, small = skip.kernel_size[0], direct.kernel_size[0]
         self.entry = nn.Conv2d(3, direct.out_channels + skip.out_channels, side, padding=side // 2)
         self.entry.weight = nn.Parameter(torch.cat([F.pad(direct.weight, ((side - small) // 2,) * 4), skip.weight]))
@@ -199,10 +154,10 @@ class FastGuided(nn.Module):
         super().__init__()
         self.batch_coupled = decoder.batch_coupled
         merges = (decoder.conv_cat_3, decoder.conv_cat_2, decoder.conv_cat_1)
-        coarse = _convolution(merges[0]).in_channels // 2  # of x4; e3 is as wide
+        coarse = convolution(merges[0]).in_channels // 2  # of x4; e3 is as wide
         self.merges = nn.ModuleList()
         for merge in merges:
-            conv = _convolution(merge)
+            conv = convolution(merge)
             self.merges.append(Merge(merge, conv.in_channels - coarse))
             coarse = conv.out_channels
         self.gates = nn.ModuleList(
@@ -221,11 +176,13 @@ class FastGuided(nn.Module):
         for depth, merge, gate, res_conv in zip((3, 2, 1), self.merges, self.gates, self.res_convs, strict=True):
             guide = merge(fine.pop(), guide)
             low = resize(guide, (guide.shape[2] // 2, guide.shape[3] // 2))
-            attention = _gate(gate, low, y) if isinstance(gate, Gate) else low.new_ones(low.shape[0], 1, *low.shape[2:])
+            attention = (
+                gate_map(gate, low, y) if isinstance(gate, Gate) else low.new_ones(low.shape[0], 1, *low.shape[2:])
+            )
             if maps is not None:
                 maps[f"att{depth}"] = attention
             y = res_conv(guided_filter(low, y, guide, attention, self.batch_coupled))
-        return pointwise(self.head, y)
+        return pointwise(self.head, y.to(accurate(y.dtype)))
 
 
 class FastPlain(nn.Module):
@@ -244,41 +201,7 @@ class FastPlain(nn.Module):
         del scales
         for res_conv in self.res_convs:
             y = res_conv(resize(y, sizes.pop()))
-        return pointwise(self.head, y)
-
-
-class Merge(nn.Module):
-    """Steps 19, 21 and 23 without the concatenation: a pointwise convolution of each part, added."""
-
-    def __init__(self, merge: MConv, fine: int) -> None:
-        super().__init__()
-        conv = _convolution(merge)
-        self.fine = nn.Conv2d(fine, conv.out_channels, 1, bias=False)
-        self.coarse = nn.Conv2d(conv.in_channels - fine, conv.out_channels, 1)
-        self.fine.weight, self.coarse.weight = (nn.Parameter(w.clone()) for w in conv.weight.tensor_split((fine,), 1))
-        self.coarse.bias = conv.bias
-
-    def forward(self, fine: Tensor, coarse: Tensor) -> Tensor:
-        low = pointwise(self.coarse, coarse)
-        return F.relu_(pointwise(self.fine, fine).add_(resize_like(low, fine)))
-
-
-def _gate(gate: Gate, x: Tensor, g: Tensor) -> Tensor:
-    """Step 5 in place; ``x`` and ``g`` have one size here."""
-    return pointwise(gate.psi, F.relu_(pointwise(gate.theta, x).add_(pointwise(gate.phi, g))))
-
-
-def _fused(conv: nn.Module, norm: nn.Module) -> nn.Conv2d:
-    assert isinstance(conv, nn.Conv2d)
-    assert isinstance(norm, nn.BatchNorm2d)
-    return fuse_conv_bn_eval(conv, norm)
-
-
-def _convolution(block: nn.Module) -> nn.Conv2d:
-    assert isinstance(block, MConv)
-    conv = block.conv[0]
-    assert isinstance(conv, nn.Conv2d)
-    return conv
+        return pointwise(self.head, y.to(accurate(y.dtype)))
 
 
 def guided_filter(low: Tensor, target: Tensor, high: Tensor, attention: Tensor, batch_coupled: bool) -> Tensor:
@@ -286,6 +209,8 @@ def guided_filter(low: Tensor, target: Tensor, high: Tensor, attention: Tensor, 
 
     Window sums take the place of the means: N cancels but for one factor, N eps.
     """
+    dtype = high.dtype
+    low, target, attention = (x.to(accurate(dtype)) for x in (low, target, attention))
     a = attention.abs().add_(1e-12)  # [B, 1, h, w]
     total = a.sum() if batch_coupled else a.sum((1, 2, 3), keepdim=True)
     count = window_count((low.shape[2], low.shape[3]), RADIUS, like=low)  # N
@@ -297,7 +222,7 @@ def guided_filter(low: Tensor, target: Tensor, high: Tensor, attention: Tensor, 
     offset = ay_sum.addcmul_(slope, ax_sum, value=-1).div_(window_sum(a))
     del al, ay, ax_sum, tax_sum, aaxx_sum
     size = (high.shape[2], high.shape[3])
-    slope, offset = resize(window_sum(slope).div_(count), size), resize(window_sum(offset).div_(count), size)
+    slope, offset = (resize(window_sum(x).div_(count).to(dtype), size) for x in (slope, offset))
     return offset.addcmul_(slope, high)
 
 

@@ -4,6 +4,7 @@ import numpy as np
 import pytest
 import torch
 
+from attn.core.cpu import Cpu, cpu_as
 from attn.core.errors import UsageError
 from attn.core.segment import MODELS, models
 from attn.core.segment import network as networks
@@ -133,17 +134,27 @@ def test_colour_balance_does_not_matter():
     np.testing.assert_allclose(segmenter(tinted, fov).prob, segmenter(pixels, fov).prob, atol=1e-3)
 
 
-def test_float64_is_near_float32_and_half_is_refused():
-    segmenter, _ = network()
-    double, _ = network()
-    checkpoint_net = double.net
-    assert checkpoint_net is not segmenter.net
-    with pytest.raises(UsageError, match="float32 or float64"):
-        networks.NetworkSegmenter(
-            FSGNetCheckpoint("x", FSGNetArchitecture(width=2), Preparation(), 0.5, {}),
-            torch.device("cpu"),
-            torch.float16,
-        )
+def test_half_is_refused():
+    checkpoint = FSGNetCheckpoint("x", FSGNetArchitecture(width=2), Preparation(), 0.5, {})
+    with pytest.raises(UsageError, match="float16"):
+        networks.NetworkSegmenter(checkpoint, torch.device("cpu"), torch.float16)
+
+
+def test_bfloat16_is_near_float32_on_every_processor():
+    pixels, fov = photo(), find_fov(photo())
+    expected = networks.packaged("fsgnet", torch.device("cpu"), torch.float32)(pixels, fov).prob
+    coarse = networks.packaged("fsgnet", torch.device("cpu"), torch.bfloat16)(pixels, fov, attention=True)
+    assert 0 < np.abs(coarse.prob - expected).max() < 0.05
+    assert len(np.unique(coarse.prob)) > 5000  # no fewer probabilities than of float32: the head is not rounded
+    assert all(value.dtype == np.float32 for value in coarse.attention.values())
+
+
+@pytest.mark.parametrize(("bfloat16", "told"), [(True, 0), (False, 1)])
+def test_emulated_bfloat16_is_told(bfloat16: bool, told: int):
+    with cpu_as(Cpu("here", "nobody", "AVX2", avx512_bf16=bfloat16)):
+        segmenter = networks.packaged("fsgnet", torch.device("cpu"), torch.bfloat16)
+    assert len(segmenter.warnings) == told
+    assert not networks.packaged("fsgnet", torch.device("cpu"), torch.float32).warnings
 
 
 def test_long_thin_field_is_refused():

@@ -8,7 +8,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from attn.core.segment.fsgnet import fast
+from attn.core.segment.fsgnet import fast, folded
 from attn.core.segment.fsgnet.fast import optimise
 from attn.core.segment.fsgnet.guided import guided_filter
 from attn.core.segment.fsgnet.network import FSGNet
@@ -76,6 +76,15 @@ def test_equals_every_trunk(trunk: str, guided: bool) -> None:
     compare(network(trunk, guided=guided), image(2, 3, 53, 66), 1e-5)
 
 
+@pytest.mark.parametrize("trunk", TRUNKS)
+@pytest.mark.parametrize("guided", [True, False])
+def test_bfloat16_is_near(trunk: str, guided: bool) -> None:
+    net, x = network(trunk, guided=guided), image(2, 3, 53, 66)
+    out, expected = optimise(net, dtype=torch.bfloat16)(x), optimise(net)(x)
+    assert out.dtype == torch.float32
+    assert (out - expected).abs().mean() < 0.1 * expected.std()
+
+
 def test_strips_are_seamless() -> None:
     five_rows = 16 * 66 * 8 * 5  # at full resolution: the last strip is shorter
     compare(network().double(), image(2, 3, 53, 66, dtype=torch.float64), 1e-11, strip_bytes=five_rows)
@@ -85,7 +94,7 @@ def test_block_keeps_its_input() -> None:
     """Trunks may use the input of a block again."""
     x = image(1, 4, 20, 20)
     kept = x.clone()
-    fast.FastConvBlock(network().trunk.input_layer[1].eval())(x)
+    folded.FastConvBlock(network().trunk.input_layer[1].eval())(x)
     assert torch.equal(x, kept)
 
 
