@@ -8,8 +8,8 @@ Timings do not depend on the weights; outputs are compared before anything is ti
 from __future__ import annotations
 
 import sys
-from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -58,7 +58,7 @@ def test_all_agree() -> None:
 
 
 @pytest.mark.parametrize(("which", "width"), [(which, width) for which in ORDER for width in (8, 16)])
-def test_predict(which: str, width: int, benchmark: BenchmarkFixture) -> None:
+def test_predict(which: str, width: int, benchmark: Any) -> None:
     found, x = models(width), image(*SIZE)
     assert_agree(found, x)
     name, _, kept = which.partition(", ")

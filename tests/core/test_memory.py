@@ -2,6 +2,7 @@
 
 import gzip
 import io
+import platform
 
 import pytest
 
@@ -53,3 +54,7 @@ def test_a_counted_stream_gives_lines_and_stops():
     assert list(lines) == [b"a\n", b"b\n"]
     with pytest.raises(InputError, match="unpacks to more than 100 B"):
         list(io.BufferedReader(memory.Counted(io.BytesIO(b"\n" * 101), "a", 100)))
+
+
+def test_freed_memory_is_kept_where_the_allocator_can_be_told():
+    assert memory.keep_freed_memory() or platform.libc_ver()[0] != "glibc"
