@@ -89,7 +89,7 @@ class CropBatches:
         size = (example.layers.shape[1], example.layers.shape[2])
         view = homography(draw, augmentation, self.crop, size)
         seen = sample(example.seen_at(magnification(view, self.crop, size)), view, self.crop)
-        mask, label = seen[4] > 0.5, seen[3:4] if augmentation.soft else (seen[3:4] > 0.5).float()
+        mask, label = seen[4] > 0.5, seen[3:4].clamp(0, 1) if augmentation.soft else (seen[3:4] > 0.5).float()
         if augmentation.narrow_prob and draw.chance(augmentation.narrow_prob):
             mask = narrowed(draw, mask)
             label = label * mask

@@ -424,6 +424,10 @@ def test_magnification_is_what_the_view_was_drawn_with(scale):
 def test_a_view_of_soft_labels_holds_shares():
     layers = noise().layers.clone()
     layers[3] = 0.3
+    ones = layers.clone()
+    ones[3] = 1  # interpolation rounds to a little more than 1, which the loss refuses
+    turned = replace(OFF, soft=True, rotate_prob=1.0)
+    assert max(float(batches(turned, [example(ones)], seed=seed)(0)[1].max()) for seed in range(8)) == 1.0
     soft = batches(replace(OFF, soft=True), [example(layers)])(0)[1]
     assert float(soft.max()) == pytest.approx(0.3, abs=1e-5)
     assert (soft > 0.29).float().mean() > 0.4  # the rest lies outside the photo, or on its border
