@@ -8,7 +8,11 @@ import numpy as np
 import pytest
 from PIL import Image
 
-TINY = ["--width", "2", "--depths", "1,1,1,1", "--crop", "48", "--batch", "2", "--warmup", "1", "--hold-out", "1"]
+from attn.core.segment.fsgnet.checkpoint import read_checkpoint
+from attn.core.segment.threshold import Calibration
+
+SHORT = ["--width", "2", "--depths", "1,1,1,1", "--crop", "48", "--batch", "2", "--warmup", "1"]
+TINY = [*SHORT, "--hold-out", "1"]
 
 
 def draw(folder, count=4, side=120):
@@ -31,6 +35,34 @@ def draw(folder, count=4, side=120):
     return folder
 
 
+def test_two_data_sets_and_a_split(cli, tmp_path):
+    for name in ("one", "two"):
+        draw(tmp_path / name)
+    lists = {"one": {"train": ["01", "02"], "held_out": ["03"], "test": ["04"]}, "two": {"train": ["01", "02"]}}
+    (tmp_path / "split.json").write_text(json.dumps(lists), encoding="utf-8")
+    command = [
+        "train",
+        "fsgnet",
+        "--data",
+        "one,two",
+        "--split",
+        "split.json",
+        "-o",
+        "run",
+        *SHORT,
+        "--steps",
+        "2",
+        "--json",
+    ]
+    done = cli(*command, cwd=tmp_path)
+    assert done.code == 0, done.stderr
+    assert read_checkpoint(tmp_path / "run" / "model.safetensors").training["held_out"] == ["one/03"]
+    assert "4 photos of one, two" in (tmp_path / "run" / "model.md").read_text()
+    both = cli(*command, "--hold-out", "1", cwd=tmp_path)
+    assert (both.code, both.stderr.count("\n")) == (2, 1)
+    assert "--split names the 1 photos that are held out" in both.stderr
+
+
 @pytest.fixture(scope="module")
 def data(tmp_path_factory):
     return draw(tmp_path_factory.mktemp("photos"))
@@ -50,6 +82,9 @@ def test_train_resume_and_use(attn, cli, data, tmp_path):
     assert [line["step"] for line in lines] == [2, 4]
     assert more.report["items"][0]["files"].keys() == {"card", "metrics", "curve"}
     assert "threshold" in (tmp_path / "run" / "model.md").read_text()
+
+    model = read_checkpoint(tmp_path / "run" / "model.safetensors")
+    assert model.calibration != Calibration()  # fitted on the photo that was held out
 
     used = cli("segment", data / "images" / "01.png", "-m", tmp_path / "run" / "model.safetensors",
                "-o", "out", "--truth", data / "manual", "--json")  # fmt: skip

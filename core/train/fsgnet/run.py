@@ -18,6 +18,7 @@ from ...report.model import Report
 from ...segment.fsgnet.checkpoint import FSGNetCheckpoint, read_checkpoint, write_checkpoint
 from ...segment.fsgnet.trunks import NAMES
 from ...segment.prepare import Preparation
+from ...segment.threshold import fit_calibration
 from .augment import AUGMENTATIONS
 from .data import find_all_pairs, left_out
 from .example import Example, drawn_examples, load_example
@@ -92,9 +93,11 @@ def train_fsgnet(
                 data=[path.name for path in folders(options.data)], photos=len(photos), held_out=held,
                 best=outcome.best, seconds=round(outcome.seconds), notes=notes,
             )  # fmt: skip
+            with torch.inference_mode():
+                calibration = fit_calibration(recipe.predictions(recipe.model.eval()))
             checkpoint = FSGNetCheckpoint(
                 NAMES[options.trunk], options.architecture(), preparation, outcome.best["threshold"],
-                net.state_dict(), facts,
+                net.state_dict(), facts, calibration,
             )  # fmt: skip
             run.save(lambda path: write_checkpoint(checkpoint, path), lambda size: card(checkpoint, size))
         notices = ("For research, not for diagnosis.", *left_out(pairs), *(n for e in examples for n in e.notes))
