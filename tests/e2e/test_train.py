@@ -40,23 +40,13 @@ def test_two_data_sets_and_a_split(cli, tmp_path):
         draw(tmp_path / name)
     lists = {"one": {"train": ["01", "02"], "held_out": ["03"], "test": ["04"]}, "two": {"train": ["01", "02"]}}
     (tmp_path / "split.json").write_text(json.dumps(lists), encoding="utf-8")
-    command = [
-        "train",
-        "fsgnet",
-        "--data",
-        "one,two",
-        "--split",
-        "split.json",
-        "-o",
-        "run",
-        *SHORT,
-        "--steps",
-        "2",
-        "--json",
-    ]
+    sets = ["--data", "one,two", "--split", "split.json", "--fine-diameter", "700"]
+    command = ["train", "fsgnet", *sets, "-o", "run", *SHORT, "--steps", "2", "--json"]
     done = cli(*command, cwd=tmp_path)
     assert done.code == 0, done.stderr
-    assert read_checkpoint(tmp_path / "run" / "model.safetensors").training["held_out"] == ["one/03"]
+    model = read_checkpoint(tmp_path / "run" / "model.safetensors")
+    assert model.training["held_out"] == ["one/03"]
+    assert model.preparation.fine_diameter == 700
     assert "4 photos of one, two" in (tmp_path / "run" / "model.md").read_text()
     both = cli(*command, "--hold-out", "1", cwd=tmp_path)
     assert (both.code, both.stderr.count("\n")) == (2, 1)
@@ -119,6 +109,7 @@ def test_variants(cli, data, tmp_path, options):
         (["--crop", "50"], "--crop: 50 px"),
         (["--steps", "2", "--warmup", "2"], "--warmup"),
         (["--hold-out", "9"], "--hold-out: 9 of 4"),
+        (["--fine-diameter", "300"], "--fine-diameter: 300 px is not from 540"),
         (["--depths", "1,2"], "--depths"),
         (["--depths", "a"], "--depths"),
         (["--batch", "1"], "--batch"),

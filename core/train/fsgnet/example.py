@@ -14,9 +14,10 @@ from torch import Tensor
 
 from ...errors import InputError
 from ...io.photo.read import Photo, read_photo
-from ...segment.fov import Fov, find_fov, fov_from_mask
+from ...segment.fov import find_fov, fov_from_mask
 from ...segment.masks import brightness, darkness, mask_of, read_mask
 from ...segment.prepare import Preparation, Prepared, prepare, rescale
+from ...segment.settle import HeldOut
 from .data import Pair
 from .synthetic import RADIUS, draw_photo
 
@@ -73,8 +74,8 @@ class Example:
         return self.layers if self.fine is None or scale < FINER**0.5 else self.fine
 
 
-def load_example(pair: Pair, preparation: Preparation) -> Example:
-    """Read a pair; ``InputError`` where label or mask do not fit the photo."""
+def read_pair(pair: Pair) -> tuple[HeldOut, list[str]]:
+    """Photo, label and field of view, and what was guessed. ``InputError`` where label or mask do not fit the photo."""
     photo = read_photo(pair.image)
     notes: list[str] = []
     label = _mask(photo, pair.label, "label", notes, darkness)
@@ -89,27 +90,35 @@ def load_example(pair: Pair, preparation: Preparation) -> Example:
             fov = find_fov(photo.pixels)
         except ValueError as error:
             raise InputError(pair.image, str(error)) from None
-    example = example_of(pair.name, photo.pixels, label, fov, preparation, group=pair.group)
-    if not example.truth[0].any():
+    if not (label & fov.mask).any():
         raise InputError(pair.label, "marks no vessel inside the field of view", "Check that it is a label")
-    return replace(example, notes=tuple(f"{pair.image.name}: {note}" for note in notes))
+    return (photo.pixels, label, fov), [f"{pair.image.name}: {note}" for note in notes]
 
 
-def drawn_examples(count: int, seed: int, preparation: Preparation) -> list[Example]:
+def load_example(pair: Pair, preparation: Preparation) -> Example:
+    """A pair, ready for training. Raises ``InputError`` as ``read_pair`` does."""
+    shown, notes = read_pair(pair)
+    return replace(example_of(pair.name, shown, preparation), group=pair.group, notes=tuple(notes))
+
+
+def drawn(count: int, seed: int, preparation: Preparation) -> list[HeldOut]:
     """Photos of ``synthetic``, at the model's scale."""
     side = round(preparation.fov_diameter / (2 * RADIUS))
     photos = (draw_photo((seed, number), side) for number in range(count))
+    return [(pixels, label, fov_from_mask(pixels.max(0) > 0)) for pixels, label in photos]
+
+
+def drawn_examples(count: int, seed: int, preparation: Preparation) -> list[Example]:
+    """``drawn``, ready for training."""
     return [
-        example_of(f"drawn {number:02}", pixels, label, fov_from_mask(pixels.max(0) > 0), preparation)
-        for number, (pixels, label) in enumerate(photos)
+        example_of(f"drawn {number:02}", shown, preparation)
+        for number, shown in enumerate(drawn(count, seed, preparation))
     ]
 
 
-def example_of(
-    name: str, pixels: NDArray[np.float32], label: NDArray[np.bool_], fov: Fov, preparation: Preparation, *,
-    group: str = "",
-) -> Example:  # fmt: skip
+def example_of(name: str, shown: HeldOut, preparation: Preparation) -> Example:
     """A photo [3, H, W] with its label [H, W], cut and scaled."""
+    pixels, label, fov = shown
     ready = prepare(pixels, fov, preparation)
     top, left, bottom, right = ready.box
     inside = torch.from_numpy(np.ascontiguousarray(fov.mask[top:bottom, left:right]))
@@ -120,7 +129,7 @@ def example_of(
     if fov.diameter >= FINER * preparation.fov_diameter:
         finer = replace(preparation, fov_diameter=FINER * preparation.fov_diameter)
         fine = _layers(prepare(pixels, fov, finer), truth)
-    return Example(name, _layers(ready, truth), samples[:, spread], fine=fine, native=(truth, inside), group=group)
+    return Example(name, _layers(ready, truth), samples[:, spread], fine=fine, native=(truth, inside))
 
 
 def _layers(ready: Prepared, truth: Tensor) -> Tensor:

@@ -57,6 +57,8 @@ class FSGNetOptions:
     augment : {"robust", "cameras", "paper"}
     normalise : {"fov", "imagenet"}
         See ``Preparation``.
+    fine_diameter : float or None
+        See ``Preparation``: of the model that is made; training has views of about half to twice its scale anyhow.
     hold_out : int or None
         How many photos choose weights and threshold and are not trained on; None: 4, or those that ``split`` names.
     evaluate_every : int
@@ -126,6 +128,13 @@ class FSGNetOptions:
         str,
         Option("fov: by each photo's own field of view (ours).", metavar="fov|imagenet", choices=("fov", "imagenet")),
     ] = "fov"
+    fine_diameter: Annotated[
+        float | None,
+        Option(
+            "Pixels across the field of view up to which a large photo keeps its own when it is segmented.",
+            metavar="PX", shown="as in training", resumable=True,
+        ),
+    ] = None  # fmt: skip
     hold_out: Annotated[
         int | None,
         Option("Photos that choose weights and threshold.", metavar="N", least=1, shown="4, or those of the split"),

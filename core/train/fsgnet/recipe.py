@@ -132,21 +132,16 @@ class FSGNetRecipe:
         out: Outputs = self.model(x)
         return dice_bce(out, target, self.batches.processes)
 
-    def predictions(self, model: nn.Module) -> list[Triple]:
-        """What ``model`` says of the held-out photos, at their own size, with label and field of view."""
+    def evaluate(self, model: nn.Module) -> Mapping[str, float]:
+        """Means over the held-out photos at their own size, inside the field of view, at the threshold best for all."""
         triples: list[Triple] = []
         for example in self.held_out:
             x = normalise(example.pixels, example.fov, self.batches.preparation).to(self.batches.device)
             prob = model(padded(x[None])).out1[0, :, : x.shape[1], : x.shape[2]].float().cpu()
             label, field = example.truth
             if prob.shape[1:] != label.shape:
-                prob = rescale(prob, (label.shape[0], label.shape[1])).clamp(0, 1)
-            triples.append((prob[0].numpy(), label.numpy(), field.numpy()))
-        return triples
-
-    def evaluate(self, model: nn.Module) -> Mapping[str, float]:
-        """Means over the held-out photos at their own size, inside the field of view, at the threshold best for all."""
-        triples = self.predictions(model)
+                prob = rescale(prob, (label.shape[0], label.shape[1]))
+            triples.append((prob[0].clamp(0, 1).numpy(), label.numpy(), field.numpy()))
         threshold = best_threshold(triples)
         each = [scores(*triple, threshold=threshold) for triple in triples]
         names = ("f1", "auc", "sensitivity", "specificity", "accuracy")

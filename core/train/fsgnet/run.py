@@ -18,13 +18,16 @@ from ...report.model import Report
 from ...segment.fsgnet.checkpoint import FSGNetCheckpoint, read_checkpoint, write_checkpoint
 from ...segment.fsgnet.trunks import NAMES
 from ...segment.prepare import Preparation
-from ...segment.threshold import fit_calibration
+from ...segment.settle import HeldOut, settled
 from .augment import AUGMENTATIONS
-from .data import find_all_pairs, left_out
-from .example import Example, drawn_examples, load_example
+from .data import Pair, find_all_pairs, left_out
+from .example import Example, drawn, drawn_examples, load_example, read_pair
 from .options import HOLD_OUT, SYNTHETIC, FSGNetOptions, complete, folders
 from .recipe import CropBatches, FSGNetRecipe
 from .synthetic import DIAMETER, PHOTOS
+
+MOST_DIAMETER = 4096
+"""Of a field of view, px: larger ones hold no more detail of an eye."""
 
 
 def train_fsgnet(
@@ -62,9 +65,8 @@ def train_fsgnet(
         hold_out = named or options.hold_out or HOLD_OUT
         if hold_out >= count:
             raise OptionError(f"{{hold_out}}: {hold_out} of {count} photos leaves none to train on, or to choose by.")
-        preparation = Preparation(normalise=options.normalise)  # type: ignore[arg-type]
+        preparation = _preparation(options)
         if options.data == SYNTHETIC:
-            preparation = replace(preparation, fov_diameter=DIAMETER)
             examples = drawn_examples(PHOTOS, options.compute.seed, preparation)
         else:
             examples = [load_example(pair, preparation) for pair in pairs]
@@ -93,12 +95,12 @@ def train_fsgnet(
                 data=[path.name for path in folders(options.data)], photos=len(photos), held_out=held,
                 best=outcome.best, seconds=round(outcome.seconds), notes=notes,
             )  # fmt: skip
-            with torch.inference_mode():
-                calibration = fit_calibration(recipe.predictions(recipe.model.eval()))
             checkpoint = FSGNetCheckpoint(
-                NAMES[options.trunk], options.architecture(), preparation, outcome.best["threshold"],
-                net.state_dict(), facts, calibration,
+                NAMES[options.trunk], options.architecture(),
+                replace(preparation, fine_diameter=options.fine_diameter), outcome.best["threshold"],
+                net.state_dict(), facts,
             )  # fmt: skip
+            checkpoint = settled(checkpoint, _held_out(options, pairs, examples, held_out, preparation), run.device)
             run.save(lambda path: write_checkpoint(checkpoint, path), lambda size: card(checkpoint, size))
         notices = ("For research, not for diagnosis.", *left_out(pairs), *(n for e in examples for n in e.notes))
         return run.report(outcome, data=options.data, details={"initialised": notes}, notices=notices)
@@ -121,6 +123,29 @@ def split(examples: Sequence[Example], hold_out: int) -> tuple[list[Example], li
     chosen = {min(len(examples) - 1, int((i + 1) * stride) - 1) for i in range(hold_out)}
     held = [e for i, e in enumerate(examples) if i in chosen]
     return held, [e for i, e in enumerate(examples) if i not in chosen]
+
+
+def _preparation(options: FSGNetOptions) -> Preparation:
+    """How photos are shown in training. Raises ``OptionError``."""
+    preparation = Preparation(normalise=options.normalise)  # type: ignore[arg-type]
+    if options.data == SYNTHETIC:
+        preparation = replace(preparation, fov_diameter=DIAMETER)
+    trained, fine = preparation.fov_diameter, options.fine_diameter
+    if fine is not None and not trained <= fine <= MOST_DIAMETER:
+        raise OptionError(f"{{fine_diameter}}: {fine:g} px is not from {trained:g} (as trained) to {MOST_DIAMETER}.")
+    return preparation
+
+
+def _held_out(
+    options: FSGNetOptions, pairs: Sequence[Pair], examples: Sequence[Example], held_out: Sequence[Example],
+    preparation: Preparation,
+) -> list[HeldOut]:  # fmt: skip
+    """The held-out photos as they are, for ``settled``."""
+    numbers = [number for number, example in enumerate(examples) if any(example is held for held in held_out)]
+    if options.data == SYNTHETIC:
+        photos = drawn(PHOTOS, options.compute.seed, preparation)
+        return [photos[number] for number in numbers]
+    return [read_pair(pairs[number])[0] for number in numbers]
 
 
 def start_weights(options: FSGNetOptions, batches: CropBatches) -> tuple[torch.nn.Module, list[str]]:
@@ -158,7 +183,9 @@ def card(checkpoint: FSGNetCheckpoint, size: int) -> str:
         f"- Options: {facts['options']}",
         f"- Best evaluation (step {best['step']}): " + ", ".join(
             f"{name} {best[name]:.4f}" for name in ("f1", "auc", "sensitivity", "specificity") if name in best
-        ) + f", threshold {checkpoint.threshold:.4f}",
+        ),
+        f"- Threshold {checkpoint.threshold:.4f}, probability sigmoid({checkpoint.calibration.slope:.3f} x logit "
+        f"{checkpoint.calibration.offset:+.3f}): chosen on the held-out photos as `attn segment` shows them.",
         f"- attn {facts['attn']}, torch {facts['torch']}, {facts['seconds']} s; {size} bytes, float16",
     ]  # fmt: skip
     return "\n".join(lines) + "\n"
