@@ -88,10 +88,32 @@ def test_the_output_is_that_of_a_search_without_a_server(here, there: Served, as
         assert through.stderr == plain.stderr
 
 
+def test_files_that_are_gone_are_told_as_without_a_server(here, there: Served, home):
+    names = [home / "photos" / "0.png", home / "photos" / "2.png"]
+    kept = [path.read_bytes() for path in names]
+    times = [path.stat() for path in names]
+    for path in names:
+        path.unlink()
+    plain, through = (
+        here("retrieve", "search", *place, "a dog", "blue", "-k", "2", "--format", "tsv")
+        for place in (["i", "--threads", "1"], ["--server", there.address])
+    )
+    for path, data, state in zip(names, kept, times, strict=True):
+        path.write_bytes(data)
+        os.utime(path, ns=(state.st_atime_ns, state.st_mtime_ns))
+    assert "not there any more" in plain.stderr
+    assert through == plain
+
+
 def test_json_and_sheet(here, there: Served, home):
     ran = here("retrieve", "search", "--server", there.address, "dog", "--json", "--sheet", "hits.html")
     assert ran.code == 0, ran.stderr
+    plain = here("retrieve", "search", "i", "dog", "--json", "--threads", "1").report
+    assert {name for name in plain if ran.report[name] != plain[name]} <= {"seconds", "arguments", "items", "summary"}
+    assert [item["details"] for item in ran.report["items"]] == [item["details"] for item in plain["items"]]
     summary = ran.report["summary"]
+    assert {name for name in plain["summary"] if summary.get(name) != plain["summary"][name]} <= {"index", "mean_ms"}
+    assert set(summary) == set(plain["summary"])
     assert (summary["index"], summary["entries"]) == (str(home / "i"), 3)
     assert (home / "hits.html").read_text().count("<img") == 3
 

@@ -7,7 +7,7 @@ import http.client
 import json
 import threading
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import Any
 
 from attn.core.retrieve.options.serve import ServeOptions
@@ -29,11 +29,12 @@ class Got:
 
 @dataclass(frozen=True)
 class Served:
-    """``address`` as `--server` takes it; ``lines`` is what the person who runs it was told."""
+    """``address`` as `--server` takes it; ``lines``: what the person who runs it was told; ``server``: uvicorn's."""
 
     address: str
     desk: Desk
-    lines: list[str] = field(default_factory=list)
+    lines: list[str]
+    server: Any
 
     def ask(self, target: str, body: Any = None, method: str | None = None, **headers: str) -> Got:
         """The answer to a request; a body that is no bytes goes as JSON."""
@@ -59,7 +60,7 @@ def served(index: str, limits: Limits | None = None) -> Iterator[Served]:
         address = address_of(entrance)
         thread.start()
         try:
-            yield Served(address, desk, lines)
+            yield Served(address, desk, lines, server)
         finally:
             server.should_exit = True
             thread.join(60)

@@ -12,7 +12,7 @@ import json
 from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequence
 from contextlib import asynccontextmanager
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 from urllib.parse import urlencode
 
 from starlette.applications import Starlette
@@ -25,6 +25,7 @@ from ...errors import AttnError, InputError, UsageError, did_you_mean, shortened
 from ...options import OptionError
 from ..data.queries import is_unicode
 from ..options.find import SimilarOptions
+from ..places import Places
 from ..score.results import as_object
 from .desk import PHOTO, Desk, Reply, UnknownEntry, Wanted, in_json, is_photo
 from .gate import Gatekeeper, Limits, Refused, as_json
@@ -130,7 +131,7 @@ class SearchServer:
             if not isinstance(text, str) or not text.strip() or not is_unicode(text):
                 raise Refused(400, f"text: {shortened(repr(text), 60)} is no sentence.")
         options = self._options(values)
-        return await self._found([Wanted("text", text, options) for text in texts])
+        return await self._found("text", texts, options)
 
     async def _similar(self, request: Request) -> Response:
         kind = request.headers.get("content-type", "").partition(";")[0].strip().lower()
@@ -141,13 +142,13 @@ class SearchServer:
             self._uploads += 1
             try:
                 photo = await self._body(request, self._limits.photo_bytes)
-                return await self._found([Wanted("photo", photo, options)])
+                return await self._found("photo", [photo], options)
             finally:
                 self._uploads -= 1
         values = await self._values(request, ("id",))
         if not isinstance(name := values.get("id"), str) or not is_unicode(name) or "\0" in name:
             raise Refused(400, 'id: say like which entry, as {"id": "bear.jpg"}, or send a photo (image/...).')
-        return await self._found([Wanted("entry", name, self._options(values))])
+        return await self._found("entry", [name], self._options(values))
 
     async def _thumbnail(self, request: Request) -> Response:
         name = request.query_params.get("id", "")
@@ -159,18 +160,21 @@ class SearchServer:
         except InputError as error:
             raise Refused(404, f"{shortened(name, 200)}: {error.reason}") from None
 
-    async def _found(self, wanted: Sequence[Wanted]) -> Response:
+    async def _found(
+        self, kind: Literal["text", "photo", "entry"], contents: Sequence[str | bytes], options: SimilarOptions
+    ) -> Response:
         """The answer to all that is wanted; to the first fault where there is one."""
-        results, warnings = [], dict[str, None]()
-        for reply in await self._line.ask(wanted):
+        places = Places(self._desk.index)
+        results, faults = [], dict[str, None]()
+        for reply in await self._line.ask([Wanted(kind, content, options, places) for content in contents]):
             if not isinstance(reply, Reply):
                 raise reply
-            warnings |= dict.fromkeys(reply.warnings)
+            faults |= {reply.fault: None} if reply.fault else {}
             result = as_object(reply.result)
             for hit in result["hits"]:
                 hit["thumbnail"] = f"/thumbnail?{urlencode({'id': hit['id']})}" if is_photo(hit["path"]) else None
             results.append(result)
-        return as_json({"results": results, "warnings": list(warnings)})
+        return as_json({"results": results, "warnings": [*faults, *places.warnings()]})
 
     async def _values(self, request: Request, names: Sequence[str]) -> dict[str, Any]:
         """What is asked, of the address or of the body; ``names`` and ``OPTIONS`` may be there."""

@@ -104,7 +104,8 @@ def search_served(
             found[key] = _result(key, str(path), answer["results"][0])
         return found_of(
             [found[key] for key in queries if key in found], failed, index=about["index"], entries=about["entries"],
-            model=about["model"], start=start, device=about["device"], arguments=arguments, warnings=tuple(warnings),
+            model=about["model"], start=start, device=about["device"], engine=about["engine"], arguments=arguments,
+            warnings=tuple(warnings),
         )  # fmt: skip
 
 

@@ -53,19 +53,22 @@ class Wanted:
         A sentence, the bytes of a photo's file, the id (or path) of an entry.
     options : SimilarOptions
         How many hits, and of which entries.
+    places : Places
+        Finds the files of the hits; one for all of a request, which is told once what is missing.
     """
 
     kind: Literal["text", "photo", "entry"]
     content: str | bytes
     options: SimilarOptions
+    places: Places
 
 
 @dataclass(frozen=True, slots=True)
 class Reply:
-    """What was found, with absolute paths, and what the user should know of the files."""
+    """What was found, with absolute paths, and what is wrong with the index; empty where nothing is."""
 
     result: Result
-    warnings: tuple[str, ...]
+    fault: str
 
 
 @dataclass(frozen=True, slots=True)
@@ -117,7 +120,7 @@ class Desk:
                 if one.kind == "photo":
                     vectors[row] = self._photo(one.content)
                 elif one.kind == "entry":
-                    replies[row] = self._like(str(one.content), one.options)
+                    replies[row] = self._like(one)
             except AttnError as error:
                 replies[row] = error
         for options in dict.fromkeys(wanted[row].options for row in vectors):
@@ -150,6 +153,7 @@ class Desk:
             "index": self.index,
             "entries": len(self._now.store),
             "model": encoder.fingerprint.model,
+            "engine": encoder.engine,
             "reads": sorted(encoder.modalities),
             "temperature": encoder.fingerprint.temperature,
             "device": self.device,
@@ -212,28 +216,26 @@ class Desk:
         found = nearest(self._now.store, np.stack(vectors), options.top, where=options.where, exact=options.exact)
         ms = 1000 * (time.perf_counter() - began) / len(vectors)
         return [
-            self._reply(one.kind, str(one.content) if one.kind == "text" else PHOTO, hits, ms, one.kind == "text")
+            self._reply(one, one.kind, str(one.content) if one.kind == "text" else PHOTO, hits, ms)
             for one, hits in zip(wanted, found, strict=True)
         ]
 
-    def _like(self, name: str, options: SimilarOptions) -> Reply:
+    def _like(self, one: Wanted) -> Reply:
         """Entries like one that the index has."""
-        places = Places(self.index)
-        entries, failed = entries_of(self._now.store, [name], self.index, places)
+        entries, failed = entries_of(self._now.store, [str(one.content)], self.index, one.places)
         if failed:
-            raise UnknownEntry(f"{name}: {failed[0].error}")
+            raise UnknownEntry(f"{one.content!s}: {failed[0].error}")
+        (entry,) = entries
         began = time.perf_counter()
-        (hits,) = neighbours(self._now.store, entries, options)
+        (hits,) = neighbours(self._now.store, entries, one.options)
         ms = 1000 * (time.perf_counter() - began)
-        return self._reply(entries[0].id, title(entries[0].id, places.found(entries[0].meta)), hits, ms, False)
+        return self._reply(one, entry.id, title(entry.id, one.places.found(entry.meta)), hits, ms)
 
-    def _reply(self, key: str, query: str, hits: Sequence[Hit], ms: float, sentence: bool) -> Reply:
-        places = Places(self.index)
-        there = [Hit(hit.id, hit.score, places.found(hit.meta)) for hit in hits]
+    def _reply(self, one: Wanted, key: str, query: str, hits: Sequence[Hit], ms: float) -> Reply:
+        there = [Hit(hit.id, hit.score, one.places.found(hit.meta)) for hit in hits]
         for hit in there:
             self._remember(hit.id, hit.meta.get("path"))
-        faults = (self._fault,) if self._fault else ()
-        return Reply(Result(key, query, there, ms, sentence), (*faults, *places.warnings()))
+        return Reply(Result(key, query, there, ms, one.kind == "text"), self._fault)
 
     def _remember(self, name: str, path: Any) -> None:
         """Where the photo of a hit is, for its thumbnail, which is asked for next."""

@@ -236,6 +236,27 @@ def test_who_waits_together_is_answered_together(home, there: Served, monkeypatc
         assert np.allclose([score for _, score in hits], [score for _, score in expected], atol=1e-6)
 
 
+def test_what_was_asked_is_answered_before_the_end(home, monkeypatch):
+    answer = Desk.answer
+    inside, may = threading.Event(), threading.Event()
+
+    def slow(self, wanted):
+        inside.set()
+        assert may.wait(60)
+        return answer(self, wanted)
+
+    monkeypatch.setattr(Desk, "answer", slow)
+    got: list[Got] = []
+    with served(str(home / "i")) as there:
+        asking = threading.Thread(target=lambda: got.append(there.ask("/search?text=a")))
+        asking.start()
+        assert inside.wait(60)
+        there.server.should_exit = True
+        may.set()
+        asking.join(60)
+    assert [one.status for one in got] == [200]
+
+
 def test_a_fault_of_ours_fails_one_request(there: Served, monkeypatch):
     with monkeypatch.context() as patch:
         patch.setattr(Desk, "answer", lambda self, wanted: 1 / 0)
