@@ -24,7 +24,8 @@ EXAMPLES = {
     "": (("attn retrieve --list", "The methods and models."),),
     "index": (
         ("attn retrieve index notes/ -o notes.index", "A folder of texts, with the packaged text encoder."),
-        ("attn retrieve index photos/ -o photos.index --model clip-folder/", "A folder of images, a local CLIP."),
+        ("attn retrieve index photos/ -o photos.index", "A folder of images, with the packaged vit-minilm."),
+        ("attn retrieve index photos/ -o clip.index --model clip-folder/", "The same with a local CLIP."),
         ("attn retrieve index cranfield/ -o c.index --temperature 0.9", "A BEIR corpus; queries need the same T."),
         ("attn retrieve index photos/ -o photos.index", "The same again: only new and changed files are embedded."),
     ),

