@@ -31,7 +31,7 @@ TILE, OVERLAP = 608, 64
 WHOLE_PIXELS = 1_500_000
 """Larger photos (at the model's scale) are done in tiles, so that memory stays bounded."""
 
-EMULATED = "this processor has no bfloat16 arithmetic: float32 is faster"
+EMULATED = "this processor has no bfloat16 arithmetic: float32 is many times as fast"
 
 
 def packaged(name: str, device: torch.device, dtype: torch.dtype) -> NetworkSegmenter:
@@ -59,7 +59,7 @@ class NetworkSegmenter:
         whole_pixels: int = WHOLE_PIXELS, tile: int = TILE,
     ) -> None:  # fmt: skip
         if dtype == torch.float16:
-            raise OptionError("{dtype} float16: maps of the network overflow it. Use float32, bfloat16 or float64.")
+            raise OptionError("{dtype} float16: its range is small for sums of squares. Use bfloat16, or float32.")
         self.name, self.threshold, self.preparation = checkpoint.name, checkpoint.threshold, checkpoint.preparation
         self.calibration: Calibration | None = checkpoint.calibration
         self.device, self.dtype = device, accurate(dtype)
