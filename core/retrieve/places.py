@@ -19,7 +19,7 @@ from pathlib import Path
 from typing import Any
 
 from .data.evalset import counted
-from .store import split_place
+from .store import is_remote, split_place
 
 GALLERY, FOLDER = "gallery", "index_folder"
 """Metadata of an entry: the argument it came from, and where the index was; both absolute."""
@@ -59,9 +59,8 @@ def absolute(path: str | PathLike[str]) -> str:
 
 
 def index_folder(index: str | PathLike[str]) -> str | None:
-    """Absolute path of the folder of an index; None on a server."""
-    said, place = split_place(index)
-    return None if said == "qdrant" else absolute(place)
+    """Absolute path of the folder of an index; None on a server or in a bucket."""
+    return None if is_remote(index) else absolute(split_place(index)[1])
 
 
 def file_stamp(path: str | PathLike[str]) -> str:

@@ -23,12 +23,14 @@ class Galleries(Inputs):
             metavar="GALLERY", positional=True,
         ),
     ]  # fmt: skip
-    output: Annotated[str, Option("Folder of the index, or qdrant://HOST:PORT/NAME.", short="-o", metavar="INDEX")]
+    output: Annotated[
+        str, Option("Folder of the index, s3://BUCKET/PATH or qdrant://HOST:PORT/NAME.", short="-o", metavar="INDEX")
+    ]
 
 
 @dataclass(frozen=True, slots=True)
 class Index:
-    """The index that a verb works on: a folder, or a ``qdrant://`` address."""
+    """The index that a verb works on: a folder, or an ``s3://`` or ``qdrant://`` address."""
 
     index: Annotated[str, Option("What `attn retrieve index` made.", metavar="INDEX", positional=True)]
 
@@ -40,7 +42,8 @@ class IndexOptions:
     Parameters
     ----------
     encoder : GalleryEncoderOptions
-    store : {"auto", "flat", "lance"} or a ``qdrant://`` address
+    store : {"auto", "flat", "lance"}
+        Of a folder; an address says it itself, and object storage keeps a Lance table.
     rebuild : bool
         Begin anew: the only way to another model, and out of a damaged index.
     keep_missing : bool
@@ -91,7 +94,7 @@ class ExportOptions:
     Parameters
     ----------
     output : str
-        A file, a folder, or ``qdrant://HOST[:PORT]/COLLECTION``.
+        A file, a folder, ``s3://BUCKET/PATH`` or ``qdrant://HOST[:PORT]/COLLECTION``.
     to : {"parquet", "npz", "arrays", "flat", "lance"}, optional
         Default: by the name of ``output``: .parquet, .npz, ``flat:DIR``, ``lance:DIR``, else a folder of arrays.
     overwrite : bool
@@ -99,7 +102,10 @@ class ExportOptions:
     """
 
     output: Annotated[
-        str, Option("FILE.parquet, FILE.npz, a folder, or qdrant://HOST:PORT/NAME.", short="-o", metavar="OUT")
+        str,
+        Option(
+            "FILE.parquet, FILE.npz, a folder, s3://BUCKET/PATH or qdrant://HOST:PORT/NAME.", short="-o", metavar="OUT"
+        ),
     ]
     to: Annotated[
         str | None,

@@ -1,7 +1,7 @@
 """Where embeddings are kept: flat files, a Lance table or a Qdrant collection behind one interface.
 
 Specification: methods/retrieval-peers.md, sections 3-5, 8 and 9. Places are written as ``DIR``, ``flat:DIR``,
-``lance:DIR`` or ``qdrant://HOST[:PORT]/COLLECTION``.
+``lance:DIR``, ``s3://BUCKET/PATH`` (a Lance table) or ``qdrant://HOST[:PORT]/COLLECTION``.
 """
 
 from __future__ import annotations
@@ -19,12 +19,12 @@ from ...errors import InputError, UsageError
 from ...options import OptionError
 from .base import FLAT_ITEMS, SCHEMA, Header, Hit, VectorStore
 from .files import MANIFEST, PATTERNS
-from .lance_table import FOLDER, STATE
+from .lance_home import FOLDER, STATE, FolderHome
 from .lock import LOCK, WriterLock
 
 __all__ = [
-    "FLAT_ITEMS", "SCHEMA", "Header", "Hit", "VectorStore", "clear", "create", "holds_index", "is_index", "is_vacant",
-    "open_store", "split_place", "stamp_of",
+    "FLAT_ITEMS", "SCHEMA", "Header", "Hit", "VectorStore", "clear", "create", "exists", "holds_index", "is_index",
+    "is_remote", "is_vacant", "open_store", "split_place", "stamp_of",
 ]  # fmt: skip
 
 RESTS = (LOCK, ".parts", ".attn-tmp-*")
@@ -33,6 +33,8 @@ OWN = (*RESTS, MANIFEST, *PATTERNS, FOLDER, STATE)
 
 StoreKind: TypeAlias = Literal["auto", "flat", "lance", "qdrant"]
 KINDS = ("auto", "flat", "lance", "qdrant")
+REMOTE = ("qdrant://", "s3://")
+"""How addresses begin of what is no folder of this machine."""
 
 
 def create(
@@ -69,6 +71,8 @@ def create(
     if kind not in KINDS:
         raise UsageError(f"no store called {kind!r}: use {', '.join(KINDS)}.")
     said, where = split_place(place)
+    if said == "s3":
+        return _create_in_bucket(where, header, kind, dtype, lock_timeout)
     if kind != "auto" and said not in ("auto", kind):
         raise UsageError(f"{place} is a {said} store, not a {kind} store.")
     chosen = _choose(expected_items) if (said, kind) == ("auto", "auto") else (kind if said == "auto" else said)
@@ -89,7 +93,7 @@ def create(
     if chosen == "lance":
         from .lance import LanceStore
 
-        return LanceStore.create(directory, header, lock_timeout=lock_timeout)
+        return LanceStore.create(FolderHome(directory, lock_timeout), header)
     from .flat import FlatStore
 
     return FlatStore.create(directory, header, lock_timeout=lock_timeout, dtype=dtype)
@@ -118,13 +122,18 @@ def open_store(place: str | PathLike[str], *, lock_timeout: float = 10.0, verify
         from .qdrant import QdrantStore, connect
 
         return QdrantStore(*connect(str(place)))
+    if said == "s3":
+        from .bucket import BucketHome
+        from .lance import LanceStore
+
+        return LanceStore(BucketHome(where, lock_timeout))
     directory = Path(where)
     if not directory.is_dir():
         raise InputError(directory, "no such index", "Make one: attn retrieve index")
     if said == "lance" or (said == "auto" and (directory / FOLDER).is_dir()):
         from .lance import LanceStore
 
-        return LanceStore(directory, lock_timeout=lock_timeout)
+        return LanceStore(FolderHome(directory, lock_timeout))
     from .flat import FlatStore
 
     return FlatStore(directory, lock_timeout=lock_timeout, verify=verify)
@@ -132,15 +141,19 @@ def open_store(place: str | PathLike[str], *, lock_timeout: float = 10.0, verify
 
 def is_index(place: str) -> bool:
     """Whether there is an index of some sort at a place; of a server only its address tells."""
-    said, where = split_place(place) if "://" not in place or place.startswith("qdrant://") else ("", place)
-    return said == "qdrant" or (Path(where) / MANIFEST).is_file() or (Path(where) / FOLDER).is_dir()
+    said, where = split_place(place) if "://" not in place or place.startswith(REMOTE) else ("", place)
+    return said in ("qdrant", "s3") or (Path(where) / MANIFEST).is_file() or (Path(where) / FOLDER).is_dir()
 
 
 def stamp_of(place: str | PathLike[str]) -> str:
-    """What differs once an index has changed on disk; always the same of one on a server, which is read as it is."""
+    """What differs once an index has changed on disk; always the same of a Qdrant server, which is read as it is."""
     said, where = split_place(place)
     if said == "qdrant":
         return said
+    if said == "s3":
+        from .bucket import BucketHome
+
+        return str(BucketHome(where, 0).version())
     marks = []
     for path in (Path(where) / MANIFEST, Path(where) / FOLDER / "_versions"):  # Lance writes a file for each version
         try:
@@ -149,6 +162,44 @@ def stamp_of(place: str | PathLike[str]) -> str:
         except OSError:
             marks.append("")
     return " ".join(marks)
+
+
+def _create_in_bucket(address: str, header: Header, kind: StoreKind, dtype: str, lock_timeout: float) -> VectorStore:
+    """``create`` in object storage, which takes Lance tables only."""
+    from .bucket import BucketHome
+    from .lance import LanceStore
+
+    if kind not in ("auto", "lance") or dtype != "float32":
+        raise UsageError(f"{address}: object storage keeps a Lance table of float32, nothing else.")
+    home = BucketHome(address, lock_timeout)
+    if home.exists():
+        raise OptionError(f"{home.place} is an index. Choose another place, or build it again ({{rebuild}}).")
+    return LanceStore.create(home, header)
+
+
+def is_remote(place: str | PathLike[str]) -> bool:
+    """Whether an index is on a server or in a bucket, and no folder of this machine."""
+    return str(place).startswith(REMOTE)
+
+
+def exists(place: str | PathLike[str]) -> bool:
+    """Whether there is an index already: what is not there, or vacant, is none.
+
+    Raises
+    ------
+    InputError
+        If that cannot be known, because a server does not answer.
+    """
+    said, where = split_place(place)
+    if said == "qdrant":
+        from .qdrant import connect, has_collection
+
+        return has_collection(*connect(str(place)))
+    if said == "s3":
+        from .bucket import BucketHome
+
+        return BucketHome(where, 0).exists()
+    return Path(where).is_dir() and not is_vacant(Path(where))
 
 
 def holds_index(directory: Path) -> bool:
@@ -161,14 +212,25 @@ def is_vacant(directory: Path) -> bool:
     return all(_matches(path.name, RESTS) for path in directory.iterdir())
 
 
-def clear(directory: Path, *, lock_timeout: float = 10.0) -> None:
+def clear(place: str | PathLike[str], *, lock_timeout: float = 10.0) -> None:
     """Remove an index, and nothing else; the lock stays, for those who wait for it.
 
     Raises
     ------
     UsageError
-        If the folder holds anything that is not ours, or another process writes to it.
+        If the folder holds anything that is not ours, another process writes to it, or it is a collection of a server.
     """
+    said, where = split_place(place)
+    if said == "qdrant":
+        if exists(place):
+            raise OptionError(f"{{rebuild}}: {place} is on a server. Delete it there, or choose another name.")
+        return
+    if said == "s3":
+        from .bucket import BucketHome
+
+        BucketHome(where, lock_timeout).clear()
+        return
+    directory = Path(where)
     if not directory.is_dir():
         return
     if foreign := sorted(path.name for path in directory.iterdir() if not _matches(path.name, OWN)):
@@ -197,8 +259,10 @@ def split_place(place: str | PathLike[str]) -> tuple[str, str]:
     text = str(place)
     if text.startswith("qdrant://"):
         return "qdrant", text
+    if text.startswith("s3://"):
+        return "s3", text
     if "://" in text:
-        raise UsageError(f"{text}: stores are directories or qdrant://HOST[:PORT]/COLLECTION.")
+        raise UsageError(f"{text}: stores are directories, s3://BUCKET/PATH or qdrant://HOST[:PORT]/COLLECTION.")
     said, colon, rest = text.partition(":")
     return (said, rest) if colon and said in ("flat", "lance") else ("auto", text)
 

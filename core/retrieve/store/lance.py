@@ -11,7 +11,6 @@ import time
 from collections.abc import Iterator, Sequence
 from dataclasses import replace
 from datetime import timedelta
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -28,28 +27,12 @@ from .base import (
     Meta,
     StoredBlock,
     already_there,
-    damaged,
     made_anew,
     unique_rows,
 )
 from .checks import check_items, check_search
-from .files import folder_bytes
-from .lance_table import (
-    FOLDER,
-    TABLE,
-    connect,
-    header_of,
-    id_in,
-    in_our_words,
-    index_config,
-    item_meta,
-    nearest_ids,
-    read_state,
-    sizes,
-    vectors_of,
-    write_state,
-)
-from .lock import WriterLock
+from .lance_home import LanceHome
+from .lance_table import TABLE, header_of, id_in, index_config, item_meta, nearest_ids, vectors_of
 from .ranking import best, similarity, until_decided
 
 INDEX = "vector_idx"
@@ -67,9 +50,8 @@ class LanceStore:
 
     Parameters
     ----------
-    directory : Path
-    lock_timeout : float
-        How long a change waits for another writer, in s.
+    home : LanceHome
+        Where the table is.
 
     Raises
     ------
@@ -82,27 +64,26 @@ class LanceStore:
     flat_items, compact_versions = FLAT_ITEMS, COMPACT_VERSIONS
     """Items above which ``compact`` builds an index; versions after which the table is compacted by itself."""
 
-    def __init__(self, directory: Path, *, lock_timeout: float = 10.0) -> None:
-        self.directory = directory
-        self._lock = WriterLock(directory, lock_timeout)
-        with in_our_words(self.directory):
-            self._table = connect(directory).open_table(TABLE)
+    def __init__(self, home: LanceHome) -> None:
+        self.home = home
+        with home.in_our_words():
+            self._table = home.connect().open_table(TABLE)
             self._look()
-            self.header = header_of(self._table, directory)  # Lance reads the schema, and may panic, only now
-        if int(self._table.version) < (least := read_state(directory).get("last_version", 0)):
-            raise damaged(directory, f"version {least} of {FOLDER} is missing, {self._table.version} is the newest")
+            self.header = header_of(self._table, home.place)  # Lance reads the schema, and may panic, only now
+        home.check(int(self._table.version))
 
     @classmethod
-    def create(cls, directory: Path, header: Header, *, lock_timeout: float = 10.0) -> LanceStore:
-        """Make an empty table in ``directory``."""
-        database = connect(directory)
+    def create(cls, home: LanceHome, header: Header) -> LanceStore:
+        """Make an empty table."""
+        database = home.connect()
         from . import columns
 
-        database.create_table(TABLE, schema=columns.empty_schema(replace(header, store="lance")))
-        return cls(directory, lock_timeout=lock_timeout)
+        with home.in_our_words():
+            database.create_table(TABLE, schema=columns.empty_schema(replace(header, store="lance")))
+        return cls(home)
 
     def __len__(self) -> int:
-        with in_our_words(self.directory):
+        with self.home.in_our_words():
             return int(self._table.count_rows())
 
     def add(
@@ -120,7 +101,7 @@ class LanceStore:
         if not take:
             return
         kept = [meta[i] for i in take]
-        with in_our_words(self.directory):
+        with self.home.in_our_words():
             if fields := columns.missing_fields(kept, self._table.schema):
                 self._table.add_columns(fields)
             rows = columns.table(some, vectors[take], kept, self._table.schema)
@@ -129,7 +110,7 @@ class LanceStore:
             else:
                 merge = self._table.merge_insert("id").when_matched_update_all().when_not_matched_insert_all()
                 merge.execute(rows)
-            state = read_state(self.directory)
+            state = self.home.read_state()
             many = self._table.version - state.get("compacted_version", 0) >= self.compact_versions
             if many or self._unindexed() >= COMPACT_ROWS:
                 self._optimise(state)
@@ -139,7 +120,7 @@ class LanceStore:
         self._begin()
         there = self._present(list(dict.fromkeys(ids)))
         if there:
-            with in_our_words(self.directory):
+            with self.home.in_our_words():
                 self._table.delete(id_in(there))  # one expression, one version: all or nothing
         return len(there)
 
@@ -149,7 +130,7 @@ class LanceStore:
         """See ``VectorStore.search``."""
         queries = check_search(queries, k, self.header.dim)
         condition = None if where is None else self._condition(where)
-        with in_our_words(self.directory):
+        with self.home.in_our_words():
             fast = not exact and bool(self._index)
             total = 0 if fast else self._table.count_rows()
             return [self._nearest(query, k, condition, fast, total) for query in queries]
@@ -176,13 +157,13 @@ class LanceStore:
 
         scores, items = fetch(k + OVERFETCH) if fast else until_decided(fetch, k, total)
         order = best(scores, [name for name, _ in items], k)
-        return [Hit(items[i][0], float(scores[i]), item_meta(self.directory, *items[i])) for i in order]
+        return [Hit(items[i][0], float(scores[i]), item_meta(self.home.place, *items[i])) for i in order]
 
     def entries(self) -> dict[str, Meta]:
         """See ``VectorStore.entries``."""
-        with in_our_words(self.directory):
+        with self.home.in_our_words():
             return {
-                name: item_meta(self.directory, name, meta)
+                name: item_meta(self.home.place, name, meta)
                 for batch in self._table.search().select(["id", "meta"]).to_batches()
                 for name, meta in zip(batch["id"].to_pylist(), batch["meta"].to_pylist(), strict=True)
             }
@@ -192,18 +173,19 @@ class LanceStore:
         query = self._table.search().select(["id", "vector", "meta"])
         if where is not None:
             query = query.where(self._condition(where))
-        with in_our_words(self.directory):
+        with self.home.in_our_words():
             for batch in query.to_batches(size):
                 if batch.num_rows:
                     ids, texts = batch["id"].to_pylist(), batch["meta"].to_pylist()
-                    meta = [item_meta(self.directory, *pair) for pair in zip(ids, texts, strict=True)]
+                    meta = [item_meta(self.home.place, *pair) for pair in zip(ids, texts, strict=True)]
                     yield StoredBlock(ids, vectors_of(batch, self.header.dim), meta)
 
     def compact(self) -> dict[str, Any]:
         """See ``VectorStore.compact``. Builds an index if there is none for more than ``flat_items`` items."""
         self._begin()
-        with in_our_words(self.directory):
-            self._optimise(read_state(self.directory))
+        with self.home.in_our_words():
+            self._optimise(self.home.read_state())
+        self.home.tidy()
         if not self._index and len(self) > self.flat_items:
             self.build_index()
         return self.stats()
@@ -232,18 +214,18 @@ class LanceStore:
             raise UsageError(f"{items} items are too few for an index: at least 256. Searching without one is fast.")
         start = time.perf_counter()
         name, partitions, config = index_config(items, self.header.dim, filters=filters)
-        with in_our_words(self.directory):
+        with self.home.in_our_words():
             self._table.create_index("vector", config=config, name=INDEX, replace=True)
             self._look()
         built = {"type": name, "partitions": partitions, "items": items, "seconds": time.perf_counter() - start}
-        write_state(self.directory, {**read_state(self.directory), "index": built})
+        self.home.write_state({**self.home.read_state(), "index": built})
         built["recall_at_10"] = self._recall()
-        write_state(self.directory, {**read_state(self.directory), "index": built})
+        self.home.write_state({**self.home.read_state(), "index": built})
         return built
 
     def _recall(self, k: int = 10) -> float:
         """Share of the exact ``k`` nearest that the index finds, for items at even distances in the table."""
-        with in_our_words(self.directory):
+        with self.home.in_our_words():
             rows = np.linspace(0, self._table.count_rows() - 1, RECALL_QUERIES).astype(int).tolist()
             sample = self._table.take_offsets(rows).select(["vector"]).to_arrow()
         queries = vectors_of(sample, self.header.dim)
@@ -253,7 +235,7 @@ class LanceStore:
 
     def stats(self) -> dict[str, Any]:
         """See ``VectorStore.stats``."""
-        with in_our_words(self.directory):
+        with self.home.in_our_words():
             return {
                 "store": "lance",
                 "items": len(self),
@@ -261,27 +243,26 @@ class LanceStore:
                 "dtype": "float32",
                 "version": int(self._table.version),
                 "unindexed": self._unindexed(),
-                "bytes": folder_bytes(self.directory),
-                "index": read_state(self.directory).get("index", {}) if self._index else {},
+                **self.home.sizes(self._table),
+                "index": self.home.read_state().get("index", {}) if self._index else {},
             }
 
     def close(self) -> None:
         """See ``VectorStore.close``."""
-        if self._lock.held:
-            with contextlib.suppress(AttnError), in_our_words(self.directory):  # a damaged table was told of already
-                known = {"last_version": int(self._table.version), "sizes": sizes(self.directory)}
-                write_state(self.directory, read_state(self.directory) | known)
-        self._lock.release()
+        if self.home.lock.held:
+            with contextlib.suppress(AttnError), self.home.in_our_words():  # a damaged table was told of already
+                self.home.closing(int(self._table.version))
+        self.home.lock.release()
 
     def _begin(self) -> None:
         """Before a change: be the only writer of ours, know the latest version."""
-        if self._lock.acquire():
-            with in_our_words(self.directory):
+        if self.home.lock.acquire():
+            with self.home.in_our_words():
                 self._table.checkout_latest()
                 self._look()
-                header = header_of(self._table, self.directory)
+                header = header_of(self._table, self.home.place)
             if header != self.header:
-                raise made_anew(self.directory)
+                raise made_anew(self.home.place)
 
     def _condition(self, expression: str) -> str:
         from .columns import names, sql
@@ -291,7 +272,7 @@ class LanceStore:
     def _present(self, ids: Sequence[str]) -> list[str]:
         """Those of ``ids`` that are in the table."""
         present: set[str] = set()
-        with in_our_words(self.directory):
+        with self.home.in_our_words():
             for start in range(0, len(ids), ID_CHUNK):
                 query = self._table.search().where(id_in(ids[start : start + ID_CHUNK])).select(["id"])
                 present.update(query.to_arrow()["id"].to_pylist())
@@ -308,4 +289,4 @@ class LanceStore:
 
     def _optimise(self, state: dict[str, Any]) -> None:
         self._table.optimize(cleanup_older_than=KEEP_VERSIONS)
-        write_state(self.directory, {**state, "compacted_version": int(self._table.version)})
+        self.home.write_state({**state, "compacted_version": int(self._table.version)})

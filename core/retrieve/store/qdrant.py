@@ -61,6 +61,12 @@ def connect(url: str) -> tuple[Any, str]:
     return QdrantClient(host=host, port=port, check_compatibility=False), collection
 
 
+def has_collection(client: Any, collection: str) -> bool:
+    """Whether there is such a collection. Raises ``InputError`` if the server does not answer."""
+    with _told(collection):
+        return bool(client.collection_exists(collection))
+
+
 class QdrantStore:
     """See ``VectorStore``.
 

@@ -26,7 +26,7 @@ from ..encoders.base import Encoded
 from ..encoders.kept import BLOCK_IMAGES, BLOCK_TEXTS, MAX_SIDE, encoder_of
 from ..options.encoder import EncoderOptions
 from ..passages import PASSAGE_OF, passages
-from ..store import split_place
+from ..store import is_remote, split_place
 from ..store.checks import check_items
 
 SNIPPET = 300
@@ -41,12 +41,11 @@ class BlockItem(Item):
 
 
 def parts_folder(output: str | Path) -> Path:
-    """Where finished blocks wait: inside the index, or for a server's index in the current directory."""
-    said, place = split_place(output)
-    if said == "qdrant":
+    """Where finished blocks wait: inside the index, or for one on a server in the current directory."""
+    if is_remote(output):
         name = hashlib.sha256(str(output).encode()).hexdigest()[:12]
         return Path(f".attn-parts-{name}")
-    return Path(place) / ".parts"
+    return Path(split_place(output)[1]) / ".parts"
 
 
 def blocks_of(todo: Sequence[Entry], parts: Path) -> list[Task]:

@@ -10,7 +10,7 @@ from typing import Any
 import attn
 
 from ...report.model import Item, Report, summarise
-from ..store import open_store, split_place
+from ..store import is_remote, open_store, split_place
 from ..store.files import folder_bytes
 
 
@@ -41,13 +41,13 @@ def compact(index: str | PurePath, *, arguments: Mapping[str, Any] | None = None
     methods/retrieval-peers.md, sections 5 and 9.
     """
     start = time.perf_counter()
-    place, folder = split_place(index)
+    remote, (place, folder) = is_remote(index), split_place(index)
     store = open_store(index)
     try:
         before = store.stats()
-        sizes = {} if place == "qdrant" else {"bytes_before": folder_bytes(Path(folder))}
+        sizes = {} if remote else {"bytes_before": folder_bytes(Path(folder))}
         after = store.compact()
-        sizes |= {} if place == "qdrant" else {"bytes_after": folder_bytes(Path(folder))}
+        sizes |= {} if remote else {"bytes_after": folder_bytes(Path(folder))}
         entries = len(store)
     finally:
         store.close()

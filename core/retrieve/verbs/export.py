@@ -41,7 +41,7 @@ from ...options import OptionError
 from ...progress import Bars, Watcher
 from ...report.model import Item, Report, summarise
 from ..places import FOLDER, GALLERY, Places, file_name, index_folder, stored_name
-from ..store import Header, VectorStore, create, holds_index, open_store, split_place
+from ..store import Header, VectorStore, create, holds_index, is_remote, open_store, split_place
 from ..store.base import Meta, StoredBlock
 from ..store.files import folder_bytes, item_line, write_npy
 
@@ -62,7 +62,8 @@ def export(
     ----------
     index : str or path
     output : str or path
-        A file, a folder, or ``qdrant://HOST[:PORT]/COLLECTION``.
+        A file, a folder, or ``s3://BUCKET/PATH`` or
+        ``qdrant://HOST[:PORT]/COLLECTION``.
     to : {"parquet", "npz", "arrays", "flat", "lance"}, optional
         Default: by the name of ``output``: .parquet, .npz, ``flat:DIR``, ``lance:DIR``, else a folder of arrays.
     overwrite : bool
@@ -73,7 +74,7 @@ def export(
 
     Returns
     -------
-    Report of one item with ``entries``, ``dim`` and ``bytes`` (not of a Qdrant collection).
+    Report of one item with ``entries``, ``dim`` and ``bytes`` (of what is on this machine).
 
     Raises
     ------
@@ -91,9 +92,9 @@ def export(
         count = len(store)
         header = replace(Header.new(store.header.fingerprint, store.header.dim), store=form)
         blocks = _watched(
-            store, count, str(index), watcher, block, _Moved(index, place if form in ("flat", "lance") else None)
+            store, count, str(index), watcher, block, _Moved(index, place if form in ("flat", "lance", "s3") else None)
         )
-        if form == "qdrant":
+        if is_remote(place):
             _fill(create(place, header), blocks)
         elif form in ("parquet", "npz"):
             with atomic_path(place) as path:
@@ -111,7 +112,7 @@ def export(
     finally:
         store.close()
     metrics = {"entries": count, "dim": header.dim}
-    if form != "qdrant":
+    if not is_remote(place):
         path = Path(place)
         metrics["bytes"] = folder_bytes(path) if path.is_dir() else path.stat().st_size
     seconds = time.perf_counter() - start
@@ -128,14 +129,14 @@ def _form(output: str, to: str | None) -> tuple[str, str]:
     suffix = Path(place).suffix.lower().removeprefix(".")
     if said == "auto":
         said = suffix if suffix in ("parquet", "npz") else to or "arrays"
-    if to not in (None, said):
+    if to not in (None, "lance" if said == "s3" else said):
         raise OptionError(f"{{to}} {to}: {output} is the name of another kind ({said}).")
     return said, place
 
 
 def _check_free(index: str, place: str, form: str, overwrite: bool) -> None:
-    """Raise ``UsageError`` for a place that must not be written to. Qdrant checks by itself."""
-    if form == "qdrant":
+    """Raise ``UsageError`` for a place that must not be written to. A server checks by itself."""
+    if form in ("qdrant", "s3"):
         return
     path = Path(place)
     if "://" not in index and path.resolve() == Path(split_place(index)[1]).resolve():

@@ -35,7 +35,7 @@ from ..options.encoder import IMAGE_MODEL, MODEL
 from ..options.index import IndexOptions
 from ..passages import document_of, passage_tokens
 from ..places import Places
-from ..store import Header, VectorStore, clear, create, is_vacant, open_store, split_place
+from ..store import Header, VectorStore, clear, create, exists, open_store
 from .blocks import blocks_of, embed_block, parts_folder
 from .intake import Intake
 
@@ -90,11 +90,7 @@ def index(
     encoder = encoder_of(options.encoder)
     read = read_gallery(listed, encoder.modalities)
     passage_tokens(options.chunk, encoder)  # refused before anything is opened
-    if (
-        options.rebuild
-        and (lost := [argument for argument in read.arguments if argument.error])
-        and _holds_anything(output)
-    ):
+    if options.rebuild and (lost := [argument for argument in read.arguments if argument.error]) and exists(output):
         raise OptionError(
             f"{{rebuild}} would lose what {output} holds of {lost[0].name}, which cannot be read now "
             f"({lost[0].error.rstrip('.')}). Nothing was changed: mend it, or do not name it."
@@ -168,18 +164,12 @@ def _forgotten(output: str | Path, names: Sequence[str], count: int) -> list[str
     return [f"{output}: {count} removed, gone from the gallery: {some}{', ...' if count > 3 else ''}"] if count else []
 
 
-def _holds_anything(output: str | Path) -> bool:
-    """Whether there is an index already."""
-    said, place = split_place(output)
-    return said != "qdrant" and Path(place).is_dir() and not is_vacant(Path(place))
-
-
 def _fitting(gallery: Sequence[str], output: str | Path, rebuild: bool) -> str:
     """The model where none was named: that of the index, or of the packaged ones the one that reads the gallery.
 
     Raises ``UsageError`` if there is nothing at all to index.
     """
-    if not rebuild and _holds_anything(output):
+    if not rebuild and exists(output):
         store = open_store(output)
         try:
             return fingerprint_of(output, store.header.fingerprint).model
@@ -214,11 +204,9 @@ def _restamped(entry: Entry, chunk: int) -> Entry:
 
 def _opened(output: str | Path, options: IndexOptions, encoder: Encoder, count: int) -> VectorStore:
     """The index open for writing: the one that is there, if it is this encoder's, or a new one."""
-    said, place = split_place(output)
-    folder = None if said == "qdrant" else Path(place)
-    if folder is not None and options.rebuild:
-        clear(folder)
-    if folder is None or not folder.is_dir() or is_vacant(folder):
+    if options.rebuild:
+        clear(output)
+    if not exists(output):
         header = Header.new(encoder.fingerprint.to_dict(), encoder.fingerprint.dim)
         return create(output, header, options.store, expected_items=count)  # type: ignore[arg-type]
     store = open_store(output)

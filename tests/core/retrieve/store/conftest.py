@@ -3,15 +3,25 @@
 from __future__ import annotations
 
 import itertools
+import uuid
 from collections.abc import Callable, Iterator
+from typing import Any
 
 import numpy as np
 import pytest
+from buckets import object_storage
 
 from attn.core.retrieve.store import Header, create, open_store
 
 DIM = 8
 FINGERPRINT = {"model": "tiny", "sha256": "0" * 64, "dim": DIM}
+
+
+@pytest.fixture(scope="module")
+def storage() -> Iterator[str]:
+    """A bucket, as ``object_storage`` makes one."""
+    with pytest.MonkeyPatch.context() as patch, object_storage(patch) as address:
+        yield address
 
 
 class Place:
@@ -21,7 +31,7 @@ class Place:
         self.create, self.open = create, open_
 
 
-@pytest.fixture(params=["flat", "lance", "qdrant"])
+@pytest.fixture(params=["flat", "lance", "qdrant", pytest.param("s3", marks=pytest.mark.slow)])
 def place(request, tmp_path) -> Iterator[Place]:
     kind = request.param
     if kind == "qdrant":
@@ -34,10 +44,12 @@ def place(request, tmp_path) -> Iterator[Place]:
         )
         client.close()
         return
-    if kind == "lance":
+    if kind in ("lance", "s3"):
         pytest.importorskip("lancedb")
     opened = []
-    where = tmp_path / "an index ü"
+    where: Any = tmp_path / "an index ü"
+    if kind == "s3":
+        kind, where = "auto", f"{request.getfixturevalue('storage')}/{uuid.uuid4().hex}/an index ü"
 
     def keep(store):
         opened.append(store)

@@ -11,7 +11,8 @@ pytest.importorskip("lancedb")
 
 from attn.core.errors import InputError, UsageError
 from attn.core.retrieve.store import Header, create, open_store
-from attn.core.retrieve.store.lance_table import STATE, nearest_ids, sub_vectors
+from attn.core.retrieve.store.lance_home import STATE
+from attn.core.retrieve.store.lance_table import nearest_ids, sub_vectors
 
 DIM = 32
 
@@ -75,7 +76,7 @@ def test_versions_are_compacted_by_themselves(store, clustered):
     store.compact_versions = 5
     for i in range(12):
         store.add([f"{i}"], clustered[i : i + 1], [{}])
-    state = json.loads((store.directory / STATE).read_text())
+    state = json.loads((store.home.place / STATE).read_text())
     assert store.stats()["version"] - state["compacted_version"] < 5
     assert len(store) == 12
 
@@ -87,7 +88,7 @@ def test_too_few_items_for_an_index(store, clustered):
 
 
 def test_two_writers(store, clustered):
-    second = open_store(store.directory, lock_timeout=0.1)
+    second = open_store(store.home.place, lock_timeout=0.1)
     store.add(["a"], clustered[:1], [{}])
     with pytest.raises(UsageError, match="is writing to this index"):
         second.add(["b"], clustered[:1], [{}])
@@ -102,13 +103,13 @@ def test_damaged_and_newer_tables(store, clustered, monkeypatch):
     fill(store, clustered[:100])
     monkeypatch.setattr("attn.core.retrieve.store.base.SCHEMA", 0)
     with pytest.raises(UsageError, match="in schema 1; this version reads up to 0"):
-        open_store(store.directory)
+        open_store(store.home.place)
     monkeypatch.undo()
-    for path in store.directory.rglob("*.lance"):
+    for path in store.home.place.rglob("*.lance"):
         if path.is_file():
             path.unlink()
     with pytest.raises(InputError, match=r"Lance: .*--rebuild"):
-        open_store(store.directory).search(clustered[:1], 3)
+        open_store(store.home.place).search(clustered[:1], 3)
 
 
 def test_a_table_of_others_is_no_index_of_ours(tmp_path):
