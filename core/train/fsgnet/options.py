@@ -57,6 +57,8 @@ class FSGNetOptions:
     augment : {"robust", "cameras", "paper"}
     normalise : {"fov", "imagenet"}
         See ``Preparation``.
+    diameter : float or None
+        See ``Preparation``; None: 540, of drawn photos half of it.
     fine_diameter : float or None
         See ``Preparation``: of the model that is made; training has views of about half to twice its scale anyhow.
     hold_out : int or None
@@ -128,6 +130,13 @@ class FSGNetOptions:
         str,
         Option("fov: by each photo's own field of view (ours).", metavar="fov|imagenet", choices=("fov", "imagenet")),
     ] = "fov"
+    diameter: Annotated[
+        float | None,
+        Option(
+            "Pixels across the field of view that every photo is scaled to.",
+            metavar="PX", shown="540, with synthetic 270", resumable=True,
+        ),
+    ] = None  # fmt: skip
     fine_diameter: Annotated[
         float | None,
         Option(

@@ -26,8 +26,8 @@ from .options import HOLD_OUT, SYNTHETIC, FSGNetOptions, complete, folders
 from .recipe import CropBatches, FSGNetRecipe
 from .synthetic import DIAMETER, PHOTOS
 
-MOST_DIAMETER = 4096
-"""Of a field of view, px: larger ones hold no more detail of an eye."""
+LEAST_DIAMETER, MOST_DIAMETER = 64, 4096
+"""Of a field of view, px: smaller ones show no vessel, larger ones no more of them."""
 
 
 def train_fsgnet(
@@ -128,11 +128,13 @@ def split(examples: Sequence[Example], hold_out: int) -> tuple[list[Example], li
 def _preparation(options: FSGNetOptions) -> Preparation:
     """How photos are shown in training. Raises ``OptionError``."""
     preparation = Preparation(normalise=options.normalise)  # type: ignore[arg-type]
-    if options.data == SYNTHETIC:
-        preparation = replace(preparation, fov_diameter=DIAMETER)
-    trained, fine = preparation.fov_diameter, options.fine_diameter
-    if fine is not None and not trained <= fine <= MOST_DIAMETER:
-        raise OptionError(f"{{fine_diameter}}: {fine:g} px is not from {trained:g} (as trained) to {MOST_DIAMETER}.")
+    usual = DIAMETER if options.data == SYNTHETIC else preparation.fov_diameter
+    trained = usual if options.diameter is None else options.diameter
+    sides = (("diameter", trained, LEAST_DIAMETER), ("fine_diameter", options.fine_diameter, trained))
+    for field, value, at_least in sides:
+        if value is not None and not at_least <= value <= MOST_DIAMETER:
+            raise OptionError(f"{{{field}}}: {value:g} px is not from {at_least:g} to {MOST_DIAMETER}.")
+    preparation = replace(preparation, fov_diameter=trained)
     return preparation
 
 
