@@ -71,7 +71,9 @@ def test_train_resume_and_use(attn, cli, data, tmp_path):
     lines = [json.loads(line) for line in (tmp_path / "run" / "metrics.jsonl").read_text().splitlines()]
     assert [line["step"] for line in lines] == [2, 4]
     assert more.report["items"][0]["files"].keys() == {"card", "metrics", "curve"}
-    assert "threshold" in (tmp_path / "run" / "model.md").read_text()
+    card = (tmp_path / "run" / "model.md").read_text()
+    assert "Threshold" in card
+    assert str(data.parent) not in card  # a card names the set, not where it was
 
     model = read_checkpoint(tmp_path / "run" / "model.safetensors")
     assert model.calibration != Calibration()  # fitted on the photo that was held out

@@ -91,8 +91,9 @@ def train_fsgnet(
         recipe = FSGNetRecipe(net.to(run.device), batches, held_out)
         outcome = run.fit(recipe, plan, identity={"photos": photos, "held out": held})
         if outcome.best:
+            sets = [path.name for path in folders(options.data)]
             facts = run.facts(
-                data=[path.name for path in folders(options.data)], photos=len(photos), held_out=held,
+                options=run.shown(replace(options, data=",".join(sets))), data=sets, photos=len(photos), held_out=held,
                 best=outcome.best, seconds=round(outcome.seconds), notes=notes,
             )  # fmt: skip
             checkpoint = FSGNetCheckpoint(
