@@ -17,6 +17,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from ...segment.prepare import rescale
+
 Range = tuple[float, float]
 
 
@@ -46,6 +48,8 @@ class Augmentation:
         Deviation of Gaussian noise, intensities in [0, 1]; JPEG quality.
     cut_mix_prob : float
         Paste a box of another photo.
+    coarse, coarse_prob : (low, high), float
+        What spoils the photo happens in pixels so many times as many a side as the view has.
     fade_prob, reflex, reflex_prob, spots_prob, narrow_prob : float
         See ``appearance``; ``reflex`` is its greatest brightness over that of the vessel.
     own_prob : float
@@ -77,6 +81,8 @@ class Augmentation:
     jpeg: Range = (30, 90)
     jpeg_prob: float = 0.0
     cut_mix_prob: float = 0.8
+    coarse: Range = (0.4, 1.0)
+    coarse_prob: float = 0.0
     fade_prob: float = 0.0
     reflex: float = 0.0
     reflex_prob: float = 0.0
@@ -95,7 +101,7 @@ ROBUST = Augmentation(
 )  # fmt: skip
 CAMERAS = replace(
     ROBUST, resize=(0.6, 2.0), noise=0.08, noise_prob=0.35, jpeg=(12, 90), jpeg_prob=0.35, blur_prob=0.3,
-    fade_prob=0.3, reflex=0.35, reflex_prob=0.3, spots_prob=0.25, narrow_prob=0.2, own_prob=0.3, soft=True,
+    coarse_prob=0.6, fade_prob=0.3, reflex=0.35, reflex_prob=0.3, spots_prob=0.25, narrow_prob=0.2, own_prob=0.3, soft=True,
 )  # fmt: skip
 AUGMENTATIONS = {"robust": ROBUST, "cameras": CAMERAS, "paper": PAPER}
 
@@ -202,6 +208,15 @@ def hue_rotation(turns: float) -> Tensor:
 
 
 def degrade(draw: Draw, augmentation: Augmentation, image: Tensor) -> Tensor:
+    """``worsen``, perhaps in the larger pixels of a camera that has fewer of them: [3, H, W] -> the same."""
+    if not (augmentation.coarse_prob and draw.chance(augmentation.coarse_prob)):
+        return worsen(draw, augmentation, image)
+    size = (image.shape[1], image.shape[2])
+    share = draw.log_uniform(*augmentation.coarse)
+    return rescale(worsen(draw, augmentation, rescale(image, (round(size[0] * share), round(size[1] * share)))), size)
+
+
+def worsen(draw: Draw, augmentation: Augmentation, image: Tensor) -> Tensor:
     """What optics, sensor and storage do to a photo [3, H, W]: uneven light, blur, noise, JPEG."""
     if draw.chance(augmentation.illumination_prob):
         coarse = draw.normal(1, 1, 3, 3) * augmentation.illumination

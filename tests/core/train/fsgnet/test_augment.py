@@ -187,6 +187,8 @@ CHANGES = {  # field -> what must be on for it to act, the changed value
     "jpeg": ({"jpeg_prob": 1.0}, (5, 5)),
     "jpeg_prob": ({}, 1.0),
     "cut_mix_prob": ({}, 1.0),
+    "coarse": ({"coarse_prob": 1.0, "noise": 0.2, "noise_prob": 1.0}, (0.2, 0.3)),
+    "coarse_prob": ({"noise": 0.2, "noise_prob": 1.0}, 1.0),
     "fade_prob": ({}, 1.0),
     "reflex": ({"reflex_prob": 1.0, "reflex": 0.1}, 0.9),
     "reflex_prob": ({"reflex": 0.5}, 1.0),
@@ -432,3 +434,15 @@ def test_a_view_of_soft_labels_holds_shares():
     assert float(soft.max()) == pytest.approx(0.3, abs=1e-5)
     assert (soft > 0.29).float().mean() > 0.4  # the rest lies outside the photo, or on its border
     assert not batches(OFF, [example(layers)])(0)[1].any()
+
+
+def test_noise_of_a_camera_with_fewer_pixels_is_as_coarse_as_they_are():
+    noisy = replace(OFF, noise=0.2, noise_prob=1.0)
+    likeness = []
+    for share in (None, 0.5, 0.25):
+        coarse = {} if share is None else {"coarse": (share, share), "coarse_prob": 1.0}
+        out = degrade(draw(3), replace(noisy, **coarse), torch.full((3, 64, 64), 0.5)) - 0.5
+        pairs = torch.stack([out[:, :, 1:].flatten(), out[:, :, :-1].flatten()])
+        likeness.append(float(torch.corrcoef(pairs)[0, 1]))
+    assert abs(likeness[0]) < 0.1
+    assert 0.5 < likeness[1] < likeness[2] < 0.99
