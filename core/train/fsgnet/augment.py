@@ -101,7 +101,8 @@ ROBUST = Augmentation(
 )  # fmt: skip
 CAMERAS = replace(
     ROBUST, resize=(0.6, 2.0), noise=0.08, noise_prob=0.35, jpeg=(12, 90), jpeg_prob=0.35, blur_prob=0.3,
-    coarse_prob=0.6, fade_prob=0.3, reflex=0.35, reflex_prob=0.3, spots_prob=0.25, narrow_prob=0.2, own_prob=0.3, soft=True,
+    coarse_prob=0.6, fade_prob=0.3, reflex=0.35, reflex_prob=0.3, spots_prob=0.25, narrow_prob=0.2,
+    own_prob=0.3, soft=True,
 )  # fmt: skip
 AUGMENTATIONS = {"robust": ROBUST, "cameras": CAMERAS, "paper": PAPER}
 
