@@ -22,7 +22,7 @@ from .fsgnet.checkpoint import FSGNetCheckpoint, read_checkpoint
 from .fsgnet.fast import optimise
 from .fsgnet.folded import accurate
 from .fsgnet.trunks import NAMES
-from .prepare import normalise, padded, prepare, rescale, scaled_size
+from .prepare import calibre, finer_diameter, normalise, padded, prepare, rescale, scaled_size
 from .threshold import Calibration
 
 WEIGHTS = Path(__file__).parent / "weights"
@@ -78,14 +78,20 @@ class NetworkSegmenter:
             raise ValueError(f"the field of view is {fov.mask.shape}, the photo {pixels.shape[1:]}")
         warnings = list(self.warnings)
         top, left, bottom, right = fov.box
-        diameter = self.preparation.diameter(fov.diameter)
+        diameter = self.preparation.fov_diameter
         if max(scaled_size((bottom - top, right - left), diameter / fov.diameter)) > 4 * diameter:
             raise ValueError("the field of view is too long and thin for a fundus photograph")
-        ready = prepare(pixels, fov, self.preparation)
-        x = normalise(ready.pixels, ready.mask, self.preparation)[None].to(self.device, self.dtype)
+        x, mask = self._input(pixels, fov, diameter)
         maps: dict[str, Tensor] | None = {} if attention else None
         with torch.inference_mode():
-            prob = self._averaged(x, tile, maps) if tta else self._whole_or_tiled(x, tile, maps)
+            prob = self._whole_or_tiled(x, tile, maps)
+            found = calibre(prob[0, 0].cpu(), mask)
+            if again := finer_diameter(found, fov.diameter, self.preparation):
+                x, _ = self._input(pixels, fov, again)
+                maps = {} if attention else None
+                prob = self._whole_or_tiled(x, tile, maps)
+            if tta:
+                prob = self._averaged(prob, x, tile)
             if attention and not maps:
                 warnings.append("no attention maps: the model has none, or the photo was done in tiles")
             inner = prob[0].float().cpu()  # [1, h, w]
@@ -95,12 +101,17 @@ class NetworkSegmenter:
         out[top:bottom, left:right] = inner[0].clamp(0, 1).numpy()
         out[~fov.mask] = 0
         attention_maps = {name: value[0, 0].float().cpu().numpy() for name, value in (maps or {}).items()}
-        seen = fov.diameter * ready.mask.shape[0] / (bottom - top)  # a scale near 1 is 1
+        seen = fov.diameter * x.shape[2] / (bottom - top)  # a scale near 1 is 1
         return Prediction(out, attention_maps, tuple(warnings), seen)
 
-    def _averaged(self, x: Tensor, tile: int | None, maps: dict[str, Tensor] | None) -> Tensor:
-        """Mean over the four mirror images; the attention maps are those of the upright one."""
-        total = self._whole_or_tiled(x, tile, maps)
+    def _input(self, pixels: NDArray[np.float32], fov: Fov, diameter: float) -> tuple[Tensor, Tensor]:
+        """The photo as the network takes it, ``diameter`` pixels across its field of view, [1, 3, h, w], and [h, w]."""
+        ready = prepare(pixels, fov, self.preparation, diameter)
+        return normalise(ready.pixels, ready.mask, self.preparation)[None].to(self.device, self.dtype), ready.mask
+
+    def _averaged(self, upright: Tensor, x: Tensor, tile: int | None) -> Tensor:
+        """Mean over the four mirror images, of which the upright one is known."""
+        total = upright
         for axes in ((2,), (3,), (2, 3)):
             total = total + self._whole_or_tiled(x.flip(axes), tile, None).flip(axes)
         return total / 4

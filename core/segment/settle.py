@@ -1,4 +1,4 @@
-"""The last step of a training: threshold and calibration, from held-out photos as `attn segment` would show them."""
+"""The last step of a training: scale, threshold and calibration, from held-out photos as `attn segment` shows them."""
 
 from __future__ import annotations
 
@@ -13,25 +13,29 @@ from numpy.typing import NDArray
 from .fov import Fov
 from .fsgnet.checkpoint import FSGNetCheckpoint
 from .network import NetworkSegmenter
-from .score.metrics import Triple, best_threshold
+from .score.metrics import Triple, best_threshold, scores
 from .threshold import fit_calibration
 
 HeldOut = tuple[NDArray[np.float32], NDArray[Any], Fov]
 """A photo [3, H, W] in [0, 1], its vessels [H, W], not 0 where there is one, and its field of view."""
+CALIBRE = 4.3
+"""Pixels. With a model of DRIVE, HRF and FIVES, on photos held out, at one threshold: F1 from 0.750 to 0.785 on HRF's,
+whose vessels were 2.3 to 2.8 px wide at first, from 0.889 to 0.895 on FIVES's (3.5 to 4.1); DRIVE's have no more pixels.
+"""
 
 
 def settled(
     checkpoint: FSGNetCheckpoint, photos: Iterable[HeldOut], device: torch.device | str = "cpu"
 ) -> FSGNetCheckpoint:
-    """The same network with the threshold and the calibration that are best for its predictions on held-out photos.
+    """The same network with what is best for its predictions on held-out photos: calibre, threshold and calibration.
 
-    Predictions are made by ``NetworkSegmenter``: scaled as the checkpoint's preparation says, and scored in the photo's
-    own pixels. Neither photos nor network are changed.
+    Predictions are made by ``NetworkSegmenter`` and scored in the photo's own pixels. Thin vessels are looked for at a
+    finer scale (``Preparation.calibre``) where that gives a higher mean F1, each way at its best threshold.
 
     Parameters
     ----------
     checkpoint : FSGNetCheckpoint
-        Its own threshold and calibration are of no account.
+        Its own calibre, threshold and calibration are of no account.
     photos : iterable of (pixels, vessels, fov)
         Never trained on.
 
@@ -40,6 +44,13 @@ def settled(
     ValueError
         If there is no photo, or a shape does not fit.
     """
-    segmenter = NetworkSegmenter(checkpoint, torch.device(device), torch.float32)
-    triples: list[Triple] = [(segmenter(pixels, fov).prob, vessels, fov.mask) for pixels, vessels, fov in photos]
-    return replace(checkpoint, threshold=best_threshold(triples), calibration=fit_calibration(triples))
+    photos, ways = list(photos), []
+    for calibre in (None, CALIBRE):
+        preparation = replace(checkpoint.preparation, calibre=calibre)
+        segmenter = NetworkSegmenter(replace(checkpoint, preparation=preparation), torch.device(device), torch.float32)
+        triples: list[Triple] = [(segmenter(pixels, fov).prob, vessels, fov.mask) for pixels, vessels, fov in photos]
+        threshold = best_threshold(triples)
+        mean = sum(scores(*triple, threshold=threshold)["f1"] for triple in triples if triple[2].any())
+        found = replace(checkpoint, preparation=preparation, threshold=threshold, calibration=fit_calibration(triples))
+        ways.append((mean, found))
+    return max(ways, key=lambda way: way[0])[1]  # the first of equals: one look is cheaper than two

@@ -8,19 +8,20 @@ from attn.core.cpu import Cpu, cpu_as
 from attn.core.errors import UsageError
 from attn.core.segment import MODELS, models
 from attn.core.segment import network as networks
+from attn.core.segment import prepare as prepared
 from attn.core.segment.fov import find_fov, whole_image
 from attn.core.segment.fsgnet.checkpoint import FSGNetArchitecture, FSGNetCheckpoint
 from attn.core.segment.prepare import Preparation, normalise, padded, prepare
 
 
-def network(diameter=96.0, fine=None, **architecture):
+def network(diameter=96.0, calibre=None, **architecture):
     torch.manual_seed(3)
     shape = FSGNetArchitecture(**{"width": 2, "depths": (1, 1, 1, 1), **architecture})
     net = shape.build()
     with torch.no_grad():  # probabilities that differ from place to place
         for parameter in net.parameters():
             parameter.add_(0.2 * torch.randn_like(parameter))
-    checkpoint = FSGNetCheckpoint("mine", shape, Preparation(diameter, fine_diameter=fine), 0.4, net.state_dict())
+    checkpoint = FSGNetCheckpoint("mine", shape, Preparation(diameter, calibre=calibre), 0.4, net.state_dict())
     return networks.NetworkSegmenter(checkpoint, torch.device("cpu"), torch.float32), checkpoint.build()
 
 
@@ -61,19 +62,43 @@ def test_any_size(size):
     assert 0 <= found.prob.min() <= found.prob.max() <= 1
 
 
-def test_a_photo_of_many_pixels_keeps_them_up_to_the_fine_diameter():
-    both, plain = network(fine=150.0)[0], network()[0]
-    for size, expected in ((100, 96), (136, 122), (300, 150)):  # the field is 0.9 of the photo
-        pixels = photo(size, size)
-        fov = find_fov(pixels)
-        assert both(pixels, fov).diameter == pytest.approx(expected, abs=3)
-        assert plain(pixels, fov).diameter == pytest.approx(96, abs=3)
-    assert Preparation(540.0).diameter(1300.0) == Preparation(540.0).diameter(300.0) == 540.0
-    assert [Preparation(540.0, fine_diameter=810.0).diameter(n) for n in (300.0, 700.0, 1300.0)] == [
-        540.0,
-        700.0,
-        810.0,
-    ]
+@pytest.mark.parametrize("width", [1, 2, 5])
+def test_calibre_is_the_width_of_bars_of_any_direction(width):
+    y, x = torch.meshgrid(torch.arange(400.0), torch.arange(400.0), indexing="ij")
+    found = []
+    for angle in np.linspace(0, np.pi, 16, endpoint=False) + 0.05:
+        across = x * np.cos(angle) + y * np.sin(angle)
+        found.append(prepared.calibre((across % 40 < width).float(), torch.ones(400, 400, dtype=torch.bool)))
+    assert np.mean(found) == pytest.approx(width, rel=0.1)
+    everywhere = torch.ones(40, 40, dtype=torch.bool)
+    assert prepared.calibre(torch.zeros(40, 40), everywhere) is None
+    assert prepared.calibre(torch.ones(40, 40), everywhere) is None
+    assert prepared.calibre(torch.eye(40), ~everywhere) is None
+
+
+def test_the_second_scale_is_that_of_the_best_calibre_within_the_photos_pixels():
+    preparation = Preparation(540.0, calibre=4.0)
+    rescaled = prepared.finer_diameter
+    assert rescaled(4.0, 3000.0, preparation) is rescaled(4.2, 3000.0, preparation) is None
+    assert rescaled(3.0, 3000.0, preparation) == pytest.approx(540 * (4 / 3) ** (1 / 0.6))
+    assert rescaled(3.0, 700.0, preparation) == pytest.approx(700)  # its own pixels
+    assert rescaled(3.0, 540.0, preparation) is rescaled(3.0, 300.0, preparation) is None
+    assert rescaled(0.5, 3000.0, preparation) == pytest.approx(2.4 * 540)
+    assert rescaled(20.0, 3000.0, preparation) is None  # wide vessels are left as they are
+    assert rescaled(None, 3000.0, preparation) is rescaled(3.0, 3000.0, Preparation(540.0)) is None
+
+
+def test_a_photo_whose_vessels_are_thin_is_seen_again_at_a_finer_scale(monkeypatch):
+    twice, pixels = network(calibre=4.0)[0], photo(300, 300)
+    fov = find_fov(pixels)
+    assert twice(photo(100, 100), find_fov(photo(100, 100))).diameter == pytest.approx(96, abs=6)
+    monkeypatch.setattr(networks, "calibre", lambda prob, mask: 3.0)
+    found = twice(pixels, fov, attention=True)
+    assert found.diameter == pytest.approx(96 * (4 / 3) ** (1 / 0.6), rel=0.02)
+    finer = network(diameter=found.diameter)[0](pixels, fov, attention=True)
+    np.testing.assert_allclose(found.prob, finer.prob, atol=1e-5)
+    assert found.attention["att1"].shape == finer.attention["att1"].shape
+    assert twice(pixels, fov, tta=True).diameter == found.diameter
 
 
 def test_tiles_are_much_like_the_whole():

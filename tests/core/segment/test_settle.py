@@ -4,6 +4,8 @@ import numpy as np
 import pytest
 import torch
 
+from attn.core.segment import settle
+from attn.core.segment.base import Prediction
 from attn.core.segment.fov import find_fov
 from attn.core.segment.fsgnet.checkpoint import FSGNetArchitecture, FSGNetCheckpoint
 from attn.core.segment.network import NetworkSegmenter
@@ -13,10 +15,10 @@ from attn.core.segment.settle import settled
 from attn.core.segment.threshold import Calibration
 
 
-def test_predictions_on_held_out_photos_settle_threshold_and_calibration():
+def test_predictions_on_held_out_photos_settle_scale_threshold_and_calibration(monkeypatch):
     torch.manual_seed(3)
     shape = FSGNetArchitecture(width=2, depths=(1, 1, 1, 1))
-    preparation = Preparation(64.0, fine_diameter=96.0)
+    preparation = Preparation(64.0)
     checkpoint = FSGNetCheckpoint("mine", shape, preparation, 0.999, shape.build().state_dict(), {"steps": 1})
     generator, photos, triples = np.random.default_rng(0), [], []
     segmenter = NetworkSegmenter(checkpoint, torch.device("cpu"), torch.float32)
@@ -35,5 +37,18 @@ def test_predictions_on_held_out_photos_settle_threshold_and_calibration():
     assert found.calibration.offset == pytest.approx(-2, abs=1)
     assert (found.name, found.preparation, found.training) == ("mine", preparation, {"steps": 1})
     assert checkpoint.calibration == Calibration()
+
+    class Finer(NetworkSegmenter):
+        """Right where it looks for thin vessels, and only there."""
+
+        def __call__(self, pixels, fov, **options):
+            found = super().__call__(pixels, fov, **options)
+            truth = next(vessels for image, vessels, _ in photos if image is pixels)
+            return found if self.preparation.calibre is None else Prediction(truth.astype(np.float32))
+
+    monkeypatch.setattr(settle, "NetworkSegmenter", Finer)
+    finer = settled(checkpoint, photos)
+    assert finer.preparation == Preparation(64.0, calibre=settle.CALIBRE)
+    assert finer.threshold == pytest.approx(0.5, abs=0.01)
     with pytest.raises(ValueError, match="no pixel"):
         settled(checkpoint, [])
