@@ -78,14 +78,15 @@ class NetworkSegmenter:
             raise ValueError(f"the field of view is {fov.mask.shape}, the photo {pixels.shape[1:]}")
         warnings = list(self.warnings)
         top, left, bottom, right = fov.box
-        diameter = self.preparation.fov_diameter
+        by_width = self.preparation.calibre is not None
+        diameter = self.preparation.fov_diameter if by_width else self.preparation.diameter(fov.diameter)
         if max(scaled_size((bottom - top, right - left), diameter / fov.diameter)) > 4 * diameter:
             raise ValueError("the field of view is too long and thin for a fundus photograph")
         x, mask = self._input(pixels, fov, diameter)
         maps: dict[str, Tensor] | None = {} if attention else None
         with torch.inference_mode():
             prob = self._whole_or_tiled(x, tile, maps)
-            found = calibre(prob[0, 0].cpu(), mask)
+            found = calibre(prob[0, 0].cpu(), mask) if by_width else None
             if again := finer_diameter(found, fov.diameter, self.preparation):
                 x, _ = self._input(pixels, fov, again)
                 maps = {} if attention else None

@@ -27,8 +27,6 @@ SAME_SCALE = 0.03
 CALIBRE_GROWTH = 0.6
 """A photo that is scaled by s shows vessels s^0.6 times as wide: at a finer scale the network finds thinner ones, too.
 Exponents of 0.5 to 0.75 were measured on held-out photos of DRIVE, HRF and FIVES."""
-FINEST = 2.4
-"""Limit of the second scale. HRF's photos, which need it most, gained up to here (1300 px across the field)."""
 WORTHWHILE = 0.15
 """Change of scale from which a second prediction is made."""
 LEAST_VESSEL = 0.01
@@ -43,10 +41,12 @@ class Preparation:
     ----------
     fov_diameter : float
         Field of view in pixels that every photo is scaled to; that of the training photos.
+    fine_diameter : float or None
+        A photo with more pixels across its field keeps them, up to this diameter: its thin vessels are there to be
+        seen. None: ``fov_diameter`` for every photo, as in training and in files of an older attn.
     calibre : float or None
-        Mean width of the vessels that a prediction is best at, in pixels as the network finds them: where they are
-        thinner at ``fov_diameter``, and the photo has more pixels, it is seen again at a finer scale
-        (``finer_diameter``). None: it is not, as in training and in files of an older attn.
+        Mean width of the vessels that a prediction is best at, in pixels as the network finds them: only photos whose
+        vessels are thinner at ``fov_diameter`` are seen at a finer scale, by their width (``finer_diameter``).
     normalise : {"fov", "imagenet"}
         ``fov``: each channel to mean 0 and standard deviation 1 inside the field of view, zero outside (ours: takes
         out the camera's colour balance and exposure). ``imagenet``: fixed mean and deviation (official), black outside.
@@ -54,7 +54,13 @@ class Preparation:
 
     fov_diameter: float = 540.0
     normalise: Literal["fov", "imagenet"] = "fov"
+    fine_diameter: float | None = None
     calibre: float | None = None
+
+    def diameter(self, native: float) -> float:
+        """Largest field of view in pixels that a photo of ``native`` pixels across its field is scaled to."""
+        finest = self.fov_diameter if self.fine_diameter is None else self.fine_diameter
+        return min(max(native, self.fov_diameter), finest)
 
 
 @dataclass(frozen=True, slots=True)
@@ -139,7 +145,7 @@ def finer_diameter(found: float | None, native: float, preparation: Preparation)
     if found is None or preparation.calibre is None:
         return None
     scale = (preparation.calibre / found) ** (1 / CALIBRE_GROWTH)
-    scale = min(scale, FINEST, native / preparation.fov_diameter)
+    scale = min(scale, preparation.diameter(native) / preparation.fov_diameter)
     return scale * preparation.fov_diameter if scale > 1 + WORTHWHILE else None
 
 

@@ -29,8 +29,9 @@ def settled(
 ) -> FSGNetCheckpoint:
     """The same network with what is best for its predictions on held-out photos: calibre, threshold and calibration.
 
-    Predictions are made by ``NetworkSegmenter`` and scored in the photo's own pixels. Thin vessels are looked for at a
-    finer scale (``Preparation.calibre``) where that gives a higher mean F1, each way at its best threshold.
+    Predictions are made by ``NetworkSegmenter`` and scored in the photo's own pixels. Where the preparation has a finer
+    scale, it is for every photo with that many pixels or for thin vessels alone (``Preparation.calibre``), whichever
+    gives the higher mean F1 at its best threshold; of equals, for thin vessels alone.
 
     Parameters
     ----------
@@ -45,7 +46,7 @@ def settled(
         If there is no photo, or a shape does not fit.
     """
     photos, ways = list(photos), []
-    for calibre in (None, CALIBRE):
+    for calibre in (None,) if checkpoint.preparation.fine_diameter is None else (CALIBRE, None):
         preparation = replace(checkpoint.preparation, calibre=calibre)
         segmenter = NetworkSegmenter(replace(checkpoint, preparation=preparation), torch.device(device), torch.float32)
         triples: list[Triple] = [(segmenter(pixels, fov).prob, vessels, fov.mask) for pixels, vessels, fov in photos]
@@ -53,4 +54,4 @@ def settled(
         mean = sum(scores(*triple, threshold=threshold)["f1"] for triple in triples if triple[2].any())
         found = replace(checkpoint, preparation=preparation, threshold=threshold, calibration=fit_calibration(triples))
         ways.append((mean, found))
-    return max(ways, key=lambda way: way[0])[1]  # the first of equals: one look is cheaper than two
+    return max(ways, key=lambda way: way[0])[1]  # the first of equals

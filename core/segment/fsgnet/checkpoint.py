@@ -98,9 +98,11 @@ def _check(architecture: FSGNetArchitecture, preparation: Preparation) -> None:
     flags = (architecture.guided, architecture.attention, architecture.batch_coupled, architecture.drop_block)
     if architecture.trunk not in TRUNKS or len(architecture.depths) != 4 or not all(type(f) is bool for f in flags):
         raise ValueError("its architecture is unknown")
-    diameter, calibre = preparation.fov_diameter, preparation.calibre
+    diameter, finest, calibre = preparation.fov_diameter, preparation.fine_diameter, preparation.calibre
     if not is_number(diameter) or not 16 <= diameter <= 2**14 or preparation.normalise not in ("fov", "imagenet"):
         raise ValueError(f"its preparation is none (fov_diameter {diameter!s:.20})")
+    if finest is not None and not (is_number(finest) and diameter <= finest <= 2**14):
+        raise ValueError(f"its preparation is none (fine_diameter {finest!s:.20})")
     if calibre is not None and not (is_number(calibre) and 0 < calibre <= diameter):
         raise ValueError(f"its preparation is none (calibre {calibre!s:.20})")
 

@@ -14,14 +14,16 @@ from attn.core.segment.fsgnet.checkpoint import FSGNetArchitecture, FSGNetCheckp
 from attn.core.segment.prepare import Preparation, normalise, padded, prepare
 
 
-def network(diameter=96.0, calibre=None, **architecture):
+def network(diameter=96.0, fine=None, calibre=None, **architecture):
     torch.manual_seed(3)
     shape = FSGNetArchitecture(**{"width": 2, "depths": (1, 1, 1, 1), **architecture})
     net = shape.build()
     with torch.no_grad():  # probabilities that differ from place to place
         for parameter in net.parameters():
             parameter.add_(0.2 * torch.randn_like(parameter))
-    checkpoint = FSGNetCheckpoint("mine", shape, Preparation(diameter, calibre=calibre), 0.4, net.state_dict())
+    checkpoint = FSGNetCheckpoint(
+        "mine", shape, Preparation(diameter, fine_diameter=fine, calibre=calibre), 0.4, net.state_dict()
+    )
     return networks.NetworkSegmenter(checkpoint, torch.device("cpu"), torch.float32), checkpoint.build()
 
 
@@ -62,6 +64,21 @@ def test_any_size(size):
     assert 0 <= found.prob.min() <= found.prob.max() <= 1
 
 
+def test_a_photo_of_many_pixels_keeps_them_up_to_the_fine_diameter():
+    both, plain = network(fine=150.0)[0], network()[0]
+    for size, expected in ((100, 96), (136, 122), (300, 150)):  # the field is 0.9 of the photo
+        pixels = photo(size, size)
+        fov = find_fov(pixels)
+        assert both(pixels, fov).diameter == pytest.approx(expected, abs=3)
+        assert plain(pixels, fov).diameter == pytest.approx(96, abs=3)
+    assert Preparation(540.0).diameter(1300.0) == Preparation(540.0).diameter(300.0) == 540.0
+    assert [Preparation(540.0, fine_diameter=810.0).diameter(n) for n in (300.0, 700.0, 1300.0)] == [
+        540.0,
+        700.0,
+        810.0,
+    ]
+
+
 @pytest.mark.parametrize("width", [1, 2, 5])
 def test_calibre_is_the_width_of_bars_of_any_direction(width):
     y, x = torch.meshgrid(torch.arange(400.0), torch.arange(400.0), indexing="ij")
@@ -77,19 +94,19 @@ def test_calibre_is_the_width_of_bars_of_any_direction(width):
 
 
 def test_the_second_scale_is_that_of_the_best_calibre_within_the_photos_pixels():
-    preparation = Preparation(540.0, calibre=4.0)
+    preparation = Preparation(540.0, fine_diameter=1296.0, calibre=4.0)
     rescaled = prepared.finer_diameter
     assert rescaled(4.0, 3000.0, preparation) is rescaled(4.2, 3000.0, preparation) is None
     assert rescaled(3.0, 3000.0, preparation) == pytest.approx(540 * (4 / 3) ** (1 / 0.6))
     assert rescaled(3.0, 700.0, preparation) == pytest.approx(700)  # its own pixels
     assert rescaled(3.0, 540.0, preparation) is rescaled(3.0, 300.0, preparation) is None
-    assert rescaled(0.5, 3000.0, preparation) == pytest.approx(2.4 * 540)
+    assert rescaled(0.5, 3000.0, preparation) == pytest.approx(1296)
     assert rescaled(20.0, 3000.0, preparation) is None  # wide vessels are left as they are
-    assert rescaled(None, 3000.0, preparation) is rescaled(3.0, 3000.0, Preparation(540.0)) is None
+    assert rescaled(None, 3000.0, preparation) is rescaled(3.0, 3000.0, Preparation(540.0, calibre=4.0)) is None
 
 
 def test_a_photo_whose_vessels_are_thin_is_seen_again_at_a_finer_scale(monkeypatch):
-    twice, pixels = network(calibre=4.0)[0], photo(300, 300)
+    twice, pixels = network(fine=300.0, calibre=4.0)[0], photo(300, 300)
     fov = find_fov(pixels)
     assert twice(photo(100, 100), find_fov(photo(100, 100))).diameter == pytest.approx(96, abs=6)
     monkeypatch.setattr(networks, "calibre", lambda prob, mask: 3.0)

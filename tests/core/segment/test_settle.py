@@ -18,7 +18,7 @@ from attn.core.segment.threshold import Calibration
 def test_predictions_on_held_out_photos_settle_scale_threshold_and_calibration(monkeypatch):
     torch.manual_seed(3)
     shape = FSGNetArchitecture(width=2, depths=(1, 1, 1, 1))
-    preparation = Preparation(64.0)
+    preparation = Preparation(64.0, fine_diameter=70.0)
     checkpoint = FSGNetCheckpoint("mine", shape, preparation, 0.999, shape.build().state_dict(), {"steps": 1})
     generator, photos, triples = np.random.default_rng(0), [], []
     segmenter = NetworkSegmenter(checkpoint, torch.device("cpu"), torch.float32)
@@ -35,7 +35,7 @@ def test_predictions_on_held_out_photos_settle_scale_threshold_and_calibration(m
     assert found.threshold == best_threshold(triples)
     assert found.calibration != Calibration()
     assert found.calibration.offset == pytest.approx(-2, abs=1)
-    assert (found.name, found.preparation, found.training) == ("mine", preparation, {"steps": 1})
+    assert (found.name, found.training) == ("mine", {"steps": 1})
     assert checkpoint.calibration == Calibration()
 
     class Finer(NetworkSegmenter):
@@ -48,7 +48,7 @@ def test_predictions_on_held_out_photos_settle_scale_threshold_and_calibration(m
 
     monkeypatch.setattr(settle, "NetworkSegmenter", Finer)
     finer = settled(checkpoint, photos)
-    assert finer.preparation == Preparation(64.0, calibre=settle.CALIBRE)
+    assert finer.preparation == Preparation(64.0, fine_diameter=70.0, calibre=settle.CALIBRE)
     assert finer.threshold == pytest.approx(0.5, abs=0.01)
     with pytest.raises(ValueError, match="no pixel"):
         settled(checkpoint, [])

@@ -17,7 +17,7 @@ SMALL = FSGNetArchitecture(width=2, depths=(1, 1, 1, 1))
 def made(path, architecture=SMALL):
     torch.manual_seed(1)
     net = architecture.build()
-    preparation, calibration = Preparation(321.0, "imagenet", 4.0), Calibration(0.7, -0.25)
+    preparation, calibration = Preparation(321.0, "imagenet", 400.0, 4.0), Calibration(0.7, -0.25)
     write_checkpoint(
         FSGNetCheckpoint("mine", architecture, preparation, 0.375, net.state_dict(), {"steps": 5}, calibration), path
     )
@@ -28,7 +28,7 @@ def test_round_trip_in_float16(tmp_path):
     net = made(tmp_path / "m.safetensors")
     found = read_checkpoint(tmp_path / "m.safetensors")
     assert (found.name, found.threshold, found.training) == ("mine", 0.375, {"steps": 5})
-    assert found.preparation == Preparation(321.0, "imagenet", 4.0)
+    assert found.preparation == Preparation(321.0, "imagenet", 400.0, 4.0)
     assert found.calibration == Calibration(0.7, -0.25)
     assert found.architecture == SMALL
     theirs = found.build()
@@ -90,7 +90,7 @@ def test_damaged_description(tmp_path, change, message):
     [
         {"threshold": True}, {"threshold": float("nan")}, {"threshold": 1.5}, {"threshold": None}, {"name": None},
         {"name": "x" * 5000}, {"version": "1"}, {"version": True, "threshold": []},
-        {"preparation": {"fov_diameter": 0}}, {"preparation": {"calibre": 0}},
+        {"preparation": {"fov_diameter": 0}}, {"preparation": {"calibre": 0}}, {"preparation": {"fine_diameter": 10}},
         {"preparation": {"calibre": "4"}}, {"calibration": None}, {"calibration": {"slope": 0}},
         {"calibration": {"offset": float("nan")}}, {"calibration": {"bend": 1}}, {"calibration": {"slope": "1"}},
         {"preparation": {"fov_diameter": 1e308}}, {"preparation": {"fov_diameter": "540"}}, {"preparation": None},
