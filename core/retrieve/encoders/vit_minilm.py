@@ -9,8 +9,9 @@ by a linear head", which is one size, one block, and the space of the texts. The
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -65,8 +66,8 @@ class ViTMiniLM:
 
     Parameters
     ----------
-    vit : Module
-        Dinov2Model, 12 blocks of width 384.
+    vit_of : callable () -> Module
+        Dinov2Model, 12 blocks of width 384; the same each time, read when it is first asked for: texts need none.
     text : TextEncoder
         MiniLM; the temperature acts on it alone.
     head : mapping of str to Tensor, float32
@@ -78,7 +79,7 @@ class ViTMiniLM:
     warnings : tuple of str
     """
 
-    vit: nn.Module
+    vit_of: Callable[[], nn.Module]
     text: TextEncoder
     head: Mapping[str, Tensor]
     views: Views
@@ -119,7 +120,7 @@ class ViTMiniLM:
 
     def features(self, images: Sequence[NDArray[np.float32]]) -> Tensor:
         """See ``vit_features``."""
-        return vit_features(self.vit, images, self.views)
+        return vit_features(self.vit_of(), images, self.views)
 
 
 def vit_features(vit: nn.Module, images: Sequence[NDArray[np.float32]], views: Views) -> Tensor:
@@ -173,7 +174,7 @@ def load_vit_minilm(
         name, fingerprint([*packages, head]), tensors["weight"].shape[1], "cls+mean",
         True, temperature, text.fingerprint.max_tokens, max(views.sizes),
     )  # fmt: skip
-    return ViTMiniLM(vit.read().to(device, dtype), text, tensors, views, mark, device, text.warnings)
+    return ViTMiniLM(cache(lambda: vit.read().to(device, dtype)), text, tensors, views, mark, device, text.warnings)
 
 
 def write_head(path: Path, tensors: Mapping[str, Tensor], views: Views, *, training: Mapping[str, Any]) -> None:

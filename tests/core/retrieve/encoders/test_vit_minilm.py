@@ -87,6 +87,17 @@ def test_package_missing(missing: str, tmp_path: Path, monkeypatch: pytest.Monke
 
 
 @needs_packages
+def test_sentences_do_not_read_the_vit(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    reads: list[Any] = []
+    monkeypatch.setattr(embedded.PackagedModel, "read", reads.append)
+    encoder: Any = load(str(head(tmp_path / "head.safetensors")))
+    assert encoder.at(0.9).encode_texts(["a red bus"]).vectors.shape == (1, 384)
+    assert not reads
+    monkeypatch.undo()
+    assert encoder.vit_of() is encoder.at(0.9).vit_of(), "read once, whatever the temperature"
+
+
+@needs_packages
 def test_both_towers(tmp_path: Path) -> None:
     encoder: Any = load(str(head(tmp_path / "head.safetensors")))
     mark = encoder.fingerprint
