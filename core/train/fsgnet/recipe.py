@@ -128,7 +128,8 @@ class FSGNetRecipe:
         self.batches, self.held_out = batches, held_out
 
     def loss(self, step: int) -> Tensor:
-        x, target = self.batches(step)
+        with whole(torch.device("cpu")):  # the views are drawn there, and photos need more than eight bits
+            x, target = self.batches(step)
         out: Outputs = self.model(x)
         return dice_bce(out, target, self.batches.processes)
 

@@ -11,10 +11,11 @@ from torch import nn
 
 from attn.core.fit import loop as trainer
 from attn.core.fit.loop import METRICS, Plan, fit
+from attn.core.fit.precision import precision
 from attn.core.options import OptionError
 from attn.core.segment.fsgnet.network import Outputs, fsgnet
 from attn.core.segment.prepare import Preparation
-from attn.core.train.fsgnet.augment import PAPER
+from attn.core.train.fsgnet.augment import CAMERAS, PAPER
 from attn.core.train.fsgnet.example import Example, drawn_examples
 from attn.core.train.fsgnet.options import FSGNetOptions, complete
 from attn.core.train.fsgnet.recipe import CropBatches, FSGNetRecipe, dice_bce, padded
@@ -93,6 +94,18 @@ def test_loss_reaches_every_weight_and_repeats():
     losses[0].backward()
     without = [name for name, p in one.model.named_parameters() if p.grad is None or not torch.isfinite(p.grad).all()]
     assert without == []
+
+
+def test_mixed_precision_changes_the_network_and_not_the_views():
+    one = recipe()
+    one.batches = replace(one.batches, augmentation=CAMERAS)
+    plain = one.batches(4)
+    seen = []
+    one.model.register_forward_pre_hook(lambda module, inputs: seen.append(inputs[0]))
+    with precision("bf16", torch.device("cpu")):
+        loss = one.loss(4)
+    assert loss.dtype == torch.float32
+    assert torch.equal(seen[0], plain[0])
 
 
 def test_perfect_prediction_scores_one_inside_the_field_of_view():
