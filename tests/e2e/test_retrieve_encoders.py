@@ -33,6 +33,7 @@ class Toy:
     fingerprint: Fingerprint
     modalities: frozenset = frozenset({"text"})
     warnings: tuple = ()
+    engine: str = "letters"
 
     def encode_texts(self, texts, *, side="document"):
         counts = np.array([[text.lower().count(chr(97 + i)) + 0.01 for i in range(26)] for text in texts], np.float32)
