@@ -35,8 +35,7 @@ SHARE, SPREAD = 0.10, 0.27
 DRIVE (mean 0.125), HRF (0.094) and FIVES (0.093), each set counted alike."""
 DRIFT = 0.5
 """By how much the offset of a photo may differ: 0.65 (root mean square) was measured on cameras that a model never saw
-(trained on DRIVE, photos of HRF and FIVES); less gives cameras that it was trained on their due. At 0.45 to 0.65 no set
-of held-out photos lost more than 0.001 of F1 to the model's own threshold."""
+(trained on DRIVE, photos of HRF and FIVES); less gives cameras that it was trained on their due."""
 FARTHEST = 1.0
 """Largest d: photos whose vessels are plainly many or few are not bent to ``SHARE``."""
 LEAST_CALIBRATED = 0.25
