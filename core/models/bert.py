@@ -154,10 +154,12 @@ class Bert(nn.Module):
         self.norm = nn.LayerNorm(width, settings.layer_norm_eps)
         self.layers = nn.ModuleList(BertLayer(settings) for _ in range(settings.num_hidden_layers))
 
-    def forward(self, input_ids: Tensor, attention_mask: Tensor, output_hidden_states: bool = False) -> BertStates:
-        """Token ids and mask (1 = real), [B, L] int64, to hidden states."""
+    def forward(
+        self, input_ids: Tensor, attention_mask: Tensor | None = None, output_hidden_states: bool = False
+    ) -> BertStates:
+        """Token ids and mask (1 = real; None: all are), [B, L] int64, to hidden states."""
         hidden = self.words[input_ids] + self.types[0] + self.positions[: input_ids.shape[1]]
-        real = None if bool(attention_mask.all()) else attention_mask.bool()[:, None, None]
+        real = None if attention_mask is None or bool(attention_mask.all()) else attention_mask.bool()[:, None, None]
         states = [self.norm(hidden)]
         for layer in self.layers:
             states.append(layer(states[-1], real))

@@ -31,7 +31,7 @@ def test_training_before_its_first_step(cli, monkeypatch, args, form):
     def interrupted(*_, **__):
         raise KeyboardInterrupt
 
-    monkeypatch.setattr("attn.core.train.fsgnet.run.find_pairs", interrupted)
+    monkeypatch.setattr("attn.core.train.fsgnet.run.find_all_pairs", interrupted)
     monkeypatch.setattr("attn.core.train.image_text_head.run.train_head", interrupted)
     ran = cli("train", *args, "-o", "out", *form)
     assert ran.code == 130

@@ -30,7 +30,7 @@ def fit(image, options, progress=None):
 class BrightSegmenter:
     """What is bright is a vessel."""
 
-    parameters, threshold = 0, 0.5
+    parameters, threshold, calibration = 0, 0.5, None
 
     def __init__(self, name, device, dtype):
         self.name = name

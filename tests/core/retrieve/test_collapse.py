@@ -102,12 +102,17 @@ def test_sink_is_rank_one_and_uniform_is_nothing() -> None:
 
 
 @pytest.fixture
-def encoder(tmp_path: Path) -> Any:
+def folder(tmp_path: Path) -> Path:
     from encoder_folders import text_folder
 
+    return text_folder(tmp_path)
+
+
+@pytest.fixture
+def encoder(folder: Path) -> Any:
     from attn.core.retrieve.encoders.load import load
 
-    return load(str(text_folder(tmp_path)))
+    return load(str(folder))
 
 
 def texts() -> list[str]:
@@ -141,14 +146,16 @@ def test_sigma_rises_as_the_temperature_falls(encoder: Any) -> None:
     assert sharp.summary["temperature"] == 0.3
 
 
-def test_unpadded_measures_equal_direct_ones(encoder: Any) -> None:
+def test_unpadded_measures_equal_direct_ones(encoder: Any, folder: Path) -> None:
     """One text measured on its own, with eager attention of transformers."""
+    from transformers import AutoModel
+
     text = texts()[8]
     found = length_collapse(encoder, [text] * 4, buckets=1, measured=1, cuts=())
-    encoder.model.set_attn_implementation("eager")
+    theirs = AutoModel.from_pretrained(folder, attn_implementation="eager").eval()
     batch = encoder.batch(encoder.tokens([text]).ids)
     with torch.no_grad():
-        out = encoder.model(**batch, output_attentions=True, output_hidden_states=True)
+        out = theirs(**batch, output_attentions=True, output_hidden_states=True)
     for layer, (prob, row) in enumerate(zip(out.attentions, found.layers[1:], strict=True)):
         assert row["sigma"] == pytest.approx(sigma_hc(prob[0].double(), exact=True).mean(), rel=1e-4)
         assert row["hf_ratio"] == pytest.approx(hf_ratio(out.hidden_states[layer + 1][0].double()), rel=1e-4)

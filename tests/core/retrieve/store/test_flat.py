@@ -244,7 +244,7 @@ def test_create_and_open_say_what_is_wrong(tmp_path, index):
         create(tmp_path / "x", HEADER, "flut")
     with pytest.raises(UsageError, match="is a flat store, not a lance store"):
         create(f"flat:{tmp_path / 'x'}", HEADER, "lance")
-    with pytest.raises(UsageError, match="stores are directories or qdrant://"):
+    with pytest.raises(UsageError, match=r"stores are directories, s3://BUCKET/PATH or qdrant://"):
         open_store("http://localhost/x")
     with pytest.raises(UsageError, match="at least one dimension"):
         Header.new({}, 0)

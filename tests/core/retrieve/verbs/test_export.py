@@ -165,7 +165,7 @@ def test_what_is_never_replaced(made, unit, tmp_path, qdrant):
         ("x.npz", "parquet", "the name of another kind"),
         ("lance:x", "flat", "the name of another kind"),
         ("qdrant://here/x", "flat", "the name of another kind"),
-        ("s3://bucket/x", None, "stores are directories or qdrant://"),
+        ("http://bucket/x", None, "stores are directories, s3://BUCKET/PATH or qdrant://"),
     ],
 )
 def test_names_that_do_not_fit(made, unit, tmp_path, output, to, message):
