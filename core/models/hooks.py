@@ -6,7 +6,6 @@ model.
 
 from __future__ import annotations
 
-import inspect
 import math
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
@@ -15,14 +14,12 @@ from functools import partial
 from typing import Any
 from weakref import WeakKeyDictionary
 
-import torch
 from torch import Tensor, nn
-from torch.nn import functional as F
 
 from ..errors import UsageError
 from .family import Place, attention_modules, attention_places, heads_of, kv_groups_of, layout_of
 from .sites import Forward, HeadFactors, KeptTokens, Site, temperature_site
-from .softmax import Operands, Softmax, added
+from .softmax import Operands, Softmax, torch_operands
 
 Layers = str | Sequence[int]
 WHAT = ("q", "k", "v", "hidden")
@@ -235,15 +232,46 @@ def operands(model: nn.Module, layers: Layers, record: Callable[[int, Operands],
         yield
 
 
+@contextmanager
+def attended(model: nn.Module, layers: Layers, attend: Callable[[int, Operands], Tensor]) -> Iterator[None]:
+    """Compute the attention of layers by a function of one's own, in the place of the kernel.
+
+    Parameters
+    ----------
+    model : Module
+        Runs ``scaled_dot_product_attention`` inside, whatever it was loaded with.
+    attend : callable (layer, Operands) -> Tensor
+        Of the shape of ``operands.q``, whose rows may be packed: the query heads of one key head as rows of one head.
+
+    Raises
+    ------
+    UsageError
+        As ``capture``.
+    """
+    places = attention_places(model, layers)
+    for place in places:
+        layout_of(place.module)
+    with ExitStack() as stack:
+        for place in places:
+            _fused(stack, place, attend=partial(attend, place.number))
+        yield
+
+
 def _record(stack: ExitStack, place: Place, record: Callable[[Operands], None]) -> None:
     """Show ``record`` what the kernel of a module gets, call by call."""
     module: Any = place.module
     if layout_of(module).query == "in_proj_weight":  # torch's own hides its kernel: what it gets is made once more
         handle = module.register_forward_pre_hook(
-            lambda module, args, kwargs: record(_torch_operands(module, args, kwargs)), with_kwargs=True
+            lambda module, args, kwargs: record(torch_operands(module, args, kwargs)), with_kwargs=True
         )
         stack.callback(handle.remove)
         return
+    _fused(stack, place, record=record)
+
+
+def _fused(stack: ExitStack, place: Place, **how: Any) -> None:
+    """Run a module's ``scaled_dot_product_attention`` under a ``Softmax`` of these arguments."""
+    module: Any = place.module
     config = getattr(module, "config", None)
     if (before := getattr(config, "_attn_implementation", "sdpa")) != "sdpa":
         stack.callback(setattr, config, "_attn_implementation", before)
@@ -253,7 +281,7 @@ def _record(stack: ExitStack, place: Place, record: Callable[[Operands], None]) 
         module.fused_attn = True
     wrapped = Forward(module)
     stack.callback(wrapped.restore)
-    wrapped.wrap(partial(Softmax, record=record), fused=True)
+    wrapped.wrap(partial(Softmax, **how), fused=True)
 
 
 def _keep(seen: list[Seen], place: Place, names: Sequence[str], operands: Operands) -> None:
@@ -274,25 +302,3 @@ def _keep_hidden(seen: list[Seen], layer: int, joins: bool, block: nn.Module, ar
         seen[-1] = replace(seen[-1], hidden=hidden)
     else:
         seen.append(Seen(layer, hidden=hidden))
-
-
-def _torch_operands(module: Any, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> Operands:
-    """What ``torch.nn.MultiheadAttention`` will work on."""
-    call = inspect.signature(nn.MultiheadAttention.forward).bind(module, *args, **kwargs).arguments
-    inputs = [call["query"], call["key"], call["value"]]
-    if not module.batch_first:
-        inputs = [x.transpose(0, 1) for x in inputs]
-    weights = module.in_proj_weight.chunk(3)
-    biases = [None] * 3 if module.in_proj_bias is None else module.in_proj_bias.chunk(3)
-    q, k, v = (
-        F.linear(x, weight, bias).view(*x.shape[:2], module.num_heads, -1).transpose(1, 2)
-        for x, weight, bias in zip(inputs, weights, biases, strict=True)
-    )  # [B, H, L, D]
-    mask: Tensor | None = None
-    if (given := call.get("attn_mask")) is not None:  # its bool masks say what is left out
-        mask = added(~given, q.dtype) if given.dtype == torch.bool else given
-        mask = mask.view(-1, module.num_heads, *mask.shape[1:]) if mask.ndim == 3 else mask
-    if (padding := call.get("key_padding_mask")) is not None:
-        padded = (added(~padding, q.dtype) if padding.dtype == torch.bool else padding)[:, None, None]
-        mask = padded if mask is None else mask + padded
-    return Operands(q, k, v, mask, False, float(q.shape[-1] ** -0.5))

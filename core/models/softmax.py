@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import inspect
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 from torch.nn import functional as F
 from torch.overrides import TorchFunctionMode
 
@@ -64,6 +65,8 @@ class Softmax(TorchFunctionMode):
         Called with every result of a softmax; fused attention is computed once more for it.
     record : callable (Operands), optional
         Called with what fused attention gets.
+    attend : callable (Operands) -> Tensor, optional
+        Computes fused attention in the place of ``scaled_dot_product_attention``; gives what that would.
 
     Attributes
     ----------
@@ -73,10 +76,10 @@ class Softmax(TorchFunctionMode):
 
     def __init__(
         self, tau: float = 1.0, *, bias: Tensor | None = None, observe: Observer | None = None,
-        record: Callable[[Operands], None] | None = None,
+        record: Callable[[Operands], None] | None = None, attend: Callable[[Operands], Tensor] | None = None,
     ) -> None:  # fmt: skip
         super().__init__()
-        self.tau, self.bias, self.observe, self.record = tau, bias, observe, record
+        self.tau, self.bias, self.observe, self.record, self.attend = tau, bias, observe, record, attend
         self.calls = self.fused = 0
 
     def __torch_function__(
@@ -116,6 +119,8 @@ class Softmax(TorchFunctionMode):
             self.observe(operands.probabilities())
         if self.record:
             self.record(operands)
+        if self.attend:
+            return self.attend(operands)
         return F.scaled_dot_product_attention(
             query, key, value, attn_mask, dropout_p, is_causal, scale=scale, enable_gqa=enable_gqa
         )
@@ -135,3 +140,25 @@ def added(mask: Tensor, dtype: torch.dtype) -> Tensor:
     if mask.dtype != torch.bool:
         return mask
     return torch.zeros(mask.shape, dtype=dtype, device=mask.device).masked_fill(~mask, -torch.inf)
+
+
+def torch_operands(module: Any, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> Operands:
+    """What ``torch.nn.MultiheadAttention`` will work on."""
+    call = inspect.signature(nn.MultiheadAttention.forward).bind(module, *args, **kwargs).arguments
+    inputs = [call["query"], call["key"], call["value"]]
+    if not module.batch_first:
+        inputs = [x.transpose(0, 1) for x in inputs]
+    weights = module.in_proj_weight.chunk(3)
+    biases = [None] * 3 if module.in_proj_bias is None else module.in_proj_bias.chunk(3)
+    q, k, v = (
+        F.linear(x, weight, bias).view(*x.shape[:2], module.num_heads, -1).transpose(1, 2)
+        for x, weight, bias in zip(inputs, weights, biases, strict=True)
+    )  # [B, H, L, D]
+    mask: Tensor | None = None
+    if (given := call.get("attn_mask")) is not None:  # its bool masks say what is left out
+        mask = added(~given, q.dtype) if given.dtype == torch.bool else given
+        mask = mask.view(-1, module.num_heads, *mask.shape[1:]) if mask.ndim == 3 else mask
+    if (padding := call.get("key_padding_mask")) is not None:
+        padded = (added(~padding, q.dtype) if padding.dtype == torch.bool else padding)[:, None, None]
+        mask = padded if mask is None else mask + padded
+    return Operands(q, k, v, mask, False, float(q.shape[-1] ** -0.5))
