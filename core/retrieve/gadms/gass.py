@@ -87,6 +87,13 @@ def stretch(total: Tensor, valid: Tensor, scale: str) -> Tensor:
     return torch.where(high > low, (score - low) / (high - low), 0)
 
 
+def shuffled_words(scores: Tensor, valid: Tensor) -> Tensor:
+    """The scores of each caption dealt out anew to its words, whatever they say. [B, N], [B, N] bool -> [B, N]"""
+    place = torch.arange(scores.shape[1], device=scores.device)
+    order = torch.where(valid, torch.rand_like(scores), place + (place > 0))  # words stand between start and end
+    return scores.gather(1, order.argsort(1))
+
+
 @dataclass(frozen=True, slots=True)
 class Trace:
     """Every intermediate value of ``reference``; lists have one entry per scored layer.

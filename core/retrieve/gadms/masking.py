@@ -37,14 +37,14 @@ class Masked:
     mlm_labels: list[int]
 
 
-def noise_probability(score: float) -> float:
-    """Probability that a word of this score is hidden from the contrastive loss; falls with the score."""
-    return NOISE_SHARE / (1 + math.exp(-LAMBDA * ((1 - _clamp(score)) - 0.9)))
+def noise_probability(score: float, share: float = NOISE_SHARE) -> float:
+    """Probability that a word of this score is hidden from the contrastive loss; at most ``share``."""
+    return share / (1 + math.exp(-LAMBDA * ((1 - _clamp(score)) - 0.9)))
 
 
-def informative_probability(score: float) -> float:
-    """Probability that a word of this score has to be predicted; rises with the score."""
-    return INFORMATIVE_SHARE / (1 + math.exp(-LAMBDA * (_clamp(score) - 0.1)))
+def informative_probability(score: float, share: float = INFORMATIVE_SHARE) -> float:
+    """Probability that a word of this score has to be predicted; at most ``share``."""
+    return share / (1 + math.exp(-LAMBDA * (_clamp(score) - 0.1)))
 
 
 def _clamp(score: float) -> float:
@@ -85,8 +85,9 @@ def draw(
 
 
 def mask_caption(
-    ids: Sequence[int], scores: Sequence[float], generator: random.Random, *, mask_id: int, masking: Masking = "attn"
-) -> Masked:
+    ids: Sequence[int], scores: Sequence[float], generator: random.Random, *, mask_id: int, masking: Masking = "attn",
+    noise_share: float = NOISE_SHARE, informative_share: float = INFORMATIVE_SHARE,
+) -> Masked:  # fmt: skip
     """Both draws from the clean caption, the informative one first.
 
     Parameters
@@ -99,6 +100,8 @@ def mask_caption(
     masking : {"attn", "released"}
         What happens where nothing was drawn. ``attn``: the informative draw hides the first word, the noise draw hides
         nothing. ``released``: position 1 is hidden in both, even where it is the end token.
+    noise_share, informative_share : float
+        Largest probabilities of the two draws: alpha of the paper's equations 5 and 10.
 
     Raises
     ------
@@ -109,8 +112,10 @@ def mask_caption(
         raise ValueError(f"{len(ids)} tokens have {len(scores)} scores")
     if masking not in ("attn", "released"):
         raise ValueError(f"masking {masking!r} is neither attn nor released")
-    mlm_ids, labels = draw(ids, [informative_probability(s) for s in scores], generator, mask_id=mask_id)
-    noise_ids, noise_labels = draw(ids, [noise_probability(s) for s in scores], generator, mask_id=mask_id)
+    informative = [informative_probability(score, informative_share) for score in scores]
+    noise = [noise_probability(score, noise_share) for score in scores]
+    mlm_ids, labels = draw(ids, informative, generator, mask_id=mask_id)
+    noise_ids, noise_labels = draw(ids, noise, generator, mask_id=mask_id)
     first = 1 if masking == "released" else next((i for i, token in enumerate(ids) if 0 < token < mask_id), None)
     if first is not None and not any(labels):
         labels[first], mlm_ids[first] = ids[first], mask_id

@@ -12,12 +12,15 @@ import numpy as np
 from ...errors import InputError
 from ...options import OptionError
 from ...retrieve.data.formats import Captioned, image_root, read_captioned
+from ...retrieve.gadms.confusable import make_families
 from ...retrieve.gadms.people import SIZE, People, make_people
 from ...retrieve.gadms.prepare import ArrayImages, CaptionedImages, FileImages
-from .options import SYNTHETIC
+from .options import CONFUSABLE, SYNTHETIC
 
 PERSONS, HELD_OUT = 1500, 400
 """Synthetic people to train on, and to choose and measure by."""
+FAMILIES, FAMILIES_HELD_OUT = 200, 100
+"""The same of confusable people, four in a family."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -47,6 +50,21 @@ def synthetic(seed: int, persons: int = PERSONS, held_out: int = HELD_OUT, size:
     people = make_people(persons, seed, size=size)
     others = make_people(held_out, seed, skip=persons, captions_each=1, errors=0.0, size=size)
     return Data(SYNTHETIC, _pairs(people, "train"), _pairs(others, "val"), people.right, people.wrong)
+
+
+def confusable(
+    seed: int, families: int = FAMILIES, held_out: int = FAMILIES_HELD_OUT, size: tuple[int, int] = SIZE
+) -> Data:
+    """Families of drawn people; training captions mix up what is seen and invent things, held-out ones are right."""
+    people = make_families(families, seed, size=size)
+    others = make_families(held_out, seed, skip=families, captions_each=1, errors=0.0, invented=0.0, size=size)
+    return Data(CONFUSABLE, _pairs(people, "train"), _pairs(others, "val"), people.right, people.wrong)
+
+
+def drawn(name: str, seed: int, size: tuple[int, int]) -> Data:
+    """The people of ``options.DRAWN``."""
+    make = {SYNTHETIC: synthetic, CONFUSABLE: confusable}[name]
+    return make(seed, size=size)
 
 
 def _pairs(people: People, split: str) -> CaptionedImages:

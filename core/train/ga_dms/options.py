@@ -15,7 +15,12 @@ if TYPE_CHECKING:
     from ...retrieve.gadms.clip import CLIPArchitecture
     from ...retrieve.gadms.gass import GASSOptions
 
-SYNTHETIC = "synthetic"
+SYNTHETIC, CONFUSABLE = "synthetic", "confusable"
+DRAWN = (SYNTHETIC, CONFUSABLE)
+"""Data that is made, not read."""
+ARMS = ("plain", "noise", "words", "both", "shuffled-noise", "shuffled-words", "shuffled-both")
+"""What can be compared: no word masked, those of low scores hidden, those of high scores predicted, both; and the same
+with ``shuffled`` scores."""
 LOSSES = ("sdm", "mlm", "id", "itc", "cmpm")
 SMALL_SIZE, HEADS, HEAD_DIM = (64, 32), 4, 16
 """Of a model from scratch, for synthetic people and two cores."""
@@ -34,7 +39,7 @@ def parse_height_width(text: str) -> tuple[int, int]:
     return height, width
 
 
-def parse_losses(text: str) -> tuple[str, ...]:
+def parse_names(text: str) -> tuple[str, ...]:
     return tuple(text.split(","))
 
 
@@ -48,7 +53,7 @@ class GADMSOptions:
         Folder of the run: ``model.safetensors``, ``model.md``, ``metrics.jsonl``, ``curve.png``, ``scores.jsonl`` if
         wanted, and the checkpoint from which the same call goes on.
     data : str
-        A file, see ``data.read_data``; or ``"synthetic"``.
+        A file, see ``data.read_data``; or one of ``DRAWN``, see ``data.drawn``.
     images : Path or None
         Folder of the images.
     weights, tokenizer : Path or None
@@ -63,8 +68,11 @@ class GADMSOptions:
         AdamW's. Default: ``FROM_SCRATCH`` or ``FROM_WEIGHTS``.
     noise : bool
         Hide noise words from the contrastive losses.
-    scores : {"gass", "uniform"}
-        ``uniform``: words are masked whatever they say (15 % to predict, 10 % hidden).
+    scores : {"gass", "shuffled", "uniform"}
+        ``shuffled``: a caption's scores are dealt out anew to its words, so that as many are masked as by ``gass``,
+        whatever they say. ``uniform``: all alike (half of each share).
+    noise_share, informative_share : float
+        Alpha of the paper's equations 5 and 10, see ``masking.mask_caption``.
     positives : {"person", "pair"}
         Captions and images of one person match, or only those of one image and caption, as in web data.
     gass_norm, gass_heads, gass_scale, gass_layers
@@ -85,6 +93,10 @@ class GADMSOptions:
         Epochs.
     save_scores : bool
         Write the score of every word of every training caption.
+    compare : tuple of str
+        Of ``ARMS``: trained beside the run's own model, in equal steps, and put into one table.
+    repeats : int
+        Seeds of a comparison, counted up from the run's own: other weights, orders and people.
     training : TrainingOptions
     compute : Compute
     """
@@ -93,8 +105,9 @@ class GADMSOptions:
     data: Annotated[
         str,
         Option(
-            "JSONL {image, captions, id, split}, CUHK-PEDES, ICFG-PEDES, RSTPReid or "
-            "WebPerson JSON; or synthetic: drawn people, a fifth of whose attributes are described wrongly.",
+            "JSONL {image, captions, id, split}, CUHK-PEDES, ICFG-PEDES, RSTPReid or WebPerson JSON; or drawn people: "
+            "synthetic, a fifth of whose attributes are described wrongly, or confusable, who differ in one attribute "
+            "and whose captions mix up what is seen.",
             metavar="FILE", resumable=True,
         ),
     ] = SYNTHETIC  # fmt: skip
@@ -120,15 +133,25 @@ class GADMSOptions:
     losses: Annotated[
         tuple[str, ...] | None,
         Option(
-            "sdm, mlm (predict informative words), id, itc, cmpm.", metavar="A,B", parse=parse_losses,
+            "sdm, mlm (predict informative words), id, itc, cmpm.", metavar="A,B", parse=parse_names,
             choices=LOSSES, shown="sdm,itc,mlm, with --weights sdm,mlm",
         ),
     ] = None  # fmt: skip
     noise: Annotated[bool, Option("Hide words the image does not support before matching.")] = True
     scores: Annotated[
         str,
-        Option("uniform: words are masked whatever they say.", metavar="gass|uniform", choices=("gass", "uniform")),
+        Option(
+            "shuffled: as many words are masked, whichever they are; uniform: all alike.",
+            metavar="gass|shuffled|uniform",
+            choices=("gass", "shuffled", "uniform"),
+        ),
     ] = "gass"
+    noise_share: Annotated[
+        float, Option("Chance that a word is hidden: 0.88 of it at score 0.", metavar="X", least=0.0, most=1.0)
+    ] = 0.2
+    informative_share: Annotated[
+        float, Option("Chance that a word must be predicted: all of it at score 1.", metavar="X", least=0.0, most=1.0)
+    ] = 0.3
     positives: Annotated[
         str,
         Option("What matches: a person's, or one pair alone.", metavar="person|pair", choices=("person", "pair")),
@@ -172,6 +195,14 @@ class GADMSOptions:
     save_scores: Annotated[
         bool, Option("Write OUT/scores.jsonl: a score for every word of every caption.", resumable=True)
     ] = False
+    compare: Annotated[
+        tuple[str, ...],
+        Option(
+            "Train these, too, and write a table: plain, noise, words, both, shuffled-….", metavar="A,B",
+            parse=parse_names, choices=ARMS, shown="none", resumable=True,
+        ),
+    ] = ()  # fmt: skip
+    repeats: Annotated[int, Option("Seeds that are compared.", metavar="N", least=1, resumable=True)] = 3
     training: TrainingOptions = field(default_factory=TrainingOptions)
     compute: Compute = field(default_factory=Compute)
 
@@ -179,8 +210,9 @@ class GADMSOptions:
         check(self)
         if self.losses is not None and not set(self.losses) & {"sdm", "itc", "cmpm"}:
             raise OptionError("{losses}: one of sdm, itc and cmpm must be there to match images and captions.")
-        if self.losses is not None and len(set(self.losses)) < len(self.losses):
-            raise OptionError("{losses}: each loss once.")
+        for field_name, names in (("losses", self.losses or ()), ("compare", self.compare)):
+            if len(set(names)) < len(names):
+                raise OptionError(f"{{{field_name}}}: each of them once.")
         if self.width % HEADS or self.width % (self.width // HEAD_DIM):
             raise OptionError(f"{{width}}: {self.width} is no multiple of its {HEADS} attention heads.")
         height, width = self.image_size or SMALL_SIZE
@@ -229,9 +261,19 @@ RECIPE = Verb(
     """,
     examples=(
         ("attn train ga-dms -o run/", "Drawn people whose captions are wrong in a fifth of their words."),
+        (
+            "attn train ga-dms --data confusable --length 16 --compare plain,both,shuffled-both -o run/",
+            "What masking by scores is worth, against none and against masking at random.",
+        ),
         ("attn train ga-dms --data reid_raw.json --weights CLIP/ -o run/", "CUHK-PEDES from a CLIP folder."),
         ("attn retrieve index crops/ -o i --model run/model.safetensors", "Use what was trained."),
     ),
-    files=FILES,
-    notes=NOTES,
+    files=(
+        *FILES,
+        ("OUT/compared.jsonl, OUT/compared/", "One JSON line per compared model and seed; their runs."),
+    ),
+    notes=(
+        *NOTES,
+        "The table of --compare holds means over the seeds of the last evaluation, at equal steps.",
+    ),
 )

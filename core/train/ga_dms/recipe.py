@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import math
 import random
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 
 import numpy as np
@@ -20,8 +20,8 @@ from ...fit.loop import Plan
 from ...fit.precision import whole, widened
 from ...retrieve.gadms import losses
 from ...retrieve.gadms.clip import GADMS, at, end_position
-from ...retrieve.gadms.gass import GASSOptions, gass
-from ...retrieve.gadms.masking import FIRST_SCORE, Masking, mask_caption
+from ...retrieve.gadms.gass import GASSOptions, gass, shuffled_words, valid_words
+from ...retrieve.gadms.masking import FIRST_SCORE, Masked
 from ...retrieve.gadms.prepare import CaptionedImages, augment, normalise
 from ...retrieve.score.metrics import evaluate_scores
 from .options import LOSSES
@@ -110,8 +110,8 @@ class CaptionBatches:
     pids : Tensor [captions], int64
         Equal numbers are positives.
     batch, seed : int
-    mask_id : int
-    masking : {"attn", "released"}
+    mask : callable (ids, scores, generator) -> Masked
+        ``mask_caption`` with all that it is to be told.
     augment : bool
         Flip, shift and erase.
     device : device
@@ -122,8 +122,7 @@ class CaptionBatches:
     pids: Tensor
     batch: int
     seed: int
-    mask_id: int
-    masking: Masking = "attn"
+    mask: Callable[[Sequence[int], Sequence[float], random.Random], Masked]
     augment: bool = True
     device: torch.device | str = "cpu"
 
@@ -144,10 +143,7 @@ class CaptionBatches:
         index = torch.from_numpy(chosen)
         ids, known = self.ids[index], scores[index.to(scores.device)].float().cpu()
         words = random.Random(self.seed * 1_000_003 + step)
-        masked = [
-            mask_caption(row, score, words, mask_id=self.mask_id, masking=self.masking)
-            for row, score in zip(ids.tolist(), known.tolist(), strict=True)
-        ]
+        masked = [self.mask(row, score, words) for row, score in zip(ids.tolist(), known.tolist(), strict=True)]
         rows = (torch.tensor([getattr(m, name) for m in masked]) for name in ("noise_ids", "mlm_ids", "mlm_labels"))
         noise_ids, mlm_ids, mlm_labels = (row.to(self.device) for row in rows)
         return Batch(
@@ -172,6 +168,8 @@ class Objective:
         Captions of the contrastive losses have their low-score words masked; else they are clean.
     gass : GASSOptions or None
         None: scores stay what they were at the start.
+    shuffled : bool
+        Scores are dealt out anew among the words of their caption.
     """
 
     losses: tuple[str, ...] = ("sdm", "mlm")
@@ -179,6 +177,7 @@ class Objective:
     tau: float = 0.02
     noise: bool = True
     gass: GASSOptions | None = field(default_factory=GASSOptions)
+    shuffled: bool = False
 
 
 class GADMSRecipe:
@@ -219,6 +218,8 @@ class GADMSRecipe:
         if objective.gass is not None and (words or objective.noise):
             with whole(image.device):  # its gradients are not scaled
                 scores = gass(clip, batch.ids, widened(image), objective.gass)
+            if objective.shuffled:
+                scores = shuffled_words(scores, valid_words(batch.ids))
             self.trainee.scores[batch.captions] = scores.half()
         matched = batch.noise_ids if objective.noise else batch.ids
         text_tokens = clip.text_tokens(torch.cat([matched, batch.mlm_ids]) if words else matched)

@@ -6,13 +6,15 @@ import json
 import math
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
 
-from ...fit.frame import run_of
+from ...fit.frame import RecipeRun, run_of
+from ...fit.loop import Outcome
 from ...io.atomic import write_text
 from ...options import OptionError
 from ...progress import Watcher
@@ -20,14 +22,15 @@ from ...report.model import Report
 from ...retrieve.gadms.checkpoint import GADMSCheckpoint, read_checkpoint, write_checkpoint
 from ...retrieve.gadms.clip import GADMS
 from ...retrieve.gadms.gass import GASSOptions
-from ...retrieve.gadms.masking import FIRST_SCORE, UNIFORM_SCORE
+from ...retrieve.gadms.masking import FIRST_SCORE, UNIFORM_SCORE, mask_caption
 from ...retrieve.gadms.official import load_official, read_state
 from ...retrieve.gadms.tokenizer import Tokenizer, WordTokenizer, encode, read_clip_tokenizer
-from .data import Data, read_data, synthetic
-from .options import SMALL_SIZE, SYNTHETIC, GADMSOptions, complete
-from .recipe import CaptionBatches, EpochPlan, GADMSRecipe, Objective, Trainee, score_captions
+from .compare import ComparedModel, models_of, summary_rows, verdicts
+from .data import Data, drawn, read_data
+from .options import DRAWN, SMALL_SIZE, GADMSOptions, complete
+from .recipe import METRICS, CaptionBatches, EpochPlan, GADMSRecipe, Objective, Trainee, score_captions
 
-WORD_SCORES = "scores.jsonl"
+WORD_SCORES, COMPARED = "scores.jsonl", "compared.jsonl"
 
 
 @dataclass(frozen=True, slots=True)
@@ -56,46 +59,107 @@ def train_ga_dms(
 
     Returns
     -------
-    Report with one item: metrics of the best evaluation, files, warnings. For synthetic people also the mean scores of
-    wrong and right words.
+    Report with one item: metrics of the best evaluation, files, warnings. For drawn people also what scores say of
+    wrong and right words. Where models are compared, a table of their last evaluations, and what it says.
 
     Raises
     ------
     UsageError, InputError
         If options, data or folder cannot be used.
     """
-    options = complete(options, drawn=options.data == SYNTHETIC)
+    options = complete(options, drawn=options.data in DRAWN)
     with run_of("ga-dms", options, watcher=watcher, arguments=arguments, names=("loss", "r1")) as run:
         run.alone("its losses compare all pairs of a step")
-        net, tokenizer, notes = start_model(options)
-        size = net.shape.image_size if net else options.image_size or SMALL_SIZE
-        if options.data == SYNTHETIC:
-            data = synthetic(options.compute.seed, size=size)
-        else:
-            data = read_data(Path(options.data), size, options.hold_out, options.compute.seed, options.images)
-        ready = prepare_run(data, options, run.device, net, tokenizer, notes)
-        identity = {"data": data.name, "captions": len(data.training.captions)}
-        outcome = run.fit(ready.recipe, ready.plan, identity=identity)
-        net = ready.recipe.trainee.net.eval()
-        scores, metrics = None, dict[str, float]()
-        if outcome.best and not outcome.interrupted and (options.save_scores or data.wrong):
-            ids = ready.recipe.batches.ids
-            scores = score_captions(net, data.training, ids, ready.gass, run.device).numpy()
-            metrics = word_means(scores, data)
-        if outcome.best:
-            facts = run.facts(
-                data=data.name, captions=len(data.training.captions), images=len(data.training.images),
-                held_out=len(data.held_out.captions), best=outcome.best, seconds=round(outcome.seconds),
-                notes=list(ready.notes), **metrics,
+        models, data, seed = models_of(options), None, None
+        found, outcomes, saved = list[dict[str, Any]](), list[Outcome](), Saved({}, (), run.output / WORD_SCORES)
+        for number, model in enumerate(models):
+            net, tokenizer, notes = start_model(model.options)
+            if data is None or model.seed != seed:
+                data, seed = data_of(model.options, net), model.seed
+            ready = prepare_run(data, model.options, run.device, net, tokenizer, notes)
+
+            def tell(step: int, steps: int, metrics: Mapping[str, float], before: int = number) -> None:
+                run.progress(before * steps + step, len(models) * steps, metrics)
+
+            outcome = run.fit(
+                ready.recipe, ready.plan, identity={"data": data.name, "captions": len(data.training.captions)},
+                folder=run.output / model.folder, options=model.options, progress=tell,
             )  # fmt: skip
-            checkpoint = GADMSCheckpoint("ga-dms", net.shape, ready.tokenizer, net.state_dict(), facts)
-            run.save(lambda path: write_checkpoint(checkpoint, path), lambda size: card(checkpoint, size))
-        place = run.output / WORD_SCORES
-        if scores is not None and options.save_scores:
-            write_text(place, score_lines(scores, data, ready.tokenizer))
+            outcomes.append(outcome)
+            if number == 0:
+                saved = save(run, data, ready, outcome)
+            if outcome.interrupted:
+                break
+            if options.compare:
+                found.append(measured(model, outcome, ready, data, run.device))
+        own, whole = outcomes[0], not outcomes[-1].interrupted
+        warnings = [
+            f"{model.folder or model.arm}: {text}" if options.compare else text
+            for model, outcome in zip(models, outcomes, strict=False)
+            for text in outcome.warnings
+        ]
+        if options.compare and whole:
+            write_text(run.output / COMPARED, "".join(json.dumps(row) + "\n" for row in found))
         return run.report(
-            outcome, data=options.data, details={"notes": list(ready.notes)}, metrics=metrics, files={"scores": place}
-        )
+            replace(own, warnings=tuple(warnings), interrupted=not whole), data=options.data,
+            details={"notes": list(saved.notes)}, metrics=saved.metrics,
+            files={"scores": saved.scores, "compared": run.output / COMPARED},
+            comparison=summary_rows(found) if whole else (), notices=tuple(verdicts(found)) if whole else (),
+        )  # fmt: skip
+
+
+def data_of(options: GADMSOptions, net: GADMS | None) -> Data:
+    """What a model is trained and judged on."""
+    size, seed = net.shape.image_size if net else options.image_size or SMALL_SIZE, options.compute.seed
+    if options.data in DRAWN:
+        return drawn(options.data, seed, size)
+    return read_data(Path(options.data), size, options.hold_out, seed, options.images)
+
+
+@dataclass(frozen=True, slots=True)
+class Saved:
+    """What was written of a model: means of word scores, what was noted of it, the place of its words' scores."""
+
+    metrics: Mapping[str, float]
+    notes: tuple[str, ...]
+    scores: Path
+
+
+def save(run: RecipeRun, data: Data, ready: PreparedRecipe, outcome: Outcome) -> Saved:
+    """Write the run's own model with its card and, where they are wanted, the scores of all words."""
+    net, place = ready.recipe.trainee.net.eval(), run.output / WORD_SCORES
+    scores, metrics = None, dict[str, float]()
+    if outcome.best and not outcome.interrupted and (run.options.save_scores or data.wrong):
+        scores = score_captions(net, data.training, ready.recipe.batches.ids, ready.gass, run.device).numpy()
+        metrics = word_means(scores, data)
+    if outcome.best:
+        facts = run.facts(
+            data=data.name, captions=len(data.training.captions), images=len(data.training.images),
+            held_out=len(data.held_out.captions), best=outcome.best, seconds=round(outcome.seconds),
+            notes=list(ready.notes), **metrics,
+        )  # fmt: skip
+        checkpoint = GADMSCheckpoint("ga-dms", net.shape, ready.tokenizer, net.state_dict(), facts)
+        run.save(lambda path: write_checkpoint(checkpoint, path), lambda size: card(checkpoint, size))
+    if scores is not None and run.options.save_scores:
+        write_text(place, score_lines(scores, data, ready.tokenizer))
+    return Saved(metrics, ready.notes, place)
+
+
+def measured(
+    model: ComparedModel, outcome: Outcome, ready: PreparedRecipe, data: Data, device: torch.device
+) -> dict[str, Any]:
+    """A model's row of the comparison: its last evaluation, so that nothing was chosen by what is measured.
+
+    Scores of drawn people's words are those of its best weights.
+    """
+    last = outcome.history[-1]
+    row = {"arm": model.arm, "seed": model.seed, "steps": int(last["step"]), "seconds": outcome.seconds}
+    row |= {name: last[name] for name in METRICS}
+    if not data.wrong:
+        return row
+    net = ready.recipe.trainee.net.eval()
+    scores = score_captions(net, data.training, ready.recipe.batches.ids, ready.gass, device)
+    return row | word_means(scores.numpy(), data)
 
 
 def start_model(options: GADMSOptions) -> tuple[GADMS | None, Tokenizer | None, tuple[str, ...]]:
@@ -137,7 +201,7 @@ def prepare_run(
     tokenizer: Tokenizer | None = None, notes: tuple[str, ...] = (),
 ) -> PreparedRecipe:  # fmt: skip
     """Model, batches and plan of a run; a model from scratch where none is given."""
-    options = complete(options, drawn=data.name == SYNTHETIC)
+    options = complete(options, drawn=data.name in DRAWN)
     assert options.losses is not None
     assert options.learning_rate is not None
     assert options.eps is not None
@@ -155,14 +219,19 @@ def prepare_run(
     pids = training.caption_ids if options.positives == "person" else np.arange(len(training.captions))
     classes = int(pids.max()) + 1 if "id" in options.losses else 0
     gass = options.gass(net.shape.text_layers)
-    first = FIRST_SCORE if options.scores == "gass" else UNIFORM_SCORE
+    first = UNIFORM_SCORE if options.scores == "uniform" else FIRST_SCORE
+    mask = partial(
+        mask_caption, mask_id=net.shape.mask_id, masking=options.masking,  # type: ignore[arg-type]
+        noise_share=options.noise_share, informative_share=options.informative_share,
+    )  # fmt: skip
     batches = CaptionBatches(
-        training, torch.from_numpy(tokens.ids), torch.from_numpy(pids), options.batch, options.compute.seed,
-        net.shape.mask_id, options.masking, bool(options.augment), device,  # type: ignore[arg-type]
+        training, torch.from_numpy(tokens.ids), torch.from_numpy(pids), options.batch, options.compute.seed, mask,
+        bool(options.augment), device,
     )  # fmt: skip
     objective = Objective(
-        options.losses, options.beta, options.tau, options.noise, gass if options.scores == "gass" else None
-    )
+        options.losses, options.beta, options.tau, options.noise, None if options.scores == "uniform" else gass,
+        options.scores == "shuffled",
+    )  # fmt: skip
     model = Trainee(net, len(tokens.ids), first_score=first, classes=classes).to(device)
     epoch = math.ceil(batches.epoch / options.training.accumulate)
     plan = EpochPlan(
@@ -175,13 +244,19 @@ def prepare_run(
 
 
 def word_means(scores: np.ndarray[Any, Any], data: Data) -> dict[str, float]:
-    """Mean score of the words known to be wrong, and of those known to be right; nothing for real data."""
-    means = {}
-    for name, places in (("gass_wrong", data.wrong), ("gass_right", data.right)):
-        values = [row[1 + i] for row, words in zip(scores, places, strict=False) for i in words if 1 + i < len(row)]
-        if values:
-            means[name] = float(np.mean(values))
-    return means
+    """What scores say of the words known to be wrong and right; nothing for real data.
+
+    ``gass_wrong`` and ``gass_right`` are means; ``gass_below`` is how often a wrong word scores below a right one of
+    its caption (equal ones count half, so that chance is 0.5).
+    """
+    wrong, right, below = list[float](), list[float](), list[float]()
+    for row, bad, good in zip(scores, data.wrong, data.right, strict=False):
+        low, high = ([float(row[1 + i]) for i in words if 1 + i < len(row)] for words in (bad, good))
+        wrong += low
+        right += high
+        below += [float(a < b) + 0.5 * float(a == b) for a in low for b in high]
+    means = {"gass_wrong": wrong, "gass_right": right, "gass_below": below}
+    return {name: float(np.mean(values)) for name, values in means.items() if values}
 
 
 def score_lines(scores: np.ndarray[Any, Any], data: Data, tokenizer: Tokenizer) -> str:

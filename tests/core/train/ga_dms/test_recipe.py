@@ -17,7 +17,7 @@ from attn.core.retrieve.gadms.prepare import CLIP_MEAN, augment, normalise
 from attn.core.retrieve.gadms.tokenizer import encode
 from attn.core.train.ga_dms.data import read_data, synthetic
 from attn.core.train.ga_dms.options import FROM_SCRATCH, FROM_WEIGHTS, GADMSOptions, complete
-from attn.core.train.ga_dms.run import prepare_run, train_ga_dms
+from attn.core.train.ga_dms.run import prepare_run, train_ga_dms, word_means
 
 OPTIONS = GADMSOptions(
     Path("run"), width=16, vision_layers=1, text_layers=2, epochs=2, warmup=1, batch=16,
@@ -93,6 +93,26 @@ def test_uniform_scores_stay():
     recipe = prepare_run(small(), replace(OPTIONS, scores="uniform"), CPU).recipe
     recipe.loss(0)
     assert torch.unique(recipe.model.scores).tolist() == [pytest.approx(0.1, abs=1e-4)]
+
+
+def test_shares_are_those_of_the_draws():
+    run = prepare_run(small(), replace(OPTIONS, noise_share=1.0, informative_share=0.0), CPU)
+    mask, low = run.recipe.trainee.net.shape.mask_id, torch.zeros_like(run.recipe.trainee.scores)
+    batch = run.recipe.batches(0, low)
+    words = (batch.ids > 0) & (batch.ids < mask)
+    assert float((batch.noise_ids != batch.ids)[words].float().mean()) > 0.6  # 0.88 of 0.9
+    assert ((batch.mlm_labels > 0).sum(1) == 1).all()  # nothing is drawn: the first word stands for all
+
+
+def test_shuffled_scores_are_those_of_the_captions_for_other_words():
+    run = prepare_run(small(), OPTIONS, CPU)
+    shuffled = prepare_run(small(), replace(OPTIONS, scores="shuffled"), CPU)
+    captions = run.recipe.batches(0, run.recipe.trainee.scores).captions
+    for one in (run, shuffled):
+        one.recipe.loss(0)
+    ours, theirs = (one.recipe.trainee.scores[captions] for one in (run, shuffled))
+    assert torch.equal(ours.sort().values, theirs.sort().values)
+    assert not torch.equal(ours, theirs)
 
 
 def test_positives():
@@ -200,8 +220,11 @@ def test_a_killed_run_goes_on_as_if_it_had_not_been(tmp_path, monkeypatch):
     [
         ({"losses": ("sdm", "mlmm")}, "losses: 'mlmm' is no choice. Did you mean mlm"),
         ({"losses": ("mlm",)}, "one of sdm, itc and cmpm"),
-        ({"losses": ("sdm", "sdm")}, "each loss once"),
+        ({"losses": ("sdm", "sdm")}, "losses: each of them once"),
         ({"scores": "gas"}, "Did you mean gass"),
+        ({"compare": ("plain", "random")}, "compare: 'random' is no choice"),
+        ({"compare": ("plain", "plain")}, "compare: each of them once"),
+        ({"noise_share": 1.5}, "noise_share"),
         ({"gass_norm": "paper"}, "gass_norm"),
         ({"warmup": 2}, "warmup: 2 epochs leave nothing of epochs 2"),
         ({"learning_rate": 0.0}, "learning_rate"),
@@ -233,10 +256,9 @@ def test_weights_need_a_tokenizer(tmp_path):
 
 
 def test_means_of_planted_words():
-    from attn.core.train.ga_dms.run import word_means
-
     data = small()
     scores = np.zeros((24, TINY.text_length))
     for row, words in zip(scores, data.right, strict=True):
         row[[1 + i for i in words]] = 0.5
-    assert word_means(scores, data) == {"gass_wrong": 0.0, "gass_right": 0.5}
+    assert word_means(scores, data) == {"gass_wrong": 0.0, "gass_right": 0.5, "gass_below": 1.0}
+    assert word_means(np.zeros_like(scores), data)["gass_below"] == 0.5
