@@ -245,7 +245,7 @@ def check_architecture(
 
     held = sum(value.numel() for value in state.values())
     for name, value in sizes.items():
-        most = len(state) if "layers" in name or name == "depths" else held
+        most = len(state) if "layers" in name or name.endswith("_num") or name == "depths" else held
         for number in value if isinstance(value, (list, tuple)) else (value,):
             if isinstance(number, int) and not isinstance(number, bool) and not 0 <= number <= most:
                 raise ValueError(f"it has fewer weights than its architecture asks for ({name!s:.40})")

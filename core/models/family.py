@@ -106,6 +106,7 @@ ATTENTIONS: Mapping[str, AttentionParts | tuple[AttentionParts, ...]] = {
     "VisionAttention": _QWEN_VISION, "Qwen2_5_VLVisionAttention": _QWEN_VISION,
     "PatchAttention": _fused("qkv", "proj", "norm1", drops=True),
     "SparsifinerAttention": _fused("qkv", "proj", "norm1"),
+    "PIRAttention": AttentionParts("linear_q", "linear_k", "linear_v", "linear_merge", "norm1"),
     # timm, and torch as open_clip uses it
     "Attention": _fused("qkv", "proj", "norm1", qk_norms=("q_norm", "k_norm"), softmax=True, drops=True),
     "MultiheadAttention": _fused("in_proj_weight", "out_proj", "ln_1", drops=True),

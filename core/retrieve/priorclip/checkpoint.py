@@ -10,10 +10,12 @@ from typing import Any
 from torch import Tensor
 
 from ...io.weights import check_architecture, read_weights, write_weights
-from .model import PriorCLIP, PriorCLIPArchitecture
+from .closed import build_model
+from .model import PriorCLIPArchitecture, SceneGuided
 from .text import Vocabulary
 
-FORMAT, VERSION = "attn-priorclip", 1
+FORMAT, VERSION = "attn-priorclip", 2
+"""Version 1 knew no variants: its files are PriorCLIP."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -37,9 +39,9 @@ class PriorCLIPCheckpoint:
     state: Mapping[str, Tensor]
     training: Mapping[str, Any] = field(default_factory=dict)
 
-    def build(self) -> PriorCLIP:
+    def build(self) -> SceneGuided:
         """The model in eval mode, float32."""
-        net = PriorCLIP(self.architecture, len(self.vocabulary), len(self.scenes))
+        net = build_model(self.architecture, len(self.vocabulary), len(self.scenes))
         net.load_state_dict({name: value.float() for name, value in self.state.items()})
         return net.eval()
 
@@ -59,7 +61,7 @@ def read_checkpoint(path: Path) -> PriorCLIPCheckpoint:
     def build(described: dict[str, Any], state: dict[str, Tensor]) -> PriorCLIPCheckpoint:
         shape = PriorCLIPArchitecture(**described["architecture"])
         words, scenes = Vocabulary(tuple(described["vocabulary"])), tuple(described["scenes"])
-        check_architecture(described["architecture"], lambda: PriorCLIP(shape, len(words), len(scenes)), state)
+        check_architecture(described["architecture"], lambda: build_model(shape, len(words), len(scenes)), state)
         checkpoint = PriorCLIPCheckpoint(shape, words, scenes, state, described["training"])
         checkpoint.build()
         return checkpoint

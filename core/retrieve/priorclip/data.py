@@ -6,7 +6,7 @@ Specification: methods/priorclip.md, sections 3D, 5 and 9.
 from __future__ import annotations
 
 import os
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -133,13 +133,8 @@ def read_dataset(path: Path, size: int) -> tuple[dict[str, Pictures], list[str]]
     InputError
         If it has another form, a caption without words, no training pictures, or a picture cannot be read.
     """
-    if not os.path.isfile(path):
-        raise OptionError(f"{{data}}: {path} is no file. Give a JSON file, or the word synthetic.")
-    _, captioned = read_captioned(path)
-    rows = _by_split(path, captioned)
+    rows, root = _rows(path, "data")
     notes: list[str] = []
-    if not rows["train"]:
-        raise InputError(path, "has no pictures of the split train", 'Give each entry "split": train, val or test')
     if not rows["val"]:
         named = list(rows["train"].items())
         rows["val"] = dict(named[HELD_OUT - 1 :: HELD_OUT])
@@ -147,9 +142,46 @@ def read_dataset(path: Path, size: int) -> tuple[dict[str, Pictures], list[str]]
         if not rows["val"]:
             raise InputError(path, f"has neither val nor {HELD_OUT} training pictures to hold one out", "Add some")
         notes.append(f"no split val: every {HELD_OUT}th training picture chooses the weights ({len(rows['val'])})")
-    root = image_root(path, captioned[0].image)
     read = {split: _load(root, rows[split], size, notes) for split in SPLITS if rows[split]}
     return read, list(dict.fromkeys(notes))
+
+
+def read_coarse(path: Path, size: int, held_out: Collection[str]) -> tuple[Pictures, list[str]]:
+    """Read the pairs of stage 1: the training pictures of a file.
+
+    Parameters
+    ----------
+    path, size
+        As of ``read_dataset``.
+    held_out : collection of str
+        Pictures that choose or test a model: stage 1 should not have seen them.
+
+    Raises
+    ------
+    UsageError, InputError
+        As of ``read_dataset``.
+    """
+    rows, root = _rows(path, "coarse_data")
+    notes: list[str] = []
+    if left := len(rows["val"]) + len(rows["test"]):
+        notes.append(f"{path.name}: {left} pictures of val and test are left out of stage 1")
+    if shared := sorted(rows["train"].keys() & set(held_out)):
+        notes.append(
+            f"{path.name}: {len(shared)} pictures have the names of held-out ones ({shared[0]}): if they are the same, "
+            "stage 1 has seen what is tested"
+        )
+    return _load(root, rows["train"], size, notes), list(dict.fromkeys(notes))
+
+
+def _rows(path: Path, field: str) -> tuple[dict[str, dict[str, tuple[str, ...]]], Path]:
+    """``_by_split`` of a file, some of it for training, and the folder that its names begin in."""
+    if not os.path.isfile(path):
+        raise OptionError(f"{{{field}}}: {path} is no file. Give a JSON file of captions.")
+    _, captioned = read_captioned(path)
+    rows = _by_split(path, captioned)
+    if not rows["train"]:
+        raise InputError(path, "has no pictures of the split train", 'Give each entry "split": train, val or test')
+    return rows, image_root(path, captioned[0].image)
 
 
 def _by_split(path: Path, captioned: Sequence[Captioned]) -> dict[str, dict[str, tuple[str, ...]]]:

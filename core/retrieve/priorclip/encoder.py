@@ -1,4 +1,4 @@
-"""A trained PriorCLIP model file as an encoder of `attn retrieve`."""
+"""A trained PriorCLIP or PIR model file as an encoder of `attn retrieve`."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ from ..encoders.kind import EncoderKind
 from ..encoders.text import unit
 from ..tempscale import scaled
 from .checkpoint import FORMAT, read_checkpoint
-from .model import PriorCLIP, belief_map, fit_image
+from .model import SceneGuided, belief_map, fit_image
 from .text import Vocabulary
 
 SPECIAL = 2
@@ -33,7 +33,7 @@ class PriorCLIPEncoder:
 
     Parameters
     ----------
-    model : PriorCLIP
+    model : SceneGuided
         In eval mode, on ``device``.
     vocabulary : Vocabulary
     fingerprint : Fingerprint
@@ -41,7 +41,7 @@ class PriorCLIPEncoder:
     warnings : tuple of str
     """
 
-    model: PriorCLIP
+    model: SceneGuided
     vocabulary: Vocabulary
     fingerprint: Fingerprint
     device: torch.device
@@ -70,7 +70,7 @@ class PriorCLIPEncoder:
 
     def encode_images(self, images: Sequence[NDArray[np.float32]]) -> Encoded:
         """See ``Encoder``."""
-        size, dtype = self.model.architecture.image_size, self.model.visual.proj.dtype
+        size, dtype = self.model.architecture.image_size, self.model.dtype
 
         def tower(pixels: Tensor) -> Tensor:
             return self.model.encode_image(pixels.to(self.device, dtype)).embedding
@@ -100,7 +100,7 @@ def load_priorclip(
         raise OptionError(f"{{max_tokens}}: {name} takes {SPECIAL + 1} to {limit} tokens (start and end are two).")
     model = checkpoint.build().to(device, dtype)
     mark = Fingerprint(
-        name, fingerprint([path]), shape.out, "priorclip", True, temperature, max_tokens or limit, shape.image_size
+        name, fingerprint([path]), shape.out, shape.variant, True, temperature, max_tokens or limit, shape.image_size
     )
     return PriorCLIPEncoder(model, checkpoint.vocabulary, mark, device)
 

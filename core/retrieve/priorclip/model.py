@@ -1,7 +1,8 @@
-"""PriorCLIP at a size that two CPU cores train: instruction network, gated vision transformer, CLIP's text transformer.
+"""What both variants share, and PriorCLIP at a size that two CPU cores train; PIR's is in ``closed``.
 
-Specification: methods/priorclip.md, sections 3B and 5 (CPU-size version). The instruction network is a small
-convolutional scene classifier where the paper has CLIP's ResNet-50; it is trained first, then frozen.
+Specification: methods/priorclip.md, sections 3B and 5 (CPU-size version): instruction network, gated vision
+transformer, CLIP's text transformer. The instruction network is a small convolutional scene classifier where the papers
+have a ResNet-50; it is trained first, then frozen.
 """
 
 from __future__ import annotations
@@ -9,7 +10,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 from itertools import pairwise
-from typing import NamedTuple
+from typing import Literal, NamedTuple
 
 import numpy as np
 import torch
@@ -24,6 +25,7 @@ from .vit import Gate, PriorCLIPTransformer, PriorCLIPVisionTransformer
 
 MEAN, STD = (0.48145466, 0.4578275, 0.40821073), (0.26862954, 0.26130258, 0.27577711)
 """Of CLIP's training images."""
+Variant = Literal["priorclip", "pir"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -41,9 +43,14 @@ class PriorCLIPArchitecture:
     max_words : int
         Longer captions are cut.
     gate : {"released", "rank", "weighted", "none"}
-        See ``vit.gated``.
+        Of PriorCLIP: see ``vit.gated``.
     instruction : bool
-        Off: plain CLIP.
+        Off: plain CLIP; of PIR its two trunks alone.
+    variant : {"priorclip", "pir"}
+    filter_size, instru_num, cycle_num : int
+        Of PIR: see ``pir.PIRConfig``. The published filter keeps 40 of 50 tokens, this one 14 of 17.
+    dropout : float
+        Of PIR's attention encoders.
     """
 
     image_size: int = 64
@@ -56,6 +63,11 @@ class PriorCLIPArchitecture:
     max_words: int = MAX_WORDS
     gate: Gate = "rank"
     instruction: bool = True
+    variant: Variant = "priorclip"
+    filter_size: int = 14
+    instru_num: int = 2
+    cycle_num: int = 3
+    dropout: float = 0.2
 
 
 class InstructionNet(nn.Module):
@@ -108,13 +120,54 @@ class TextTransformer(nn.Module):
 
 
 class ImageOut(NamedTuple):
-    """Unit vectors [B, out]; belief in CLS and patches [B, 1 + P], None without an instruction."""
+    """Unit vectors [B, out]; belief in CLS (PIR: the mean) and patches [B, 1 + P], None without an instruction."""
 
     embedding: Tensor
     belief: Tensor | None
 
 
-class PriorCLIP(nn.Module):
+class SceneGuided(nn.Module):
+    """A retrieval model of pictures and texts that a scene classifier may guide: what its variants promise.
+
+    Parameters
+    ----------
+    architecture : PriorCLIPArchitecture
+    """
+
+    instruction: InstructionNet | None
+    temperature: Temperature
+    center_temperature: Temperature
+
+    def __init__(self, architecture: PriorCLIPArchitecture) -> None:
+        super().__init__()
+        self.architecture = architecture
+        self.register_buffer("mean", torch.tensor(MEAN).view(3, 1, 1), persistent=False)
+        self.register_buffer("std", torch.tensor(STD).view(3, 1, 1), persistent=False)
+
+    @property
+    def device(self) -> torch.device:
+        """Where the model is."""
+        return self.temperature.value.device
+
+    @property
+    def dtype(self) -> torch.dtype:
+        """Of its weights."""
+        return self.temperature.value.dtype
+
+    def normalise(self, image: Tensor) -> Tensor:
+        """[0, 1] to CLIP's mean and deviation."""
+        return (image - self.mean) / self.std  # type: ignore[operator]
+
+    def encode_image(self, image: Tensor) -> ImageOut:
+        """Images [B, 3, S, S] in [0, 1] to unit vectors."""
+        raise NotImplementedError
+
+    def encode_text(self, ids: Tensor) -> Tensor:
+        """Ids [B, L] of ``Vocabulary.encode`` to unit vectors [B, out]."""
+        raise NotImplementedError
+
+
+class PriorCLIP(SceneGuided):
     """Both towers and the instruction.
 
     Parameters
@@ -125,8 +178,8 @@ class PriorCLIP(nn.Module):
     """
 
     def __init__(self, architecture: PriorCLIPArchitecture, vocabulary: int, scenes: int) -> None:
-        super().__init__()
-        a = self.architecture = architecture
+        super().__init__(architecture)
+        a = architecture
         self.visual = PriorCLIPVisionTransformer(
             a.image_size, a.patch_size, a.width, a.layers, a.num_heads, a.out, gate=a.gate
         )
@@ -134,15 +187,9 @@ class PriorCLIP(nn.Module):
         self.instruction = InstructionNet(a.features, scenes) if a.instruction else None
         self.vision_proj_res = nn.Linear(a.features, a.width) if a.instruction else None
         self.temperature, self.center_temperature = Temperature(), Temperature()
-        self.register_buffer("mean", torch.tensor(MEAN).view(3, 1, 1), persistent=False)
-        self.register_buffer("std", torch.tensor(STD).view(3, 1, 1), persistent=False)
-
-    def normalise(self, image: Tensor) -> Tensor:
-        """[0, 1] to CLIP's mean and deviation."""
-        return (image - self.mean) / self.std  # type: ignore[operator]
 
     def encode_image(self, image: Tensor) -> ImageOut:
-        """Images [B, 3, S, S] in [0, 1] to unit vectors."""
+        """See ``SceneGuided``."""
         x = self.normalise(image)
         y = None
         if self.instruction is not None and self.vision_proj_res is not None:
@@ -151,7 +198,7 @@ class PriorCLIP(nn.Module):
         return ImageOut(F.normalize(out.pooled, dim=1), out.belief)
 
     def encode_text(self, ids: Tensor) -> Tensor:
-        """Ids [B, L] of ``Vocabulary.encode`` to unit vectors [B, out]."""
+        """See ``SceneGuided``."""
         return F.normalize(self.text(ids), dim=1)
 
 
@@ -161,17 +208,18 @@ def fit_image(pixels: NDArray[np.float32] | Tensor, size: int) -> Tensor:
 
 
 @torch.inference_mode()
-def belief_map(model: PriorCLIP, image: NDArray[np.float32] | Tensor) -> NDArray[np.float32]:
+def belief_map(model: SceneGuided, image: NDArray[np.float32] | Tensor) -> NDArray[np.float32]:
     """How much the instruction believes in each patch of an image.
 
     Parameters
     ----------
-    model : PriorCLIP
+    model : SceneGuided
     image : array, shape (3, H, W), float32 in [0, 1]
 
     Returns
     -------
-    ndarray, shape (h, w) of the patch grid, float32. Shares of 1; what is missing from 1 went to the CLS token.
+    ndarray, shape (h, w) of the patch grid, float32. Shares of 1; what is missing from 1 went to the CLS token (PIR: to
+    the mean of the patches).
 
     Raises
     ------
@@ -180,30 +228,29 @@ def belief_map(model: PriorCLIP, image: NDArray[np.float32] | Tensor) -> NDArray
     """
     if model.instruction is None:
         raise ValueError("this model was trained without an instruction: it has no belief map")
-    device = model.visual.proj.device
-    belief = model.eval().encode_image(fit_image(image, model.architecture.image_size)[None].to(device)).belief
+    shape = model.architecture
+    belief = model.eval().encode_image(fit_image(image, shape.image_size)[None].to(model.device)).belief
     assert belief is not None
-    out: NDArray[np.float32] = belief[0, 1:].view(model.visual.grid).float().cpu().numpy()
+    side = shape.image_size // shape.patch_size
+    out: NDArray[np.float32] = belief[0, 1:].view(side, side).float().cpu().numpy()
     return out
 
 
 @torch.inference_mode()
-def embed_images(model: PriorCLIP, images: Sequence[Tensor] | Tensor, block: int = 64) -> Tensor:
+def embed_images(model: SceneGuided, images: Sequence[Tensor] | Tensor, block: int = 64) -> Tensor:
     """Unit vectors [n, out] of fitted images, some at a time; float32 on the CPU."""
-    device = model.visual.proj.device
     parts = [
-        model.encode_image(torch.stack(list(images[i : i + block])).to(device)).embedding.float().cpu()
+        model.encode_image(torch.stack(list(images[i : i + block])).to(model.device)).embedding.float().cpu()
         for i in range(0, len(images), block)
     ]
     return torch.cat(parts) if parts else torch.zeros(0, model.architecture.out)
 
 
 @torch.inference_mode()
-def embed_texts(model: PriorCLIP, ids: NDArray[np.int64], block: int = 256) -> Tensor:
+def embed_texts(model: SceneGuided, ids: NDArray[np.int64], block: int = 256) -> Tensor:
     """Unit vectors [n, out] of encoded captions; float32 on the CPU."""
-    device = model.visual.proj.device
     parts = [
-        model.encode_text(torch.from_numpy(ids[i : i + block]).to(device)).float().cpu()
+        model.encode_text(torch.from_numpy(ids[i : i + block]).to(model.device)).float().cpu()
         for i in range(0, len(ids), block)
     ]
     return torch.cat(parts) if parts else torch.zeros(0, model.architecture.out)

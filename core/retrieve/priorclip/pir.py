@@ -53,7 +53,7 @@ def believe(tokens: Tensor, instruction: Tensor) -> Tensor:
     return (tokens @ instruction.mT).squeeze(2).softmax(1)
 
 
-class MHAtt(nn.Module):
+class PIRAttention(nn.Module):
     """Multi-head attention with separate projections and dropout on the map."""
 
     def __init__(self, width: int, num_heads: int, dropout: float) -> None:
@@ -90,7 +90,7 @@ class SelfAttention(nn.Module):
 
     def __init__(self, width: int, num_heads: int, dropout: float) -> None:
         super().__init__()
-        self.mhatt = MHAtt(width, num_heads, dropout)
+        self.mhatt = PIRAttention(width, num_heads, dropout)
         self.ffn = feed_forward(width)
         self.norm1, self.norm2 = nn.LayerNorm(width), nn.LayerNorm(width)
         self.drop = nn.Dropout(dropout)
@@ -106,7 +106,7 @@ class CrossAttention(nn.Module):
 
     def __init__(self, width: int, num_heads: int, dropout: float) -> None:
         super().__init__()
-        self.mhatt_cross = MHAtt(width, num_heads, dropout)
+        self.mhatt_cross = PIRAttention(width, num_heads, dropout)
         self.ffn = feed_forward(width)
         self.norm1, self.norm2 = nn.LayerNorm(width), nn.LayerNorm(width)
         self.drop = nn.Dropout(dropout)

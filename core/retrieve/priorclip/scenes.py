@@ -104,9 +104,9 @@ def _outline(shape: str, y: NDArray[np.float64], x: NDArray[np.float64]) -> NDAr
     raise ValueError(f"no shape {shape!r}")
 
 
-def draw_scene(generator: np.random.Generator, label: str, number: int) -> Scene:
-    """One scene of a label. Raises ``KeyError`` for an unknown label."""
-    kind = KINDS[label]
+def draw_scene(generator: np.random.Generator, label: str, number: int, kind: Kind | None = None) -> Scene:
+    """One scene of a label, told in the words of another kind if one is given. ``KeyError`` for an unknown label."""
+    kind = kind or KINDS[label]
     count = int(generator.integers(1, 5))
     colour, place, tone = (str(generator.choice(list(words))) for words in (COLOURS, PLACES, TONES))
     line = str(generator.choice(LINES))

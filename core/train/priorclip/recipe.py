@@ -1,4 +1,4 @@
-"""Training of PriorCLIP on pictures with captions: `attn train priorclip`.
+"""Training of PriorCLIP and PIR on pictures with captions: `attn train priorclip`.
 
 Specification: methods/priorclip.md, sections 3C, 3D and 5. Three stages, each a ``loop.fit`` of its own: the
 instruction network learns the scene label (0) and is frozen; both towers learn coarse pairs, captions that name the
@@ -10,6 +10,7 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from typing import Literal
 
 import numpy as np
 import torch
@@ -20,13 +21,14 @@ from torch import Tensor
 from ...fit.epochs import epoch_rows
 from ...fit.precision import whole, widened
 from ...retrieve.priorclip.data import Pictures
-from ...retrieve.priorclip.losses import Targets, affiliation, contrastive
-from ...retrieve.priorclip.model import PriorCLIP, embed_images, embed_texts
+from ...retrieve.priorclip.losses import Form, Targets, affiliation, contrastive
+from ...retrieve.priorclip.model import SceneGuided, embed_images, embed_texts
 from ...retrieve.priorclip.scenes import coarse_captions
 from ...retrieve.priorclip.text import Vocabulary
 from ...retrieve.score.metrics import image_text_recall
 
 CUTS = (1, 5, 10)
+Together = Literal["picture", "scene", "caption"]
 CROP_SCALE, CROP_RATIO = (0.5, 1.0), (3 / 4, 4 / 3)
 OBJECT_SHARE = 1 / 16
 """A patch shows an object where objects cover this share of it, and is background where they cover nothing."""
@@ -95,7 +97,7 @@ class InstructionRecipe:
 
     Parameters
     ----------
-    net : PriorCLIP
+    net : SceneGuided
         With an instruction network, which is what is trained.
     batches : PictureBatches
     held_out : Pictures
@@ -105,7 +107,7 @@ class InstructionRecipe:
 
     score = "accuracy"
 
-    def __init__(self, net: PriorCLIP, batches: PictureBatches, held_out: Pictures, scenes: Sequence[str]) -> None:
+    def __init__(self, net: SceneGuided, batches: PictureBatches, held_out: Pictures, scenes: Sequence[str]) -> None:
         if net.instruction is None:
             raise ValueError("the model has no instruction network")
         self.model: torch.nn.Module = net.instruction
@@ -133,50 +135,65 @@ class PairRecipe:
 
     Parameters
     ----------
-    model : PriorCLIP
+    model : SceneGuided
     batches : PictureBatches
         Of coarse captions in stage 1, of the pictures' own in stage 2.
     held_out : Pictures
     vocabulary : Vocabulary
-    coarse : bool
-        Stage 1: pictures of one scene belong to each other's captions, and there is no affiliation loss.
+    together : {"picture", "scene", "caption"}
+        Which pairs of a batch belong to each other's pictures and captions: none but a picture's own; in stage 1 those
+        of one scene where captions say no more, or those with the same caption.
     center_factor : float
-        Weight of the affiliation loss; 0: none.
+        Weight of the affiliation loss, of stage 2 alone; 0: none.
     targets : {"diagonal", "class"}
+    form : {"priorclip", "pir"}
         See ``losses.affiliation``.
     """
 
     score = "mr"
 
     def __init__(
-        self, model: PriorCLIP, batches: PictureBatches, held_out: Pictures, vocabulary: Vocabulary, *,
-        coarse: bool = False, center_factor: float = 1.0, targets: Targets = "diagonal",
+        self, model: SceneGuided, batches: PictureBatches, held_out: Pictures, vocabulary: Vocabulary, *,
+        together: Together = "picture", center_factor: float = 1.0, targets: Targets = "diagonal",
+        form: Form = "priorclip",
     ) -> None:  # fmt: skip
         self.model: torch.nn.Module = model
         self.net, self.batches, self.held_out, self.vocabulary = model, batches, held_out, vocabulary
-        self.coarse, self.center_factor, self.targets = coarse, center_factor, targets
+        self.together, self.targets, self.form = together, targets, form
+        self.center_factor = center_factor if together == "picture" else 0.0
         chance = float(np.mean([min(1.0, k / len(held_out)) for k in CUTS]))
-        self.stalled_below = ("mr", min(1.0, chance if coarse else 1.5 * chance))
+        self.stalled_below = ("mr", min(1.0, 1.5 * chance if together == "picture" else chance))
 
     def loss(self, step: int) -> Tensor:
         images, ids, rows = self.batches(step)
         labels = self.batches.labels[rows].to(images.device)
         image, text = self.net.encode_image(images).embedding, self.net.encode_text(ids)
-        same = labels if self.coarse else rows.to(images.device)
         with whole(images.device):  # cosines are divided by a small temperature
             image, text = widened(image), widened(text)
-            total = contrastive(image, text, self.net.temperature(), same)
-            if self.center_factor and not self.coarse:
+            total = contrastive(image, text, self.net.temperature(), self._same(ids, rows).to(images.device))
+            if self.center_factor:
                 tau = self.net.center_temperature()
-                total = total + self.center_factor * affiliation(image, text, labels, tau, targets=self.targets)
+                centred = affiliation(image, text, labels, tau, targets=self.targets, form=self.form)
+                total = total + self.center_factor * centred
         return total
+
+    def _same(self, ids: Tensor, rows: Tensor) -> Tensor:
+        """A number for each pair of the batch, equal where pairs belong together."""
+        match self.together:
+            case "picture":
+                return rows
+            case "scene":
+                return self.batches.labels[rows]
+            case "caption":
+                same: Tensor = torch.unique(ids, dim=0, return_inverse=True)[1]
+                return same
 
     def evaluate(self, model: torch.nn.Module) -> Mapping[str, float]:
         """R@1, 5, 10 both ways and mR on the held-out pictures with their own captions, in both stages."""
         return recalls(self.net, self.held_out, self.vocabulary)
 
 
-def recalls(model: PriorCLIP, pictures: Pictures, vocabulary: Vocabulary) -> dict[str, float]:
+def recalls(model: SceneGuided, pictures: Pictures, vocabulary: Vocabulary) -> dict[str, float]:
     """Section 6: ``i2t_r@k`` and ``t2i_r@k`` for k = 1, 5, 10, and ``mr``."""
     ids, _, _ = vocabulary.encode([c for row in pictures.captions for c in row], model.architecture.max_words)
     images = embed_images(model, pictures.images.float() / 255)
@@ -184,13 +201,13 @@ def recalls(model: PriorCLIP, pictures: Pictures, vocabulary: Vocabulary) -> dic
 
 
 @torch.inference_mode()
-def object_belief(model: PriorCLIP, pictures: Pictures) -> dict[str, float]:
+def object_belief(model: SceneGuided, pictures: Pictures) -> dict[str, float]:
     """Mean belief of the patches that show objects and of those that show none; empty where either is unknown."""
     if model.instruction is None or pictures.objects is None:
         return {}
     size = model.architecture.patch_size
     covered = F.avg_pool2d(pictures.objects[:, None].float(), size).flatten(1)  # [n, P]
-    device = model.visual.proj.device
+    device = model.device
     parts = pictures.images.split(256)  # type: ignore[no-untyped-call]
     beliefs = [model.encode_image((part.float() / 255).to(device)).belief for part in parts]
     belief = torch.cat([part[:, 1:].float().cpu() for part in beliefs if part is not None])  # [n, P]

@@ -14,22 +14,38 @@ from ...fit.loop import Outcome, Plan, Recipe, joined
 from ...progress import Watcher
 from ...report.model import Report
 from ...retrieve.priorclip.checkpoint import PriorCLIPCheckpoint, write_checkpoint
-from ...retrieve.priorclip.data import Pictures, label_warning, read_dataset, synthetic
-from ...retrieve.priorclip.model import PriorCLIP
+from ...retrieve.priorclip.closed import build_model
+from ...retrieve.priorclip.data import Pictures, label_warning, read_coarse, read_dataset, synthetic
+from ...retrieve.priorclip.losses import Form
+from ...retrieve.priorclip.model import SceneGuided
+from ...retrieve.priorclip.open_domain import COARSE, NEW_SCENES, NEW_WORDS, synthetic_open
 from ...retrieve.priorclip.text import Vocabulary
-from .options import PICTURES, SYNTHETIC, PriorCLIPOptions
-from .recipe import InstructionRecipe, PairRecipe, PictureBatches, object_belief, recalls, scene_captions, tokens_of
+from .options import OPEN, OPEN_PICTURES, OWN, PICTURES, SAME, SYNTHETIC, PriorCLIPOptions
+from .recipe import (
+    InstructionRecipe,
+    PairRecipe,
+    PictureBatches,
+    Together,
+    object_belief,
+    recalls,
+    scene_captions,
+    tokens_of,
+)
 
 STAGES = ("instruction", "coarse", "fine")
 """Folders of the stages inside that of the run; the last is the run's own."""
 BASELINE = "baseline"
+TITLES = {"priorclip": ("PriorCLIP", "plain CLIP"), "pir": ("PIR", "trunks alone")}
+"""Of each variant, and what it is compared to."""
+SHOWN_OF_OTHERS = ("i2t_r@1", "t2i_r@1", "mr")
+"""What is reported of tests beside the first."""
 
 
 @dataclass(frozen=True, slots=True)
 class Trained:
     """A trained model: of each stage that ran what it came to, the model, and its metrics on the test pictures."""
 
-    model: PriorCLIP
+    model: SceneGuided
     outcomes: Mapping[str, Outcome]
     metrics: Mapping[str, float]
 
@@ -62,12 +78,10 @@ def train_priorclip(
     """
     with run_of("priorclip", options, watcher=watcher, arguments=arguments, names=("loss", "mr")) as run:
         run.alone("its losses compare all pairs of a step")
-        if options.data == SYNTHETIC:
-            splits, notes = synthetic(PICTURES, options.compute.seed, options.image_size), ["synthetic scenes"]
-        else:
-            splits, notes = read_dataset(Path(options.data), options.image_size)
-        crop = options.augment == "crop" or (options.augment == "auto" and options.data != SYNTHETIC)
-        vocabulary = Vocabulary.of(caption for row in splits["train"].captions for caption in row)
+        splits, notes = read_splits(options)
+        crop = options.augment == "crop" or (options.augment == "auto" and options.data not in (SYNTHETIC, OPEN))
+        taught = [splits["train"], *([splits[COARSE]] if COARSE in splits else [])]
+        vocabulary = Vocabulary.of(caption for pictures in taught for row in pictures.captions for caption in row)
         models = {"": options} | ({BASELINE: plain_options(options)} if options.compare else {})
         total, done = sum(sum(stage_steps(model).values()) for model in models.values()), 0
         trained: dict[str, Trained] = {}
@@ -88,7 +102,7 @@ def train_priorclip(
             run.save(lambda path: write_checkpoint(checkpoint, path), lambda size: card(checkpoint, size))
         warning = label_warning(splits["train"].labels, options.batch)
         outcome = _joined(trained, [*notes, *([warning] if warning else [])])
-        names = {"": "PriorCLIP", BASELINE: "plain CLIP"}
+        names = dict(zip(("", BASELINE), TITLES[options.variant], strict=True))
         rows = [{"model": names[name], **model.metrics} for name, model in trained.items()] if options.compare else []
         details: dict[str, Any] = {}
         if instruction := main.outcomes.get("instruction"):
@@ -97,13 +111,33 @@ def train_priorclip(
 
 
 def plain_options(options: PriorCLIPOptions) -> PriorCLIPOptions:
-    """The baseline of the same length: CLIP alone, fine captions from the first step."""
-    return replace(options, instruction=False, coarse_steps=0, center_factor=0.0, compare=False)
+    """The baseline of the same length: CLIP or the trunks of PIR alone, fine captions from the first step."""
+    own: dict[str, Any] = dict.fromkeys(OWN[options.variant])
+    plain = {"instruction": False, "coarse_steps": 0, "coarse_data": None, "center_factor": 0.0, "compare": False}
+    return replace(options, **own | plain)
+
+
+def read_splits(options: PriorCLIPOptions) -> tuple[dict[str, Pictures], list[str]]:
+    """The pictures of a run by split, those of stage 1 as ``coarse`` where they are others, and what is to be known."""
+    seed, size, source = options.compute.seed, options.image_size, options.coarse_data
+    if options.data == SYNTHETIC:
+        splits, notes = synthetic(PICTURES, seed, size), ["synthetic scenes"]
+    elif options.data == OPEN:
+        splits, notes = synthetic_open(OPEN_PICTURES, seed, size), ["synthetic scenes"]
+    else:
+        splits, notes = read_dataset(Path(options.data), size)
+    if source == SAME or not options.stage1:
+        splits.pop(COARSE, None)
+    elif source is not None:
+        held_out = {name for split in ("val", "test") if split in splits for name in splits[split].names}
+        splits[COARSE], more = read_coarse(Path(source), size, held_out)
+        notes = [*notes, *more]
+    return splits, notes
 
 
 def stage_steps(options: PriorCLIPOptions) -> dict[str, int]:
     """Steps of each stage that runs."""
-    steps = dict.fromkeys(STAGES, 0) | {"coarse": options.coarse_steps, "fine": options.steps - options.coarse_steps}
+    steps = dict.fromkeys(STAGES, 0) | {"coarse": options.stage1, "fine": options.steps - options.stage1}
     if options.instruction:
         steps["instruction"] = options.instruction_steps
     return {stage: n for stage, n in steps.items() if n}
@@ -112,6 +146,12 @@ def stage_steps(options: PriorCLIPOptions) -> dict[str, int]:
 def scenes_of(pictures: Pictures) -> tuple[str, ...]:
     """Scene labels in the order of their numbers."""
     return tuple(sorted(set(pictures.labels)))
+
+
+def label_numbers(pictures: Pictures) -> torch.Tensor:
+    """Numbers of the scenes [n], int64."""
+    scenes = scenes_of(pictures)
+    return torch.tensor([scenes.index(label) for label in pictures.labels])
 
 
 def train_stages(
@@ -124,7 +164,7 @@ def train_stages(
     ----------
     run : RecipeRun
     splits : mapping of str to Pictures
-        ``train`` and ``val``, perhaps ``test``.
+        ``train`` and ``val``, perhaps ``test``, ``coarse`` and other tests.
     vocabulary : Vocabulary
     folder : Path
         Of the last stage; the others have folders in it.
@@ -137,24 +177,27 @@ def train_stages(
     """
     train, val = splits["train"], splits["val"]
     scenes = scenes_of(train)
-    labels = torch.tensor([scenes.index(label) for label in train.labels])
     torch.manual_seed(options.compute.seed)
-    model = PriorCLIP(options.architecture(), len(vocabulary), len(scenes)).to(run.device)
-    captions = {"coarse": scene_captions(train.labels), "fine": train.captions, "instruction": train.captions}
+    model = build_model(options.architecture(), len(vocabulary), len(scenes)).to(run.device)
     steps = stage_steps(options)
     total = sum(steps.values()) if total is None else total
     identity = {"train": train.names, "val": val.names, "words": vocabulary.words, "crop": crop}
+    if COARSE in splits and options.stage1:
+        identity["coarse"] = splits[COARSE].names
     outcomes: dict[str, Outcome] = {}
     for number, (stage, count) in enumerate(steps.items()):
-        tokens = tokens_of(captions[stage], vocabulary, model.architecture.max_words)
-        batches = PictureBatches(train, tokens, labels, options.batch, options.compute.seed + number, crop, run.device)
+        shown, captions, together = stage_pairs(splits, stage)
+        tokens = tokens_of(captions, vocabulary, model.architecture.max_words)
+        batches = PictureBatches(
+            shown, tokens, label_numbers(shown), options.batch, options.compute.seed + number, crop, run.device
+        )
         recipe: Recipe
         if stage == "instruction":
             recipe = InstructionRecipe(model, batches, val, scenes)
         else:
             recipe = PairRecipe(
-                model, batches, val, vocabulary, coarse=stage == "coarse", center_factor=options.center_factor,
-                targets=options.affiliation_targets,
+                model, batches, val, vocabulary, together=together, center_factor=options.center_factor,
+                targets=options.affiliation_targets, form=form_of(options),
             )  # fmt: skip
         plan = Plan(
             steps=count, warmup=options.warmup, learning_rate=options.learning_rate,
@@ -173,7 +216,27 @@ def train_stages(
             model.instruction.requires_grad_(False)  # the prior: what follows must not change it
     model.eval()
     test = splits.get("test", val)
-    return Trained(model, outcomes, recalls(model, test, vocabulary) | object_belief(model, test))
+    metrics = recalls(model, test, vocabulary) | object_belief(model, test)
+    for other in (NEW_WORDS, NEW_SCENES):
+        if other in splits:
+            found = recalls(model, splits[other], vocabulary)
+            metrics |= {f"{other}_{name}": found[name] for name in SHOWN_OF_OTHERS}
+    return Trained(model, outcomes, metrics)
+
+
+def stage_pairs(splits: Mapping[str, Pictures], stage: str) -> tuple[Pictures, Sequence[Sequence[str]], Together]:
+    """Pictures and captions that a stage is trained on, and which of a batch belong together."""
+    train = splits["train"]
+    if stage != "coarse":
+        return train, train.captions, "picture"
+    if COARSE in splits:
+        return splits[COARSE], splits[COARSE].captions, "caption"
+    return train, scene_captions(train.labels), "scene"
+
+
+def form_of(options: PriorCLIPOptions) -> Form:
+    """The affiliation loss as the variant has it; by class there is one form only."""
+    return "pir" if options.variant == "pir" and options.affiliation_targets == "diagonal" else "priorclip"
 
 
 def card(checkpoint: PriorCLIPCheckpoint, size: int) -> str:
@@ -181,7 +244,7 @@ def card(checkpoint: PriorCLIPCheckpoint, size: int) -> str:
     facts = checkpoint.training
     counts = ", ".join(f"{n} {split}" for split, n in facts["pictures"].items())
     lines = [
-        "# PriorCLIP", "",
+        f"# {TITLES[checkpoint.architecture.variant][0]}", "",
         "Finds pictures from above by sentences and sentences by pictures, guided by a scene classifier.", "",
         f"- Architecture: {checkpoint.architecture}",
         f"- Trained on `{facts['data']}`: pictures {counts}. The terms of that data set apply to what is made from it.",

@@ -27,7 +27,15 @@ from attn.core.train.priorclip.recipe import (
     scene_captions,
     tokens_of,
 )
-from attn.core.train.priorclip.run import plain_options, scenes_of, stage_steps, train_priorclip
+from attn.core.train.priorclip.run import (
+    form_of,
+    plain_options,
+    read_splits,
+    scenes_of,
+    stage_pairs,
+    stage_steps,
+    train_priorclip,
+)
 
 SMALL = PriorCLIPArchitecture(image_size=32, patch_size=8, width=32, num_heads=2, out=32, features=16)
 TINY = PriorCLIPOptions(
@@ -111,8 +119,8 @@ def test_stage_losses(splits):
     first, second, third = (recipe.loss(0).item() for recipe in fine)
     assert second > first
     assert third - second == pytest.approx(second - first, rel=1e-4)
-    with_centers = PairRecipe(model, coarse, splits["val"], vocabulary, coarse=True, center_factor=5.0)
-    without = PairRecipe(model, coarse, splits["val"], vocabulary, coarse=True, center_factor=0.0)
+    with_centers = PairRecipe(model, coarse, splits["val"], vocabulary, together="scene", center_factor=5.0)
+    without = PairRecipe(model, coarse, splits["val"], vocabulary, together="scene", center_factor=0.0)
     assert with_centers.loss(0).item() == without.loss(0).item()
 
 
@@ -189,6 +197,68 @@ def test_a_killed_run_goes_on_and_ends_as_if_it_had_not_been(data, tmp_path):
         train_priorclip(replace(options, center_factor=0.5))
 
 
+def test_pir_goes_on_after_a_kill_beside_its_trunks_alone(data, tmp_path):
+    def kill(step, steps):
+        assert steps == 14  # stage 0, and six of each model: PIR is trained on one set, without stage 1
+        if step == 7:
+            raise RuntimeError("killed")
+
+    options = replace(TINY, data=str(data), variant="pir", coarse_steps=None, compare=True, output=tmp_path / "run")
+    whole = train_priorclip(replace(options, output=tmp_path / "whole"))
+    with pytest.raises(RuntimeError, match="killed"):
+        train_priorclip(options, watcher=Steps(kill))
+    assert train_priorclip(options).items[0].metrics == whole.items[0].metrics
+    one, other = (read_checkpoint(tmp_path / n / "model.safetensors").state for n in ("whole", "run"))
+    assert all(torch.equal(one[name], other[name]) for name in one)
+    comparison = whole.to_dict()["items"][0]["details"]["comparison"]
+    assert [row["model"] for row in comparison] == ["PIR", "trunks alone"]
+    assert (tmp_path / "run" / "model.md").read_text().startswith("# PIR")
+
+
+def test_open_domain_reports_new_words_and_new_scenes(tmp_path, monkeypatch):
+    counts = {"train": 20, "val": 10, "test": 10, "coarse": 16, "unseen": 9}
+    monkeypatch.setattr("attn.core.train.priorclip.run.OPEN_PICTURES", counts)
+    options = replace(TINY, data="synthetic-open", steps=4, output=tmp_path / "with")
+    found = train_priorclip(options).items[0].metrics
+    assert {"mr", "synonyms_mr", "unseen_t2i_r@1"} <= found.keys()
+    words = read_checkpoint(tmp_path / "with" / "model.safetensors").vocabulary.words
+    assert "jet" in words
+    alone, _ = read_splits(replace(options, coarse_steps=0))
+    same, _ = read_splits(replace(options, coarse_data="same"))
+    assert "coarse" not in alone
+    assert "coarse" not in same
+
+
+def test_stage_1_on_a_file_of_its_own(data, tmp_path):
+    scenes = draw_scenes(60, seed=8)
+    path = write_scenes(tmp_path, {"train": scenes[:40], "test": scenes[40:]})
+    read, notes = read_splits(replace(TINY, data=str(data), coarse_data=str(path)))
+    assert len(read["coarse"]) == 40
+    assert any("20 pictures of val and test are left out" in note for note in notes)
+    assert any("have the names of held-out ones" in note for note in notes)
+    pictures, captions, together = stage_pairs(read, "coarse")
+    assert (pictures, captions, together) == (read["coarse"], read["coarse"].captions, "caption")
+    assert stage_pairs(read, "fine")[2] == "picture"
+    with pytest.raises(UsageError, match=r"coarse_data: absent.json is no file"):
+        read_splits(replace(TINY, data=str(data), coarse_data="absent.json"))
+
+
+def test_pairs_with_one_caption_belong_together(splits):
+    model, vocabulary, batches = parts(splits)
+    one = replace(batches, tokens=[row[:1] * 0 + 5 for row in batches.tokens])  # all say the same
+    scene = replace(one, labels=torch.zeros_like(one.labels))
+    by_caption, by_scene = (
+        PairRecipe(model, pairs, splits["val"], vocabulary, together=together).loss(0).item()
+        for pairs, together in ((one, "caption"), (scene, "scene"))
+    )
+    assert by_caption == by_scene
+
+
+def test_the_affiliation_loss_is_that_of_the_variant():
+    assert form_of(TINY) == form_of(replace(TINY, variant="pir", affiliation_targets="class")) == "priorclip"
+    assert form_of(replace(TINY, variant="pir")) == "pir"
+
+
 def test_interrupted_in_an_early_stage(data, tmp_path):
     def stop(step, steps):
         if step == 3:
@@ -218,6 +288,12 @@ def test_the_plain_model_takes_as_many_steps():
         ({"coarse_steps": 6}, "warmup"),
         ({"coarse_steps": 1}, "nothing of coarse_steps"),
         ({"instruction_steps": 1}, "nothing of instruction_steps"),
+        ({"variant": "clip"}, "variant"),
+        ({"variant": "pir", "gate": "rank"}, "gate: an option of variant priorclip"),
+        ({"cycle_num": 2}, "cycle_num: an option of variant pir"),
+        ({"instruction": False, "gate": "rank"}, "gate: nothing without instruction"),
+        ({"variant": "pir", "filter_size": 18}, "filter_size: 18 of 17 tokens"),
+        ({"variant": "pir", "coarse_steps": None, "coarse_data": "a.json"}, "coarse_steps is 0"),
     ],
 )
 def test_options_that_cannot_work(changes, match):
