@@ -5,15 +5,14 @@ No picture is read here; a row says where it is.
 
 from __future__ import annotations
 
-import csv
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from ..errors import InputError
 from .photo.read import PHOTO_SUFFIXES
-from .records import json_lines, lines
+from .records import csv_rows, json_lines
 from .tables import StoredImage, TablePicture, is_saved, read_parquet, read_saved
 
 SPLITS = {"train": ("train", "training"), "val": ("val", "validation", "valid", "dev"), "test": ("test", "testing")}
@@ -83,7 +82,8 @@ def _rows(path: Path, label: str | None) -> list[LabelledPicture]:
         rows = read_saved(path) if path.is_dir() else read_parquet(path)
         return [_of_row(path, f"row {number + 1}", cells, label) for number, cells in rows]
     if path.suffix.lower() == ".csv":
-        return [_of_row(path, place, cells, label) for place, cells in _csv_rows(path)]
+        rows = ((place, {name: cell for name, cell in cells.items() if cell}) for place, cells in csv_rows(path))
+        return [_of_row(path, place, cells, label) for place, cells in rows]
     if path.name.lower().endswith((".jsonl", ".ndjson", ".jsonl.gz")):
         return [_of_row(path, place, cells, label) for place, cells in json_lines(path)]
     raise InputError(path, "is no set of pictures with classes", "Name a folder, or a .csv, .jsonl or .parquet file")
@@ -111,17 +111,6 @@ def _classes(folder: Path, split: str) -> list[LabelledPicture]:
     return rows
 
 
-def _csv_rows(path: Path) -> Iterator[tuple[str, dict[str, Any]]]:
-    try:
-        for number, row in enumerate(csv.DictReader(text for _, text in lines(path)), 2):
-            if None in row:
-                what = f"line {number} has more columns than the first line"
-                raise InputError(path, what, "Put texts with commas in quotes")
-            yield f"line {number}", {key: value for key, value in row.items() if value not in (None, "")}
-    except csv.Error as error:
-        raise InputError(path, f"is no CSV ({error})", "Save it again") from error
-
-
 def _of_row(path: Path, place: str, cells: Mapping[str, Any], column: str | None) -> LabelledPicture:
     names = LABELS if column is None else (column,)
     label = next((cells[name] for name in names if cells.get(name) is not None), None)
@@ -132,11 +121,17 @@ def _of_row(path: Path, place: str, cells: Mapping[str, Any], column: str | None
         raise InputError(path, f"{place} has no {wanted} (it has {there})", "Name the column, or add it to every row")
     if not isinstance(picture, TablePicture | str):
         raise InputError(path, f"{place} has no image (it has {there})", "Add the column 'image' to every row")
-    split = str(cells.get(SPLIT) or "").lower()
-    part = next((name for name, words in SPLITS.items() if split in words), "")
-    if split and not part:
-        raise InputError(path, f"{place}: {split!r} is no split", f"Write one of {', '.join(SPLITS)}")
+    part = split_of(path, place, cells)
     inside = picture.image if isinstance(picture, TablePicture) else (path if path.is_dir() else path.parent) / picture
     name = picture if isinstance(picture, str) else place
     text = f"{label:06d}" if isinstance(label, int) and not isinstance(label, bool) else str(label).strip()
     return LabelledPicture(text, name, inside, part)
+
+
+def split_of(path: Path, place: str, cells: Mapping[str, Any]) -> str:
+    """``"train"``, ``"val"``, ``"test"``, or empty, as a row's column ``split`` says. Raises ``InputError``."""
+    split = str(cells.get(SPLIT) or "").lower()
+    part = next((name for name, words in SPLITS.items() if split in words), "")
+    if split and not part:
+        raise InputError(path, f"{place}: {split!r} is no split", f"Write one of {', '.join(SPLITS)}")
+    return part

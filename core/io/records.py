@@ -5,6 +5,7 @@ A byte order mark, CRLF and gzip (by content) are taken as they come. Identifier
 
 from __future__ import annotations
 
+import csv
 import gzip
 import io
 import json
@@ -57,7 +58,7 @@ def opened(path: Path) -> Iterator[IO[bytes]]:
         raise InputError(path, f"cannot be read ({error})", "Check its permissions") from error
 
 
-def lines(path: str | PathLike[str], *, errors: str = "strict") -> Iterator[tuple[int, str]]:
+def lines(path: str | PathLike[str], *, errors: str = "strict", whole: bool = False) -> Iterator[tuple[int, str]]:
     """Number and text of each line that is not blank, without its end.
 
     Parameters
@@ -65,6 +66,8 @@ def lines(path: str | PathLike[str], *, errors: str = "strict") -> Iterator[tupl
     path : str or PathLike
     errors : str
         How bytes that are no UTF-8 are decoded, as in ``bytes.decode``.
+    whole : bool
+        Blank lines, too, and all with their ends.
 
     Raises
     ------
@@ -73,10 +76,12 @@ def lines(path: str | PathLike[str], *, errors: str = "strict") -> Iterator[tupl
     """
     path = Path(path)
     with opened(path) as file:
-        yield from decoded(path, file, errors=errors)
+        yield from decoded(path, file, errors=errors, whole=whole)
 
 
-def decoded(path: str | PathLike[str], file: IO[bytes], *, errors: str = "strict") -> Iterator[tuple[int, str]]:
+def decoded(
+    path: str | PathLike[str], file: IO[bytes], *, errors: str = "strict", whole: bool = False
+) -> Iterator[tuple[int, str]]:
     """``lines`` of a file that is open. Raises ``InputError`` if a line is no UTF-8, or too long for the budget."""
     most = line_limit()
     for number, raw in enumerate(iter(lambda: file.readline(most + 1), b""), 1):
@@ -86,7 +91,9 @@ def decoded(path: str | PathLike[str], file: IO[bytes], *, errors: str = "strict
             text = raw.decode("utf-8-sig" if number == 1 else "utf-8", errors)
         except UnicodeDecodeError as error:
             raise InputError(path, f"line {number} is not UTF-8 ({error.reason})", "Save it as UTF-8") from error
-        if (text := text.rstrip("\r\n")) and not text.isspace():
+        if whole:
+            yield number, text
+        elif (text := text.rstrip("\r\n")) and not text.isspace():
             yield number, text
 
 
@@ -106,6 +113,31 @@ def whole_text(path: str | PathLike[str]) -> str:
         raise InputError(path, f"is not UTF-8 ({error.reason})", "Save it as UTF-8") from error
     except OSError as error:
         raise InputError(path, f"cannot be read ({error.strerror})", "Check its permissions") from error
+
+
+def csv_rows(path: str | PathLike[str], *, delimiter: str = ",") -> Iterator[tuple[str, dict[str, str | None]]]:
+    """``"line 7"`` and the cells of each row under the names of the first line; None where a row is too short.
+
+    A cell in quotes may hold line ends; the line named is then the row's last.
+
+    Raises
+    ------
+    InputError
+        As ``lines``, or if the first line names a column twice, a row has more cells than that, or it is no CSV.
+    """
+    reader = csv.DictReader((text for _, text in lines(path, whole=True)), delimiter=delimiter)
+    try:
+        names = reader.fieldnames or ()
+        if len(set(names)) < len(names):
+            name, _ = Counter(names).most_common(1)[0]
+            raise InputError(path, f"the first line names the column {name!r} twice", "Name each column once")
+        for row in reader:
+            if None in row:
+                what = f"line {reader.line_num} has more columns than the first line"
+                raise InputError(path, what, "Put texts with commas in quotes")
+            yield f"line {reader.line_num}", row
+    except csv.Error as error:
+        raise InputError(path, f"is no CSV (line {reader.line_num}: {error})", "Save it again") from error
 
 
 def json_lines(path: str | PathLike[str]) -> Iterator[tuple[str, dict[str, Any]]]:

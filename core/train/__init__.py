@@ -72,6 +72,15 @@ RECIPES = Registry(
             year=2026,
         ),
         Method(
+            "attention-at",
+            home="attn.core.train.attention_at.options:RECIPE",
+            summary="a text classifier whose attention scores are perturbed for the worst (AT, iAT), beside its peers",
+            paper="arXiv 2009.12064, IEEE Access 2021",
+            year=2020,
+            note="What the paper calls iAT depends on the reading: normalised per word it equals AT, the release "
+            "computes minus AT; the default is a third, which does differ.",
+        ),
+        Method(
             "pattern-atlas",
             home="attn.core.train.pattern_atlas.options:RECIPE",
             summary="the autoencoder of attention patterns, for attn probe vit --atlas",

@@ -1,0 +1,1 @@
+"""How far the attention of a text classifier can be believed: methods/attention-at.md, section 3.6."""

@@ -1,0 +1,1 @@
+"""Adversarial training of attention scores: methods/attention-at.md."""
