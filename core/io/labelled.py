@@ -82,8 +82,10 @@ def _rows(path: Path, label: str | None) -> list[LabelledPicture]:
         rows = read_saved(path) if path.is_dir() else read_parquet(path)
         return [_of_row(path, f"row {number + 1}", cells, label) for number, cells in rows]
     if path.suffix.lower() == ".csv":
-        rows = ((place, {name: cell for name, cell in cells.items() if cell}) for place, cells in csv_rows(path))
-        return [_of_row(path, place, cells, label) for place, cells in rows]
+        return [
+            _of_row(path, place, {name: cell for name, cell in cells.items() if cell}, label)
+            for place, cells in csv_rows(path)
+        ]
     if path.name.lower().endswith((".jsonl", ".ndjson", ".jsonl.gz")):
         return [_of_row(path, place, cells, label) for place, cells in json_lines(path)]
     raise InputError(path, "is no set of pictures with classes", "Name a folder, or a .csv, .jsonl or .parquet file")

@@ -165,7 +165,7 @@ class AttentiveLSTM(nn.Module):
         weight = self.embedding.weight
         if not self.shape.normalised:
             return weight
-        share = (self.counts / self.counts.sum())[:, None]
+        share = (self.counts.to(weight.dtype) / self.counts.sum())[:, None]
         mean = (share * weight).sum(0)
         variance = (share * (weight - mean) ** 2).sum(0)
         normalised = (weight - mean) / (variance + SMALLEST).sqrt()
@@ -219,7 +219,8 @@ class AttentiveLSTM(nn.Module):
         """Last state of each direction, in one vector [B, 2 hidden]."""
         packed = pack_padded_sequence(embedded, lengths, batch_first=True, enforce_sorted=False)
         _, (last, _) = self.query_encoder(packed)
-        return last.transpose(0, 1).flatten(1)
+        both: Tensor = last.transpose(0, 1).flatten(1)
+        return both
 
     def _scores(self, states: Tensor, asked: Tensor | None) -> Tensor:
         """[B, T]: additive s_t = w2 . tanh(W1 h_t + b1 (+ W1q hq)); dot s_t = h_t . (w or hq) / sqrt(D)."""
@@ -228,9 +229,10 @@ class AttentiveLSTM(nn.Module):
             if asked is not None:
                 hidden = hidden + self.of_query(asked)[:, None]
             scores: Tensor = self.score(torch.tanh(hidden)).squeeze(-1)
-            return scores
-        wanted = self.wanted.expand(len(states), -1) if asked is None else asked
-        return (states @ wanted[..., None]).squeeze(-1) / states.shape[-1] ** 0.5
+        else:
+            wanted = self.wanted.expand(len(states), -1) if asked is None else asked
+            scores = (states @ wanted[..., None]).squeeze(-1) / states.shape[-1] ** 0.5
+        return scores
 
 
 def answer_loss(logits: Tensor, labels: Tensor, pos_weight: float = 1.0) -> Tensor:

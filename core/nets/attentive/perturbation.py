@@ -26,7 +26,8 @@ STEP = 0.1
 def of_length(direction: Tensor, epsilon: float | Tensor) -> Tensor:
     """``direction`` [B, ...] scaled to the norm ``epsilon`` per sentence; where it is zero it stays zero."""
     norm = direction.flatten(1).norm(dim=1).clamp_min(TINY)
-    return direction * (epsilon / norm).view(-1, *[1] * (direction.ndim - 1))
+    scaled: Tensor = direction * (epsilon / norm).view(-1, *[1] * (direction.ndim - 1))
+    return scaled
 
 
 def strength(epsilon: float, mask: Tensor, *, per_sqrt_len: bool) -> float | Tensor:
@@ -105,7 +106,8 @@ def divergence(before: Tensor, logits: Tensor) -> Tensor:
         logits = torch.cat([torch.zeros_like(logits), logits], -1)
     logs = F.log_softmax(logits, -1)
     own = torch.special.xlogy(before, before).sum(-1)
-    return (own - torch.where(before > 0, before * logs, 0.0).sum(-1)).mean()
+    kl: Tensor = own - torch.where(before > 0, before * logs, 0.0).sum(-1)  # 0 log 0 of answers that cannot be
+    return kl.mean()
 
 
 def word_at(g: Tensor, epsilon: float | Tensor) -> Tensor:

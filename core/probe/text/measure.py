@@ -26,7 +26,7 @@ LEAST = 2
 
 
 @dataclass(frozen=True, slots=True)
-class Judged:
+class Judgement:
     """What a network does with N texts, in their order; T is the most words of one.
 
     Parameters
@@ -69,7 +69,7 @@ class Judged:
 def judge(
     network: AttentiveLSTM, batches: Sequence[tuple[NDArray[np.int64], TextBatch]], *, seed: int,
     step: Callable[[int, int], None] = lambda done, total: None,
-) -> Judged:  # fmt: skip
+) -> Judgement:  # fmt: skip
     """Measure a network on texts.
 
     Parameters
@@ -106,7 +106,7 @@ def judge(
             for place, epsilon in enumerate(ATTACKS):
                 attacked[name][place, rows] = _probabilities(network, reading, attention_at(directions, epsilon))
         step(number + 1, len(batches))
-    return Judged(
+    return Judgement(
         Answers(clean, labels), attention, grads, pearson, kendall, permuted,
         {name: [Answers(p, labels) for p in values] for name, values in attacked.items()},
     )  # fmt: skip

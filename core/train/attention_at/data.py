@@ -81,7 +81,8 @@ def prepare(options: TextSet) -> Prepared:
         notices.append(f"F1 and AUC are those of {labels[1]!r}")
     content = "\0".join(f"{row.split}\1{row.label}\1{row.text}\1{row.query}" for row in rows)
     fingerprint = hashlib.sha256(content.encode("utf-8", "surrogatepass")).hexdigest()
-    return Prepared(name, *(encoded[part] for part in PARTS), tuple(notices), fingerprint)
+    train, held_out, test = (encoded[part] for part in PARTS)
+    return Prepared(name, train, held_out, test, tuple(notices), fingerprint)
 
 
 def _rows(options: TextSet) -> tuple[list[LabelledText], list[str], str]:

@@ -12,7 +12,7 @@ from ...fit.frame import MODEL, RecipeRun, run_of
 from ...fit.loop import Outcome, Plan, joined
 from ...nets.attentive.file import read_classifier, write_classifier
 from ...nets.attentive.network import AttentiveLSTM, AttentiveShape
-from ...probe.text.measure import ATTACKS, DIRECTIONS, Judged, judge
+from ...probe.text.measure import ATTACKS, DIRECTIONS, Judgement, judge
 from ...progress import Watcher
 from ...report.model import Report
 from ...report.sections import Curve, Row
@@ -117,7 +117,7 @@ def finished(
 ) -> Report:  # fmt: skip
     """The networks written, read again, and tested; the report."""
     batches = texts.test.batches(AT_ONCE)
-    judged: dict[str, Judged] = {}
+    judged: dict[str, Judgement] = {}
     rows: list[Row] = []
     for variant in of:
         network, method = trained[variant.name], variant.method
@@ -153,7 +153,7 @@ def finished(
     )
 
 
-def row(variant: Variant, judged: Judged) -> Row:
+def row(variant: Variant, judged: Judgement) -> Row:
     """A network's line of the table; ``attacked`` is its accuracy under the worst perturbation of about that norm."""
     metrics = {name: value for name, value in judged.metrics().items() if name in SHOWN}
     return {
@@ -191,8 +191,7 @@ def card(facts: Mapping[str, Any], rows: Sequence[Row], size: int, texts: Prepar
         f"- attn {facts['attn']}, torch {facts['torch']}, {facts['seconds']} s for {len(rows)} networks.", "",
         "On the test, of the weights as they are written. pearson, kendall: of attention with gradients, mean over",
         "texts; permuted: median total variation of the answer when attention is permuted; peak: the largest",
-        "weight of attention; attacked, randomly: accuracy when scores are moved in the worst or in a random direction,",
-        "by that norm which is nearest to epsilon",
-        f"of {', '.join(f'{norm:g}' for norm in ATTACKS)}.", "",
+        "weight; attacked, randomly: accuracy when scores are moved in the worst or a random direction, by the nearest",
+        f"to epsilon of {', '.join(f'{norm:g}' for norm in ATTACKS)}.", "",
         "| " + " | ".join(shown) + " |", "|" + "---|" * len(shown), *("| " + " | ".join(line) + " |" for line in cells),
     ]) + "\n"  # fmt: skip
