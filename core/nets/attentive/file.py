@@ -11,7 +11,7 @@ from torch import Tensor
 
 from ...io.weights import check_architecture, read_weights, write_weights
 from .network import AttentiveLSTM, AttentiveShape
-from .texts import Vocabulary
+from .texts import KnownWords
 
 FORMAT, VERSION = "attn-attentive", 1
 _DERIVED = "neighbours"
@@ -26,18 +26,18 @@ class TextClassifier:
     ----------
     network : AttentiveLSTM
         In eval mode.
-    vocabulary : Vocabulary
+    vocabulary : KnownWords
     method : str
         How it was trained: ``"at"``.
     """
 
     network: AttentiveLSTM
-    vocabulary: Vocabulary
+    vocabulary: KnownWords
     method: str
 
 
 def write_classifier(
-    path: Path, network: AttentiveLSTM, vocabulary: Vocabulary, method: str, facts: Mapping[str, Any]
+    path: Path, network: AttentiveLSTM, vocabulary: KnownWords, method: str, facts: Mapping[str, Any]
 ) -> None:
     """Write a model file, atomically; float16."""
     described = {
@@ -57,7 +57,7 @@ def read_classifier(path: Path) -> TextClassifier:
         network = AttentiveLSTM(shape)
         network.load_state_dict({name: value.float() for name, value in state.items()})
         entries = dict(described["vocabulary"])
-        vocabulary = Vocabulary(**entries | {name: tuple(map(str, entries[name])) for name in ("words", "labels")})
+        vocabulary = KnownWords(**entries | {name: tuple(map(str, entries[name])) for name in ("words", "labels")})
         if len(vocabulary.words) != shape.words or shape.outputs not in (1, len(vocabulary.labels)):
             raise ValueError("its words or labels are not those of its network")
         return TextClassifier(network.eval(), vocabulary, str(described["method"]))

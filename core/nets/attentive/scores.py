@@ -9,8 +9,8 @@ from numpy.typing import NDArray
 
 
 @dataclass(frozen=True, slots=True)
-class Answers:
-    """Answers to N texts.
+class Classified:
+    """Classified to N texts.
 
     Parameters
     ----------

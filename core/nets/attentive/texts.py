@@ -50,7 +50,7 @@ def in_order(labels: Iterable[str]) -> tuple[str, ...]:
 
 
 @dataclass(frozen=True)
-class Vocabulary:
+class KnownWords:
     """How texts become numbers, as a model file holds it.
 
     Parameters
@@ -124,7 +124,7 @@ class EncodedTexts:
 
     Parameters
     ----------
-    vocabulary : Vocabulary
+    vocabulary : KnownWords
     texts : tuple of LabelledText, N
     ids, queries : tuple of ndarray of int64, N
         Known words of each text, and of its second text.
@@ -133,7 +133,7 @@ class EncodedTexts:
         Why texts were left out -> how many.
     """
 
-    vocabulary: Vocabulary
+    vocabulary: KnownWords
     texts: tuple[LabelledText, ...]
     ids: tuple[NDArray[np.int64], ...]
     queries: tuple[NDArray[np.int64], ...]

@@ -15,7 +15,7 @@ from torch import Tensor
 
 from ...nets.attentive.network import AttentiveLSTM, Reading, TextBatch, answer_loss, probabilities
 from ...nets.attentive.perturbation import attention_at, gradient, random_direction
-from ...nets.attentive.scores import Answers
+from ...nets.attentive.scores import Classified
 
 ATTACKS = (0.0, 0.5, 1.0, 2.0, 5.0, 10.0, 20.0, 30.0)
 """Norms of the perturbation of scores that is tried on trained networks."""
@@ -31,24 +31,24 @@ class Judgement:
 
     Parameters
     ----------
-    answers : Answers
+    answers : Classified
     attention, importance : ndarray [N, T]
         Attention, and the norm of the gradient of the prediction by the word vector; NaN behind the last word.
     pearson, kendall : ndarray [N]
         Between the two; NaN where one of them is constant, or there is one word.
     permuted : ndarray [N]
         How far the prediction moves when attention is permuted: median total variation.
-    attacked : mapping of str to list of Answers
+    attacked : mapping of str to list of Classified
         Direction (``DIRECTIONS``) -> answers at each norm of ``ATTACKS``.
     """
 
-    answers: Answers
+    answers: Classified
     attention: NDArray[np.float64]
     importance: NDArray[np.float64]
     pearson: NDArray[np.float64]
     kendall: NDArray[np.float64]
     permuted: NDArray[np.float64]
-    attacked: Mapping[str, list[Answers]]
+    attacked: Mapping[str, list[Classified]]
 
     def metrics(self) -> dict[str, float]:
         """Of the whole: answers, means and spreads over texts, and how many texts have no correlation."""
@@ -107,8 +107,8 @@ def judge(
                 attacked[name][place, rows] = _probabilities(network, reading, attention_at(directions, epsilon))
         step(number + 1, len(batches))
     return Judgement(
-        Answers(clean, labels), attention, grads, pearson, kendall, permuted,
-        {name: [Answers(p, labels) for p in values] for name, values in attacked.items()},
+        Classified(clean, labels), attention, grads, pearson, kendall, permuted,
+        {name: [Classified(p, labels) for p in values] for name, values in attacked.items()},
     )  # fmt: skip
 
 

@@ -10,14 +10,14 @@ import numpy as np
 
 from ...errors import InputError
 from ...io.texts import Columns, LabelledText, labelled_texts, parted
-from ...nets.attentive.texts import EncodedTexts, Vocabulary, count_words, in_order
+from ...nets.attentive.texts import EncodedTexts, KnownWords, count_words, in_order
 from ...options import OptionError
 from ...probe.text.generated import PARTS, drawn_texts
 from .options import TextSet
 
 
 @dataclass(frozen=True, slots=True)
-class Prepared:
+class TextParts:
     """What a run is trained and judged on.
 
     Parameters
@@ -39,7 +39,7 @@ class Prepared:
     fingerprint: str
 
     @property
-    def vocabulary(self) -> Vocabulary:
+    def vocabulary(self) -> KnownWords:
         return self.train.vocabulary
 
     def counts(self) -> dict[str, int]:
@@ -48,7 +48,7 @@ class Prepared:
         return {f"{name}_texts": len(part) for name, part in parts.items()} | {"words": len(self.vocabulary.words)}
 
 
-def prepare(options: TextSet) -> Prepared:
+def prepare(options: TextSet) -> TextParts:
     """Read, part and number the texts.
 
     Raises
@@ -68,7 +68,7 @@ def prepare(options: TextSet) -> Prepared:
         labels = tuple(sorted(labels, key=lambda label: label == options.positive))
     counts = count_words(parts["train"], options.tokens)
     words = tuple(sorted(word for word, count in counts.items() if count >= options.least_count))
-    vocabulary = Vocabulary(
+    vocabulary = KnownWords(
         words, labels, options.tokens, options.shortest, options.longest, options.pair, options.answers_in_text
     )
     encoded = {part: vocabulary.encode(parts[part]) for part in PARTS}
@@ -82,7 +82,7 @@ def prepare(options: TextSet) -> Prepared:
     content = "\0".join(f"{row.split}\1{row.label}\1{row.text}\1{row.query}" for row in rows)
     fingerprint = hashlib.sha256(content.encode("utf-8", "surrogatepass")).hexdigest()
     train, held_out, test = (encoded[part] for part in PARTS)
-    return Prepared(name, train, held_out, test, tuple(notices), fingerprint)
+    return TextParts(name, train, held_out, test, tuple(notices), fingerprint)
 
 
 def _rows(options: TextSet) -> tuple[list[LabelledText], list[str], str]:

@@ -22,7 +22,7 @@ from ...nets.attentive.perturbation import (
     word_at,
     word_iat,
 )
-from ...nets.attentive.scores import Answers
+from ...nets.attentive.scores import Classified
 from ...nets.attentive.texts import EncodedTexts, bucketed
 from .options import AttentionAtOptions
 
@@ -32,7 +32,7 @@ ON_WORDS = frozenset({"word-at", "word-iat"})
 
 
 @dataclass(frozen=True, slots=True)
-class Variant:
+class Regime:
     """One of the networks of a run.
 
     Parameters
@@ -69,14 +69,14 @@ class AttentiveRecipe:
     Parameters
     ----------
     network : AttentiveLSTM
-    variant : Variant
+    variant : Regime
     train, held_out : EncodedTexts
     options : AttentionAtOptions
     device : torch.device
     """
 
     def __init__(
-        self, network: AttentiveLSTM, variant: Variant, train: EncodedTexts, held_out: EncodedTexts,
+        self, network: AttentiveLSTM, variant: Regime, train: EncodedTexts, held_out: EncodedTexts,
         options: AttentionAtOptions, device: torch.device,
     ) -> None:  # fmt: skip
         self.model: nn.Module = network
@@ -153,11 +153,11 @@ class AttentiveRecipe:
         self.network.neighbours = nearest_words(self.network.vectors())
 
     def evaluate(self, model: nn.Module) -> Mapping[str, float]:
-        """See ``Answers.metrics``, on what was held out."""
+        """See ``Classified.metrics``, on what was held out."""
         p = np.zeros((len(self.held_out), max(2, self.network.shape.outputs)))
         for rows, batch in self.held_out.batches(AT_ONCE):
             p[rows] = probabilities(self.network(batch.to(self.device))[0]).double().cpu().numpy()
-        return Answers(p, self.held_out.labels).metrics()
+        return Classified(p, self.held_out.labels).metrics()
 
 
 def batches_of(count: int, batch: int) -> int:

@@ -16,9 +16,9 @@ from ...probe.text.measure import ATTACKS, DIRECTIONS, Judgement, judge
 from ...progress import Watcher
 from ...report.model import Report
 from ...report.sections import Curve, Row
-from .data import Prepared, prepare, word_counts
+from .data import TextParts, prepare, word_counts
 from .options import AttentionAtOptions
-from .recipe import AT_ONCE, ON_WORDS, AttentiveRecipe, Variant, batches_of, optimizer
+from .recipe import AT_ONCE, ON_WORDS, AttentiveRecipe, Regime, batches_of, optimizer
 
 SHOWN = ("accuracy", "f1", "auc", "macro_f1", "pearson", "kendall", "permuted", "peak")
 """Metrics of the table; a network's own report has more."""
@@ -79,17 +79,17 @@ def train_attention_at(
         return finished(run, options, texts, of, trained, outcomes)
 
 
-def variants(options: AttentionAtOptions) -> list[Variant]:
+def variants(options: AttentionAtOptions) -> list[Regime]:
     """The run's own network first, then what is trained beside it."""
-    beside = [Variant(name, name, options.epsilon) for name in options.beside if name != options.method]
+    beside = [Regime(name, name, options.epsilon) for name in options.beside if name != options.method]
     sweep = [
-        Variant(f"epsilon-{epsilon:g}", options.method, epsilon) for epsilon in options.sweep
+        Regime(f"epsilon-{epsilon:g}", options.method, epsilon) for epsilon in options.sweep
         if epsilon != options.epsilon
     ]  # fmt: skip
-    return [Variant(options.method, options.method, options.epsilon), *beside, *sweep]
+    return [Regime(options.method, options.method, options.epsilon), *beside, *sweep]
 
 
-def shape(options: AttentionAtOptions, texts: Prepared, *, normalised: bool) -> AttentiveShape:
+def shape(options: AttentionAtOptions, texts: TextParts, *, normalised: bool) -> AttentiveShape:
     """Sizes of a network."""
     labels = len(texts.vocabulary.labels)
     return AttentiveShape(
@@ -98,7 +98,7 @@ def shape(options: AttentionAtOptions, texts: Prepared, *, normalised: bool) -> 
     )  # fmt: skip
 
 
-def identity(options: AttentionAtOptions, texts: Prepared, variant: Variant) -> dict[str, Any]:
+def identity(options: AttentionAtOptions, texts: TextParts, variant: Regime) -> dict[str, Any]:
     """What makes a network's run that run, beside the options: not what else is trained in the same run."""
     return {
         "texts": texts.fingerprint, "beside": None, "sweep": None, "method": variant.method, "epsilon": variant.epsilon,
@@ -106,13 +106,13 @@ def identity(options: AttentionAtOptions, texts: Prepared, variant: Variant) -> 
     }  # fmt: skip
 
 
-def folder(run: RecipeRun, variant: Variant, of: Sequence[Variant]) -> Path:
+def folder(run: RecipeRun, variant: Regime, of: Sequence[Regime]) -> Path:
     """The run's own folder, or one in it."""
     return run.output if variant is of[0] else run.output / variant.name
 
 
 def finished(
-    run: RecipeRun, options: AttentionAtOptions, texts: Prepared, of: Sequence[Variant],
+    run: RecipeRun, options: AttentionAtOptions, texts: TextParts, of: Sequence[Regime],
     trained: Mapping[str, AttentiveLSTM], outcomes: Mapping[str, Outcome],
 ) -> Report:  # fmt: skip
     """The networks written, read again, and tested; the report."""
@@ -153,7 +153,7 @@ def finished(
     )
 
 
-def row(variant: Variant, judged: Judgement) -> Row:
+def row(variant: Regime, judged: Judgement) -> Row:
     """A network's line of the table; ``attacked`` is its accuracy under the worst perturbation of about that norm."""
     metrics = {name: value for name, value in judged.metrics().items() if name in SHOWN}
     return {
@@ -168,7 +168,7 @@ def attack_near(epsilon: float) -> int:
     return min(range(len(ATTACKS)), key=lambda number: abs(ATTACKS[number] - epsilon))
 
 
-def card(facts: Mapping[str, Any], rows: Sequence[Row], size: int, texts: Prepared) -> str:
+def card(facts: Mapping[str, Any], rows: Sequence[Row], size: int, texts: TextParts) -> str:
     """The model card, Markdown."""
     shown = list(rows[0])
     cells = [

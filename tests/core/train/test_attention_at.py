@@ -114,7 +114,7 @@ def test_what_a_step_is_made_of(method: str, tmp_path: Path) -> None:
     texts = prepare(given.texts)
     torch.manual_seed(1)
     network = AttentiveLSTM(AttentiveShape(len(texts.vocabulary.words), 8, 4, normalised=method in recipe.ON_WORDS))
-    parts = (recipe.Variant(method, method, 1.0), texts.train, texts.held_out)
+    parts = (recipe.Regime(method, method, 1.0), texts.train, texts.held_out)
     cpu, losses = torch.device("cpu"), []
     for weight in (0.0, 1.0, 2.0):
         trained = recipe.AttentiveRecipe(network, *parts, replace(given, adversarial_weight=weight), cpu)
