@@ -32,6 +32,15 @@ KINDS = Registry(
             year=2025,
         ),
         Method(
+            "saliency",
+            home="attn.core.probe.saliency.options:KIND",
+            summary="what each token of an answer stands on, by attention times gradient; two ways to decode by it",
+            paper="arXiv 2601.20279, ICLR 2026",
+            year=2026,
+            note="The released code's score is 0 for every candidate; the paper's reading is the default. The window "
+            "of LocoRE is ours: the paper gives none.",
+        ),
+        Method(
             "collapse",
             home="attn.core.probe.collapse.options:KIND",
             summary="do a text encoder's vectors crowd together as texts grow longer, and what a temperature does",
@@ -87,6 +96,8 @@ FIGURES: Mapping[str, str] = {
     "densities": "attn.core.probe.contrast.figure:draw_densities",
     "relevance": "attn.core.probe.relevance.figure:draw",
     "relevance-scenes": "attn.core.probe.relevance.scenes:draw",
+    "saliency": "attn.core.probe.saliency.figure:draw",
+    "saliency-quartiles": "attn.core.probe.saliency.figure:draw_quartiles",
     "vit": "attn.core.probe.vit.figure:draw",
     "vit-heads": "attn.core.probe.vit.figure:draw_heads",
 }

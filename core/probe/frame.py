@@ -184,14 +184,14 @@ def beside(output: Path, word: str, other: str, suffix: str = ".png") -> Path:
     return output.with_name(f"{output.name.removesuffix(output.suffix).removesuffix(f'.{word}')}.{other}{suffix}")
 
 
-def scenes_figure(output: str | None, word: str) -> Path:
-    """Where the figure of drawn scenes goes: a name with its suffix, or a folder. Raises ``UsageError`` where it
-    cannot."""
+def scenes_figure(output: str | None, word: str, name: str = "shapes") -> Path:
+    """Where the figure of drawn scenes, or of what else is no file, goes: a name with its suffix, or a folder. Raises
+    ``UsageError`` where it cannot."""
     path = Path(output or ".")
     if path.suffix.lower() != ".png":
         if path.suffix and not path.is_dir():
             raise UsageError(f"output: {output}: figures are .png, or name a folder.")
-        path = path / f"shapes.{word}.png"
+        path = path / f"{name}.{word}.png"
     check_place("output", path, (".png",))
     return path
 

@@ -40,7 +40,8 @@ def saliency(attention: Tensor, gradient: Tensor, *, signed: bool = False) -> Te
 
 def row_normalised(values: Tensor) -> Tensor:
     """Each query row [..., T] divided by its L2 norm (the code's normalisation)."""
-    return values / torch.linalg.vector_norm(values, dim=-1, keepdim=True).clamp(min=LEAST)
+    norm: Tensor = torch.linalg.vector_norm(values, dim=-1, keepdim=True)
+    return values / norm.clamp(min=LEAST)
 
 
 def matrix_normalised(values: Tensor, norm: Tensor) -> Tensor:

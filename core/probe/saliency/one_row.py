@@ -38,12 +38,15 @@ class NextToken:
     ----------
     logits : Tensor [V]
         float32 at least.
-    attention : tuple of Tensor [Hkv, G, T]
-        Of each layer, T tokens back to the first; with their graph.
+    attention : tuple of Tensor [Hkv, G, T or fewer]
+        Of each layer, with their graph; a layer with a window has the last keys alone.
+    tokens : int
+        T, the newest one included.
     """
 
     logits: Tensor
     attention: tuple[Tensor, ...]
+    tokens: int
 
     @property
     def log_probabilities(self) -> Tensor:
@@ -70,11 +73,6 @@ class NextToken:
                 for a, g in zip(kept, gradients, strict=True)
             ]
             return torch.stack(found, 1)
-
-    @property
-    def tokens(self) -> int:
-        """T, the newest one included."""
-        return max(one.shape[-1] for one in self.attention)
 
     def mean_attention(self, layers: tuple[int, ...]) -> Tensor:
         """Attention of this row, mean over heads, [L, T]."""
@@ -116,6 +114,7 @@ class OneRow:
         if not self._name or "logits_to_keep" not in known:
             raise OptionError(f"{{model}}: {type(model).__name__} does not decode with a cache as transformers' do.")
         self._cache: Any = None
+        self._read = 0
         self._gain: Tensor | None = None
         self._kept: dict[int, Tensor] = {}
 
@@ -128,7 +127,7 @@ class OneRow:
             If the model cannot run.
         """
         ids = inputs["input_ids"]
-        self._cache = None
+        self._cache, self._read = None, ids.shape[1] - 1
         if ids.shape[1] > 1:
             first = {
                 name: value[:, :-1] if name in _ROWS else value
@@ -149,8 +148,7 @@ class OneRow:
         behind : int, optional
             First key behind the image, where LocoRE acts on this row.
         """
-        at = 0 if self._cache is None else int(self._cache.get_seq_length())
-        self._gain = self.locore.gain(at, behind) if self.locore is not None and behind is not None else None
+        self._gain = self.locore.gain(self._read, behind) if self.locore is not None and behind is not None else None
         self._kept = {}
         inputs = {"input_ids": token.view(1, 1)} | ({} if self._cache is None else {self._name: self._cache})
         with torch.enable_grad(), attended(self.decoder, "all", self._attend):
@@ -158,9 +156,11 @@ class OneRow:
         self._cache = getattr(out, self._name)
         for layer in self._cache.layers:
             layer.keys, layer.values = layer.keys.detach(), layer.values.detach()
-        logits = out.logits[0, -1]
+        logits, self._read = out.logits[0, -1], self._read + 1
         return NextToken(
-            logits.to(torch.promote_types(logits.dtype, torch.float32)), tuple(self._kept[n] for n in range(self.depth))
+            logits.to(torch.promote_types(logits.dtype, torch.float32)),
+            tuple(self._kept[n] for n in range(self.depth)),
+            self._read,
         )
 
     def _run(self, inputs: Mapping[str, Any]) -> Any:
