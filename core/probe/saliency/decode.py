@@ -177,7 +177,7 @@ def decode(
         if forced is not None:
             one = scored.taken(tokeniser, [t.score for t in found], forced[number])
         else:
-            one = scored.chosen(tokeniser, [t.score for t in found], random.random(how.sgrs.tries))
+            one = scored.chosen(tokeniser, [t.score for t in found], random.random(how.sgrs.tries).tolist())
         found.append(one)
         token = torch.tensor([one.id], device=token.device)
         step(number + 1, total)

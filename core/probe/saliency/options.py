@@ -12,13 +12,17 @@ from ...prune.carve.settings import parse_layers
 from ...prune.options import parse_names
 from ..inputs import DrawnInputs
 
-MITIGATIONS = ("sgrs", "locore")
+READ_BY = {
+    "sgrs": ("released", "tries", "temperature"),
+    "locore": ("beta", "window", "mode", "locore_layers", "locore_first"),
+}
+"""Mitigation -> options that it alone reads."""
 
 
 def parse_mitigations(text: str) -> tuple[str, ...]:
     """``sgrs,locore`` as names. Raises ``ValueError`` for others."""
     names = parse_names(text)
-    if other := [name for name in names if name not in MITIGATIONS]:
+    if other := [name for name in names if name not in READ_BY]:
         raise ValueError(f"{other[0]!r} is no mitigation. Name sgrs, locore, or both as sgrs,locore.")
     return names
 
@@ -178,11 +182,7 @@ class SaliencyOptions:
 
     def _check_mitigations(self) -> None:
         """Refuse what nothing would read."""
-        of_each = {
-            "sgrs": ("released", "tries", "temperature"),
-            "locore": ("beta", "window", "mode", "locore_layers", "locore_first"),
-        }
-        for mitigation, names in of_each.items():
+        for mitigation, names in READ_BY.items():
             for name in names if mitigation not in self.mitigate else ():
                 if getattr(self, name) != type(self).__dataclass_fields__[name].default:
                     raise OptionError(f"{{{name}}} works with {{mitigate}} {mitigation} only.")

@@ -142,5 +142,6 @@ def look_at_prompt(
 def loaded_model(model: str, device: str, dtype: str, allow_download: bool) -> Loaded:
     """The model, one of pictures where it is, else one of text; read once per process."""
     pictured = vision_task(model, allow_download=allow_download) == "vision-language"
-    task = "vision-language" if pictured else "causal"
-    return load_model(model, task, device=device, dtype=dtype, allow_download=allow_download)
+    return load_model(
+        model, "vision-language" if pictured else "causal", device=device, dtype=dtype, allow_download=allow_download
+    )

@@ -27,7 +27,7 @@ from ..frame import request_of, scenes_figure, settings_of
 from ..panel import FigureData, Origin, write_figure
 from .decode import Decoding, Floats, GroundedAnswer, decode
 from .examine import decoding_of, mitigated_by
-from .options import SaliencyOptions
+from .options import READ_BY, SaliencyOptions
 from .question import about_picture
 
 PARTS = 4
@@ -106,10 +106,12 @@ def decodings(how: Decoding, options: SaliencyOptions) -> dict[str, Decoding]:
 
 def _unread(options: SaliencyOptions, name: str) -> dict[str, Any]:
     """Defaults of what one mitigation alone does not read."""
-    others = ("beta", "window", "mode", "locore_layers", "locore_first")
-    if name == "locore":
-        others = ("released", "tries", "temperature")
-    return {one: type(options).__dataclass_fields__[one].default for one in others}
+    return {
+        one: type(options).__dataclass_fields__[one].default
+        for other, names in READ_BY.items()
+        if other != name
+        for one in names
+    }
 
 
 def look_at_scenes(
