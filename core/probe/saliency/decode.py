@@ -173,7 +173,7 @@ def decode(
     for number in range(total):
         acts = how.locore is not None and (number > 0 or how.first)
         seen = reader.step(token, behind=asked.behind if acts else None)
-        scored = Scored(seen, asked, how, None if norms is None else norms[number])
+        scored = ScoredCandidates(seen, asked, how, None if norms is None else norms[number])
         if forced is not None:
             one = scored.taken(tokeniser, [t.score for t in found], forced[number])
         else:
@@ -188,7 +188,7 @@ def decode(
     return GroundedAnswer(text, tuple(found), time.perf_counter() - start, ended)
 
 
-class Scored:
+class ScoredCandidates:
     """The next token's candidates with their scores."""
 
     def __init__(self, seen: NextToken, asked: SpannedPrompt, how: Decoding, norms: Tensor | None) -> None:
