@@ -71,6 +71,14 @@ KINDS = Registry(
             year=2024,
         ),
         Method(
+            "icl",
+            home="attn.core.probe.icl.options:KIND",
+            summary="what attention learns on regression in its context, against theory; checks attn's own tools",
+            paper="arXiv 2503.12734, ICML 2025",
+            year=2025,
+            note="No official code could be had: built from the specification's equations, checked by training.",
+        ),
+        Method(
             "distance",
             home="attn.core.probe.distance.options:KIND",
             summary="how widely a vision transformer attends, source against target domain, layer by layer",
@@ -92,6 +100,8 @@ FIGURES: Mapping[str, str] = {
     "collapse": "attn.core.probe.collapse.figure:draw",
     "filters": "attn.core.probe.filters.figure:draw",
     "initialisers": "attn.core.probe.initialisers.figure:draw",
+    "icl": "attn.core.probe.icl.figure:draw",
+    "icl-all": "attn.core.probe.icl.figure:draw_all",
     "contrast": "attn.core.probe.contrast.figure:draw",
     "densities": "attn.core.probe.contrast.figure:draw_densities",
     "relevance": "attn.core.probe.relevance.figure:draw",

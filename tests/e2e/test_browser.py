@@ -168,8 +168,12 @@ def initialisers(folder: Path) -> list[str]:
     return ["initialisers", "--init", "he,torch-default", "--seeds", "2", "--steps", "10", "--layers", "3"]
 
 
+def icl(folder: Path) -> list[str]:
+    return ["icl", "--heads", "2,linear", "--steps", "20", "--dim", "3", "--length", "6", "--prompts", "100"]
+
+
 KINDS: dict[str, Callable[[Path], list[str]]] = {
-    made.__name__: made for made in (vit, contrast, collapse, classify, relevance, distance, filters, initialisers)
+    made.__name__: made for made in (vit, contrast, collapse, classify, relevance, distance, filters, initialisers, icl)
 }
 """Kind -> how it is called cheaply, in a folder of its own."""
 

@@ -1,0 +1,1 @@
+"""``attn probe icl --known``: circuits that are built, whose answers are known, against attn's own tools."""
