@@ -116,10 +116,11 @@ def test_another_run_is_not_gone_on_with(tmp_path: Path) -> None:
 
 
 def test_a_loss_that_is_no_number_ends_one_network(tmp_path: Path) -> None:
+    """Softmax attention stays within what a float holds, linear attention does not."""
     report = run(IclOptions(("2", "linear"), str(tmp_path), **SMALL | {"rate": 1e18}))
     assert report.exit_code == 1
-    assert [item.status for item in report.items] == ["failed", "failed"]
-    assert "lower rate" in str(report.items[0].error)
+    assert [item.status for item in report.items] == ["ok", "failed"]
+    assert "lower rate" in str(report.items[1].error)
 
 
 def probed(path: Path, tmp_path: Path, **given: Any) -> Report:
