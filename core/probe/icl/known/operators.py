@@ -51,7 +51,8 @@ def answered(name: str, qkv: tuple[Tensor, ...], backend: str, **given: Any) -> 
         given["grid"] = (8, 8)
     q, k, v = qkv
     out = attention(name, q, k, v, causal=causal, scale=1.0, backend=backend, **given)
-    return out[:, :, -1, 0].sum(1)
+    said: Tensor = out[:, :, -1, 0].sum(1)
+    return said
 
 
 def backends_of(name: str, device: torch.device) -> list[str]:
