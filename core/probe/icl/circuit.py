@@ -115,7 +115,7 @@ def diagnose(kq: Floats, ov: Floats, problem: Problem) -> Circuit:
     plain, debiased = (best_step(problem, problem.length, debiased=way, scalar=False).gamma for way in (False, True))
     effective = np.einsum("hk,hij->kij", mu, a)
     wanted = [gamma[:, :, None] * np.eye(dim) for gamma in (plain, debiased)]  # [K, d, d] each
-    with np.errstate(invalid="ignore", divide="ignore"):
+    with np.errstate(invalid="ignore", divide="ignore", over="ignore"):
         return Circuit(
             omega, mu, away(a, np.eye(dim)[None]), away(a, wanted[1]), np.abs(kq[:, dim:, :dim]).max((1, 2)),
             np.abs(ov[:, :, :dim]).max((1, 2)), np.abs(labels * (1 - np.eye(tasks))).max((1, 2)), effective,

@@ -15,6 +15,8 @@ if TYPE_CHECKING:
 
 DRAWN = 8
 """Heads whose matrices are drawn, of the first network."""
+LEAST = 1e-4
+"""Errors below are not drawn."""
 THEORY = {
     "zero": ("grey", ":"), "single_head": ("tab:brown", ":"), "vgd": ("tab:green", "--"), "dgd": ("tab:orange", "-."),
     "dgd_fixed": ("tab:olive", ":"), "preconditioned": ("tab:pink", "-."), "ridge": ("black", "--"),
@@ -101,4 +103,7 @@ def dressed(axes: Axes, lengths: Any, trained: int) -> None:
     axes.set_xscale("log", base=2)
     axes.set_xticks(lengths, [str(length) for length in lengths])
     axes.minorticks_off()
+    if axes.get_ylim()[0] < LEAST:  # ridge regression without noise is exact
+        axes.set_ylim(bottom=LEAST)
+        axes.set_xlabel(f"examples (errors below {LEAST:g} are not drawn)")
     axes.legend(frameon=False, fontsize=7, loc="upper center", bbox_to_anchor=(0.5, -0.12))

@@ -129,9 +129,12 @@ def look(task: Task, step: Callable[[int, int], None], options: IclOptions, orig
         kind = "linear" if options.networks == (LINEAR,) else "softmax"
         heads = HeadMatrices(*(x.to(pick_device(options.device)) for x in heads))
         names = [str(number) for number in range(len(heads.kq))]
-    errors = measured(
-        problem, options.measured_lengths, options.prompts, heads, kind, attend_query=options.attend_query
-    )
+    with np.errstate(over="ignore", invalid="ignore"):
+        errors = measured(
+            problem, options.measured_lengths, options.prompts, heads, kind, attend_query=options.attend_query
+        )
+    if not np.isfinite(errors.means["network"]).all():
+        raise InputError(task.name, "its errors are no finite numbers: its matrices are too large", "Train it anew")
     circuits = [diagnose(kq, ov, problem) for kq, ov in arrays_of(heads)]
     found = Findings(problem, kind, heads, circuits, errors, names)
     metrics, tables = found.metrics(), found.tables()

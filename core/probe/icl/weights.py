@@ -52,6 +52,8 @@ def read_heads(path: Path, problem: Problem) -> HeadMatrices:
         rows = (problem.tasks, width) if name == names[-1] else (width, width)
         if tuple(part.shape) not in (square, (*square[:2], *rows)):
             raise InputError(path, f"array {name} is {list(part.shape)}, {names[0]} is {list(parts[0].shape)}", FIX)
+    widest = max((part.dtype for part in parts), key=lambda dtype: dtype.itemsize)
+    parts = [part.to(widest) for part in parts]
     parts[-1] = parts[-1][:, :, -problem.tasks :]
     if names == MERGED:
         return HeadMatrices(parts[0], parts[1])

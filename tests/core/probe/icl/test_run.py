@@ -140,6 +140,10 @@ def test_weights_of_a_file(tmp_path: Path) -> None:
     np.savez(tmp_path / "merged.npz", KQ=key.transpose(0, 2, 1) @ query, OV=out @ value)
     one, other = (probed(tmp_path / f"{name}.npz", tmp_path).items[0].metrics for name in ("factors", "merged"))
     assert one["mse"] == pytest.approx(other["mse"])
+    np.savez(tmp_path / "mixed.npz", KQ=np.zeros((1, 4, 4)), OV=np.ones((1, 4, 4), np.float16))
+    assert probed(tmp_path / "mixed.npz", tmp_path).exit_code == 0
+    np.savez(tmp_path / "large.npz", KQ=np.full((1, 4, 4), 1.7e308), OV=np.ones((1, 4, 4)))
+    assert "too large" in str(probed(tmp_path / "large.npz", tmp_path).items[0].error)
     linear = probed(tmp_path / "merged.npz", tmp_path, networks=("linear",))
     assert linear.items[0].status == "skipped"
     assert "other settings" in linear.items[0].warnings[0]
