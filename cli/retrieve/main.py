@@ -27,7 +27,7 @@ EXAMPLES = {
         ("attn retrieve index photos/ -o photos.index", "A folder of images, with the packaged vit-minilm."),
         ("attn retrieve index photos/ -o clip.index --model clip-folder/", "The same with a local CLIP."),
         ("attn retrieve index cranfield/ -o c.index --temperature 0.9", "A BEIR corpus; queries need the same T."),
-        ("attn retrieve index photos/ -o photos.index", "The same again: only new and changed files are embedded."),
+        ("attn retrieve index photos/", "The same again, into photos.index: only new and changed files are embedded."),
         ("attn retrieve index notes/ -o s3://bucket/notes", "In object storage, as AWS_* in the environment say."),
     ),
     "search": (

@@ -89,6 +89,21 @@ def test_index_then_search_finds_the_same_text(cli, notes, model):
         assert hits[0]["text"] == f"on {word} in air"
 
 
+def test_without_a_place_the_index_is_beside_its_gallery_and_that_is_told(cli, notes, model, tmp_path):
+    for _ in range(2):  # the second time it is there already
+        ran = cli("retrieve", "index", "notes/", "--model", model)
+        assert ran.code == 0, ran.stderr
+        assert "attn: the index is notes.index, beside its gallery" in ran.stderr
+    told = cli("retrieve", "info", "notes.index")
+    assert told.stdout.count("notes.index") == 2  # as the title, and as what it is
+    assert json.loads(cli("retrieve", "info", "notes.index", "--json").stdout)["index"] == "notes.index"
+    for gallery in (["notes", "notes"], ["-"]):
+        refused = cli("retrieve", "index", *gallery, "--model", model, stdin="notes\n")
+        assert refused.code == 2
+        assert "names no place for an index. Give one" in refused.stderr
+        assert "--output" in refused.stderr
+
+
 def test_the_same_command_embeds_only_what_changed(cli, notes, model):
     cli("retrieve", "index", "notes", "-o", "i", "--model", model)
     again = cli("retrieve", "index", "notes", "-o", "i", "--model", model, "--json")

@@ -131,6 +131,10 @@ class DedupOptions:
             raise OptionError(f"{{threshold}}: {self.threshold:g} must be above 0 and at most 1, as 0.95.")
 
 
+PAGES, PICTURES = (".html", ".htm"), (".jpg", ".jpeg", ".png")
+"""How names of contact sheets end."""
+
+
 @dataclass(frozen=True, slots=True)
 class Hits:
     """How what was found is shown: checked before the work, not after it.
@@ -142,7 +146,7 @@ class Hits:
     output : Path, optional
         Where the hits are written, in ``form``.
     sheet : Path, optional
-        A page with pictures or texts of the hits.
+        A page with pictures or texts of the hits, or one picture of them.
 
     Raises
     ------
@@ -154,7 +158,9 @@ class Hits:
 
     form: Annotated[str, Option("What stdout gets.", name="--format", metavar="table|jsonl|trec|tsv|paths0")] = "table"
     output: Annotated[Path | None, Option("Write the hits there, in --format.", short="-o", metavar="FILE")] = None
-    sheet: Annotated[Path | None, Option("A page with pictures or texts of the hits.", metavar="FILE.html")] = None
+    sheet: Annotated[
+        Path | None, Option("A page with pictures or texts of the hits, or one picture.", metavar="FILE.html|jpg|png")
+    ] = None
 
     def __post_init__(self) -> None:
         from ...io.atomic import place_fault
@@ -165,8 +171,8 @@ class Hits:
         if self.output is not None and self.form == "table":
             named = f"{', '.join(self.FORMS[:-1])} or {self.FORMS[-1]}"
             raise OptionError(f"{{output}} {self.output}: name how with {{form}} {named}.")
-        if self.sheet is not None and self.sheet.suffix.lower() not in (".html", ".htm"):
-            raise OptionError(f"{{sheet}} {self.sheet}: the page is HTML. Name it {self.sheet.stem}.html.")
+        if self.sheet is not None and self.sheet.suffix.lower() not in PAGES + PICTURES:
+            raise OptionError(f"{{sheet}} {self.sheet}: name it {self.sheet.stem}.html for a page, or .jpg, .png.")
         for name in ("output", "sheet"):
             path = getattr(self, name)
             if path is not None and (fault := place_fault(path)):

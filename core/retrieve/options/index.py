@@ -12,7 +12,7 @@ from .encoder import GalleryEncoderOptions
 
 @dataclass(frozen=True, slots=True)
 class Galleries(Inputs):
-    """What is indexed, and where the index is."""
+    """What is indexed, and where the index is; None: beside the gallery."""
 
     NOTHING: ClassVar[str] = "Name folders of images or texts, data sets, lists, or - for paths on stdin."
 
@@ -22,10 +22,14 @@ class Galleries(Inputs):
             "Folders of images or texts, BEIR or MTEB folders, .jsonl, .tsv, .parquet, files; -: paths on stdin.",
             metavar="GALLERY", positional=True,
         ),
-    ]  # fmt: skip
+    ] = ()  # fmt: skip
     output: Annotated[
-        str, Option("Folder of the index, s3://BUCKET/PATH or qdrant://HOST:PORT/NAME.", short="-o", metavar="INDEX")
-    ]
+        str | None,
+        Option(
+            "Folder of the index, s3://BUCKET/PATH or qdrant://HOST:PORT/NAME.", short="-o", metavar="INDEX",
+            shown="GALLERY.index, beside the one gallery",
+        ),
+    ] = None  # fmt: skip
 
 
 @dataclass(frozen=True, slots=True)

@@ -17,14 +17,13 @@ import re
 import socket
 import time
 import uuid
-from collections.abc import Iterator
 from datetime import UTC, datetime, timedelta
 from functools import cached_property
 from typing import Any
 from urllib.parse import urlsplit
 
 from ...errors import InputError, UsageError
-from .lance_home import database, reason, sound_state
+from .lance_home import database, sound_state, translated
 from .lance_table import TABLE
 
 SCHEME = "s3://"
@@ -78,15 +77,9 @@ class BucketHome:
         with self.in_our_words():
             return database(self.place, storage_options=PATIENCE | plain)
 
-    @contextlib.contextmanager
-    def in_our_words(self) -> Iterator[None]:
+    def in_our_words(self) -> contextlib.AbstractContextManager[None]:
         """What cannot be reached is neither empty nor damaged: each is said in its own words."""
-        try:
-            yield
-        except BaseException as error:
-            if (said := reason(error)) is None:
-                raise
-            raise self._told(said) from error
+        return translated(self._told)
 
     def _told(self, said: str) -> Exception:
         endpoint = os.environ.get("AWS_ENDPOINT_URL") or os.environ.get("AWS_ENDPOINT") or "AWS"

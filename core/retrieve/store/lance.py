@@ -244,7 +244,7 @@ class LanceStore:
                 "version": int(self._table.version),
                 "unindexed": self._unindexed(),
                 **self.home.sizes(self._table),
-                "index": self.home.read_state().get("index", {}) if self._index else {},
+                "approximate": self.home.read_state().get("index", {}) if self._index else {},
             }
 
     def close(self) -> None:

@@ -6,7 +6,7 @@ import contextlib
 import importlib.util
 import json
 import re
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -110,6 +110,17 @@ def reason(error: BaseException) -> str | None:
     return _RUST.sub("", (str(error).splitlines() or ["no reason given"])[0])
 
 
+@contextlib.contextmanager
+def translated(tell: Callable[[str], Exception]) -> Iterator[None]:
+    """Lance raises OSError, ValueError or RuntimeError with the reason in the first line: ``tell`` makes ours of it."""
+    try:
+        yield
+    except BaseException as error:
+        if (said := reason(error)) is None:
+            raise
+        raise tell(said) from error
+
+
 class FolderHome:
     """A folder. See ``LanceHome``.
 
@@ -132,17 +143,14 @@ class FolderHome:
                 raise damaged(path, "is not a regular file")  # reading a pipe would wait for ever
         return database(str(self.place))
 
-    @contextlib.contextmanager
-    def in_our_words(self) -> Iterator[None]:
-        """Lance raises OSError, ValueError or RuntimeError with the reason in the first line."""
-        try:
-            yield
-        except BaseException as error:
-            if (said := reason(error)) is None:
-                raise
-            file = _FILE.search(said)
-            where = self.place / file[0] if file else self._resized() or self.place
-            raise damaged(where, f"Lance: {said[:300]}") from error
+    def in_our_words(self) -> contextlib.AbstractContextManager[None]:
+        """See ``LanceHome``."""
+        return translated(self._told)
+
+    def _told(self, said: str) -> Exception:
+        file = _FILE.search(said)
+        where = self.place / file[0] if file else self._resized() or self.place
+        return damaged(where, f"Lance: {said[:300]}")
 
     def check(self, version: int) -> None:
         """See ``LanceHome``."""

@@ -45,7 +45,7 @@ REMOVED_SHOWN = 1000
 
 def index(
     gallery: Sequence[str],
-    output: str | Path,
+    output: str | Path | None,
     options: IndexOptions,
     placement: Placement = Placement(),  # noqa: B008 - frozen
     *,
@@ -59,8 +59,8 @@ def index(
     ----------
     gallery : sequence of str
         See ``read_gallery``.
-    output : str or Path
-        The index: a folder, or a ``qdrant://`` address.
+    output : str, Path or None
+        The index: a folder, or an ``s3://`` or ``qdrant://`` address. None: ``beside`` the gallery.
     options : IndexOptions
     placement : Placement
         Where the encoder runs; ``overwrite`` embeds everything again.
@@ -84,6 +84,10 @@ def index(
     start = time.perf_counter()
     set_threads(placement.threads)
     watcher = watcher or Bars()
+    told = []
+    if output is None:
+        output = beside(gallery)
+        told.append(f"the index is {output}, beside its gallery")
     listed = named(gallery, stdin)
     if not options.encoder.model:
         options = replace(options, encoder=replace(options.encoder, model=_fitting(listed, output, options.rebuild)))
@@ -154,8 +158,19 @@ def index(
     return outcome.report(
         "retrieve", arguments or {"verb": "index", "gallery": list(gallery), "output": str(output)},
         str(pick_device(options.encoder.device)), start, items=[item, *failed], summary=summary,
-        overview=rows_with_errors([item, *failed]), urgent=_forgotten(output, removed, len(gone)),
+        overview=rows_with_errors([item, *failed]), urgent=[*told, *_forgotten(output, removed, len(gone))],
     )  # fmt: skip
+
+
+def beside(gallery: Sequence[str]) -> Path:
+    """Where the index of one gallery is unless the user says otherwise: ``photos.index`` beside ``photos/``.
+
+    Raises ``OptionError`` where it cannot be told from the names: several of them, a list on stdin, the root folder.
+    """
+    if len(gallery) == 1 and gallery[0] != "-" and (path := Path(gallery[0])).resolve().name:
+        path = path if path.name and path.name != ".." else path.resolve()
+        return path.with_name(f"{path.stem if path.is_file() else path.name}.index")
+    raise OptionError(f"{{output}}: {', '.join(gallery)[:80]} names no place for an index. Give one, such as my.index.")
 
 
 def _forgotten(output: str | Path, names: Sequence[str], count: int) -> list[str]:

@@ -1,4 +1,4 @@
-"""A contact sheet: the hits of each query as one HTML page that needs nothing else."""
+"""A contact sheet: the hits of each query as one HTML page that needs nothing else, or as one picture."""
 
 from __future__ import annotations
 
@@ -14,8 +14,10 @@ from ...errors import InputError
 from ...io.atomic import write_text
 from ...io.photo.read import PHOTO_SUFFIXES
 from ...report.html import document, marked
+from ..options.find import PAGES
 from ..score.results import RankedDocument, Result
 from .found import Explained, Found
+from .picture import write_picture
 from .thumbnail import thumbnail
 
 NOTHING = Explained((), {})
@@ -30,7 +32,10 @@ mark { color: inherit; padding: 0 .15em; border-radius: 2px }
 
 
 def write_sheet(path: Path, outcome: Found) -> None:
-    """Write the page. Raises ``InputError`` if it cannot be written."""
+    """Write the page, or by the suffix of ``path`` one picture. Raises ``InputError`` if it cannot be written."""
+    if path.suffix.lower() not in PAGES:
+        write_picture(path, outcome)
+        return
     report = outcome.report
     facts = " · ".join(escape(f"{text}") for text in (report.version, outcome.model, outcome.index))
     sections = [_section(result, outcome.explained.get(result.query_id, NOTHING)) for result in outcome.results]

@@ -65,7 +65,7 @@ def test_temperatures_that_are_none(tmp_path, tau):
         (lambda: EncoderOptions(max_tokens=3), "max_tokens: 3 is too small. It is at least 4."),
         (lambda: SearchOptions(temperature=0.0), "temperature: 0 must be above 0"),
         (lambda: Hits("trek"), "form: 'trek' is not known. Did you mean trec?"),
-        (lambda: Hits("jsonl", sheet=Path("x.pdf")), "sheet x.pdf: the page is HTML. Name it x.html."),
+        (lambda: Hits("jsonl", sheet=Path("x.pdf")), "sheet x.pdf: name it x.html for a page, or .jpg, .png."),
         (lambda: Groups("trec"), "form: 'trec' is not known. Known: table, jsonl, tsv, paths0."),
         (lambda: EvalOptions(temperatures=(1.0, -1.0)), "temperatures: -1 must be above 0"),
         (lambda: TuneOptions(grid=(float("nan"),)), "grid: nan must be above 0"),

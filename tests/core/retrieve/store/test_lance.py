@@ -44,7 +44,7 @@ def test_index_finds_nearly_all_and_scores_are_exact(store, clustered, filters, 
     built = store.build_index(filters=filters)
     assert built["type"] == name
     assert built["recall_at_10"] >= 0.95
-    assert store.stats()["index"] == built
+    assert store.stats()["approximate"] == built
     exact, fast = (store.search(clustered[:30], 10, exact=exact) for exact in (True, False))
     truth = {hit.id: hit.score for hit in exact[0]}
     assert all(hit.score == truth[hit.id] for hit in fast[0] if hit.id in truth)
@@ -67,9 +67,9 @@ def test_rows_after_the_index_are_found_and_counted(store, clustered):
 def test_compact_builds_an_index_above_the_limit(store, clustered):
     store.flat_items = 500
     fill(store, clustered[:500])
-    assert store.compact()["index"] == {}
+    assert store.compact()["approximate"] == {}
     store.add(["more"], clustered[600:601], [{}])
-    assert store.compact()["index"]["recall_at_10"] >= 0.95
+    assert store.compact()["approximate"]["recall_at_10"] >= 0.95
 
 
 def test_versions_are_compacted_by_themselves(store, clustered):
