@@ -17,7 +17,7 @@ LEVELS = {
 """Folders of core; its single files are at the bottom, but for ``compare``, which makes sections of reports. A folder
 imports what is below it, and of its own level only what is no command."""
 COMMANDS = {folder for folder, level in LEVELS.items() if level == 3}
-ALLOWED = {("probe", "prune"), ("probe", "retrieve")}
+ALLOWED = {("probe", "prune"), ("probe", "retrieve"), ("retrieve", "prune")}
 LISTS = {"attn.core.catalogue"}
 """Names the registries of all commands, which import nothing."""
 

@@ -14,6 +14,7 @@ VERBS: dict[str, tuple[str, str]] = {
     "similar": ("attn.cli.retrieve.similar", "Find entries most like entries of the index; no model is loaded."),
     "serve": ("attn.cli.retrieve.serve", "Keep index and model open: a page, JSON, and search --server at once."),
     "dedup": ("attn.cli.retrieve.dedup", "Group near duplicates; nothing is removed."),
+    "curate": ("attn.cli.retrieve.curate", "Make training pairs of person photos: filter, describe, write captions."),
     "eval": ("attn.cli.retrieve.eval", "Score a model on a data set with judgements."),
     "tune-temperature": ("attn.cli.retrieve.tune", "Choose the attention temperature on one half of the queries."),
     "info": ("attn.cli.retrieve.info", "Say what an index holds and which model made it."),
@@ -52,6 +53,16 @@ EXAMPLES = {
         ("attn retrieve dedup photos.index --threshold 0.98 --sheet groups.html", "Stricter, and to look at."),
         ("attn retrieve dedup photos.index --format paths0 | xargs -0 -n1 echo", "The paths of the extra copies."),
     ),
+    "curate": (
+        ("attn retrieve curate crops/ -o pairs/", "Filter only: what would stay, and why the rest would not."),
+        ("attn retrieve curate crops/ -o pairs/ -c vlm-folder/", "Describe crops with a vision-language model."),
+        ("attn retrieve curate photos/ -o pairs/ --boxes persons.jsonl -c vlm-folder/", "Of a detector's boxes."),
+        (
+            "attn retrieve curate crops/ -o pairs/ -c mine:describe --fill words",
+            "A function in mine.py.",
+        ),
+        ("attn train ga-dms --data pairs/captions.jsonl -o run/", "What the pairs are for."),
+    ),
     "eval": (
         ("attn retrieve eval cranfield/", "nDCG@10, recall, MAP, MRR of the packaged text encoder."),
         ("attn retrieve eval cranfield/ --temperature 1,0.9,0.8", "One row per temperature, with intervals."),
@@ -70,6 +81,15 @@ EXAMPLES = {
 }
 FILES = (
     ("INDEX/", "A folder: vectors, metadata, and a header that names model, weights and temperature."),
+    (
+        "OUT/captions.jsonl",
+        "Of curate: {image, captions, split}, images as seen from OUT; for attn train ga-dms --data.",
+    ),
+    ("OUT/crops.jsonl", "Of curate: every crop, what was measured, and why it was left out."),
+    (
+        "OUT/templates.txt, OUT/answers.jsonl",
+        "Of curate: templates, to be edited; what the captioner said, kept at once.",
+    ),
     ("INDEX/.parts/", "Finished blocks of a run that was killed; the next run takes them over."),
 )
 NOTES = (

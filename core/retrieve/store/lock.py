@@ -24,10 +24,15 @@ class WriterLock:
         Where the store is; the lock is the file ``.lock`` inside, which stays when it is free.
     timeout : float
         How long to wait for another writer, in s.
+    doing, meanwhile : str
+        What a writer does, and what others can do meanwhile; for the refusal.
     """
 
-    def __init__(self, directory: Path, timeout: float) -> None:
-        self.path, self.timeout = directory / LOCK, timeout
+    def __init__(
+        self, directory: Path, timeout: float, doing: str = "writing to this index",
+        meanwhile: str = "; searching is possible meanwhile",
+    ) -> None:  # fmt: skip
+        self.path, self.timeout, self.doing, self.meanwhile = directory / LOCK, timeout, doing, meanwhile
         # one right for all threads of a store; two stores of one process exclude each other all the same. A file system
         # without locks is refused: a lock that a dead holder leaves behind would be worse than none
         self._lock = FileLock(
@@ -56,8 +61,8 @@ class WriterLock:
         with open(self.path, "rb") as file:
             owner = file.read(DIGITS).decode(errors="replace").strip()
         return (
-            f"{self.path.parent}: process {owner or '?'} is writing to this index (waited {self.timeout:g} s). "
-            "Wait until it is done, or end it; searching is possible meanwhile."
+            f"{self.path.parent}: process {owner or '?'} is {self.doing} (waited {self.timeout:g} s). "
+            f"Wait until it is done, or end it{self.meanwhile}."
         )
 
     def release(self) -> None:
