@@ -83,12 +83,12 @@ FILES = (
     ("INDEX/", "A folder: vectors, metadata, and a header that names model, weights and temperature."),
     (
         "OUT/captions.jsonl",
-        "Of curate: {image, captions, split}, images as seen from OUT; for attn train ga-dms --data.",
+        "Of curate: {image, captions, split}, images as seen from OUT.",
     ),
     ("OUT/crops.jsonl", "Of curate: every crop, what was measured, and why it was left out."),
     (
         "OUT/templates.txt, OUT/answers.jsonl",
-        "Of curate: templates, to be edited; what the captioner said, kept at once.",
+        "Of curate: templates, to be edited; what was said of crops.",
     ),
     ("INDEX/.parts/", "Finished blocks of a run that was killed; the next run takes them over."),
 )

@@ -126,9 +126,14 @@ class CurateOptions:
         Path | None,
         Option("One template a line, as in OUT/templates.txt.", metavar="FILE", shown="made of the descriptions"),
     ] = None  # fmt: skip
-    prompt: Annotated[str, Option("What a model is asked for a description.", metavar="TEXT", shown="see below")] = (
-        DESCRIBE
-    )
+    prompt: Annotated[
+        str,
+        Option(
+            "What a model is asked for a description.",
+            metavar="TEXT",
+            shown="a sentence on hair, clothes, shoes, things carried",
+        ),
+    ] = DESCRIBE
     max_new_tokens: Annotated[int, Option("Length of an answer, at most.", metavar="N", least=1, most=4096)] = 96
     seed: Seed = 77
     encoder: ModelOptions = field(default_factory=ModelOptions)
