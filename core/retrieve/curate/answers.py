@@ -35,7 +35,7 @@ class AnsweredItem(Item):
     answer: Mapping[str, str] | None = None
 
 
-class Kept:
+class KeptAnswers:
     """The answers of one captioner.
 
     Parameters
@@ -94,7 +94,7 @@ class Kept:
 class Listener:
     """A watcher that keeps each answer at once, in this process only, and tells another of it."""
 
-    def __init__(self, kept: Kept, watcher: Watcher) -> None:
+    def __init__(self, kept: KeptAnswers, watcher: Watcher) -> None:
         self.kept, self.watcher = kept, watcher
 
     def item(self, item: Item, done: int, total: int) -> None:

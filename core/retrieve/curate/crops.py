@@ -28,7 +28,7 @@ THUMBNAIL = (16, 8)
 """(H, W) of what near-duplicates are told by."""
 FOLDER = "crops"
 BLANK = 2e-3
-"""Contrast of the thumbnail in [0, 1], in its best channel, up to which nothing is to be seen."""
+"""Contrast, ``contrast_of``, up to which nothing is to be seen."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -73,10 +73,15 @@ def blur_of(pixels: NDArray[np.float32]) -> float:
     from skimage.color import rgb2gray
     from skimage.measure import blur_effect
 
-    if min(pixels.shape[1:]) < 16:
+    if min(pixels.shape[1:]) < 16 or contrast_of(pixels) <= BLANK:
         return float("nan")
     grey: Any = rgb2gray(_reduced(pixels).transpose(1, 2, 0))
     return float(blur_effect(grey))  # type: ignore[no-untyped-call]
+
+
+def contrast_of(pixels: NDArray[np.float32]) -> float:
+    """Standard deviation of [3, H, W] in its best channel."""
+    return float(pixels.std((1, 2)).max())
 
 
 def thumbnail_of(pixels: NDArray[np.float32]) -> NDArray[np.float32]:
@@ -84,11 +89,10 @@ def thumbnail_of(pixels: NDArray[np.float32]) -> NDArray[np.float32]:
     import torch
 
     small = torch.nn.functional.adaptive_avg_pool2d(torch.from_numpy(np.ascontiguousarray(pixels)), THUMBNAIL)
-    contrast = float(small.std((1, 2)).max())
     flat = small.flatten().double().numpy()
     flat -= flat.mean()
     length = float(np.linalg.norm(flat))
-    return np.asarray(flat / length if contrast > BLANK else 0 * flat, np.float32)
+    return np.asarray(flat / length if contrast_of(pixels) > BLANK else 0 * flat, np.float32)
 
 
 def _reduced(pixels: NDArray[np.float32]) -> NDArray[np.float32]:

@@ -18,7 +18,7 @@ from ...report.model import Item
 from ..data.evalset import counted
 from ..options.curate import CurateOptions
 from . import phrases
-from .answers import Kept, Listener, ask, questions
+from .answers import KeptAnswers, Listener, ask, questions
 from .captioner import Captioner
 from .crops import Crop, CropsItem, measure_photo
 from .templates import FILE as TEMPLATES
@@ -60,7 +60,7 @@ class Pipeline:
         self.files: dict[str, str] = {}
         self.used: Counter[str] = Counter()
         """Captions by template."""
-        self._answers: Kept | None = None
+        self._answers: KeptAnswers | None = None
         self._counts: Counter[str] = Counter()
 
     @property
@@ -82,7 +82,7 @@ class Pipeline:
         if self.captioner is None:
             self.remarks.append("no captioner was named: crops were judged, not described")
             return
-        self._answers = Kept(self.folder, self.captioner.mark, fresh=self.placement.overwrite)
+        self._answers = KeptAnswers(self.folder, self.captioner.mark, fresh=self.placement.overwrite)
         if self._answers.damaged:
             lines = counted(self._answers.damaged, "line", "lines")
             self.warnings.append(f"{lines} of {self._answers.path} could not be read: what it said is asked again")

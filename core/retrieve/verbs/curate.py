@@ -80,7 +80,10 @@ def curate(
     passed = Passed()
     listed = expand_inputs(photos, suffixes=PHOTO_SUFFIXES, stdin=stdin, output=output, passed=passed)
     captioner = captioner_of(options) if options.captioner is not None else None
-    folder.mkdir(parents=True, exist_ok=True)
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise OptionError(f"{{output}} {output}: cannot be made ({error.strerror}).") from None
     lock = WriterLock(folder, 0.0, "curating into this folder", "")
     lock.acquire()
     try:
