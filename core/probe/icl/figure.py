@@ -18,9 +18,10 @@ DRAWN = 8
 LEAST = 1e-4
 """Errors below are not drawn."""
 THEORY = {
-    "zero": ("grey", ":"), "single_head": ("tab:brown", ":"), "vgd": ("tab:green", "--"), "dgd": ("tab:orange", "-."),
-    "dgd_fixed": ("tab:olive", ":"), "preconditioned": ("tab:pink", "-."), "ridge": ("black", "--"),
+    "zero": ("silver", ":"), "single_head": ("dimgrey", ":"), "vgd": ("dimgrey", "--"), "dgd": ("black", "-."),
+    "dgd_fixed": ("black", ":"), "preconditioned": ("crimson", "-."), "ridge": ("black", "--"),
 }  # fmt: skip
+"""Predictor -> colour and style; colours of networks are others."""
 
 
 def draw(data: FigureData, canvas: FigureFile) -> None:
@@ -106,4 +107,4 @@ def dressed(axes: Axes, lengths: Any, trained: int) -> None:
     if axes.get_ylim()[0] < LEAST:  # ridge regression without noise is exact
         axes.set_ylim(bottom=LEAST)
         axes.set_xlabel(f"examples (errors below {LEAST:g} are not drawn)")
-    axes.legend(frameon=False, fontsize=7, loc="upper center", bbox_to_anchor=(0.5, -0.12))
+    axes.legend(frameon=False, fontsize=7, ncols=2, loc="upper center", bbox_to_anchor=(0.5, -0.16))

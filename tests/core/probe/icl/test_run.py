@@ -193,3 +193,14 @@ def test_options() -> None:
             IclOptions(**given)  # type: ignore[arg-type]
     assert IclOptions(length=5).measured_lengths == (2, 5, 10, 20)
     assert IclOptions(length=5, lengths=(8,)).measured_lengths == (5, 8)
+
+
+@pytest.mark.slow
+def test_four_heads_find_the_circuit(tmp_path: Path) -> None:
+    """Section 6's acceptance, in its quick mode."""
+    report = run(IclOptions(("4",), str(tmp_path), seeds=2, steps=5000))
+    for row in tables_of(report.items[0])["verdicts"]:
+        assert 0.235 < row["mse"] < 0.262
+        assert row["zero_sum_value"] < 0.05
+        assert row["both_signs"]
+        assert row["signs_match"]
