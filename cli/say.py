@@ -40,6 +40,19 @@ def say_above(console: Console, text: str) -> None:
     console.print(printable(text, keep="\t"), markup=False, highlight=False, emoji=False, soft_wrap=True)
 
 
+def say_coloured(pieces: Sequence[tuple[str, str]]) -> None:
+    """Pieces of one line on stdout, each in its style of Rich; without colour where there is no terminal."""
+    from rich.console import Console
+    from rich.text import Text
+
+    console = Console(highlight=False, markup=False, emoji=False)
+    console.on_broken_pipe = _pipe_closed  # type: ignore[method-assign]  # its own exits with 1, which means failed
+    text = Text()
+    for piece, style in pieces:
+        text.append(printable(piece, keep="\n"), style)
+    console.print(text, soft_wrap=True)
+
+
 def say_table(rows: Sequence[Mapping[str, str]], *, right: frozenset[str] = frozenset()) -> None:
     """A Rich table of rows of text; columns in the order in which keys first appear, those in ``right`` flush right."""
     from rich.console import Console

@@ -21,12 +21,12 @@ from attn.core.fit.processes import processes_of_environment
 from attn.core.io.walk import read_list
 from attn.core.options import values
 from attn.core.report.model import Item, Report, dumps
-from attn.core.report.sections import Section
+from attn.core.report.sections import Passage, Section
 from attn.core.report.write import check_report_path, write_report
 from attn.core.text import one_line, printable
 
 from .interrupts import insist
-from .say import say, say_above, say_table, undelivered
+from .say import say, say_above, say_coloured, say_table, undelivered
 
 if TYPE_CHECKING:
     from rich.progress import Progress
@@ -36,6 +36,9 @@ if TYPE_CHECKING:
 
 ROWS_SHOWN = 200
 """A terminal is no place for ten thousand rows; reports hold all of them."""
+
+PASSAGE_STYLES = {"planted": "bold green", "prompt": "dim", "masked": "dim"}
+"""Kinds of pieces of a passage, as Rich shows them."""
 
 
 class Watch:
@@ -206,7 +209,10 @@ def show(report: Report, reporting: Reporting, *, rows: Sequence[Mapping[str, An
 def _print_section(section: Section, title: str) -> None:
     if section.detail or not section.printed:
         return
-    if section.brief:
+    if isinstance(section, Passage):
+        say(title)
+        say_coloured([(text, PASSAGE_STYLES.get(kind, "")) for text, kind in section.marked])
+    elif section.brief:
         say(section.brief)
     elif rows := section.short_rows():
         print_rows(rows[:ROWS_SHOWN], title=title)

@@ -64,6 +64,12 @@ def marked(words: Sequence[tuple[str, float]]) -> Markup:
     return Markup(" ").join(mark.format(weight, min(1.0, max(0.0, weight)), word) for word, weight in words)
 
 
+def coloured(spans: Sequence[tuple[str, str]]) -> Markup:
+    """The pieces of a text, each in the colour of its kind, as HTML."""
+    piece = Markup('<span class="{}" title="{}">{}</span>')
+    return Markup("").join(piece.format(kind, kind, text) for text, kind in spans)
+
+
 @functools.cache
 def _environment() -> Environment:
     loader = FileSystemLoader(Path(__file__).parent)
@@ -78,6 +84,7 @@ def _environment() -> Environment:
         "all_numbers": lambda values: all(_numeric(value) for value in values.values()),
         "drawn": _drawn,
         "marked": marked,
+        "coloured": coloured,
     }
     return made
 

@@ -219,3 +219,25 @@ class Trust(Section):
 
     def short_rows(self) -> Sequence[Row]:
         return [{name: row[name] for name in ("check", "value", "chance", "verdict")} for row in self.rows()]
+
+
+@dataclass(frozen=True, slots=True)
+class Passage(Section):
+    """A text in pieces, each of a kind; terminal and HTML tell the kinds by colour and mark.
+
+    Parameters
+    ----------
+    spans : sequence of (str, str)
+        Text, and its kind: ``"planted"`` is coloured and stands in brackets, ``"prompt"`` and ``"masked"`` are faint,
+        anything else is plain.
+    """
+
+    spans: Sequence[tuple[str, str]]
+
+    @property
+    def marked(self) -> Sequence[tuple[str, str]]:
+        """The pieces with the brackets that say without colour what was planted."""
+        return [(f"⟨{text}⟩" if kind == "planted" else text, kind) for text, kind in self.spans]
+
+    def rows(self) -> Sequence[Row]:
+        return [{"text": text, "kind": kind} for text, kind in self.spans]

@@ -81,6 +81,13 @@ RECIPES = Registry(
             "computes minus AT; the default is a third, which does differ.",
         ),
         Method(
+            "igpo",
+            home="attn.core.train.igpo.options:RECIPE",
+            summary="masked diffusion language models: hints planted where every sample is wrong, beside GRPO",
+            paper="arXiv 2509.10396, ICLR 2026",
+            year=2026,
+        ),
+        Method(
             "pattern-atlas",
             home="attn.core.train.pattern_atlas.options:RECIPE",
             summary="the autoencoder of attention patterns, for attn probe vit --atlas",

@@ -50,7 +50,8 @@ def log_probabilities_and_entropy(logits: Tensor, targets: Tensor) -> tuple[Tens
     """``log_probabilities``, and the entropy in nats of each position, float32 [B, N]; a part of the rows at a time."""
     rows = max(1, AT_ONCE // logits.shape[-1])
     logps, entropies = [], []
-    for part, wanted in zip(logits.flatten(0, 1).split(rows), targets.flatten().split(rows), strict=True):
+    for start in range(0, targets.numel(), rows):
+        part, wanted = logits.flatten(0, 1)[start : start + rows], targets.flatten()[start : start + rows]
         logp = part.float().log_softmax(-1)
         logps.append(logp.gather(-1, wanted[:, None])[:, 0])
         p = logp.exp()

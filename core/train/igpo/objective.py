@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Literal, NamedTuple
+from typing import NamedTuple
 
 import torch
 from torch import Tensor
 
-Ratio = Literal["sequence", "token", "sequence-filtered"]
+from .parts import Ratio
 
 
 @dataclass(frozen=True, slots=True)

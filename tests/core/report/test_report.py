@@ -23,7 +23,7 @@ from PIL import Image
 from attn.core.errors import UsageError
 from attn.core.report import inline
 from attn.core.report.model import Item, Report, dumps, summarise
-from attn.core.report.sections import Curve, Facts, Picture, Section, Table, Words
+from attn.core.report.sections import Curve, Facts, Passage, Picture, Section, Table, Words
 from attn.core.report.write import check_report_path, render, write_report
 from attn.core.text import csv_cell
 
@@ -88,6 +88,7 @@ def every_kind(text: str) -> tuple[Section, ...]:
         Curve(text, {text: [1.0, 2.0], "b": [2.0, 3.0]}, xlabel=text),
         Picture(text, text),
         Words(text, [(text, 0.5)]),
+        Passage(text, [(text, "planted"), (text, text)]),
     )
 
 

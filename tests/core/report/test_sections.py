@@ -15,7 +15,7 @@ from PIL import Image
 from attn.cli.show import show
 from attn.core.bundles import Reporting
 from attn.core.report.model import Item, Report, dumps, summarise
-from attn.core.report.sections import Curve, Facts, Picture, Row, Section, Table, Words
+from attn.core.report.sections import Curve, Facts, Passage, Picture, Row, Section, Table, Words
 from attn.core.report.write import render, write_report
 
 
@@ -70,16 +70,18 @@ def test_all_kinds_show_in_all_five_writers(tmp_path: Path, capsys: pytest.Captu
         Picture("atlas", str(tmp_path / "atlas.png")),
         Words("sentence", [("red", 0.875), ("coat", 0.125)]),
         Facts("machine", {"cores": 12.0}),
+        Passage("answer", [("2+2=", "prompt"), ("2 and 2", "planted"), (" are 4", "written")]),
     )
     texts = written(toy(*sections), tmp_path, capsys)
     for form, text in texts.items():
-        for word in ("3.25", "0.75", "atlas.png", "red", "12"):
+        for word in ("3.25", "0.75", "atlas.png", "red", "12", "2 and 2"):
             if (form, word) != (".html", "0.75"):  # drawn: the value is a point of the line, and the axis' end
                 assert word in text, (form, word)
     assert '<img src="data:image/png;base64,' in texts[".html"]
     assert texts[".html"].count("<polyline") == 1  # of the other line one point is left, which is no line
     assert ">0.75<" in texts[".html"]
     assert "<mark" in texts[".html"]
+    assert '<span class="planted" title="planted">⟨2 and 2⟩</span>' in texts[".html"]
 
 
 def test_json_keeps_the_keys_that_scripts_read() -> None:
