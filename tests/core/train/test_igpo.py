@@ -300,6 +300,47 @@ def test_a_llada_sees_both_sides_and_becomes_a_folder_again(tmp_path: Path, llad
     torch.testing.assert_close(reread.weights()["model.lm_head.weight"], best["model/lm_head/weight"])
 
 
+def llada_logits(state: dict[str, torch.Tensor], tokens: torch.Tensor) -> torch.Tensor:
+    """LLaDA's equations for one sequence int64 [L], head by head: RMSNorm, rotary positions, full attention, SwiGLU."""
+    weight = {name.removeprefix("model.transformer.").removesuffix(".weight"): value for name, value in state.items()}
+    length, heads, size = len(tokens), 2, 16
+    angle = torch.arange(length)[:, None] * 5e5 ** (-torch.arange(0, size, 2) / size)
+
+    def norm(x: torch.Tensor, name: str) -> torch.Tensor:
+        return x * (x.square().mean(-1, keepdim=True) + 1e-5).rsqrt() * weight[name]
+
+    def turned(x: torch.Tensor) -> torch.Tensor:
+        a, b = x.chunk(2, -1)
+        return torch.cat([a * angle.cos() - b * angle.sin(), b * angle.cos() + a * angle.sin()], -1)
+
+    x = weight["wte"][tokens]
+    for block in (f"blocks.{n}." for n in range(2)):
+        y = norm(x, block + "attn_norm")
+        q, k, v = (y @ weight[f"{block}{name}_proj"].T for name in "qkv")
+        out = [
+            (turned(part) @ turned(k).T / size**0.5).softmax(-1) @ v  # both heads share one key and value
+            for part in q.split(size, -1)
+        ]
+        assert len(out) == heads
+        x = x + torch.cat(out, -1) @ weight[block + "attn_out"].T
+        y = norm(x, block + "ff_norm")
+        gate = torch.nn.functional.silu(y @ weight[block + "ff_proj"].T)
+        x = x + (gate * (y @ weight[block + "up_proj"].T)) @ weight[block + "ff_out"].T
+    return norm(x, "ln_f") @ weight["ff_out"].T
+
+
+def test_a_llada_computes_what_its_equations_say(tmp_path: Path, llada: Path, asked: Path) -> None:
+    from safetensors.torch import load_file
+
+    state = {name: value for path in llada.glob("*.safetensors") for name, value in load_file(path).items()}
+    model = large.LargeModel(complete_options(of_model(tmp_path / "run", llada, asked)))
+    policy = model.load(0, torch.float32, torch.device("cpu"))
+    tokens = torch.randint(0, SIZES["vocab_size"], (2, 20), generator=torch.Generator().manual_seed(1))
+    with torch.no_grad():
+        for row, logits in zip(tokens, policy.logits(tokens), strict=True):
+            torch.testing.assert_close(logits, llada_logits(state, row), atol=1e-4, rtol=1e-4)
+
+
 def test_adapters_alone_are_trained(tmp_path: Path, llada: Path, asked: Path) -> None:
     pytest.importorskip("peft")
     report = train_igpo(of_model(tmp_path / "run", llada, asked, lora=2))
