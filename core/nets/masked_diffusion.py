@@ -49,11 +49,6 @@ class MaskedDiffusionTransformer(nn.Module):
         self.fc = nn.ModuleList(nn.Linear(width, hidden) for _ in layers)
         self.pr = nn.ModuleList(nn.Linear(hidden, width) for _ in layers)
         self.lnf, self.head = nn.LayerNorm(width), nn.Linear(width, shape.vocabulary)
-        for module in self.modules():
-            if isinstance(module, (nn.Linear, nn.Embedding)):
-                nn.init.normal_(module.weight, std=0.02)
-            if isinstance(module, nn.Linear):
-                nn.init.zeros_(module.bias)
 
     def forward(self, tokens: Tensor, positions: Tensor | None = None) -> Tensor:
         """Logits [B, K, vocabulary] at ``positions`` int64 [K] (default: all L) of ``tokens`` int64 [B, L]."""

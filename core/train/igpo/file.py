@@ -13,7 +13,7 @@ from ...fit.epochs import epoch_rows
 from ...io.records import json_lines, text_field
 from ...options import OptionError
 from .parts import SourceOptions
-from .questions import Question, Verdict
+from .questions import TracedQuestion, Verdict
 from .verify import BOX, Judge, by_function, by_pattern, in_box
 
 COLUMNS = ("prompt", "reasoning", "answer")
@@ -61,7 +61,7 @@ def without_answer(reasoning: str) -> str:
 
 
 class FileQuestions:
-    """The questions of a run on a file; see ``questions.Task``.
+    """The questions of a run on a file; see ``questions.TracedTask``.
 
     Parameters
     ----------
@@ -88,7 +88,11 @@ class FileQuestions:
         instruction = INSTRUCTION if source.instruction is None else source.instruction
         rows, notes = rows_of(source.data)
         self.listed = [self._question(row, instruction, hint_answer=hint_answer) for row in rows]
-        self.test, self.development, self.rehearsal = list[Question](), list[Question](), list[Question]()
+        self.test, self.development, self.rehearsal = (
+            list[TracedQuestion](),
+            list[TracedQuestion](),
+            list[TracedQuestion](),
+        )
         self.training = self.listed
         long = sum(len(question.solution) > completion for question in self.listed)
         if long:
@@ -113,7 +117,7 @@ class FileQuestions:
         self.test, self.development = order[:judged], order[judged : judged + half]
         self.rehearsal, self.training = self.development, order[judged + half :]
 
-    def _question(self, row: dict[str, str], instruction: str, *, hint_answer: bool) -> Question:
+    def _question(self, row: dict[str, str], instruction: str, *, hint_answer: bool) -> TracedQuestion:
         asked = f"{instruction}\n\n{row['prompt']}" if instruction else row["prompt"]
         if getattr(self.tokeniser, "chat_template", None):
             asked = self.tokeniser.apply_chat_template(
@@ -124,7 +128,7 @@ class FileQuestions:
         shown = row["reasoning"] if hint_answer else without_answer(row["reasoning"])
         plain = without_answer(row["reasoning"]).rstrip()
         solution = f"<reasoning>\n{plain}\n</reasoning>\n<answer>\n{BOX}{row['answer']}}}\n</answer>"
-        return Question(
+        return TracedQuestion(
             row["prompt"], self._tokens(asked), self._tokens(f"<reasoning>\n{shown}"), self._tokens(solution),
             row["answer"], KIND,
         )  # fmt: skip
@@ -132,20 +136,20 @@ class FileQuestions:
     def _tokens(self, text: str) -> tuple[int, ...]:
         return tuple(self.tokeniser(text, add_special_tokens=False)["input_ids"])
 
-    def shown(self, count: int) -> list[Question]:
+    def shown(self, count: int) -> list[TracedQuestion]:
         return self.listed[:count]
 
-    def traces(self, step: int, count: int) -> list[Question]:
+    def traces(self, step: int, count: int) -> list[TracedQuestion]:
         return [self.training[row] for row in epoch_rows(step, count, len(self.training), self.seed)]
 
-    def questions(self, batch: int, count: int) -> list[Question]:
+    def questions(self, batch: int, count: int) -> list[TracedQuestion]:
         return [self.training[row] for row in epoch_rows(batch, count, len(self.training), self.seed + 1)]
 
     def decode(self, tokens: Sequence[int]) -> str:
         text: str = self.tokeniser.decode(list(tokens), skip_special_tokens=True)
         return text
 
-    def verify(self, question: Question, completion: str) -> Verdict:
+    def verify(self, question: TracedQuestion, completion: str) -> Verdict:
         return self.judge(question.text, completion, question.answer)
 
 

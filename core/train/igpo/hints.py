@@ -12,7 +12,7 @@ import torch
 from ...report.sections import Passage
 from .options import IGPOOptions
 from .policy import Policy
-from .questions import Question, Task
+from .questions import TracedQuestion, TracedTask
 from .rollout import Planted, Sampler, planted, roll_out
 
 SHOWN = 4
@@ -21,7 +21,7 @@ _SALT = 97005
 """First number of the seeds of what is only shown."""
 
 
-def passage(name: str, title: str, question: Question, row: Planted, task: Task) -> Passage:
+def passage(name: str, title: str, question: TracedQuestion, row: Planted, task: TracedTask) -> Passage:
     """A question and its completion; what was planted is told from what is masked or was written."""
     tokens = row.tokens[len(question.prompt) :].tolist()
     spans = [(question.text, "prompt")]
@@ -34,14 +34,14 @@ def passage(name: str, title: str, question: Question, row: Planted, task: Task)
 
 
 def planting_report(
-    task: Task, questions: Sequence[Question], options: IGPOOptions
+    task: TracedTask, questions: Sequence[TracedQuestion], options: IGPOOptions
 ) -> tuple[tuple[Passage, ...], list[dict[str, Any]]]:
     """A dry run: the hints of each question at the least and the greatest share, as passages and as rows.
 
     Parameters
     ----------
-    task : Task
-    questions : sequence of Question
+    task : TracedTask
+    questions : sequence of TracedQuestion
     options : IGPOOptions
         Complete.
     """
@@ -72,7 +72,7 @@ def _parts(tokens: torch.Tensor, hints: torch.Tensor) -> list[list[int]]:
 
 
 def rescued_passages(
-    policy: Policy, task: Task, options: IGPOOptions, device: torch.device
+    policy: Policy, task: TracedTask, options: IGPOOptions, device: torch.device
 ) -> tuple[Passage, ...]:  # fmt: skip
     """Of a few groups all wrong that stage 2 began with: a right completion of hints, which are told from the rest."""
     sampler = Sampler.of(options)

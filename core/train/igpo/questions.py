@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from typing import NamedTuple, Protocol
 
 
-class Question(NamedTuple):
+class TracedQuestion(NamedTuple):
     """A question with its trace, as text and as tokens.
 
     Parameters
@@ -38,28 +38,28 @@ class Verdict(NamedTuple):
     reward: float
 
 
-class Task(Protocol):
+class TracedTask(Protocol):
     """Where the questions of a run come from."""
 
     kinds: tuple[str, ...]
     shares: tuple[float, ...]
     """How much each kind counts in an evaluation."""
-    test: list[Question]
-    development: list[Question]
-    rehearsal: list[Question]
+    test: list[TracedQuestion]
+    development: list[TracedQuestion]
+    rehearsal: list[TracedQuestion]
     """Held out, too, and of the kind that stage 1 learns."""
     mask_id: int
     eos_id: int
 
-    def shown(self, count: int) -> list[Question]:
+    def shown(self, count: int) -> list[TracedQuestion]:
         """The first ones, for people."""
         ...
 
-    def traces(self, step: int, count: int) -> list[Question]:
+    def traces(self, step: int, count: int) -> list[TracedQuestion]:
         """What a step of stage 1 learns, from seed and ``step``."""
         ...
 
-    def questions(self, batch: int, count: int) -> list[Question]:
+    def questions(self, batch: int, count: int) -> list[TracedQuestion]:
         """What a batch of stage 2 asks, from seed and ``batch``."""
         ...
 
@@ -67,4 +67,4 @@ class Task(Protocol):
         """A completion as text."""
         ...
 
-    def verify(self, question: Question, completion: str) -> Verdict: ...
+    def verify(self, question: TracedQuestion, completion: str) -> Verdict: ...

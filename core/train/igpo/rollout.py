@@ -14,7 +14,7 @@ from .options import IGPOOptions
 from .parts import filled
 from .planting import Planting, plant
 from .policy import Policy
-from .questions import Question, Task, Verdict
+from .questions import TracedQuestion, TracedTask, Verdict
 from .sampling import complete
 
 
@@ -81,7 +81,7 @@ class Rollout(NamedTuple):
     drawn: int
 
 
-def blank(questions: Sequence[Question], sampler: Sampler, mask_id: int, device: torch.device) -> Planted:
+def blank(questions: Sequence[TracedQuestion], sampler: Sampler, mask_id: int, device: torch.device) -> Planted:
     """Prompts, and completions that are masked altogether."""
     rows = [[*question.prompt, *[mask_id] * sampler.completion] for question in questions]
     tokens = torch.tensor(rows, dtype=torch.int64, device=device)
@@ -89,7 +89,7 @@ def blank(questions: Sequence[Question], sampler: Sampler, mask_id: int, device:
 
 
 def planted(
-    questions: Sequence[Question], ratios: Sequence[float], sampler: Sampler, mask_id: int, rng: random.Random,
+    questions: Sequence[TracedQuestion], ratios: Sequence[float], sampler: Sampler, mask_id: int, rng: random.Random,
     device: torch.device,
 ) -> Planted:  # fmt: skip
     """``blank`` with a share of each trace planted."""
@@ -102,7 +102,7 @@ def planted(
     return Planted(tokens.to(device), hints.to(device))
 
 
-def judged(tokens: Tensor, questions: Sequence[Question], task: Task) -> list[Verdict]:
+def judged(tokens: Tensor, questions: Sequence[TracedQuestion], task: TracedTask) -> list[Verdict]:
     """What the completions of sequences are worth."""
     return [
         task.verify(question, task.decode(row[len(question.prompt) :]))
@@ -111,7 +111,7 @@ def judged(tokens: Tensor, questions: Sequence[Question], task: Task) -> list[Ve
 
 
 def roll_out(
-    policy: Policy, task: Task, questions: Sequence[Question], method: str, sampler: Sampler, seed: int,
+    policy: Policy, task: TracedTask, questions: Sequence[TracedQuestion], method: str, sampler: Sampler, seed: int,
     device: torch.device,
 ) -> Rollout:  # fmt: skip
     """G completions of each question; of groups all wrong the first samples are replaced by right ones of a second try.
@@ -119,8 +119,8 @@ def roll_out(
     Parameters
     ----------
     policy : Policy
-    task : Task
-    questions : sequence of Question
+    task : TracedTask
+    questions : sequence of TracedQuestion
         Whose prompts have one length.
     method : {"igpo", "grpo", "resample"}
         The second try has hints; there is none; it has no hints.

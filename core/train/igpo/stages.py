@@ -19,7 +19,7 @@ from .objective import ClippedObjective, terms
 from .options import IGPOOptions
 from .parts import filled
 from .policy import Policy
-from .questions import Question, Task
+from .questions import TracedQuestion, TracedTask
 from .rollout import Rollout, Sampler, blank, judged, roll_out
 from .sampling import complete
 
@@ -45,7 +45,9 @@ def mixed_seed(*parts: int) -> int:
     return seed
 
 
-def hiding_loss(policy: Policy, questions: Sequence[Question], length: int, seed: int, device: torch.device) -> Tensor:
+def hiding_loss(
+    policy: Policy, questions: Sequence[TracedQuestion], length: int, seed: int, device: torch.device
+) -> Tensor:
     """LLaDA's loss: each token of a solution hidden with probability t ~ U(0.01, 1), its cross entropy divided by t.
 
     Solutions are cut at, or filled up with end of text to, ``length`` tokens; the sum is divided by all of them.
@@ -64,7 +66,7 @@ def hiding_loss(policy: Policy, questions: Sequence[Question], length: int, seed
     return total / (len(questions) * length)
 
 
-def by_length(questions: Sequence[Question]) -> list[tuple[int, list[Question]]]:
+def by_length(questions: Sequence[TracedQuestion]) -> list[tuple[int, list[TracedQuestion]]]:
     """Questions whose prompts have one length, together."""
     ordered = sorted(questions, key=lambda question: len(question.prompt))
     return [(length, list(some)) for length, some in groupby(ordered, lambda question: len(question.prompt))]
@@ -72,7 +74,7 @@ def by_length(questions: Sequence[Question]) -> list[tuple[int, list[Question]]]
 
 @torch.no_grad()
 def accuracy(
-    policy: Policy, task: Task, questions: Sequence[Question], sampler: Sampler, device: torch.device
+    policy: Policy, task: TracedTask, questions: Sequence[TracedQuestion], sampler: Sampler, device: torch.device
 ) -> dict[str, float]:
     """Share of the questions of each kind that are answered right at temperature 0, and ``right``, their mean as
     ``task`` weighs the kinds."""
@@ -95,7 +97,7 @@ class TraceRecipe:
     Parameters
     ----------
     policy : Policy
-    task : Task
+    task : TracedTask
     length, batch : int
         Tokens of a solution, and solutions of a step.
     seed : int
@@ -106,7 +108,7 @@ class TraceRecipe:
     stalled_below = ("likelihood", -20.0)
 
     def __init__(
-        self, policy: Policy, task: Task, length: int, batch: int, seed: int, device: torch.device
+        self, policy: Policy, task: TracedTask, length: int, batch: int, seed: int, device: torch.device
     ) -> None:  # fmt: skip
         self.model: nn.Module = policy.trained
         self.policy, self.task, self.length, self.batch, self.seed, self.device = (
@@ -157,7 +159,7 @@ class PolicyRecipe:
     ----------
     policy : Policy
         Its ``start`` is the reference.
-    task : Task
+    task : TracedTask
     method : {"igpo", "grpo", "resample"}
     options : IGPOOptions
         Complete.
@@ -168,7 +170,7 @@ class PolicyRecipe:
     stalled_below = ("right", 0.0)
 
     def __init__(
-        self, policy: Policy, task: Task, method: str, options: IGPOOptions, device: torch.device
+        self, policy: Policy, task: TracedTask, method: str, options: IGPOOptions, device: torch.device
     ) -> None:  # fmt: skip
         objective = options.objective
         self.model: nn.Module = policy.trained

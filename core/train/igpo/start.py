@@ -14,7 +14,7 @@ from .export import SHAPE, read_small
 from .options import IGPOOptions
 from .parts import filled
 from .policy import Policy
-from .questions import Task
+from .questions import TracedTask
 from .sums import LONGEST, PROMPT, Sums
 
 
@@ -25,7 +25,7 @@ class Start(NamedTuple):
     ----------
     policy : Policy or None
         None in a dry run.
-    task : Task
+    task : TracedTask
     length : int
         Tokens of what stage 1 learns.
     data : str
@@ -38,7 +38,7 @@ class Start(NamedTuple):
     """
 
     policy: Policy | None
-    task: Task
+    task: TracedTask
     length: int
     data: str
     identity: Mapping[str, Any]

@@ -10,7 +10,7 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from .questions import Question, Verdict
+from .questions import TracedQuestion, Verdict
 
 CHARACTERS = "0123456789+=;|"
 MASK, END = len(CHARACTERS), len(CHARACTERS) + 1
@@ -45,16 +45,16 @@ def verify(completion: str, answer: str) -> Verdict:
     return Verdict(right, float(right))
 
 
-def sum_question(a: int, b: int, repeats: tuple[int, int] = (1, 1), *, hint_answer: bool = False) -> Question:
+def sum_question(a: int, b: int, repeats: tuple[int, int] = (1, 1), *, hint_answer: bool = False) -> TracedQuestion:
     """``37+58=``, its steps (each as often as ``repeats`` says) and ``|95``, which hints may show or not."""
     units = a % 10 + b % 10
     carry = units >= 10
     tens = f"{a // 10}+{b // 10}{'+1' * carry}={a // 10 + b // 10 + carry}"
     steps = [f"{a % 10}+{b % 10}={units}"] * repeats[0] + [tens] * repeats[1]
-    prompt, trace, answer = f"{a}+{b}=", ";".join(steps), f"{a + b:02d}"
+    prompt, trace, answer = f"{a:02d}+{b:02d}=", ";".join(steps), f"{a + b:02d}"
     solution = encode(f"{trace}|{answer}")
     hinted = solution if hint_answer else encode(trace)
-    return Question(prompt, encode(prompt), hinted, solution, answer, "carry" if carry else "no_carry")
+    return TracedQuestion(prompt, encode(prompt), hinted, solution, answer, "carry" if carry else "no_carry")
 
 
 class Sums:
@@ -78,7 +78,7 @@ class Sums:
 
     def __init__(self, seed: int, judged: int, *, long: bool, hint_answer: bool) -> None:
         self.seed, self.long, self.hint_answer = seed, long, hint_answer
-        pairs = [(a, b) for a in range(10, 100) for b in range(10, 100) if a + b <= 99]
+        pairs = [(a, b) for a in range(100) for b in range(100) if a + b <= 99]
         order = np.random.default_rng(_SPLIT).permutation(len(pairs))
         by_kind: dict[str, list[tuple[int, int]]] = {kind: [] for kind in self.kinds}
         for number in order.tolist():
@@ -92,18 +92,18 @@ class Sums:
         self.rehearsal = [question for question in self.development if question.kind == "no_carry"]
         self.pairs = {kind: found[judged + half :] for kind, found in by_kind.items()}
 
-    def shown(self, count: int) -> list[Question]:
+    def shown(self, count: int) -> list[TracedQuestion]:
         return self.questions(0, count)
 
-    def traces(self, step: int, count: int) -> list[Question]:
+    def traces(self, step: int, count: int) -> list[TracedQuestion]:
         """What a step of stage 1 learns."""
         return self._drawn((_TRACES, self.seed, step), count, CARRIES_OF_TRACES)
 
-    def questions(self, batch: int, count: int) -> list[Question]:
+    def questions(self, batch: int, count: int) -> list[TracedQuestion]:
         """What a step of stage 2 asks."""
         return self._drawn((_QUESTIONS, self.seed, batch), count, CARRIES_OF_QUESTIONS)
 
-    def _drawn(self, seed: tuple[int, ...], count: int, carries: float) -> list[Question]:
+    def _drawn(self, seed: tuple[int, ...], count: int, carries: float) -> list[TracedQuestion]:
         rng = np.random.default_rng(seed)
         drawn = []
         for _ in range(count):
@@ -115,5 +115,5 @@ class Sums:
     def decode(self, tokens: Sequence[int]) -> str:
         return decode(tokens)
 
-    def verify(self, question: Question, completion: str) -> Verdict:
+    def verify(self, question: TracedQuestion, completion: str) -> Verdict:
         return verify(completion, question.answer)
