@@ -13,7 +13,7 @@ from ...fit.epochs import epoch_rows
 from ...io.records import json_lines, text_field
 from ...options import OptionError
 from .parts import SourceOptions
-from .questions import TracedQuestion, Verdict
+from .questions import Reward, TracedQuestion
 from .verify import BOX, Judge, by_function, by_pattern, in_box
 
 COLUMNS = ("prompt", "reasoning", "answer")
@@ -149,7 +149,7 @@ class FileQuestions:
         text: str = self.tokeniser.decode(list(tokens), skip_special_tokens=True)
         return text
 
-    def verify(self, question: TracedQuestion, completion: str) -> Verdict:
+    def verify(self, question: TracedQuestion, completion: str) -> Reward:
         return self.judge(question.text, completion, question.answer)
 
 

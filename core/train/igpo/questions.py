@@ -31,7 +31,7 @@ class TracedQuestion(NamedTuple):
     kind: str
 
 
-class Verdict(NamedTuple):
+class Reward(NamedTuple):
     """Whether a completion is right, and its reward."""
 
     correct: bool
@@ -67,4 +67,4 @@ class TracedTask(Protocol):
         """A completion as text."""
         ...
 
-    def verify(self, question: TracedQuestion, completion: str) -> Verdict: ...
+    def verify(self, question: TracedQuestion, completion: str) -> Reward: ...

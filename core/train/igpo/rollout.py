@@ -14,7 +14,7 @@ from .options import IGPOOptions
 from .parts import filled
 from .planting import Planting, plant
 from .policy import Policy
-from .questions import TracedQuestion, TracedTask, Verdict
+from .questions import Reward, TracedQuestion, TracedTask
 from .sampling import complete
 
 
@@ -102,7 +102,7 @@ def planted(
     return Planted(tokens.to(device), hints.to(device))
 
 
-def judged(tokens: Tensor, questions: Sequence[TracedQuestion], task: TracedTask) -> list[Verdict]:
+def judged(tokens: Tensor, questions: Sequence[TracedQuestion], task: TracedTask) -> list[Reward]:
     """What the completions of sequences are worth."""
     return [
         task.verify(question, task.decode(row[len(question.prompt) :]))

@@ -10,7 +10,7 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from .questions import TracedQuestion, Verdict
+from .questions import Reward, TracedQuestion
 
 CHARACTERS = "0123456789+=;|"
 MASK, END = len(CHARACTERS), len(CHARACTERS) + 1
@@ -39,10 +39,10 @@ def decode(tokens: Sequence[int]) -> str:
     return text.partition("\n")[0]
 
 
-def verify(completion: str, answer: str) -> Verdict:
+def verify(completion: str, answer: str) -> Reward:
     """Right where what stands behind the last bar is the sum."""
     right = "|" in completion and completion.rpartition("|")[2] == answer
-    return Verdict(right, float(right))
+    return Reward(right, float(right))
 
 
 def sum_question(a: int, b: int, repeats: tuple[int, int] = (1, 1), *, hint_answer: bool = False) -> TracedQuestion:
@@ -115,5 +115,5 @@ class Sums:
     def decode(self, tokens: Sequence[int]) -> str:
         return decode(tokens)
 
-    def verify(self, question: TracedQuestion, completion: str) -> Verdict:
+    def verify(self, question: TracedQuestion, completion: str) -> Reward:
         return verify(completion, question.answer)

@@ -13,13 +13,13 @@ from typing import Any
 from ...errors import UsageError, shortened
 from ...options import OptionError
 from ...text import reason_of
-from .questions import Verdict
+from .questions import Reward
 
 CORRECT = 3.0
 TAGS = ("<reasoning>\n", "</reasoning>", "<answer>\n", "</answer>")
 """Each is worth an eighth where it is there exactly once."""
 BOX = "\\boxed{"
-Judge = Callable[[str, str, str], Verdict]
+Judge = Callable[[str, str, str], Reward]
 """Prompt, completion and answer to a verdict."""
 _SPACES = re.compile(r"\\[!,;: ]|\\quad|\\left|\\right|\\\$|\$|\s+")
 
@@ -46,22 +46,22 @@ def plain_latex(text: str) -> str:
     return re.sub(r"^(-?\d+)\.0+$", r"\1", text)
 
 
-def in_box(prompt: str, completion: str, answer: str) -> Verdict:
+def in_box(prompt: str, completion: str, answer: str) -> Reward:
     """The released rewards: 3 where the last box holds the answer, and up to 0.75 for the format."""
     found = boxed(completion)
     correct = found is not None and plain_latex(found) == plain_latex(answer)
     form = sum(0.125 for tag in TAGS if completion.count(tag) == 1) + 0.25 * (BOX in completion)
-    return Verdict(correct, CORRECT * correct + form)
+    return Reward(correct, CORRECT * correct + form)
 
 
 def by_pattern(pattern: str) -> Judge:
     """Right where the group of the last match of ``pattern`` is the answer."""
     compiled = re.compile(pattern)
 
-    def judge(prompt: str, completion: str, answer: str) -> Verdict:
+    def judge(prompt: str, completion: str, answer: str) -> Reward:
         found = [match[1] for match in compiled.finditer(completion)]
         right = bool(found) and found[-1] is not None and found[-1].strip() == answer.strip()
-        return Verdict(right, float(right))
+        return Reward(right, float(right))
 
     return judge
 
@@ -90,7 +90,7 @@ def by_function(name: str) -> Judge:
         raise OptionError(f"{{verifier}}: {name} is no function but {type(found).__name__}.")
     again = "Mend it and give the same command again: it goes on from the last evaluation."
 
-    def judge(prompt: str, completion: str, answer: str) -> Verdict:
+    def judge(prompt: str, completion: str, answer: str) -> Reward:
         about = f"the verifier {name}, on an answer to {shortened(prompt, 60)!r},"
         try:
             value = found(prompt, completion, answer)
@@ -105,6 +105,6 @@ def by_function(name: str) -> Judge:
                              f"{again}") from None  # fmt: skip
         if not math.isfinite(reward):
             raise UsageError(f"{about} returned {reward}, which is no reward. {again}")
-        return Verdict(reward > 0, reward)
+        return Reward(reward > 0, reward)
 
     return judge
