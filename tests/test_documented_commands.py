@@ -131,7 +131,7 @@ def test_readme_fits_a_first_screen_and_links_lead_somewhere() -> None:
         ("find . -print0 | attn denoise - --nul -o out/", "No such option"),
         ("attn retrieve serch photos.index bear", "serch"),
         ("attn retrieve similar", "Missing argument"),
-        ("attn retrieve index photos/", "Missing option"),
+        ("attn retrieve export photos.index", "Missing option"),
         ("attn retrieve dedup photos.index two", "unexpected extra argument"),
         ("attn denoize scan.dcm", "denoize"),
         ("attn train fsgnet -o run/ --data", "requires an argument"),

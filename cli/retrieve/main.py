@@ -34,6 +34,7 @@ EXAMPLES = {
     "search": (
         ('attn retrieve search photos.index "a bear on grass"', "A table of the ten best."),
         ("attn retrieve search photos.index --image query.jpg --sheet hits.html", "By example, with a contact sheet."),
+        ('attn retrieve search photos.index "a bear" "a bus" --top 4 --sheet hits.jpg', "And as one picture."),
         ("attn retrieve search c.index --queries queries.jsonl --format trec --top 1000", "A TREC run on stdout."),
         ('attn retrieve search --server http://127.0.0.1:8765 "a bear"', "Of a running `attn retrieve serve`."),
         ("attn retrieve search notes.index 'heat' --where \"path LIKE '%2026%'\"", "Only some of the entries."),

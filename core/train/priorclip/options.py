@@ -206,7 +206,10 @@ RECIPE = Verb(
     """,
     examples=(
         ("attn train priorclip -o run/", "Drawn scenes from above."),
-        ("attn train priorclip --variant pir -o run/ --compare", "PIR beside its two trunks alone."),
+        (
+            "attn train priorclip --variant pir --learning-rate 0.001 -o run/ --compare",
+            "PIR beside its two trunks alone.",
+        ),
         ("attn train priorclip --data synthetic-open -o run/", "Tested also on scenes and words of stage 1 alone."),
         ("attn retrieve index tiles/ -o i --model run/model.safetensors", "Use what was trained."),
     ),
