@@ -51,6 +51,10 @@ class UsageError(AttnError, ValueError):
         super().__init__(shortened(str(text)))
 
 
+class LossError(AttnError, FloatingPointError):
+    """A loss that is no longer a number: training stops, and its last checkpoint stays."""
+
+
 def shortened(text: str, longest: int = LONGEST) -> str:
     """One line of at most ``longest`` characters; what is cut out of its middle is marked ``…``."""
     text = one_line(text)

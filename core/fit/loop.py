@@ -18,7 +18,7 @@ from typing import Any, Protocol
 import torch
 from torch import Tensor, nn
 
-from ..errors import InputError
+from ..errors import InputError, LossError
 from ..io.atomic import atomic_path, write_text
 from ..report.model import plain
 from .precision import precision
@@ -157,8 +157,8 @@ def fit(
         If the folder holds another run.
     InputError
         If it cannot be written, or its checkpoint cannot be read.
-    FloatingPointError
-        If the loss is no longer a number.
+    LossError
+        If the loss is no longer a number; the last checkpoint is kept.
     """
     identity = plain_identity(dict(identity or {}) | {"seed": plan.seed})
     saved, fault = None, None
@@ -252,7 +252,9 @@ def _step(recipe: Recipe, plan: Plan, learner: Learner, step: int, processes: Pr
         scaler.scale(loss).backward()  # type: ignore[no-untyped-call]
     processes.average([value])
     if not value.isfinite():
-        raise FloatingPointError(f"the loss is {float(value)} at step {step}: lower the learning rate")
+        raise LossError(
+            f"the loss is {float(value)} at step {step}: lower the learning rate. The last checkpoint is kept"
+        )
     gradients = [parameter.grad for parameter in model.parameters() if parameter.grad is not None]
     processes.average(gradients)
     if plan.clip:

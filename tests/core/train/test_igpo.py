@@ -12,7 +12,7 @@ import pytest
 import torch
 from small_languages import SIZES, letters
 
-from attn.core.errors import InputError, UsageError
+from attn.core.errors import InputError, LossError, UsageError
 from attn.core.fit import loop as trainer
 from attn.core.nets.masked_diffusion import MaskedDiffusionTransformer
 from attn.core.options import OptionError, build
@@ -209,7 +209,7 @@ def test_a_loss_that_is_no_number_stops_and_keeps_what_was(tmp_path: Path, monke
     train_igpo(options(tmp_path / "run", methods="igpo", steps=1))
     kept = (tmp_path / "run" / "checkpoint.pt").read_bytes()
     monkeypatch.setattr(stages, "log_probabilities", lambda logits, targets: logits.sum(-1) * float("nan"))
-    with pytest.raises(FloatingPointError, match="lower the learning rate"):
+    with pytest.raises(LossError, match="lower the learning rate"):
         train_igpo(options(tmp_path / "run", methods="igpo", steps=2))
     assert (tmp_path / "run" / "checkpoint.pt").read_bytes() == kept
 
