@@ -182,6 +182,10 @@ class Pipeline:
             for crop in self.kept:
                 said_of = self._answers.of(crop)
                 captions[crop.image] = [(text, said_of[text]) for text in choices[crop.image] if text in said_of]
+                if not texts and "" in said_of:
+                    captions[crop.image] = [("", said_of[""])]
+                    self._counts["unfitting"] += 1
+                    continue
                 self._counts["off_template"] += sum(not phrases.follows(*pair) for pair in captions[crop.image])
         rows = []
         for crop in self.kept:
@@ -204,11 +208,10 @@ class Pipeline:
         counts = self._counts
         for name, single, many, what in (
             ("off_template", "caption does", "captions do", "not follow the template that was asked for: kept"),
-            ("unfitting", "crop fits", "crops fit", "no template, for its description does not say what it asks for: "
-             "its description is its caption"),
+            ("unfitting", "crop fits", "crops fit", "no template, or there is none: the description is the caption"),
             ("repeated", "caption was", "captions were", "the same as another one of the crop: left out"),
             ("short", "crop has", "crops have", f"fewer than {self.options.captions_each} captions"),
-            ("undescribed", "crop has", "crops have", "no caption, so it is not in the list"),
+            ("undescribed", "crop has", "crops have", "no caption: left out of the list"),
         ):  # fmt: skip
             if counts[name]:
                 self.warnings.append(f"{counted(counts[name], single, many)} {what}")

@@ -100,7 +100,7 @@ def curate(
             f"{len(names)} of the photos that {options.boxes} names were not read (such as {names[0]})"
         )
     item = Item(
-        ", ".join(photos), str(output), "ok", time.perf_counter() - start, metrics=pipeline.counts(),
+        _named(photos), str(output), "ok", time.perf_counter() - start, metrics=pipeline.counts(),
         warnings=tuple(pipeline.warnings), details={"captioner": captioner.name if captioner else None},
     )  # fmt: skip
     items = [item, *pipeline.failed]
@@ -110,6 +110,11 @@ def curate(
         sections=_sections(pipeline), overview=[_overview(item)], passed=passed, remarks=pipeline.remarks,
         files=pipeline.files,
     )  # fmt: skip
+
+
+def _named(photos: Sequence[str]) -> str:
+    """The arguments in a few words: a shell may have expanded thousands."""
+    return ", ".join(photos[:NAMED]) + (f" and {len(photos) - NAMED} more" if len(photos) > NAMED else "")
 
 
 def _overview(item: Item) -> Row:

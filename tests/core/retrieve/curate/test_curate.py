@@ -10,6 +10,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 from PIL import Image, ImageFilter
+from small_vlms import loaded_vlm
 
 from attn.core.errors import UsageError
 from attn.core.options import OptionError
@@ -222,6 +223,19 @@ def test_one_photo_equal_photos_and_no_photo(photos, tmp_path):
     assert curate([str(alike)], tmp_path / "two", options).items[0].metrics["kept"] == 1
     with pytest.raises(UsageError, match="nothing to read"):
         curate([str(tmp_path / "one")], tmp_path / "three", options)
+
+
+def test_a_model_is_asked_and_its_words_are_captions_where_no_template_comes_of_them(photos, tmp_path, monkeypatch):
+    folder, _ = photos
+    monkeypatch.setattr("attn.core.retrieve.curate.captioner.load_model", lambda *_, **__: loaded_vlm("llava padded"))
+    options = CurateOptions(captioner="some-folder", prompt="what colour is it", max_new_tokens=8)
+    people = [str(folder / f"p{number}.png") for number in (1, 2)]
+    counts = curate(people, tmp_path / "out", options).items[0].metrics
+    said = {row["image"]: row["text"] for row in lines(tmp_path / "out" / "answers.jsonl")}
+    assert counts["asked"] == counts["unfitting"] == 2
+    assert {row["image"]: row["captions"] for row in lines(tmp_path / "out" / "captions.jsonl")} == {
+        image: [text] for image, text in said.items()
+    }
 
 
 def test_two_runs_exclude_each_other(photos, tmp_path):
