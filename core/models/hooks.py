@@ -234,7 +234,7 @@ def operands(model: nn.Module, layers: Layers, record: Callable[[int, Operands],
 
 @contextmanager
 def attended(model: nn.Module, layers: Layers, attend: Callable[[int, Operands], Tensor]) -> Iterator[None]:
-    """Compute the attention of layers by a function of one's own, in the place of the kernel.
+    """Compute the attention of layers by a function of one's own, in the place of the kernel; raises as ``capture``.
 
     Parameters
     ----------
@@ -242,11 +242,6 @@ def attended(model: nn.Module, layers: Layers, attend: Callable[[int, Operands],
         Runs ``scaled_dot_product_attention`` inside, whatever it was loaded with.
     attend : callable (layer, Operands) -> Tensor
         Of the shape of ``operands.q``, whose rows may be packed: the query heads of one key head as rows of one head.
-
-    Raises
-    ------
-    UsageError
-        As ``capture``.
     """
     places = attention_places(model, layers)
     for place in places:

@@ -9,6 +9,7 @@ import numpy as np
 
 from ...models.loaded import Loaded
 from ...options import OptionError
+from ...prune.vlm.words import unknown_words
 from ...report.sections import TrustLine
 from ..trust.lines import UNTRAINED, weights_line
 from ..trust.randomised import randomised
@@ -88,7 +89,9 @@ def examine(
 
 
 def answer_ids(loaded: Loaded, answer: str) -> list[int]:
-    """Tokens of an answer that is given. Raises ``OptionError`` for one that has none."""
+    """Tokens of an answer that is given. Raises ``UsageError`` for one that has none, or words without a token."""
+    if unknown := unknown_words(tokeniser_of(loaded), answer):
+        raise OptionError(f"{{answer}}: the model does not know {', '.join(repr(word) for word in unknown)}.")
     ids = list(tokeniser_of(loaded)(answer, add_special_tokens=False)["input_ids"])
     if not ids:
         raise OptionError("{answer}: the model's tokeniser makes no token of it.")

@@ -92,7 +92,7 @@ def flagged(answer: GroundedAnswer) -> list[str]:
 
 def _said(answer: GroundedAnswer) -> str:
     low = ", ".join(repr(text) for text in flagged(answer)) or "none"
-    return f"answer: {answer.text}\nflagged, of {len(answer.tokens)} tokens: {low}"
+    return f"answer: {answer.text}; flagged, of {len(answer.tokens)} tokens: {low}"
 
 
 def _row(name: str, answer: GroundedAnswer) -> dict[str, Any]:

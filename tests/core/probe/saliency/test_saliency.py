@@ -139,6 +139,7 @@ def test_models_and_inputs_that_do_not_fit(folder: Path, text_model: Path, tmp_p
         (folder, (), {"prompt": "what"}, "answers about pictures"),
         (folder, (name,), {}, "what is asked"),
         (folder, (name,), {"prompt": "what", "layers": (9,)}, "layers 0 to 3"),
+        (folder, (name,), {"prompt": "what", "answer": "a zebra"}, "does not know 'zebra'"),
         (folder, (name,), {"prompt": "what", "mitigate": ("locore",), "locore_layers": (4,)}, "layers 0 to 3"),
         (text_model, ("shapesx4",), {}, "text alone"),
     ):
