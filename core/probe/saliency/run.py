@@ -63,7 +63,9 @@ def run(
     if pictured and options.prompt is None:
         raise OptionError("{prompt}: what is asked about the pictures must be given.")
     if pictured and not options.template:
-        raise OptionError("{template}: a question about a picture is always put into the form of its model.")
+        raise OptionError(
+            "{template}: a question about a picture is always put into the form of its model. Leave it out."
+        )
     if not options.inputs.inputs:
         return look_at_prompt(options, loaded, watcher, arguments, start)
     return look_at_files(
@@ -100,14 +102,10 @@ def finding(options: SaliencyOptions, loaded: Loaded, found: Examined, name: str
     if options.answer is None and not found.plain.ended and longest == options.max_new_tokens:
         warnings.append(f"the answer was cut after {longest} tokens (max_new_tokens)")
     if found.mitigated is not None and len(found.mitigated.tokens) == 1:
-        warnings.append(
-            "the answer has one token: sgrs has no threshold for the first"
-            + (
-                ""
-                if options.locore_first or "locore" not in options.mitigate
-                else ", and locore acts from the second on"
-            )
-        )
+        why = {"sgrs": "sgrs has no threshold for the first", "locore": "locore acts from the second on"}
+        idle = [why[name] for name in options.mitigate if name == "sgrs" or not options.locore_first]
+        if idle:
+            warnings.append(f"the mitigated answer has one token: {', and '.join(idle)}")
     return Finding(
         title=f"{name}: {options.prompt or options.model}"[:120], arrays=arrays_of(found), metrics=metrics_of(found),
         facts={"model": options.model, "family": loaded.family, "prompt": options.prompt, **facts_of(found, loaded)},
