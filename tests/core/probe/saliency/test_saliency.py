@@ -83,10 +83,12 @@ def test_texts_and_a_prompt_alone(text_model: Path, tmp_path: Path) -> None:
     (tmp_path / "a.txt").write_text("what colour is the red")
     (tmp_path / "empty.md").write_text(" ")
     (tmp_path / "bad.txt").write_bytes(b"\xff\xfe\xfa")
+    (tmp_path / "long.txt").write_text("what " * 2100)
     report = run(options(text_model, str(tmp_path), prompt="where", output=str(tmp_path / "out")))
     assert {Path(item.input).name: item.status for item in report.items} == {
-        "a.txt": "ok", "empty.md": "failed", "bad.txt": "failed"
+        "a.txt": "ok", "empty.md": "failed", "bad.txt": "failed", "long.txt": "failed"
     }  # fmt: skip
+    assert any("tokens; the model was made for 2048" in str(item.error) for item in report.items)
     (item,) = run(options(text_model, prompt="what is red", output=str(tmp_path))).items
     assert (item.status, item.metrics["on_image"]) == ("ok", 0)
     assert (tmp_path / "prompt.saliency.png").exists()
