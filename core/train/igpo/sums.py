@@ -10,6 +10,7 @@ from collections.abc import Sequence
 
 import numpy as np
 
+from ...options import OptionError
 from .questions import Reward, TracedQuestion
 
 CHARACTERS = "0123456789+=;|"
@@ -84,7 +85,12 @@ class Sums:
         for number in order.tolist():
             a, b = pairs[number]
             by_kind["carry" if a % 10 + b % 10 >= 10 else "no_carry"].append((a, b))
-        half = -(-judged // 2)
+        half, fewest = -(-judged // 2), min(map(len, by_kind.values()))
+        if judged + half > fewest // 2:
+            raise OptionError(
+                f"{{judged}}: {judged} sums of each kind, and {half} for evaluations, leave less than half of the "
+                f"{fewest} with a carry to train on. Give {fewest // 3} or fewer."
+            )
         self.test = [sum_question(*pair) for kind in self.kinds for pair in by_kind[kind][:judged]]
         self.development = [
             sum_question(*pair) for kind in self.kinds for pair in by_kind[kind][judged : judged + half]

@@ -389,6 +389,7 @@ def test_refuses_files(tmp_path: Path, llada: Path, text: str, message: str) -> 
         ({"methods": "igpo,igpo"}, "twice"),
         ({"data": "x.jsonl"}, "needs {?model"),
         ({"model": "x"}, "needs {?data"),
+        ({"judged": 700}, "leave less than half"),
         ({"lora": 8}, "needs {?model"),
         ({"completion": 60, "block": 60, "sampling_steps": 30}, "has room for 48"),
         ({"model": "x", "data": "y", "verifier": "checks"}, "no module and function"),
