@@ -49,8 +49,8 @@ class RowStatistics:
 
 def attention_rows(
     q: Tensor, k: Tensor, rows: Tensor | None = None, *, scale: float | None = None, causal: bool = False,
-    visible: Tensor | None = None, columns: Tensor | None = None, positions: Tensor | None = None,
-    tile: tuple[int, int] = TILE,
+    visible: Tensor | None = None, since: Tensor | None = None, columns: Tensor | None = None,
+    positions: Tensor | None = None, tile: tuple[int, int] = TILE,
 ) -> RowStatistics:  # fmt: skip
     """How sharp rows of attention are, what lies on given keys, and how far they look.
 
@@ -67,6 +67,8 @@ def attention_rows(
         Row i sees keys 0 to i + Lk - Lq.
     visible : Tensor of bool [B, Lk], optional
         Keys that are no padding.
+    since : Tensor of int64 [R], optional
+        The first key that each row sees: of layers with a sliding window.
     columns : Tensor of bool [G, Lk], optional
         Groups of keys for ``mass``.
     positions : Tensor [Lk, 2], optional
@@ -98,9 +100,10 @@ def attention_rows(
     scale = q.shape[3] ** -0.5 if scale is None else scale
     sums = columns.to(q.device, accum) if columns is not None else None  # [G, Lk]
     places = positions.to(q.device, accum) if positions is not None else None
+    begin = torch.zeros_like(rows) if since is None else since.to(q.device)
     tiles = [
-        _rows(q[:, :, part], k, part + lk - lq, scale, causal, visible, sums, places, accum, tile[1])
-        for part in torch.split(rows, tile[0])  # type: ignore[no-untyped-call]
+        _rows(q[:, :, part], k, part + lk - lq, first, scale, causal, visible, sums, places, accum, tile[1])
+        for part, first in zip(rows.split(tile[0]), begin.split(tile[0]), strict=True)  # type: ignore[no-untyped-call]
     ]
     parts = [torch.cat(values, 2) for values in zip(*tiles, strict=True)]
     mass, far = parts[4], parts[5]
@@ -110,8 +113,8 @@ def attention_rows(
 
 
 def _rows(
-    q: Tensor, k: Tensor, place: Tensor, scale: float, causal: bool, visible: Tensor | None, sums: Tensor | None,
-    positions: Tensor | None, accum: torch.dtype, tile: int,
+    q: Tensor, k: Tensor, place: Tensor, begin: Tensor, scale: float, causal: bool, visible: Tensor | None,
+    sums: Tensor | None, positions: Tensor | None, accum: torch.dtype, tile: int,
 ) -> tuple[Tensor, ...]:  # fmt: skip
     """The fields of ``RowStatistics`` of one tile of rows, whose keys of their own are ``place``.
 
@@ -130,6 +133,8 @@ def _rows(
         x = q @ k[:, :, keys].to(accum).repeat_interleave(groups, 1).mT  # [B, H, R, T]
         if causal:
             x = x.masked_fill(keys > place[:, None], -torch.inf)
+        if begin.any():
+            x = x.masked_fill(keys < begin[:, None], -torch.inf)
         if visible is not None:
             x = x.masked_fill(~visible[:, None, None, keys].to(x.device), -torch.inf)
         top, index = x.max(-1)
