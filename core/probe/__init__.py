@@ -88,6 +88,14 @@ KINDS = Registry(
             note="No official code was found: built from the abstract and public notes. The packages are those of the "
             "model vit, the default where they are installed.",
         ),
+        Method(
+            "dilution",
+            home="attn.core.probe.dilution.options:KIND",
+            summary="where a language model's attention goes in long contexts: sinks, positions, content",
+            paper="arXiv 2605.09932",
+            year=2026,
+            note="The paper's exact definitions could not be read; those of the specification are used.",
+        ),
     ],
 )
 
@@ -96,6 +104,7 @@ FIGURES: Mapping[str, str] = {
     "domains": "attn.core.probe.distance.figure:draw_domains",
     "classify": "attn.core.probe.classify.figures:draw_ladder",
     "classify-queries": "attn.core.probe.classify.figures:draw_queries",
+    "dilution": "attn.core.probe.dilution.figure:draw",
     "difference": "attn.core.probe.difference:draw",
     "collapse": "attn.core.probe.collapse.figure:draw",
     "filters": "attn.core.probe.filters.figure:draw",

@@ -13,7 +13,7 @@ import transformers
 from attn.core.models.turns import added_mask, context_length, prefix_seen, turns_seen
 from attn.core.probe.dilution.measure import measure
 from attn.core.train.focusft.fast import FastWeights
-from attn.core.train.focusft.step import Batch, answer_loss, mask_of
+from attn.core.train.focusft.step import Dialogues, answer_loss, mask_of
 
 VECTORS = Path(__file__).parent / "vectors" / "focusft"
 MLP = ("gate_proj", "up_proj", "down_proj")
@@ -61,9 +61,9 @@ def model_of(golden: dict[str, np.ndarray], kernel: str) -> Any:
     return model
 
 
-def batch_of(golden: dict[str, np.ndarray]) -> Batch:
+def batch_of(golden: dict[str, np.ndarray]) -> Dialogues:
     answer, real = (torch.from_numpy(golden[name]).bool() for name in ("loss_mask", "attention_mask"))
-    return Batch(torch.from_numpy(golden["input_ids"]), answer, real)
+    return Dialogues(torch.from_numpy(golden["input_ids"]), answer, real)
 
 
 @pytest.mark.parametrize("kernel", ["eager", "sdpa"])
@@ -118,7 +118,7 @@ def test_where_answers_look(golden: dict[str, np.ndarray], name: str) -> None:
         )
     pooled, rows = np.zeros((4, 2)), 0
     for tokens, answer, real in zip(batch.tokens, batch.answer, batch.real, strict=True):
-        one = Batch(tokens[real][None], answer[real][None], real[real][None])
+        one = Dialogues(tokens[real][None], answer[real][None], real[real][None])
         mask = mask_of(model, one, both_ways=name != "base_diag_causal")
         context = int(context_length(one.answer))
         looking = one.answer[0].nonzero().squeeze(1)

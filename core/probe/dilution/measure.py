@@ -6,6 +6,7 @@ definitions could not be read; these are ours.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -47,6 +48,25 @@ class Dilution:
     entropy: NDArray[np.float64]
     depth: NDArray[np.float64]
     rows: int
+
+    def maps(self) -> dict[str, NDArray[np.float64]]:
+        """What is [L, H], by name."""
+        return {"sink": self.sink, "engagement": self.engagement, "entropy": self.entropy}
+
+    def means(self) -> dict[str, float]:
+        """Over layers and heads; ``sink_ratio`` is sink over engagement."""
+        found = {name: float(values.mean()) for name, values in self.maps().items()}
+        return found | {"sink_ratio": found["sink"] / found["engagement"] if found["engagement"] else float("nan")}
+
+
+def pooled(parts: Sequence[Dilution]) -> Dilution:
+    """Several sequences as one: means over all the rows."""
+    weights = [part.rows for part in parts]
+    means = (
+        np.average([getattr(part, name) for part in parts], 0, weights)
+        for name in ("sink", "engagement", "entropy", "depth")
+    )
+    return Dilution(*means, rows=sum(weights))
 
 
 def depth_groups(context: int, length: int, sinks: int) -> Tensor:

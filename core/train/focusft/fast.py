@@ -46,7 +46,7 @@ def chosen_layers(count: int, layers: float | Sequence[int]) -> tuple[int, ...]:
     if isinstance(layers, float):
         return tuple(range(int(count * (1 - layers)), count))
     if wrong := [layer for layer in layers if layer >= count]:
-        raise OptionError(f"{{layers}}: the model has no layer {wrong[0]}, its last is {count - 1}.")
+        raise OptionError(f"{{fast_layers}}: the model has no layer {wrong[0]}, its last is {count - 1}.")
     return tuple(sorted(set(layers)))
 
 

@@ -19,7 +19,7 @@ from .fast import FastWeights
 
 
 @dataclass(frozen=True, slots=True)
-class Batch:
+class Dialogues:
     """B conversations of S tokens, padded on the right.
 
     Parameters
@@ -35,9 +35,9 @@ class Batch:
     answer: Tensor
     real: Tensor
 
-    def to(self, device: torch.device) -> Batch:
+    def to(self, device: torch.device) -> Dialogues:
         """The same on a device."""
-        return Batch(self.tokens.to(device), self.answer.to(device), self.real.to(device))
+        return Dialogues(self.tokens.to(device), self.answer.to(device), self.real.to(device))
 
 
 @dataclass(frozen=True, slots=True)
@@ -50,17 +50,20 @@ class Inner:
     together: bool = False
 
 
-def mask_of(model: nn.Module, batch: Batch, *, both_ways: bool) -> Tensor | None:
+def mask_of(model: nn.Module, batch: Dialogues, *, both_ways: bool) -> Tensor | None:
     """What the model is given as its mask: [B, 1, S, S], or None for plain causal attention.
 
     Padding is on the right: causal attention never comes to see it.
     """
     if not both_ways:
         return None
-    return added_mask(turns_seen(batch.answer, batch.real), next(model.parameters()).dtype)
+    place = batch.tokens.device.type
+    mixed = torch.is_autocast_enabled(place)  # a mask that is rounded to the precision of the logits would be infinite
+    dtype = torch.get_autocast_dtype(place) if mixed else next(model.parameters()).dtype
+    return added_mask(turns_seen(batch.answer, batch.real), dtype)
 
 
-def answer_loss(model: Any, batch: Batch, mask: Tensor | None) -> Tensor:
+def answer_loss(model: Any, batch: Dialogues, mask: Tensor | None) -> Tensor:
     """Mean cross entropy of the answers' tokens, each given those before it; 0 without any."""
     wanted = batch.answer[:, 1:]
     places = wanted.any(0).nonzero().squeeze(1)  # logits are made where some row needs them
@@ -72,7 +75,7 @@ def answer_loss(model: Any, batch: Batch, mask: Tensor | None) -> Tensor:
 
 @contextmanager
 def adapted(
-    model: nn.Module, fast: FastWeights, batch: Batch, mask: Tensor | None, inner: Inner, seed: tuple[int, ...]
+    model: nn.Module, fast: FastWeights, batch: Dialogues, mask: Tensor | None, inner: Inner, seed: tuple[int, ...]
 ) -> Iterator[list[float]]:
     """The model with fast weights adapted on a batch, and the losses before each step; none without answers."""
     fast.reset(seed)
