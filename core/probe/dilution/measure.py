@@ -62,11 +62,11 @@ class Dilution:
 def pooled(parts: Sequence[Dilution]) -> Dilution:
     """Several sequences as one: means over all the rows."""
     weights = [part.rows for part in parts]
-    means = (
+    sink, engagement, entropy, depth = (
         np.average([getattr(part, name) for part in parts], 0, weights)
         for name in ("sink", "engagement", "entropy", "depth")
     )
-    return Dilution(*means, rows=sum(weights))
+    return Dilution(sink, engagement, entropy, depth, sum(weights))
 
 
 def depth_groups(context: int, length: int, sinks: int) -> Tensor:

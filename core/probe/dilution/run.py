@@ -12,7 +12,9 @@ from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor
 
 from ...batch.task import Task
@@ -100,10 +102,10 @@ def look(task: Task, step: Step, options: DilutionOptions) -> Finding:
         raise OptionError(f"{{compare}}: {options.compare} has other layers or heads than {options.model}.")
     tokens = sum(len(one.tokens) for one in given)
     metrics = {"tokens": float(tokens), "looking": float(own.rows)}
-    arrays = {}
-    for end, one in found.items():
-        metrics |= {f"{name}{end}": value for name, value in one.means().items()}
-        arrays |= {f"{name}{end}": array for name, array in (one.maps() | {"depth": one.depth}).items()}
+    arrays: dict[str, NDArray[np.float64]] = {}
+    for end, part in found.items():
+        metrics |= {f"{name}{end}": value for name, value in part.means().items()}
+        arrays |= {f"{name}{end}": array for name, array in (part.maps() | {"depth": part.depth}).items()}
     facts = {
         "model": options.model, "compare": options.compare, "mask": options.mask, "sinks": options.sinks,
         "sequences": len(given),

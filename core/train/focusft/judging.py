@@ -85,7 +85,7 @@ def _as_in_training(recipe: FocusRecipe, batch: Dialogues, *, trained: bool) -> 
 
 def drawn_rows(recipe: FocusRecipe, options: FocusOptions) -> list[Row]:
     """A row for each length of the test."""
-    rows = []
+    rows: list[Row] = []
     for times in TIMES:
         size = times * options.pairs
         lengths = TaskSize(options.task, size, size, QUESTIONS)

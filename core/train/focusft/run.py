@@ -26,10 +26,7 @@ from .options import ADAPTS, BOTH_WAYS, QUESTIONS, TIMES, FocusOptions
 from .recipe import DialogueSource, FocusRecipe
 from .tasks import WORDS, TaskSize
 
-TEMPLATE = (
-    "{{ bos_token }}{% for message in messages %}{{ ' ' + message['content'] }}"
-    "{% if message['role'] == 'user' and loop.last and not add_generation_prompt %}{% endif %}{% endfor %}"
-)
+TEMPLATE = "{{ bos_token }}{% for message in messages %}{{ ' ' + message['content'] }}{% endfor %}"
 """Of the small model: words, without marks between turns."""
 ROPE_THETA = 1e5
 LONGEST = 4096
@@ -188,7 +185,9 @@ def _reported(
     metrics = {name: float(mine[-1][name]) for name in ("sink", "engagement", "entropy")}
     sections: tuple[Curve, ...] = ()
     if options.model is None:
-        lines = {mode: [row["accuracy"] for row in rows if row["mode"] == mode] for mode in options.modes}
+        lines: dict[str, list[float]] = {
+            mode: [row["accuracy"] for row in rows if row["mode"] == mode] for mode in options.modes
+        }
         for mode, line in lines.items():
             metrics |= {f"{mode}_{times}x": value for times, value in zip(TIMES, line, strict=True)}
         metrics["accuracy_4x"] = lines[first][-1]

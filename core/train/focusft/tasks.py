@@ -80,7 +80,7 @@ def _lookup(rng: np.random.Generator, pairs: int, questions: int) -> tuple[NDArr
 def _common(rng: np.random.Generator, size: int, questions: int) -> tuple[NDArray[np.int64], NDArray[np.bool_]]:
     """<bos> words ... most w w w: three words come at least twice as often as any other."""
     chosen = FIRST_KEY + rng.permutation(KEYS)
-    common, often = np.sort(chosen[:COMMON]), max(4, size // 8)
+    common, often = np.sort(chosen[:COMMON]), max(min(4, size // 2), size // 8)
     rare = np.resize(chosen[COMMON:], 2 * size - COMMON * often)
     words = rng.permutation(np.concatenate([np.repeat(common, often), rare]))
     tokens = np.concatenate([[NUMBER[BOS]], words, [NUMBER[MOST]], common])
