@@ -85,6 +85,9 @@ RECIPES = Registry(
             home="attn.core.train.igpo.options:RECIPE",
             summary="masked diffusion language models: hints planted where every sample is wrong, beside GRPO",
             paper="arXiv 2509.10396, ICLR 2026",
+            year=2026,
+        ),
+        Method(
             "focusft",
             home="attn.core.train.focusft.options:RECIPE",
             summary="long-context fine-tuning of a language model: fast weights and context read both ways, beside sft",
