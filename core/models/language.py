@@ -16,9 +16,9 @@ from torch import nn
 from ..io.atomic import atomic_path
 from . import hf
 
-PAD, BOS, EOS = "<pad>", "<bos>", "<eos>"
-SPECIAL = (PAD, BOS, EOS)
-"""The first words of every vocabulary, so that their tokens are 0, 1 and 2."""
+PAD, BOS, EOS, UNKNOWN = "<pad>", "<bos>", "<eos>", "<unk>"
+SPECIAL = (PAD, BOS, EOS, UNKNOWN)
+"""The first words of every vocabulary, so that their tokens are 0 to 3."""
 
 
 def small_language(
@@ -47,14 +47,14 @@ def small_language(
     with torch.no_grad():  # outputs of unit size; what is added to the residual stream smaller, by their number
         for name, parameter in model.named_parameters():
             if parameter.ndim == 2:
-                std = parameter.shape[1] ** -0.5
+                std = 1.0 if "embed_tokens" in name else parameter.shape[1] ** -0.5
                 deep = any(part in name for part in ("o_proj", "down_proj"))
                 nn.init.normal_(parameter, 0, std / (2 * layers) ** 0.5 if deep else std)
     return model
 
 
 def word_tokeniser(words: Sequence[str], chat_template: str | None = None) -> Any:
-    """A tokeniser of transformers: words between spaces, each a token, ``<bos>`` in front; others are an error.
+    """A tokeniser of transformers: words between spaces, each a token, ``<bos>`` in front; others are ``<unk>``.
 
     Parameters
     ----------
@@ -63,18 +63,17 @@ def word_tokeniser(words: Sequence[str], chat_template: str | None = None) -> An
     chat_template : str, optional
         Jinja, as transformers has it.
     """
-    from tokenizers import AddedToken, Tokenizer, decoders, models, pre_tokenizers, processors
+    from tokenizers import AddedToken, Tokenizer, models, pre_tokenizers, processors
 
     assert tuple(words[: len(SPECIAL)]) == SPECIAL
-    core = Tokenizer(models.WordLevel({word: number for number, word in enumerate(words)}))
+    core = Tokenizer(models.WordLevel({word: number for number, word in enumerate(words)}, UNKNOWN))
     core.pre_tokenizer = pre_tokenizers.WhitespaceSplit()  # type: ignore[assignment]
     core.add_special_tokens([AddedToken(word, special=True, normalized=False) for word in SPECIAL])
     core.post_processor = processors.TemplateProcessing(  # type: ignore[assignment]
         single=f"{BOS} $A", pair=f"{BOS} $A $B", special_tokens=[(BOS, 1)]
     )
-    core.decoder = decoders.WordPiece(prefix="")
     tokeniser = hf.transformers().PreTrainedTokenizerFast(
-        tokenizer_object=core, pad_token=PAD, bos_token=BOS, eos_token=EOS
+        tokenizer_object=core, pad_token=PAD, bos_token=BOS, eos_token=EOS, unk_token=UNKNOWN
     )
     tokeniser.chat_template = chat_template
     return tokeniser

@@ -182,6 +182,10 @@ def sequences(path: Path, loaded: Loaded, options: DilutionOptions) -> tuple[lis
             f"{len(cut)} of {len(looked)} texts were longer than {most} tokens; what was cut is their beginning, "
             f"{sum(one.cut for one in cut)} tokens"
         )
+    unknown = getattr(tokeniser, "unk_token_id", None)
+    if strange := sum(int((one.tokens == unknown).sum()) for one in looked) if unknown is not None else 0:
+        of = sum(len(one.tokens) for one in looked)
+        warnings.append(f"{strange} of {of} tokens are words that the model does not know")
     least = options.sinks + 2
     if short := [len(one.tokens) for one in looked if len(one.tokens) < least]:
         what = f"is of {short[0]} tokens; {least} are the least with a sink of {options.sinks}"

@@ -106,6 +106,7 @@ def drawn_rows(recipe: FocusRecipe, options: FocusOptions) -> list[Row]:
     return rows
 
 
+@torch.no_grad()
 def chat_row(recipe: FocusRecipe, name: str) -> Row:
     """The row of a model on conversations that were held out, before or after it was tuned."""
     batches = [batch.to(recipe.device) for batch in recipe.source.held_out()]

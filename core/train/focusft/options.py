@@ -90,7 +90,7 @@ class FocusOptions:
     width, depth, heads : int
         Of the small model.
     base_steps : int
-        Of the small model, on contexts of up to a quarter of ``pairs``.
+        Of the small model, on contexts of up to an eighth of ``pairs``.
     steps, warmup, batch : int
         Of each mode.
     learning_rate : float or None
@@ -140,9 +140,9 @@ class FocusOptions:
     held_out: Annotated[float, Option("Share of conversations held out.", metavar="SHARE", above=0.0, below=1.0)] = 0.1
     pairs: Annotated[int, Option("Longest context of a drawn task.", metavar="N", least=16, most=KEYS // 4)] = 32
     width: Annotated[int, Option("Channels of the small model.", metavar="C", least=16)] = 64
-    depth: Annotated[int, Option("Layers of the small model.", metavar="N", least=1)] = 4
-    heads: Annotated[int, Option("Heads of the small model.", metavar="N", least=1)] = 4
-    base_steps: Annotated[int, Option("Of the small model, before.", metavar="N", least=2, resumable=True)] = 600
+    depth: Annotated[int, Option("Layers of the small model.", metavar="N", least=1)] = 2
+    heads: Annotated[int, Option("Heads of the small model.", metavar="N", least=1)] = 2
+    base_steps: Annotated[int, Option("Of the small model, before.", metavar="N", least=2, resumable=True)] = 2000
     steps: Annotated[int, Option("Of each mode.", metavar="N", least=2, resumable=True)] = 300
     warmup: Warmup = 30
     batch: Annotated[int, Option("Conversations per batch.", metavar="N", least=1)] = 8
@@ -191,7 +191,7 @@ RECIPE = Verb(
             "attn train focusft -o run/ --model smollm2/ --data chats.jsonl --modes focusft,sft --batch 1",
             "A model of yours, beside plain fine-tuning.",
         ),
-        ("attn probe dilution run/ notes.txt", "Where the tuned model looks."),
+        ("attn probe dilution run/ chats.jsonl --compare smollm2/", "Where it looks, and where it looked before."),
     ),
     files=(
         ("OUT/config.json, OUT/tokenizer.json, ...", "With the weights, a folder that transformers loads."),

@@ -28,7 +28,10 @@ from .tasks import WORDS, TaskSize
 
 TEMPLATE = "{{ bos_token }}{% for message in messages %}{{ ' ' + message['content'] }}{% endfor %}"
 """Of the small model: words, without marks between turns."""
-ROPE_THETA = 1e5
+ROPE_THETA = 1e4
+BASE_RATE = 2e-3
+SHORTEST = {"lookup": 2, "common-words": 4}
+"""Contexts that the small model begins with. Looking up is learnt all at once, the earlier the fewer pairs there are."""
 LONGEST = 4096
 """Tokens that the small model says it reads."""
 
@@ -132,19 +135,16 @@ def _small(run: RecipeRun, options: FocusOptions, outcomes: dict[str, Outcome]) 
     ).to(run.device)  # fmt: skip
     targets_of(model, options.fast_layers, options.targets)  # before minutes of work
     judged = max(1, options.judged // 4)
-    short = TaskSize(options.task, 4, options.pairs // 4, 2 * QUESTIONS)
+    short = TaskSize(options.task, SHORTEST[options.task], max(4, options.pairs // 8), 3 * QUESTIONS)
     long = TaskSize(options.task, options.pairs // 4, options.pairs, QUESTIONS)
     seed = options.compute.seed
-    recipe = FocusRecipe(model, options, "sft", DrawnSource(short, seed, 4 * options.batch, judged), run.device)
+    recipe = FocusRecipe(model, options, "sft", DrawnSource(short, seed, 2 * options.batch, judged), run.device)
     plan = Plan(
         steps=options.base_steps, warmup=options.warmup, learning_rate=BASE_RATE, weight_decay=options.weight_decay,
         average=0.98, evaluate_every=options.evaluate_every,
     )  # fmt: skip
     outcomes["base"] = _fit(run, options, recipe, plan, {}, "base", {})
     return Start(model, word_tokeniser(WORDS, TEMPLATE), DrawnSource(long, seed, options.batch, judged), {})
-
-
-BASE_RATE = 3e-3
 
 
 def _own(run: RecipeRun, options: FocusOptions) -> Start:

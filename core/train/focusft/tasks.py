@@ -13,14 +13,14 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from ...models.language import BOS, EOS, PAD
+from ...models.language import BOS, SPECIAL
 from .options import COMMON, KEYS, DrawnTask
 from .step import Dialogues
 
 VALUES, FILLERS = 32, 15
 ASK, MOST = "ask", "most"
 WORDS = (
-    PAD, BOS, EOS, ASK, MOST, *(f"k{n}" for n in range(KEYS)), *(f"v{n}" for n in range(VALUES)),
+    *SPECIAL, ASK, MOST, *(f"k{n}" for n in range(KEYS)), *(f"v{n}" for n in range(VALUES)),
     *(f"f{n}" for n in range(FILLERS)),
 )  # fmt: skip
 """The vocabulary: a word's number is its token."""
