@@ -31,7 +31,7 @@ TEMPLATE = "{{ bos_token }}{% for message in messages %}{{ ' ' + message['conten
 ROPE_THETA = 1e4
 BASE_RATE = 2e-3
 SHORTEST = {"lookup": 2, "common-words": 4}
-"""Contexts that the small model begins with. Looking up is learnt all at once, the earlier the fewer pairs there are."""
+"""Shortest contexts of the small model. Looking up is learnt all at once, the earlier the fewer pairs there are."""
 LONGEST = 4096
 """Tokens that the small model says it reads."""
 
