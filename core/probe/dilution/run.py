@@ -37,7 +37,7 @@ WORD = "dilution"
 
 
 @dataclass(frozen=True, slots=True)
-class Looked:
+class ReadText:
     """One sequence whose attention is measured.
 
     Parameters
@@ -134,7 +134,7 @@ def tables(found: Mapping[str, Dilution]) -> tuple[Table, ...]:
     )
 
 
-def of_sequence(loaded: Loaded, one: Looked, options: DilutionOptions) -> Dilution:
+def of_sequence(loaded: Loaded, one: ReadText, options: DilutionOptions) -> Dilution:
     """What is measured of one sequence."""
     model: Any = loaded.model
     place = next(model.parameters()).device
@@ -146,7 +146,7 @@ def of_sequence(loaded: Loaded, one: Looked, options: DilutionOptions) -> Diluti
     return measure(model, tokens, rows, int(context_length(answer)), sinks=options.sinks, mask=mask)
 
 
-def sequences(path: Path, loaded: Loaded, options: DilutionOptions) -> tuple[list[Looked], list[str]]:
+def sequences(path: Path, loaded: Loaded, options: DilutionOptions) -> tuple[list[ReadText], list[str]]:
     """What a file holds, as tokens of the model; and what the user should know of it.
 
     Raises
@@ -162,11 +162,11 @@ def sequences(path: Path, loaded: Loaded, options: DilutionOptions) -> tuple[lis
     most = min(options.max_tokens, limit or options.max_tokens)
     if path.suffix.lower() != ".jsonl":
         ids = tokeniser(whole_text(path), verbose=False)["input_ids"]
-        looked = [Looked(torch.tensor(ids, dtype=torch.int64), torch.zeros(len(ids), dtype=torch.bool), 0)]
+        looked = [ReadText(torch.tensor(ids, dtype=torch.int64), torch.zeros(len(ids), dtype=torch.bool), 0)]
     else:
         check_template(tokeniser, options.model)
         told = [chat_tokens(path, one, tokeniser) for one in read_conversations(path)]
-        looked = [Looked(torch.tensor(one.tokens), torch.tensor(one.answer), 0) for one in told if any(one.answer)]
+        looked = [ReadText(torch.tensor(one.tokens), torch.tensor(one.answer), 0) for one in told if any(one.answer)]
         if len(looked) < len(told):
             warnings.append(
                 f"{len(told) - len(looked)} of {len(told)} conversations were left out: no assistant speaks"

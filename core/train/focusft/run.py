@@ -37,7 +37,7 @@ LONGEST = 4096
 
 
 @dataclass(frozen=True, slots=True)
-class Start:
+class TuningStart:
     """What all modes begin with.
 
     Parameters
@@ -126,7 +126,7 @@ def _fit(
     return run.fit(recipe, plan, identity={**identity, "mode": mode}, folder=folder, progress=tell)
 
 
-def _small(run: RecipeRun, options: FocusOptions, outcomes: dict[str, Outcome]) -> Start:
+def _small(run: RecipeRun, options: FocusOptions, outcomes: dict[str, Outcome]) -> TuningStart:
     """The small model, plainly trained on short contexts."""
     torch.manual_seed(options.compute.seed)
     model = small_language(
@@ -144,10 +144,10 @@ def _small(run: RecipeRun, options: FocusOptions, outcomes: dict[str, Outcome]) 
         average=0.98, evaluate_every=options.evaluate_every,
     )  # fmt: skip
     outcomes["base"] = _fit(run, options, recipe, plan, {}, "base", {})
-    return Start(model, word_tokeniser(WORDS, TEMPLATE), DrawnSource(long, seed, options.batch, judged), {})
+    return TuningStart(model, word_tokeniser(WORDS, TEMPLATE), DrawnSource(long, seed, options.batch, judged), {})
 
 
-def _own(run: RecipeRun, options: FocusOptions) -> Start:
+def _own(run: RecipeRun, options: FocusOptions) -> TuningStart:
     """A model of the user's, and conversations."""
     assert options.model is not None
     assert options.data is not None
@@ -166,10 +166,10 @@ def _own(run: RecipeRun, options: FocusOptions) -> Start:
         targets_of(model, options.fast_layers, options.targets)
     source, warnings = chats_of(options.data, tokeniser, options, positions(model.config, tokeniser))
     identity = {"model": loaded.fingerprint, "data": sha256(options.data)}
-    return Start(model, tokeniser, source, identity, tuple(warnings))
+    return TuningStart(model, tokeniser, source, identity, tuple(warnings))
 
 
-def _save(run: RecipeRun, start: Start, outcome: Outcome, rows: Sequence[Row]) -> None:
+def _save(run: RecipeRun, start: TuningStart, outcome: Outcome, rows: Sequence[Row]) -> None:
     facts = run.facts(seconds=round(outcome.seconds))
     run.save(
         lambda path: write_language(start.model, start.tokeniser, path), lambda size: card(facts, rows, size)
@@ -177,7 +177,7 @@ def _save(run: RecipeRun, start: Start, outcome: Outcome, rows: Sequence[Row]) -
 
 
 def _reported(
-    run: RecipeRun, options: FocusOptions, start: Start, outcomes: Mapping[str, Outcome], rows: Sequence[Row],
+    run: RecipeRun, options: FocusOptions, start: TuningStart, outcomes: Mapping[str, Outcome], rows: Sequence[Row],
     data: object,
 ) -> Report:  # fmt: skip
     first = options.modes[0]
