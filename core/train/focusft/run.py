@@ -95,8 +95,9 @@ def train_focusft(
             average=0.0, evaluate_every=options.evaluate_every,
         )  # fmt: skip
         rows: list[Row] = []
-        if options.model is not None:
-            rows.append(chat_row(FocusRecipe(start.model, options, "sft", start.source, run.device), "before"))
+        before = FocusRecipe(start.model.eval(), options, "sft", start.source, run.device)
+        tested = drawn_rows(before, options) if options.model is None else [chat_row(before, "before")]
+        rows += [{**row, "mode": "before"} for row in tested]
         for mode in options.modes:
             start.model.load_state_dict(begun)
             recipe = FocusRecipe(start.model, options, mode, start.source, run.device)

@@ -199,7 +199,9 @@ def test_layers_and_targets_that_are_not_there() -> None:
 def test_all_modes_from_one_start(tmp_path: Path) -> None:
     report = train_focusft(options(tmp_path / "run"))
     rows = report.sections[0].rows()
-    assert [(row["mode"], row["pairs"]) for row in rows] == [(mode, n) for mode in MODES for n in (16, 32, 64)]
+    assert [(row["mode"], row["pairs"]) for row in rows] == [
+        (mode, n) for mode in ("before", *MODES) for n in (16, 32, 64)
+    ]
     assert all(np.isfinite([row["accuracy"], row["sink"], row["engagement_trained"]]).all() for row in rows)
     loaded = load_model(str(tmp_path / "run"), "causal")
     best = torch.load(tmp_path / "run" / "best.pt")
