@@ -38,8 +38,8 @@ TEMPLATE = (
 
 def options(folder: Path, **changes: Any) -> FocusOptions:
     small = FocusOptions(
-        folder, pairs=16, width=16, depth=2, heads=2, base_steps=3, steps=4, warmup=1, batch=2, judged=4, rank=2, inner_rate=0.02,
-        evaluate_every=2, compute=Compute(device="cpu", threads=1),
+        folder, pairs=16, width=16, depth=2, heads=2, base_steps=3, steps=4, warmup=1, batch=2, judged=4, rank=2,
+        inner_rate=0.02, evaluate_every=2, compute=Compute(device="cpu", threads=1),
     )  # fmt: skip
     return replace(small, **changes)
 
