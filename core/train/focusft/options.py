@@ -142,7 +142,7 @@ class FocusOptions:
     width: Annotated[int, Option("Channels of the small model.", metavar="C", least=16)] = 64
     depth: Annotated[int, Option("Layers of the small model.", metavar="N", least=1)] = 2
     heads: Annotated[int, Option("Heads of the small model.", metavar="N", least=1)] = 2
-    base_steps: Annotated[int, Option("Of the small model, before.", metavar="N", least=2, resumable=True)] = 2000
+    base_steps: Annotated[int, Option("Of the small model, before.", metavar="N", least=2, resumable=True)] = 4000
     steps: Annotated[int, Option("Of each mode.", metavar="N", least=2, resumable=True)] = 300
     warmup: Warmup = 30
     batch: Annotated[int, Option("Conversations per batch.", metavar="N", least=1)] = 8
