@@ -24,7 +24,7 @@ from ..report.model import plain
 from .precision import precision
 from .processes import ALONE, Processes
 from .schedule import cosine_cycles, warmup_stable_decay
-from .state import BEST, CHECKPOINT, Learner, State, load_best, plain_identity, read_state
+from .state import BEST, CHECKPOINT, Learner, State, load_best, plain_identity, read_state, save_tensors
 
 METRICS, CURVE = "metrics.jsonl", "curve.png"
 
@@ -290,7 +290,7 @@ def _evaluate(
     if metrics[recipe.score] > state.best:
         state.best, state.best_step = metrics[recipe.score], state.step
         with atomic_path(folder / BEST) as temporary:
-            torch.save(dict(averaged), temporary)
+            save_tensors(averaged, temporary)
     state.history.append(row)
     rows = ({name: plain(value) for name, value in line.items()} for line in state.history)  # NaN is not JSON
     write_text(folder / METRICS, "".join(json.dumps(line) + "\n" for line in rows))

@@ -64,12 +64,23 @@ class Learner:
     def save(self, path: Path, identity: Mapping[str, Any], state: State) -> None:
         """Write the checkpoint, atomically."""
         with atomic_path(path) as temporary:
-            torch.save(
+            save_tensors(
                 {"model": self.model.state_dict(), "optimizer": self.optimizer.state_dict(),
                  "averaged": dict(self.averaged), "scaler": self.scaler.state_dict(), "identity": dict(identity),
                  "state": asdict(state)},
                 temporary,
             )  # fmt: skip
+
+
+def save_tensors(content: Mapping[str, Any], path: Path) -> None:
+    """``torch.save``, which hides that a disk is full behind an error of its own. Raises ``OSError``."""
+    with open(path, "wb") as file:
+        try:
+            torch.save(content, file)
+        except RuntimeError as error:
+            if isinstance(error.__context__, OSError):
+                raise error.__context__ from error
+            raise
 
 
 def plain_identity(identity: Mapping[str, Any]) -> dict[str, Any]:

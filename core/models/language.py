@@ -14,6 +14,7 @@ import torch
 from torch import nn
 
 from ..io.atomic import atomic_path
+from ..text import reason_of
 from . import hf
 
 PAD, BOS, EOS, UNKNOWN = "<pad>", "<bos>", "<eos>", "<unk>"
@@ -96,6 +97,7 @@ def write_language(model: Any, tokeniser: Any, weights: Path) -> None:
     InputError
         If it cannot be written.
     """
+    from safetensors import SafetensorError
     from safetensors.torch import save_file
 
     folder, state = weights.parent, {}
@@ -105,10 +107,13 @@ def write_language(model: Any, tokeniser: Any, weights: Path) -> None:
         if place not in seen:
             state[name] = tensor.detach().cpu().contiguous()
         seen.add(place)
-    with hf.quiet():
-        model.config.save_pretrained(folder)
-        if model.can_generate():
-            model.generation_config.save_pretrained(folder)
-        tokeniser.save_pretrained(folder)
-    with atomic_path(weights) as temporary:
-        save_file(state, temporary, {"format": "pt"})
+    with atomic_path(weights) as temporary:  # what the parts beside it raise of a full disk is told as its own
+        with hf.quiet():
+            model.config.save_pretrained(folder)
+            if model.can_generate():
+                model.generation_config.save_pretrained(folder)
+            tokeniser.save_pretrained(folder)
+        try:
+            save_file(state, temporary, {"format": "pt"})
+        except SafetensorError as error:
+            raise OSError(reason_of(error)) from error
