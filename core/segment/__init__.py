@@ -12,7 +12,16 @@ MODELS = Registry(
             paper="arXiv 2501.18921",
             year=2025,
             options=("save_attention",),
-            note="The weights are ours (width 8, trained on DRIVE for research); the paper's (width 64) cannot be had.",
+            note="The weights are ours (width 16; DRIVE, HRF, FIVES; for research); the paper's (width 64) cannot be had.",
+        ),
+        Method(
+            "fsgnet-free",
+            home="attn.core.segment.network:packaged",
+            summary="fsgnet trained on photos of free terms alone (HRF, FIVES: CC BY 4.0)",
+            paper="arXiv 2501.18921",
+            year=2025,
+            options=("save_attention",),
+            note="The weights are ours (width 16) and saw no photo of DRIVE.",
         ),
         Method(
             "unet",

@@ -6,6 +6,7 @@ Specification: methods/fsg-net.md, section 3.4, step 29 (c)-(e).
 from __future__ import annotations
 
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -48,7 +49,8 @@ def packaged(name: str, device: torch.device, dtype: torch.dtype) -> NetworkSegm
             f"no weights ship for {name}. Train it (attn train fsgnet --trunk {trunk}) and give the file: "
             "{model} OUT/model.safetensors"
         )
-    return NetworkSegmenter(read_checkpoint(WEIGHTS / f"{name}.safetensors"), device, dtype)
+    checkpoint = replace(read_checkpoint(WEIGHTS / f"{name}.safetensors"), name=name)
+    return NetworkSegmenter(checkpoint, device, dtype)
 
 
 class NetworkSegmenter:

@@ -16,20 +16,30 @@ from attn.core.segment.score.metrics import scores
 LEAST_F1, LEAST_AUC = 0.80, 0.97
 
 
-def test_file_and_card():
-    path = WEIGHTS / "fsgnet.safetensors"
+@pytest.mark.parametrize("name", ["fsgnet", "fsgnet-free"])
+def test_file_and_card(name):
+    path = WEIGHTS / f"{name}.safetensors"
     assert path.stat().st_size < 8e6
-    card = (WEIGHTS / "fsgnet.md").read_text()
+    card = (WEIGHTS / f"{name}.md").read_text()
     assert f"{path.stat().st_size} bytes" in card
     assert f"{read_checkpoint(path).threshold:.4f}" in card
 
 
-def test_a_photo_of_another_camera():
+def test_the_free_weights_saw_free_photos_alone():
+    training = {name: read_checkpoint(WEIGHTS / f"{name}.safetensors").training for name in ("fsgnet", "fsgnet-free")}
+    assert training["fsgnet"]["data"] == ["DRIVE", "HRF", "FIVES"]
+    assert training["fsgnet-free"]["data"] == ["HRF", "FIVES"]
+    assert "CC BY 4.0" in (WEIGHTS / "fsgnet-free.md").read_text()
+
+
+@pytest.mark.parametrize("name", ["fsgnet", "fsgnet-free"])
+def test_a_photo_of_another_camera(name):
     """scikit-image's photo, 1411 x 1411: vessels as they are in an eye, where a ridge filter sees them too."""
     (source,) = expand_inputs(["example:retina"])
     pixels = read_photo(source.path).pixels
     fov = find_fov(pixels)
-    segmenter = load("fsgnet")
+    segmenter = load(name)
+    assert segmenter.name == name
     mask = segmenter(pixels, fov).prob >= segmenter.threshold
     assert 0.05 < mask.sum() / fov.mask.sum() < 0.2
     ridge = load("sato")(pixels, fov).prob
