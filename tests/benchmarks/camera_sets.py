@@ -52,7 +52,7 @@ def main() -> None:
                     segmented, prediction = segment_case(case, model, chosen)
                     assert case.truth is not None
                     truth, field = case.truth.pixels, case.fov.mask
-                    found.append(scores(prediction.prob, truth & field, field, threshold=segmented.threshold))
+                    found.append(scores(prediction.prob, truth & field, field, threshold=segmented.threshold.value))
             for text, found in rows.items():
                 means = " | ".join(f"{np.mean([row[column] for row in found]):.4f}" for column in COLUMNS)
                 lowest = min(row["f1"] for row in found)
