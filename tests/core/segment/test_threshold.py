@@ -86,7 +86,7 @@ def test_the_threshold_of_a_photo_like_those_calibrated_on_is_that_of_its_truth(
 def test_probabilities_that_another_camera_moved_move_the_threshold_with_them():
     prob, _, fov = drawn(slope=1.0, offset=0.0)
     chosen = []
-    for moved in (-0.8, 0.0, 0.8):
+    for moved in (-2.5, 0.0, 2.5):
         stored = quantise(sigmoid(np.log(prob / (1 - prob)) + moved), fov)
         chosen.append(photo_threshold(counts(stored, fov), Calibration()))
     low, middle, high = chosen
