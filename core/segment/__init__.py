@@ -12,7 +12,7 @@ MODELS = Registry(
             paper="arXiv 2501.18921",
             year=2025,
             options=("save_attention",),
-            note="The weights are ours (width 16; DRIVE, HRF, FIVES; for research); the paper's (width 64) cannot be had.",
+            note="The weights are ours (width 16; three cameras; for research); the paper's (width 64) cannot be had.",
         ),
         Method(
             "fsgnet-free",
