@@ -34,6 +34,7 @@ PARTS = (
     ("attn retrieve serve", Need("starlette", "starlette", "serve")),
     ("attn retrieve serve", Need("uvicorn", "uvicorn", "serve")),
     ("accelerate launch", Need("accelerate", "accelerate", "scale")),
+    ("attn train igpo --model", Need("peft", "peft", "lora")),
     ("models of timm", Need("timm", "timm", "vision")),
     ("what timm and open_clip stand on", Need("torchvision", "torchvision", "vision")),
 )
