@@ -183,7 +183,8 @@ def adapted(model: Any, rank: int) -> Any:
             "adapters are made by peft, which is not installed: pip install 'attn[lora]', or train all weights with "
             "a rank of 0."
         ) from None
-    config = peft.LoraConfig(r=rank, lora_alpha=rank / 2, lora_dropout=0.05, target_modules=list(TARGETS))
+    alpha: Any = rank / 2  # peft only divides it by the rank; an odd rank's is no whole number
+    config = peft.LoraConfig(r=rank, lora_alpha=alpha, lora_dropout=0.05, target_modules=list(TARGETS))
     return peft.get_peft_model(model, config)
 
 
