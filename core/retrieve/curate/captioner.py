@@ -7,7 +7,6 @@ that sentence with words in the place of what stands in brackets. It returns the
 from __future__ import annotations
 
 import hashlib
-import importlib
 import inspect
 import os
 import re
@@ -22,6 +21,7 @@ import numpy as np
 
 from ...device import pick_device
 from ...errors import AttnError, InputError
+from ...functions import own_function
 from ...models.load import load_model
 from ...models.pictures import ColourPicture
 from ...options import OptionError
@@ -130,19 +130,7 @@ def _model(name: str, device: str, dtype: str, allow_download: bool, prompt: str
 
 @lru_cache(maxsize=1)
 def _function(name: str, filling: bool) -> Captioner:
-    module_name, _, inside = name.partition(":")
-    if (here := os.getcwd()) not in sys.path:
-        sys.path.append(here)  # a file beside the photos is a module, too; last: it hides nothing that is installed
-    try:
-        module = importlib.import_module(module_name)
-    except (Exception, SystemExit) as error:  # code of the user's fails in any way
-        what = f"{type(error).__name__}: {reason_of(error)}"
-        raise OptionError(f"{{captioner}} {name}: {module_name} cannot be imported ({what}).") from error
-    function: Any = module
-    for part in inside.split("."):
-        function = getattr(function, part, None)
-    if not callable(function):
-        raise OptionError(f"{{captioner}} {name}: {module_name} holds no function {inside}.")
+    function = own_function(name, "captioner")
     least = 2 if filling else 1
     if not _takes(function, least):
         templates = " and a template" if filling else ""
@@ -153,7 +141,7 @@ def _function(name: str, filling: bool) -> Captioner:
     def ask(picture: Any, template: str) -> Any:
         return function(picture, template) if both else function(picture)
 
-    return Captioner(name, f"{name}:{_source(module)}", ask)
+    return Captioner(name, f"{name}:{_source(sys.modules[name.partition(':')[0]])}", ask)
 
 
 def _takes(function: Any, count: int) -> bool:

@@ -2,16 +2,12 @@
 
 from __future__ import annotations
 
-import importlib
 import math
-import os
 import re
-import sys
 from collections.abc import Callable
-from typing import Any
 
 from ...errors import UsageError, shortened
-from ...options import OptionError
+from ...functions import own_function
 from ...text import reason_of
 from .questions import Reward
 
@@ -78,16 +74,7 @@ def by_function(name: str) -> Judge:
     UsageError
         By the judge: if the function raises, or its answer is none of these.
     """
-    module, _, function = name.partition(":")
-    sys.path.insert(0, os.getcwd())  # `attn` is a script of its own: the folder it is called in is not searched
-    try:
-        found: Any = getattr(importlib.import_module(module), function)
-    except Exception as error:  # whatever a module does while it is imported
-        raise OptionError(f"{{verifier}}: {name} cannot be imported ({reason_of(error)}).") from None
-    finally:
-        sys.path.remove(os.getcwd())
-    if not callable(found):
-        raise OptionError(f"{{verifier}}: {name} is no function but {type(found).__name__}.")
+    found = own_function(name, "verifier")
     again = "Mend it and give the same command again: it goes on from the last evaluation."
 
     def judge(prompt: str, completion: str, answer: str) -> Reward:
