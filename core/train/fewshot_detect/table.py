@@ -4,9 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from itertools import product
-from statistics import fmean, stdev
+from statistics import fmean
 from typing import Any
 
+from ...fit.repeated import means
 from .options import PLAIN, FewShotDetectOptions
 
 MEASURED = ("ap50", "map", "redundant", "distance_change")
@@ -21,9 +22,7 @@ def summary_rows(
     for shots, arm in product(options.shots, options.modules):
         own = [row for row in rows if (row["shots"], row["modules"]) == (shots, arm)]
         line: dict[str, Any] = {"shots": shots, "modules": arm}
-        for name in MEASURED:
-            values = [row[name] for row in own]
-            line |= {name: fmean(values)} | ({f"{name}_std": stdev(values)} if len(values) > 1 else {})
+        line |= means(own, MEASURED)
         line |= {
             name: fmean(row[name] for row in own)
             for name in ("cells_front", "cells_back", "cells_both", "cells_none", "loss_detector", "loss_tsa")

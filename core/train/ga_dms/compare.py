@@ -7,6 +7,7 @@ from dataclasses import dataclass, replace
 from statistics import fmean, stdev
 from typing import Any
 
+from ...fit.repeated import means
 from .options import GADMSOptions
 
 OWN = "as given"
@@ -87,9 +88,7 @@ def summary_rows(found: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
     for arm in dict.fromkeys(row["arm"] for row in found):
         own = [row for row in found if row["arm"] == arm]
         line: dict[str, Any] = {"arm": arm, "seeds": len(own), "steps": own[0]["steps"]}
-        for name in MEASURED:
-            values = [row[name] for row in own]
-            line |= {name: fmean(values)} | ({f"{name}_std": stdev(values)} if len(values) > 1 else {})
+        line |= means(own, MEASURED)
         line |= {name: fmean(row[name] for row in own) for name in WORDS if name in own[0]}
         table.append(line | {"seconds": fmean(row["seconds"] for row in own)})
     return table
