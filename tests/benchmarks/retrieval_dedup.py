@@ -23,7 +23,7 @@ from numpy.typing import NDArray
 from attn.core.retrieve.options.find import DedupOptions
 from attn.core.retrieve.store import Header, create
 from attn.core.retrieve.verbs.dedup import dedup
-from attn.core.retrieve.verbs.owners import BLOCK, BLOCK_KEPT
+from attn.core.retrieve.verbs.owners import SIZES
 
 CLOCKS = {"wall": time.perf_counter, "cpu": time.process_time}
 Vectors = NDArray[np.float32]
@@ -45,9 +45,9 @@ def vectors(count: int, dim: int, kind: str) -> Vectors:
 def whole_product(x: Vectors, threshold: float) -> int:
     """Pairs at the threshold, counted in blocks."""
     found, rows = 0, torch.from_numpy(x)
-    for start in range(0, len(x), BLOCK):
-        for other in range(start, len(x), BLOCK_KEPT):
-            scores = rows[start : start + BLOCK] @ rows[other : other + BLOCK_KEPT].T
+    for start in range(0, len(x), SIZES.block):
+        for other in range(start, len(x), SIZES.kept):
+            scores = rows[start : start + SIZES.block] @ rows[other : other + SIZES.kept].T
             found += np.flatnonzero(scores.numpy() >= threshold).size
     return found
 
