@@ -1,0 +1,1 @@
+"""`attn probe codebook`: what the codes of an agent's bottleneck are used for."""
