@@ -10,7 +10,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-MODULES = ("bilateral",)
+MODULES = ("bilateral", "blocks")
 """Files of this folder that define ``KERNELS``."""
 
 

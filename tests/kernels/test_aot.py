@@ -9,11 +9,18 @@ import triton.language as tl
 from attn.kernels import aot, registry
 
 TARGETS = ("sm_80", "sm_90", "gfx942")
+RARE = ("sm_86", "sm_100", "gfx90a")
 CASES = [
-    pytest.param(kernel, variant, target, id=f"{kernel.name}-{variant.label}-{target}")
+    pytest.param(
+        kernel,
+        variant,
+        target,
+        id=f"{kernel.name}-{variant.label}-{target}",
+        marks=[pytest.mark.slow] if target in RARE else [],
+    )
     for kernel in registry.kernels().values()
     for variant in kernel.variants
-    for target in TARGETS
+    for target in TARGETS + RARE
     if variant.is_for(target)
 ]
 

@@ -17,8 +17,7 @@ from torch import Tensor
 from ...choose import Formulation, Phase, choose
 from ...opaque import own_dtypes
 from ..equations import wants_gradient
-from . import sdpa_cpu
-from .backward import backward
+from . import runs_triton, sdpa_cpu
 from .forward_cpu import refuses
 from .softmax_cpu import runs
 
@@ -157,6 +156,9 @@ ENGINE = Phase(
     "attention over blocks",
     (
         Formulation(
+            "block by block, Triton", "triton", "attn.core.attention.blocks.runs_triton:forward", runs_triton.refuses
+        ),
+        Formulation(
             "blocks of PyTorch's attention", "cpu", "attn.core.attention.blocks.sdpa_cpu:forward", sdpa_cpu.refuses
         ),
         Formulation("block by block, numba", "cpu", "attn.core.attention.blocks.forward_cpu:forward", refuses),
@@ -164,6 +166,19 @@ ENGINE = Phase(
     ),
 )
 """``forward(q, k, v, pattern, scale) -> out, lse``: what all operators over blocks run on, and a new kernel's place."""
+BACKWARD = Phase(
+    "the gradient of attention over blocks",
+    (
+        Formulation(
+            "block by block, Triton",
+            "triton",
+            "attn.core.attention.blocks.runs_triton:backward",
+            runs_triton.refuses_backward,
+        ),
+        Formulation("block by block, torch", "torch", "attn.core.attention.blocks.backward:backward"),
+    ),
+)
+"""``backward(q, k, v, out, lse, grad_out, grad_lse, pattern, scale) -> grad_q, grad_k, grad_v``."""
 
 
 class _Attend(torch.autograd.Function):
@@ -182,7 +197,8 @@ class _Attend(torch.autograd.Function):
     def backward(ctx: Any, grad_out: Tensor, grad_lse: Tensor) -> tuple[Tensor | None, ...]:  # type: ignore[override]
         q, k, v, out, lse = ctx.saved_tensors
         with own_dtypes(q.device.type):  # .backward() may be called inside autocast
-            return *backward(q, k, v, out, lse, grad_out, grad_lse, ctx.selection, ctx.scale), None, None, None
+            gradients = BACKWARD(q, k, v, out, lse, grad_out, grad_lse, ctx.selection, ctx.scale)
+        return *gradients, None, None, None
 
 
 def attend(

@@ -21,7 +21,7 @@ from attn.core.choose import Formulation, choose
 from attn.core.cpu import cpu_as
 
 NAMES = ("dense", "window+sink", "blocktopk", "flux", "rectified")
-GATHERED = ENGINE.formulations[0]
+GATHERED = next(x for x in ENGINE.formulations if x.name == "blocks of PyTorch's attention")
 
 
 @pytest.fixture(params=["avx2", "intel", "amx"])
