@@ -234,4 +234,4 @@ def test_tensors_of_the_cpu_are_refused_outside_the_interpreter(interpreted):
         pytest.skip("run without TRITON_INTERPRET")
     q = torch.zeros(1, 1, 16, 16)
     assert "takes tensors of a GPU" in blocks.refuses(q, q, q)
-    assert runs_triton.refuses(q, q, q) == "takes tensors of a GPU, not of cpu"
+    assert runs_triton.refuses(q, q, q) == "takes tensors of a GPU that PyTorch can use, not of cpu"

@@ -19,8 +19,8 @@ if TYPE_CHECKING:
 
 def refuses(q: Tensor, k: Tensor, v: Tensor, *_: object, **__: object) -> str | None:
     """Why the kernels do not take a call of attention over blocks."""
-    if q.device.type != "cuda":
-        return f"takes tensors of a GPU, not of {q.device.type}"
+    if q.device.type != "cuda" or not torch.cuda.is_available():
+        return f"takes tensors of a GPU that PyTorch can use, not of {q.device.type}"
     if importlib.util.find_spec("triton") is None:
         return "needs the package triton"
     from ....kernels import blocks
