@@ -72,6 +72,9 @@ class Everything:
         """One run of all keys."""
         return np.array([[0, self.len_k]], dtype=np.int64)
 
+    def lists(self) -> None:
+        """A rule, without lists."""
+
 
 def attend(
     q: Tensor, k: Tensor, v: Tensor, *, causal: bool, scale: float | None = None, settings: Settings,

@@ -92,6 +92,9 @@ class BandSelection:
         ends = [[0, sinks], [start, int(last[0]) + 1]]
         return np.array(ends[not sinks :], dtype=np.int64)
 
+    def lists(self) -> None:
+        """A rule, without lists."""
+
     def _ends(self, block: np.ndarray[Any, Any]) -> tuple[np.ndarray[Any, Any], np.ndarray[Any, Any]]:
         """First key of the window of each block's first query, position of its last query."""
         offset = self.len_k - self.len_q

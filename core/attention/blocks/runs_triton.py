@@ -61,18 +61,15 @@ def runs_of(pattern: Pattern, device: torch.device) -> Runs:
     A rule is the same for all heads.
     """
     from ....kernels.blocks import Runs
-    from .selection import BlockSelection
 
-    if isinstance(pattern, BlockSelection):
-        start = pattern.indices * pattern.block_n
-        runs = torch.stack((start, (start + pattern.block_n).clamp(max=pattern.len_k)), 1)
-        indptr = pattern.indptr
+    lists = pattern.lists()
+    if lists is None:
+        spans = [pattern.spans(0, block) for block in range(-(-pattern.len_q // pattern.block_m))]
+        indptr = torch.from_numpy(np.cumsum([0, *map(len, spans)]))
+        runs = torch.from_numpy(np.concatenate([np.empty((0, 2), np.int64), *spans]))
     else:
-        lists = [pattern.spans(0, block) for block in range(-(-pattern.len_q // pattern.block_m))]
-        indptr = torch.from_numpy(np.cumsum([0, *map(len, lists)]))
-        runs = torch.from_numpy(np.concatenate([np.empty((0, 2), np.int64), *lists]))
+        indptr, runs = lists
     return Runs(
         indptr.to(device, torch.int64), runs.to(device, torch.int32).contiguous(), pattern.block_m,
-        shared=not isinstance(pattern, BlockSelection), causal=pattern.causal, window=pattern.window,
-        num_sinks=pattern.num_sinks,
+        shared=lists is None, causal=pattern.causal, window=pattern.window, num_sinks=pattern.num_sinks,
     )  # fmt: skip

@@ -97,6 +97,11 @@ class BlockSelection:
         runs()(kept, self.block_n, self.len_k, spans, count)
         return spans[: count[0]]
 
+    def lists(self) -> tuple[Tensor, Tensor]:
+        """The kept blocks as key ranges, on their device; see ``Pattern``."""
+        start = self.indices * self.block_n
+        return self.indptr, torch.stack((start, (start + self.block_n).clamp(max=self.len_k)), 1)
+
     @cached_property
     def _extents(self) -> tuple[Tensor, Tensor, Tensor]:
         """Of each kept block: its queries, its keys, and the position of its first query behind its first key."""

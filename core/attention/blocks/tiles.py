@@ -41,6 +41,12 @@ class Pattern(Protocol):
         """Key ranges [start, stop) of a query block, ascending and disjoint: int64 [n, 2]."""
         ...
 
+    def lists(self) -> tuple[Tensor, Tensor] | None:
+        """All key ranges where their tensors are: ``indptr`` int64 [lists + 1] and ranges [., 2], as
+        ``kernels.blocks.Runs`` has them; None for a rule, which is the same for all heads.
+        """
+        ...
+
 
 class Tile(NamedTuple):
     """Some keys of a query block.
