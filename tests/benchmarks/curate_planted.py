@@ -159,12 +159,15 @@ def main() -> None:
             planted.update(faults.values())
             judged = {Path(row["photo"]).name: row for row in map(json.loads, (out / "crops.jsonl").open())}
             judged |= {Path(item.input).name: {"reasons": {"broken": ""}} for item in report.items[1:]}
+            credited: set[str] = set()
             for name, fault in faults.items():
                 reasons = set(judged[name]["reasons"])
-                if "duplicate" in reasons:  # either of the two may be kept
-                    other = judged[name]["reasons"]["duplicate"].rpartition("/")[2]
-                    pair = [fault, faults[other]]
-                    fault = next((f for f in pair if f and PLANTS[f][0] == "duplicate"), fault)
+                if "duplicate" in reasons:  # either of the two may be kept; no copy counts as found twice
+                    pair = name, judged[name]["reasons"]["duplicate"].rpartition("/")[2]
+                    copies = [n for n in pair if n not in credited and KINDS_OF.get(faults[n], ("",))[0] == "duplicate"]
+                    if copies:
+                        credited.add(copies[0])
+                        fault = faults[copies[0]]
                 hits.update((fault, reason) for reason in reasons)
     print("| planted | crops | found | as |\n| --- | --- | --- | --- |")
     for fault, (reason, _) in KINDS_OF.items():
