@@ -20,8 +20,10 @@ if TYPE_CHECKING:
 T = TypeVar("T")
 
 
-def write_weights(path: str | PathLike[str], state: Mapping[str, Tensor], described: Mapping[str, Any]) -> None:
-    """Write a model file, atomically. Floating weights are rounded to float16.
+def write_weights(
+    path: str | PathLike[str], state: Mapping[str, Tensor], described: Mapping[str, Any], *, rounded: bool = True
+) -> None:
+    """Write a model file, atomically.
 
     Parameters
     ----------
@@ -29,6 +31,8 @@ def write_weights(path: str | PathLike[str], state: Mapping[str, Tensor], descri
     state : mapping of str to Tensor
     described : mapping
         What the file is, as JSON holds it: ``format`` and ``version``, and what it takes to build the model.
+    rounded : bool
+        Floating weights are rounded to float16; otherwise they stay as they are.
 
     Raises
     ------
@@ -38,11 +42,11 @@ def write_weights(path: str | PathLike[str], state: Mapping[str, Tensor], descri
     import torch
     from safetensors.torch import save
 
-    half = {
-        name: (value.to(torch.float16) if value.is_floating_point() else value).detach().cpu().contiguous()
+    kept = {
+        name: (value.to(torch.float16) if rounded and value.is_floating_point() else value).detach().cpu().contiguous()
         for name, value in state.items()
     }
-    write_bytes(path, save(half, {"attn": json.dumps(dict(described), sort_keys=True)}))
+    write_bytes(path, save(kept, {"attn": json.dumps(dict(described), sort_keys=True)}))
 
 
 def read_description(path: str | PathLike[str]) -> dict[str, Any]:

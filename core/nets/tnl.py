@@ -29,6 +29,11 @@ class TNLState(NamedTuple):
     kv: Tensor
     length: int
 
+    @property
+    def nbytes(self) -> int:
+        """Of the state, however many tokens it has seen."""
+        return self.kv.nbytes
+
 
 def srms_norm(x: Tensor, eps: float = 1e-6) -> Tensor:
     """x / sqrt(mean(x^2) + eps) over the last axis, in float32 (or float64), no gain; shape and dtype of ``x``."""

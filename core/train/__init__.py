@@ -72,6 +72,13 @@ RECIPES = Registry(
             year=2026,
         ),
         Method(
+            "tnl",
+            home="attn.core.train.tnl.options:RECIPE",
+            summary="TransNormerLLM with lightning attention beside a softmax transformer of equal size, on a text",
+            paper="arXiv 2405.17381, ICML 2024",
+            year=2024,
+        ),
+        Method(
             "attention-at",
             home="attn.core.train.attention_at.options:RECIPE",
             summary="a text classifier whose attention scores are perturbed for the worst (AT, iAT), beside its peers",
