@@ -49,7 +49,8 @@ class TnlOptions:
         Of TNL; see ``attn.core.nets.tnl``.
     steps, warmup : int
         Of each network.
-    learning_rate : float
+    learning_rate, softmax_rate : float
+        Highest rates of TNL and of the softmax transformer.
     weight_decay : float
         Of matrices alone.
     seeds : int
@@ -92,7 +93,10 @@ class TnlOptions:
     ] = "tnl"
     steps: Annotated[int, Option("Of each network.", metavar="N", least=2, resumable=True)] = 150
     warmup: Warmup = 15
-    learning_rate: LearningRate = 3e-3
+    learning_rate: LearningRate = 6e-3
+    softmax_rate: Annotated[
+        float, Option("Highest rate of the softmax transformer.", metavar="X", above=0.0, below=1.0)
+    ] = 1.2e-2
     weight_decay: WeightDecay = 0.1
     seeds: Annotated[
         int, Option("Seeds, counted from --seed: with several there is a spread.", metavar="N", least=1, resumable=True)
@@ -120,6 +124,10 @@ class TnlOptions:
         if not self.lengths or self.lengths[0] < 8:
             raise OptionError("{lengths}: 8 tokens at least.")
         check_warmup(self.warmup, {"{steps}": self.steps})
+
+    def rate(self, kind: Kind) -> float:
+        """Highest learning rate of a network."""
+        return self.softmax_rate if kind == "softmax" else self.learning_rate
 
     @property
     def measured(self) -> tuple[int, ...]:

@@ -18,12 +18,15 @@ _SALT = 2405
 """First number of the seeds of batches."""
 
 
-def optimizer(network: nn.Module, options: TnlOptions) -> torch.optim.AdamW:
-    """AdamW as the specification has it (section 5): betas (0.9, 0.95); norms and rates of positions do not decay."""
+def optimizer(network: nn.Module, weight_decay: float) -> torch.optim.AdamW:
+    """AdamW with betas (0.9, 0.95), as the specification has it (section 5); norms and rates of positions do not decay.
+
+    The loop sets the learning rate.
+    """
     matrices = [parameter for parameter in network.parameters() if parameter.ndim == 2]
     rest = [parameter for parameter in network.parameters() if parameter.ndim != 2]
-    groups = [{"params": matrices, "weight_decay": options.weight_decay}, {"params": rest, "weight_decay": 0.0}]
-    return torch.optim.AdamW(groups, lr=options.learning_rate, betas=(0.9, 0.95))
+    groups = [{"params": matrices, "weight_decay": weight_decay}, {"params": rest, "weight_decay": 0.0}]
+    return torch.optim.AdamW(groups, betas=(0.9, 0.95))
 
 
 def training_batch(stream: Tensor, seed: int, step: int, batch: int, length: int) -> Tensor:

@@ -136,15 +136,11 @@ def train_tnl(
             )  # fmt: skip
         except ValueError as error:
             raise OptionError(f"{{width}}: {error}") from None
-        plan = Plan(
-            steps=options.steps, warmup=options.warmup, learning_rate=options.learning_rate, average=0.0,
-            evaluate_every=options.evaluate_every,
-        )  # fmt: skip
         seeds = [options.compute.seed + number for number in range(options.seeds)]
         outcomes: dict[str, Outcome] = {}
         for seed in seeds:
             for kind in KINDS:
-                outcome = fitted(run, options, data, shapes[kind], seed, plan, len(outcomes))
+                outcome = fitted(run, options, data, shapes[kind], seed, len(outcomes))
                 outcomes[f"{kind} {seed}"] = outcome
                 if outcome.interrupted:
                     return run.report(joined(outcomes, {}), data=data.texts.name, notices=data.notices)
@@ -158,13 +154,17 @@ def folder(options: TnlOptions, kind: Kind, seed: int) -> Path:
 
 
 def fitted(
-    run: RecipeRun, options: TnlOptions, data: LanguageData, shape: LanguageShape, seed: int, plan: Plan, done: int
+    run: RecipeRun, options: TnlOptions, data: LanguageData, shape: LanguageShape, seed: int, done: int
 ) -> Outcome:
     """One network trained, and its model file written unless the run was stopped."""
     own = replace(options, compute=replace(options.compute, seed=seed))
     torch.manual_seed(seed)
     network = shape.build().to(run.device)
     recipe = LanguageRecipe(network, own, data.train, data.val, data.tokens.sizes(), run.device)
+    plan = Plan(
+        steps=options.steps, warmup=options.warmup, learning_rate=options.rate(shape.kind), average=0.0,
+        evaluate_every=options.evaluate_every,
+    )  # fmt: skip
     total = options.seeds * len(KINDS) * options.steps
 
     def tell(step: int, _: int, metrics: Mapping[str, float]) -> None:
@@ -173,7 +173,13 @@ def fitted(
     identity = {"text": data.texts.sha256, "tokens": data.tokens.sha256, "kind": shape.kind, "data": None}
     place = folder(options, shape.kind, seed)
     outcome = run.fit(
-        recipe, plan, identity=identity, folder=place, options=own, progress=tell, optimizer=optimizer(network, own)
+        recipe,
+        plan,
+        identity=identity,
+        folder=place,
+        options=own,
+        progress=tell,
+        optimizer=optimizer(network, options.weight_decay),
     )
     if not outcome.interrupted:
         facts = run.facts(**data.facts, seconds=round(outcome.seconds)) | {"options": run.shown(own)}
