@@ -10,7 +10,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-MODULES = ("bilateral", "blocks")
+MODULES = ("bilateral", "blocks", "lightning")
 """Files of this folder that define ``KERNELS``."""
 
 

@@ -15,13 +15,14 @@ from typing import Any, cast
 import torch
 from torch import Tensor
 
-from ...choose import in_torch
+from ...choose import Formulation
 from ...opaque import opaque
 from ..checks import check_qkv
 from ..contract import Condition, Cost, Golden, Operator, Shape
 from ..equations import accumulator, positions, repeat_kv, weighted_sum
-from .block import BLOCK, decayed, final_state, linear_attention
+from .block import BLOCK, SWEEP, final_state, linear_attention
 from .decay import LayerDecay, Settings, checked
+from .sweep import decayed
 
 _ROWS_CHUNK = 4096  # keys at a time in ``rows``: 256 rows x 4096 keys x 8 bytes = 8 MB a head
 
@@ -78,7 +79,7 @@ def decode_step(q: Tensor, k: Tensor, v: Tensor, slope: Tensor, state: Tensor) -
 def lightning_attention(
     q: Tensor, k: Tensor, v: Tensor, slope: Tensor | None = None, *, scale: float = 1.0, state: Tensor | None = None,
     return_state: bool = False, mask: Tensor | None = None, lengths: Sequence[int] | None = None,
-    block_size: int = BLOCK,
+    block_size: int = BLOCK, backend: str = "auto",
 ) -> Tensor | tuple[Tensor, Tensor]:  # fmt: skip
     """Causal linear attention with decay, block by block, with gradients for q, k, v and the state.
 
@@ -102,6 +103,8 @@ def lightning_attention(
         Several sequences packed behind each other along L; the state is reset at the start of each.
     block_size : int
         Tokens per block; changes speed and rounding only.
+    backend : {"auto", "triton", "torch"}
+        As of ``attn.attention``.
 
     Returns
     -------
@@ -137,7 +140,7 @@ def lightning_attention(
     if scale != 1.0:
         q = q * scale
     if lengths is None:
-        out, state = _attend(q, k, v, slope, state, block_size)
+        out, state = _attend(q, k, v, slope, state, block_size, backend)
         return (out, state) if return_state else out
     sizes = list(lengths)
     if state is not None or return_state or len_q != len_k or sum(sizes) != len_k or min(sizes, default=1) < 0:
@@ -146,7 +149,7 @@ def lightning_attention(
             "call once per sequence to pass states."
         )
     parts = zip(q.split_with_sizes(sizes, 2), k.split_with_sizes(sizes, 2), v.split_with_sizes(sizes, 2), strict=True)
-    outs = [_attend(*part, slope, None, block_size)[0] for part in parts]
+    outs = [_attend(*part, slope, None, block_size, backend)[0] for part in parts]
     return torch.cat(outs, dim=2) if outs else q.new_empty(*q.shape[:3], v.shape[3])
 
 
@@ -158,7 +161,7 @@ def _attend_result(q: Tensor, k: Tensor, v: Tensor, **_: Any) -> tuple[Tensor, T
 
 @opaque(_attend_result)
 def _attend(
-    q: Tensor, k: Tensor, v: Tensor, slope: Tensor | None, state: Tensor | None, block_size: int
+    q: Tensor, k: Tensor, v: Tensor, slope: Tensor | None, state: Tensor | None, block_size: int, backend: str = "auto"
 ) -> tuple[Tensor, Tensor]:
     """One sequence per sample: the state of the keys before the first query, then the block form."""
     batch, heads, len_q, dim = q.shape
@@ -171,15 +174,18 @@ def _attend(
     if past:
         state = final_state(k[:, :, :past], v[:, :, :past], rate, state)
         k, v = k[:, :, past:], v[:, :, past:]
-    return linear_attention(q, k, v, rate, state, block_size)
+    return linear_attention(q, k, v, rate, state, block_size, backend)
 
 
 def attend(
-    q: Tensor, k: Tensor, v: Tensor, *, causal: bool = True, scale: float | None = None, settings: Settings
-) -> Tensor:
+    q: Tensor, k: Tensor, v: Tensor, *, causal: bool = True, scale: float | None = None, settings: Settings,
+    engine: Formulation,
+) -> Tensor:  # fmt: skip
     """``lightning_attention`` with the slopes of the settings."""
     rate = settings.rate(q.shape[1], q.device)
-    out = lightning_attention(q, k, v, rate, scale=1.0 if scale is None else scale, block_size=settings.block_size)
+    out = lightning_attention(
+        q, k, v, rate, scale=1.0 if scale is None else scale, block_size=settings.block_size, backend=engine.backend
+    )
     return cast(Tensor, out)
 
 
@@ -274,7 +280,7 @@ _BY_LAYER = Condition("decay='code' or 'paper'", lambda params: params["decay"] 
 OPERATOR = Operator(
     settings=Settings,
     reference=reference,
-    phases=(in_torch("lightning", attend),),
+    phases=(SWEEP.used_by("lightning", attend),),
     cost=cost,
     rows=rows,
     decoder=decoder,
