@@ -6,6 +6,7 @@ arXiv 2311.04193. Specification: methods/embodied-codebook.md, sections 3.1 to 3
 
 from __future__ import annotations
 
+import math
 from typing import Literal, NamedTuple
 
 import torch
@@ -140,19 +141,19 @@ class GoalEncoder(nn.Module):
     ----------
     channels : int
         Of the feature map.
-    goals : int
-        How many there are.
+    goal : Module
+        Goals, as they come, to vectors [..., goal_dim]: an embedding of their numbers, or of their words.
     goal_dim : int
     compressor, combiner : (int, int)
         Channels of the two 1 x 1 convolutions of each.
     """
 
     def __init__(
-        self, channels: int, goals: int, goal_dim: int = 32, compressor: tuple[int, int] = (128, 32),
+        self, channels: int, goal: nn.Module, goal_dim: int = 32, compressor: tuple[int, int] = (128, 32),
         combiner: tuple[int, int] = (128, 32),
     ) -> None:  # fmt: skip
         super().__init__()
-        self.goal = nn.Embedding(goals, goal_dim)
+        self.goal = goal
         first, second = compressor
         self.compressor = nn.Sequential(
             nn.Conv2d(channels, first, 1), nn.ReLU(), nn.Conv2d(first, second, 1), nn.ReLU()
@@ -161,11 +162,13 @@ class GoalEncoder(nn.Module):
         self.combiner = nn.Sequential(nn.Conv2d(second + goal_dim, first, 1), nn.ReLU(), nn.Conv2d(first, last, 1))
 
     def forward(self, features: Tensor, goal: Tensor) -> Tensor:
-        """Features [..., c, h, w] and goals int64 [...] to embeddings [..., last * h * w], flattened channel first."""
+        """Features [..., c, h, w] and goals int64 [...], or [..., words], to embeddings [..., last * h * w], flattened
+        channel first."""
         lead, (height, width) = features.shape[:-3], features.shape[-2:]
-        seen = self.compressor(features.flatten(0, -4) if lead else features[None])
-        wanted = self.goal(goal.reshape(-1))[..., None, None].expand(-1, -1, height, width)
-        joined: Tensor = self.combiner(torch.cat([seen, wanted], 1)).flatten(1)
+        count = math.prod(lead)
+        seen = self.compressor(features.reshape(count, *features.shape[-3:]))
+        wanted = self.goal(goal.reshape(count, *goal.shape[len(lead) :]))[..., None, None].expand(-1, -1, height, width)
+        joined: Tensor = self.combiner(torch.cat([seen, wanted], 1))
         return joined.reshape(*lead, -1)
 
 

@@ -102,6 +102,15 @@ RECIPES = Registry(
             year=2026,
         ),
         Method(
+            "codebook",
+            home="attn.core.train.codebook.options:RECIPE",
+            summary="agents that look for things, with a codebook as bottleneck, beside a plain one and none",
+            paper="arXiv 2311.04193, ICLR 2024",
+            year=2024,
+            needs=(Need("minigrid", "minigrid", "agents"), Need("gymnasium", "gymnasium", "agents")),
+            note="Behaviour cloning alone; the paper trains by reinforcement. Its checkpoints could not be had.",
+        ),
+        Method(
             "pattern-atlas",
             home="attn.core.train.pattern_atlas.options:RECIPE",
             summary="the autoencoder of attention patterns, for attn probe vit --atlas",

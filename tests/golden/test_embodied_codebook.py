@@ -55,7 +55,7 @@ def close(found: Any, expected: Any, tolerance: float = 1e-5) -> None:
 
 
 def test_encoder(tensors: dict[str, Tensor]) -> None:
-    encoder = GoalEncoder(16, 6, 8, (24, 8), (24, 8))
+    encoder = GoalEncoder(16, torch.nn.Embedding(6, 8), 8, (24, 8), (24, 8))
     names = {"embed_goal": "goal", "resnet_compressor": "compressor", "target_obs_combiner": "combiner"}
     encoder.load_state_dict({
         name.removeprefix("enc.").replace(old, new): value

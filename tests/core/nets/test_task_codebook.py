@@ -83,7 +83,7 @@ def test_refusals() -> None:
 
 
 def test_the_encoder_takes_any_leading_shape_channel_first() -> None:
-    encoder = GoalEncoder(5, 3)
+    encoder = GoalEncoder(5, torch.nn.Embedding(3, 32))
     features, goal = torch.randn(2, 4, 5, 7, 7), torch.randint(3, (2, 4))
     out = encoder(features, goal)
     assert out.shape == (2, 4, 1568)
