@@ -16,8 +16,8 @@ from torch import Tensor
 
 from ...errors import UsageError
 from ...nets.task_codebook import action_index
-from .views import Views
-from .world import COLOURS, TYPES, Case, Goal, Thing, World
+from .views import ViewFeatures
+from .world import COLOURS, TYPES, EpisodeStart, Goal, Thing, World
 
 TRAINING, DEVELOPMENT, TEST, TARGETS, ADAPTING = range(5)
 """What episodes are for."""
@@ -33,13 +33,13 @@ class Demonstration:
 
     Parameters
     ----------
-    case : Case
+    case : EpisodeStart
     views : tuple of int
-        What was seen before each action, by number (``Views``); none where views were not kept.
+        What was seen before each action, by number (``ViewFeatures``); none where views were not kept.
     actions : tuple of int
     """
 
-    case: Case
+    case: EpisodeStart
     views: tuple[int, ...]
     actions: tuple[int, ...]
 
@@ -69,7 +69,7 @@ class Episodes:
     left_out: LeftOut = field(default_factory=LeftOut)
 
     @property
-    def cases(self) -> tuple[Case, ...]:
+    def cases(self) -> tuple[EpisodeStart, ...]:
         return tuple(one.case for one in self.played)
 
     def layouts(self) -> frozenset[str]:
@@ -87,7 +87,7 @@ def is_held_out(goal: Goal) -> bool:
 
 def draw_episodes(
     world: World, what_for: int, seed: int, count: int, *, held_out: bool, apart: Collection[str] = (),
-    views: Views | None = None, step: Callable[[int], None] = lambda done: None,
+    views: ViewFeatures | None = None, step: Callable[[int], None] = lambda done: None,
 ) -> Episodes:  # fmt: skip
     """Episodes, played by the environment's planner.
 
@@ -101,7 +101,7 @@ def draw_episodes(
         Whether targets are those of ``HELD_OUT``, or all others.
     apart : collection of str
         Layouts that are left out.
-    views : Views, optional
+    views : ViewFeatures, optional
         Keeps what is seen.
     step : callable (done)
 
@@ -132,7 +132,7 @@ def draw_episodes(
     return Episodes(tuple(played), left)
 
 
-def demonstrate(world: World, case: Case, views: Views | None) -> Demonstration | None:
+def demonstrate(world: World, case: EpisodeStart, views: ViewFeatures | None) -> Demonstration | None:
     """The planner's episode, from where it has begun; None where it does not reach its goal."""
     planner = world.planner()
     seen: list[int] = []
@@ -151,7 +151,7 @@ def demonstrate(world: World, case: Case, views: Views | None) -> Demonstration 
     return Demonstration(replace(case, steps=len(actions), moves=world.moves), tuple(seen), tuple(actions))
 
 
-def seen_in(world: World, one: Demonstration, views: Views) -> Demonstration:
+def seen_in(world: World, one: Demonstration, views: ViewFeatures) -> Demonstration:
     """The same episode, looked at by other views."""
     world.begin(one.case.seed)
     seen = []
@@ -162,7 +162,7 @@ def seen_in(world: World, one: Demonstration, views: Views) -> Demonstration:
 
 
 @dataclass(frozen=True, slots=True)
-class Batch:
+class PaddedBatch:
     """B demonstrations, padded to T steps.
 
     Parameters
@@ -182,7 +182,7 @@ class Batch:
     actions: Tensor
 
 
-def batch_of(played: Sequence[Demonstration]) -> Batch:
+def batch_of(played: Sequence[Demonstration]) -> PaddedBatch:
     """Demonstrations side by side."""
     longest = max(len(one.actions) for one in played)
     views = torch.zeros(len(played), longest, dtype=torch.int64)
@@ -193,7 +193,9 @@ def batch_of(played: Sequence[Demonstration]) -> Batch:
     before = actions.roll(1, 1).clamp_min(0)
     mask = torch.ones_like(before)
     mask[:, 0] = 0
-    return Batch(views, torch.tensor([one.case.goal.words() for one in played]), action_index(before, mask), actions)
+    return PaddedBatch(
+        views, torch.tensor([one.case.goal.words() for one in played]), action_index(before, mask), actions
+    )
 
 
 def check_disjoint(training: Episodes, others: Sequence[Episodes]) -> dict[str, int]:

@@ -14,7 +14,7 @@ from ...fit.epochs import epoch_rows
 from .agent import Agent
 from .data import Demonstration, Episodes, batch_of
 from .rollout import greedy, play, scores
-from .views import Views
+from .views import ViewFeatures
 from .world import World
 
 AT_ONCE = 64
@@ -25,7 +25,7 @@ AT_ONCE = 64
 class School:
     """What all agents of a run learn from and are judged by: views as they were recorded, in one set of colours."""
 
-    views: Views
+    views: ViewFeatures
     training: Episodes
     development: Episodes
     worlds: Sequence[World]
@@ -75,7 +75,7 @@ class CloningRecipe:
         return found | {"accuracy": accuracy}
 
 
-def answers(agent: Agent, views: Views, played: Sequence[Demonstration]) -> tuple[Tensor, Tensor]:
+def answers(agent: Agent, views: ViewFeatures, played: Sequence[Demonstration]) -> tuple[Tensor, Tensor]:
     """Logits [n, 7] and the planner's actions int64 [n], of all steps of some demonstrations."""
     batch = batch_of(played)
     goal, index, actions = (x.to(views.device) for x in (batch.goal, batch.index, batch.actions))

@@ -11,8 +11,8 @@ from torch import Tensor
 
 from ...nets.task_codebook import action_index
 from .agent import Agent
-from .views import Views
-from .world import ACTIONS, Case, World
+from .views import ViewFeatures
+from .world import ACTIONS, EpisodeStart, World
 
 TOGETHER = 50
 """Episodes side by side."""
@@ -22,7 +22,7 @@ TOGETHER = 50
 class Played:
     """An episode: whether its goal was reached, the environment's reward, actions taken, cells walked."""
 
-    case: Case
+    case: EpisodeStart
     success: bool
     reward: float
     steps: int
@@ -31,17 +31,17 @@ class Played:
 
 Choose = Callable[[Sequence[World], list[int]], list[int]]
 """(worlds, actions before, -1 at the start) -> an action for each."""
-Policy = Callable[[Sequence[Case]], Choose]
+Policy = Callable[[Sequence[EpisodeStart]], Choose]
 """What acts in a round of episodes that go side by side."""
 
 
-def play(worlds: Sequence[World], cases: Sequence[Case], policy: Policy) -> list[Played]:
+def play(worlds: Sequence[World], cases: Sequence[EpisodeStart], policy: Policy) -> list[Played]:
     """Every case once, as many side by side as there are worlds.
 
     Parameters
     ----------
     worlds : sequence of World
-    cases : sequence of Case
+    cases : sequence of EpisodeStart
     policy : callable
         See ``Policy``.
     """
@@ -67,10 +67,10 @@ def play(worlds: Sequence[World], cases: Sequence[Case], policy: Policy) -> list
     return played
 
 
-def greedy(agent: Agent, views: Views) -> Policy:
+def greedy(agent: Agent, views: ViewFeatures) -> Policy:
     """The agent's likeliest actions, in eval mode."""
 
-    def begin(cases: Sequence[Case]) -> Choose:
+    def begin(cases: Sequence[EpisodeStart]) -> Choose:
         goal = torch.tensor([case.goal.words() for case in cases], device=views.device)
         state: Tensor | None = None
 
@@ -92,7 +92,7 @@ def at_random(seed: int) -> Policy:
     """Actions drawn evenly: what success means in this world."""
     draw = np.random.default_rng(seed)
 
-    def begin(cases: Sequence[Case]) -> Choose:
+    def begin(cases: Sequence[EpisodeStart]) -> Choose:
         def choose(worlds: Sequence[World], before: list[int]) -> list[int]:
             return [int(action) for action in draw.integers(ACTIONS, size=len(worlds))]
 

@@ -21,7 +21,7 @@ from .data import ADAPTING, DEVELOPMENT, TARGETS, TEST, TRAINING, Episodes, chec
 from .options import CodebookOptions
 from .recipe import CloningRecipe, School
 from .rollout import TOGETHER, at_random, greedy, play, scores
-from .views import Views, encoder_of
+from .views import ViewFeatures, encoder_of
 from .world import World
 
 BOTTLENECKS: tuple[Bottleneck, ...] = typing.get_args(Bottleneck)
@@ -134,8 +134,8 @@ SHOWN = ("success", "spl", "sel", "reward")
 def lessons_of(options: CodebookOptions, device: torch.device) -> Lessons:
     """The tests' episodes first, then those of training, apart from them."""
     world, seed, judged = World(options.environment), options.compute.seed, options.judged
-    views = Views(encoder_of(options.encoder, device), device)
-    other = Views(views.encoder, device, other_colours=True)
+    views = ViewFeatures(encoder_of(options.encoder, device), device)
+    other = ViewFeatures(views.encoder, device, other_colours=True)
     test = draw_episodes(world, TEST, seed, judged, held_out=False)
     targets = draw_episodes(world, TARGETS, seed, judged, held_out=True)
     apart = test.layouts() | targets.layouts()
@@ -171,7 +171,7 @@ def half(outcome: Outcome) -> float | None:
     return next((row["step"] for row in outcome.history if row["success"] >= HALF), None)
 
 
-def test(agent: Agent, views: Views, lessons: Lessons) -> dict[str, float]:
+def test(agent: Agent, views: ViewFeatures, lessons: Lessons) -> dict[str, float]:
     """``scores`` in rooms that no agent was ever in."""
     return scores(play(lessons.school.worlds, lessons.test.cases, greedy(agent, views)))
 

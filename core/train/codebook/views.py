@@ -21,7 +21,7 @@ BATCH = 64
 """Pictures at once."""
 
 
-class Encoder(Protocol):
+class ViewEncoder(Protocol):
     """Pictures [n, 3, 56, 56] in [0, 1] to features [n, c, h, w]; ``fingerprint`` names its weights."""
 
     fingerprint: str
@@ -71,7 +71,7 @@ class VisionTokens:
         return patches.reshape(*patches.shape[:2], height, width)
 
 
-def encoder_of(name: str, device: torch.device) -> Encoder:
+def encoder_of(name: str, device: torch.device) -> ViewEncoder:
     """``random``, or a vision transformer by name or folder. Raises ``UsageError``, see ``VisionTokens``."""
     return RandomTiles(device) if name == RANDOM else VisionTokens(name, device)
 
@@ -81,18 +81,18 @@ def recoloured(picture: Picture) -> Picture:
     return np.ascontiguousarray(picture[[2, 0, 1]])
 
 
-class Views:
+class ViewFeatures:
     """Features by view, in float16.
 
     Parameters
     ----------
-    encoder : Encoder
+    encoder : ViewEncoder
     device : torch.device
     other_colours : bool
         Views are ``recoloured``.
     """
 
-    def __init__(self, encoder: Encoder, device: torch.device, *, other_colours: bool = False) -> None:
+    def __init__(self, encoder: ViewEncoder, device: torch.device, *, other_colours: bool = False) -> None:
         self.encoder, self.device, self.other_colours = encoder, device, other_colours
         self._rows: dict[bytes, int] = {}
         self._waiting: list[Picture] = []

@@ -63,7 +63,7 @@ class Goal:
 
 
 @dataclass(frozen=True, slots=True)
-class Case:
+class EpisodeStart:
     """An episode as it begins, and how the planner fares in it.
 
     Parameters
@@ -113,7 +113,7 @@ class World:
         self._env: Any = gymnasium.make(name, disable_env_checker=True).unwrapped
         self.moves = 0
 
-    def begin(self, seed: int) -> Case:
+    def begin(self, seed: int) -> EpisodeStart:
         """A new episode.
 
         Raises
@@ -126,7 +126,7 @@ class World:
         self.moves = 0
         grid = self._env.grid.encode().tobytes()
         place = f"{tuple(map(int, self._env.agent_pos))} {self._env.agent_dir}".encode()
-        return Case(seed, hashlib.sha256(grid + place).hexdigest(), self._goal())
+        return EpisodeStart(seed, hashlib.sha256(grid + place).hexdigest(), self._goal())
 
     def _goal(self) -> Goal:
         told = self._env.instrs

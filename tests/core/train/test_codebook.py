@@ -21,8 +21,8 @@ from attn.core.train.codebook.agent import Agent, AgentShape, Bottleneck, read_a
 from attn.core.train.codebook.options import CodebookOptions
 from attn.core.train.codebook.recipe import CloningRecipe, School, answers
 from attn.core.train.codebook.run import BOTTLENECKS, half, train_codebook
-from attn.core.train.codebook.views import BATCH, RandomTiles, Views, encoder_of, recoloured
-from attn.core.train.codebook.world import COLOURS, FORWARD, TYPES, WORDS, Case, Goal, Thing, World
+from attn.core.train.codebook.views import BATCH, RandomTiles, ViewFeatures, encoder_of, recoloured
+from attn.core.train.codebook.world import COLOURS, FORWARD, TYPES, WORDS, EpisodeStart, Goal, Thing, World
 
 ROOM = "BabyAI-GoToLocalS6N3-v0"
 CPU = torch.device("cpu")
@@ -31,7 +31,7 @@ SHAPE = AgentShape(64, 7, 7, 8, 4, "codebook", 12, 3, 0.1, "softmax", "learned",
 
 def options(folder: Path, **changes: Any) -> CodebookOptions:
     small = CodebookOptions(
-        folder, demonstrations=24, judged=6, hidden=8, compressed=4, codes=12, code_dim=3, steps=4, warmup=1, batch=4,
+        folder, demonstrations=24, judged=3, hidden=8, compressed=4, codes=12, code_dim=3, steps=4, warmup=1, batch=4,
         adapt=2, evaluate_every=2, compute=Compute(device="cpu", threads=1),
     )  # fmt: skip
     return replace(small, **changes)
@@ -132,7 +132,7 @@ def test_an_environment_without_held_out_targets_is_refused(monkeypatch: pytest.
 
 
 def test_views_are_read_once_and_in_their_order(world: World) -> None:
-    views, pictures, rows = Views(RandomTiles(CPU), CPU), [], []
+    views, pictures, rows = ViewFeatures(RandomTiles(CPU), CPU), [], []
     seed = 0
     while len(views) <= BATCH + 3:
         world.begin(seed)
@@ -148,19 +148,19 @@ def test_views_are_read_once_and_in_their_order(world: World) -> None:
     assert len(views) == len(set(rows))
     assert float(expected.std()) > 0.1
     world.begin(0)
-    other = Views(views.encoder, CPU, other_colours=True)
+    other = ViewFeatures(views.encoder, CPU, other_colours=True)
     assert not torch.allclose(other.features(torch.tensor([other.row(world)])), found[:1])
 
 
 def test_a_vision_transformer_reads_views(world: World) -> None:
-    views = Views(encoder_of("shapes-vit", CPU), CPU)
+    views = ViewFeatures(encoder_of("shapes-vit", CPU), CPU)
     assert views.shape == (64, 8, 8)
     world.begin(1)
     assert views.features(torch.tensor([[views.row(world)]])).shape == (1, 1, 64, 8, 8)
 
 
 def test_batches(world: World) -> None:
-    views = Views(RandomTiles(CPU), CPU)
+    views = ViewFeatures(RandomTiles(CPU), CPU)
     played = data.draw_episodes(world, data.TRAINING, 1, 5, held_out=False, views=views).played
     batch = data.batch_of(played)
     for row, one in enumerate(played):
@@ -179,7 +179,7 @@ def test_the_planner_itself_scores_one(world: World) -> None:
     cases = data.draw_episodes(world, data.TEST, 2, 7, held_out=False).cases
     worlds = [World(ROOM) for _ in range(3)]
 
-    def policy(round_: Sequence[Case]) -> rollout.Choose:
+    def policy(round_: Sequence[EpisodeStart]) -> rollout.Choose:
         planners = [one.planner() for one in worlds[: len(round_)]]
 
         def choose(here: Sequence[World], before: list[int]) -> list[int]:
@@ -197,7 +197,7 @@ def test_the_planner_itself_scores_one(world: World) -> None:
 
 
 def test_scores_of_known_episodes() -> None:
-    case = Case(1, "", Goal(Thing("ball", "red")), steps=4, moves=2)
+    case = EpisodeStart(1, "", Goal(Thing("ball", "red")), steps=4, moves=2)
     played = [
         rollout.Played(case, True, 0.9, 8, 2), rollout.Played(case, True, 0.7, 5, 8),
         rollout.Played(case, False, 0.0, 30, 1), rollout.Played(replace(case, moves=0), True, 1.0, 4, 0),
@@ -235,7 +235,7 @@ def test_agents_remember_and_differ_in_their_bottleneck_alone(bottleneck: Bottle
 
 def test_cloning_learns(world: World) -> None:
     """Some steps on a few episodes: the planner's actions there are known by heart."""
-    views = Views(RandomTiles(CPU), CPU)
+    views = ViewFeatures(RandomTiles(CPU), CPU)
     few = data.draw_episodes(world, data.TRAINING, 1, 8, held_out=False, views=views)
     school = School(views, few, few, [World(ROOM) for _ in range(4)])
     torch.manual_seed(1)
