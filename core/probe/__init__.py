@@ -96,6 +96,13 @@ KINDS = Registry(
             year=2026,
             note="The paper's exact definitions could not be read; those of the specification are used.",
         ),
+        Method(
+            "text",
+            home="attn.core.probe.text.options:KIND",
+            summary="how far a text classifier's attention can be believed: gradients, permutation, attack",
+            paper="arXiv 2009.12064",
+            year=2020,
+        ),
     ],
 )
 
@@ -117,6 +124,7 @@ FIGURES: Mapping[str, str] = {
     "relevance-scenes": "attn.core.probe.relevance.scenes:draw",
     "saliency": "attn.core.probe.saliency.figure:draw",
     "saliency-quartiles": "attn.core.probe.saliency.figure:draw_quartiles",
+    "text": "attn.core.probe.text.figure:draw",
     "vit": "attn.core.probe.vit.figure:draw",
     "vit-heads": "attn.core.probe.vit.figure:draw_heads",
 }

@@ -184,7 +184,7 @@ def card(facts: Mapping[str, Any], rows: Sequence[Row], size: int, texts: TextPa
         "# A text classifier with attention", "",
         "A BiLSTM with attention whose scores were perturbed in training (arXiv 2009.12064), made to be looked into.",
         "",
-        f"- {size} bytes, float16; labels: {named}; {len(texts.vocabulary.words)} words.",
+        f"- {size} bytes, float16; labels: {named}; {len(texts.vocabulary.words)} words; `attn probe text` reads it.",
         f"- Data: {facts['data']}: {facts['train_texts']} texts to train on, {facts['val_texts']} to choose the epoch, "
         f"{facts['test_texts']} for the table.",
         f"- Options: {facts['options']}",
