@@ -101,7 +101,7 @@ def look(task: Task, step: Callable[[int, int], None], options: TextOptions) -> 
     """One file of texts."""
     pair = classifier_of(options.model, options.device).vocabulary.pair
     columns = Columns(options.text_column, options.label_column, options.query_column, pair)
-    rows, warnings = labelled_texts(task.source, columns), []
+    rows, warnings = labelled_texts(task.source, columns), list[str]()
     if options.part == "test":
         rows, warnings = parted(task.source, rows)
         rows = [row for row in rows if row.split == "test"]
@@ -168,8 +168,8 @@ def finding(
         told.append(f"all texts have the label {own.vocabulary.labels[int(texts.labels[0])]!r}: AUC says nothing")
     first = shown[0].judged
     metrics = {"texts": float(len(texts)), **first.metrics()}
-    for one in shown[1:]:
-        metrics[f"jsd {one.name}"] = float(divergence_of_attention(first.attention, one.judged.attention).mean())
+    for other in shown[1:]:
+        metrics[f"jsd {other.name}"] = float(divergence_of_attention(first.attention, other.judged.attention).mean())
     facts = {
         "models": names, "methods": [one.classifier.method for one in shown], "part": options.part,
         "labels": list(own.vocabulary.labels),
