@@ -12,8 +12,6 @@ import numpy as np
 
 from ...io.texts import LabelledText
 
-GENERATED = "generated"
-"""What users type for them in the place of a file."""
 GOOD = tuple(
     "good great fine lovely superb bright witty warm clever charming fresh moving honest tender graceful rich "
     "brilliant funny sharp gentle inspired splendid delightful radiant".split()

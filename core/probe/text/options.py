@@ -7,9 +7,10 @@ from typing import Annotated, ClassVar, Literal
 
 from ...bundles import Device, Inputs, Placement, Seed
 from ...command import Verb
-from ...io.texts import SUFFIXES
 from ...options import Option, OptionError, check
-from .generated import GENERATED
+
+GENERATED = "generated"
+"""What users type for drawn texts (``generated.drawn_texts``) in the place of a file."""
 
 
 def parse_models(text: str) -> tuple[str, ...]:
@@ -26,8 +27,8 @@ class LabelledSets(Inputs):
     inputs: Annotated[
         tuple[str, ...],
         Option(
-            f"Texts with labels ({', '.join(SUFFIXES)}), directories of them, - for a list on stdin; or {GENERATED} "
-            "alone: drawn texts, as attn train attention-at draws them.",
+            "Texts with labels (CSV, TSV, JSONL, parquet), directories of them, - for a list on stdin; or "
+            f"{GENERATED} alone: drawn texts, as attn train attention-at draws them.",
             metavar="TEXTS", positional=True,
         ),
     ] = ()  # fmt: skip

@@ -34,9 +34,9 @@ from ...report.model import Item, Report, command_line_of, summarise
 from ...report.sections import Section, Table, Trust, TrustLine, Words
 from ..frame import Finding, look_at_files, request_of, scenes_figure, settings_of
 from ..panel import FigureData, Origin, write_figure
-from .generated import GENERATED, drawn_texts
+from .generated import drawn_texts
 from .measure import ATTACKS, DIRECTIONS, Judgement, divergence_of_attention, judge
-from .options import TextOptions
+from .options import GENERATED, TextOptions
 
 WORD = "text"
 AT_ONCE = 64
