@@ -15,6 +15,9 @@ from .recipe import next_token_loss
 
 STEP = 4096
 """Tokens of a step of training; longer sequences are one a step."""
+SLOW = 20.0
+"""Seconds; a step of half of it need not be warmed. A shorter one must, once at least: the first of a length pays for
+fresh memory, which made TNL's, the first of the two, twice as slow as it is."""
 
 
 def speeds(
@@ -36,7 +39,7 @@ def speeds(
     -------
     dict of (kind, length) to
         ``train_tokens_s``, ``decode_tokens_s``: tokens a second, forward and backward pass of ``STEP`` tokens, and one
-        token after the other for one sequence. Processor time on a CPU. The median of several runs.
+        token after the other for one sequence. Processor time on a CPU; warm.
         ``kept_bytes``: what the forward pass of such a step keeps for the backward pass.
         ``state_bytes``: what decoding remembers of one sequence.
     """
@@ -48,7 +51,7 @@ def speeds(
         windows = tokens[:-1].view(rows, length)
         batch = torch.cat([windows, windows[:, -1:]], dim=1)
         steps: dict[str, Callable[[], None]] = {kind: _step(network, batch) for kind, network in networks.items()}
-        timed = time_interleaved(steps, device)
+        timed = time_interleaved(steps, device, repeat=1, slow=SLOW)
         begun = {kind: _read(network, tokens[None, :length]) for kind, network in networks.items()}
         decode: dict[str, Callable[[], None]] = {
             kind: _decode(networks[kind], batch[:1, :1], states, decoded) for kind, states in begun.items()
