@@ -144,8 +144,8 @@ RECIPE = Verb(
     decay for each head and a state that does not grow; and a transformer with RMSNorm, rotary positions and SwiGLU.
     Both are judged by bits per byte on documents that nobody trained on, at the length of training and beyond, and
     timed: a step of training, and decoding behind a context of each length. Without data the text is the documentation
-    that Python ships: topics of pydoc, and docstrings of the standard library. The default takes a little over four minutes of
-    one core.
+    that Python ships: topics of pydoc, and docstrings of the standard library. The default takes a little over four
+    minutes of one core.
     """,
     examples=(
         ("attn train tnl -o run/", "Both on Python's documentation, and their table."),

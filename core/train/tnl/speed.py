@@ -16,8 +16,8 @@ from .recipe import next_token_loss
 STEP = 4096
 """Tokens of a step of training; longer sequences are one a step."""
 SLOW = 20.0
-"""Seconds; a step of half of it need not be warmed. A shorter one must, once at least: the first of a length pays for
-fresh memory, which made TNL's, the first of the two, twice as slow as it is."""
+"""Seconds; a step of half of it need not be warmed. A shorter one must: timed cold, TNL's, the first of the two at
+every length, took up to twice as long."""
 
 
 def speeds(
