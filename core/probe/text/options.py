@@ -56,6 +56,8 @@ class TextOptions:
     text_column, label_column, query_column : str or None
     drawn : int
         Drawn texts.
+    tolerance : float
+        Total variation by which other attention may move an answer.
     show : int
         Texts whose words are shown.
     seed : int
@@ -91,6 +93,10 @@ class TextOptions:
         str | None, Option("Column with the second text of a pair.", metavar="NAME", shown="question, hypothesis, ...")
     ] = None
     drawn: Annotated[int, Option(f"Texts of {GENERATED}.", metavar="N", least=10)] = 1000
+    tolerance: Annotated[
+        float,
+        Option("How far other attention may move an answer, total variation.", metavar="X", least=0.0, most=1.0),
+    ] = 0.01
     show: Annotated[int, Option("Texts whose words are shown in the report.", metavar="N", least=0)] = 4
     seed: Seed = 0
     device: Device = "auto"
@@ -127,8 +133,9 @@ KIND = Verb(
         ("NAME.text.png", "Correlations, permuted attention, accuracy under attack; written last."),
         (
             "NAME.text.npz",
-            "attention, importance [models, texts, words], NaN behind the last word; pearson, kendall, permuted "
-            "[models, texts]; attacked [models, worst and random, norms].",
+            "attention, importance [models, texts, words], NaN behind the last word; pearson, kendall, permuted, "
+            "adversarial_jsd [models, texts]; adversarial [models, texts, words]; attacked [models, worst "
+            "and random, norms].",
         ),
         ("NAME.text.json", "How the figure was made and its tables, one row a text among them."),
     ),
@@ -137,10 +144,13 @@ KIND = Verb(
         "Texts of one word, or whose attention is even, have none: they are counted (without_correlation).",
         "permuted: median total variation of the prediction over 100 permutations of attention. jsd: Jensen-Shannon "
         "divergence of two models' attention in nats, mean over texts; 0.693 is the most there can be.",
+        "adversarial_jsd: jsd between a text's attention and the furthest one that was found at which the answer moves "
+        "by no more than --tolerance (after arXiv 1902.10186; a search by gradients: there may be further ones). Near "
+        "0.693 the answer says little about where attention lies.",
         "attacked: accuracy when scores are moved by 0.5 to 30 in norm, up the loss of the true label or at random.",
         "An untrained network's answer hardly moves either; a high correlation there says that the measure, not the "
         "model, makes it.",
         "What the model's vocabulary cannot read is left out and told, with reasons.",
     ),
-    columns=("texts", "accuracy", "f1", "pearson", "kendall", "permuted"),
+    columns=("texts", "accuracy", "f1", "pearson", "kendall", "permuted", "adversarial_jsd"),
 )

@@ -34,6 +34,7 @@ from ...report.model import Item, Report, command_line_of, summarise
 from ...report.sections import Section, Table, Trust, TrustLine, Words
 from ..frame import Finding, look_at_files, request_of, scenes_figure, settings_of
 from ..panel import FigureData, Origin, write_figure
+from .adversarial import OtherAttention, other_attention
 from .generated import drawn_texts
 from .measure import ATTACKS, DIRECTIONS, Judgement, divergence_of_attention, judge
 from .options import GENERATED, TextOptions
@@ -49,11 +50,13 @@ NEAR = 5.0
 
 @dataclass(frozen=True, slots=True)
 class Shown:
-    """A model of the run: what the user called it, the classifier, and what it does with the texts."""
+    """A model of the run: what the user called it, the classifier, and what it does with the texts,
+    and other attention that keeps its answers."""
 
     name: str
     classifier: TextClassifier
     judged: Judgement
+    other: OtherAttention
 
 
 def run(options: TextOptions, *, watcher: Watcher | None = None, arguments: Mapping[str, Any] | None = None) -> Report:
@@ -159,22 +162,33 @@ def finding(
         def tell(done: int, total: int, before: int = number) -> None:
             step(before * total + done, (len(names) + 1) * total)
 
-        shown.append(Shown(one, classifier, judged(classifier.network, texts, options.seed, tell)))
+        elsewhere = other_attention(classifier.network, texts, options.tolerance, options.seed)
+        shown.append(Shown(one, classifier, judged(classifier.network, texts, options.seed, tell), elsewhere))
+    fresh = untrained_like(own.network)
     untrained = judged(
-        untrained_like(own.network), texts, options.seed,
+        fresh, texts, options.seed,
         lambda done, total: step(len(names) * total + done, (len(names) + 1) * total),
     )  # fmt: skip
     if len(set(texts.labels.tolist())) < 2:
         told.append(f"all texts have the label {own.vocabulary.labels[int(texts.labels[0])]!r}: AUC says nothing")
     first = shown[0].judged
-    metrics = {"texts": float(len(texts)), **first.metrics()}
+    metrics = {
+        "texts": float(len(texts)),
+        **first.metrics(),
+        "adversarial_jsd": float(shown[0].other.divergence.mean()),
+    }
     for other in shown[1:]:
         metrics[f"jsd {other.name}"] = float(divergence_of_attention(first.attention, other.judged.attention).mean())
     facts = {
         "models": names, "methods": [one.classifier.method for one in shown], "part": options.part,
+        "tolerance": options.tolerance,
         "labels": list(own.vocabulary.labels),
     }  # fmt: skip
-    sections = (*tables(shown, untrained, texts), believed(first, untrained), *in_words(shown, texts, options.show))
+    sections = (
+        *tables(shown, untrained, other_attention(fresh, texts, options.tolerance, options.seed), texts),
+        believed(first, untrained),
+        *in_words(shown, texts, options.show),
+    )
     title = f"{name}: {len(texts)} texts, attention of {', '.join(names)}"[:160]
     return Finding(title, arrays_of(shown), metrics, facts, sections, tuple(told))
 
@@ -202,18 +216,23 @@ def arrays_of(shown: Sequence[Shown]) -> dict[str, NDArray[Any]]:
         name: np.stack([getattr(one.judged, name) for one in shown])
         for name in ("attention", "importance", "pearson", "kendall", "permuted")
     }
+    arrays["adversarial"] = np.stack([one.other.attention for one in shown])
+    arrays["adversarial_jsd"] = np.stack([one.other.divergence for one in shown])
     arrays["attacked"] = np.array([[one.judged.curve(way, "accuracy") for way in DIRECTIONS] for one in shown])
     arrays["norms"] = np.array(ATTACKS)
     return arrays
 
 
-def tables(shown: Sequence[Shown], untrained: Judgement, texts: EncodedTexts) -> tuple[Section, ...]:
+def tables(
+    shown: Sequence[Shown], untrained: Judgement, other: OtherAttention, texts: EncodedTexts
+) -> tuple[Section, ...]:  # fmt: skip
     """A row for every model, and for the untrained one; a row for every text."""
     near = ATTACKS.index(NEAR)
     own = shown[0].judged
     rows: list[dict[str, Any]] = []
-    for name, training, found in [
-        *((one.name, one.classifier.method, one.judged) for one in shown), ("untrained", None, untrained),
+    for name, training, found, elsewhere in [
+        *((one.name, one.classifier.method, one.judged, one.other) for one in shown),
+        ("untrained", None, untrained, other),
     ]:  # fmt: skip
         metrics = found.metrics()
         rows.append(
@@ -221,6 +240,7 @@ def tables(shown: Sequence[Shown], untrained: Judgement, texts: EncodedTexts) ->
             | {key: metrics[key] for key in SHOWN if key in metrics}
             | {f"{way} {NEAR:g}": found.curve(way, "accuracy")[near] for way in DIRECTIONS}
             | {
+                "adversarial_jsd": float(elsewhere.divergence.mean()),
                 "jsd": float(divergence_of_attention(own.attention, found.attention).mean()),
                 "same_answer": float(
                     (own.answers.probabilities.argmax(1) == found.answers.probabilities.argmax(1)).mean()
@@ -233,6 +253,7 @@ def tables(shown: Sequence[Shown], untrained: Judgement, texts: EncodedTexts) ->
             "answer": texts.vocabulary.labels[int(own.answers.probabilities.argmax(1)[row])],
             "pearson": _known(own.pearson[row]), "kendall": _known(own.kendall[row]),
             "permuted": float(own.permuted[row]),
+            "adversarial_jsd": float(shown[0].other.divergence[row]),
         }
         for row, text in enumerate(texts.texts)
     ]  # fmt: skip
@@ -265,11 +286,13 @@ def believed(own: Judgement, untrained: Judgement) -> Trust:
 
 
 def in_words(shown: Sequence[Shown], texts: EncodedTexts, count: int) -> list[Words]:
-    """The first texts word by word: attention of each model, and the gradients of the first; the largest is 1."""
+    """The first texts word by word: attention of each model, and of the first other
+    attention that keeps its answer, and gradients; the largest is 1."""
     found = []
     for row in range(min(count, len(texts))):
         words = texts.words(row)
         lines = [(f"attention of {one.name}", one.judged.attention[row]) for one in shown]
+        lines.append((f"other attention of {shown[0].name}, same answer", shown[0].other.attention[row]))
         lines.append((f"gradients of {shown[0].name}", shown[0].judged.importance[row]))
         answer = texts.vocabulary.labels[int(shown[0].judged.answers.probabilities.argmax(1)[row])]
         for number, (what, weights) in enumerate(lines):

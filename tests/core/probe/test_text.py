@@ -65,7 +65,7 @@ def test_drawn_texts_and_models_beside_each_other(tmp_path: Path) -> None:
     assert len(texts) == 30
     assert item.metrics["texts"] == 30
     words = [one for one in item.sections if isinstance(one, Words)]
-    assert len(words) == 2 * 3  # two texts: attention of two models, gradients
+    assert len(words) == 2 * 4  # two texts: attention of two models, other attention, gradients
     assert all(max(weight for _, weight in one.words) == pytest.approx(1) for one in words)
     assert isinstance(section(item, "believed"), Trust)
     with np.load(item.files["arrays"]) as arrays:
