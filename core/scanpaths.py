@@ -117,7 +117,8 @@ def cheapest_path(cost: Floats) -> list[tuple[int, int]]:
     before: dict[tuple[int, int], tuple[int, int]] = {}
     for i in range(rows):
         for j in range(cols):
-            for cell in ((i, j - 1), (i - 1, j), (i - 1, j - 1)):
+            # of equal costs the diagonal: the paths of the golden vectors hold such a tie
+            for cell in ((i - 1, j - 1), (i, j - 1), (i - 1, j)):
                 if min(cell) >= 0 and total[cell] + cost[i, j] < total[i, j]:
                     total[i, j] = total[cell] + cost[i, j]
                     before[i, j] = cell

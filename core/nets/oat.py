@@ -60,7 +60,8 @@ def table_loss(table: Tensor, sigma: float = 2.0) -> Tensor:
     similarity = (table @ table.T) / (norm[:, None] * norm)
     place = torch.arange(size, dtype=table.dtype, device=table.device)
     wanted = torch.exp(-((place[:, None] - place) ** 2) / (2 * sigma**2))
-    return (((similarity - wanted) ** 2).sum() + ((norm - norm.mean()) ** 2).mean()) / (size * (size - 1))
+    found: Tensor = ((similarity - wanted) ** 2).sum() + ((norm - norm.mean()) ** 2).mean()
+    return found / (size * (size - 1))
 
 
 def learned_table(size: int, channels: int, seed: int, sigma: float = 2.0, steps: int = 10_000) -> Tensor:
