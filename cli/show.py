@@ -118,7 +118,8 @@ def run_verb(verb: Verb, group: str, name: str, options: Any, reporting: Reporti
         return verb.resolve()(options, watcher=watch, arguments=arguments)
 
     inputs = getattr(options, "inputs", None)
-    left = list(inputs.inputs) if isinstance(inputs, Inputs) else [name]
+    named = inputs.inputs if isinstance(inputs, Inputs) else ()
+    left = list(named) or [name]  # attn probe saliency may have a prompt alone
     report = watched(group, call, arguments, left, reporting)
     rows = None
     if verb.columns:

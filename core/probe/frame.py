@@ -8,7 +8,11 @@ with another model or other settings.
 from __future__ import annotations
 
 import hashlib
+import os
+import stat
+import sys
 from collections.abc import Callable, Collection, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, field, replace
 from functools import partial
 from pathlib import Path
@@ -34,7 +38,7 @@ from ..options import identity, stated, values
 from ..progress import Bars, Watcher
 from ..report.model import Item, Report, command_line_of
 from ..report.sections import Facts, Section, Table
-from .panel import FigureData, Origin, read_document, read_figure, write_figure
+from .panel import BESIDE, FigureData, Origin, read_document, read_figure, write_figure
 
 Step = Callable[[int, int], None]
 ELSEWHERE = frozenset({"model", "allow_download"})
@@ -125,6 +129,7 @@ def look_at_files(
     sources = expand_inputs(given.inputs, suffixes=suffixes, stdin=listed, output=given.output, passed=passed)
     ending = ".png" if given.output is None else f".{word}.png"
     targets = output_paths(sources, given.output, word=word, suffix=ending, written=(".png",))
+    check_stdout(targets)
     tasks = [Task(s.path, target, s.name, error=s.error) for s, target in zip(sources, targets, strict=True)]
     for folder in {target.parent for target in targets}:
         remove_stale(folder)
@@ -193,7 +198,28 @@ def scenes_figure(output: str | None, word: str, name: str = "shapes") -> Path:
             raise UsageError(f"output: {output}: figures are .png, or name a folder.")
         path = path / f"{name}.{word}.png"
     check_place("output", path, (".png",))
+    check_stdout([path])
     return path
+
+
+def check_stdout(figures: Sequence[Path]) -> None:
+    """Raise ``UsageError`` where standard output was sent into a file that a figure, or what lies beside it, replaces.
+
+    With ``-o x.png --json > x.json`` the report would be written into a file that no longer has a name.
+    """
+    try:
+        out = os.fstat(sys.stdout.fileno())
+    except (AttributeError, OSError, ValueError):  # closed, or no file
+        return
+    if not stat.S_ISREG(out.st_mode):
+        return
+    for figure in figures:
+        for place in (figure, *map(figure.with_suffix, BESIDE)):
+            with suppress(OSError, ValueError):  # is not there, or has a name that no file can have
+                if os.path.samestat(os.stat(place), out):
+                    raise UsageError(
+                        f"standard output goes to {place}, which this command writes itself. Send it to another file."
+                    )
 
 
 def settings_of(options: Any) -> dict[str, Any]:

@@ -38,6 +38,8 @@ if TYPE_CHECKING:
 SCHEMA = 1
 """Of the JSON beside a figure; a reader refuses what is newer."""
 FIX = "Name a NAME.KIND.json that attn probe wrote"
+BESIDE = (".npz", ".json")
+"""Suffixes of arrays and facts, which have the name of their figure."""
 SHOWN = 640
 """Pixels of the longer side of a picture that is kept for a drawing."""
 
@@ -135,7 +137,7 @@ def write_figure(
         If one cannot be written.
     """
     drawing_of(data.kind)
-    arrays, facts = path.with_suffix(".npz"), path.with_suffix(".json")
+    arrays, facts = map(path.with_suffix, BESIDE)
     with atomic_path(arrays) as temporary, open(temporary, "wb") as file:
         np.savez_compressed(file, **dict[str, Any](data.arrays))
     document = {

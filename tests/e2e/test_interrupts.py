@@ -40,6 +40,19 @@ def test_training_before_its_first_step(cli, monkeypatch, args, form):
         assert ran.report["summary"]["left"] == [args[0]]
 
 
+def test_a_prompt_alone(cli, monkeypatch):
+    """A command that may be given no inputs has itself left, not nothing."""
+
+    def interrupted(*_, **__):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr("attn.core.probe.saliency.run.loaded_model", interrupted)
+    ran = cli("probe", "saliency", "--model", "smollm2/", "--prompt", "what is red", "--json")
+    assert ran.code == 130
+    assert "interrupted, 1 inputs left" in ran.stderr
+    assert ran.report["summary"]["left"] == ["saliency"]
+
+
 def test_bench_before_its_first_measurement(cli, monkeypatch):
     def interrupted(*_, **__):
         raise KeyboardInterrupt

@@ -94,6 +94,28 @@ def test_texts_and_a_prompt_alone(text_model: Path, tmp_path: Path) -> None:
     assert (tmp_path / "prompt.saliency.png").exists()
 
 
+def test_standard_output_in_a_file_of_its_own(
+    text_model: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """-o x.png --json > x.json: the report would go into a file that the facts of the figure replace."""
+    (tmp_path / "a.txt").write_text("what colour is the red")
+    for inputs, more, clash in (
+        ((), {"prompt": "what is red"}, "x.json"),
+        ((str(tmp_path / "a.txt"),), {}, "x.npz"),
+        ((str(tmp_path / "a.txt"),), {}, "x.png"),
+    ):
+        with open(tmp_path / clash, "w") as out:
+            monkeypatch.setattr("sys.stdout", out)
+            with pytest.raises(UsageError, match=f"standard output goes to .*{clash}, which this command writes"):
+                run(options(text_model, *inputs, output=str(tmp_path / "x.png"), **more))
+            assert sorted(path.name for path in tmp_path.glob("x.*")) == [clash]
+        (tmp_path / clash).unlink()
+    with open(tmp_path / "report.json", "w") as out:
+        monkeypatch.setattr("sys.stdout", out)
+        (item,) = run(options(text_model, prompt="what is red", output=str(tmp_path / "x.png"), trust=False)).items
+    assert item.status == "ok"
+
+
 def test_drawn_scenes(tmp_path: Path) -> None:
     asked = build(
         SaliencyOptions,
