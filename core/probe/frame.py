@@ -215,11 +215,13 @@ def check_stdout(figures: Sequence[Path]) -> None:
         return
     for figure in figures:
         for place in (figure, *map(figure.with_suffix, BESIDE)):
+            same = False
             with suppress(OSError, ValueError):  # is not there, or has a name that no file can have
-                if os.path.samestat(os.stat(place), out):
-                    raise UsageError(
-                        f"standard output goes to {place}, which this command writes itself. Send it to another file."
-                    )
+                same = os.path.samestat(os.stat(place), out)
+            if same:
+                raise UsageError(
+                    f"standard output goes to {place}, which this command writes itself. Send it to another file."
+                )
 
 
 def settings_of(options: Any) -> dict[str, Any]:
