@@ -37,6 +37,12 @@ class Timing:
     def median(self) -> float:
         return median(self.wall)
 
+    def seconds(self, device: torch.device) -> float:
+        """Median of a run: processor time on a CPU, wall time on others. Raises what stopped it."""
+        if self.error is not None:
+            raise self.error
+        return median(self.cpu if device.type == "cpu" else self.wall)
+
     @property
     def noise(self) -> str:
         """Why the figures should not be trusted; empty where they can be."""

@@ -6,6 +6,7 @@ Parameter names of ``HaloAttn`` are timm's. There are no released weights of H0-
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import NamedTuple
 
 import torch
@@ -176,21 +177,31 @@ class HaloNet(nn.Module):
         A row of ``SIZES``.
     num_classes : int
         0: no classifier.
+    width : int
+        Of the stem and the first stage; each stage has twice the width of the one before.
+    heads : sequence of 4 int
+    depths : sequence of 4 int, optional
+        Blocks of the stages; default: those of ``size``.
     """
 
-    def __init__(self, size: Size, *, num_classes: int = 1000) -> None:
+    def __init__(
+        self, size: Size, *, num_classes: int = 1000, width: int = 64, heads: Sequence[int] = (4, 8, 8, 8),
+        depths: Sequence[int] | None = None,
+    ) -> None:  # fmt: skip
         super().__init__()
         self.stem = nn.Sequential(
-            nn.Conv2d(3, 64, 7, stride=2, padding=3, bias=False), nn.BatchNorm2d(64), nn.ReLU(),
+            nn.Conv2d(3, width, 7, stride=2, padding=3, bias=False), nn.BatchNorm2d(width), nn.ReLU(),
             nn.MaxPool2d(3, stride=2, padding=1),
         )  # fmt: skip
-        dim, stages = 64, []
-        for i, (width, heads, depth) in enumerate(((64, 4, 3), (128, 8, 3), (256, 8, size.third), (512, 8, 3))):
+        dim, stages = width, []
+        blocks_of = (3, 3, size.third, 3) if depths is None else depths
+        widths = [width << i for i in range(4)]
+        for i, (width, num_heads, depth) in enumerate(zip(widths, heads, blocks_of, strict=True)):
             dim_out, value_width, blocks = int(width * size.out_ratio), int(width * size.value_ratio), []
             for j in range(depth):
                 blocks.append(
                     Bottleneck(
-                        dim, dim_out, width=width, value_width=value_width, num_heads=heads,
+                        dim, dim_out, width=width, value_width=value_width, num_heads=num_heads,
                         stride=2 if i and not j else 1, block_size=size.block, halo_size=size.halo, project=not j,
                     )
                 )  # fmt: skip

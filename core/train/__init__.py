@@ -65,6 +65,20 @@ RECIPES = Registry(
             year=2023,
         ),
         Method(
+            "biformer",
+            home="attn.core.train.backbones.options:BIFORMER",
+            summary="an image classifier with bi-level routing attention, beside plain ViTs of equal size and cost",
+            paper="arXiv 2303.08810, CVPR 2023",
+            year=2023,
+        ),
+        Method(
+            "halonet",
+            home="attn.core.train.backbones.options:HALONET",
+            summary="an image classifier with blocked local attention, beside plain ViTs of equal size and cost",
+            paper="arXiv 2103.12731, CVPR 2021",
+            year=2021,
+        ),
+        Method(
             "superlinear",
             home="attn.core.train.superlinear.options:RECIPE",
             summary="routing of superlinear attention learnt on key-value lookup, beside a window, frozen and dense",

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from torch import Tensor
+from torch import Tensor, nn
 
 from .head import ProbeHead
 
@@ -49,7 +49,7 @@ def hits(logits: Tensor, labels: Tensor, top: int = 1) -> Hits:
     return np.asarray(found.any(1).numpy())
 
 
-def multiply_adds(head: ProbeHead, tokens: Tensor) -> float:
+def multiply_adds(head: nn.Module, tokens: Tensor) -> float:
     """Of matrix products and convolutions, of one picture; what is done element by element is not counted."""
     from torch.nn.attention import SDPBackend, sdpa_kernel
     from torch.utils.flop_counter import FlopCounterMode

@@ -8,8 +8,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from ...bench.machine import median
-from ...bench.timing import Timing, time_interleaved
+from ...bench.timing import time_interleaved
 from .options import Kind
 from .recipe import next_token_loss
 
@@ -59,19 +58,12 @@ def speeds(
         timed_decode = time_interleaved(decode, device)
         for kind, network in networks.items():
             found[kind, length] = {
-                "train_tokens_s": rows * length / _seconds(timed[kind], device),
-                "decode_tokens_s": decoded / _seconds(timed_decode[kind], device),
+                "train_tokens_s": rows * length / timed[kind].seconds(device),
+                "decode_tokens_s": decoded / timed_decode[kind].seconds(device),
                 "kept_bytes": float(kept_bytes(network, batch)),
                 "state_bytes": float(sum(state.nbytes for state in begun[kind])),
             }
     return found
-
-
-def _seconds(timing: Timing, device: torch.device) -> float:
-    """Of a run. Raises what stopped it."""
-    if timing.error is not None:
-        raise timing.error
-    return median(timing.cpu if device.type == "cpu" else timing.wall)
 
 
 def _step(network: nn.Module, batch: Tensor) -> Callable[[], None]:

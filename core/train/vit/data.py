@@ -26,6 +26,8 @@ COUNTS = {"train": 8000, "val": 500, "test": 1000}
 """Drawn pictures by split."""
 WINDOW = 32
 """Side of what is seen of a drawn scene, in pixels."""
+NAMED = 5
+"""Pictures that were left out are named, up to so many."""
 HELD_OUT = 0.1
 """Share of the pictures of each of val and test, where a source has no splits."""
 
@@ -102,7 +104,9 @@ class ClassBatches:
         return normalised(images, self.device), self.pictures.labels[rows].to(self.device)
 
 
-def read_pictures(data: str, size: int, seed: int) -> PictureSplits:
+def read_pictures(
+    data: str, size: int, seed: int, *, label: str | None = None, leave_out: bool = False
+) -> PictureSplits:
     """The pictures of a source.
 
     Parameters
@@ -114,6 +118,10 @@ def read_pictures(data: str, size: int, seed: int) -> PictureSplits:
         Side in pixels: photos are resized and cut to the middle.
     seed : int
         Of what is drawn, and of the split where there is none.
+    label : str, optional
+        Column with the classes, of lists and tables.
+    leave_out : bool
+        Pictures that cannot be read are left out, and the notes name them.
 
     Raises
     ------
@@ -126,15 +134,22 @@ def read_pictures(data: str, size: int, seed: int) -> PictureSplits:
     if not path.exists():
         raise InputError(path, "does not exist", "Name a folder of class folders, a parquet file, or shapes")
     sources: dict[str, list[LabelledPicture]] = {}
-    for row in labelled_pictures(path):
+    for row in labelled_pictures(path, label):
         sources.setdefault(row.split, []).append(row)
     classes = tuple(sorted({row.label for rows in sources.values() for row in rows}))
     if len(classes) < 2:
         raise InputError(path, f"has {len(classes)} classes", "Name a folder with a folder for each class")
     total = sum(len(rows) for rows in sources.values())
     check_memory(path, total * 3 * size**2, f"its {total} pictures of {size} px take", "Use smaller or fewer pictures")
-    parts = {split: _read(rows, classes, size) for split, rows in sources.items() if rows}
+    broken: list[str] | None = [] if leave_out else None
+    parts = {split: _read(rows, classes, size, broken) for split, rows in sources.items() if rows}
     notes = []
+    if broken:
+        listed = "; ".join(broken[:NAMED]) + (f"; and {more} more" if (more := len(broken) - NAMED) > 0 else "")
+        notes.append(f"{len(broken)} of {total} pictures are left out, since they cannot be read: {listed}")
+        parts = {split: part for split, part in parts.items() if len(part)}
+    if not parts.keys() & {"", "train"}:
+        raise InputError(path, "has no picture to train on that can be read", "Name another folder")
     if set(parts) != set(SPLITS):
         pictures = next(iter(parts.values())) if "" in parts else parts["train"]
         missing = [split for split in ("val", "test") if split not in parts]
@@ -157,13 +172,26 @@ def drawn(counts: Mapping[str, int], size: int, seed: int) -> PictureSplits:
     return PictureSplits(parts, CLASSES, ("drawn pictures of one shape each",))
 
 
-def _read(rows: Sequence[LabelledPicture], classes: Sequence[str], size: int) -> LabelledPictures:
+def _read(
+    rows: Sequence[LabelledPicture], classes: Sequence[str], size: int, broken: list[str] | None
+) -> LabelledPictures:
+    """The pictures of a split; those that cannot be read are refused, or told in ``broken`` and left out."""
     number = {name: i for i, name in enumerate(classes)}
     prepare = ImagePreparation((size, size), (0.0,) * 3, (1.0,) * 3)
     images = torch.empty(len(rows), 3, size, size, dtype=torch.uint8)
-    for i, row in enumerate(rows):
-        images[i] = (prepare(read_picture(row.place, max_side=4 * size)) * 255).round().to(torch.uint8)
-    return LabelledPictures(images, torch.tensor([number[row.label] for row in rows]), tuple(row.name for row in rows))
+    kept: list[LabelledPicture] = []
+    for row in rows:
+        try:
+            pixels = read_picture(row.place, max_side=4 * size)
+        except InputError as error:
+            if broken is None:
+                raise
+            broken.append(f"{row.name} ({error.reason})")
+            continue
+        images[len(kept)] = (prepare(pixels) * 255).round().to(torch.uint8)
+        kept.append(row)
+    labels = torch.tensor([number[row.label] for row in kept], dtype=torch.int64)
+    return LabelledPictures(images[: len(kept)], labels, tuple(row.name for row in kept))
 
 
 def _split(pictures: LabelledPictures, missing: Sequence[str], seed: int) -> dict[str, LabelledPictures]:
