@@ -1,1 +1,1 @@
-"""`attn train biformer` and `attn train halonet`: a small backbone beside plain ViTs of equal size and of equal cost."""
+"""`attn train biformer` and `attn train halonet`: a small backbone beside plain ViTs of equal size and cost."""

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -197,7 +198,7 @@ def finished(
 @torch.inference_mode()
 def forward_seconds(networks: Mapping[str, nn.Module], images: Tensor) -> dict[str, float]:
     """Seconds of a forward pass over the pictures, all networks by turns; processor time on a CPU."""
-    calls = {name: (lambda network=network: network(images)) for name, network in networks.items()}
+    calls: dict[str, Callable[[], Any]] = {name: partial(network, images) for name, network in networks.items()}
     for call in calls.values():
         call()  # warms up
     timed = time_interleaved(calls, images.device)
