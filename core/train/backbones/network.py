@@ -16,7 +16,7 @@ from ...nets.biformer import BiFormer
 from ...nets.halonet import HaloNet, Size
 from ...nets.vit import ViTShape
 from ...probe.classify.measure import multiply_adds
-from .options import HEAD, Kind
+from .options import HEAD, BiFormerOptions, HaloNetOptions, Kind
 
 FORMAT, VERSION = "attn-backbone", 1
 TOLERANCE = {"parameters": 0.02, "cost": 0.05}
@@ -63,7 +63,21 @@ class BackboneShape:
         return HaloNet(size, num_classes=self.num_classes, width=self.width, heads=heads, depths=self.depths)
 
 
-class Counted(NamedTuple):
+def shape_of(options: BiFormerOptions | HaloNetOptions, classes: int) -> BackboneShape:
+    """Of the network that options ask for, for so many classes."""
+    size, width, depths = options.pictures.image_size, options.width, options.depths
+    if isinstance(options, BiFormerOptions):
+        return BackboneShape(
+            "biformer", size, classes, width, depths, n_win=options.n_win, topk=options.topk,
+            mlp_ratio=options.mlp_ratio,
+        )  # fmt: skip
+    return BackboneShape(
+        "halonet", size, classes, width, depths, block=options.block, halo=options.halo,
+        value_ratio=options.value_ratio, out_ratio=options.out_ratio,
+    )  # fmt: skip
+
+
+class NetworkCost(NamedTuple):
     """Parameters of a network, and multiply-adds of a picture (matrix products and convolutions)."""
 
     parameters: int
@@ -71,11 +85,11 @@ class Counted(NamedTuple):
 
 
 @torch.inference_mode()
-def counted(network: nn.Module, size: int) -> Counted:
+def counted(network: nn.Module, size: int) -> NetworkCost:
     """Of a network for pictures [B, 3, size, size]."""
     device = next(network.parameters()).device
     cost = multiply_adds(network, torch.zeros(1, 3, size, size, device=device))
-    return Counted(sum(parameter.numel() for parameter in network.parameters()), cost)
+    return NetworkCost(sum(parameter.numel() for parameter in network.parameters()), cost)
 
 
 def equal_vit(wanted: float, what: str, size: int, patch: int, layers: int, heads: int, classes: int) -> ViTShape:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Annotated, ClassVar, Literal
+from typing import Annotated, ClassVar, Literal
 
 from ...bundles import Compute
 from ...command import Verb
@@ -21,9 +21,6 @@ from ...fit.options import (
 from ...options import Option, OptionError, check
 from ..fsgnet.options import parse_depths
 from ..vit.options import PictureOptions
-
-if TYPE_CHECKING:
-    from .network import BackboneShape
 
 Kind = Literal["biformer", "halonet"]
 Depths = Annotated[tuple[int, ...], Option("Blocks of each stage.", metavar="N,N,N,N", parse=parse_depths)]
@@ -148,15 +145,6 @@ class BiFormerOptions(BackboneOptions):
                 f"{{n_win}} {self.n_win} divides the map of stage 3."
             )
 
-    def shape(self, classes: int) -> BackboneShape:
-        """Of the network for so many classes."""
-        from .network import BackboneShape
-
-        return BackboneShape(
-            "biformer", self.pictures.image_size, classes, self.width, self.depths, n_win=self.n_win, topk=self.topk,
-            mlp_ratio=self.mlp_ratio,
-        )  # fmt: skip
-
 
 @dataclass(frozen=True, slots=True)
 class HaloNetOptions(BackboneOptions):
@@ -184,15 +172,6 @@ class HaloNetOptions(BackboneOptions):
             raise OptionError(f"{{value_ratio}}: {{width}} times it must be a multiple of {HEAD}.")
         if self.halo > self.block:
             raise OptionError(f"{{halo}}: {self.halo} is more than {{block}} {self.block}.")
-
-    def shape(self, classes: int) -> BackboneShape:
-        """Of the network for so many classes."""
-        from .network import BackboneShape
-
-        return BackboneShape(
-            "halonet", self.pictures.image_size, classes, self.width, self.depths, block=self.block, halo=self.halo,
-            value_ratio=self.value_ratio, out_ratio=self.out_ratio,
-        )  # fmt: skip
 
 
 _FOLDERS = (*FILES, ("OUT/vit-parameters/, OUT/vit-cost/, OUT/seed-N/", "The plain ViTs, and further seeds."),

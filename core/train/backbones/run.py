@@ -26,7 +26,7 @@ from ..vit.data import ClassBatches, PictureSplits, normalised, read_pictures
 from ..vit.options import DRAWN
 from ..vit.plain import EVALUATED, MATRIX_FACTOR, PlainRecipe, accuracy, identity_of
 from .looks import draw_attended
-from .network import Backbone, BackboneShape, Counted, counted, equal_vit, read_backbone, write_backbone
+from .network import Backbone, BackboneShape, NetworkCost, counted, equal_vit, read_backbone, shape_of, write_backbone
 from .options import BiFormerOptions, HaloNetOptions
 
 Options = BiFormerOptions | HaloNetOptions
@@ -97,7 +97,7 @@ def check_pictures(pictures: PictureSplits, options: Options) -> list[str]:
 
 def networks(options: Options, classes: int) -> dict[str, Callable[[], nn.Module]]:
     """What makes each network, by its name; the backbone is the first. Raises ``OptionError`` if a ViT has no equal."""
-    shape = options.shape(classes)
+    shape = shape_of(options, classes)
     size = options.pictures.image_size
     with torch.random.fork_rng():
         wanted = counted(shape.build(), size)
@@ -176,7 +176,7 @@ def finished(
         pictures={split: len(part) for split, part in pictures.parts.items()}, metrics=metrics,
         seconds=round(whole.seconds), notes=list(notes),
     )  # fmt: skip
-    shape = options.shape(len(pictures.classes))
+    shape = shape_of(options, len(pictures.classes))
 
     def write(path: Path, seed: int, said: Mapping[str, Any]) -> None:
         write_backbone(path, Backbone(trained[options.kind, seed], shape, pictures.classes), said)  # type: ignore[arg-type]
@@ -206,7 +206,7 @@ def forward_seconds(networks: Mapping[str, nn.Module], images: Tensor) -> dict[s
 
 
 def row_of(
-    name: str, found: Sequence[float], size: Counted, seconds: Mapping[str, float], against: str, count: int
+    name: str, found: Sequence[float], size: NetworkCost, seconds: Mapping[str, float], against: str, count: int
 ) -> dict[str, Any]:
     """A network in the table; ``time_ratio`` is its time over the backbone's."""
     return {
