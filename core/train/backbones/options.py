@@ -99,8 +99,7 @@ class BackboneOptions:
     training: TrainingOptions = field(default_factory=TrainingOptions)
     compute: Compute = field(default_factory=Compute)
 
-    def checked(self) -> None:
-        """Raise ``OptionError`` for what cannot be."""
+    def __post_init__(self) -> None:
         check(self)
         if len(self.depths) != 4 or min(self.depths) < 1:
             raise OptionError("{depths}: give four numbers of at least 1, as 1,1,2,1.")
@@ -135,7 +134,7 @@ class BiFormerOptions(BackboneOptions):
     mlp_ratio: Annotated[float, Option("Width inside an MLP over the stage's.", metavar="X", above=0.0)] = 3.0
 
     def __post_init__(self) -> None:
-        self.checked()
+        BackboneOptions.__post_init__(self)
         if len(self.topk) != 3 or not 1 <= min(self.topk) <= max(self.topk) <= self.n_win**2:
             raise OptionError(f"{{topk}}: give three numbers from 1 to {self.n_win**2}, the regions, as 1,2,4.")
         side = 16 * self.n_win
@@ -167,7 +166,7 @@ class HaloNetOptions(BackboneOptions):
     out_ratio: Annotated[float, Option("Width of outputs over the stage's.", metavar="X", least=0.5, most=8.0)] = 1.0
 
     def __post_init__(self) -> None:
-        self.checked()
+        BackboneOptions.__post_init__(self)
         if (self.width * self.value_ratio) % HEAD:
             raise OptionError(f"{{value_ratio}}: {{width}} times it must be a multiple of {HEAD}.")
         if self.halo > self.block:

@@ -45,6 +45,9 @@ class PictureOptions:
         ),
     ] = "auto"  # fmt: skip
 
+    def __post_init__(self) -> None:
+        check(self)
+
     @property
     def augmentation(self) -> str:
         """What ``auto`` means here."""

@@ -25,7 +25,8 @@ def scans(count: int, std: float = 10.0, width: float = 0.0) -> np.ndarray:
 
 def test_without_noise_the_contrast_is_the_truth() -> None:
     seen = Detector(truth(), DISC)(truth()[None])
-    assert seen.contrast == Detector(truth(), DISC).contrast == pytest.approx(-12, abs=0.3)  # its blur reaches its core
+    assert seen.contrast == pytest.approx(Detector(truth(), DISC).contrast, rel=1e-12)  # sums in another order
+    assert seen.contrast == pytest.approx(-12, abs=0.3)  # its blur reaches its core
     assert seen.error == pytest.approx(0, abs=1e-6)
 
 
