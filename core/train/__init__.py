@@ -125,6 +125,13 @@ RECIPES = Registry(
             note="Behaviour cloning alone; the paper trains by reinforcement. Its checkpoints could not be had.",
         ),
         Method(
+            "flux-router",
+            home="attn.core.train.flux_router.options:RECIPE",
+            summary="routers that send whole layers of a frozen language model to full or sparse attention, per prompt",
+            paper="arXiv 2604.07394",
+            year=2026,
+        ),
+        Method(
             "pattern-atlas",
             home="attn.core.train.pattern_atlas.options:RECIPE",
             summary="the autoencoder of attention patterns, for attn probe vit --atlas",
