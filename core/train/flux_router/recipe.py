@@ -79,7 +79,8 @@ class LanguageRecipe:
 
     def evaluate(self, model: Any) -> Mapping[str, float]:
         """Accuracy on either kind."""
-        options, found = self.options, {}
+        options = self.options
+        found: dict[str, float] = {}
         for kind in KINDS:
             drawn = draw_prompts(
                 DEVELOPMENT, kind, max(1, options.judged // 4), pairs=options.pairs, gap=options.gap,

@@ -142,7 +142,7 @@ def routed(
                 )
 
             def keep(_: nn.Module, __: Any, out: Tensor, index: int = index, heads: int = heads) -> None:
-                routes.queries[index] = (out if out.ndim == 4 else out.unflatten(-1, (heads, -1))).transpose(1, 2)
+                routes.queries[index] = out.reshape(*out.shape[:2], heads, -1).transpose(1, 2)
 
             stack.callback(module.get_submodule(last).register_forward_hook(keep).remove)
             stack.callback(_OPEN.pop, id(module), None)
@@ -174,12 +174,13 @@ def _attend(
     if len(full) != len(query):
         raise ValueError(f"{len(query)} sequences go on, of which {len(full)} were routed: give the prompt first.")
 
-    def dense(rows: Any) -> Tensor:
+    def dense(rows: Any) -> Any:
         return attention("dense", query[rows], key[rows], value[rows], causal=True, scale=scaling)
 
-    def sparse(rows: Any) -> Tensor:
+    def sparse(rows: Any) -> Any:
         return attention("flux", query[rows], key[rows], value[rows], causal=True, scale=scaling, **shape.sparse)
 
+    out: Tensor
     whole = slice(None)
     if full.requires_grad:
         share = full[:, None, None, None]
