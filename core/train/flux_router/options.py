@@ -79,7 +79,7 @@ class RouterOptions:
     local: Annotated[int, Option("Latest tokens that it sees.", metavar="N", least=1)] = 16
     block_size: Annotated[int, Option("Both are rounded up to blocks.", metavar="N", least=1)] = 4
     pool_size: Annotated[int, Option("First and last tokens a router reads.", metavar="N", least=1)] = 100
-    lm_steps: Annotated[int, Option("Of the small model, before.", metavar="N", least=2, resumable=True)] = 600
+    lm_steps: Annotated[int, Option("Of the small model, before.", metavar="N", least=2, resumable=True)] = 1000
     steps: Annotated[int, Option("Of the routers of each target.", metavar="N", least=2, resumable=True)] = 200
     warmup: Warmup = 20
     batch: Annotated[int, Option("Prompts of either kind per step.", metavar="N", least=1)] = 8

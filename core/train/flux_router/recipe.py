@@ -14,7 +14,7 @@ from ...attention.flux.router import sparsity_penalty, temperature
 from ...fit.chained import ChainedOptimizer
 from .options import RouterOptions
 from .routing import LayerRouters, RouterShape, routed
-from .tasks import KINDS, Kind, Prompts, draw_prompts
+from .tasks import KINDS, Kind, DrawnPrompts, draw_prompts
 
 _SALT = 99001
 """First number of the seeds of training."""
@@ -25,7 +25,7 @@ _AGAIN = 12
 """Questions of the small model's prompts: looking up is learnt the earlier, the more often it is asked."""
 
 
-def answers(model: Any, prompts: Prompts) -> tuple[Tensor, Tensor]:
+def answers(model: Any, prompts: DrawnPrompts) -> tuple[Tensor, Tensor]:
     """Logits [N, words] of the tokens that are to be named, and those tokens [N]."""
     tokens, named = prompts.tokens.to(model.device), prompts.answer[:, 1:].to(model.device)
     logits = model(input_ids=tokens, use_cache=False).logits[:, :-1]
@@ -48,14 +48,14 @@ def judge(
         for first in range(0, count, _AT_ONCE):
             rows = slice(first, first + _AT_ONCE)
             with routed(model, routers, shape, fixed=fixed) as routes:
-                logits, truth = answers(model, Prompts(drawn.tokens[rows], drawn.answer[rows], kind))
+                logits, truth = answers(model, DrawnPrompts(drawn.tokens[rows], drawn.answer[rows], kind))
             right.append(logits.argmax(-1) == truth)
             sparse.append(1 - torch.stack(routes.full))
         found[kind] = (float(torch.cat(right).double().mean()), torch.cat(sparse, 1).double().mean(1))
     return found
 
 
-class LanguageRecipe:
+class DenseRecipe:
     """The small model, with dense attention, on prompts of all sizes up to the test's."""
 
     score = "needle"

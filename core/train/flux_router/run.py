@@ -15,7 +15,7 @@ from ...progress import Watcher
 from ...report.model import Report
 from ...report.sections import Row, Table
 from .options import RouterOptions
-from .recipe import TEST, LanguageRecipe, RouterRecipe, judge, optimizer
+from .recipe import TEST, DenseRecipe, RouterRecipe, judge, optimizer
 from .routing import LayerRouters, RouterShape, write_routers
 from .tasks import KINDS, WORDS
 
@@ -103,7 +103,7 @@ def _language(run: RecipeRun, options: RouterOptions, outcomes: dict[str, Outcom
         steps=options.lm_steps, warmup=options.warmup, learning_rate=LANGUAGE_RATE, weight_decay=0.01, average=0.98,
         evaluate_every=options.evaluate_every,
     )  # fmt: skip
-    outcomes["lm"] = _fit(run, options, LanguageRecipe(model, options), plan, "lm", {}, "lm")
+    outcomes["lm"] = _fit(run, options, DenseRecipe(model, options), plan, "lm", {}, "lm")
     return model
 
 

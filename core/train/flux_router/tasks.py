@@ -30,7 +30,7 @@ PERIOD = 6
 
 
 @dataclass(frozen=True, slots=True)
-class Prompts:
+class DrawnPrompts:
     """B sequences of L tokens of one kind.
 
     Parameters
@@ -48,8 +48,8 @@ class Prompts:
 
 def draw_prompts(
     seed: tuple[int, ...], kind: Kind, batch: int, *, pairs: int, gap: int, questions: int
-) -> Prompts:  # fmt: skip
-    """Prompts of ``1 + 2 pairs + gap + 3 questions`` tokens; more questions than pairs: some are asked again.
+) -> DrawnPrompts:  # fmt: skip
+    """DrawnPrompts of ``1 + 2 pairs + gap + 3 questions`` tokens; more questions than pairs: some are asked again.
 
     Parameters
     ----------
@@ -76,4 +76,4 @@ def draw_prompts(
             words = np.resize(NUMBER["k0"] + rng.permutation(KEYS + VALUES)[:period], length - 1)
             answer[row, -questions:] = True
         tokens[row] = np.concatenate([[NUMBER[BOS]], words])
-    return Prompts(torch.from_numpy(tokens), torch.from_numpy(answer), kind)
+    return DrawnPrompts(torch.from_numpy(tokens), torch.from_numpy(answer), kind)
