@@ -67,7 +67,8 @@ class LayerRouter(nn.Module):
         """The last layer says full attention, whatever the prompt."""
         nn.init.zeros_(self.last.weight)
         with torch.no_grad():
-            self.last.bias.copy_(torch.tensor([0.0, FULL_BIAS] if self.use_softmax else [FULL_BIAS]))
+            self.last.bias.zero_()
+            self.last.bias[-1:].fill_(FULL_BIAS)  # in place, so that it works on the meta device as well
 
     def pooled(self, q: Tensor, span: Tensor | None = None) -> Tensor:
         """Step 1. Mean of the first and last rows of each sample's span, per head: [B, H, L, D] -> [B, H, D]."""

@@ -14,7 +14,7 @@ from ...attention.flux.router import sparsity_penalty, temperature
 from ...fit.chained import ChainedOptimizer
 from .options import RouterOptions
 from .routing import LayerRouters, RouterShape, routed
-from .tasks import KINDS, Kind, DrawnPrompts, draw_prompts
+from .tasks import KINDS, DrawnPrompts, Kind, draw_prompts
 
 _SALT = 99001
 """First number of the seeds of training."""

@@ -143,7 +143,7 @@ def test_a_run_goes_on_and_its_file_is_applied(tmp_path: Path, monkeypatch: pyte
     with routed(language, routers, routers.shape) as routes:
         language.generate(torch.tensor([[1, 5, 6, 7]]), max_new_tokens=2, do_sample=False)
     assert [len(full) for full in routes.full] == [1, 1]
-    assert {row["sparse layers"] for row in whole.tables[0].rows} >= {"none", "all", "routed", "random layers"}
+    assert {row["sparse layers"] for row in whole.sections[0].rows()} >= {"none", "all", "routed", "random layers"}
     assert "read_routers" in (tmp_path / "whole/model.md").read_text()
 
 
