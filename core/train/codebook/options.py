@@ -118,8 +118,8 @@ RECIPE = Verb(
     notes=(
         "Columns of the table: success: episodes whose goal was reached within the environment's limit; spl: success "
         "weighted by l / max(l, p), cells that the planner and the agent walked; sel: the same with actions; targets: "
-        "success on things never asked for in training; colours: success where red shows as green, green as blue and "
-        "blue as red; adapted: the same after --adapt steps; half: the first evaluation of training at which half of "
+        "success on things never asked for in training; colours: success where the world is drawn as its "
+        "negative; adapted: the same after --adapt steps; half: the first evaluation of training at which half of "
         "the episodes succeeded, in steps.",
         "No seed and no layout of a room (grid, place and direction of the agent, by hash) is in training and in a "
         "test; the report says how many of each were compared.",

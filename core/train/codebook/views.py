@@ -77,8 +77,8 @@ def encoder_of(name: str, device: torch.device) -> ViewEncoder:
 
 
 def recoloured(picture: Picture) -> Picture:
-    """The view in other colours: red shows as green, green as blue, blue as red, and mixtures so."""
-    return np.ascontiguousarray(picture[[2, 0, 1]])
+    """The view as its negative: red shows as cyan, a black floor as white."""
+    return np.ascontiguousarray(1 - picture)
 
 
 class ViewFeatures:
