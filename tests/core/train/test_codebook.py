@@ -76,7 +76,7 @@ def test_what_is_seen_decides_the_picture(world: World) -> None:
     assert picture.min() >= 0
     assert picture.max() <= 1
     other = recoloured(picture)
-    assert np.array_equal(1 - other, picture)
+    np.testing.assert_array_equal(other, 1 - picture)
     assert not np.array_equal(other, picture)
 
 
