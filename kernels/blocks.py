@@ -27,7 +27,7 @@ from torch import Tensor
 from triton.runtime.jit import JITFunction
 
 from .registry import Kernel, Variant
-from .softmax import load_rows, online_softmax, seen, store_rows
+from .softmax import columns_of, load_rows, online_softmax, seen, store_rows
 
 LOG2E = math.log2(math.e)
 MAX_WIDTH = 256
@@ -283,15 +283,11 @@ def refuses(q: Tensor, k: Tensor, v: Tensor) -> str | None:
     return None
 
 
-def _columns(width: int) -> int:
-    """Columns of a tile: a power of two that a matrix instruction takes."""
-    return max(16, int(triton.next_power_of_2(width)))
-
-
 def _constants(q: Tensor, v: Tensor, kept: Runs, rows: int, keys: int) -> dict[str, Any]:
     width, value_width = q.shape[3], v.shape[3]
     return {
-        "width": width, "value_width": value_width, "columns": _columns(width), "value_columns": _columns(value_width),
+        "width": width, "value_width": value_width,
+        "columns": columns_of(width), "value_columns": columns_of(value_width),
         "rows": rows, "keys": keys, "causal": kept.causal, "windowed": kept.window is not None,
     }  # fmt: skip
 
@@ -336,7 +332,7 @@ that of the family named. Predicted by the compiler alone: none was timed.
 
 def _tiles(kernel: str, q: Tensor, v: Tensor) -> Tiles:
     """The tiles of a kernel for these tensors, on their chip."""
-    widest = max(64, _columns(q.shape[3]), _columns(v.shape[3]))
+    widest = max(64, columns_of(q.shape[3]), columns_of(v.shape[3]))
     cuts = TILES[kernel, q.itemsize, widest]
     family = "cdna" if torch.version.hip else "ampere"
     if q.device.type == "cuda" and not torch.version.hip and torch.cuda.get_device_capability(q.device)[0] in (9, 10):

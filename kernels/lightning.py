@@ -26,7 +26,7 @@ from torch import Tensor
 from triton.runtime.jit import JITFunction
 
 from .registry import Kernel, Variant
-from .softmax import load_rows, store_rows
+from .softmax import columns_of, load_rows, store_rows
 
 CHUNK = 256
 """Tokens between two states that are kept: of 128k tokens and D = Dv = 128 they take 34 MB a head."""
@@ -199,11 +199,6 @@ def _rows(itemsize: int, columns: int) -> int:
     return 32 if columns <= 64 else 16
 
 
-def _columns(width: int) -> int:
-    """Columns of a tile: a power of two that a matrix instruction takes."""
-    return max(16, int(triton.next_power_of_2(width)))
-
-
 def sweep(
     q: Tensor, k: Tensor, v: Tensor, slope: Tensor, state: Tensor, *, reverse: bool = False
 ) -> tuple[Tensor, Tensor]:
@@ -249,9 +244,10 @@ def sweep(
     states = last.new_empty(batch, heads, chunks, width, value_width)
     sizes = torch.tensor([CHUNK, length - (chunks - 1) * CHUNK], device=q.device)
     step = torch.expm1(-slope * sizes[:, None]).contiguous()  # [2, H]; rounding lam^m itself would bend a slow decay
-    rows = _rows(q.itemsize, max(_columns(width), _columns(value_width)))
+    rows = _rows(q.itemsize, max(columns_of(width), columns_of(value_width)))
     widths: dict[str, Any] = {
-        "width": width, "value_width": value_width, "columns": _columns(width), "value_columns": _columns(value_width),
+        "width": width, "value_width": value_width,
+        "columns": columns_of(width), "value_columns": columns_of(value_width),
         "rows": rows, "chunk": CHUNK, "reverse": reverse,
     }  # fmt: skip
     with torch.cuda.device_of(q):

@@ -11,6 +11,11 @@ import triton
 import triton.language as tl
 
 
+def columns_of(width: int) -> int:
+    """Columns of a tile: a power of two that a matrix instruction takes."""
+    return max(16, int(triton.next_power_of_2(width)))
+
+
 @triton.jit
 def load_rows(ptr, row, real, width: tl.constexpr, columns: tl.constexpr):
     """Rows ``row`` [R] of a contiguous matrix [*, width] as [R, columns]: 0 where not ``real`` and beyond ``width``."""

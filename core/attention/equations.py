@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib.util
 from collections.abc import Callable
 from typing import Any
 
@@ -24,6 +25,13 @@ def needs_cpu_floats(q: Tensor, *_: Any, **__: Any) -> str | None:
     if q.device.type == "cpu" and accumulator(q.dtype) == torch.float32:
         return None
     return f"takes float32, bfloat16 and float16 on the CPU, not {q.dtype} on {q.device}"
+
+
+def needs_triton(q: Tensor) -> str | None:
+    """``refuses`` of what Triton kernels have in common."""
+    if q.device.type != "cuda" or not torch.cuda.is_available():
+        return f"takes tensors of a GPU that PyTorch can use, not of {q.device.type}"
+    return None if importlib.util.find_spec("triton") else "needs the package triton"
 
 
 def repeat_kv(x: Tensor, num_heads: int) -> Tensor:

@@ -5,6 +5,8 @@ from __future__ import annotations
 import os
 import tempfile
 from collections.abc import Callable, Iterator
+from types import ModuleType
+from typing import Any
 
 import pytest
 
@@ -39,6 +41,30 @@ def device(interpreted: bool) -> torch.device:
 def guarded() -> Callable[[torch.Tensor], torch.Tensor]:
     """Copies a tensor between two stretches of NaN, so that a read past either end poisons the result."""
     return lambda tensor: _between_nans(tensor).copy_(tensor)
+
+
+@pytest.fixture
+def launches(monkeypatch: pytest.MonkeyPatch) -> Callable[..., list[str]]:
+    """``launches(module, *names)``: a list that every launch of these kernels of a module adds its name to."""
+
+    def watch(module: ModuleType, *names: str) -> list[str]:
+        launched: list[str] = []
+        for name in names:
+            monkeypatch.setattr(module, name, _Counted(getattr(module, name), name, launched))
+        return launched
+
+    return watch
+
+
+class _Counted:
+    """A kernel that writes down its launches."""
+
+    def __init__(self, kernel: Any, name: str, launched: list[str]) -> None:
+        self.kernel, self.name, self.launched = kernel, name, launched
+
+    def __getitem__(self, grid: tuple[int, ...]) -> Any:
+        self.launched.append(self.name)
+        return self.kernel[grid]
 
 
 def _between_nans(like: torch.Tensor) -> torch.Tensor:

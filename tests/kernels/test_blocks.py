@@ -190,11 +190,9 @@ def test_transposed_lists_hold_every_run_once(device):
 
 
 @pytest.mark.interpret
-def test_the_engine_launches_the_kernels_and_nothing_else(device, monkeypatch):
+def test_the_engine_launches_the_kernels_and_nothing_else(device, monkeypatch, launches):
     """As on a GPU: what the chooser takes is Triton, forward and backward."""
-    launched = []
-    for name in ("blocks_forward_kernel", "blocks_backward_q_kernel", "blocks_backward_kv_kernel"):
-        monkeypatch.setattr(blocks, name, Counted(getattr(blocks, name), name, launched))
+    launched = launches(blocks, "blocks_forward_kernel", "blocks_backward_q_kernel", "blocks_backward_kv_kernel")
     if device.type == "cpu":
         monkeypatch.setattr(runs_triton, "refuses", lambda q, k, v, *_, **__: blocks.refuses(q, k, v))
     q, k, v, grad_out = (x.requires_grad_() for x in tensors(CASES[1], device))
@@ -202,17 +200,6 @@ def test_the_engine_launches_the_kernels_and_nothing_else(device, monkeypatch):
     out, _ = selection.attend(q, k, v, Everything(16, 64, 37, 37, True), 0.3, engine)
     out.backward(grad_out)
     assert launched == ["blocks_forward_kernel", "blocks_backward_q_kernel", "blocks_backward_kv_kernel"]
-
-
-class Counted:
-    """A kernel that writes down its launches."""
-
-    def __init__(self, kernel, name, launched):
-        self.kernel, self.name, self.launched = kernel, name, launched
-
-    def __getitem__(self, grid):
-        self.launched.append(self.name)
-        return self.kernel[grid]
 
 
 @pytest.mark.interpret

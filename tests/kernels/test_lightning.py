@@ -19,10 +19,9 @@ CASES = [(1, 1, 5, 16, 16), (2, 3, 70, 16, 16), (1, 2, 300, 24, 40), (1, 1, 256,
 
 
 @pytest.fixture
-def kernels(device, monkeypatch):
+def kernels(device):
     """The chooser takes the kernels, as on a GPU."""
     if device.type == "cpu":
-        monkeypatch.setattr(sweep_triton.torch.cuda, "is_available", lambda: True)
         phase = block.SWEEP
         taken = [f for f in phase.formulations if f.backend == "triton"]
         object.__setattr__(taken[0], "refuses", lambda q, k, v, *_, **__: lightning.refuses(q, v))
@@ -88,26 +87,13 @@ def test_a_token_that_is_no_number_spoils_what_sees_it_and_nothing_else(kernels)
 
 
 @pytest.mark.interpret
-def test_every_kernel_is_launched_and_repeating_gives_the_same_bits(kernels, monkeypatch):
-    launched = []
-    for name in ("lightning_states_kernel", "lightning_scan_kernel", "lightning_attend_kernel"):
-        monkeypatch.setattr(lightning, name, Counted(getattr(lightning, name), name, launched))
+def test_every_kernel_is_launched_and_repeating_gives_the_same_bits(kernels, launches):
+    launched = launches(lightning, "lightning_states_kernel", "lightning_scan_kernel", "lightning_attend_kernel")
     q, k, v, state, _ = tensors((1, 2, 300, 16, 16), kernels)
     first = lightning.sweep(q, k, v, SLOPES[:2].to(kernels), state, reverse=True)
     assert launched == ["lightning_states_kernel", "lightning_scan_kernel", "lightning_attend_kernel"]
     second = lightning.sweep(q, k, v, SLOPES[:2].to(kernels), state, reverse=True)
     assert all(torch.equal(a, b) for a, b in zip(first, second, strict=True))
-
-
-class Counted:
-    """A kernel that writes down its launches."""
-
-    def __init__(self, kernel, name, launched):
-        self.kernel, self.name, self.launched = kernel, name, launched
-
-    def __getitem__(self, grid):
-        self.launched.append(self.name)
-        return self.kernel[grid]
 
 
 @pytest.mark.interpret

@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import importlib.util
 from typing import TYPE_CHECKING
 
 import numpy as np
 import torch
 from torch import Tensor
 
-from ..equations import wants_gradient
+from ..equations import needs_triton, wants_gradient
 from .forward import forward_where_not_finite
 from .tiles import Pattern
 
@@ -19,10 +18,9 @@ if TYPE_CHECKING:
 
 def refuses(q: Tensor, k: Tensor, v: Tensor, *_: object, **__: object) -> str | None:
     """Why the kernels do not take a call of attention over blocks."""
-    if q.device.type != "cuda" or not torch.cuda.is_available():
-        return f"takes tensors of a GPU that PyTorch can use, not of {q.device.type}"
-    if importlib.util.find_spec("triton") is None:
-        return "needs the package triton"
+    reason = needs_triton(q)
+    if reason is not None:
+        return reason
     from ....kernels import blocks
 
     return blocks.refuses(q, k, v)

@@ -2,21 +2,17 @@
 
 from __future__ import annotations
 
-import importlib.util
-
-import torch
 from torch import Tensor
 
-from ..equations import all_finite
+from ..equations import all_finite, needs_triton
 from .sweep import sweep as plain
 
 
 def refuses(q: Tensor, k: Tensor, v: Tensor, *_: object, **__: object) -> str | None:
     """Why the kernels do not take a sweep, or a call of the operator."""
-    if q.device.type != "cuda" or not torch.cuda.is_available():
-        return f"takes tensors of a GPU that PyTorch can use, not of {q.device.type}"
-    if importlib.util.find_spec("triton") is None:
-        return "needs the package triton"
+    reason = needs_triton(q)
+    if reason is not None:
+        return reason
     if not q.dtype == k.dtype == v.dtype:
         return f"takes tensors of one dtype, not of {q.dtype}, {k.dtype} and {v.dtype}"
     from ....kernels import lightning
