@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from functools import cache
 from typing import Any
 
 import numpy as np
 import torch
+from torch import Tensor
 
 from ...fit.frame import MODEL, RecipeRun, run_of
 from ...fit.loop import Outcome, Plan, joined
@@ -17,7 +19,7 @@ from ...report.sections import Row, Table
 from .options import RouterOptions
 from .recipe import TEST, DenseRecipe, RouterRecipe, judge, optimizer
 from .routing import LayerRouters, RouterShape, write_routers
-from .tasks import KINDS, WORDS
+from .tasks import KINDS, WORDS, Kind
 
 LANGUAGE_RATE = 2e-3
 LONGEST = 4096
@@ -121,10 +123,13 @@ def _finished(
 ) -> Report:  # fmt: skip
     """Every choice of layers tested; the first target's routers written; and the report."""
 
+    @cache
+    def static(routes: tuple[bool, ...]) -> Mapping[Kind, tuple[float, Tensor]]:  # targets may share them
+        return judge(language, None, shape, options, TEST, options.judged, fixed=routes)
+
     def row(
-        choice: str, target: float, routers: LayerRouters | None, fixed: Sequence[Sequence[bool] | None]
+        choice: str, target: float, results: Sequence[Mapping[Kind, tuple[float, Tensor]]]
     ) -> dict[str, float | str]:
-        results = [judge(language, routers, shape, options, TEST, options.judged, fixed=one) for one in fixed]
         told: dict[str, float | str] = {"sparse layers": choice, "target": target}
         for kind in KINDS:
             told[kind] = sum(found[kind][0] for found in results) / len(results)
@@ -133,12 +138,12 @@ def _finished(
 
     layers = shape.layers
     rows: list[Row] = [
-        row("none", 0.0, None, [[True] * layers]), row("all", 1.0, None, [[False] * layers]),
+        row("none", 0.0, [static((True,) * layers)]), row("all", 1.0, [static((False,) * layers)]),
     ]  # fmt: skip
     map_rows: list[Row] = []
     for target, routers in trained.items():
         found = judge(language, routers, shape, options, TEST, options.judged)
-        mine = row("routed", target, routers, [None])
+        mine = row("routed", target, [found])
         rows.append(mine)
         for kind in KINDS:
             shares = {f"layer {n}": float(share) for n, share in enumerate(found[kind][1])}
@@ -146,7 +151,7 @@ def _finished(
         # as many sparse layers as the routers chose on needles: the nearest whole number
         sparse = round(float(mine["sparse_needle"]) * layers)
         for name, routes in static_choices(layers, sparse, options.compute.seed).items():
-            rows.append(row(name, target, None, routes))
+            rows.append(row(name, target, [static(tuple(one)) for one in routes]))
     first = next(one for one in rows if one["sparse layers"] == "routed")
     names = [name for kind in KINDS for name in (kind, f"sparse_{kind}")]
     metrics = {name: float(first[name]) for name in names}
