@@ -11,6 +11,7 @@ import hashlib
 import os
 import stat
 import sys
+import time
 from collections.abc import Callable, Collection, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field, replace
@@ -36,7 +37,7 @@ from ..models.loaded import Loaded
 from ..models.pictures import PICTURE_SUFFIXES
 from ..options import identity, stated, values
 from ..progress import Bars, Watcher
-from ..report.model import Item, Report, command_line_of
+from ..report.model import Item, Report, command_line_of, summarise
 from ..report.sections import Facts, Section, Table
 from .panel import BESIDE, FigureData, Origin, read_document, read_figure, write_figure
 
@@ -171,6 +172,41 @@ def _look(task: Task, step: Step, word: str, one: Looking, options: Any, origin:
         files=files | {name: str(path) for name, path in further.items()}, warnings=found.warnings,
         details={name: value for name, value in found.facts.items() if name not in told}, sections=found.sections,
     )  # fmt: skip
+
+
+def look_at_one(
+    word: str, name: str, path: Path, found: Finding, options: Any, loaded: Loaded, *, since: float,
+    arguments: Mapping[str, Any], settings: Mapping[str, Any] | None = None,
+) -> Report:  # fmt: skip
+    """The report of what is no file, such as a prompt or drawn texts, with its figure written.
+
+    Parameters
+    ----------
+    word : str
+        Of the kind.
+    name : str
+        Of the one item.
+    path : Path
+        Of the figure; see ``scenes_figure``.
+    found : Finding
+    options : dataclass
+        With ``model`` and ``seed``.
+    loaded, since, arguments, settings
+        As of ``look_at_files``.
+    """
+    request = request_of(loaded.fingerprint, settings_of(options) if settings is None else settings)
+    origin = Origin(command_line_of(arguments), options.model, loaded.fingerprint, seed=options.seed, request=request)
+    files = write_figure(
+        path, FigureData(word, found.title, found.arrays, found.facts, origin), metrics=found.metrics,
+        sections=found.sections, warnings=found.warnings,
+    )  # fmt: skip
+    seconds = time.perf_counter() - since
+    item = Item(
+        name, str(path), "ok", seconds, metrics=found.metrics, files=files, warnings=found.warnings,
+        details=found.facts, sections=found.sections,
+    )  # fmt: skip
+    device = str(next(loaded.model.parameters()).device)
+    return Report("probe", attn.__version__, arguments, device, seconds, (item,), summarise([item]))
 
 
 def drawn_alone(model: str) -> tuple[str, ...]:

@@ -10,8 +10,6 @@ from collections.abc import Callable, Mapping
 from functools import lru_cache
 from typing import Any
 
-import attn
-
 from ...batch.task import Task
 from ...errors import UsageError
 from ...models.load import load_model, vision_task
@@ -20,9 +18,9 @@ from ...models.pictures import PICTURE_SUFFIXES, read_picture
 from ...options import OptionError, about_file, values
 from ...progress import Bars, Watcher
 from ...prune.engine.sites import is_vision_language
-from ...report.model import Item, Report, command_line_of, summarise
-from ..frame import Finding, drawn_alone, look_at_files, request_of, scenes_figure, settings_of
-from ..panel import FigureData, Origin, shown, write_figure
+from ...report.model import Report
+from ..frame import Finding, drawn_alone, look_at_files, look_at_one, scenes_figure
+from ..panel import shown
 from .decode import longest_of
 from .examine import Examined, answer_ids, decoding_of, examine
 from .options import SaliencyOptions
@@ -122,18 +120,7 @@ def look_at_prompt(
     asked = about_text(loaded, options.prompt, templated=options.template)
     examined = examine(loaded, asked, options, lambda done, total: watcher.step("prompt", done, total))
     found = finding(options, loaded, examined, "prompt")
-    request = request_of(loaded.fingerprint, settings_of(options))
-    origin = Origin(command_line_of(arguments), options.model, loaded.fingerprint, seed=options.seed, request=request)
-    files = write_figure(
-        path, FigureData(WORD, found.title, found.arrays, found.facts, origin), metrics=found.metrics,
-        sections=found.sections, warnings=found.warnings,
-    )  # fmt: skip
-    seconds = time.perf_counter() - start
-    item = Item(
-        "prompt", str(path), "ok", seconds, metrics=found.metrics, files=files, warnings=found.warnings,
-        details=found.facts, sections=found.sections,
-    )  # fmt: skip
-    return Report("probe", attn.__version__, arguments, str(loaded.model.device), seconds, (item,), summarise([item]))
+    return look_at_one(WORD, "prompt", path, found, options, loaded, since=start, arguments=arguments)
 
 
 @lru_cache(maxsize=1)

@@ -16,8 +16,6 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-import attn
-
 from ...batch.task import Task
 from ...device import pick_device
 from ...errors import InputError
@@ -30,10 +28,9 @@ from ...nets.attentive.network import AttentiveLSTM
 from ...nets.attentive.texts import EncodedTexts
 from ...options import OptionError, values
 from ...progress import Bars, Watcher
-from ...report.model import Item, Report, command_line_of, summarise
+from ...report.model import Report
 from ...report.sections import Section, Table, Trust, TrustLine, Words
-from ..frame import Finding, look_at_files, request_of, scenes_figure, settings_of
-from ..panel import FigureData, Origin, write_figure
+from ..frame import Finding, look_at_files, look_at_one, scenes_figure, settings_of
 from .adversarial import OtherAttention, other_attention
 from .generated import drawn_texts
 from .measure import ATTACKS, DIRECTIONS, Judgement, divergence_of_attention, judge
@@ -120,21 +117,9 @@ def look_at_drawn(
     pair = classifier_of(options.model, options.device).vocabulary.pair
     rows = [row for row in drawn_texts(options.drawn, pair=pair) if row.split == "test"]
     found = finding(options, rows, GENERATED, [], lambda done, total: watcher.step(GENERATED, done, total))
-    origin = Origin(
-        command_line_of(arguments), options.model, loaded.fingerprint, seed=options.seed,
-        request=request_of(loaded.fingerprint, settings),
+    return look_at_one(
+        WORD, GENERATED, path, found, options, loaded, since=start, arguments=arguments, settings=settings
     )  # fmt: skip
-    files = write_figure(
-        path, FigureData(WORD, found.title, found.arrays, found.facts, origin), metrics=found.metrics,
-        sections=found.sections, warnings=found.warnings,
-    )  # fmt: skip
-    seconds = time.perf_counter() - start
-    item = Item(
-        GENERATED, str(path), "ok", seconds, metrics=found.metrics, files=files, warnings=found.warnings,
-        details=found.facts, sections=found.sections,
-    )  # fmt: skip
-    device = str(next(loaded.model.parameters()).device)
-    return Report("probe", attn.__version__, arguments, device, seconds, (item,), summarise([item]))
 
 
 def finding(
