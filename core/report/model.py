@@ -260,14 +260,14 @@ def rest_of_summary(report: Report) -> dict[str, Any]:
     return {name: value for name, value in report.known.items() if name not in names}
 
 
-def number(value: Any) -> str:
-    """A value for people: six significant digits, an en dash where there is none."""
+def number(value: Any, digits: int = 6) -> str:
+    """A value for people: so many significant digits of what is not whole, an en dash where there is none."""
     value = plain(value)
     match value:
         case None:
             return "–"
         case float():
-            return f"{value:.6g}"
+            return f"{value:.{digits}g}"
         case list() | dict():
             return json.dumps(value, ensure_ascii=False)
     return str(value)

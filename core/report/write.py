@@ -150,12 +150,17 @@ def _markdown(report: Report) -> str:
 
 
 def _md_section(heading: str, section: Section) -> list[str]:
-    rows = section.rows()
-    if not rows:
-        return []
+    table = markdown_table(section.rows())
+    return [f"## {_md(heading)}", "", *table] if table else []
+
+
+def markdown_table(rows: Sequence[Row], *, digits: int = 6) -> list[str]:
+    """Lines of a table, an empty one last: a column for each name in any row, empty where a row has it not.
+
+    ``digits``: significant ones of what is not whole. No rows: no lines.
+    """
     names = list(dict.fromkeys(name for row in rows for name in row))
-    table = _md_table(names, [[number(row[name]) if name in row else "" for name in names] for row in rows])
-    return [f"## {_md(heading)}", "", *table]
+    return _md_table(names, [[number(row[name], digits) if name in row else "" for name in names] for row in rows])
 
 
 def _md_table(header: Sequence[str], rows: Sequence[Sequence[str]]) -> list[str]:

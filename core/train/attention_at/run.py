@@ -16,6 +16,7 @@ from ...probe.text.measure import ATTACKS, DIRECTIONS, Judgement, judge
 from ...progress import Watcher
 from ...report.model import Report
 from ...report.sections import Curve, Row
+from ...report.write import markdown_table
 from .data import TextParts, prepare, word_counts
 from .options import AttentionAtOptions
 from .recipe import AT_ONCE, ON_WORDS, AttentiveRecipe, Regime, batches_of, optimizer
@@ -170,14 +171,6 @@ def attack_near(epsilon: float) -> int:
 
 def card(facts: Mapping[str, Any], rows: Sequence[Row], size: int, texts: TextParts) -> str:
     """The model card, Markdown."""
-    shown = list(rows[0])
-    cells = [
-        [
-            str(value) if isinstance(value := line[name], str) else "–" if value is None else f"{value:.3f}"
-            for name in shown
-        ]
-        for line in rows
-    ]
     labels = texts.vocabulary.labels
     named = ", ".join(labels[:12]) + (" …" if len(labels) > 12 else "")
     return "\n".join([
@@ -193,5 +186,5 @@ def card(facts: Mapping[str, Any], rows: Sequence[Row], size: int, texts: TextPa
         "texts; permuted: median total variation of the answer when attention is permuted; peak: the largest",
         "weight; attacked, randomly: accuracy when scores are moved in the worst or a random direction, by the nearest",
         f"to epsilon of {', '.join(f'{norm:g}' for norm in ATTACKS)}.", "",
-        "| " + " | ".join(shown) + " |", "|" + "---|" * len(shown), *("| " + " | ".join(line) + " |" for line in cells),
-    ]) + "\n"  # fmt: skip
+        *markdown_table(rows, digits=4),
+    ])  # fmt: skip

@@ -11,6 +11,7 @@ import torch
 from ...io.weights import read_weights, write_weights
 from ...nets.center_periphery.prototypes import Prototypes
 from ...options import values
+from ...report.write import markdown_table
 from .data import CLASSES
 from .detector import ObjectDetector, ShapesDetector
 from .options import PLAIN, RefinementOptions
@@ -46,8 +47,6 @@ def read_detector(path: Path) -> ShapesDetector:
 
 def card(facts: Mapping[str, Any], size: int) -> str:
     """The model card, Markdown."""
-    names = list(dict.fromkeys(name for row in facts["rows"] for name in row))
-    shown = [[cell(row.get(name, "")) for name in names] for row in facts["rows"]]
     return "\n".join([
         "# fewshot-detect", "",
         f"A detector of six drawn shapes, moved to a shifted domain with {facts['shots']} boxes of each class",
@@ -59,10 +58,5 @@ def card(facts: Mapping[str, Any], size: int) -> str:
         f"- Options: {facts['options']}",
         f"- attn {facts['attn']}, torch {facts['torch']}, {facts['seconds']} s.", "",
         "Target pictures; means, and deviations over support sets:", "",
-        "| " + " | ".join(names) + " |", "|" + "---|" * len(names),
-        *("| " + " | ".join(cells) + " |" for cells in shown),
-    ]) + "\n"  # fmt: skip
-
-
-def cell(value: Any) -> str:
-    return f"{value:.4g}" if isinstance(value, float) else str(value)
+        *markdown_table(facts["rows"], digits=4),
+    ])  # fmt: skip

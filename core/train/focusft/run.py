@@ -19,6 +19,7 @@ from ...options import OptionError
 from ...progress import Watcher
 from ...report.model import Report
 from ...report.sections import Curve, Row
+from ...report.write import markdown_table
 from .data import DrawnSource, chats_of
 from .fast import targets_of
 from .judging import chat_row, drawn_rows
@@ -204,12 +205,10 @@ def _reported(
 
 def card(facts: Mapping[str, Any], rows: Sequence[Row], size: int) -> str:
     """The model card, Markdown."""
-    names = list(rows[0])
-    cells = [[f"{row[name]:.3f}" if isinstance(row[name], float) else str(row[name]) for name in names] for row in rows]
     return "\n".join([
         f"# A language model tuned by attn train focusft ({rows[0]['mode']})", "",
         "A folder of transformers; no fast weights are in it, and its parameters have the names they had before.", "",
         f"- {size} bytes; options: {facts['options']}",
         f"- attn {facts['attn']}, torch {facts['torch']}, {facts['seconds']} s.", "",
-        "| " + " | ".join(names) + " |", "|" + "---|" * len(names), *("| " + " | ".join(line) + " |" for line in cells),
-    ]) + "\n"  # fmt: skip
+        *markdown_table(rows, digits=4),
+    ])  # fmt: skip

@@ -12,6 +12,7 @@ from torch import Tensor
 from ...io.weights import check_architecture, read_weights, write_weights
 from ...nets.masked_diffusion import MaskedDiffusionShape, MaskedDiffusionTransformer
 from ...report.sections import Row
+from ...report.write import markdown_table
 from .sums import LONGEST, PROMPT, VOCABULARY
 
 FORMAT, VERSION = "attn-masked-diffusion", 1
@@ -40,7 +41,6 @@ def read_small(path: Path) -> MaskedDiffusionTransformer:
 
 def card(facts: Mapping[str, Any], rows: Sequence[Row], size: int, *, small: bool) -> str:
     """The model card, Markdown."""
-    columns = list(dict.fromkeys(name for row in rows for name in row))
     what = (
         "A small masked diffusion language model that adds two-digit numbers step by step, made to measure whether "
         "planted hints help where every sample is wrong; it knows nothing else."
@@ -48,7 +48,6 @@ def card(facts: Mapping[str, Any], rows: Sequence[Row], size: int, *, small: boo
         else "A masked diffusion language model after policy optimisation; a folder of transformers (LLaMA with "
         "attention to both sides). Licence and limits are those of the model it began as."
     )
-    cells = [[_cell(row.get(name)) for name in columns] for row in rows]
     return "\n".join([
         f"# Masked diffusion language model, {facts['method']}", "", what, "",
         f"- {size} bytes; data: {facts['data']}.",
@@ -56,10 +55,5 @@ def card(facts: Mapping[str, Any], rows: Sequence[Row], size: int, *, small: boo
         f"- attn {facts['attn']}, torch {facts['torch']}, {facts['seconds']} s for all stages.", "",
         f"Accuracy at temperature 0 on held-out questions ({facts['judged']} of each kind); all_wrong, rescued: groups",
         "of stage 2. Measured before the weights were rounded to what the file holds.", "",
-        "| " + " | ".join(columns) + " |", "|" + "---|" * len(columns),
-        *("| " + " | ".join(line) + " |" for line in cells),
-    ]) + "\n"  # fmt: skip
-
-
-def _cell(value: Any) -> str:
-    return "–" if value is None else f"{value:.3f}" if isinstance(value, float) else str(value)
+        *markdown_table(rows, digits=4),
+    ])  # fmt: skip

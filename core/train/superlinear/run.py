@@ -17,6 +17,7 @@ from ...options import OptionError
 from ...progress import Watcher
 from ...report.model import Report
 from ...report.sections import Curve, Row, Table
+from ...report.write import markdown_table
 from .data import TEST
 from .network import LookupNetwork, LookupShape, Routing, read_lookup, write_lookup
 from .options import TIMES, SuperlinearOptions
@@ -133,11 +134,11 @@ def finished(
 
 def card(facts: Mapping[str, Any], rows: Sequence[Row], size: int) -> str:
     """The model card, Markdown."""
-    shares = ("accuracy", "reached_by_head", "reached")
-    cells = [
-        [row["attention"], str(row["length"]), *(f"{row[name]:.3f}" for name in shares), f"{row['keys']:.0f}"]
-        for row in rows
-    ]
+    names = {
+        "attention": "attention", "length": "tokens", "accuracy": "accuracy", "reached_by_head": "reached by a head",
+        "reached": "by any", "keys": "keys",
+    }  # fmt: skip
+    shown = [{title: row[name] for name, title in names.items()} for row in rows]
     return "\n".join([
         "# Lookup with superlinear attention", "",
         "A network of one attention layer that names the values of keys, made to measure whether routing is learnt.",
@@ -148,6 +149,5 @@ def card(facts: Mapping[str, Any], rows: Sequence[Row], size: int) -> str:
         f"- attn {facts['attn']}, torch {facts['torch']}, {facts['seconds']} s for four networks.", "",
         f"At least {facts['questions']} questions of each length; reached: the answer is among the keys attended to;",
         "keys: of a query and head, search included, mean. Measured before the weights were rounded to float16.", "",
-        "| attention | tokens | accuracy | reached by a head | by any | keys |", "|---|---|---|---|---|---|",
-        *("| " + " | ".join(line) + " |" for line in cells),
-    ]) + "\n"  # fmt: skip
+        *markdown_table(shown, digits=4),
+    ])  # fmt: skip

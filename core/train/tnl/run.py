@@ -18,6 +18,7 @@ from ...options import OptionError
 from ...progress import Watcher
 from ...report.model import Report
 from ...report.sections import Curve, Passage, Row, Section
+from ...report.write import markdown_table
 from ...sizes import show_size
 from .network import LanguageModel, LanguageShape, continuation, equal_shapes, read_language_file, write_language_file
 from .options import KINDS, Kind, TnlOptions
@@ -268,11 +269,6 @@ def card(
     facts: Mapping[str, Any], rows: Sequence[Row], size: int, samples: Mapping[Kind, tuple[str, str]]
 ) -> str:  # fmt: skip
     """The model card, Markdown."""
-    names = list(rows[0])
-    cells = [
-        [f"{row[name]:.4g}" if isinstance(row.get(name), float) else str(row.get(name, "–")) for name in names]
-        for row in rows
-    ]
     prompt, written = samples[KINDS[0]]
     quoted = "\n".join(f"    {line}" for line in (prompt + " ⟶ " + written).splitlines())
     return "\n".join([
@@ -287,6 +283,5 @@ def card(
         f"- attn {facts['attn']}, torch {facts['torch']}, {facts['seconds']} s of training.", "",
         "Bits per byte of documents that nobody trained on, read in windows of so many tokens; tokens a second of a",
         "training step and of decoding behind so many; bytes that a step keeps, and that decoding remembers.", "",
-        "| " + " | ".join(names) + " |", "|" + "---|" * len(names), *("| " + " | ".join(line) + " |" for line in cells),
-        "", "A sample:", "", quoted,
+        *markdown_table(rows, digits=4), "A sample:", "", quoted,
     ]) + "\n"  # fmt: skip

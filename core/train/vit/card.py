@@ -6,14 +6,13 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from ...prune.vit.trained import TrainedViT
+from ...report.write import markdown_table
 
 
 def card(title: str, model: TrainedViT, rows: Sequence[Mapping[str, Any]], size: int) -> str:
     """Markdown, with the table of models side by side."""
     facts = model.training
     counts = ", ".join(f"{n} {split}" for split, n in facts["pictures"].items())
-    names = list(rows[0]) if rows else []
-    shown = [[f"{row[name]:.4g}" if isinstance(row[name], float) else str(row[name]) for name in names] for row in rows]
     lines = [
         f"# {title}", "",
         "An image classifier that leaves out what it does not need, for `attn prune --model FILE`.", "",
@@ -25,8 +24,6 @@ def card(title: str, model: TrainedViT, rows: Sequence[Mapping[str, Any]], size:
         f"- Notes: {'; '.join(facts['notes']) or 'none'}",
         f"- attn {facts['attn']}, torch {facts['torch']}, {facts['seconds']} s; {size} bytes, float16", "",
         "On the test pictures:", "",
-        "| " + " | ".join(names) + " |",
-        "|" + "---|" * len(names),
-        *("| " + " | ".join(cells) + " |" for cells in shown),
+        *markdown_table(rows, digits=4),
     ]  # fmt: skip
-    return "\n".join(lines) + "\n"
+    return "\n".join(lines)
