@@ -76,7 +76,10 @@ def learned_table(size: int, channels: int, seed: int, sigma: float = 2.0, steps
 
 
 class LearnedPositions(nn.Module):
-    """Row, column and flag looked up in one table (R + 4, m), joined and cut to `channels`."""
+    """Row, column and flag looked up in one table (R + 4, m), joined and cut to `channels`.
+
+    Between two rows of the table it is interpolated, so that boxes need not stand on a grid (section 5).
+    """
 
     table: Tensor
 
@@ -86,7 +89,10 @@ class LearnedPositions(nn.Module):
         self.register_buffer("table", table)
 
     def forward(self, triples: Tensor) -> Tensor:
-        found: Tensor = self.table[triples.long()].flatten(-2)[..., : self.channels]
+        low = triples.long()
+        high = (low + 1).clamp(max=len(self.table) - 1)
+        share = (triples - low)[..., None].to(self.table.dtype)
+        found: Tensor = torch.lerp(self.table[low], self.table[high], share).flatten(-2)[..., : self.channels]
         return found
 
 
@@ -103,9 +109,9 @@ class OriginalPositions(nn.Module):
         self.axis = 2 * math.ceil(channels / 6)
 
     def forward(self, triples: Tensor) -> Tensor:
-        row = triples.long()[..., 0]
-        blank = row == 3 if self.compat else row >= self.rows
-        found = sinusoid(triples.long(), self.axis).flatten(-2)[..., : self.channels]
+        row = triples[..., 0]
+        blank = row.round() == 3 if self.compat else row >= self.rows
+        found = sinusoid(triples, self.axis).flatten(-2)[..., : self.channels]
         return found.masked_fill(blank[..., None], 0.0)
 
 
@@ -191,54 +197,95 @@ class OAT(nn.Module):
         return self.read(decoded, encoded)
 
 
-def split_heads(values: Tensor, heads: int) -> Tensor:
-    """(T, B, E) to (B, heads, T, E / heads)."""
-    return values.reshape(*values.shape[:-1], heads, -1).permute(1, 2, 0, 3)
+def token_triples(triples: Tensor, target: int, rows: int, cols: int) -> Tensor:
+    """What `index_triples` says of each token of one scene, from the encoder's triples (N+1, 3): (N+3, 3).
 
-
-def attend(attention: nn.MultiheadAttention, query: Tensor, key: Tensor, value: Tensor) -> Tensor:
-    """(1, B, E) projected query over split keys and values, through the layer's output projection: (1, B, E)."""
-    mixed = F.scaled_dot_product_attention(split_heads(query, attention.num_heads), key, value)
-    found: Tensor = attention.out_proj(mixed.permute(2, 0, 1, 3).flatten(-2))
+    Objects lie where the encoder has them, which may be anywhere.
+    """
+    found = torch.cat((triples[:-1], triples.new_tensor([(rows, 0, 0), (rows, 1, 0), (rows // 2, cols // 2, 0)])))
+    found[:, 2] = 0
+    found[target, 2] = 1
     return found
 
 
-class CachedDecoder:
-    """One decoder step at a time; keys and values of the past and of the encoder are kept. Evaluation only."""
+def split_heads(values: Tensor, heads: int) -> Tensor:
+    """(T, E) to (heads, T, E / heads)."""
+    return values.unflatten(-1, (heads, -1)).transpose(0, 1)
 
-    def __init__(self, net: OAT, encoded: Tensor) -> None:
-        self.net, self.encoded, self.length = net, encoded, 0
+
+class CachedDecoder:
+    """One decoder step at a time for many paths over one scene. Evaluation only.
+
+    Kept are keys and values of the past, and of the scene, once for all paths: keys and values of the encoder's
+    output in each layer, the read-out's projection of it, and the embedding of each token.
+
+    Parameters
+    ----------
+    net : OAT
+    encoded : Tensor (N+1, E)
+    embedded : Tensor (N+3, E)
+        Appearance and position of each token.
+    paths, longest : int
+        Of which there are so many, none longer.
+    """
+
+    def __init__(self, net: OAT, encoded: Tensor, embedded: Tensor, paths: int, longest: int) -> None:
+        self.net, self.length = net, 0
         self.layers = list(net.transformer_decoder.layers)
-        self.past: list[tuple[Tensor, Tensor] | None] = [None] * len(self.layers)
+        heads, width = self.layers[0].self_attn.num_heads, encoded.shape[-1]
+        self.embedded = embedded
+        self.clock = sinusoid(torch.arange(longest, device=encoded.device), width)
+        self.past = encoded.new_empty(len(self.layers), 2, paths, heads, longest, width // heads)
         self.memory: list[tuple[Tensor, Tensor]] = []
         for layer in self.layers:
             attention = layer.multihead_attn
-            _, wk, wv = attention.in_proj_weight.chunk(3)
-            _, bk, bv = attention.in_proj_bias.chunk(3)
-            key, value = F.linear(encoded, wk, bk), F.linear(encoded, wv, bv)
-            self.memory.append((split_heads(key, attention.num_heads), split_heads(value, attention.num_heads)))
+            _, key, value = F.linear(encoded, attention.in_proj_weight, attention.in_proj_bias).chunk(3, -1)
+            self.memory.append((split_heads(key, heads), split_heads(value, heads)))
+        # a read-out head is a bilinear form: its encoder's side, scale and weight in the sum are folded into one matrix
+        weight, self.bias = net.readout.weight[0], net.readout.bias
+        sides = [
+            head.encode_fc(encoded) * (w / math.sqrt(head.encode_fc.out_features))
+            for head, w in zip(net.cross_attentions, weight, strict=True)
+        ]
+        self.looked = sum(side @ h.decode_fc.weight for side, h in zip(sides, net.cross_attentions, strict=True))
+        self.looked_bias = self.bias + sum(
+            side @ h.decode_fc.bias for side, h in zip(sides, net.cross_attentions, strict=True)
+        )
 
-    def step(self, appearance: Tensor, triples: Tensor) -> Tensor:
-        """Appearance (1, B, E/2), triples (1, B, 3) of the newest token to its logits (B, N+2)."""
-        x = self.net.steps(appearance, triples, self.length)
-        self.length += 1
-        for i, layer in enumerate(self.layers):
+    def keep(self, alive: Tensor) -> None:
+        """Go on with some of the paths, by a mask (paths,) of bool."""
+        self.past = self.past[:, :, alive]
+
+    def step(self, tokens: Tensor) -> Tensor:
+        """The newest token of each path (paths,) to its logits over objects and EOS (paths, N+1)."""
+        x = self.embedded[tokens] + self.clock[self.length]
+        paths, now = len(x), self.length + 1
+        for layer, past, (key, value) in zip(self.layers, self.past, self.memory, strict=True):
             own, cross = layer.self_attn, layer.multihead_attn
-            query, key, value = F.linear(x, own.in_proj_weight, own.in_proj_bias).chunk(3, -1)
-            key, value = split_heads(key, own.num_heads), split_heads(value, own.num_heads)
-            past = self.past[i]
-            if past is not None:
-                key, value = torch.cat((past[0], key), 2), torch.cat((past[1], value), 2)
-            self.past[i] = (key, value)
-            x = layer.norm1(x + attend(own, query, key, value))
-            width = x.shape[-1]
-            query = F.linear(x, cross.in_proj_weight[:width], cross.in_proj_bias[:width])
-            x = layer.norm2(x + attend(cross, query, *self.memory[i]))
+            heads, width = own.num_heads, x.shape[-1]
+            fresh = F.linear(x, own.in_proj_weight, own.in_proj_bias).unflatten(-1, (3, heads, -1))
+            past[:, :, :, self.length] = fresh[:, 1:].transpose(0, 1)
+            seen = past[:, :, :, :now]
+            mixed = F.scaled_dot_product_attention(fresh[:, 0, :, None], seen[0], seen[1])
+            x = layer.norm1(x + own.out_proj(mixed.reshape(paths, width)))
+            # all paths ask one scene: to its keys they are one long query
+            query = split_heads(F.linear(x, cross.in_proj_weight[:width], cross.in_proj_bias[:width]), heads)
+            mixed = F.scaled_dot_product_attention(query, key, value)
+            x = layer.norm2(x + cross.out_proj(mixed.transpose(0, 1).reshape(paths, width)))
             x = layer.norm3(x + layer.linear2(F.relu(layer.linear1(x))))
-        return self.net.read(x, self.encoded)[0]
+        self.length = now
+        return torch.addmm(self.looked_bias, x, self.looked.T)
 
 
 Decoding = Literal["cached", "literal"]
+
+
+def chosen_tokens(logits: Tensor, uniform: Tensor | None) -> Tensor:
+    """(paths, C) logits to (paths,) tokens: the likeliest, or where ``uniform`` (paths,) in [0, 1) falls among them."""
+    if uniform is None:
+        return logits.argmax(-1)
+    total = logits.double().softmax(-1).cumsum(-1)
+    return (total <= uniform[:, None].double() * total[:, -1:]).sum(-1).clamp(max=logits.shape[-1] - 1)
 
 
 @torch.no_grad()
@@ -261,33 +308,38 @@ def generate(
     many drawn ones. `literal` runs the whole network on the whole prefix at each step, as the reference does.
     """
     net.eval()
-    objects, batch = rows * cols, samples or 1
-    goal = torch.full((batch,), target, device=crops.device)
+    objects, paths = len(triples) - 1, samples or 1
+    places = token_triples(triples, target, rows, cols)
     looks = net.cnn_embedding(torch.cat((crops, torch.zeros_like(crops[:1]), torch.ones_like(crops[:1]))))
     # a blank of zeros stands at N for EOS, which ends a path: what follows it is cut
     looks = torch.cat((looks[:objects], looks[objects + 1 : objects + 2].expand(2, -1), looks[-1:]))
-    tokens = torch.full((1, batch), objects + 2, device=crops.device)
 
     def encoded() -> Tensor:
-        seen = net.cnn_embedding(crops)
-        return net.encode(seen[:, None], triples[:, None]).expand(-1, batch, -1)
+        return net.encode(net.cnn_embedding(crops)[:, None], triples[:, None])
 
-    cache = CachedDecoder(net, encoded()) if decoding == "cached" else None
-    done = torch.zeros(batch, dtype=torch.bool, device=crops.device)
+    cache = None
+    if decoding == "cached":
+        embedded = torch.cat((looks, net.positions(places)), -1)
+        cache = CachedDecoder(net, encoded()[:, 0], embedded, paths, longest)
+    tokens = torch.full((longest + 1, paths), objects, device=crops.device)
+    tokens[0] = objects + 2
+    alive = torch.arange(paths, device=crops.device)
     for step in range(longest):
-        where = index_triples(tokens, goal, rows, cols)
         if cache is not None:
-            logits = cache.step(looks[tokens[-1:]], where[-1:])
+            logits = cache.step(tokens[step, alive])
         else:
-            logits = net.decode(looks[tokens], where, encoded())[-1]
-        logits = logits[:, : objects if step == 0 else objects + 1]
-        if samples is None:
-            chosen = logits.argmax(-1)
-        else:
-            chosen = torch.multinomial(logits.softmax(-1), 1, generator=generator)[:, 0]
-        tokens = torch.cat((tokens, chosen[None]))
-        done |= chosen == objects
-        if bool(done.all()):
-            break
-    paths = [path[1:] for path in tokens.T.tolist()]
-    return [path[: path.index(objects)] if objects in path else path for path in paths]
+            prefix = tokens[: step + 1]
+            logits = net.decode(looks[prefix], places[prefix], encoded().expand(-1, paths, -1))[-1, alive]
+        # drawn for all paths, so that what one path meets does not hang on which others have ended
+        uniform = None if samples is None else torch.rand(paths, generator=generator, device=crops.device)[alive]
+        chosen = chosen_tokens(logits[:, : objects if step == 0 else objects + 1], uniform)
+        tokens[step + 1, alive] = chosen
+        going = chosen != objects
+        if not bool(going.all()):
+            alive = alive[going]
+            if not len(alive):
+                break
+            if cache is not None:
+                cache.keep(going)
+    drawn = tokens[1:].T.tolist()
+    return [path[: path.index(objects)] if objects in path else path for path in drawn]
