@@ -137,3 +137,22 @@ def cell_centres(path: Sequence[int], rows: int, cols: int, screen: tuple[float,
 def step_similarity(probabilities: Floats, fixated: Sequence[int]) -> float:
     """SIM under teacher forcing: mean probability of the fixated object over steps (T, classes)."""
     return float(np.mean(probabilities[np.arange(len(fixated)), np.asarray(fixated)]))
+
+
+def scanpath_saliency(predicted: Sequence[Sequence[int]], human: Sequence[int], pixels: int) -> float:
+    """NSS: the standardised map of all predicted fixations, binary, at the human ones; NaN without either.
+
+    Fixations lie at the centres of objects, so that the map of so many pixels is known by the objects that were met.
+    """
+    met = {item for path in predicted for item in path}
+    if not met or not human:
+        return float("nan")
+    share = len(met) / pixels
+    hits = sum(item in met for item in human) / len(human)
+    return float((hits - share) / np.sqrt(share * (1 - share)))
+
+
+def found_within(paths: Sequence[Sequence[int]], target: int, longest: int) -> Floats:
+    """Share of paths that have fixated the target within 1, 2, .., `longest` fixations (longest,); mean: TFP-AUC."""
+    first = np.array([path.index(target) if target in path else longest for path in paths])
+    return np.asarray((first[:, None] <= np.arange(longest)).mean(0), dtype=np.float64)
