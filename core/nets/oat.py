@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
-from typing import Literal
+from typing import Any, Literal
 
 import torch
 from torch import Tensor, nn
@@ -210,7 +210,7 @@ def token_triples(triples: Tensor, target: int, rows: int, cols: int) -> Tensor:
 
 def split_heads(values: Tensor, heads: int) -> Tensor:
     """(T, E) to (heads, T, E / heads)."""
-    return values.unflatten(-1, (heads, -1)).transpose(0, 1)
+    return values.reshape(len(values), heads, -1).transpose(0, 1)
 
 
 class CachedDecoder:
@@ -231,8 +231,9 @@ class CachedDecoder:
 
     def __init__(self, net: OAT, encoded: Tensor, embedded: Tensor, paths: int, longest: int) -> None:
         self.net, self.length = net, 0
-        self.layers = list(net.transformer_decoder.layers)
+        self.layers: list[Any] = list(net.transformer_decoder.layers)
         heads, width = self.layers[0].self_attn.num_heads, encoded.shape[-1]
+        heads_of: list[Any] = list(net.cross_attentions)
         self.embedded = embedded
         self.clock = sinusoid(torch.arange(longest, device=encoded.device), width)
         self.past = encoded.new_empty(len(self.layers), 2, paths, heads, longest, width // heads)
@@ -242,15 +243,12 @@ class CachedDecoder:
             _, key, value = F.linear(encoded, attention.in_proj_weight, attention.in_proj_bias).chunk(3, -1)
             self.memory.append((split_heads(key, heads), split_heads(value, heads)))
         # a read-out head is a bilinear form: its encoder's side, scale and weight in the sum are folded into one matrix
-        weight, self.bias = net.readout.weight[0], net.readout.bias
-        sides = [
-            head.encode_fc(encoded) * (w / math.sqrt(head.encode_fc.out_features))
-            for head, w in zip(net.cross_attentions, weight, strict=True)
-        ]
-        self.looked = sum(side @ h.decode_fc.weight for side, h in zip(sides, net.cross_attentions, strict=True))
-        self.looked_bias = self.bias + sum(
-            side @ h.decode_fc.bias for side, h in zip(sides, net.cross_attentions, strict=True)
-        )
+        self.looked = encoded.new_zeros(len(encoded), width)
+        self.looked_bias = net.readout.bias.expand(len(encoded))
+        for head, weight in zip(heads_of, net.readout.weight[0], strict=True):
+            side = head.encode_fc(encoded) * (weight / math.sqrt(head.encode_fc.out_features))
+            self.looked = self.looked + side @ head.decode_fc.weight
+            self.looked_bias = self.looked_bias + side @ head.decode_fc.bias
 
     def keep(self, alive: Tensor) -> None:
         """Go on with some of the paths, by a mask (paths,) of bool."""
@@ -263,7 +261,7 @@ class CachedDecoder:
         for layer, past, (key, value) in zip(self.layers, self.past, self.memory, strict=True):
             own, cross = layer.self_attn, layer.multihead_attn
             heads, width = own.num_heads, x.shape[-1]
-            fresh = F.linear(x, own.in_proj_weight, own.in_proj_bias).unflatten(-1, (3, heads, -1))
+            fresh = F.linear(x, own.in_proj_weight, own.in_proj_bias).reshape(paths, 3, heads, -1)
             past[:, :, :, self.length] = fresh[:, 1:].transpose(0, 1)
             seen = past[:, :, :, :now]
             mixed = F.scaled_dot_product_attention(fresh[:, 0, :, None], seen[0], seen[1])

@@ -125,6 +125,14 @@ RECIPES = Registry(
             note="Behaviour cloning alone; the paper trains by reinforcement. Its checkpoints could not be had.",
         ),
         Method(
+            "oat",
+            home="attn.core.train.oat.options:RECIPE",
+            summary="a transformer over objects that predicts where a person who searches looks next",
+            paper="arXiv 2407.13335, ECCV 2024",
+            year=2024,
+            note="On drawn shelves and a simulated searcher: the paper's recordings could not be had.",
+        ),
+        Method(
             "flux-router",
             home="attn.core.train.flux_router.options:RECIPE",
             summary="routers that send whole layers of a frozen language model to full or sparse attention, per prompt",

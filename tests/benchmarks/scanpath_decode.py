@@ -10,6 +10,7 @@ import statistics
 import time
 
 import torch
+from torch import Tensor
 
 from attn.core.nets.oat import OAT, Decoding, LearnedPositions, OATShape, generate, table_width
 
@@ -20,7 +21,17 @@ SIZES = {
         OATShape(width=96, layers=2, feed_forward=96, head_width=96), (32, 24),
     ),
 }  # fmt: skip
-ROWS, COLS = 3, 9
+ROWS, COLS, TARGET = 3, 9, 5
+
+
+def timed(net: OAT, crops: Tensor, triples: Tensor, decoding: Decoding) -> tuple[list[list[int]], float]:
+    """Paths, and seconds of processor time."""
+    start = time.process_time()
+    found = generate(
+        net, crops, triples, TARGET, ROWS, COLS, longest=LONGEST, samples=PATHS,
+        generator=torch.Generator().manual_seed(1), decoding=decoding,
+    )  # fmt: skip
+    return found, time.process_time() - start
 
 
 def main() -> None:
@@ -33,22 +44,15 @@ def main() -> None:
         crops = torch.rand(objects, *size, 3)
         cells = torch.cartesian_prod(torch.arange(ROWS), torch.arange(COLS))
         triples = torch.cat((cells, torch.zeros(objects, 1, dtype=torch.int64)), 1)
-        target = 5
-        crops = torch.cat((crops, crops[target : target + 1]))
-        triples = torch.cat((triples, triples[target : target + 1] + torch.tensor([[0, 0, 1]])))
+        crops = torch.cat((crops, crops[TARGET : TARGET + 1]))
+        triples = torch.cat((triples, triples[TARGET : TARGET + 1] + torch.tensor([[0, 0, 1]])))
 
-        def paths(decoding: Decoding) -> tuple[list[list[int]], float]:
-            start = time.process_time()
-            found = generate(
-                net, crops, triples, target, ROWS, COLS, longest=LONGEST, samples=PATHS,
-                generator=torch.Generator().manual_seed(1), decoding=decoding,
-            )  # fmt: skip
-            return found, time.process_time() - start
-
-        assert paths("cached")[0] == paths("literal")[0], "both ways must draw the same paths"
-        seconds = [(paths("literal")[1], paths("cached")[1]) for _ in range(ROUNDS)]
+        scene = (net, crops, triples)
+        found = timed(*scene, "cached")[0]
+        assert found == timed(*scene, "literal")[0], "both ways must draw the same paths"
+        seconds = [(timed(*scene, "literal")[1], timed(*scene, "cached")[1]) for _ in range(ROUNDS)]
         ratios = [literal / cached for literal, cached in seconds]
-        length = statistics.fmean(map(len, paths("cached")[0]))
+        length = statistics.fmean(map(len, found))
         print(
             f"{name}: literal {statistics.median(s[0] for s in seconds):.3f} s, cached "
             f"{statistics.median(s[1] for s in seconds):.3f} s, ratio {statistics.median(ratios):.1f} "

@@ -69,11 +69,12 @@ def compare(
     NaN and left out of the means), ``nss``, ``delta``, the five of ``behaviour`` of the model and, as ``human_*``, of
     the other party, and ``tfp_auc``, ``human_tfp_auc``; NaN where it is not known.
     """
-    ss, fed, nss, four, undefined = [], [], [], [], 0
+    ss, fed, nss = list[float](), list[float](), list[float]()
+    four, undefined = list[NDArray[np.float64]](), 0
     for scene in scenes:
         both = list(itertools.product(scene.model, scene.human))
-        ss.append(np.mean([sequence_score(a, b) for a, b in both]))
-        fed.append(np.mean([fixation_edit_distance(a, b) for a, b in both]))
+        ss.append(_mean([sequence_score(a, b) for a, b in both]))
+        fed.append(_mean([fixation_edit_distance(a, b) for a, b in both]))
         places = _places(scene)
         if places is None:
             continue
@@ -84,7 +85,7 @@ def compare(
             four.append(np.mean(known, axis=0))
         if scene.centres is not None:
             pixels = int(scene.screen[0] * scene.screen[1])
-            nss.append(np.nanmean([scanpath_saliency(scene.model, path, pixels) for path in scene.human]))
+            nss.append(_mean([scanpath_saliency(scene.model, path, pixels) for path in scene.human]))
     found = {"ss": _mean(ss), "fed": _mean(fed)}
     means = np.mean(four, axis=0) if four else [float("nan")] * 4
     found |= dict(zip(MULTIMATCH, map(float, means), strict=True))

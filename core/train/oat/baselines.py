@@ -29,12 +29,14 @@ def random(scene: SearchedScene, now: int | None) -> NDArray[np.float64]:
 def centre(scene: SearchedScene, now: int | None) -> NDArray[np.float64]:
     """Near the middle of the picture, in cells."""
     cells = scene.cells
-    return -np.hypot(*(cells - (cells.min(0) + cells.max(0)) / 2).T)
+    return np.asarray(-np.linalg.norm(cells - (cells.min(0) + cells.max(0)) / 2, axis=1))
 
 
 def nearest(scene: SearchedScene, now: int | None) -> NDArray[np.float64]:
     """Near the object it is at, in cells; at the beginning near the middle."""
-    return centre(scene, now) if now is None else -np.hypot(*(scene.cells - scene.cells[now]).T)
+    if now is None:
+        return centre(scene, now)
+    return np.asarray(-np.linalg.norm(scene.cells - scene.cells[now], axis=1))
 
 
 def rgb(scene: SearchedScene, now: int | None) -> NDArray[np.float64]:

@@ -1,4 +1,4 @@
-"""A simulated searcher whose rule is known. Ours, after methods/oat.md, section 6: scans neighbours, jumps to look-alikes.
+"""A simulated searcher whose rule is known: it scans neighbours and jumps to look-alikes (methods/oat.md, section 6).
 
 At each step it looks again at what it looks at with probability ``AGAIN``; where that is the target it stops, unless it
 overlooks it (``OVERLOOKS``). Else it draws the next object with probability ∝ exp(utility):
@@ -8,6 +8,8 @@ overlooks it (``OVERLOOKS``). Else it draws the next object with probability ∝
 """
 
 from __future__ import annotations
+
+from collections.abc import Sequence
 
 import numpy as np
 from numpy.typing import NDArray
@@ -24,7 +26,7 @@ def utilities(
     """Of each object (N,) from where the searcher looks, by number; None: the middle of the scene, at the beginning."""
     place = (cells.min(0) + cells.max(0)) / 2 if now is None else cells[now]
     step = cells - place
-    found = -DISTANCE * np.hypot(*step.T) + LIKENESS * likeness - RETURN * met
+    found: NDArray[np.float64] = -DISTANCE * np.linalg.norm(step, axis=1) + LIKENESS * likeness - RETURN * met
     if now is not None:
         found += RIGHT * ((np.abs(step[:, 0]) < 0.5) & (step[:, 1] > 0.5) & (step[:, 1] < 1.5))
         found[now] = -np.inf
@@ -49,3 +51,25 @@ def search(
         path.append(int(rng.choice(len(cells), p=share / share.sum())))
         met[path[-1]] = True
     return path
+
+
+def chances(
+    cells: NDArray[np.float64], likeness: NDArray[np.float64], target: int, path: Sequence[int]
+) -> NDArray[np.float64]:
+    """The rule's probability of each fixation of a path, and of stopping behind it where it did not give up."""
+    met = np.zeros(len(cells), np.bool_)
+    found = []
+    now: int | None = None
+    for step in path:
+        value = utilities(cells, likeness, now, met)
+        share = np.exp(value - value.max())
+        moves = share[step] / share.sum()
+        if now is not None:
+            moves *= (1 - AGAIN) * (OVERLOOKS if now == target else 1.0)
+            moves += AGAIN * (step == now)
+        found.append(moves)
+        now = step
+        met[step] = True
+    if len(path) < LONGEST:
+        found.append((1 - AGAIN) * (1 - OVERLOOKS))
+    return np.array(found)
