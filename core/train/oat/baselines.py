@@ -42,7 +42,7 @@ def nearest(scene: SearchedScene, now: int | None) -> NDArray[np.float64]:
 def rgb(scene: SearchedScene, now: int | None) -> NDArray[np.float64]:
     """Like the target in mean colour; distance of RGB in [0, 1]."""
     colours = _colours(scene.shelf)
-    return -np.linalg.norm(colours - colours[scene.shelf.target], axis=1)
+    return np.asarray(-np.linalg.norm(colours - colours[scene.shelf.target], axis=1))
 
 
 def saliency(scene: SearchedScene, now: int | None) -> NDArray[np.float64]:
