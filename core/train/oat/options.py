@@ -97,7 +97,6 @@ RECIPE = Verb(
         ("attn train oat -o run/", "The default, and its table."),
         ("attn train oat -o sinusoid/ --positions original", "The original positions instead of the learned table."),
         ("attn train oat -o paper/ --width 512 --layers 4 --feed-forward 512", "The paper's sizes: hours."),
-        ("attn probe scanpath shelf:3 --model run/model.safetensors", "What was learnt, on a shelf."),
     ),
     files=FILES,
     notes=(
