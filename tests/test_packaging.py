@@ -34,6 +34,7 @@ def test_every_module_marker_and_man_page_is_inside(wheel):
     assert {"attn/__init__.py", "attn/__main__.py", "attn/py.typed"} <= names
     weights = ("fsgnet.safetensors", "fsgnet.md", "fsgnet-free.safetensors", "fsgnet-free.md")
     assert {f"attn/core/segment/weights/{name}" for name in weights} <= names
+    assert {f"attn/core/probe/scanpath/weights/shelves.{end}" for end in ("safetensors", "md")} <= names
     vectors = {path.relative_to(ROOT / "tests/golden/vectors") for path in (ROOT / "tests/golden").rglob("*.npz")}
     vectors = {path for path in vectors if path.parts[0] != "tempscale"}  # texts of a collection that is not ours
     assert not any(name.startswith("attn/golden/tempscale") for name in names)

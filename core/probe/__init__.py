@@ -103,6 +103,15 @@ KINDS = Registry(
             paper="arXiv 2009.12064",
             year=2020,
         ),
+        Method(
+            "scanpath",
+            home="attn.core.probe.scanpath.options:KIND",
+            summary="in which order a person who searches looks at objects; two sets of paths compared",
+            paper="arXiv 2407.13335, ECCV 2024",
+            year=2024,
+            note="The weights that ship know drawn shelves and a simulated searcher: the paper's recordings and "
+            "weights could not be had.",
+        ),
     ],
 )
 
@@ -124,6 +133,7 @@ FIGURES: Mapping[str, str] = {
     "relevance-scenes": "attn.core.probe.relevance.scenes:draw",
     "saliency": "attn.core.probe.saliency.figure:draw",
     "saliency-quartiles": "attn.core.probe.saliency.figure:draw_quartiles",
+    "scanpath": "attn.core.probe.scanpath.figure:draw",
     "text": "attn.core.probe.text.figure:draw",
     "vit": "attn.core.probe.vit.figure:draw",
     "vit-heads": "attn.core.probe.vit.figure:draw_heads",

@@ -27,8 +27,9 @@ import attn
 from ..batch.run import run_batch
 from ..batch.task import Task
 from ..errors import AttnError, UsageError
-from ..io.atomic import check_place, remove_stale
+from ..io.atomic import check_place, remove_stale, write_text
 from ..io.bands import write_png
+from ..io.film import write_gif
 from ..io.kinds import split_key
 from ..io.walk import Passed, expand_inputs, output_paths, read_list
 from ..models.embedded import EMBEDDED
@@ -64,6 +65,10 @@ class Finding:
     warnings : tuple of str
     pictures : mapping of str to ndarray, shape (H, W, 3), uint8
         Further pictures of full size, by the word that their names have: NAME.WORD.png.
+    films : mapping of str to sequence of ndarray, shape (H, W, 3), uint8
+        Frames of equal size, by the word that their names have: NAME.WORD.gif.
+    texts : mapping of str to str
+        Further files of text, by the end of their names: ``"paths.jsonl"``.
     figure : str
         Of ``FIGURES``; empty: the kind's own.
     """
@@ -75,6 +80,8 @@ class Finding:
     sections: tuple[Section, ...] = ()
     warnings: tuple[str, ...] = ()
     pictures: Mapping[str, NDArray[np.uint8]] = field(default_factory=dict)
+    films: Mapping[str, Sequence[NDArray[np.uint8]]] = field(default_factory=dict)
+    texts: Mapping[str, str] = field(default_factory=dict)
     figure: str = ""
 
 
@@ -159,9 +166,7 @@ def _look(task: Task, step: Step, word: str, one: Looking, options: Any, origin:
     assert task.output is not None
     found = one(task, step, options)
     origin = replace(origin, picture=sha256(split_key(task.source)[0]))
-    further = {name: beside(task.output, word, name) for name in found.pictures}
-    for name, picture in found.pictures.items():
-        write_png(further[name], picture.shape[:2], [picture], channels=3)
+    further = write_further(task.output, word, found)
     files = write_figure(
         task.output, FigureData(found.figure or word, found.title, found.arrays, found.facts, origin),
         metrics=found.metrics, sections=found.sections, warnings=found.warnings,
@@ -169,9 +174,25 @@ def _look(task: Task, step: Step, word: str, one: Looking, options: Any, origin:
     told = {name for section in found.sections if isinstance(section, Facts) for name in section.values}
     return Item(
         input=task.name, output=str(task.output), status="ok", seconds=0.0, metrics=found.metrics,
-        files=files | {name: str(path) for name, path in further.items()}, warnings=found.warnings,
+        files=files | further, warnings=found.warnings,
         details={name: value for name, value in found.facts.items() if name not in told}, sections=found.sections,
     )  # fmt: skip
+
+
+def write_further(output: Path, word: str, found: Finding) -> dict[str, str]:
+    """Write what a kind has beside its figure; names of the files."""
+    files: dict[str, Path] = {}
+    for name, picture in found.pictures.items():
+        files[name] = beside(output, word, name)
+        write_png(files[name], picture.shape[:2], [picture], channels=3)
+    for name, frames in found.films.items():
+        files[f"{name}_film"] = beside(output, word, name, ".gif")
+        write_gif(files[f"{name}_film"], frames)
+    for name, text in found.texts.items():
+        stem, _, suffix = name.rpartition(".")
+        files[stem] = beside(output, word, stem, f".{suffix}")
+        write_text(files[stem], text)
+    return {name: str(path) for name, path in files.items()}
 
 
 def look_at_one(
@@ -196,13 +217,14 @@ def look_at_one(
     """
     request = request_of(loaded.fingerprint, settings_of(options) if settings is None else settings)
     origin = Origin(command_line_of(arguments), options.model, loaded.fingerprint, seed=options.seed, request=request)
+    further = write_further(path, word, found)
     files = write_figure(
         path, FigureData(word, found.title, found.arrays, found.facts, origin), metrics=found.metrics,
         sections=found.sections, warnings=found.warnings,
     )  # fmt: skip
     seconds = time.perf_counter() - since
     item = Item(
-        name, str(path), "ok", seconds, metrics=found.metrics, files=files, warnings=found.warnings,
+        name, str(path), "ok", seconds, metrics=found.metrics, files=files | further, warnings=found.warnings,
         details=found.facts, sections=found.sections,
     )  # fmt: skip
     device = str(next(loaded.model.parameters()).device)

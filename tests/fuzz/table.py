@@ -400,6 +400,31 @@ def read_qkv(path: Path) -> object:
     return load_captured(path, seq=16)
 
 
+def read_boxes(path: Path) -> object:
+    from attn.core.probe.scanpath.boxes import objects_of, read_boxes
+
+    return objects_of(path, read_boxes(path), "a.png", (40, 48), "tin")
+
+
+def read_scanpaths(path: Path) -> object:
+    from attn.core.probe.scanpath.paths import compare_files
+
+    return compare_files(path, path)
+
+
+def coco_files() -> Files:
+    coco = {
+        "images": [{"id": 1, "file_name": "a.png"}], "categories": [{"id": 1, "name": "tin"}, {"id": 2, "name": "x"}],
+        "annotations": [{"image_id": 1, "category_id": n, "bbox": [3 * n, 2, 10.5, 20]} for n in (1, 2)],
+    }  # fmt: skip
+    return {"b.json": json.dumps(coco).encode()}
+
+
+def scanpath_files() -> Files:
+    path = {"id": "s", "fixations": [1, 2, 4], "target": 4, "screen": [300, 200]}
+    return {"p.jsonl": lines({**path, "rows": 2, "cols": 3}, {**path, "xy": [[1, 2], [30.5, 4], [5, 6]]})}
+
+
 READERS = (
     *(Reader(f"photo-{form}", photo(form), read_photo, f"a.{form.lower()}") for form in
       ("PNG", "JPEG", "TIFF", "GIF", "BMP", "PPM", "WEBP", "JPEG2000", "AVIF")),
@@ -439,5 +464,10 @@ READERS = (
     Reader("encoder", encoder_files, read_encoder),
     Reader("encoder-clip", clip_files, read_encoder),
     Reader("encoder-ga-dms", ga_dms_files, read_encoder, "m.safetensors"),
+    Reader("boxes-csv", lambda: {
+        "b.csv": b"image,x0,y0,x1,y1,label,target\na.png,1,2,11,22,tin,1\na.png,15,2,25,22.5,x,0\n"
+    }, read_boxes, "b.csv"),
+    Reader("boxes-json", coco_files, read_boxes, "b.json"),
+    Reader("scanpaths", scanpath_files, read_scanpaths, "p.jsonl"),
     Reader("qkv", qkv_files, read_qkv, "x.npz"),
 )  # fmt: skip

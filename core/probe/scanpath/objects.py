@@ -99,7 +99,11 @@ def cut(picture: NDArray[np.uint8], boxes: NDArray[np.float64], size: tuple[int,
     whole = Image.fromarray(picture)
     found = []
     for box in boxes:
-        crop = np.asarray(whole.resize(size[::-1], Image.Resampling.BILINEAR, tuple(box.tolist())), np.float32)
+        x0, y0 = (int(edge) for edge in np.floor(box[:2]))
+        x1, y1 = (int(edge) for edge in np.ceil(box[2:]))
+        inside = tuple((box - (x0, y0, x0, y0)).tolist())
+        part = whole.crop((x0, y0, x1, y1))  # resized within the picture, it would mix in what is beside the box
+        crop = np.asarray(part.resize(size[::-1], Image.Resampling.BILINEAR, inside), np.float32)
         low, high = crop.min(), crop.max()
         found.append(np.rint(255 * (crop - low) / max(float(high - low), 1e-6)))
     return torch.from_numpy(np.stack(found).astype(np.uint8))

@@ -96,6 +96,7 @@ RECIPE = Verb(
     examples=(
         ("attn train oat -o run/", "The default, and its table."),
         ("attn train oat -o sinusoid/ --positions original", "The original positions instead of the learned table."),
+        ("attn probe scanpath shelf:3 --model run/", "What was learnt, on a shelf."),
         ("attn train oat -o paper/ --width 512 --layers 4 --feed-forward 512", "The paper's sizes: hours."),
     ),
     files=FILES,
