@@ -115,7 +115,7 @@ def _places(
 
 
 @dataclass(frozen=True, slots=True)
-class Comparison:
+class PathComparison:
     """What ``compare_files`` found: scores of all scenes, of each, and what the user should know."""
 
     metrics: dict[str, float]
@@ -123,7 +123,7 @@ class Comparison:
     warnings: tuple[str, ...]
 
 
-def compare_files(one: Path, other: Path, *, compat: bool = False) -> Comparison:
+def compare_files(one: Path, other: Path, *, compat: bool = False) -> PathComparison:
     """Score the paths of one file against those of another over the same scenes.
 
     Raises
@@ -163,7 +163,7 @@ def compare_files(one: Path, other: Path, *, compat: bool = False) -> Comparison
         )
     if without := [name for name, scene in scenes.items() if scene.target is None]:
         warnings.append(f"no Delta of {len(without)} of {len(scenes)} scenes: no line has a 'target'")
-    return Comparison(metrics | {"scenes": float(len(both))}, rows, tuple(warnings))
+    return PathComparison(metrics | {"scenes": float(len(both))}, rows, tuple(warnings))
 
 
 def _scene(path: Path, name: str, one: Sequence[RecordedPath], other: Sequence[RecordedPath]) -> ScenePaths:
