@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+from numpy.typing import NDArray
 
 from ...errors import InputError, did_you_mean
 from ...io.records import csv_rows, identifier, json_file, json_lines, objects
@@ -103,9 +104,7 @@ def _listed(path: Path, value: Mapping[str, Any], name: str) -> Iterator[tuple[s
 
 def _row(path: Path, place: str, cells: Mapping[str, Any]) -> BoxRow:
     box = _box(path, place, cells)
-    if not (np.isfinite(box).all() and box[0] < box[2] and box[1] < box[3]):
-        shown = ", ".join(f"{edge:g}" for edge in box)
-        raise InputError(path, f"{place}: the box {shown} (x0, y0, x1, y1) has no area", FORMS)
+    _check_area(path, place, box)
     return BoxRow(
         place, box, _text(cells, "label", "class", "name"), _marked(path, place, cells.get("target")),
         _text(cells, "image", "file_name", "filename"),
@@ -126,23 +125,25 @@ def _marked(path: Path, place: str, value: Any) -> bool:
 def _box(path: Path, place: str, cells: Mapping[str, Any]) -> tuple[float, float, float, float]:
     for names in CORNERS:
         if all(name in cells for name in names):
-            x0, y0, x1, y1 = _numbers(path, place, names, [cells[name] for name in names])
+            x0, y0, x1, y1 = four_numbers(path, place, names, [cells[name] for name in names])
             return x0, y0, x1, y1
     for names in SIDES:
         if all(name in cells for name in names):
-            x, y, w, h = _numbers(path, place, names, [cells[name] for name in names])
+            x, y, w, h = four_numbers(path, place, names, [cells[name] for name in names])
             return x, y, x + w, y + h
     if isinstance(cells.get("bbox"), Sequence) and not isinstance(cells["bbox"], str):
-        x, y, w, h = _numbers(path, place, ("bbox",), list(cells["bbox"]))
+        x, y, w, h = four_numbers(path, place, ("bbox",), list(cells["bbox"]))
         return x, y, x + w, y + h
     if isinstance(cells.get("box"), Sequence) and not isinstance(cells["box"], str):
-        x0, y0, x1, y1 = _numbers(path, place, ("box",), list(cells["box"]))
+        x0, y0, x1, y1 = four_numbers(path, place, ("box",), list(cells["box"]))
         return x0, y0, x1, y1
     have = ", ".join(str(name) for name in list(cells)[:8]) or "nothing"
     raise InputError(path, f"{place} has no box; it has {have}", FORMS)
 
 
-def _numbers(path: Path, place: str, names: Sequence[str], values: Sequence[Any]) -> list[float]:
+def four_numbers(path: Path, place: str, names: Sequence[str], values: Any) -> list[float]:
+    """Four numbers of a row, under ``names``. Raises ``InputError`` for anything else."""
+    values = values if isinstance(values, list | tuple) else [values]
     try:
         found = [float(value) for value in values if not isinstance(value, bool)]
     except (TypeError, ValueError):
@@ -178,18 +179,41 @@ def objects_of(path: Path, rows: Sequence[BoxRow], picture: str, size: tuple[int
     if rows and not own:
         named = ", ".join(sorted({row.image for row in rows})[:3])
         raise InputError(path, f"has no box of {picture}, but of {named}", "Name the boxes of this picture")
-    height, width = size
     for row in own:
-        x0, y0, x1, y1 = row.box
-        if x0 < 0 or y0 < 0 or x1 > width or y1 > height:
-            what = f"{row.place}: the box {x0:g}, {y0:g}, {x1:g}, {y1:g} lies outside {picture} ({width} x {height})"
-            raise InputError(path, what, "Give boxes in pixels of this picture")
+        _check_place(path, row.place, row.box, picture, size)
     if len(own) < 2:
         many = "one object" if own else "no object"
         raise InputError(path, f"has {many} of {picture}: there is nothing to search among", "Give at least two boxes")
     labels = tuple(row.label for row in own) if any(row.label for row in own) else ()
     boxes = np.array([row.box for row in own], np.float64)
     return Objects(boxes, _target(path, own, target), size, labels)
+
+
+def _check_area(path: Path, place: str, box: Sequence[float]) -> None:
+    if not (np.isfinite(box).all() and box[0] < box[2] and box[1] < box[3]):
+        shown = ", ".join(f"{edge:g}" for edge in box)
+        raise InputError(path, f"{place}: the box {shown} (x0, y0, x1, y1) has no area", FORMS)
+
+
+def _check_place(path: Path, place: str, box: Sequence[float], picture: str, size: tuple[int, int]) -> None:
+    x0, y0, x1, y1 = box
+    height, width = size
+    if x0 < 0 or y0 < 0 or x1 > width or y1 > height:
+        what = f"{place}: the box {x0:g}, {y0:g}, {x1:g}, {y1:g} lies outside {picture} ({width} x {height})"
+        raise InputError(path, what, "Give boxes in pixels of this picture")
+
+
+def checked_boxes(
+    path: Path, place: str, boxes: NDArray[np.float64], picture: str, size: tuple[int, int]
+) -> NDArray[np.float64]:
+    """Boxes (N, 4) of one picture, as they are. Raises ``InputError`` for fewer than two, or for bad ones."""
+    if len(boxes) < 2:
+        what = f"{place} has {len(boxes)} boxes: there is nothing to search among"
+        raise InputError(path, what, "Give at least two boxes")
+    for box in boxes.tolist():
+        _check_area(path, place, box)
+        _check_place(path, place, box, picture, size)
+    return boxes
 
 
 def _target(path: Path, rows: Sequence[BoxRow], wanted: str | None) -> int:

@@ -11,7 +11,6 @@ from collections.abc import Callable, Sequence
 import numpy as np
 from numpy.typing import NDArray
 
-from ...probe.scanpath.shelves import Shelf
 from .data import SearchedScene
 
 Cue = Callable[[SearchedScene, int | None], NDArray[np.float64]]
@@ -41,20 +40,12 @@ def nearest(scene: SearchedScene, now: int | None) -> NDArray[np.float64]:
 
 def rgb(scene: SearchedScene, now: int | None) -> NDArray[np.float64]:
     """Like the target in mean colour; distance of RGB in [0, 1]."""
-    colours = _colours(scene.shelf)
-    return np.asarray(-np.linalg.norm(colours - colours[scene.shelf.target], axis=1))
+    return np.asarray(-np.linalg.norm(scene.colours - scene.colours[scene.objects.target], axis=1))
 
 
 def saliency(scene: SearchedScene, now: int | None) -> NDArray[np.float64]:
     """Unlike the rest of the picture in mean colour (global contrast)."""
-    colours = _colours(scene.shelf)
-    return np.asarray(np.linalg.norm(colours[:, None] - colours, axis=-1).mean(1))
-
-
-def _colours(shelf: Shelf) -> NDArray[np.float64]:
-    """Mean colour of each object (N, 3) in [0, 1]."""
-    crops = [shelf.picture[y0:y1, x0:x1] for x0, y0, x1, y1 in shelf.boxes.astype(int)]
-    return np.array([crop.reshape(-1, 3).mean(0) / 255 for crop in crops])
+    return np.asarray(np.linalg.norm(scene.colours[:, None] - scene.colours, axis=-1).mean(1))
 
 
 BASELINES: dict[str, Cue] = {
@@ -90,7 +81,7 @@ def sample(
     found = []
     for _ in range(count):
         path: list[int] = []
-        while len(path) < longest and scene.shelf.target not in path:
+        while len(path) < longest and scene.objects.target not in path:
             now = path[-1] if path else None
             if now not in values:
                 values[now] = cue(scene, now)

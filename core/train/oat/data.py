@@ -7,6 +7,7 @@ columns are in training; those of ``NEW_LAYOUTS``, and targets of the hues ``she
 from __future__ import annotations
 
 import hashlib
+import math
 from collections import defaultdict
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -28,30 +29,45 @@ SETS = {"known": TEST, "layouts": NEW_LAYOUT, "targets": NEW_TARGET}
 
 @dataclass(frozen=True, slots=True)
 class SearchedScene:
-    """A shelf, as a network takes it, and where searchers looked.
+    """Objects, as a network takes them, and where searchers looked.
 
     Parameters
     ----------
-    shelf : Shelf
     objects : Objects
     tensors : SceneTensors
     paths : tuple of tuple of int
         Of several searchers.
+    colours : ndarray (N, 3) of float64
+        Mean colour of each object, in [0, 1].
+    digest : str
+        Hash of what is shown and searched, hexadecimal.
+    likeness : ndarray (N,) or None
+        Of a drawn shelf: what its searcher goes by.
     """
 
-    shelf: Shelf
     objects: Objects
     tensors: SceneTensors
     paths: tuple[tuple[int, ...], ...]
+    colours: NDArray[np.float64]
+    digest: str
+    likeness: NDArray[np.float64] | None = None
 
     @property
     def cells(self) -> NDArray[np.float64]:
         return self.objects.cells()[0]
 
-    @property
-    def digest(self) -> str:
-        """Hash of what is shown, hexadecimal."""
-        return hashlib.sha256(self.shelf.picture.tobytes() + bytes([self.shelf.target])).hexdigest()
+    @classmethod
+    def of(
+        cls, picture: NDArray[np.uint8], objects: Objects, paths: tuple[tuple[int, ...], ...], size: tuple[int, int],
+        likeness: NDArray[np.float64] | None = None,
+    ) -> SearchedScene:  # fmt: skip
+        """The objects of a picture (H, W, 3), crops of ``size``."""
+        colours = []
+        for x0, y0, x1, y1 in objects.boxes:
+            crop = picture[int(y0) : math.ceil(y1), int(x0) : math.ceil(x1)]
+            colours.append(crop.reshape(-1, 3).mean(0) / 255)
+        digest = hashlib.sha256(picture.tobytes() + objects.target.to_bytes(4)).hexdigest()
+        return cls(objects, scene_tensors(picture, objects, size), paths, np.array(colours), digest, likeness)
 
 
 def searched_scenes(purpose: int, seed: int, count: int, searchers: int, size: tuple[int, int]) -> list[SearchedScene]:
@@ -71,7 +87,7 @@ def searched(rng: np.random.Generator, shelf: Shelf, searchers: int, size: tuple
     objects = Objects(shelf.boxes, shelf.target, (height, width))
     cells, likeness = objects.cells()[0], shelf.likeness
     paths = tuple(tuple(search(rng, cells, likeness, shelf.target)) for _ in range(searchers))
-    return SearchedScene(shelf, objects, scene_tensors(shelf.picture, objects, size), paths)
+    return SearchedScene.of(shelf.picture, objects, paths, size, likeness)
 
 
 def batches(scenes: Sequence[SearchedScene], size: int, rng: np.random.Generator) -> list[list[int]]:

@@ -20,6 +20,9 @@ from ...fit.options import (
 )
 from ...options import Option, OptionError, check
 
+SHELVES = "shelves"
+"""What users type for drawn scenes."""
+
 
 @dataclass(frozen=True, slots=True)
 class OATOptions:
@@ -29,10 +32,12 @@ class OATOptions:
     ----------
     output : Path
         Folder of the run.
+    data : str
+        ``shelves``, which are drawn, or a file of recorded paths (``recorded``).
     scenes, searchers : int
         Drawn shelves to learn from, and simulated searchers over each.
     judged : int
-        Shelves of each test; an evaluation takes half as many.
+        Shelves of each test; an evaluation takes half as many. Of recorded paths a tenth of the scenes is the test.
     samples : int
         Paths that are drawn over each shelf of a test.
     positions : {"learned", "original"}
@@ -49,6 +54,9 @@ class OATOptions:
     """
 
     output: OutputFolder
+    data: Annotated[
+        str, Option("shelves, which are drawn; or people's paths, a file of JSON lines.", metavar="shelves|FILE")
+    ] = SHELVES
     scenes: Annotated[int, Option("Drawn shelves to learn from.", metavar="N", least=1)] = 3000
     searchers: Annotated[int, Option("Simulated searchers over each shelf.", metavar="N", least=1)] = 4
     judged: Annotated[int, Option("Shelves of each test.", metavar="N", least=2, resumable=True)] = 100
@@ -97,6 +105,7 @@ RECIPE = Verb(
         ("attn train oat -o run/", "The default, and its table."),
         ("attn train oat -o sinusoid/ --positions original", "The original positions instead of the learned table."),
         ("attn probe scanpath shelf:3 --model run/", "What was learnt, on a shelf."),
+        ("attn train oat -o own/ --data people.jsonl", "Paths that people left over your own pictures."),
         ("attn train oat -o paper/ --width 512 --layers 4 --feed-forward 512", "The paper's sizes: hours."),
     ),
     files=FILES,
@@ -106,6 +115,10 @@ RECIPE = Verb(
         "left out); nss: of the map of all drawn fixations; delta: mean relative difference of found, length, and "
         "shares of search, refixation and revisit; tfp_auc: how early the target is met; sim, nll: probability of the "
         "searchers' next fixation and its negative logarithm (nats), under teacher forcing, rule: that of the rule.",
+        'Lines of --data: {"id": scene, "image": FILE, "boxes": [[x, y, w, h], ...], "target": 2, "fixations": '
+        '[0, 2]}, objects numbered from 0; "rows" and "cols" instead of "boxes" for a grid that fills the picture. Of '
+        "its scenes 80 % are for training and 10 % each for development and the test, by --seed; --scenes, "
+        "--searchers and --judged are about drawn shelves alone.",
         "another searcher: the rule itself, with other numbers; no model can be expected above it.",
         "Each sampler draws objects it has not been at, until the target, with a strength fitted to the searchers of "
         "training; none is told the searcher's rule.",

@@ -101,4 +101,4 @@ def sampled(model: SearchModel, scenes: Sequence[SearchedScene], count: int, see
 def beside(scene: SearchedScene, paths: Sequence[Sequence[int]]) -> ScenePaths:
     """Paths, and those of the scene's searchers."""
     objects = scene.objects
-    return ScenePaths(paths, scene.paths, scene.shelf.target, objects.centres, objects.screen)
+    return ScenePaths(paths, scene.paths, objects.target, objects.centres, objects.screen)

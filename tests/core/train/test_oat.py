@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -9,9 +10,10 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from PIL import Image
 
 from attn.core.bundles import Compute
-from attn.core.errors import UsageError
+from attn.core.errors import InputError, UsageError
 from attn.core.fit import loop as trainer
 from attn.core.options import OptionError
 from attn.core.probe.scanpath.model import SearchModel, SearchShape, drawn_paths, path_logits, read_model
@@ -19,6 +21,7 @@ from attn.core.probe.scanpath.shelves import HELD_OUT, MOTIFS, Cover, draw_cover
 from attn.core.train.oat import baselines, data, searcher
 from attn.core.train.oat.options import OATOptions
 from attn.core.train.oat.recipe import OATRecipe, cross_entropy, forced
+from attn.core.train.oat.recorded import divided, read_recorded
 from attn.core.train.oat.run import CEILING, OWN, train_oat
 
 SHAPE = SearchShape(16, 2, 1, 16, head_width=8)
@@ -69,7 +72,7 @@ def test_tests_share_no_shelf_with_training() -> None:
         scenes = data.searched_scenes(purpose, 5, 8, 1, (32, 24))
         assert data.shared(scenes, training) == 0
         assert data.shared(scenes, scenes) == len(scenes)
-    layouts = {(s.shelf.rows, s.shelf.cols) for s in data.searched_scenes(data.NEW_LAYOUT, 5, 8, 1, (32, 24))}
+    layouts = {(s.tensors.rows, s.tensors.cols) for s in data.searched_scenes(data.NEW_LAYOUT, 5, 8, 1, (32, 24))}
     assert layouts == set(data.NEW_LAYOUTS)
     assert not layouts & set(data.LAYOUTS)
 
@@ -115,7 +118,7 @@ def test_baselines_end_at_the_target_and_repeat_nothing() -> None:
     scene = data.searched_scenes(data.TRAINING, 5, 1, 1, (32, 24))[0]
     for cue in baselines.BASELINES.values():
         for path in baselines.sample(np.random.default_rng(0), cue, 30.0, scene, 5, 24):
-            assert path[-1] == scene.shelf.target
+            assert path[-1] == scene.objects.target
             assert len(set(path)) == len(path)
 
 
@@ -181,6 +184,91 @@ def test_a_run_goes_on_as_if_it_had_not_stopped(tmp_path: Path) -> None:
     train_oat(options(tmp_path / "parts", steps=2), arguments={})
     parts = train_oat(options(tmp_path / "parts"), arguments={})
     assert parts.items[0].metrics["known_ss"] == whole.items[0].metrics["known_ss"]
+
+
+def people(folder: Path, scenes: int = 10, **changes: Any) -> Path:
+    """A file of recorded paths: drawn shelves as pictures, two searchers over each; changes of its third line."""
+    records = []
+    for number in range(scenes):
+        rng = np.random.default_rng(number)
+        shelf = draw_shelf(rng, 2, 3)
+        scene = data.searched(rng, shelf, 2, SHAPE.crop)
+        Image.fromarray(shelf.picture).save(folder / f"{number}.png")
+        boxes = [[x0, y0, x1 - x0, y1 - y0] for x0, y0, x1, y1 in shelf.boxes.tolist()]
+        shown = {"id": f"s{number}", "image": f"{number}.png", "boxes": boxes, "target": shelf.target}
+        records += [{**shown, "fixations": list(path)} for path in scene.paths]
+    records[2] |= changes
+    (folder / "people.jsonl").write_text("".join(json.dumps(record) + "\n" for record in records))
+    return folder / "people.jsonl"
+
+
+def test_recorded_paths_are_read_as_they_were_drawn(tmp_path: Path) -> None:
+    found = read_recorded(people(tmp_path), SHAPE.crop)
+    for number, scene in enumerate(found):
+        rng = np.random.default_rng(number)
+        wanted = data.searched(rng, draw_shelf(rng, 2, 3), 2, SHAPE.crop)
+        assert scene.paths == wanted.paths
+        assert torch.equal(scene.tensors.crops, wanted.tensors.crops)
+        assert torch.equal(scene.tensors.places, wanted.tensors.places)
+        np.testing.assert_array_equal(scene.colours, wanted.colours)
+        assert scene.likeness is None
+    parts = divided(found, 3)
+    assert [len(part) for part in parts] == [8, 1, 1]
+    assert len({scene.digest for part in parts for scene in part}) == 10
+    assert parts[2][0].digest == divided(found, 3)[2][0].digest
+
+
+def test_a_grid_takes_the_place_of_boxes(tmp_path: Path) -> None:
+    path = people(tmp_path)
+    records = [json.loads(line) for line in path.read_text().splitlines()]
+    for record in records:
+        del record["boxes"]
+        record |= {"rows": 2, "cols": 3}
+    path.write_text("".join(json.dumps(record) + "\n" for record in records))
+    objects = read_recorded(path, SHAPE.crop)[0].objects
+    np.testing.assert_allclose(objects.boxes[4], [30, 40, 60, 80])
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"fixations": []}, "line 3: 'fixations' is no list of numbers"),
+        ({"fixations": ["a"]}, "line 3: 'fixations' is no list of numbers"),
+        ({"fixations": [6]}, "line 3: a fixation is 6, there are 6 objects"),
+        ({"target": 5.0}, "line 4: 'target' is not that of line 3"),
+        ({"image": "gone.png"}, "line 4: 'image' is not that of line 3"),
+        ({"id": "t", "image": "gone.png"}, r"gone\.png"),
+        ({"id": "t", "image": None}, "line 3 has no 'image'"),
+        ({"id": "t", "boxes": [[0, 0, 10, 10]], "target": 0, "fixations": [0]}, "has 1 boxes: there is nothing"),
+        ({"id": "t", "boxes": [[0, 0, 10, 10], [80, 0, 20, 10]]}, "the box 80, 0, 100, 10 lies outside 1.png"),
+        ({"id": "t", "boxes": [[0, 0, 10, 10], [8, 0, -2, 10]]}, "has no area"),
+        ({"id": "t", "boxes": [[0, 0, 10, 10], [8, 0, 2]]}, "are no four numbers"),
+        ({"id": "t", "boxes": None}, "has neither 'boxes' nor 'rows' and 'cols'"),
+    ],
+)
+def test_recorded_paths_that_are_refused(tmp_path: Path, changes: dict[str, Any], message: str) -> None:
+    with pytest.raises(InputError, match=message) as error:
+        read_recorded(people(tmp_path, **changes), SHAPE.crop)
+    assert "\n" not in str(error.value)
+
+
+def test_few_scenes_are_refused(tmp_path: Path) -> None:
+    with pytest.raises(InputError, match="holds 4 scenes"):
+        read_recorded(people(tmp_path, 4), SHAPE.crop)
+
+
+def test_a_run_on_recorded_paths(tmp_path: Path) -> None:
+    report = train_oat(options(tmp_path / "run", data=str(people(tmp_path))), arguments={})
+    (item,) = report.items
+    (table,) = [section for section in item.sections if section.name == "samplers"]
+    rows = {row["sampler"]: row for row in table.rows()}
+    assert set(rows) == {OWN, CEILING, *baselines.BASELINES}
+    assert "sim" in rows[OWN]
+    assert "sim" not in rows[CEILING]  # whose rule nobody knows
+    model = read_model(tmp_path / "run" / "model.safetensors")
+    longest = [len(p) for s in divided(read_recorded(tmp_path / "people.jsonl", SHAPE.crop), 77)[0] for p in s.paths]
+    assert model.shape.longest == max(longest)
+    assert "people's paths over 8 scenes of `people.jsonl`" in (tmp_path / "run" / "model.md").read_text()
 
 
 def test_options_that_make_no_sense(tmp_path: Path) -> None:
