@@ -11,7 +11,7 @@ import typer
 
 from attn.core.attention.registry import OPERATORS
 from attn.core.bench.in_model.options import COUNT, InModel
-from attn.core.bench.options import BenchOptions
+from attn.core.bench.options import BenchOptions, KernelOptions
 from attn.core.bundles import Reporting
 from attn.core.options import Option, OptionError, stated
 
@@ -38,10 +38,12 @@ EXAMPLES = (
         "attn bench --model smollm2/ --text manual.txt --seq 1k,2k,4k hip dsa hisa blocktopk window+sink flux",
         "What the operators do to a language model: perplexity, needles, agreement, times, bytes, and what ran where.",
     ),
+    ("attn bench --kernels --target sm_90", "What the compiler makes of every Triton kernel, without a GPU."),
     ("attn bench --selftest", "All golden vectors of the official implementations; exit code 0 or 3."),
 )
 NOTES = (
-    "Exit code 3: an operator that claims to be exact was not, or --selftest found a difference.",
+    "Exit code 3: an operator that claims to be exact was not, --selftest found a difference, or a kernel of --kernels "
+    "does not compile, spills registers, or wants more shared memory than a block may have.",
     "Times are medians of interleaved runs. A row is marked noisy when other processes used more than a tenth of the "
     "cores meanwhile, or when its runs differ by more than a quarter: do not quote it.",
     "GFLOP/s count the products of attended and searched query-key pairs, causal halves counted once, softmax not. "
@@ -69,6 +71,9 @@ NOTES = (
     "and keys; the mean over the layers, key/value heads and up to 256 queries evenly spaced among those that "
     "see more keys than the candidate blocks hold (the others agree by construction and do not count).",
     "Which operator ran in which layer is what the layers themselves noted; a run in which one did not is a failure.",
+    "--kernels runs nothing and measures no time. occupancy is the share of a chip's warps that registers, shared "
+    "memory and blocks leave room for; instructions are counted where they stand, a loop once; a predicted time is the "
+    "stated work at the chip's published ceilings, null where no work is stated.",
     "Peak memory is above the inputs, the output included; a child process of its own runs the operator for it.",
 )
 
@@ -93,12 +98,18 @@ def _refuse(why: str, names: Collection[str]) -> None:
         raise OptionError(f"{why}: {listed} would have no effect. Leave it out.")
 
 
-def _main(reporting: Reporting, options: BenchOptions, runs: Runs, given: frozenset[str]) -> None:
+def _main(
+    reporting: Reporting, options: BenchOptions, runs: Runs, compiled: KernelOptions, given: frozenset[str]
+) -> None:
     """Measure attention operators side by side: time, memory, exactness, scaling.
 
     Every operator runs on the same q, k, v in the same run as PyTorch's dense attention, against the machine's own
     measured ceilings. No number is printed that this run did not measure; predictions are called predictions.
     """
+    if compiled.kernels:
+        _refuse("{kernels} compiles and measures nothing", given - {"kernels", "targets", *OUTPUT_OPTIONS})
+        return _run(compiled, reporting)
+    _refuse("without {kernels}", given & {"targets"})
     for name in options.operators:
         OPERATORS[name]  # the nearest name before torch is imported
     if options.seconds < 1:
@@ -130,7 +141,7 @@ def _main(reporting: Reporting, options: BenchOptions, runs: Runs, given: frozen
 main = command(_main, methods="bench")
 
 
-def _run(options: BenchOptions | tuple[str, ...], reporting: Reporting) -> None:
+def _run(options: BenchOptions | KernelOptions | tuple[str, ...], reporting: Reporting) -> None:
     from .show import Watch, show, watched
 
     arguments: dict[str, Any] = {"operators": options} if isinstance(options, tuple) else asdict(options)
@@ -141,6 +152,10 @@ def _run(options: BenchOptions | tuple[str, ...], reporting: Reporting) -> None:
             from attn.core.bench import selftest
 
             return selftest.run(options, watcher=watch, arguments=arguments)
+        if isinstance(options, KernelOptions):
+            from attn.core.bench import kernel_table
+
+            return kernel_table.run(options.targets, watcher=watch, arguments=arguments)
         if options.inside.model is not None:
             from attn.core.bench.in_model.run import run as inside
 
@@ -149,7 +164,7 @@ def _run(options: BenchOptions | tuple[str, ...], reporting: Reporting) -> None:
 
         return run(options, watcher=watch, arguments=arguments)
 
-    left = options if isinstance(options, tuple) else options.operators
+    left = options if isinstance(options, tuple) else getattr(options, "operators", ())
     report = watched("bench", call, arguments, left, reporting)
     show(report, reporting)
     raise typer.Exit(report.exit_code)

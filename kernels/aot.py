@@ -22,19 +22,10 @@ from triton.backends.compiler import GPUTarget
 from triton.compiler import ASTSource
 from triton.runtime.jit import JITFunction
 
+from .chips import CHIPS, occupancy
 from .registry import Kernel, Variant
 
-SHARED_LIMIT = {  # bytes of shared memory that one block may use
-    "sm_80": 166_912,
-    "sm_86": 101_376,
-    "sm_89": 101_376,
-    "sm_90": 232_448,
-    "sm_100": 232_448,
-    "sm_120": 101_376,
-    "gfx90a": 65_536,
-    "gfx942": 65_536,
-}
-TARGETS = tuple(SHARED_LIMIT)
+TARGETS = tuple(CHIPS)
 
 # One count per word of what matters for speed; static occurrences, not executions. PTX, then AMD assembly.
 INSTRUCTIONS = {
@@ -43,6 +34,10 @@ INSTRUCTIONS = {
     "tcgen05": (r"\btcgen05\.mma", None),
     "exp2": (r"\bex2\.", r"\bv_exp_f32"),
     "load_global": (r"\bld\.global", r"\b(?:global|buffer|flat)_load_"),
+    "load_128": (  # of those and of the next: 128 bits a lane
+        r"\bld\.global[\w.:]*\.v4\.[bfu]32|\bld\.global[\w.:]*\.v2\.[bfu]64|\bcp\.async\.cg[^;]*, 0x10\b",
+        r"\b(?:global|buffer|flat)_load_dwordx4",
+    ),
     "store_global": (r"\bst\.global", r"\b(?:global|buffer|flat)_store_"),
     "copy_async": (r"\bcp\.async\.c[ag]|\bcp\.async\.bulk", r"\b(?:global|buffer)_load_\w+[^\n]* lds\b"),
     "load_shared": (r"\bld\.shared|\bldmatrix", r"\bds_(?:read|load)"),
@@ -65,6 +60,8 @@ class Compiled:
         Bytes of spill stores and loads on NVIDIA, vector registers on AMD. Anything but 0 is a kernel to be changed.
     shared, limit : int
         Bytes of shared memory that a block uses and that it may use.
+    occupancy : float
+        Share of the chip's warps that can be resident; an upper bound.
     instructions : mapping of str to int
         Static occurrences in the assembly by the names of ``INSTRUCTIONS``.
     seconds : float
@@ -78,6 +75,7 @@ class Compiled:
     spilled: int
     shared: int
     limit: int
+    occupancy: float
     instructions: Mapping[str, int]
     seconds: float
 
@@ -96,6 +94,7 @@ class Compiled:
             "spilled": self.spilled,
             "shared_bytes": self.shared,
             "shared_limit_bytes": self.limit,
+            "occupancy": round(self.occupancy, 3),
             **self.instructions,
             "fits": self.fits,
             "seconds": round(self.seconds, 2),
@@ -125,7 +124,7 @@ def compile_kernel(kernel: Kernel, variant: Variant | str, target: str) -> Compi
     RuntimeError
         Where the interpreter has replaced the kernel, or where the compiler rejects it.
     """
-    if target not in SHARED_LIMIT:
+    if target not in CHIPS:
         raise ValueError(f"no compile target {target!r}. Known: {', '.join(TARGETS)}.")
     if isinstance(variant, str):
         variant = kernel.variant(variant)
@@ -143,7 +142,8 @@ def compile_kernel(kernel: Kernel, variant: Variant | str, target: str) -> Compi
         registers=registers,
         spilled=spilled,
         shared=binary.metadata.shared,
-        limit=SHARED_LIMIT[target],
+        limit=CHIPS[target].block_shared,
+        occupancy=occupancy(target, registers, binary.metadata.shared, variant.num_warps),
         instructions=instruction_mix(assembly, target),
         seconds=time.perf_counter() - start,
     )

@@ -9,6 +9,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
+from ...kernels.chips import CHIPS
 from ..attention.registry import OPERATORS
 from ..bundles import Device, Seed, Threads
 from ..catalogue import complete
@@ -85,6 +86,43 @@ def only_sweep(sweeps: tuple[Any, ...]) -> Any:
     if len(sweeps) > 1:
         raise ValueError("one parameter of one operator at a time.")
     return sweeps[0]
+
+
+def parse_targets(text: str) -> tuple[str, ...]:
+    """``sm_90,gfx942`` as names, once each. Raises ``ValueError`` for one that is no chip we compile for."""
+    names = tuple(dict.fromkeys(text.split(",")))
+    for name in names:
+        if name not in CHIPS:
+            raise ValueError(f"no chip {name!r} to compile for. Known: {', '.join(CHIPS)}.")
+    return names
+
+
+@dataclass(frozen=True, slots=True)
+class KernelOptions:
+    """The table of compiled kernels.
+
+    Parameters
+    ----------
+    kernels : bool
+        Compile the Triton kernels in the place of measuring.
+    targets : tuple of str
+        Chips to compile for.
+    """
+
+    kernels: Annotated[
+        bool,
+        Option("Compile every Triton kernel, without a GPU: registers, spills, memory, instructions; predicted times."),
+    ] = False
+    targets: Annotated[
+        tuple[str, ...],
+        Option(
+            f"Chips of --kernels, separated by commas: {', '.join(CHIPS)}.",
+            name="--target", metavar="NAMES", parse=parse_targets, text="sm_80,sm_90,sm_100,gfx942",
+        ),
+    ] = ("sm_80", "sm_90", "sm_100", "gfx942")  # fmt: skip
+
+    def __post_init__(self) -> None:
+        check(self)
 
 
 @dataclass(frozen=True, slots=True)
