@@ -13,8 +13,9 @@ import sys
 from pathlib import Path
 from typing import Any
 
-SCORES = ("ss", "fed", "mm_vector", "mm_direction", "mm_length", "mm_position", "delta", "tfp_auc")
-FORCED = ("sim", "nll")
+SCORES = ("ss", "fed", "delta", "tfp_auc", "sim", "nll")
+MULTIMATCH = ("mm_vector", "mm_direction", "mm_length", "mm_position")
+TESTS = ("known", "layouts", "targets")
 BEHAVIOUR = ("correct", "length", "search", "refixation", "revisit")
 
 
@@ -38,18 +39,18 @@ def main() -> None:
         name, _, files = argument.partition("=")
         items = [json.loads(Path(file).read_text())["items"][0] for file in files.split(",")]
         runs[name] = [item["details"]["samplers"] for item in items]
-    for test in ("known", "layouts", "targets"):
+    for test, scores in (*((test, SCORES) for test in TESTS), (TESTS[0], MULTIMATCH)):
         rows = []
         for name, found in runs.items():
             samplers = [row["sampler"] for row in found[0] if row["test"] == test]
             for sampler in samplers if name == next(iter(runs)) else samplers[:1]:
                 own = [row for rows_ in found for row in rows_ if row["test"] == test and row["sampler"] == sampler]
                 label = f"{sampler}, {name}" if sampler == samplers[0] else sampler
-                rows.append([label, *(shown([row.get(score) for row in own]) for score in (*SCORES, *FORCED))])
-        table(test, ["sampler", *SCORES, *FORCED], rows)
+                rows.append([label, *(shown([row.get(score) for row in own]) for score in scores)])
+        table(test, ["sampler", *scores], rows)
     rows = []
     for name, found in runs.items():
-        for test in ("known", "layouts", "targets"):
+        for test in TESTS:
             own = [row for rows_ in found for row in rows_ if row["test"] == test and row["sampler"] == "oat"]
             for party in ("", "human_"):
                 label = f"{test}, {'searcher' if party else name}"

@@ -6,9 +6,11 @@ methods/oat.md.
 
 from __future__ import annotations
 
+import csv
+import io
 import math
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from functools import lru_cache
 from pathlib import Path
 from typing import Any
@@ -28,7 +30,7 @@ from ...models.pictures import eight_bits, read_picture
 from ...options import values
 from ...progress import Bars, Watcher
 from ...report.model import Item, Report, summarise
-from ...report.sections import Section, Table, Trust
+from ...report.sections import Row, Section, Table, Trust
 from ...scanpaths import found_within
 from ..frame import Finding, look_at_files, look_at_one, scenes_figure, settings_of
 from ..panel import shown
@@ -174,8 +176,17 @@ def finding(
         sections=sections, warnings=tuple(told), pictures={"path": overlay(picture, objects, path)},
         films={"path": [overlay(frame, objects, path, number) for number in range(len(path) + 1)]}
         if options.animation else {},
-        texts={"paths.jsonl": "".join(lines)},
+        texts={"paths.jsonl": "".join(lines), "fixations.csv": csv_of(steps)},
     )  # fmt: skip
+
+
+def csv_of(rows: Sequence[Row]) -> str:
+    """Rows as CSV, with their names in the first line."""
+    text = io.StringIO()
+    writer = csv.DictWriter(text, list(rows[0]), lineterminator="\n")
+    writer.writeheader()
+    writer.writerows(rows)
+    return text.getvalue()
 
 
 def frame_of(picture: NDArray[np.uint8]) -> NDArray[np.uint8]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import csv
 import json
 from pathlib import Path
 from typing import Any
@@ -180,6 +181,9 @@ def test_a_picture_and_its_boxes(tmp_path: Path) -> None:
     assert len(lines) == 1 + 4
     assert lines[0].fixations == tuple(map(str, path))
     assert lines[0].target == "4"
+    table = list(csv.DictReader((tmp_path / "out" / "shop.fixations.csv").open()))
+    assert [int(row["object"]) - 1 for row in table] == path.tolist()
+    assert [row["label"] for row in table] == [NAMES[item] for item in path]
     again = run(options(source, output=tmp_path / "out"), arguments={})
     assert again.items[0].status == "skipped"
 
