@@ -18,6 +18,9 @@ How a kernel is added
 
 The interpreter replaces ``triton.jit`` when a kernel's module is imported, the compiler needs it as it is: the two
 suites are two processes, ``TRITON_INTERPRET=1 pytest tests/kernels -m interpret`` and
-``pytest tests/kernels -m aot``. Where Python 3.12 is at hand, ``python -m ttsem.sanitize pytest tests/kernels -m
-interpret`` runs the first suite on the compiler's own code and also finds races and overruns.
+``pytest tests/kernels -m aot``. Where Python 3.12 is at hand, ``tests/kernels/sanitise.sh`` runs the first suite on the
+compiler's own code, bfloat16 included, and also finds races and overruns.
+
+What wrappers share is ``launch``: the refusal of tensors of the CPU, and ``operator``, which makes a wrapper one
+of ``torch.library``, for ``torch.compile`` and ``torch.export``.
 """

@@ -23,9 +23,8 @@ import torch
 import triton
 import triton.language as tl
 from torch import Tensor
-from torch.autograd.function import once_differentiable
-from triton.runtime.jit import JITFunction
 
+from .launch import operator, refuses_cpu
 from .registry import Kernel, Variant
 
 BLOCK_PIXELS = 256  # two per thread: one block of the 32x8 pixels of four 8x8 patches keeps its halo in L1
@@ -228,29 +227,43 @@ def _launch(
         kernel[grid](image, rate, *others, height, width, radius, **constexprs, num_warps=NUM_WARPS, num_stages=1)
 
 
-class _Bilateral(torch.autograd.Function):
-    """(image [B, C, H, W], rate [B, 3, h, w], cell, radius) -> [B, C, H, W], with gradients for image and rate."""
+def _gradient(
+    needs: tuple[bool, ...], grads: tuple[Tensor, Tensor], image: Tensor, rate: Tensor, cell: int, radius: int,
+    out: Tensor, total: Tensor,
+) -> tuple[Tensor | None, ...]:  # fmt: skip
+    """Of ``_filter``; the sum of weights is for this alone and has none of its own."""
+    pull = (grads[0] / total[:, None]).contiguous()  # [B, C, H, W]
+    grad_image, grad_rate = _filter_gradient(image, rate, out, pull, cell, radius, needs[0])
+    return grad_image if needs[0] else None, grad_rate, None, None
 
-    @staticmethod
-    def forward(ctx: Any, image: Tensor, rate: Tensor, cell: int, radius: int) -> Tensor:
-        image, rate = image.contiguous(), rate.contiguous()
-        out, total = torch.empty_like(image), torch.empty_like(image[:, 0])
-        _launch(bilateral_forward_kernel, cell, radius, image, rate, out, total)
-        ctx.save_for_backward(image, rate, out, total)
-        ctx.cell, ctx.radius = cell, radius
-        return out
 
-    @staticmethod
-    @once_differentiable
-    def backward(ctx: Any, grad_out: Tensor) -> tuple[Tensor | None, Tensor, None, None]:
-        image, rate, out, total = ctx.saved_tensors
-        pull = (grad_out / total[:, None]).contiguous()  # [B, C, H, W]
-        image_grad = ctx.needs_input_grad[0]
-        grad_image = torch.empty_like(image) if image_grad else image  # unused otherwise, but a pointer must be passed
-        grad_rate = torch.empty_like(rate)
-        tensors = (image, rate, out, pull, grad_image, grad_rate)
-        _launch(bilateral_backward_kernel, ctx.cell, ctx.radius, *tensors, image_grad=image_grad)
-        return grad_image if image_grad else None, grad_rate, None, None
+@operator(
+    lambda image, rate, cell, radius: (image.new_empty(image.shape), image.new_empty(image[:, 0].shape)),
+    gradient=_gradient, results=True,
+)  # fmt: skip
+def _filter(image: Tensor, rate: Tensor, cell: int, radius: int) -> tuple[Tensor, Tensor]:
+    """(image [B, C, H, W], rate [B, 3, h, w]) -> the filtered image, and the sum of weights [B, H, W]."""
+    image, rate = image.contiguous(), rate.contiguous()
+    out, total = torch.empty_like(image), torch.empty_like(image[:, 0])
+    _launch(bilateral_forward_kernel, cell, radius, image, rate, out, total)
+    return out, total
+
+
+@operator(
+    lambda image, rate, out, pull, cell, radius, image_grad: (
+        image.new_empty(image.shape if image_grad else 0), rate.new_empty(rate.shape),
+    )
+)  # fmt: skip
+def _filter_gradient(
+    image: Tensor, rate: Tensor, out: Tensor, pull: Tensor, cell: int, radius: int, image_grad: bool
+) -> tuple[Tensor, Tensor]:
+    """Gradients of image (an empty tensor without ``image_grad``) and rate."""
+    image, rate, out, pull = (x.contiguous() for x in (image, rate, out, pull))
+    grad_image = torch.empty_like(image) if image_grad else image  # unused otherwise, but a pointer must be passed
+    grad_rate = torch.empty_like(rate)
+    tensors = (image, rate, out, pull, grad_image, grad_rate)
+    _launch(bilateral_backward_kernel, cell, radius, *tensors, image_grad=image_grad)
+    return grad_image if image_grad else image.new_empty(0), grad_rate
 
 
 def _check(image: Tensor, patch_sigma: Tensor, patch_size: int, radius: int) -> None:
@@ -274,8 +287,9 @@ def _check(image: Tensor, patch_sigma: Tensor, patch_size: int, radius: int) -> 
         raise ValueError(f"radius {radius} must be smaller than both sides of the image, {height} x {width}.")
     if math.prod(image.shape[1:]) >= 2**31:  # offsets within one image are 32-bit
         raise ValueError(f"one image of {list(image.shape[1:])} is too large for the kernel. Filter it in tiles.")
-    if image.device.type == "cpu" and isinstance(bilateral_forward_kernel, JITFunction):
-        raise ValueError("the kernel needs tensors on a GPU; on the CPU it runs only where TRITON_INTERPRET=1 is set.")
+    reason = refuses_cpu(image, bilateral_forward_kernel)
+    if reason is not None:
+        raise ValueError(f"the bilateral kernel {reason}.")
 
 
 def bilateral_filter(image: Tensor, patch_sigma: Tensor, patch_size: int, radius: int) -> Tensor:
@@ -319,8 +333,7 @@ def bilateral_filter(image: Tensor, patch_sigma: Tensor, patch_size: int, radius
         rate = rate[:, :, :, None, :, None].expand(-1, -1, -1, split, -1, split)
         rate = rate.reshape(*rate.shape[:2], rate.shape[2] * split, -1)  # [B, 3, h * split, w * split]
         rate = rate[:, :, : math.ceil(height / cell), : math.ceil(width / cell)]
-    out: Tensor = _Bilateral.apply(image, rate, cell, radius)
-    return out
+    return _filter(image, rate, cell, radius)[0]
 
 
 def _variants(tensors: str, **constants: Any) -> tuple[Variant, ...]:

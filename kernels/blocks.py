@@ -24,8 +24,8 @@ import torch
 import triton
 import triton.language as tl
 from torch import Tensor
-from triton.runtime.jit import JITFunction
 
+from .launch import operator, refuses_cpu
 from .registry import Kernel, Variant
 from .softmax import columns_of, load_rows, online_softmax, seen, store_rows
 
@@ -278,9 +278,7 @@ def refuses(q: Tensor, k: Tensor, v: Tensor) -> str | None:
     widest, most = max(q.shape[3], v.shape[3]), MAX_WIDTH * 2 // max(2, q.itemsize)
     if widest > most:
         return f"takes heads of up to {most} channels in {q.dtype}, not {widest}"
-    if q.device.type == "cpu" and isinstance(blocks_forward_kernel, JITFunction):
-        return "takes tensors of a GPU; of the CPU only where TRITON_INTERPRET=1 is set"
-    return None
+    return refuses_cpu(q, blocks_forward_kernel)
 
 
 def _constants(q: Tensor, v: Tensor, kept: Runs, rows: int, keys: int) -> dict[str, Any]:
@@ -349,28 +347,25 @@ def _stride(kept: Runs, blocks: int) -> int:
     return 0 if kept.shared else blocks
 
 
-def forward(q: Tensor, k: Tensor, v: Tensor, kept: Runs, scale: float) -> tuple[Tensor, Tensor]:
-    """Softmax attention of each query over the keys that its block keeps.
+def _fake_forward(q: Tensor, k: Tensor, v: Tensor, *_: Any, **__: Any) -> tuple[Tensor, Tensor]:
+    return q.new_empty(*q.shape[:3], v.shape[3]), q.new_empty(q.shape[:3], dtype=torch.float32)
 
-    Parameters
-    ----------
-    q, k, v : Tensor [B, Hq, Lq, D], [B, Hkv, Lk, D], [B, Hkv, Lk, Dv]
-        float32, bfloat16 or float16; Hkv divides Hq; D and Dv up to ``MAX_WIDTH``.
-    kept : Runs
-    scale : float
-        Factor on q·kᵀ.
 
-    Returns
-    -------
-    out : Tensor [B, Hq, Lq, Dv], dtype of ``q``; rows without a key are zeros.
-    lse : Tensor [B, Hq, Lq], float32
-        Natural logarithm of the sum of exponentials; minus infinity for rows without a key.
+def _gradient(
+    needs: tuple[bool, ...], grads: tuple[Tensor, Tensor], q: Tensor, k: Tensor, v: Tensor, *given: Any
+) -> tuple[Tensor | None, ...]:
+    """Of ``_forward``; its results stand last in ``given``."""
+    *lists, out, lse = given
+    return *_backward(q, k, v, out, lse, *grads, *lists), *[None] * len(lists)
 
-    Raises
-    ------
-    ValueError
-        If the tensors are none that ``refuses`` lets through.
-    """
+
+@operator(_fake_forward, gradient=_gradient, results=True)
+def _forward(
+    q: Tensor, k: Tensor, v: Tensor, indptr: Tensor, runs: Tensor, scale: float, block_m: int, shared: bool,
+    causal: bool, window: int | None, num_sinks: int,
+) -> tuple[Tensor, Tensor]:  # fmt: skip
+    """``forward`` as an operator: ``Runs`` taken apart."""
+    kept = Runs(indptr, runs, block_m, shared, causal, window, num_sinks)
     _check(q, k, v)
     q, k, v = q.contiguous(), k.contiguous(), v.contiguous()
     batch, heads, len_q, _ = q.shape
@@ -389,14 +384,13 @@ def forward(q: Tensor, k: Tensor, v: Tensor, kept: Runs, scale: float) -> tuple[
     return out, lse
 
 
-def backward(
-    q: Tensor, k: Tensor, v: Tensor, out: Tensor, lse: Tensor, grad_out: Tensor, grad_lse: Tensor, kept: Runs,
-    scale: float,
+@operator(lambda q, k, v, *_, **__: (q.new_empty(q.shape), k.new_empty(k.shape), v.new_empty(v.shape)))
+def _backward(
+    q: Tensor, k: Tensor, v: Tensor, out: Tensor, lse: Tensor, grad_out: Tensor, grad_lse: Tensor, indptr: Tensor,
+    runs: Tensor, scale: float, block_m: int, shared: bool, causal: bool, window: int | None, num_sinks: int,
 ) -> tuple[Tensor, Tensor, Tensor]:  # fmt: skip
-    """Gradients of q, k and v from those of ``out`` [B, Hq, Lq, Dv] and ``lse`` [B, Hq, Lq].
-
-    With P the probabilities, dS = P * (dO vᵀ - rowsum(dO * O) + dlse): dQ = dS K, dK = dSᵀ Q, dV = Pᵀ dO.
-    """
+    """``backward`` as an operator."""
+    kept = Runs(indptr, runs, block_m, shared, causal, window, num_sinks)
     _check(q, k, v)
     q, k, v, lse = (x.contiguous() for x in (q, k, v, lse))
     grad_out = grad_out.to(q.dtype).contiguous()
@@ -425,6 +419,49 @@ def backward(
             num_warps=cut.warps, num_stages=cut.stages,
         )  # fmt: skip
     return grad_q, grad_k, grad_v
+
+
+def forward(q: Tensor, k: Tensor, v: Tensor, kept: Runs, scale: float) -> tuple[Tensor, Tensor]:
+    """Softmax attention of each query over the keys that its block keeps.
+
+    Parameters
+    ----------
+    q, k, v : Tensor [B, Hq, Lq, D], [B, Hkv, Lk, D], [B, Hkv, Lk, Dv]
+        float32, bfloat16 or float16; Hkv divides Hq; D and Dv up to ``MAX_WIDTH``.
+    kept : Runs
+    scale : float
+        Factor on q·kᵀ.
+
+    Returns
+    -------
+    out : Tensor [B, Hq, Lq, Dv], dtype of ``q``; rows without a key are zeros.
+    lse : Tensor [B, Hq, Lq], float32
+        Natural logarithm of the sum of exponentials; minus infinity for rows without a key.
+
+    Raises
+    ------
+    ValueError
+        If the tensors are none that ``refuses`` lets through.
+    """
+    result: tuple[Tensor, Tensor] = _forward(
+        q, k, v, kept.indptr, kept.runs, scale, kept.block_m, kept.shared, kept.causal, kept.window, kept.num_sinks
+    )
+    return result
+
+
+def backward(
+    q: Tensor, k: Tensor, v: Tensor, out: Tensor, lse: Tensor, grad_out: Tensor, grad_lse: Tensor, kept: Runs,
+    scale: float,
+) -> tuple[Tensor, Tensor, Tensor]:  # fmt: skip
+    """Gradients of q, k and v from those of ``out`` [B, Hq, Lq, Dv] and ``lse`` [B, Hq, Lq].
+
+    With P the probabilities, dS = P * (dO vᵀ - rowsum(dO * O) + dlse): dQ = dS K, dK = dSᵀ Q, dV = Pᵀ dO.
+    """
+    result: tuple[Tensor, Tensor, Tensor] = _backward(
+        q, k, v, out, lse, grad_out, grad_lse, kept.indptr, kept.runs, scale, kept.block_m, kept.shared, kept.causal,
+        kept.window, kept.num_sinks,
+    )  # fmt: skip
+    return result
 
 
 def transposed(kept: Runs, heads: int, group: int, blocks: int, len_k: int, size: int) -> tuple[Tensor, Tensor]:

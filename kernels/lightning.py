@@ -23,8 +23,8 @@ import torch
 import triton
 import triton.language as tl
 from torch import Tensor
-from triton.runtime.jit import JITFunction
 
+from .launch import operator, refuses_cpu
 from .registry import Kernel, Variant
 from .softmax import columns_of, load_rows, store_rows
 
@@ -187,9 +187,7 @@ def refuses(q: Tensor, v: Tensor) -> str | None:
     widest = max(q.shape[-1], v.shape[-1])
     if widest > MAX_WIDTH:
         return f"takes heads of up to {MAX_WIDTH} channels, not {widest}"
-    if q.device.type == "cpu" and isinstance(lightning_attend_kernel, JITFunction):
-        return "takes tensors of a GPU; of the CPU only where TRITON_INTERPRET=1 is set"
-    return None
+    return refuses_cpu(q, lightning_attend_kernel)
 
 
 def _rows(itemsize: int, columns: int) -> int:
@@ -199,8 +197,30 @@ def _rows(itemsize: int, columns: int) -> int:
     return 32 if columns <= 64 else 16
 
 
+def _fake(q: Tensor, k: Tensor, v: Tensor, slope: Tensor, state: Tensor, reverse: bool = False) -> tuple[Tensor, ...]:
+    return v.new_empty(v.shape), state.new_empty(state.shape, dtype=torch.float32)
+
+
+def _gradient(
+    needs: tuple[bool, ...], grads: tuple[Tensor, Tensor], q: Tensor, k: Tensor, v: Tensor, slope: Tensor,
+    state: Tensor, reverse: bool = False,
+) -> tuple[Tensor | None, ...]:  # fmt: skip
+    """Sweeps of the same kind, those of k, v and the state from the other side."""
+    grad, grad_last = grads[0].contiguous(), grads[1].contiguous()
+    grad_q = grad_k = grad_v = grad_state = None
+    if needs[0]:
+        grad_q = sweep(grad, v, k, slope, state.mT, reverse)[0]
+    if needs[1]:
+        grad_k = sweep(v, grad, q, slope, grad_last.mT, not reverse)[0]
+    if needs[2] or needs[4]:
+        grad_v, grad_state = sweep(k, q, grad, slope, grad_last, not reverse)
+        grad_state = grad_state.to(state.dtype)
+    return grad_q, grad_k, grad_v, None, grad_state, None
+
+
+@operator(_fake, gradient=_gradient)
 def sweep(
-    q: Tensor, k: Tensor, v: Tensor, slope: Tensor, state: Tensor, *, reverse: bool = False
+    q: Tensor, k: Tensor, v: Tensor, slope: Tensor, state: Tensor, reverse: bool = False
 ) -> tuple[Tensor, Tensor]:
     """Lightning attention of whole sequences, and the state behind them.
 
@@ -214,6 +234,8 @@ def sweep(
         Before the first token (``reverse``: from behind the last one); not changed.
     reverse : bool
         From the last token to the first.
+
+    The operator ``attn::kernels_lightning_sweep``; differentiable in q, k, v and state, not in slope.
 
     Returns
     -------

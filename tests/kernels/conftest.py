@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import sys
 import tempfile
 from collections.abc import Callable, Iterator
 from types import ModuleType
@@ -18,13 +19,18 @@ os.environ.setdefault("TRITON_DEFAULT_FP_FUSION", "1")  # the default changes in
 import torch
 import triton
 
+from attn.kernels import launch
+
 GUARD = 64  # elements in front of and behind every tensor
+SANITISED = "ttsem.sanitize" in sys.modules
+"""Whether every launch runs on the CPU by the compiler's own code, which looks at each access (sanitise.py). It knows
+where a tensor ends: nothing is put around one."""
 
 
 @pytest.fixture(scope="session")
 def interpreted() -> bool:
-    """Whether Triton's interpreter stands in for the compiler in this process."""
-    return bool(triton.knobs.runtime.interpret)
+    """Whether Triton's interpreter, or the sanitiser, stands in for a GPU in this process."""
+    return bool(triton.knobs.runtime.interpret) or SANITISED
 
 
 @pytest.fixture
@@ -38,9 +44,17 @@ def device(interpreted: bool) -> torch.device:
 
 
 @pytest.fixture
+def bfloat16(device: torch.device) -> torch.dtype:
+    """The dtype, where its products are right: on a GPU, and by the sanitiser."""
+    if triton.knobs.runtime.interpret:
+        pytest.skip("products of bfloat16 are wrong with TRITON_INTERPRET=1: run by sanitise.sh")
+    return torch.bfloat16
+
+
+@pytest.fixture
 def guarded() -> Callable[[torch.Tensor], torch.Tensor]:
     """Copies a tensor between two stretches of NaN, so that a read past either end poisons the result."""
-    return lambda tensor: _between_nans(tensor).copy_(tensor)
+    return torch.clone if SANITISED else lambda tensor: _between_nans(tensor).copy_(tensor)
 
 
 @pytest.fixture
@@ -74,8 +88,18 @@ def _between_nans(like: torch.Tensor) -> torch.Tensor:
 
 
 @pytest.fixture(autouse=True)
+def _in_the_place_of_a_gpu(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The sanitiser takes tensors of the CPU, which wrappers refuse elsewhere."""
+    monkeypatch.setattr(launch, "CPU_TOO", SANITISED)
+
+
+@pytest.fixture(autouse=True)
 def poisoned_memory(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
     """``torch.empty_like`` holds NaN, and what a kernel writes before or behind its tensor fails the test."""
+    if SANITISED:
+        monkeypatch.setattr(torch, "empty_like", lambda tensor: tensor.new_full(tensor.shape, torch.nan))
+        yield
+        return
     given: list[torch.Tensor] = []
 
     def empty_like(tensor: torch.Tensor) -> torch.Tensor:

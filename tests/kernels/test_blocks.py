@@ -105,6 +105,14 @@ def test_half_precision(device):
 
 
 @pytest.mark.interpret
+@pytest.mark.parametrize("case", CASES[1:3], ids=str)
+def test_bfloat16(case, device, bfloat16):
+    q, k, v, grad_out = tensors(case, device, bfloat16)
+    pattern = kept_blocks(case, device)
+    check(case, q, k, v, grad_out, pattern, pattern.mask(torch.arange(q.shape[2], device=device)))
+
+
+@pytest.mark.interpret
 @pytest.mark.parametrize("causal", [True, False])
 @pytest.mark.parametrize(("len_q", "len_k"), [(40, 40), (13, 50)])
 def test_dense(causal, len_q, len_k, device):

@@ -64,6 +64,27 @@ def test_matches_the_recurrence(case, kernels):
 
 
 @pytest.mark.interpret
+@pytest.mark.parametrize("reverse", [False, True])
+def test_bfloat16(reverse, device, bfloat16):
+    """Against the quadratic form, its scores and weights rounded as often."""
+    q, k, v, state, _ = tensors((1, 2, 70, 32, 16), device)
+    q, k, v = (x.to(bfloat16) for x in (q, k, v))
+    slope, at = SLOPES[:2].to(device), torch.arange(70, device=device)
+    out, last = lightning.sweep(q, k, v, slope, state, reverse)
+    distance = (at[None, :] - at[:, None]) if reverse else (at[:, None] - at[None, :])
+    before = 69 - at if reverse else at + 1
+    rows = []
+    for dtype in (bfloat16, torch.float64):
+        lam = torch.exp(-slope.double())[:, None, None]
+        fade = torch.where(distance >= 0, lam ** distance.clamp(min=0), 0.0).to(dtype)
+        a, b, c, begun = (x.to(dtype) for x in (q, k, v, state))
+        rows.append((a @ b.mT * fade) @ c + (a * (lam ** before[:, None]).to(dtype)) @ begun)
+    assert out.dtype == bfloat16
+    assert last.dtype == torch.float32
+    close(out, *rows, f"reverse {reverse}")
+
+
+@pytest.mark.interpret
 @pytest.mark.parametrize("stem", ["op_l0", "op_l12_ragged", "op_lastlayer_6heads"])
 def test_golden_vectors(stem, kernels):
     data = np.load(GOLDEN / f"{stem}.npz")
