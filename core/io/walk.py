@@ -44,7 +44,7 @@ WORD = "denoised"
 SIDE_WORDS = (
     "lowdose", "truth", "compare", "sigma", "maps", "figure", "kept", "crop",
     "vit", "distance", "relevance", "contrast", "classify", "collapse", "filters", "difference",
-    "dilution",
+    "dilution", "scanpath", "path",
 )  # fmt: skip
 """Mark what comes with a result (``scan.sigma.npy``); passed by where ``scan.*`` is there, too."""
 

@@ -124,7 +124,7 @@ KIND = Verb(
     ),
     files=(
         ("NAME.scanpath.png", "The likeliest path on the picture, and probabilities of each step; written last."),
-        ("NAME.path.png, NAME.path.gif", "The path at the picture's own size; fixation by fixation."),
+        ("NAME.path.png, NAME.path.gif", "The path on the picture, 2048 pixels a side at most; fixation by fixation."),
         ("NAME.fixations.csv", "The likeliest path: step, object, label, probability, place in pixels."),
         ("NAME.paths.jsonl", "The likeliest and the drawn paths, a line each, for --metrics."),
         (

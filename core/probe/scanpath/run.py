@@ -161,7 +161,7 @@ def finding(
         for item, share in enumerate(fixated)
     ]
     sections: tuple[Section, ...] = (
-        Table("fixations", steps, title="The likeliest path"),
+        Table("fixations", steps, title="The likeliest path", printed=False),
         Table("objects", listed, title="Share of drawn paths that meet an object", printed=False),
         Trust("trust", believed(model, scene, path, chances, float(found.mean()), options, step)),
     )

@@ -126,5 +126,5 @@ RECIPE = Verb(
         "The best weights are those of the largest sim on shelves that are in no test.",
         *NOTES,
     ),
-    columns=("known_ss", "layouts_ss", "targets_ss", "known_delta"),
+    columns=("known_ss", "layouts_ss", "targets_ss", "known_delta", "test_ss", "test_delta"),
 )

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -152,7 +153,8 @@ def another(rng: np.random.Generator, scenes: Sequence[SearchedScene], count: in
         elif len(scene.paths) > 1:
             for number, path in enumerate(scene.paths):
                 rest = (*scene.paths[:number], *scene.paths[number + 1 :])
-                found.append(beside(replace(scene, paths=rest), [path]))
+                # without a target: over all of them both sides have the same behaviour, and a Delta of 0 says nothing
+                found.append(replace(beside(replace(scene, paths=rest), [path]), target=None))
     return found
 
 
@@ -194,10 +196,7 @@ def finished(run: RecipeRun, model: SearchModel, scenes: Searches, rows: Sequenc
 def card(facts: Mapping[str, Any], rows: Sequence[Row], size: int, model: SearchModel) -> str:
     """The model card, Markdown."""
     names = ("test", "sampler", *SHOWN, "sim", "nll")
-    cells = [
-        [value if isinstance(value := row.get(name), str) else "–" if value is None else f"{value:.3f}"
-         for name in names] for row in rows
-    ]  # fmt: skip
+    cells = [[_cell(row.get(name)) for name in names] for row in rows]
     count = sum(parameter.numel() for parameter in model.net.parameters())
     return "\n".join([
         "# An object-level attention transformer of visual search", "",
@@ -210,6 +209,12 @@ def card(facts: Mapping[str, Any], rows: Sequence[Row], size: int, model: Search
         *_tests(facts), "",
         "| " + " | ".join(names) + " |", "|" + "---|" * len(names), *("| " + " | ".join(line) + " |" for line in cells),
     ]) + "\n"  # fmt: skip
+
+
+def _cell(value: Any) -> str:
+    if isinstance(value, str):
+        return value
+    return "–" if value is None or math.isnan(value) else f"{value:.3f}"
 
 
 def _data(facts: Mapping[str, Any]) -> str:

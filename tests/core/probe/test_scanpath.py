@@ -197,6 +197,14 @@ def test_a_picture_without_boxes_is_one_line_and_others_go_on(tmp_path: Path) ->
     assert "has no boxes" in str(report.items[0].error)
 
 
+def test_a_folder_is_looked_at_twice_without_its_results(tmp_path: Path) -> None:
+    picture(tmp_path)
+    written(tmp_path / "shop.boxes.csv", rows("corners"))
+    first, second = (run(options(tmp_path, animation=True), arguments={}) for _ in range(2))
+    assert [item.status for item in first.items] == ["ok"]
+    assert [item.status for item in second.items] == ["skipped"]
+
+
 def test_a_file_of_boxes_that_is_not_there_is_one_line(tmp_path: Path) -> None:
     with pytest.raises(AttnError, match=r"none\.csv"):
         run(options(picture(tmp_path), boxes=tmp_path / "none.csv"), arguments={})

@@ -265,6 +265,8 @@ def test_a_run_on_recorded_paths(tmp_path: Path) -> None:
     assert set(rows) == {OWN, CEILING, *baselines.BASELINES}
     assert "sim" in rows[OWN]
     assert "sim" not in rows[CEILING]  # whose rule nobody knows
+    assert np.isnan(rows[CEILING]["delta"])  # both sides are the same people
+    assert 0 < rows[CEILING]["ss"] <= 1
     model = read_model(tmp_path / "run" / "model.safetensors")
     longest = [len(p) for s in divided(read_recorded(tmp_path / "people.jsonl", SHAPE.crop), 77)[0] for p in s.paths]
     assert model.shape.longest == max(longest)
