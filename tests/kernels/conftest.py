@@ -27,6 +27,14 @@ SANITISED = "ttsem.sanitize" in sys.modules
 where a tensor ends: nothing is put around one."""
 
 
+@pytest.hookimpl(tryfirst=True)
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """What the interpreter runs on the CPU runs on a GPU as it is: ``pytest -m gpu``."""
+    for item in items:
+        if item.get_closest_marker("interpret"):
+            item.add_marker("gpu")
+
+
 @pytest.fixture(scope="session")
 def interpreted() -> bool:
     """Whether Triton's interpreter, or the sanitiser, stands in for a GPU in this process."""
