@@ -43,7 +43,7 @@ def call_of_blocks(kernel: str, itemsize: int, width: int, length: int, device: 
 
 
 CALLS = {"blocks": call_of_blocks}
-"""By file of kernels: (key of its TILES..., length, device) -> what to time. A file without one stands under ``left``."""
+"""By file of kernels: (key of its TILES..., length, device) -> what to time. A file without one is under ``left``."""
 
 
 def tables() -> Iterator[tuple[str, Any]]:
