@@ -59,6 +59,10 @@ def test_compiles_without_spills(compiler, kernel, variant, target):
     assert compiled.shared <= compiled.limit, compiled
     assert compiled.fits
     assert compiled.registers > 0
+    if "tl.dot(" in kernel.function.src and not {"*bf16:16", "*fp16:16"}.isdisjoint(variant.types.values()):
+        units = ("mma", "wgmma", "tcgen05")
+        assert sum(compiled.instructions[unit] for unit in units), "matrices are multiplied without matrix units"
+        assert compiled.instructions["load_128"], "no tile is loaded 128 bits at a time"
 
 
 @pytest.mark.aot
