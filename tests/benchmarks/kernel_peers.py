@@ -15,6 +15,7 @@ Both are called through their public functions on the same tensors. Nothing runs
 from __future__ import annotations
 
 import argparse
+import gc
 import json
 import os
 import re
@@ -33,6 +34,7 @@ PRODUCT = r"\b(wgmma|mma)(?:\.mma_async)?\.sync\.aligned\.(m\d+n\d+k\d+)"
 
 def stand_in() -> None:
     """Triton and PyTorch believe in one GPU, and nothing is launched on it."""
+    os.environ["FLA_CACHE_RESULTS"] = "0"  # nor is a choice of an earlier run taken, which measured nothing
     import torch
     import triton
     from triton.backends.compiler import GPUTarget
@@ -63,6 +65,11 @@ def cases(width: int, peers: Path) -> Iterator[tuple[str, str, Callable[[], Any]
     from attn.core.attention.dense import Everything
     from attn.kernels import blocks, lightning
 
+    def of_the_chip(kernel: str, q: torch.Tensor, _: torch.Tensor) -> Any:
+        cuts = blocks.TILES[kernel, q.itemsize, width]
+        return cuts.get("hopper", cuts[""])
+
+    blocks._tiles = of_the_chip  # it would ask the tensors, which are of the CPU here
     generator = torch.Generator().manual_seed(0)
     q, k, v, grad = (torch.randn(1, HEADS, LENGTH, width, generator=generator).to(torch.bfloat16) for _ in range(4))
     kept = runs_of(Everything(512, 1024, LENGTH, LENGTH, True), q.device)
@@ -94,6 +101,7 @@ def cases(width: int, peers: Path) -> Iterator[tuple[str, str, Callable[[], Any]
 def compiled(width: int, peers: Path) -> dict[str, Any]:
     """By operator and whose: what the compiler says of each kernel of the call, and the configurations it is for."""
     stand_in()
+    from triton.runtime.autotuner import Autotuner
     from triton.runtime.jit import JITFunction
 
     from attn.kernels import aot, launch
@@ -111,6 +119,8 @@ def compiled(width: int, peers: Path) -> dict[str, Any]:
     found: dict[str, Any] = {}
     for operator, whose, call in cases(width, peers):
         launched.clear()
+        for tuned_kernel in (x for x in gc.get_objects() if issubclass(type(x), Autotuner)):
+            tuned_kernel.cache.clear()  # every configuration is compiled for every call
         call()
         kernels: dict[str, dict[str, Any]] = {}
         for name, options, binary in launched:
