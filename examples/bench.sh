@@ -1,5 +1,5 @@
 #!/usr/bin/env bash
-# Attention operators measured side by side on this machine. Half a minute on two CPU cores, nothing is downloaded.
+# Attention operators measured side by side on this machine. A minute on two CPU cores, nothing is downloaded.
 # Usage: examples/bench.sh [OUTPUT_DIRECTORY]
 # Peak memory is left out (--no-memory), because it takes a process of its own for every row.
 set -euo pipefail
@@ -21,3 +21,8 @@ for item in json.load(open(sys.argv[1]))["items"]:
         m = item["metrics"]
         print(f'{item["details"]["label"]:12} keys {m["keys_attended"] + m["keys_searched"]:6.0f}  recall {recall:.3f}')
 PY
+
+# 4. The Triton kernels behind them, compiled for a GPU that need not be here: registers, spills, instructions.
+if python -c "import triton" 2>/dev/null; then
+  attn bench --kernels --target sm_90 --report "$out/kernels.md"
+fi
