@@ -13,7 +13,7 @@ for candidate in "${ATTN_PYTHON312:-}" python3.12 "$HOME"/.pyenv/versions/3.12.*
     break
   fi
 done
-[ -n "$python" ] || { echo "NOT RUN: the sanitiser of kernels needs Python 3.12 (ATTN_PYTHON312=/path/to/python3.12)"; exit 0; }
+[ -n "$python" ] || [ -e "$place/ready" ] || { echo "NOT RUN: the sanitiser of kernels needs Python 3.12 (ATTN_PYTHON312=/path/to/python3.12)"; exit 0; }
 if [ ! -e "$place/ready" ]; then
   rm -rf "$place"
   if ! { "$python" -m venv "$place" && . "$place/bin/activate" \

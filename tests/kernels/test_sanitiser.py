@@ -5,6 +5,7 @@ Its environment is another Python's (sanitise.sh); without it the planted faults
 
 from __future__ import annotations
 
+import getpass
 import os
 import subprocess
 import sys
@@ -82,7 +83,8 @@ def test_the_script_runs_the_planted_faults(tmp_path):
     script = FOLDER / "sanitise.sh"
     done = subprocess.run(
         ["bash", script, "-q", FOLDER / "test_sanitiser.py"],
-        capture_output=True, text=True, timeout=280, env={**os.environ, "TRITON_CACHE_DIR": str(tmp_path)},
+        capture_output=True, text=True, timeout=280,
+        env={**os.environ, "TRITON_CACHE_DIR": str(tmp_path), "HOME": str(Path(f"~{getpass.getuser()}").expanduser())},
     )  # fmt: skip
     if "NOT RUN" in done.stdout:
         pytest.skip(f"{done.stdout.strip().splitlines()[-1]} (in the place of a GPU)")
