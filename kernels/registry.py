@@ -10,7 +10,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-MODULES = ("bilateral", "blocks", "lightning")
+MODULES = ("bilateral", "blocks", "guided", "lightning")
 """Files of this folder that define ``KERNELS``."""
 
 

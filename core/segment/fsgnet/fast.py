@@ -14,6 +14,8 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.nn.utils.fusion import fuse_conv_bn_eval
 
+from ...attention.equations import needs_triton
+from ...choose import Formulation, Phase
 from .folded import (
     STRIP_BYTES,
     FastConvBlock,
@@ -181,7 +183,7 @@ class FastGuided(nn.Module):
             )
             if maps is not None:
                 maps[f"att{depth}"] = attention
-            y = res_conv(guided_filter(low, y, guide, attention, self.batch_coupled))
+            y = res_conv(GUIDED(low, y, guide, attention, self.batch_coupled))
         return pointwise(self.head, y.to(accurate(y.dtype)))
 
 
@@ -224,6 +226,32 @@ def guided_filter(low: Tensor, target: Tensor, high: Tensor, attention: Tensor, 
     size = (high.shape[2], high.shape[3])
     slope, offset = (resize(window_sum(x).div_(count).to(dtype), size) for x in (slope, offset))
     return offset.addcmul_(slope, high)
+
+
+def _refuses_triton(low: Tensor, *others: Tensor | bool) -> str | None:
+    reason = needs_triton(low)
+    if reason is not None:
+        return reason
+    from ....kernels import guided
+
+    target, high, attention = (x for x in others if isinstance(x, Tensor))
+    return guided.refuses(low, target, high, attention)
+
+
+def _by_triton(low: Tensor, target: Tensor, high: Tensor, attention: Tensor, batch_coupled: bool) -> Tensor:
+    from ....kernels import guided
+
+    return guided.guided_filter(low, target, high, attention, batch_coupled, radius=RADIUS, eps=EPS)
+
+
+GUIDED = Phase(
+    "the guided filter",
+    (
+        Formulation("three passes, Triton", "triton", _by_triton, _refuses_triton),
+        Formulation("window sums", "torch", guided_filter),
+    ),
+)
+"""``filter(low, target, high, attention, batch_coupled) -> target at the resolution of high``, without gradients."""
 
 
 def window_sum(x: Tensor) -> Tensor:
