@@ -16,7 +16,6 @@ to the dtype of v before they are multiplied.
 # mypy: disable-error-code="no-untyped-def, no-untyped-call, untyped-decorator"
 from __future__ import annotations
 
-import math
 from dataclasses import dataclass
 from typing import Any
 
@@ -27,9 +26,8 @@ from torch import Tensor
 
 from .launch import operator, refuses_cpu
 from .registry import Kernel, Variant
-from .softmax import columns_of, load_rows, online_softmax, seen, store_rows
+from .softmax import LOG2E, columns_of, load_rows, online_softmax, seen, store_rows
 
-LOG2E = math.log2(math.e)
 MAX_WIDTH = 256
 """Columns of q, k and v at most, of two bytes each: a tile of more would spill."""
 SIZES = ["len_q", "len_k", "group", "window", "num_sinks", "block_m", "tiles", "list_stride"]

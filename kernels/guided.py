@@ -19,8 +19,8 @@ import torch
 import triton
 import triton.language as tl
 from torch import Tensor
-from triton.runtime.jit import JITFunction
 
+from .launch import operator, refuses_cpu
 from .registry import Kernel, Variant
 
 PIXELS, MAX_CHANNELS = 32, 32
@@ -178,15 +178,22 @@ def refuses(low: Tensor, target: Tensor, high: Tensor, attention: Tensor) -> str
             return f"takes float32, bfloat16 and float16, not {x.dtype}"
     if math.prod(high.shape[1:]) >= 2**31:  # offsets within one image are 32-bit
         return f"takes images of less than 2**31 numbers, not of {list(high.shape[1:])}"
-    if low.device.type == "cpu" and isinstance(guided_coefficients_kernel, JITFunction):
-        return "takes tensors of a GPU; of the CPU only where TRITON_INTERPRET=1 is set"
-    return None
+    return refuses_cpu(low, guided_coefficients_kernel)
 
 
+def _fake(
+    low: Tensor, target: Tensor, high: Tensor, attention: Tensor, batch_coupled: bool, radius: int, eps: float
+) -> Tensor:
+    return torch.empty_like(high, memory_format=torch.channels_last)
+
+
+@operator(_fake)
 def guided_filter(
-    low: Tensor, target: Tensor, high: Tensor, attention: Tensor, batch_coupled: bool, *, radius: int, eps: float
+    low: Tensor, target: Tensor, high: Tensor, attention: Tensor, batch_coupled: bool, radius: int, eps: float
 ) -> Tensor:
     """Bring ``target`` to the resolution of the guide ``high`` along its edges. Without gradients.
+
+    The operator ``attn::kernels_guided_guided_filter``.
 
     Parameters
     ----------

@@ -7,8 +7,13 @@ Papers: arXiv 1805.02867 (online softmax), arXiv 2205.14135, 2307.08691 (block b
 # mypy: disable-error-code="no-untyped-def, no-untyped-call, untyped-decorator"
 from __future__ import annotations
 
+import math
+
 import triton
 import triton.language as tl
+
+LOG2E = math.log2(math.e)
+"""Scores times this are in units of log 2, for the chip's exp2."""
 
 
 def columns_of(width: int) -> int:

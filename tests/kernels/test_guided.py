@@ -44,7 +44,7 @@ def test_matches_the_equations(case, dtype, coupled, device):
     inputs = [x.to(dtype) for x in maps(case, device)]
     truth = equations(*(x.double() for x in inputs), batch_coupled=coupled)
     eager = equations(*inputs, batch_coupled=coupled)
-    out = guided.guided_filter(*inputs, coupled, radius=RADIUS, eps=EPS)
+    out = guided.guided_filter(*inputs, coupled, RADIUS, EPS)
     assert out.dtype == dtype
     assert out.shape == truth.shape
     error, eager_error = ((x.double() - truth).abs().max().item() for x in (out, eager))
@@ -56,7 +56,7 @@ def test_golden_vectors(device):
     data = np.load(GOLDEN / "guided_filter.npz")
     inputs = [torch.from_numpy(data[name]).to(device, torch.float32) for name in ("lr_x", "lr_y", "hr_x", "att")]
     for name, coupled in [("out_batch_official", True), ("out_per_image", False)]:
-        out = guided.guided_filter(*inputs, coupled, radius=int(data["r"]), eps=float(data["eps"]))
+        out = guided.guided_filter(*inputs, coupled, int(data["r"]), float(data["eps"]))
         np.testing.assert_allclose(out.cpu(), data[name], rtol=0, atol=1e-5)
 
 
@@ -80,7 +80,7 @@ def test_the_network_takes_them_and_each_is_launched(chosen, launches):
 def test_what_is_no_number_spoils_its_window_alone(device):
     low, target, high, attention = maps((1, 2, (16, 16), (16, 16)), device)
     target[0, 0, 2, 2] = torch.nan
-    out = guided.guided_filter(low, target, high, attention, False, radius=RADIUS, eps=EPS)
+    out = guided.guided_filter(low, target, high, attention, False, RADIUS, EPS)
     assert out[0, 0, :7, :7].isnan().all()
     assert out[0, 0, 8:].isfinite().all()
     assert out[0, 1].isfinite().all()
@@ -89,4 +89,4 @@ def test_what_is_no_number_spoils_its_window_alone(device):
 def test_what_is_not_taken_is_refused_in_one_line(device):
     low, target, high, attention = (x.double() for x in maps(CASES[0], device))
     with pytest.raises(ValueError, match=r"the guided filter in Triton takes float32, .*, not torch\.float64\.$"):
-        guided.guided_filter(low, target, high, attention, False, radius=RADIUS, eps=EPS)
+        guided.guided_filter(low, target, high, attention, False, RADIUS, EPS)

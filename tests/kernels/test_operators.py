@@ -12,7 +12,7 @@ from torch.library import CustomOpDef
 
 from attn.core.attention.blocks.runs_triton import runs_of
 from attn.core.attention.dense import Everything
-from attn.kernels import bilateral, blocks, launch, lightning, registry
+from attn.kernels import bilateral, blocks, guided, launch, lightning, probing, registry
 
 RANDOM = torch.Generator().manual_seed(0)
 
@@ -49,11 +49,16 @@ def of_bilateral() -> tuple:
     return random(1, 1, 8, 9).sigmoid(), -random(1, 3, 1, 2).abs(), 8, 2
 
 
+def of_probing() -> tuple:
+    return random(3, 16), random(2, 5, 16)
+
+
 CALLS = {
     "lightning": (lightning.sweep, lambda: of_lightning(False), (0, 1, 2, 4)),
     "lightning-reverse": (lightning.sweep, lambda: of_lightning(True), (0, 1, 2, 4)),
     "blocks": (blocks._forward, of_blocks, (0, 1, 2)),
     "bilateral": (bilateral._filter, of_bilateral, (0, 1)),
+    "probing": (probing._pool, of_probing, (0, 1)),
 }
 """Operator, arguments, and which of them have gradients."""
 
@@ -75,6 +80,12 @@ def test_opcheck(name, device, graphs):
 
 
 @pytest.mark.interpret
+def test_opcheck_without_gradients(device, graphs):
+    sizes = (1, 2, 6, 7), (1, 2, 6, 7), (1, 2, 9, 8), (1, 1, 6, 7)
+    torch.library.opcheck(guided.guided_filter.op, (*(random(*size).to(device) for size in sizes), False, 2, 1e-2))
+
+
+@pytest.mark.interpret
 def test_opcheck_of_gradients_that_are_operators(device, graphs):
     _, (q, k, v, *rest), _ = call("blocks", device)
     q, k, v = (x.detach() for x in (q, k, v))
@@ -87,6 +98,10 @@ def test_opcheck_of_gradients_that_are_operators(device, graphs):
     for image_grad in (True, False):
         given = (image, rate, out, out / total[:, None], cell, radius, image_grad)
         torch.library.opcheck(bilateral._filter_gradient.op, given)
+    query, x = (y.to(device) for y in of_probing())
+    pooled, maps = probing._pool(query, x)
+    for of_tokens in (True, False):
+        torch.library.opcheck(probing._pool_gradient.op, (query, x, pooled, maps, pooled, of_tokens))
 
 
 @pytest.mark.interpret

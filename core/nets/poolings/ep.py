@@ -10,7 +10,34 @@ from __future__ import annotations
 import torch
 from torch import Tensor, nn
 
+from ...attention.equations import needs_triton
+from ...choose import Formulation, Phase
 from .contract import Pooling, TokenShape
+
+
+def pool(query: Tensor, x: Tensor) -> tuple[Tensor, Tensor]:
+    """Steps 2 and 3 for queries [M, C] and tokens [B, N, C]: tokens pooled [B, M, C], and the maps [B, M, N]."""
+    x = x.to(torch.promote_types(x.dtype, torch.float32))
+    maps = torch.softmax(query.to(x.dtype) @ x.mT * x.shape[-1] ** -0.5, -1)
+    return maps @ x, maps
+
+
+def _refuses_triton(query: Tensor, x: Tensor) -> str | None:
+    reason = needs_triton(x)
+    if reason is not None:
+        return reason
+    from ....kernels import probing
+
+    return probing.refuses(query, x)
+
+
+POOL = Phase(
+    "efficient probing",
+    (
+        Formulation("maps, then sums of tokens, Triton", "triton", "attn.kernels.probing:pool", _refuses_triton),
+        Formulation("two products", "torch", pool),
+    ),
+)
 
 
 class EfficientPooling(Pooling):
@@ -36,12 +63,11 @@ class EfficientPooling(Pooling):
 
     def maps(self, x: Tensor) -> Tensor:
         """Step 2: a_j = softmax over tokens of C^(-1/2) U_j . X_n, in float32 at least."""
-        x = x.to(torch.promote_types(x.dtype, torch.float32))
-        return torch.softmax(self.cls_token.to(x.dtype) @ x.mT * x.shape[-1] ** -0.5, -1)
+        maps: Tensor = POOL(self.cls_token[0], x)[1]
+        return maps
 
     def forward(self, x: Tensor) -> Tensor:
-        attention = self.maps(x)  # [B, M, N]
-        pooled = (attention @ x.to(attention.dtype)).transpose(0, 1)  # Z, [M, B, C]
+        pooled: Tensor = POOL(self.cls_token[0], x)[0].transpose(0, 1)  # Z, [M, B, C]
         blocks = self.v.weight.to(pooled.dtype).view(len(pooled), -1, x.shape[-1])  # [M, C'/M, C]
         return (pooled @ blocks.mT).transpose(0, 1).flatten(1)
 

@@ -241,7 +241,7 @@ def _refuses_triton(low: Tensor, *others: Tensor | bool) -> str | None:
 def _by_triton(low: Tensor, target: Tensor, high: Tensor, attention: Tensor, batch_coupled: bool) -> Tensor:
     from ....kernels import guided
 
-    return guided.guided_filter(low, target, high, attention, batch_coupled, radius=RADIUS, eps=EPS)
+    return guided.guided_filter(low, target, high, attention, batch_coupled, RADIUS, EPS)
 
 
 GUIDED = Phase(
