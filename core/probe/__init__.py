@@ -112,6 +112,15 @@ KINDS = Registry(
             note="The weights that ship know drawn shelves and a simulated searcher: the paper's recordings and "
             "weights could not be had.",
         ),
+        Method(
+            "codebook",
+            home="attn.core.probe.codebook.options:KIND",
+            summary="what the codes of an agent's bottleneck are used for: usage, dead codes, views, read-outs",
+            paper="arXiv 2311.04193, ICLR 2024",
+            year=2024,
+            needs=(Need("minigrid", "minigrid", "agents"), Need("gymnasium", "gymnasium", "agents")),
+            note="The packages are those of the environments; probabilities in an NPZ need none.",
+        ),
     ],
 )
 
@@ -122,6 +131,7 @@ FIGURES: Mapping[str, str] = {
     "classify-queries": "attn.core.probe.classify.figures:draw_queries",
     "dilution": "attn.core.probe.dilution.figure:draw",
     "difference": "attn.core.probe.difference:draw",
+    "codebook": "attn.core.probe.codebook.figure:draw",
     "collapse": "attn.core.probe.collapse.figure:draw",
     "filters": "attn.core.probe.filters.figure:draw",
     "initialisers": "attn.core.probe.initialisers.figure:draw",

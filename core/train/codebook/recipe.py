@@ -11,11 +11,11 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from ...fit.epochs import epoch_rows
-from .agent import Agent
-from .data import Demonstration, Episodes, batch_of
-from .rollout import greedy, play, scores
-from .views import ViewFeatures
-from .world import World
+from ...probe.codebook.agent import Agent
+from ...probe.codebook.data import Demonstration, Episodes, batch_of
+from ...probe.codebook.rollout import greedy, play, scores
+from ...probe.codebook.views import ViewFeatures
+from ...probe.codebook.world import World
 
 AT_ONCE = 64
 """Demonstrations of a batch where nothing is learnt."""

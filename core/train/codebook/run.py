@@ -13,16 +13,26 @@ import torch
 
 from ...fit.frame import MODEL, RecipeRun, run_of
 from ...fit.loop import Outcome, Plan, joined
+from ...probe.codebook.agent import Agent, AgentShape, Bottleneck, SavedAgent, read_agent, write_agent
+from ...probe.codebook.data import (
+    ADAPTING,
+    DEVELOPMENT,
+    TARGETS,
+    TEST,
+    TRAINING,
+    Episodes,
+    check_disjoint,
+    draw_episodes,
+    seen_in,
+)
+from ...probe.codebook.rollout import TOGETHER, at_random, greedy, play, scores
+from ...probe.codebook.views import ViewFeatures, encoder_of
+from ...probe.codebook.world import World
 from ...progress import Watcher
 from ...report.model import Report
 from ...report.sections import Curve, Row
-from .agent import Agent, AgentShape, Bottleneck, SavedAgent, read_agent, write_agent
-from .data import ADAPTING, DEVELOPMENT, TARGETS, TEST, TRAINING, Episodes, check_disjoint, draw_episodes, seen_in
 from .options import CodebookOptions
 from .recipe import CloningRecipe, School
-from .rollout import TOGETHER, at_random, greedy, play, scores
-from .views import ViewFeatures, encoder_of
-from .world import World
 
 BOTTLENECKS: tuple[Bottleneck, ...] = typing.get_args(Bottleneck)
 """The first is the run's own."""

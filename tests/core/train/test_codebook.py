@@ -16,13 +16,13 @@ from attn.core.bundles import Compute
 from attn.core.errors import UsageError
 from attn.core.fit import loop as trainer
 from attn.core.options import OptionError
-from attn.core.train.codebook import data, rollout
-from attn.core.train.codebook.agent import Agent, AgentShape, Bottleneck, read_agent, write_agent
+from attn.core.probe.codebook import data, rollout
+from attn.core.probe.codebook.agent import Agent, AgentShape, Bottleneck, read_agent, write_agent
+from attn.core.probe.codebook.views import BATCH, RandomTiles, ViewFeatures, encoder_of, recoloured
+from attn.core.probe.codebook.world import COLOURS, FORWARD, TYPES, WORDS, EpisodeStart, Goal, Thing, World
 from attn.core.train.codebook.options import CodebookOptions
 from attn.core.train.codebook.recipe import CloningRecipe, School, answers
 from attn.core.train.codebook.run import BOTTLENECKS, half, train_codebook
-from attn.core.train.codebook.views import BATCH, RandomTiles, ViewFeatures, encoder_of, recoloured
-from attn.core.train.codebook.world import COLOURS, FORWARD, TYPES, WORDS, EpisodeStart, Goal, Thing, World
 
 ROOM = "BabyAI-GoToLocalS6N3-v0"
 CPU = torch.device("cpu")

@@ -38,6 +38,10 @@ class Thing:
     def __str__(self) -> str:
         return " ".join(word for word in (self.colour, self.type) if word != "none")
 
+    def fits(self, other: Thing) -> bool:
+        """Whether the other is what this names."""
+        return self.type in ("none", other.type) and self.colour in ("none", other.colour)
+
 
 @dataclass(frozen=True, slots=True)
 class Goal:
@@ -142,6 +146,14 @@ class World:
     def seen(self) -> bytes:
         """What decides the picture: contents of the cells that are seen, what is carried among them."""
         return bytes(self._env.gen_obs()["image"].tobytes())
+
+    def things_seen(self) -> list[Thing]:
+        """The things in view, that carried among them."""
+        from minigrid.core.constants import IDX_TO_COLOR, IDX_TO_OBJECT
+
+        cells = self._env.gen_obs()["image"].reshape(-1, 3)
+        named = [(IDX_TO_OBJECT[int(type_)], IDX_TO_COLOR.get(int(colour), "none")) for type_, colour, _ in cells]
+        return [Thing(type_, colour) for type_, colour in named if type_ in TYPES]
 
     def picture(self) -> Picture:
         """The view as the environment draws it [3, 56, 56], in [0, 1]."""

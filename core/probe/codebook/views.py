@@ -11,7 +11,7 @@ from torch.nn import functional as F
 
 from ...models.load import load_model
 from ...options import OptionError
-from ...probe.classify.features import block_count, last_norm, tokens_of
+from ..classify.features import block_count, last_norm, tokens_of
 from .world import TILE, Picture, World
 
 RANDOM = "random"
