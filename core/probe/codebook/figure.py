@@ -13,7 +13,7 @@ def draw(data: FigureData, canvas: FigureFile) -> None:
     arrays = data.arrays
     with canvas((2200, 900), layout="constrained") as figure:
         figure.suptitle(literal(data.title))
-        left, right = figure.subfigures(1, 2)
+        left, right = np.atleast_1d(figure.subfigures(1, 2))
         has_goals = "by_goal" in arrays
         panels = np.atleast_1d(left.subplots(2 if has_goals else 1, 1))
         usage, top = arrays["usage"], arrays["top"]
