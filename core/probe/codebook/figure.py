@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import numpy as np
 
 from ...report.canvas import literal
@@ -13,7 +15,8 @@ def draw(data: FigureData, canvas: FigureFile) -> None:
     arrays = data.arrays
     with canvas((2200, 900), layout="constrained") as figure:
         figure.suptitle(literal(data.title))
-        left, right = np.atleast_1d(figure.subfigures(1, 2))
+        halves: Any = figure.subfigures(1, 2)
+        left, right = halves
         has_goals = "by_goal" in arrays
         panels = np.atleast_1d(left.subplots(2 if has_goals else 1, 1))
         usage, top = arrays["usage"], arrays["top"]
