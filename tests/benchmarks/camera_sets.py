@@ -1,8 +1,8 @@
 """Scores of vessel models on every set of photos that is there: the held-out photos, or the test halves.
 
-``python tests/benchmarks/camera_sets.py DATA/fundus [--part held_out|test] [--models NAME|FILE,…] [--thresholds …]``
-prints a Markdown table: means over the photos of each part of fundus_split.json, inside the field of view that comes
-with the set. Everything was chosen on ``held_out``; ``test`` is for the one run after that.
+``python tests/benchmarks/camera_sets.py DATA/fundus [--part held_out|test] [--models NAME|FILE,…] [--thresholds …]
+[--tta]`` prints a Markdown table: means over the photos of each part of fundus_split.json, inside the field of view that
+comes with the set. Everything was chosen on ``held_out``; ``test`` is for the one run after that.
 """
 
 from __future__ import annotations
@@ -35,6 +35,7 @@ def main() -> None:
     parser.add_argument("--models", default="fsgnet")
     parser.add_argument("--thresholds", default="auto")
     parser.add_argument("--sets", default="DRIVE,HRF,FIVES")
+    parser.add_argument("--tta", action="store_true")
     arguments = parser.parse_args()
     split = json.loads(SPLIT.read_text(encoding="utf-8"))
     print("| set | photos | model | threshold | F1 | AUC | sensitivity | specificity | MCC | lowest F1 |")
@@ -45,7 +46,7 @@ def main() -> None:
             rows: dict[str, list[dict[str, float]]] = {text: [] for text in arguments.thresholds.split(",")}
             for stem in stems:
                 companions = Companions(folder / "manual" / f"{stem}.png", folder / "fov" / f"{stem}.png", ())
-                options = SegmentOptions(model=model, fov=str(folder / "fov"))
+                options = SegmentOptions(model=model, fov=str(folder / "fov"), tta=arguments.tta)
                 case, _ = read_case(Task(photo_of(folder, stem), None, stem, companions), options)
                 for text, found in rows.items():
                     chosen = replace(options, threshold=parse_threshold(text))

@@ -1,8 +1,9 @@
 """How a vessel model stands another camera: scores on DRIVE photos whose colours, sharpness and scale were changed.
 
-``python tests/benchmarks/camera_shift.py DATA/fundus/DRIVE [--model NAME] [--photos 01,02]`` prints a Markdown table:
-means over the photos (default: the test half), inside the field of view, at the threshold that ``--threshold`` (auto,
-model or a number) means. The program finds field of view and scale itself, as for a photo of an unknown camera.
+``python tests/benchmarks/camera_shift.py DATA/fundus/DRIVE [--model NAME] [--photos 01,02] [--tta] [--smooth S]``
+prints a Markdown table: means over the photos (default: the test half), inside the field of view, at the threshold that
+``--threshold`` (auto, model or a number) means. ``--smooth`` blurs every photo by S pixels before the model sees it. The
+program finds field of view and scale itself, as for a photo of an unknown camera.
 """
 
 from __future__ import annotations
@@ -89,6 +90,8 @@ def main() -> None:
     parser.add_argument("--model", default="fsgnet")
     parser.add_argument("--photos", default="")
     parser.add_argument("--threshold", default="auto", type=parse_threshold)
+    parser.add_argument("--tta", action="store_true")
+    parser.add_argument("--smooth", default=0.0, type=float)
     arguments = parser.parse_args()
     split = json.loads((arguments.data / "splits.json").read_text())
     names = arguments.photos.split(",") if arguments.photos else split["test"]
@@ -102,11 +105,13 @@ def main() -> None:
                 for part in ("images", "manual", "fov")
             }
             image = np.ascontiguousarray(change(layers["images"]), np.float32)
+            if arguments.smooth:
+                image = gaussian_blur(torch.from_numpy(image), arguments.smooth).numpy()
             truth, field = ((change(layers[p]) if shift in MOVED else layers[p])[0] > 0.5 for p in ("manual", "fov"))
             inside = fov_from_mask(field).mask
             scored = inside & middle(*inside.shape) if shift == IN_THE_MIDDLE else inside
             found = find_fov(image)
-            prob = segmenter(image, found).prob
+            prob = segmenter(image, found, tta=arguments.tta).prob
             stored = quantise(prob, found.mask)
             threshold = threshold_of(
                 arguments.threshold, segmenter.threshold, segmenter.calibration, stored, found.mask
