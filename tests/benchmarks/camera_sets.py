@@ -1,8 +1,8 @@
 """Scores of vessel models on every set of photos that is there: the held-out photos, or the test halves.
 
 ``python tests/benchmarks/camera_sets.py DATA/fundus [--part held_out|test] [--models NAME|FILE,…] [--thresholds …]
-[--tta]`` prints a Markdown table: means over the photos of each part of fundus_split.json, inside the field of view that
-comes with the set. Everything was chosen on ``held_out``; ``test`` is for the one run after that.
+[--tta]`` prints a Markdown table: means over the photos of each part of fundus_split.json, inside the field of view
+that comes with the set. Everything was chosen on ``held_out``; ``test`` is for the one run after that.
 """
 
 from __future__ import annotations
