@@ -10,7 +10,7 @@ from typing import Literal
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from ..attention.bra.attend import attend_regions
+from ..attention.bra.attend import ATTEND
 from ..attention.bra.operator import OPERATOR, add_lepe, select
 from ..attention.bra.regions import Routing, cut_floor, route
 
@@ -155,7 +155,7 @@ class BiLevelRoutingAttentionNCHW(nn.Module):
             x = F.pad(x, (0, -width % self.n_win, 0, -height % self.n_win))
         grid = (x.shape[2], x.shape[3])
         q, k, v = self.heads(x)
-        out = attend_regions(q, k, v, self.route(q, k, grid), scale=self.scale)  # [B, M, L, d]
+        out: Tensor = ATTEND(q, k, v, self.route(q, k, grid), scale=self.scale)  # [B, M, L, d]
         if self.lepe is not None:
             out = add_lepe(out, v, grid, self.lepe.weight, self.lepe.bias)
         mapped: Tensor = self.output_linear(out.transpose(2, 3).reshape(x.shape))

@@ -9,9 +9,11 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from ...choose import Formulation, Phase
 from ...first_order import first_order_only
 from ...opaque import opaque
 from ..equations import accumulator, weighted_sum
+from . import attend_triton
 from .regions import Routing, from_regions, to_regions
 
 CHUNK_BYTES = 8 << 20
@@ -34,6 +36,19 @@ def attend_regions(
         to_regions(q, regions, group), to_regions(k, regions), to_regions(v, regions), index, weight, on_map, scale
     )
     return from_regions(out[..., :value_dim], regions, batch, group)
+
+
+ATTEND = Phase(
+    "attention inside regions",
+    (
+        Formulation(
+            "regions as runs of keys, Triton", "triton", "attn.core.attention.bra.attend_triton:attend_regions",
+            attend_triton.refuses,
+        ),
+        Formulation("gathered regions, torch", "torch", attend_regions),
+    ),
+)  # fmt: skip
+"""``attend(q, k, v, selection, scale=, soft_routing=) -> out``."""
 
 
 @opaque(lambda q, **_: q.new_empty(q.shape))

@@ -13,11 +13,11 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from ...choose import in_torch
+from ...choose import Formulation, in_torch
 from ..contract import Condition, Cost, Golden, Operator, Shape
 from ..equations import accumulator, repeat_kv, weighted_sum
 from ..fields import with_settings
-from .attend import attend_regions, gather
+from .attend import ATTEND, gather
 from .regions import Regions, Routing, cut, pad_map, route, to_regions
 
 
@@ -116,11 +116,11 @@ def select(
 
 def attend(
     q: Tensor, k: Tensor, v: Tensor, selection: Routing, *, causal: bool = False, scale: float | None = None,
-    grid: tuple[int, int], settings: Settings,
+    grid: tuple[int, int], settings: Settings, engine: Formulation,
 ) -> Tensor:  # fmt: skip
     """The fine half: token attention inside the chosen regions. Differentiable in q, k, v and lepe."""
     scale = default_scale(q) if scale is None else scale
-    out = attend_regions(q, k, v, selection, scale=scale, soft_routing=settings.soft_routing)
+    out = engine.function(q, k, v, selection, scale=scale, soft_routing=settings.soft_routing)
     return add_lepe(out, v, grid, settings.lepe, settings.lepe_bias)
 
 
@@ -176,7 +176,7 @@ def at_budget(keys: int, shape: Shape) -> dict[str, Any]:
 OPERATOR = Operator(
     settings=Settings,
     reference=reference,
-    phases=(in_torch("bra", select), in_torch("bra", attend)),
+    phases=(in_torch("bra", select), ATTEND.used_by("bra", attend)),
     cost=cost,
     at_budget=at_budget,
     causal=(False,),
