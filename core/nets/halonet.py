@@ -13,7 +13,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from ..attention.halo.attend import attend_windows
+from ..attention.halo.attend import ATTEND
 from ..attention.halo.blocks import Halo, from_blocks, query_blocks
 from ..attention.halo.operator import halo_of
 
@@ -84,7 +84,7 @@ class HaloAttn(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         layout = self.layout(x)
         q, k, v = self.heads(x, layout)
-        out = attend_windows(
+        out: Tensor = ATTEND(
             q, k, v, layout, scale=self.dim_head**-0.5, height_rel=self.pos_embed.height_rel,
             width_rel=self.pos_embed.width_rel, scale_pos=self.scale_pos_embed, mask_border=self.mask_border,
         )  # fmt: skip

@@ -18,7 +18,7 @@ NONE_WANTED = {
 """Phases that are no kernel's business, and why."""
 MISSING = {
     "hip select", "hip attend", "dsa select", "dsa attend", "hisa select", "hisa attend",
-    "superlinear select", "superlinear attend", "rectified select", "bra select", "halo attend",
+    "superlinear select", "superlinear attend", "rectified select", "bra select",
     "sparsifiner select", "sparsifiner attend",
 }  # fmt: skip
 """Kernels that are still to be written: strike out what is done."""

@@ -12,7 +12,7 @@ from torch.library import CustomOpDef
 
 from attn.core.attention.blocks.runs_triton import runs_of
 from attn.core.attention.dense import Everything
-from attn.kernels import bilateral, blocks, guided, launch, lightning, probing, registry
+from attn.kernels import bilateral, blocks, guided, halo, launch, lightning, probing, registry
 
 RANDOM = torch.Generator().manual_seed(0)
 
@@ -53,11 +53,17 @@ def of_probing() -> tuple:
     return random(3, 16), random(2, 5, 16)
 
 
+def of_halo() -> tuple:
+    maps = random(1, 6, 6, 16), random(1, 6, 6, 8)
+    return random(4, 4, 16), *maps, random(4, 4, 4), random(4, 4, 4), [2, 2, 2, 1, 4, 4, 4], 0.3, False
+
+
 CALLS = {
     "lightning": (lightning.sweep, lambda: of_lightning(False), (0, 1, 2, 4)),
     "lightning-reverse": (lightning.sweep, lambda: of_lightning(True), (0, 1, 2, 4)),
     "blocks": (blocks._forward, of_blocks, (0, 1, 2)),
     "bilateral": (bilateral._filter, of_bilateral, (0, 1)),
+    "halo": (halo.attend, of_halo, (0, 1, 2, 3, 4)),
     "probing": (probing._pool, of_probing, (0, 1)),
 }
 """Operator, arguments, and which of them have gradients."""

@@ -9,9 +9,11 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from ...choose import Formulation, Phase
 from ...first_order import first_order_only
 from ...opaque import opaque
 from ..equations import accumulator
+from . import attend_triton
 from .blocks import Halo, add_border, relative_logits, windows
 
 CHUNK_BYTES = 4 << 20
@@ -60,6 +62,19 @@ def attend_windows(
         q, add_border(k, layout), add_border(v, layout), height_rel, width_rel, layout.grid, layout.block, layout.halo,
         layout.stride, scale, scale_pos, mask_border, group,
     )  # fmt: skip
+
+
+ATTEND = Phase(
+    "attention inside windows",
+    (
+        Formulation(
+            "row by row of a window, Triton", "triton", "attn.core.attention.halo.attend_triton:attend_windows",
+            attend_triton.refuses,
+        ),
+        Formulation("some blocks at a time, torch", "torch", attend_windows),
+    ),
+)  # fmt: skip
+"""``attend(q, k, v, layout, scale=, ...) -> out``, as ``attend_windows``."""
 
 
 @opaque(lambda q, v, **_: q.new_empty(*q.shape[:4], v.shape[1]))

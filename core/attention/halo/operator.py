@@ -14,10 +14,10 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from ...choose import in_torch
+from ...choose import Formulation
 from ..contract import Condition, Cost, Golden, Operator, Shape
 from ..equations import accumulator, repeat_kv, weighted_sum
-from .attend import attend_windows
+from .attend import ATTEND
 from .blocks import Halo, from_blocks, query_blocks
 
 
@@ -127,14 +127,14 @@ def reference(
 
 def attend(
     q: Tensor, k: Tensor, v: Tensor, *, causal: bool = False, scale: float | None = None, grid: tuple[int, int],
-    settings: Settings,
+    settings: Settings, engine: Formulation,
 ) -> Tensor:  # fmt: skip
     """Block by block. Differentiable in q, k, v and the tables."""
     layout = settings.layout(grid, q.shape[3])
     batch, heads, tokens, dim = q.shape
     kv_heads, group = k.shape[1], heads // k.shape[1]
     kc, vc = (x.transpose(2, 3).reshape(batch * kv_heads, x.shape[3], *grid) for x in (k, v))  # channels first
-    out = attend_windows(
+    out = engine.function(
         query_blocks(q.reshape(batch, heads, *grid, dim), layout, group), kc, vc, layout,
         scale=dim**-0.5 if scale is None else scale, height_rel=settings.height_rel, width_rel=settings.width_rel,
         scale_pos=settings.scale_pos, mask_border=settings.mask_border, group=group,
@@ -166,7 +166,7 @@ def at_budget(keys: int, shape: Shape) -> dict[str, Any]:
 OPERATOR = Operator(
     settings=Settings,
     reference=reference,
-    phases=(in_torch("halo", attend),),
+    phases=(ATTEND.used_by("halo", attend),),
     cost=cost,
     at_budget=at_budget,
     causal=(False,),
