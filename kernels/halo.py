@@ -25,14 +25,22 @@ from .softmax import LOG2E, columns_of, load_rows, online_softmax, store_rows
 
 MAX_WIDTH, MAX_WINDOW = 128, 64
 """Channels of a head, and cells of a window's side, at most."""
-TILES = {
-    ("forward", 2, 64): (64, 8), ("forward", 2, 128): (64, 8),
-    ("forward", 4, 64): (64, 4), ("forward", 4, 128): (32, 8),
-    ("q", 2, 64): (64, 8), ("q", 2, 128): (64, 8), ("q", 4, 64): (64, 4), ("q", 4, 128): (32, 4),
-    ("kv", 2, 64): (64, 8), ("kv", 2, 128): (64, 8), ("kv", 4, 64): (64, 8), ("kv", 4, 128): (16, 4),
-}  # fmt: skip
-"""Queries of a step and warps, by kernel, bytes of an element and columns: the most, up to a block of 8 x 8, that spill
-nothing on any chip tried. Predicted by the compiler alone: none was timed.
+TILES: dict[tuple[str, int, int], dict[str, tuple[int, int]]] = {
+    ("forward", 2, 64): {"": (64, 8)},
+    ("forward", 2, 128): {"": (64, 8)},
+    ("forward", 4, 64): {"": (64, 4)},
+    ("forward", 4, 128): {"": (32, 8)},
+    ("q", 2, 64): {"": (64, 8)},
+    ("q", 2, 128): {"": (64, 8)},
+    ("q", 4, 64): {"": (64, 4)},
+    ("q", 4, 128): {"": (32, 4)},
+    ("kv", 2, 64): {"": (64, 8)},
+    ("kv", 2, 128): {"": (64, 8)},
+    ("kv", 4, 64): {"": (64, 8)},
+    ("kv", 4, 128): {"": (16, 4)},
+}
+"""Queries of a step and warps, on every chip, by kernel, bytes of an element and columns: the most, up to a block of
+8 x 8, that spill nothing on any chip tried. Predicted by the compiler alone: none was timed.
 """
 SIZES = ["queries", "blocks_down", "blocks_across", "block", "halo", "height", "width", "win"]
 
@@ -343,7 +351,7 @@ def _launch(kernel: str, q: Tensor, v: Tensor, sizes: list[int], masked: bool, *
 
 def _cut(kernel: str, itemsize: int, queries: int, dim: int, value_dim: int, win: int) -> dict[str, Any]:
     """How a kernel is cut for heads of ``dim`` and ``value_dim`` channels: its sizes, and its warps."""
-    rows, warps = TILES[kernel, itemsize, 64 if max(dim, value_dim) <= 64 else 128]
+    rows, warps = TILES[kernel, itemsize, 64 if max(dim, value_dim) <= 64 else 128][""]
     return {
         "dim": dim, "value_dim": value_dim, "columns": columns_of(dim), "value_columns": columns_of(value_dim),
         "rows": min(rows, columns_of(queries)), "lanes": columns_of(win), "num_warps": warps,

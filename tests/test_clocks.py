@@ -10,7 +10,9 @@ from pathlib import Path
 import pytest
 
 TESTS = Path(__file__).parent
-FILES = sorted(path for path in TESTS.rglob("*.py") if "benchmarks" not in path.parts)
+MEASURES = {"benchmarks", "tune.py"}
+"""What measures and judges nothing: scripts, no tests."""
+FILES = sorted(path for path in TESTS.rglob("*.py") if MEASURES.isdisjoint(path.parts))
 CLOCKS = {"time", "perf_counter", "perf_counter_ns", "time_ns", "monotonic_ns", "timeit", "default_timer"}
 DURATIONS = re.compile(r"(?<![a-z])(seconds|elapsed|duration|wall|took)(?![a-z])")
 """Names of measured times. CPU time may be judged: it is the process's own, whatever else runs beside it."""

@@ -39,6 +39,7 @@ def test_a_table_tells_what_failed_and_what_was_fastest(tmp_path, capsys):
 def test_every_named_cut_is_timed_or_says_why_not_and_the_table_is_put_back(monkeypatch):
     tune = load("tune")
     before = dict(tune.blocks.TILES)
+    monkeypatch.setattr(tune, "tables", lambda: [("blocks", tune.blocks)])
     monkeypatch.setattr(tune.blocks, "forward", lambda *_: (_ for _ in ()).throw(ValueError("no room\nat all")))
     found = tune.tune(torch.device("cpu"), 60, 16, most=1)
     assert [row["why"] for row in found["rows"]] == ["ValueError: no room"]
@@ -49,6 +50,11 @@ def test_every_named_cut_is_timed_or_says_why_not_and_the_table_is_put_back(monk
     assert sum(row.get("fastest", False) for row in rows) == 2
     assert before == tune.blocks.TILES
     assert all(name.startswith("blocks") for name in tune.tune(torch.device("cpu"), -1, 16, most=2)["left"])
+
+
+def test_every_table_has_a_call():
+    tune = load("tune")
+    assert {name for name, _ in tune.tables()} == set(tune.CALLS)
 
 
 def test_without_a_gpu_it_says_so_and_stops(tmp_path):

@@ -21,7 +21,7 @@ import torch
 
 from attn.core.attention.blocks.runs_triton import runs_of
 from attn.core.attention.dense import Everything
-from attn.kernels import blocks, registry
+from attn.kernels import blocks, halo, registry
 
 DTYPES = {2: torch.bfloat16, 4: torch.float32}
 
@@ -42,7 +42,26 @@ def call_of_blocks(kernel: str, itemsize: int, width: int, length: int, device: 
     return lambda: blocks.backward(q, k, v, out, lse, grad, nothing, kept, width**-0.5)
 
 
-CALLS = {"blocks": call_of_blocks}
+def call_of_halo(kernel: str, itemsize: int, width: int, length: int, device: torch.device) -> Callable[[], Any]:
+    """Blocks of 8 x 8 with a halo of 3 and position terms on a square map of about ``length`` cells, 8 heads."""
+    heads, side = (8, round(length**0.5 / 8) * 8) if device.type == "cuda" else (1, 8)
+    generator, number, win = torch.Generator(device).manual_seed(0), side // 8, 14
+
+    def drawn(*shape: int) -> torch.Tensor:
+        return torch.randn(*shape, device=device, generator=generator).to(DTYPES[itemsize])
+
+    q, grad = (drawn(heads * number**2, 64, width) for _ in range(2))
+    k, v = (drawn(heads, side + 6, side + 6, width) for _ in range(2))
+    terms = [drawn(len(q), 64, win) for _ in range(2)]
+    rest = [number, number, 8, 3, side, side, win], width**-0.5, False
+    if kernel == "forward":
+        return lambda: halo.attend(q, k, v, *terms, *rest)
+    out, lse = halo.attend(q, k, v, *terms, *rest)
+    delta = (grad.float() * out.float()).sum(-1)
+    return lambda: halo._attend_gradient(q, k, v, *terms, grad, lse, delta, *rest)
+
+
+CALLS = {"blocks": call_of_blocks, "halo": call_of_halo}
 """By file of kernels: (key of its TILES..., length, device) -> what to time. A file without one is under ``left``."""
 
 

@@ -22,6 +22,7 @@ from ...options import OptionError
 from ...progress import Watcher
 from ...report.model import Report
 from ...report.sections import Picture, Row
+from ...report.write import markdown_table
 from ..vit.data import ClassBatches, PictureSplits, normalised, read_pictures
 from ..vit.options import DRAWN
 from ..vit.plain import EVALUATED, MATRIX_FACTOR, PlainRecipe, accuracy, identity_of
@@ -220,8 +221,6 @@ def row_of(
 def card(options: Options, shape: BackboneShape, facts: Mapping[str, Any], rows: Sequence[Row], size: int) -> str:
     """The model card, Markdown."""
     counts = ", ".join(f"{n} {split}" for split, n in facts["pictures"].items())
-    names = list(rows[0])
-    cells = [[f"{row[name]:.4g}" if isinstance(row[name], float) else str(row[name]) for name in names] for row in rows]
     return "\n".join([
         f"# A small {options.kind}", "",
         "An image classifier, made to be compared with plain ViTs of equal size and of equal cost.", "",
@@ -231,5 +230,5 @@ def card(options: Options, shape: BackboneShape, facts: Mapping[str, Any], rows:
         f"- Notes: {'; '.join(facts['notes']) or 'none'}",
         f"- attn {facts['attn']}, torch {facts['torch']}, {facts['seconds']} s of training.", "",
         "On the test pictures:", "",
-        "| " + " | ".join(names) + " |", "|" + "---|" * len(names), *("| " + " | ".join(line) + " |" for line in cells),
-    ]) + "\n"  # fmt: skip
+        *markdown_table(rows, digits=4),
+    ])  # fmt: skip

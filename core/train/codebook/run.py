@@ -31,6 +31,7 @@ from ...probe.codebook.world import World
 from ...progress import Watcher
 from ...report.model import Report
 from ...report.sections import Curve, Row
+from ...report.write import markdown_table
 from .options import CodebookOptions
 from .recipe import CloningRecipe, School
 
@@ -238,11 +239,6 @@ def finished(
 
 def card(facts: Mapping[str, Any], rows: Sequence[Row], size: int) -> str:
     """The model card, Markdown."""
-    shown = list(rows[0])
-    cells = [
-        [value if isinstance(value := row.get(name), str) else "–" if value is None else f"{value:.3g}"
-         for name in shown] for row in rows
-    ]  # fmt: skip
     episodes, options = facts["episodes"], facts["options"]
     return "\n".join([
         "# An agent with a codebook", "",
@@ -257,5 +253,5 @@ def card(facts: Mapping[str, Any], rows: Sequence[Row], size: int) -> str:
         "success: in rooms never seen; spl, sel: weighted by how directly; targets: things never asked for in",
         "training; colours: drawn in other colours; adapted: after adapting to them; half: steps to the first",
         "evaluation of which half succeeded.", "",
-        "| " + " | ".join(shown) + " |", "|" + "---|" * len(shown), *("| " + " | ".join(line) + " |" for line in cells),
-    ]) + "\n"  # fmt: skip
+        *markdown_table(rows, digits=3),
+    ])  # fmt: skip

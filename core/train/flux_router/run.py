@@ -16,6 +16,7 @@ from ...models.language import small_language, word_tokeniser, write_language
 from ...progress import Watcher
 from ...report.model import Report
 from ...report.sections import Row, Table
+from ...report.write import markdown_table
 from .options import RouterOptions
 from .recipe import TEST, DenseRecipe, RouterRecipe, judge, optimizer
 from .routing import LayerRouters, RouterShape, write_routers
@@ -168,11 +169,6 @@ def _finished(
 
 def card(facts: Mapping[str, Any], rows: Sequence[Row], map_rows: Sequence[Row], size: int) -> str:
     """The model card, Markdown."""
-
-    def table(rows: Sequence[Row]) -> list[str]:
-        cells = [[f"{x:.3f}" if isinstance(x, float) else str(x) for x in row.values()] for row in rows]
-        return ["| " + " | ".join(line) + " |" for line in (list(rows[0]), ["---"] * len(rows[0]), *cells)]
-
     return "\n".join([
         "# Layer routers of a small language model", "",
         "They send whole layers of the model in lm/ to full or to sparse attention, once per prompt.", "",
@@ -187,6 +183,6 @@ def card(facts: Mapping[str, Any], rows: Sequence[Row], map_rows: Sequence[Row],
         "with routed(model, routers, routers.shape) as routes:",
         "    model.generate(tokens)  # routes.full: of each layer, 1 full or 0 sparse", "```", "",
         "Accuracy on either kind of prompt, and the share of its layers that were sparse. Measured before the weights",
-        "were rounded to float16.", "", *table(rows), "",
-        "Share of prompts for which a layer was sparse:", "", *table(map_rows),
-    ]) + "\n"  # fmt: skip
+        "were rounded to float16.", "", *markdown_table(rows, digits=3),
+        "Share of prompts for which a layer was sparse:", "", *markdown_table(map_rows, digits=3),
+    ])  # fmt: skip

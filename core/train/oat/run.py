@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -18,6 +17,7 @@ from ...probe.scanpath.model import SearchModel, SearchShape, read_model, write_
 from ...progress import Watcher
 from ...report.model import Report, plain
 from ...report.sections import Row, Table
+from ...report.write import markdown_table
 from .baselines import BASELINES, sample, strength_of
 from .data import DEVELOPMENT, SETS, TRAINING, SearchedScene, searched_scenes, shared
 from .options import SHELVES, OATOptions
@@ -195,8 +195,7 @@ def finished(run: RecipeRun, model: SearchModel, scenes: Searches, rows: Sequenc
 
 def card(facts: Mapping[str, Any], rows: Sequence[Row], size: int, model: SearchModel) -> str:
     """The model card, Markdown."""
-    names = ("test", "sampler", *SHOWN, "sim", "nll")
-    cells = [[_cell(row.get(name)) for name in names] for row in rows]
+    shown = [{name: row.get(name) for name in ("test", "sampler", *SHOWN, "sim", "nll")} for row in rows]
     count = sum(parameter.numel() for parameter in model.net.parameters())
     return "\n".join([
         "# An object-level attention transformer of visual search", "",
@@ -207,14 +206,8 @@ def card(facts: Mapping[str, Any], rows: Sequence[Row], size: int, model: Search
         f"- Command: `attn train oat -o DIR`; options: {facts['options']}",
         f"- attn {facts['attn']}, torch {facts['torch']}, {facts['seconds']} s of training.", "",
         *_tests(facts), "",
-        "| " + " | ".join(names) + " |", "|" + "---|" * len(names), *("| " + " | ".join(line) + " |" for line in cells),
-    ]) + "\n"  # fmt: skip
-
-
-def _cell(value: Any) -> str:
-    if isinstance(value, str):
-        return value
-    return "–" if value is None or math.isnan(value) else f"{value:.3f}"
+        *markdown_table(shown, digits=4),
+    ])  # fmt: skip
 
 
 def _data(facts: Mapping[str, Any]) -> str:
