@@ -10,7 +10,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-MODULES = ("bilateral", "blocks", "guided", "halo", "lightning", "probing")
+MODULES = ("bilateral", "blocks", "guided", "halo", "hip", "lightning", "probing")
 """Files of this folder that define ``KERNELS``."""
 
 

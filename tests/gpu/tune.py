@@ -21,7 +21,7 @@ import torch
 
 from attn.core.attention.blocks.runs_triton import runs_of
 from attn.core.attention.dense import Everything
-from attn.kernels import blocks, halo, registry
+from attn.kernels import blocks, halo, hip, registry
 
 DTYPES = {2: torch.bfloat16, 4: torch.float32}
 
@@ -61,7 +61,21 @@ def call_of_halo(kernel: str, itemsize: int, width: int, length: int, device: to
     return lambda: halo._attend_gradient(q, k, v, *terms, grad, lse, delta, *rest)
 
 
-CALLS = {"blocks": call_of_blocks, "halo": call_of_halo}
+def call_of_hip(kernel: str, itemsize: int, width: int, length: int, device: torch.device) -> Callable[[], Any]:
+    """Blocks of 64 queries over 256 keys in units of 8, a sink and a window; units are drawn, 8 heads (2 of keys)."""
+    heads, kv_heads = (8, 2) if device.type == "cuda" else (1, 1)
+    generator, blocks_of, units = torch.Generator(device).manual_seed(0), -(-length // 64), min(32, length // 8)
+    q, k, v = (
+        torch.randn(1, count, length, width, device=device, generator=generator).to(DTYPES[itemsize])
+        for count in (heads, kv_heads, kv_heads)
+    )
+    drawn = torch.rand(1, heads, blocks_of, length // 8, device=device, generator=generator)
+    starts = 8 * drawn.argsort(-1)[..., :units].sort(-1).values.int()
+    count = torch.full((blocks_of,), units, device=device)
+    return lambda: hip.attend(q, k, v, starts, count, width**-0.5, 32, 128, 8, 64, 0)
+
+
+CALLS = {"blocks": call_of_blocks, "halo": call_of_halo, "hip": call_of_hip}
 """By file of kernels: (key of its TILES..., length, device) -> what to time. A file without one is under ``left``."""
 
 

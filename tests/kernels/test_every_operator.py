@@ -17,7 +17,7 @@ NONE_WANTED = {
 }
 """Phases that are no kernel's business, and why."""
 MISSING = {
-    "hip select", "hip attend", "dsa select", "dsa attend", "hisa select", "hisa attend",
+    "hip select", "dsa select", "dsa attend", "hisa select", "hisa attend",
     "superlinear select", "superlinear attend", "rectified select", "bra select",
     "sparsifiner select", "sparsifiner attend",
 }  # fmt: skip

@@ -12,7 +12,7 @@ from torch.library import CustomOpDef
 
 from attn.core.attention.blocks.runs_triton import runs_of
 from attn.core.attention.dense import Everything
-from attn.kernels import bilateral, blocks, guided, halo, launch, lightning, probing, registry
+from attn.kernels import bilateral, blocks, guided, halo, hip, launch, lightning, probing, registry
 
 RANDOM = torch.Generator().manual_seed(0)
 
@@ -89,6 +89,11 @@ def test_opcheck(name, device, graphs):
 def test_opcheck_without_gradients(device, graphs):
     sizes = (1, 2, 6, 7), (1, 2, 6, 7), (1, 2, 9, 8), (1, 1, 6, 7)
     torch.library.opcheck(guided.guided_filter.op, (*(random(*size).to(device) for size in sizes), False, 2, 1e-2))
+
+    q, k, v = random(1, 2, 9, 16), random(1, 1, 20, 16), random(1, 1, 20, 8)
+    starts, count = torch.zeros(1, 2, 2, 1, dtype=torch.int32), torch.ones(2, dtype=torch.int64)
+    given = (*(x.to(device) for x in (q, k, v, starts, count)), 0.3, 2, 8, 4, 8, 0)
+    torch.library.opcheck(hip.attend.op, given)
 
 
 @pytest.mark.interpret

@@ -19,7 +19,7 @@ from torch import Tensor
 from ...choose import Formulation, Phase
 from ..contract import Condition, Cost, Golden, Operator, Shape
 from ..equations import accumulator, masked_attention, needs_cpu_floats, wants_gradient
-from . import search_reference
+from . import attend_triton, search_reference
 from .selection import HipSelection
 from .settings import Layout, Settings, positive_scale, search_table
 
@@ -82,6 +82,9 @@ SELECT = SEARCH.used_by("hip", _select)
 ATTEND = Phase(
     "hip",
     (
+        Formulation(
+            "attention, Triton", "triton", "attn.core.attention.hip.attend_triton:attend", attend_triton.refuses
+        ),
         Formulation("attention, numba", "cpu", "attn.core.attention.hip.attend_cpu:attend", _refuses_attend),
         Formulation("attention, torch", "torch", "attn.core.attention.hip.attend:attend"),
     ),
