@@ -15,6 +15,8 @@ from dataclasses import dataclass
 from functools import cached_property
 from typing import Any, Literal, get_args
 
+import torch
+
 Kind = Literal["triton", "cpu", "torch", "reference"]
 Backend = Literal["auto", "reference", "torch", "cpu", "triton", "blocked"]
 """``auto``: the first that takes the tensors. ``blocked``: the first of plain PyTorch and the CPU kernels."""
@@ -50,6 +52,10 @@ class Formulation:
     backend: Kind
     run: str | Callable[..., Any]
     refuses: Callable[..., str | None] = takes_all
+
+    def __post_init__(self) -> None:
+        if callable(self.run):  # a graph can be made of it before it ran once: it must not take the property's lock
+            self.__dict__["function"] = self.run
 
     @cached_property
     def function(self) -> Callable[..., Any]:
@@ -127,8 +133,9 @@ def choose(phase: Phase, inputs: tuple[Any, ...], backend: str = "auto", **optio
         if _wanted(formulation, backend):
             reason = formulation.refuses(*inputs, **options)
             if reason is None:
-                for chosen in _LISTENING.get():
-                    chosen.append((phase, formulation))
+                if not torch.compiler.is_compiling():  # a graph cannot hold it, and nobody listens to one being made
+                    for chosen in _LISTENING.get():
+                        chosen.append((phase, formulation))
                 return formulation
             reasons.append(f"{formulation.name} {reason}" if len(phase.formulations) > 1 else reason)
     if reasons:

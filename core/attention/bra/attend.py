@@ -42,7 +42,7 @@ ATTEND = Phase(
     "attention inside regions",
     (
         Formulation(
-            "regions as runs of keys, Triton", "triton", "attn.core.attention.bra.attend_triton:attend_regions",
+            "regions as runs of keys, Triton", "triton", attend_triton.attend_regions,
             attend_triton.refuses,
         ),
         Formulation("gathered regions, torch", "torch", attend_regions),

@@ -68,7 +68,7 @@ ATTEND = Phase(
     "attention inside windows",
     (
         Formulation(
-            "row by row of a window, Triton", "triton", "attn.core.attention.halo.attend_triton:attend_windows",
+            "row by row of a window, Triton", "triton", attend_triton.attend_windows,
             attend_triton.refuses,
         ),
         Formulation("some blocks at a time, torch", "torch", attend_windows),

@@ -31,10 +31,16 @@ def _refuses_triton(query: Tensor, x: Tensor) -> str | None:
     return probing.refuses(query, x)
 
 
+def _by_triton(query: Tensor, x: Tensor) -> tuple[Tensor, Tensor]:
+    from ....kernels import probing
+
+    return probing.pool(query, x)
+
+
 POOL = Phase(
     "efficient probing",
     (
-        Formulation("maps, then sums of tokens, Triton", "triton", "attn.kernels.probing:pool", _refuses_triton),
+        Formulation("maps, then sums of tokens, Triton", "triton", _by_triton, _refuses_triton),
         Formulation("two products", "torch", pool),
     ),
 )

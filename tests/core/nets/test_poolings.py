@@ -7,6 +7,7 @@ import torch
 
 from attn.core.nets.poolings import POOLINGS
 from attn.core.nets.poolings.contract import TokenShape, fitting_heads, pooling_of
+from attn.core.nets.poolings.ep import EfficientPooling
 
 SHAPE = TokenShape(16, 6, (2, 3), queries=4)
 
@@ -48,3 +49,10 @@ def test_shapes_that_cannot_be(name: str, shape: TokenShape, words: str) -> None
 
 def test_heads_divide_the_width() -> None:
     assert [fitting_heads(width, 12) for width in (768, 64, 7)] == [12, 8, 7]
+
+
+def test_efficient_probing_compiles_before_it_ran_once():
+    head = EfficientPooling(TokenShape(width=24, tokens=9, queries=4))
+    x = torch.randn(2, 9, 24, generator=torch.Generator().manual_seed(0))
+    compiled = torch.compile(head, fullgraph=True, backend="eager")(x)
+    assert torch.equal(compiled, head(x))
