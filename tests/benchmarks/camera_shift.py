@@ -2,7 +2,7 @@
 
 ``python tests/benchmarks/camera_shift.py DATA/fundus/DRIVE [--model NAME] [--photos 01,02] [--tta] [--smooth S]``
 prints a Markdown table: means over the photos (default: the test half), inside the field of view, at the threshold that
-``--threshold`` (auto, model or a number) means. ``--smooth`` blurs every photo by S pixels before the model does.
+``--threshold`` (auto, model or a number) means. ``--smooth`` blurs every photo by S pixels before the model looks.
 The program finds field of view and scale itself, as for a photo of an unknown camera.
 """
 

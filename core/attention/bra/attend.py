@@ -41,13 +41,10 @@ def attend_regions(
 ATTEND = Phase(
     "attention inside regions",
     (
-        Formulation(
-            "regions as runs of keys, Triton", "triton", attend_triton.attend_regions,
-            attend_triton.refuses,
-        ),
+        Formulation("regions as runs of keys, Triton", "triton", attend_triton.attend_regions, attend_triton.refuses),
         Formulation("gathered regions, torch", "torch", attend_regions),
     ),
-)  # fmt: skip
+)
 """``attend(q, k, v, selection, scale=, soft_routing=) -> out``."""
 
 

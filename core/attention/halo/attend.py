@@ -67,13 +67,10 @@ def attend_windows(
 ATTEND = Phase(
     "attention inside windows",
     (
-        Formulation(
-            "row by row of a window, Triton", "triton", attend_triton.attend_windows,
-            attend_triton.refuses,
-        ),
+        Formulation("row by row of a window, Triton", "triton", attend_triton.attend_windows, attend_triton.refuses),
         Formulation("some blocks at a time, torch", "torch", attend_windows),
     ),
-)  # fmt: skip
+)
 """``attend(q, k, v, layout, scale=, ...) -> out``, as ``attend_windows``."""
 
 

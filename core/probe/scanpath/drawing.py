@@ -33,17 +33,17 @@ def overlay(
     from PIL import Image, ImageDraw, ImageFont
 
     drawn = Image.fromarray(picture.copy())
-    scale = np.array([drawn.width / objects.size[1], drawn.height / objects.size[0]])
+    objects = objects.at((drawn.height, drawn.width))
     pen = ImageDraw.Draw(drawn)
-    sides = np.median((objects.boxes[:, 2:] - objects.boxes[:, :2]) * scale, axis=0)
+    sides = np.median(objects.boxes[:, 2:] - objects.boxes[:, :2], axis=0)
     radius = max(5.0, 0.22 * float(sides.min()))
     width = max(1, round(radius / 5))
     font = ImageFont.truetype(str(Path(matplotlib.get_data_path()) / "fonts/ttf/DejaVuSans.ttf"), round(1.1 * radius))
     for number, box in enumerate(objects.boxes):
-        corners = (box.reshape(2, 2) * scale).ravel().tolist()
+        corners = box.tolist()
         corners[2:] = [edge - 1 for edge in corners[2:]]
         pen.rectangle(corners, outline=TARGET if number == objects.target else BOX, width=width)
-    centres = objects.centres * scale
+    centres = objects.centres
     shown = path[: len(path) if steps is None else steps]
     places, met = [], Counter[int]()
     for item in shown:  # another look at an object stands beside the one before

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 import torch
@@ -45,6 +45,11 @@ class Objects:
     def screen(self) -> tuple[float, float]:
         """Width and height, as MultiMatch wants them."""
         return float(self.size[1]), float(self.size[0])
+
+    def at(self, size: tuple[int, int]) -> Objects:
+        """The same in the picture at another ``size`` (height, width): a large photo is smaller than its file."""
+        scale = np.array([size[1] / self.size[1], size[0] / self.size[0]] * 2)
+        return replace(self, boxes=self.boxes * scale, size=size)
 
     def cells(self) -> tuple[NDArray[np.float64], float]:
         """Row and column of each object, real numbers from 0 (N, 2), and by what they were shrunk to fit the table.

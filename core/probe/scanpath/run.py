@@ -6,11 +6,9 @@ methods/oat.md.
 
 from __future__ import annotations
 
-import csv
-import io
 import math
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from functools import lru_cache
 from pathlib import Path
 from typing import Any
@@ -30,8 +28,9 @@ from ...models.pictures import eight_bits, read_picture
 from ...options import values
 from ...progress import Bars, Watcher
 from ...report.model import Item, Report, summarise
-from ...report.sections import Row, Section, Table, Trust
+from ...report.sections import Section, Table, Trust
 from ...scanpaths import found_within
+from ...text import csv_text
 from ..frame import Finding, look_at_files, look_at_one, scenes_figure, settings_of
 from ..panel import shown
 from ..trust.lines import UNTRAINED, line, weights_line
@@ -130,9 +129,7 @@ def finding(
 ) -> Finding:  # fmt: skip
     """The likeliest path over a picture's objects, drawn ones, and whether they can be believed."""
     model = model_of(options.model, options.device)
-    scale = np.array([picture.shape[1] / objects.size[1], picture.shape[0] / objects.size[0]] * 2)
-    reduced = Objects(objects.boxes * scale, objects.target, (picture.shape[0], picture.shape[1]))
-    scene = scene_tensors(picture, reduced, model.shape.crop)
+    scene = scene_tensors(picture, objects.at((picture.shape[0], picture.shape[1])), model.shape.crop)
     told = list(warnings)
     if (shrunk := objects.cells()[1]) > 1:
         told.append(f"objects lie further apart than the model has places for: their distances are taken {shrunk:.2g} "
@@ -167,6 +164,7 @@ def finding(
     )
     small = shown(picture.transpose(2, 0, 1).astype(np.float32) / np.float32(255))
     frame = frame_of(small)
+    table = csv_text([steps[0], *(row.values() for row in steps)], line_end="\n")
     lines = [path_line(name, one, objects.target, objects.centres[one], objects.screen) for one in (path, *drawn)]
     return Finding(
         f"{name}: {count} objects, {labels[objects.target]} is searched, by {options.model}"[:160],
@@ -176,17 +174,8 @@ def finding(
         sections=sections, warnings=tuple(told), pictures={"path": overlay(picture, objects, path)},
         films={"path": [overlay(frame, objects, path, number) for number in range(len(path) + 1)]}
         if options.animation else {},
-        texts={"paths.jsonl": "".join(lines), "fixations.csv": csv_of(steps)},
+        texts={"paths.jsonl": "".join(lines), "fixations.csv": table},
     )  # fmt: skip
-
-
-def csv_of(rows: Sequence[Row]) -> str:
-    """Rows as CSV, with their names in the first line."""
-    text = io.StringIO()
-    writer = csv.DictWriter(text, list(rows[0]), lineterminator="\n")
-    writer.writeheader()
-    writer.writerows(rows)
-    return text.getvalue()
 
 
 def frame_of(picture: NDArray[np.uint8]) -> NDArray[np.uint8]:

@@ -228,13 +228,12 @@ def guided_filter(low: Tensor, target: Tensor, high: Tensor, attention: Tensor, 
     return offset.addcmul_(slope, high)
 
 
-def _refuses_triton(low: Tensor, *others: Tensor | bool) -> str | None:
+def _refuses_triton(low: Tensor, target: Tensor, high: Tensor, attention: Tensor, _: bool) -> str | None:
     reason = needs_triton(low)
     if reason is not None:
         return reason
     from ....kernels import guided
 
-    target, high, attention = (x for x in others if isinstance(x, Tensor))
     return guided.refuses(low, target, high, attention)
 
 

@@ -72,9 +72,8 @@ def _scene(
         if not isinstance(number, int) or isinstance(number, bool) or not 0 <= number < len(boxes):
             known = f"{what} is {number!r}, there are {len(boxes)} objects"
             raise InputError(path, f"{place}: {known}", "Number objects from 0, in the order of their boxes")
-    reduced = (picture.pixels.shape[1], picture.pixels.shape[2])  # a large photo is smaller than its file
-    scale = np.array([reduced[1] / picture.size[1], reduced[0] / picture.size[0]] * 2)
-    return SearchedScene.of(eight_bits(picture.pixels), Objects(boxes * scale, target, reduced), tuple(paths), size)
+    objects = Objects(boxes, target, picture.size).at((picture.pixels.shape[1], picture.pixels.shape[2]))
+    return SearchedScene.of(eight_bits(picture.pixels), objects, tuple(paths), size)
 
 
 def _boxes(path: Path, place: str, shown: Mapping[str, Any], size: tuple[int, int]) -> NDArray[np.float64]:
