@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import pytest
 import torch
+from qkv import assert_near_truth
 
 from attn.core.attention import attention
 from attn.core.attention.blocks import runs_triton
@@ -32,13 +33,6 @@ def drawn(case, device, dtype=torch.float32):
     return [torch.randn(batch, *size, generator=generator).to(device, dtype) for size in sizes]
 
 
-def close(out, eager, truth, name):
-    """STYLE.md, section 3.8."""
-    error, eager_error = ((x.double() - truth).abs().max().item() for x in (out, eager))
-    floor = 1e-5 if out.dtype == torch.float32 else 1e-3
-    assert error <= 2 * eager_error + floor * max(1.0, truth.abs().max().item()), f"{name}: {error:.1e}"
-
-
 @pytest.mark.interpret
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float16])
 @pytest.mark.parametrize("case", CASES, ids=str)
@@ -59,7 +53,7 @@ def test_matches_the_equations_and_every_kernel_is_launched(case, dtype, kernels
         rows.append([out.detach(), *torch.autograd.grad((out * grad.to(out.dtype)).sum(), leaves)])
     assert launched == names
     for name, one, eager, truth in zip(("out", "dq", "dk", "dv"), *rows, strict=True):
-        close(one, eager, truth, f"{name} of {case}")
+        assert_near_truth(one, eager, truth, f"{name} of {case}")
 
 
 @pytest.mark.interpret

@@ -7,6 +7,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from qkv import assert_near_truth
 
 from attn.core.choose import choices
 from attn.core.segment.fsgnet import fast
@@ -47,8 +48,7 @@ def test_matches_the_equations(case, dtype, coupled, device):
     out = guided.guided_filter(*inputs, coupled, RADIUS, EPS)
     assert out.dtype == dtype
     assert out.shape == truth.shape
-    error, eager_error = ((x.double() - truth).abs().max().item() for x in (out, eager))
-    assert error <= 2 * eager_error + 1e-5 * max(1.0, truth.abs().max().item())  # STYLE.md, section 3.8
+    assert_near_truth(out, eager, truth, str(case), floor=1e-5)  # sums are float32 for every dtype
 
 
 @pytest.mark.interpret

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import pytest
 import torch
+from qkv import assert_near_truth
 
 from attn.core.attention import attention
 from attn.core.attention.halo import attend_triton
@@ -40,13 +41,6 @@ def drawn(case, device, dtype):
     return [torch.randn(*size, generator=generator).to(device, dtype) for size in sizes]
 
 
-def close(out, eager, truth, name):
-    """STYLE.md, section 3.8."""
-    error, eager_error = ((x.double() - truth).abs().max().item() for x in (out, eager))
-    floor = 1e-5 if out.dtype == torch.float32 else 1e-3
-    assert error <= 2 * eager_error + floor * max(1.0, truth.abs().max().item()), f"{name}: {error:.1e}"
-
-
 @pytest.mark.interpret
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float16])
 @pytest.mark.parametrize("name", CASES)
@@ -67,7 +61,7 @@ def test_matches_the_equations_and_every_kernel_is_launched(name, dtype, kernels
         rows.append([out.detach(), *torch.autograd.grad((out * grad.to(wanted)).sum(), leaves)])
     assert launched == NAMES
     for part, *found in zip(("out", "dq", "dk", "dv", "dheight", "dwidth"), *rows, strict=False):
-        close(*found, f"{part} of {name}")
+        assert_near_truth(*found, f"{part} of {name}")
 
 
 @pytest.mark.interpret

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import pytest
 import torch
+from qkv import assert_near_truth
 
 from attn.core.attention import attention
 from attn.core.attention.equations import masked_attention
@@ -53,9 +54,7 @@ def test_matches_dense_attention_under_the_mask(name, dtype, kernels, launches):
     mask = selection.mask(torch.arange(q.shape[2], device=kernels))
     truth = masked_attention(q.double(), k.double(), v.double(), mask)
     eager = masked_attention(q, k, v, mask)
-    error, eager_error = ((x.double() - truth).abs().max().item() for x in (out, eager))
-    floor = 1e-5 if dtype == torch.float32 else 1e-3
-    assert error <= 2 * eager_error + floor * max(1.0, truth.abs().max().item())  # STYLE.md, section 3.8
+    assert_near_truth(out, eager, truth, name)
 
 
 @pytest.mark.interpret

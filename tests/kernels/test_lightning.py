@@ -7,6 +7,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from qkv import assert_near_truth
 
 from attn.core.attention.lightning import block, sweep_triton
 from attn.core.attention.lightning.operator import lightning_attention, recurrent
@@ -38,13 +39,6 @@ def tensors(case, device, seed=0):
     return [torch.randn(batch, heads, *size, generator=generator).to(device) for size in sizes]
 
 
-def close(out, eager, truth, name):
-    """STYLE.md, section 3.8: at most twice eager's error, and 1e-5 of the largest value."""
-    error, eager_error = ((x.double() - truth).abs().max().item() for x in (out, eager))
-    bound = 2 * eager_error + 1e-5 * max(1.0, truth.abs().max().item())
-    assert error <= bound, f"{name}: {error:.2e}, eager {eager_error:.2e}"
-
-
 @pytest.mark.interpret
 @pytest.mark.parametrize("case", CASES, ids=str)
 def test_matches_the_recurrence(case, kernels):
@@ -60,7 +54,7 @@ def test_matches_the_recurrence(case, kernels):
         loss = (out * grad.to(dtype)).sum() + (last * 0.3).sum()
         rows.append([out.detach(), last.detach(), *torch.autograd.grad(loss, leaves)])
     for name, found, eager, truth in zip(("out", "state", "dq", "dk", "dv", "dstate"), *rows, strict=True):
-        close(found, eager, truth, f"{name} of {case}")
+        assert_near_truth(found, eager, truth, f"{name} of {case}", floor=1e-5)
 
 
 @pytest.mark.interpret
@@ -81,7 +75,7 @@ def test_bfloat16(reverse, device, bfloat16):
         rows.append((a @ b.mT * fade) @ c + (a * (lam ** before[:, None]).to(dtype)) @ begun)
     assert out.dtype == bfloat16
     assert last.dtype == torch.float32
-    close(out, *rows, f"reverse {reverse}")
+    assert_near_truth(out, *rows, f"reverse {reverse}", floor=1e-5)
 
 
 @pytest.mark.interpret

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import pytest
 import torch
+from qkv import assert_near_truth
 
 from attn.core.choose import choices
 from attn.core.nets.poolings import ep
@@ -39,9 +40,7 @@ def holds(dtype, case, device):
     assert found[3].dtype == dtype
     halves = {torch.float32: 0.0, torch.float16: 2.0**-21, torch.bfloat16: 2.0**-15}[dtype]  # two numbers of 16 bits
     for name, one, other, true in zip(("pooled", "maps", "dU", "dX"), found, eager, truth, strict=True):
-        error, eager_error = ((y.double() - true).abs().max().item() for y in (one, other))
-        largest = max(1.0, true.abs().max().item())
-        assert error <= 2 * eager_error + (1e-5 + 4 * halves) * largest, f"{name} of {case}: {error:.1e}"
+        assert_near_truth(one, other, true, f"{name} of {case}", floor=1e-5 + 4 * halves)
 
 
 @pytest.mark.interpret

@@ -51,6 +51,18 @@ def assert_as_accurate_as_eager(out: Tensor, reference: Callable[..., Tensor], *
         assert share <= ceiling, f"max error {share:.2e} of the largest value, ceiling {ceiling:.0e}"
 
 
+def assert_near_truth(out: Tensor, eager: Tensor, truth: Tensor, name: str, floor: float | None = None) -> None:
+    """STYLE.md 3.8 for results already there: at most twice eager's error, and ``floor`` of the largest value.
+
+    ``floor``: by default 1e-5 of float32, 1e-3 of what is narrower.
+    """
+    error, eager_error = ((x.double() - truth).abs().max().item() for x in (out, eager))
+    if floor is None:
+        floor = 1e-5 if out.dtype == torch.float32 else 1e-3
+    bound = 2 * eager_error + floor * max(1.0, truth.abs().max().item())
+    assert error <= bound, f"{name}: {error:.2e}, eager {eager_error:.2e}"
+
+
 @contextlib.contextmanager
 def threads(count: int) -> Iterator[None]:
     """torch, and with it our kernels, on so many threads."""
